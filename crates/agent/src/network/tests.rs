@@ -1,0 +1,246 @@
+//! Plans against a simulated kernel, in virtual time.
+
+use super::*;
+use model::{AdapterName, MacAddress, Mtu, VlanId};
+use network::link::{AdapterMap, CurrentLink, LinkKind, LinkName};
+use network::plan::{LinkRef, PlannedKind, PlannedLink};
+use network::{Op, diff, revert, simulate};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex as StdMutex, PoisonError};
+use tokio::time::sleep;
+
+const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 3]);
+
+/// A kernel with one NIC. Clones are the same kernel: it outlives the agent.
+#[derive(Debug, Clone)]
+struct Simulated {
+    links: Arc<StdMutex<CurrentLinks>>,
+    /// The next apply makes this of its changes.
+    spoilt: Arc<StdMutex<Option<Outcome>>>,
+}
+
+impl Simulated {
+    fn new() -> Self {
+        let nic = CurrentLink {
+            index: 3,
+            kind: LinkKind::Nic,
+            mac: Some(MAC),
+            permanent_mac: Some(MAC),
+            up: true,
+            carrier: Some(true),
+            mtu_bytes: 1500,
+            master: None,
+            addresses: BTreeSet::new(),
+            bridge_vlans: BTreeMap::new(),
+            ipv6_link_local: Some(false),
+        };
+        let links = CurrentLinks { links: BTreeMap::from([("eth3".parse().unwrap(), nic)]) };
+        Self { links: Arc::new(StdMutex::new(links)), spoilt: Arc::default() }
+    }
+
+    fn links(&self) -> CurrentLinks {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn carry_out(&self, ops: &[Op]) {
+        let mut links = self.links.lock().unwrap();
+        for op in ops {
+            simulate::apply(&mut links, op).unwrap();
+        }
+    }
+
+    fn has_vlan(&self, vlan: u64) -> bool {
+        self.links().get(&LinkName::storage(VlanId::try_from(vlan).unwrap())).is_some()
+    }
+}
+
+fn report(plan: &NetworkPlan, changed: Vec<Op>, outcome: Outcome) -> Applied {
+    Applied { generation: plan.generation, changed, duration_us: 0, outcome, pending: false }
+}
+
+impl Executor for Simulated {
+    async fn observe(&self) -> Result<CurrentLinks, NetlinkError> {
+        Ok(self.links())
+    }
+
+    async fn apply(&self, plan: &NetworkPlan) -> Result<Applied, ApplyError> {
+        let ops = diff(&self.links(), plan, &adapters())?;
+        if let Some(outcome) = self.spoilt.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Ok(report(plan, Vec::new(), outcome));
+        }
+        self.carry_out(&ops);
+        let outcome = if ops.is_empty() { Outcome::Unchanged } else { Outcome::Applied };
+        Ok(report(plan, ops, outcome))
+    }
+
+    async fn restore(&self, before: &CurrentLinks, plan: &NetworkPlan) -> Result<Applied, ApplyError> {
+        let ops = revert(&self.links(), before, plan, &adapters())?;
+        self.carry_out(&ops);
+        let why = "asked".to_owned();
+        let outcome = if ops.is_empty() { Outcome::Unchanged } else { Outcome::RolledBack { why } };
+        Ok(report(plan, ops, outcome))
+    }
+}
+
+fn adapter() -> AdapterName {
+    "Ethernet 3".parse().unwrap()
+}
+
+fn adapters() -> AdapterMap {
+    BTreeMap::from([(adapter(), MAC)])
+}
+
+fn node() -> NodeName {
+    "node1".parse().unwrap()
+}
+
+/// One VLAN on the one NIC.
+fn plan(generation: u64, vlan: u64) -> NetworkPlan {
+    let bare = |link, kind| PlannedLink {
+        link,
+        kind,
+        mtu: Mtu::ETHERNET,
+        master: None,
+        address: None,
+        bridge_vlans: BTreeMap::new(),
+    };
+    let vlan = VlanId::try_from(vlan).unwrap();
+    let nic = LinkRef::Adapter(adapter());
+    let kind = PlannedKind::Vlan { parent: nic.clone(), vlan, egress_qos: BTreeMap::new() };
+    let links = vec![bare(nic, PlannedKind::Nic), bare(LinkRef::Ours(LinkName::storage(vlan)), kind)];
+    NetworkPlan { generation: Generation(generation), node: node(), links }
+}
+
+fn request(plan: NetworkPlan, confirm_within_ms: Option<u32>) -> ApplyRequest {
+    ApplyRequest { plan, confirm_within_ms: confirm_within_ms.map(|ms| ms.try_into().unwrap()) }
+}
+
+struct Bench {
+    kernel: Simulated,
+    directory: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { kernel: Simulated::new(), directory: tempfile::tempdir().unwrap() }
+    }
+
+    /// An agent on this kernel; the second one comes after a restart.
+    async fn agent(&self) -> Arc<Network<Simulated>> {
+        let store = Store::in_directory(self.directory.path());
+        Network::start(node(), self.kernel.clone(), store).await.unwrap()
+    }
+}
+
+fn refused<T: std::fmt::Debug>(result: Result<T, ChangeError>) -> Refused {
+    match result.unwrap_err() {
+        ChangeError::Refused(refused) => refused,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_that_is_not_confirmed_is_taken_back_and_one_that_is_stays() {
+    let bench = Bench::new();
+    let agent = bench.agent().await;
+    let before = bench.kernel.links();
+    let applied = agent.apply(request(plan(1, 711), Some(30_000))).await.unwrap();
+    assert!(applied.pending && applied.outcome == Outcome::Applied && bench.kernel.has_vlan(711));
+    assert_eq!(agent.state().await.unwrap().pending_ms, Some(30_000));
+    sleep(Duration::from_millis(29_999)).await;
+    assert!(bench.kernel.has_vlan(711));
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(bench.kernel.links(), before);
+    let state = agent.state().await.unwrap();
+    assert!(matches!(state.taken_back.unwrap().outcome, Outcome::RolledBack { .. }));
+    assert_eq!(refused(agent.commit(Generation(1)).await), Refused::TooLate { generation: Generation(1) });
+
+    agent.apply(request(plan(1, 711), Some(30_000))).await.unwrap();
+    agent.commit(Generation(1)).await.unwrap();
+    agent.commit(Generation(1)).await.unwrap();
+    sleep(Duration::from_mins(10)).await;
+    assert!(bench.kernel.has_vlan(711));
+    let state = agent.state().await.unwrap();
+    assert_eq!((state.pending_ms, state.taken_back), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_agent_takes_back_what_nobody_confirmed() {
+    let bench = Bench::new();
+    let before = bench.kernel.links();
+    bench.agent().await.apply(request(plan(1, 711), Some(30_000))).await.unwrap();
+    let agent = bench.agent().await;
+    assert_eq!(bench.kernel.links(), before);
+    let state = agent.state().await.unwrap();
+    assert_eq!((state.generation, state.pending_ms), (Some(Generation(1)), None));
+    assert_eq!(state.taken_back.unwrap().generation, Generation(1));
+
+    agent.apply(request(plan(2, 711), Some(30_000))).await.unwrap();
+    agent.commit(Generation(2)).await.unwrap();
+    let agent = bench.agent().await;
+    assert!(bench.kernel.has_vlan(711) && agent.state().await.unwrap().taken_back.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn old_foreign_and_ambiguous_plans_are_refused_and_change_nothing() {
+    let bench = Bench::new();
+    bench.agent().await.apply(request(plan(5, 711), None)).await.unwrap();
+    // Also after a restart.
+    let agent = bench.agent().await;
+    let settled = bench.kernel.links();
+    let refusal = async |plan| refused(agent.apply(request(plan, None)).await);
+    let (offered, seen) = (Generation(4), Generation(5));
+    assert_eq!(refusal(plan(4, 712)).await, Refused::Stale { offered, seen });
+    assert_eq!(refusal(plan(5, 712)).await, Refused::Reused { generation: Generation(5) });
+    let other = NetworkPlan { node: "node2".parse().unwrap(), ..plan(6, 711) };
+    assert!(matches!(refusal(other).await, Refused::OtherNode { .. }));
+    assert_eq!(refused(agent.commit(Generation(6)).await), Refused::Unknown { generation: Generation(6) });
+    assert_eq!(bench.kernel.links(), settled);
+    let again = agent.apply(request(plan(5, 711), Some(30_000))).await.unwrap();
+    assert_eq!((again.outcome, again.changed.len(), again.pending), (Outcome::Unchanged, 0, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_plan_is_pending_only_that_plan_is_taken() {
+    let bench = Bench::new();
+    let agent = bench.agent().await;
+    let before = bench.kernel.links();
+    agent.apply(request(plan(1, 711), Some(30_000))).await.unwrap();
+    let pending = Refused::Pending { pending: Generation(1) };
+    assert_eq!(refused(agent.apply(request(plan(2, 712), None)).await), pending);
+    sleep(Duration::from_secs(20)).await;
+    // Sent again, it waits anew, and still for the way back to where it all began.
+    let again = agent.apply(request(plan(1, 711), Some(30_000))).await.unwrap();
+    assert!(again.pending && again.outcome == Outcome::Unchanged);
+    sleep(Duration::from_secs(20)).await;
+    assert!(bench.kernel.has_vlan(711));
+    // The first time's alarm, had it waited for the lock just then.
+    agent.expire(Generation(1), Instant::now() - Duration::from_secs(10)).await;
+    assert!(bench.kernel.has_vlan(711));
+    sleep(Duration::from_secs(11)).await;
+    assert_eq!(bench.kernel.links(), before);
+    agent.apply(request(plan(2, 712), None)).await.unwrap();
+    assert!(bench.kernel.has_vlan(712));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_that_failed_can_not_be_committed_and_does_not_wait() {
+    let bench = Bench::new();
+    let agent = bench.agent().await;
+    let failed = Outcome::RolledBack { why: "EBUSY".to_owned() };
+    *bench.kernel.spoilt.lock().unwrap() = Some(failed.clone());
+    let applied = agent.apply(request(plan(1, 711), Some(30_000))).await.unwrap();
+    assert_eq!((applied.outcome, applied.pending), (failed, false));
+    assert_eq!(refused(agent.commit(Generation(1)).await), Refused::TooLate { generation: Generation(1) });
+    let nowhere = NetworkPlan {
+        links: vec![PlannedLink {
+            link: LinkRef::Adapter("Ethernet 9".parse().unwrap()),
+            ..plan(2, 711).links[0].clone()
+        }],
+        ..plan(2, 711)
+    };
+    let error = agent.apply(request(nowhere, Some(30_000))).await.unwrap_err();
+    assert!(matches!(error, ChangeError::Apply(ApplyError::Diff(_))), "{error:?}");
+    assert_eq!(agent.state().await.unwrap().pending_ms, None);
+    agent.apply(request(plan(3, 711), None)).await.unwrap();
+}

@@ -1,0 +1,236 @@
+//! Hellos to all peers, and round trips on request.
+//!
+//! Whom to greet is remembered over a restart of the agent: a node that fell silent because its agent restarted would look
+//! like one that was lost.
+//!
+//! On failure: [`ProbeError`]; hellos that were being sent go on if the request was refused, and have ended if sockets could not be made.
+
+use crate::store::{Store, StoreError};
+use api::{PathsRequest, PingAnswer, PingRequest};
+use network::diagnose::PathView;
+use network::kernel::{HelloConfig, HelloError, HelloPeer, Hellos, PingError, PingOptions, ping};
+use network::probe::ClusterTag;
+use std::io::ErrorKind;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use tokio::task::yield_now;
+use tracing::warn;
+
+const FILE: &str = "paths.json";
+/// Runs of probes at a time: one to each peer of the largest cluster. More would disturb each other's figures.
+const MAX_RUNS: usize = 8;
+/// How many turns of the runtime old hellos get to end in.
+const MAX_TURNS: usize = 100;
+/// A request to the agent takes a minute at most; the answer must still fit in.
+const MAX_DEADLINE_MS: u32 = 50_000;
+
+/// Why nothing was probed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProbeError {
+    #[error("{what} must be {expected}")]
+    OutOfRange { what: &'static str, expected: &'static str },
+    #[error("{MAX_RUNS} runs of probes are under way")]
+    Busy,
+    #[error(transparent)]
+    Ping(#[from] PingError),
+    #[error(transparent)]
+    Hello(#[from] HelloError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What is being sent and what was heard.
+#[derive(Debug)]
+pub(crate) struct Probes {
+    store: Store,
+    hellos: Mutex<Option<Hellos>>,
+    replacing: AsyncMutex<()>,
+    runs: Semaphore,
+}
+
+impl Probes {
+    /// Goes on with what an earlier agent was told.
+    pub(crate) async fn start(store: Store) -> Result<Self, StoreError> {
+        let saved: Option<PathsRequest> = store.load(FILE)?;
+        let runs = Semaphore::new(MAX_RUNS);
+        let probes = Self { store, hellos: Mutex::default(), replacing: AsyncMutex::default(), runs };
+        if let Some(request) = saved
+            && let Err(error) = probes.replace(&request).await
+        {
+            warn!("no hellos: {}", crate::chain(&error));
+        }
+        Ok(probes)
+    }
+
+    /// Greets these peers from now on, and nobody else.
+    pub(crate) async fn greet(&self, request: &PathsRequest) -> Result<(), ProbeError> {
+        if !(10..=60_000).contains(&request.interval_ms) {
+            return Err(ProbeError::OutOfRange { what: "interval_ms", expected: "10 to 60000" });
+        }
+        self.replace(request).await?;
+        Ok(self.store.save(FILE, &Some(request))?)
+    }
+
+    async fn replace(&self, request: &PathsRequest) -> Result<(), HelloError> {
+        let _one_at_a_time = self.replacing.lock().await;
+        // The old sockets have the same addresses. They are closed when their tasks, which end now, get their turn.
+        *self.hellos() = None;
+        if request.networks.is_empty() {
+            return Ok(());
+        }
+        let mut turns = 0;
+        let hellos = loop {
+            match Hellos::start(hello_config(request)) {
+                Err(error) if error.source.kind() == ErrorKind::AddrInUse && turns < MAX_TURNS => {
+                    turns += 1;
+                    yield_now().await;
+                }
+                started => break started?,
+            }
+        };
+        *self.hellos() = Some(hellos);
+        Ok(())
+    }
+
+    /// What was heard, and for how long it has been listening, milliseconds.
+    pub(crate) fn heard(&self) -> (Vec<PathView>, u32) {
+        let hellos = self.hellos();
+        hellos.as_ref().map_or_else(Default::default, |hellos| (hellos.paths(), hellos.listening_ms()))
+    }
+
+    /// Measures round trips.
+    pub(crate) async fn ping(&self, request: &PingRequest) -> Result<PingAnswer, ProbeError> {
+        let options = ping_options(request)?;
+        let _run = self.runs.try_acquire().map_err(|_| ProbeError::Busy)?;
+        let report = ping(&options).await?;
+        Ok(PingAnswer {
+            sent: report.sent,
+            received: report.received,
+            lost: report.lost,
+            min_us: report.min_us,
+            median_us: report.median_us,
+            p99_us: report.p99_us,
+            max_us: report.max_us,
+            first_error: report.first_error,
+        })
+    }
+
+    /// Only ever replaced whole: after a panic elsewhere it is still good.
+    fn hellos(&self) -> MutexGuard<'_, Option<Hellos>> {
+        self.hellos.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn hello_config(request: &PathsRequest) -> HelloConfig {
+    let networks = request.networks.iter().map(|network| {
+        let peers = network.peers.iter().map(|peer| HelloPeer {
+            node: peer.node.clone(),
+            ordinal: peer.ordinal,
+            address: peer.address,
+        });
+        (network.network, (network.address, peers.collect()))
+    });
+    HelloConfig {
+        cluster: ClusterTag::from(&request.cluster),
+        sender: request.sender,
+        interval_ms: request.interval_ms,
+        priority: request.priority,
+        networks: networks.collect(),
+    }
+}
+
+fn ping_options(request: &PingRequest) -> Result<PingOptions, ProbeError> {
+    let in_range = |good: bool, what, expected| {
+        if good { Ok(()) } else { Err(ProbeError::OutOfRange { what, expected }) }
+    };
+    in_range((1..=10_000).contains(&request.count), "count", "1 to 10000")?;
+    in_range(request.interval_us >= 100, "interval_us", "at least 100")?;
+    in_range((1..=MAX_DEADLINE_MS).contains(&request.deadline_ms), "deadline_ms", "1 to 50000")?;
+    Ok(PingOptions {
+        source: request.source,
+        target: request.target,
+        device: request.device.clone(),
+        count: request.count,
+        interval: Duration::from_micros(u64::from(request.interval_us)),
+        payload_bytes: request.payload_bytes,
+        dont_fragment: request.dont_fragment,
+        priority: request.priority,
+        deadline: Duration::from_millis(u64::from(request.deadline_ms)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{Priority, StorageNetworkIndex};
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn runs_are_bounded() {
+        let good = PingRequest {
+            source: Ipv4Addr::LOCALHOST,
+            target: Ipv4Addr::LOCALHOST,
+            device: None,
+            count: 200,
+            interval_us: 10_000,
+            payload_bytes: 56,
+            dont_fragment: true,
+            priority: Priority::STORAGE,
+            deadline_ms: 5_000,
+        };
+        let refused = |request: PingRequest| ping_options(&request).unwrap_err().to_string();
+        assert_eq!(ping_options(&good).unwrap().interval, Duration::from_millis(10));
+        assert_eq!(refused(PingRequest { count: 0, ..good.clone() }), "count must be 1 to 10000");
+        assert_eq!(
+            refused(PingRequest { interval_us: 0, ..good.clone() }),
+            "interval_us must be at least 100"
+        );
+        assert_eq!(refused(PingRequest { deadline_ms: 60_000, ..good }), "deadline_ms must be 1 to 50000");
+    }
+
+    /// Two agents on one loopback hear each other, and go on after a restart.
+    #[tokio::test]
+    async fn peers_are_greeted_again_after_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let index = StorageNetworkIndex::try_from(1).unwrap();
+        let (one, two) = (Ipv4Addr::new(127, 71, 1, 1), Ipv4Addr::new(127, 71, 1, 2));
+        let request = |sender: u64, own, peer, address| PathsRequest {
+            cluster: "plant".parse().unwrap(),
+            sender: sender.try_into().unwrap(),
+            interval_ms: 10,
+            priority: Priority::DEFAULT,
+            networks: vec![api::PathNetwork {
+                network: index,
+                address: own,
+                peers: vec![api::PathPeer {
+                    node: format!("node{peer}").parse().unwrap(),
+                    ordinal: u64::try_into(peer).unwrap(),
+                    address,
+                }],
+            }],
+        };
+        let store = |name: &str| Store::in_directory(directory.path().join(name));
+        let first = Probes::start(store("one")).await.unwrap();
+        assert_eq!(first.heard(), (Vec::new(), 0));
+        first.greet(&request(1, one, 2, two)).await.unwrap();
+        drop(first);
+        let (first, second) =
+            (Probes::start(store("one")).await.unwrap(), Probes::start(store("two")).await.unwrap());
+        second.greet(&request(2, two, 1, one)).await.unwrap();
+        let heard = async {
+            // A second request takes the first one's place.
+            second.greet(&request(2, two, 1, one)).await.unwrap();
+            while [&first, &second]
+                .iter()
+                .any(|probes| probes.heard().0.iter().any(|path| path.heard_ms_ago.is_none()))
+            {
+                yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), heard).await.unwrap();
+        assert_eq!(first.heard().0[0].peer.as_str(), "node2");
+        let silly = PathsRequest { interval_ms: 1, ..request(1, one, 2, two) };
+        assert!(matches!(first.greet(&silly).await, Err(ProbeError::OutOfRange { what: "interval_ms", .. })));
+    }
+}

@@ -1,0 +1,116 @@
+//! Requests about links, paths and probes.
+
+use super::Refusal;
+use super::refusal::{Body, Parameters};
+use super::routes::Daemon;
+use crate::chain;
+use crate::network::{ChangeError, Refused};
+use crate::probes::ProbeError;
+use api::{
+    Applied, ApplyRequest, ChangesSince, CommitRequest, LinkChanges, NetworkState, PathsRequest, PingAnswer,
+    PingRequest,
+};
+use axum::Json;
+use axum::extract::State as Shared;
+use axum::http::StatusCode;
+use network::kernel::ApplyError;
+
+pub(super) async fn state(Shared(state): Daemon) -> Result<Json<NetworkState>, Refusal> {
+    Ok(Json(state.network.state().await?))
+}
+
+pub(super) async fn apply(
+    Shared(state): Daemon,
+    Body(request): Body<ApplyRequest>,
+) -> Result<Json<Applied>, Refusal> {
+    // A task of its own: a client that goes away must not stop it half-way.
+    let network = state.network.clone();
+    let applied = tokio::spawn(async move { network.apply(request).await });
+    Ok(Json(applied.await.map_err(|error| Refusal::bug(&error))??))
+}
+
+pub(super) async fn commit(
+    Shared(state): Daemon,
+    Body(request): Body<CommitRequest>,
+) -> Result<Json<()>, Refusal> {
+    Ok(Json(state.network.commit(request.generation).await?))
+}
+
+pub(super) async fn changes(
+    Shared(state): Daemon,
+    Parameters(ChangesSince { since }): Parameters<ChangesSince>,
+) -> Json<LinkChanges> {
+    Json(state.changes.since(since).await)
+}
+
+pub(super) async fn greet(
+    Shared(state): Daemon,
+    Body(request): Body<PathsRequest>,
+) -> Result<Json<()>, Refusal> {
+    Ok(Json(state.probes.greet(&request).await?))
+}
+
+pub(super) async fn ping(
+    Shared(state): Daemon,
+    Body(request): Body<PingRequest>,
+) -> Result<Json<PingAnswer>, Refusal> {
+    Ok(Json(state.probes.ping(&request).await?))
+}
+
+impl From<ChangeError> for Refusal {
+    fn from(error: ChangeError) -> Self {
+        let (status, code, help) = match &error {
+            ChangeError::Refused(refused) => {
+                let (code, help) = refusal(refused);
+                (StatusCode::CONFLICT, code, help)
+            }
+            ChangeError::Apply(ApplyError::Diff(_)) => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "plan-does-not-fit",
+                "compare the plan's adapters with the node's configuration and inventory",
+            ),
+            ChangeError::Observe(_) | ChangeError::Apply(_) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "kernel-refused", "look at the node's kernel log")
+            }
+            ChangeError::Store(_) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "store-failed",
+                "look at the node's /run/twinrack: is it there, is it full?",
+            ),
+        };
+        Self::new(status, code, chain(&error), help)
+    }
+}
+
+fn refusal(refused: &Refused) -> (&'static str, &'static str) {
+    match refused {
+        Refused::OtherNode { .. } => ("other-node", "send each node its own plan"),
+        Refused::Stale { .. } => ("stale-generation", "make a new plan from the cluster's newest state"),
+        Refused::Reused { .. } => ("generation-reused", "give every plan a generation of its own"),
+        Refused::Pending { .. } => ("plan-pending", "commit that plan, or wait until it is taken back"),
+        Refused::TooLate { .. } => ("taken-back", "apply the plan again and commit it in time"),
+        Refused::Unknown { .. } => ("unknown-generation", "apply the plan first"),
+    }
+}
+
+impl From<ProbeError> for Refusal {
+    fn from(error: ProbeError) -> Self {
+        let (status, code, help) = match &error {
+            ProbeError::OutOfRange { .. } => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "out-of-range", "docs/api.md has the bounds")
+            }
+            ProbeError::Busy => (StatusCode::TOO_MANY_REQUESTS, "busy", "wait for the other runs to end"),
+            ProbeError::Ping(_) | ProbeError::Hello(_) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "kernel-refused",
+                "check that the node has the address and the link",
+            ),
+            ProbeError::Store(_) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "store-failed",
+                "look at the node's /run/twinrack: is it there, is it full?",
+            ),
+        };
+        Self::new(status, code, chain(&error), help)
+    }
+}

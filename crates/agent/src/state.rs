@@ -1,0 +1,124 @@
+//! What the daemon knows while it runs, and what runs beside the server.
+
+use crate::adapters::Adapters;
+use crate::neighbours::Neighbours;
+use crate::network::{Changes, Kernel, Network};
+use crate::probes::Probes;
+use crate::store::{Store, StoreError};
+use crate::{Owner, clock, inventory, lldp};
+use api::{Health, Hello, NicState, NodeConfig, PowerAction};
+use network::kernel::{ListenError, Monitor, NetlinkError};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::watch;
+use tracing::warn;
+
+/// Why the daemon stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// It was told to end; the machine goes on.
+    Signal,
+    /// The machine goes down, or down and up.
+    Power(PowerAction),
+}
+
+/// Why the daemon can't start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error("can't reach the kernel's network")]
+    Netlink(#[from] NetlinkError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("can't go on where the last agent ended")]
+    Store(#[from] StoreError),
+}
+
+/// What all requests share.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) config: NodeConfig,
+    pub(crate) owner: Owner,
+    pub(crate) network: Arc<Network<Kernel>>,
+    pub(crate) changes: Arc<Changes>,
+    pub(crate) probes: Probes,
+    boot_id: String,
+    adapters: Adapters,
+    neighbours: Arc<Mutex<Neighbours>>,
+    stop: watch::Sender<Option<Stop>>,
+}
+
+impl State {
+    /// Starts what runs beside the server. A plan that nobody confirmed is taken back here.
+    pub(crate) async fn start(
+        config: NodeConfig,
+        owner: Owner,
+        store: Store,
+    ) -> Result<Arc<Self>, StartError> {
+        let adapters = Adapters::find(&config.adapters);
+        for (name, mac) in adapters.missing() {
+            warn!("adapter `{name}`: no NIC has MAC address {mac}");
+        }
+        let changes = Arc::<Changes>::default();
+        tokio::spawn(Arc::clone(&changes).watch(Monitor::open()?));
+        let neighbours = Arc::<Mutex<Neighbours>>::default();
+        lldp::listen(adapters.by_index(), Arc::clone(&neighbours))?;
+        let kernel = Kernel::open(config.adapters.clone())?;
+        Ok(Arc::new(Self {
+            network: Network::start(config.node.clone(), kernel, store.clone()).await?,
+            probes: Probes::start(store).await?,
+            boot_id: inventory::boot_id(),
+            stop: watch::Sender::new(None),
+            config,
+            owner,
+            changes,
+            adapters,
+            neighbours,
+        }))
+    }
+
+    pub(crate) fn hello(&self) -> Hello {
+        Hello {
+            node: self.config.node.clone(),
+            role: self.config.role,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            boot_id: self.boot_id.clone(),
+            uptime_ms: clock::uptime_ms(),
+        }
+    }
+
+    /// What the adapters see.
+    pub(crate) fn nics(&self) -> Vec<NicState> {
+        // Frames come in whole: after a panic elsewhere the table is still good.
+        let neighbours = self.neighbours.lock().unwrap_or_else(PoisonError::into_inner);
+        self.adapters.states(&neighbours, clock::uptime_ms())
+    }
+
+    /// How the node is.
+    pub(crate) fn health(&self) -> Health {
+        let (paths, listening_ms) = self.probes.heard();
+        Health {
+            node: self.config.node.clone(),
+            boot_id: self.boot_id.clone(),
+            uptime_ms: clock::uptime_ms(),
+            wall_ms: clock::wall_ms(),
+            listening_ms,
+            paths,
+            nics: self.nics(),
+        }
+    }
+
+    /// Tells everything to end. The first reason counts.
+    pub(crate) fn stop(&self, why: Stop) {
+        self.stop.send_if_modified(|stop| {
+            let first = stop.is_none();
+            stop.get_or_insert(why);
+            first
+        });
+    }
+
+    /// Ends when the daemon shall stop, with the reason.
+    pub(crate) async fn stopped(&self) -> Stop {
+        let mut stop = self.stop.subscribe();
+        // The sender lives in `self`: waiting can't fail.
+        stop.wait_for(Option::is_some).await.ok().and_then(|why| *why).unwrap_or(Stop::Signal)
+    }
+}

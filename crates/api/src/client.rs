@@ -1,0 +1,369 @@
+//! Asking an agent.
+//!
+//! Purpose: one method per request. Each has its own time limit, and every answer is bounded in size.
+//!
+//! Invariants: the server's certificate is checked against the node's name while the connection goes to the address
+//! given (in the lab a forwarded loopback port); no name is ever looked up, no proxy or redirect followed. Requests
+//! are not repeated behind the caller's back, except by [`Client::wait_ready`], which only asks who is there.
+//!
+//! On failure: [`ClientError::Request`] says which node and which request, and its [`Failure`] what went wrong.
+
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    Applied, ApplyRequest, CommitRequest, Health, Hello, IdentityError, LinkChanges, Neighbours,
+    NetworkState, PathsRequest, PingAnswer, PingRequest, PowerAction, PowerRequest, Problem, TlsIdentity,
+    path, server_name,
+};
+use model::{Inventory, NodeName};
+use network::Generation;
+use reqwest::{Method, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::error::Error;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+/// An answer longer than this is not one of ours.
+const MAX_ANSWER_BYTES: usize = 8 << 20;
+/// For what an agent answers from memory. An emulated node that shares its processor takes hundreds of milliseconds.
+const QUICK: Duration = Duration::from_secs(10);
+/// For what makes an agent ask its hardware.
+const SLOW: Duration = Duration::from_secs(30);
+/// An idle connection is dropped well before the server drops it (30 s), so that no request runs into the closing.
+const POOL_IDLE: Duration = Duration::from_secs(10);
+/// How often a node that boots is tried. QEMU's port forward accepts at once and then hangs for seconds, even when the
+/// node is up by then: only a fresh connection gets through quickly.
+const ATTEMPT_SPACING: Duration = Duration::from_millis(250);
+/// How long an attempt may take while others are started beside it: on a loaded host an emulated node needs long for
+/// a handshake. So at most 12 are under way.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(3);
+
+/// Where a node's agent listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Whose certificate is expected.
+    pub node: NodeName,
+    /// Where to connect.
+    pub address: SocketAddr,
+}
+
+/// Asks one node's agent. Cheap to clone; clones share connections.
+#[derive(Debug, Clone)]
+pub struct Client {
+    endpoint: Endpoint,
+    base: String,
+    http: reqwest::Client,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The client could not be made from this identity.
+    #[error("can't ask {node} with this identity")]
+    Identity {
+        /// Who was to be asked.
+        node: NodeName,
+        /// What is wrong with the identity.
+        #[source]
+        source: IdentityError,
+    },
+    /// The HTTP client could not be made.
+    #[error("can't make a client for {node}")]
+    Build {
+        /// Who was to be asked.
+        node: NodeName,
+        /// Why not.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// A request failed.
+    #[error("{request} of {node} at {address} failed")]
+    Request {
+        /// Who was asked.
+        node: NodeName,
+        /// Where.
+        address: SocketAddr,
+        /// What, `GET /v1/hello`.
+        request: String,
+        /// What went wrong.
+        #[source]
+        failure: Box<Failure>,
+    },
+    /// A node did not answer before the deadline.
+    #[error("{node} at {address} was not ready after {} ms and {attempts} attempts", waited.as_millis())]
+    NotReady {
+        /// Who was asked.
+        node: NodeName,
+        /// Where.
+        address: SocketAddr,
+        /// How long.
+        waited: Duration,
+        /// How often.
+        attempts: u32,
+        /// What the last attempt that ended ran into; `None` if all just hung.
+        #[source]
+        last: Option<Box<Failure>>,
+    },
+}
+
+/// What can go wrong with a request.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Nobody listens there.
+    #[error("connection refused: nobody listens there")]
+    Refused(#[source] reqwest::Error),
+    /// The connection was made and then broken: a machine that boots or dies does that.
+    #[error("connection lost")]
+    Lost(#[source] reqwest::Error),
+    /// The two sides don't believe each other, or don't speak TLS.
+    #[error("TLS: {0}")]
+    Tls(rustls::Error),
+    /// No answer in time.
+    #[error("no answer within {} ms", after.as_millis())]
+    TimedOut {
+        /// The time limit.
+        after: Duration,
+    },
+    /// The agent says no.
+    #[error("refused with {status}: {problem}")]
+    Problem {
+        /// The HTTP status.
+        status: u16,
+        /// The agent's reason.
+        problem: Problem,
+    },
+    /// Something answered, but not as an agent does.
+    #[error("answered with status {status} and something that is not the agent's JSON")]
+    NotOurs {
+        /// The HTTP status.
+        status: u16,
+        /// What the JSON lacks.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The answer is longer than any of ours.
+    #[error("the answer is longer than {MAX_ANSWER_BYTES} bytes")]
+    TooLong,
+    /// The request could not be written as JSON.
+    #[error("the request can't be written as JSON")]
+    Encode(#[source] serde_json::Error),
+    /// Anything else on the way.
+    #[error("transport failed")]
+    Transport(#[source] reqwest::Error),
+}
+
+impl ClientError {
+    /// What went wrong with the request, or with the last attempt of several.
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Request { failure, .. } => Some(failure),
+            Self::NotReady { last, .. } => last.as_deref(),
+            Self::Identity { .. } | Self::Build { .. } => None,
+        }
+    }
+}
+
+impl Client {
+    /// A client for the agent at `endpoint`, as `identity`. Connects at the first request.
+    pub fn new(endpoint: Endpoint, identity: &TlsIdentity) -> Result<Self, ClientError> {
+        let tls = identity
+            .client_config()
+            .map_err(|source| ClientError::Identity { node: endpoint.node.clone(), source })?;
+        let name = server_name(&endpoint.node);
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .resolve(&name, endpoint.address)
+            .https_only(true)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .pool_idle_timeout(POOL_IDLE)
+            .pool_max_idle_per_host(2)
+            .build()
+            .map_err(|source| ClientError::Build { node: endpoint.node.clone(), source })?;
+        let base = format!("https://{name}:{}", endpoint.address.port());
+        Ok(Self { endpoint, base, http })
+    }
+
+    /// Whom it asks.
+    pub fn node(&self) -> &NodeName {
+        &self.endpoint.node
+    }
+
+    /// `GET /v1/hello`.
+    pub async fn hello(&self) -> Result<Hello, ClientError> {
+        self.ask(Method::GET, path::HELLO, None::<&()>, QUICK).await
+    }
+
+    /// `GET /v1/inventory`.
+    pub async fn inventory(&self) -> Result<Inventory, ClientError> {
+        self.ask(Method::GET, path::INVENTORY, None::<&()>, SLOW).await
+    }
+
+    /// `GET /v1/health`.
+    pub async fn health(&self) -> Result<Health, ClientError> {
+        self.ask(Method::GET, path::HEALTH, None::<&()>, QUICK).await
+    }
+
+    /// `GET /v1/neighbours`.
+    pub async fn neighbours(&self) -> Result<Neighbours, ClientError> {
+        self.ask(Method::GET, path::NEIGHBOURS, None::<&()>, QUICK).await
+    }
+
+    /// `GET /v1/network`.
+    pub async fn network(&self) -> Result<NetworkState, ClientError> {
+        self.ask(Method::GET, path::NETWORK, None::<&()>, QUICK).await
+    }
+
+    /// `PUT /v1/network`.
+    pub async fn apply(&self, request: &ApplyRequest) -> Result<Applied, ClientError> {
+        self.ask(Method::PUT, path::NETWORK, Some(request), SLOW).await
+    }
+
+    /// `POST /v1/network/commit`.
+    pub async fn commit(&self, generation: Generation) -> Result<(), ClientError> {
+        self.ask(Method::POST, path::NETWORK_COMMIT, Some(&CommitRequest { generation }), QUICK).await
+    }
+
+    /// `GET /v1/netlink-changes?since=N`.
+    pub async fn netlink_changes(&self, since: u64) -> Result<LinkChanges, ClientError> {
+        let path = format!("{}?since={since}", path::NETLINK_CHANGES);
+        self.ask(Method::GET, &path, None::<&()>, QUICK).await
+    }
+
+    /// `PUT /v1/paths`.
+    pub async fn greet(&self, request: &PathsRequest) -> Result<(), ClientError> {
+        self.ask(Method::PUT, path::PATHS, Some(request), QUICK).await
+    }
+
+    /// `POST /v1/probes/ping`.
+    pub async fn ping(&self, request: &PingRequest) -> Result<PingAnswer, ClientError> {
+        let limit = QUICK + Duration::from_millis(u64::from(request.deadline_ms));
+        self.ask(Method::POST, path::PING, Some(request), limit).await
+    }
+
+    /// `POST /v1/power`. The answer comes before the deed.
+    pub async fn power(&self, action: PowerAction) -> Result<(), ClientError> {
+        self.ask(Method::POST, path::POWER, Some(&PowerRequest { action }), QUICK).await
+    }
+
+    /// Asks who is there until the node answers or `limit` has passed. A refusal by TLS is final: waiting does not
+    /// mend a wrong certificate.
+    pub async fn wait_ready(&self, limit: Duration) -> Result<Hello, ClientError> {
+        let started = Instant::now();
+        let deadline = started + limit;
+        let mut spacing = interval(ATTEMPT_SPACING);
+        spacing.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut under_way = JoinSet::new();
+        let (mut attempts, mut last) = (0, None);
+        loop {
+            tokio::select! {
+                _ = spacing.tick() => {
+                    attempts += 1;
+                    let client = self.clone();
+                    under_way.spawn(async move {
+                        client.exchange(Method::GET, path::HELLO, None::<&()>, ATTEMPT_LIMIT).await
+                    });
+                }
+                Some(ended) = under_way.join_next() => match ended {
+                    Ok(Ok(hello)) => return Ok(hello),
+                    Ok(Err(failure @ Failure::Tls(_))) => {
+                        return Err(self.failed(&Method::GET, path::HELLO, failure));
+                    }
+                    Ok(Err(failure)) => last = Some(Box::new(failure)),
+                    // Attempts neither panic nor are aborted before this function returns.
+                    Err(_) => {}
+                },
+                () = sleep_until(deadline) => break,
+            }
+        }
+        let Endpoint { node, address } = self.endpoint.clone();
+        Err(ClientError::NotReady { node, address, waited: started.elapsed(), attempts, last })
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+        limit: Duration,
+    ) -> Result<T, ClientError> {
+        let exchange = self.exchange(method.clone(), path, body, limit);
+        exchange.await.map_err(|failure| self.failed(&method, path, failure))
+    }
+
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+        limit: Duration,
+    ) -> Result<T, Failure> {
+        let mut request = self.http.request(method, format!("{}{path}", self.base)).timeout(limit);
+        if let Some(body) = body {
+            let json = serde_json::to_vec(body).map_err(Failure::Encode)?;
+            request = request.header("content-type", "application/json").body(json);
+        }
+        let classify = |error| classify(error, limit);
+        let mut response = request.send().await.map_err(classify)?;
+        let mut answer = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(classify)? {
+            answer.extend_from_slice(&chunk);
+            if answer.len() > MAX_ANSWER_BYTES {
+                return Err(Failure::TooLong);
+            }
+        }
+        decode(response.status(), &answer)
+    }
+
+    fn failed(&self, method: &Method, path: &str, failure: Failure) -> ClientError {
+        let Endpoint { node, address } = self.endpoint.clone();
+        ClientError::Request {
+            node,
+            address,
+            request: format!("{method} {path}"),
+            failure: Box::new(failure),
+        }
+    }
+}
+
+fn decode<T: DeserializeOwned>(status: StatusCode, answer: &[u8]) -> Result<T, Failure> {
+    let not_ours = |source| Failure::NotOurs { status: status.as_u16(), source };
+    if status.is_success() {
+        return serde_json::from_slice(answer).map_err(not_ours);
+    }
+    let problem = serde_json::from_slice(answer).map_err(not_ours)?;
+    Err(Failure::Problem { status: status.as_u16(), problem })
+}
+
+/// Tells failures apart by the deepest known cause: reqwest wraps hyper, which wraps `io::Error`, which wraps rustls.
+fn classify(error: reqwest::Error, limit: Duration) -> Failure {
+    if error.is_timeout() {
+        return Failure::TimedOut { after: limit };
+    }
+    let mut lost = false;
+    let mut next: Option<&(dyn Error + 'static)> = error.source();
+    while let Some(cause) = next {
+        if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
+            return Failure::Tls(tls.clone());
+        }
+        next = cause.source();
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            match io.kind() {
+                io::ErrorKind::ConnectionRefused => return Failure::Refused(error),
+                io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::BrokenPipe
+                | io::ErrorKind::UnexpectedEof => lost = true,
+                _ => {}
+            }
+            // `io::Error::source` skips the error it was made from.
+            next = io.get_ref().map(|inner| -> &(dyn Error + 'static) { inner }).or(next);
+        }
+    }
+    if lost { Failure::Lost(error) } else { Failure::Transport(error) }
+}

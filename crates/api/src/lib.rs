@@ -1,0 +1,35 @@
+//! What is said between agents, and to them: types, TLS identities, the client.
+//!
+//! Purpose: one definition of every request and response, used by the agent (which answers) and by whoever asks
+//! (deployment, the lab). Feature `client` adds [`Client`], feature `pki` adds [`pki`]; the agent uses neither.
+//!
+//! Invariants: requests refuse unknown fields, so that a newer asker finds out that an older agent would have
+//! ignored something; responses tolerate them, so that an older asker can read a newer agent. There is no request
+//! without mutual TLS. A private key never shows in `Debug` output, errors or logs.
+//!
+//! On failure: an agent answers with a [`Problem`]; the client returns a [`ClientError`] that names the node, the
+//! request and what went wrong, with refused connections, TLS, time-outs and refusals told apart.
+
+#[cfg(feature = "client")]
+mod client;
+mod config;
+mod health;
+mod links;
+mod messages;
+pub mod path;
+#[cfg(feature = "pki")]
+pub mod pki;
+mod probes;
+mod tls;
+
+#[cfg(feature = "client")]
+pub use client::{Client, ClientError, Endpoint, Failure};
+pub use config::{ConfigError, NodeConfig, OutOfBand, Role};
+pub use health::{Health, Neighbours, NicState};
+pub use links::{
+    Applied, ApplyRequest, ChangesSince, CommitRequest, ConfirmWithin, LinkChange, LinkChanges, NetworkState,
+    Outcome, TakenBack,
+};
+pub use messages::{Hello, PowerAction, PowerRequest, Problem};
+pub use probes::{PathNetwork, PathPeer, PathsRequest, PingAnswer, PingRequest};
+pub use tls::{IdentityError, PrivateKeyPem, TlsIdentity, server_name};

@@ -1,0 +1,180 @@
+//! Plans for a node's links: bringing one there, confirming it, looking at the result.
+//!
+//! ```text
+//!              PUT plan            POST commit
+//!   settled ─────────────▶ pending ────────────▶ settled
+//!      ▲                      │ confirm_within_ms passed, or the agent restarted
+//!      └──────────────────────┘ links as they were before
+//! ```
+//! A plan that changed nothing, or that asks for no confirmation, is settled at once.
+
+use model::InvalidValue;
+use network::{CurrentLinks, Generation, NetworkPlan, Op};
+use serde::{Deserialize, Serialize};
+
+/// How long a plan may wait for its confirmation, milliseconds: long enough to reach every peer, short enough that a node
+/// nobody can reach any more comes back by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct ConfirmWithin(u32);
+
+impl ConfirmWithin {
+    /// The bare number, milliseconds.
+    pub const fn ms(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<u32> for ConfirmWithin {
+    type Error = InvalidValue;
+    fn try_from(ms: u32) -> Result<Self, InvalidValue> {
+        let expected = "100 to 600000 milliseconds";
+        let wrong = || InvalidValue { what: "time to confirm", value: ms.to_string(), expected };
+        (100..=600_000).contains(&ms).then_some(Self(ms)).ok_or_else(wrong)
+    }
+}
+
+impl From<ConfirmWithin> for u32 {
+    fn from(within: ConfirmWithin) -> Self {
+        within.0
+    }
+}
+
+/// Asks a node to make its links as a plan says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplyRequest {
+    /// The plan. One that is older than what the node has seen is refused.
+    pub plan: NetworkPlan,
+    /// Take it back unless it is confirmed within this time. `None`: good as soon as it was read back.
+    pub confirm_within_ms: Option<ConfirmWithin>,
+}
+
+/// How an apply ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// There was nothing to do.
+    Unchanged,
+    /// Done, and read back.
+    Applied,
+    /// It failed, and the links are as they were.
+    RolledBack {
+        /// What failed.
+        why: String,
+    },
+    /// It failed, and so did the way back: the links are neither.
+    RollbackFailed {
+        /// What failed.
+        why: String,
+        /// What failed on the way back.
+        then: String,
+    },
+}
+
+/// What an apply did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// The plan's generation.
+    pub generation: Generation,
+    /// What the kernel carried out, in order, the way back included.
+    pub changed: Vec<Op>,
+    /// How long it took, microseconds.
+    pub duration_us: u64,
+    /// How it ended.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// Whether it is taken back unless it is confirmed.
+    pub pending: bool,
+}
+
+/// Confirms the plan of a generation: its peers were reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommitRequest {
+    /// Which.
+    pub generation: Generation,
+}
+
+/// A node's links and where it stands with its plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkState {
+    /// The links as the kernel has them now.
+    pub links: CurrentLinks,
+    /// The newest plan that the node has taken up, whatever became of it.
+    pub generation: Option<Generation>,
+    /// How long the plan still waits for its confirmation, milliseconds; `None`: it doesn't.
+    pub pending_ms: Option<u32>,
+    /// How the last way back ended that nobody asked for: after a missing confirmation or a restart.
+    pub taken_back: Option<TakenBack>,
+}
+
+/// A plan that was taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenBack {
+    /// Its generation.
+    pub generation: Generation,
+    /// How the way back ended: `rolled-back` or `rollback-failed`, `unchanged` if there was nothing to take back.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// Where to start with changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangesSince {
+    /// Only changes with greater numbers.
+    #[serde(default)]
+    pub since: u64,
+}
+
+/// What changed in the kernel's links, addresses and routes, whoever did it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkChanges {
+    /// How many changes there were since the agent started; the number of the last one.
+    pub count: u64,
+    /// How many of them the agent could not look at in time. They are not in `count`.
+    pub missed: u64,
+    /// The changes asked for, as far as the agent still has them (the last 256).
+    pub changes: Vec<LinkChange>,
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkChange {
+    /// Which, from 1.
+    pub number: u64,
+    /// What kind: `link`, `link-gone`, `address`, `address-gone`, `route`, `route-gone`.
+    pub kind: String,
+    /// The kernel's number of the link; none for routes.
+    pub index: Option<u32>,
+    /// The link's name, where the kernel said it.
+    pub name: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_read_as_one_flat_object() {
+        let applied = Applied {
+            generation: Generation(3),
+            changed: Vec::new(),
+            duration_us: 12,
+            outcome: Outcome::RollbackFailed { why: "a".to_owned(), then: "b".to_owned() },
+            pending: false,
+        };
+        let json = serde_json::to_string(&applied).unwrap();
+        insta::assert_snapshot!(json, @r#"{"generation":3,"changed":[],"duration_us":12,"outcome":"rollback-failed","why":"a","then":"b","pending":false}"#);
+        assert_eq!(serde_json::from_str::<Applied>(&json).unwrap(), applied);
+    }
+
+    #[test]
+    fn nobody_waits_for_ever_or_not_at_all() {
+        for bad in [0, 99, 600_001, u32::MAX] {
+            assert!(ConfirmWithin::try_from(bad).is_err(), "{bad}");
+        }
+        assert_eq!(serde_json::from_str::<ConfirmWithin>("30000").unwrap().ms(), 30_000);
+    }
+}

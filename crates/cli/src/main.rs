@@ -1,0 +1,110 @@
+//! `twinrack`, the operator's command.
+//!
+//! Purpose: parse the command line, read files, call the libraries, print. It decides nothing about clusters.
+//!
+//! On failure: exit code 1 when what was examined breaks a rule, 2 when the input or the command line can't be read, as
+//! spec.md has it for every command. Nothing is changed in either case.
+
+mod json;
+mod validate;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use model::Severity;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const EXAMPLES: &str = "\
+Examples:
+  twinrack validate plant.toml
+  twinrack validate azuredeploy.parameters.json --override net.storage-intent-dedicated
+  twinrack validate plant.toml --format json | jq '.diagnostics[].rule'
+  twinrack rules
+
+Exit codes: 0 good; 1 a rule is violated; 2 the input or the command line can't be read.";
+
+const VALIDATE_EXAMPLES: &str = "\
+The format is told by the content: text that starts with `{` or a comment in JSON's style is an ARM deployment
+parameters file, anything else is a twinrack TOML template. All violations are reported at once, each with its place in
+the file and what to change. Nothing but the file is looked at, and nothing is changed.
+
+Some rules can be overridden: their violations are then warnings. The report names the override to give.
+
+Exit codes: 0 good; 1 a rule is violated; 2 the file or the command line can't be read.";
+
+/// Two racks, one cluster: check what a cluster is asked to be.
+#[derive(Debug, Parser)]
+#[command(name = "twinrack", version, after_help = EXAMPLES)]
+struct Command {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Check a template against the rules and show the cluster it asks for.
+    #[command(after_help = VALIDATE_EXAMPLES)]
+    Validate {
+        /// A twinrack TOML template or an ARM deployment parameters file.
+        file: PathBuf,
+        /// How to report.
+        #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+        format: ReportFormat,
+        /// Accept violations of this rule knowingly; may be given several times.
+        #[arg(long = "override", value_name = "RULE")]
+        overrides: Vec<String>,
+    },
+    /// List the rules, and which can be overridden at what cost.
+    Rules,
+}
+
+/// How to report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ReportFormat {
+    /// For people, with excerpts of the file.
+    Text,
+    /// One JSON object, for programs.
+    Json,
+}
+
+/// What a command ends with; the numbers are spec.md's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Good = 0,
+    Violated = 1,
+    Unreadable = 2,
+}
+
+fn main() -> ExitCode {
+    // clap itself exits with 2 on a command line that it can't read.
+    let command = Command::parse();
+    let written = match command.task {
+        Task::Validate { file, format, overrides } => validate::run(&file, format, overrides),
+        Task::Rules => list_rules(),
+    };
+    match written {
+        Ok(outcome) => ExitCode::from(outcome as u8),
+        // Whoever read the output has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "can't write the report: {error}");
+            ExitCode::from(Outcome::Unreadable as u8)
+        }
+    }
+}
+
+fn list_rules() -> io::Result<Outcome> {
+    let mut out = io::stdout().lock();
+    for rule in template::rules() {
+        let severity = match rule.severity {
+            Severity::Note => "note",
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        };
+        writeln!(out, "{:<34} {severity:<8} {}", rule.id, rule.title)?;
+        if let Some(costs) = rule.override_costs {
+            writeln!(out, "{:<43} can be overridden; {costs}", "")?;
+        }
+    }
+    Ok(Outcome::Good)
+}

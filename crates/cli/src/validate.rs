@@ -1,0 +1,73 @@
+//! `twinrack validate`: read a file, report.
+
+use crate::{Outcome, ReportFormat, json};
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::Path;
+use template::{Problem, ReadOptions, Reading, Source, Unreadable, read, render};
+
+pub(crate) fn run(file: &Path, format: ReportFormat, overrides: Vec<String>) -> io::Result<Outcome> {
+    let source = match load(file) {
+        Ok(source) => source,
+        Err(unreadable) => return report_unreadable(None, &unreadable, format),
+    };
+    match read(&source, &ReadOptions { overrides }) {
+        Ok(reading) => report(&source, &reading, format),
+        Err(unreadable) => report_unreadable(Some(&source), &unreadable, format),
+    }
+}
+
+/// The file's text. No more is read than a template may have, so that a device or an endless pipe does no harm.
+fn load(file: &Path) -> Result<Source, Unreadable> {
+    let name = file.display().to_string();
+    let failed = |why: String| Unreadable { name: name.clone(), problems: vec![problem(why)] };
+    let bytes = bounded(file).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => failed(format!("there is no file `{name}`")),
+        io::ErrorKind::IsADirectory => failed(format!("`{name}` is a directory; give the template in it")),
+        _ => failed(format!("can't open `{name}`: {error}")),
+    })?;
+    Source::from_bytes(&name, &bytes)
+}
+
+fn bounded(file: &Path) -> io::Result<Vec<u8>> {
+    let limit = u64::try_from(Source::SIZE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    let mut bytes = Vec::new();
+    File::open(file)?.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn problem(message: String) -> Problem {
+    Problem { message, help: None, location: None, related: Vec::new() }
+}
+
+fn report(source: &Source, reading: &Reading, format: ReportFormat) -> io::Result<Outcome> {
+    let text = match format {
+        ReportFormat::Text => render::reading(source, reading, colour(&io::stdout())),
+        ReportFormat::Json => json::reading(source, reading),
+    };
+    io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(if reading.spec.is_some() { Outcome::Good } else { Outcome::Violated })
+}
+
+fn report_unreadable(
+    source: Option<&Source>,
+    unreadable: &Unreadable,
+    format: ReportFormat,
+) -> io::Result<Outcome> {
+    match format {
+        ReportFormat::Text => {
+            let text = render::unreadable(source, unreadable, colour(&io::stderr()));
+            io::stderr().lock().write_all(text.as_bytes())?;
+        }
+        ReportFormat::Json => {
+            io::stdout().lock().write_all(json::unreadable(source, unreadable).as_bytes())?;
+        }
+    }
+    Ok(Outcome::Unreadable)
+}
+
+/// Colours are for terminals whose user has not asked for none (<https://no-color.org>).
+fn colour(stream: &impl IsTerminal) -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    stream.is_terminal() && !unwanted
+}

@@ -1,0 +1,80 @@
+//! The machines that a stage works on.
+
+use crate::DeployError;
+use api::{Client, ClientError};
+use futures_util::future::try_join_all;
+use model::{AdapterName, ClusterSpec, Node, NodeName, TrafficClass, ZoneName};
+use network::AdapterMap;
+use std::collections::BTreeSet;
+use std::future::Future;
+
+/// A cluster and the way to its machines.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// What was asked for.
+    pub spec: ClusterSpec,
+    /// The nodes in the order of their ordinals, then the witness.
+    pub members: Vec<Member>,
+}
+
+/// A machine of a cluster.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Its name.
+    pub name: NodeName,
+    /// Its zone; `None`: the witness.
+    pub zone: Option<ZoneName>,
+    /// Which NIC is which adapter.
+    pub adapters: AdapterMap,
+    /// The way to its agent.
+    pub client: Client,
+}
+
+impl Cluster {
+    /// The members that hold data.
+    pub fn nodes(&self) -> impl Iterator<Item = (&Member, &Node)> {
+        self.spec.nodes().filter_map(|(_, node)| {
+            self.members.iter().find(|member| member.name == node.name).map(|member| (member, node))
+        })
+    }
+
+    /// What the intents carry on an adapter.
+    pub fn traffic(&self, adapter: &AdapterName) -> BTreeSet<TrafficClass> {
+        let intents = self.spec.intents.iter().filter(|intent| intent.adapters.contains(adapter));
+        intents.flat_map(|intent| intent.traffic.iter().copied()).collect()
+    }
+
+    /// Asks all members at once; the first failure is the answer.
+    pub(crate) async fn ask_all<'a, T, E, F>(&'a self, ask: impl Fn(&'a Member) -> F) -> Result<Vec<T>, E>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        try_join_all(self.members.iter().map(ask)).await
+    }
+
+    /// What every member has, in their order.
+    pub async fn inventories(&self) -> Result<Vec<model::Inventory>, ClientError> {
+        self.ask_all(|member| member.client.inventory()).await
+    }
+}
+
+/// Gives the witness an address if the template gave none: the highest of the management subnet that nothing else
+/// has. (ARM files name a cloud or a share as witness, which here becomes a machine.)
+pub fn place_witness(spec: &mut ClusterSpec) -> Result<(), DeployError> {
+    if spec.witness.management_ip.is_some() {
+        return Ok(());
+    }
+    let management = &spec.management;
+    let nodes: Vec<_> = spec.nodes().map(|(_, node)| node.management_ip).collect();
+    // Subnets may be huge; what is in use fits in far fewer addresses than this.
+    let mut highest_first = management.subnet.hosts().rev().take(1 << 16);
+    let free = highest_first.find(|address| {
+        let in_range = (management.range_start..=management.range_end).contains(address);
+        !in_range
+            && *address != management.gateway
+            && !management.dns.contains(address)
+            && !nodes.contains(address)
+    });
+    spec.witness.management_ip = Some(free.ok_or(DeployError::NoWitnessAddress)?);
+    Ok(())
+}

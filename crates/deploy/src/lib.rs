@@ -1,0 +1,57 @@
+//! The deployment pipeline: a library over the api, used by whoever deploys (so far the lab).
+//!
+//! ```text
+//!   inventory ─► cabling ─► network (apply, read back, reach) ─► watch
+//! ```
+//!
+//! Purpose: each stage is a function that can be run again at any time: it looks before it changes, and changes nothing
+//! where nothing differs. [`watch`](mod@watch) keeps looking afterwards.
+//!
+//! Invariants: decisions are made by the pure crates; here they are only asked for and carried out, on all nodes at
+//! once. Nothing is applied to any node while a cable contradicts the template.
+//!
+//! On failure: [`DeployError`] names the node; what other nodes did meanwhile stands, and the stage can be run again.
+
+mod cabling;
+mod cluster;
+mod mesh;
+mod network_stage;
+pub mod watch;
+
+pub use cabling::{Cabling, cabling};
+pub use cluster::{Cluster, Member, place_witness};
+pub use mesh::{MeshProbe, Over, RoundTrip, mesh};
+pub use network_stage::{NetworkApplied, apply, plan_for, read_back, start_paths};
+
+use api::ClientError;
+use model::NodeName;
+use network::{DiffError, PlanError};
+
+/// A stage could not be carried out. (That a stage finds something wrong is a result, not an error.)
+#[derive(Debug, thiserror::Error)]
+pub enum DeployError {
+    /// A node could not be asked.
+    #[error(transparent)]
+    Ask(#[from] ClientError),
+    /// The specification has no plan for a node.
+    #[error("there is no network plan for node {node}")]
+    Plan {
+        /// The node.
+        node: NodeName,
+        /// Why.
+        #[source]
+        source: PlanError,
+    },
+    /// A node's links can't be compared with its plan.
+    #[error("the links of node {node} can't be compared with its plan")]
+    Diff {
+        /// The node.
+        node: NodeName,
+        /// Why.
+        #[source]
+        source: DiffError,
+    },
+    /// The management network has no free address for the witness.
+    #[error("the management subnet has no free address for the witness")]
+    NoWitnessAddress,
+}

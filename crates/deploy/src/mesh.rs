@@ -1,0 +1,161 @@
+//! The full mesh: every member probes every other, both ways, on every network that they share.
+
+use crate::{Cluster, DeployError, Member};
+use api::{PingAnswer, PingRequest};
+use model::{ClusterSpec, Mtu, NodeName, Priority, StorageNetworkIndex};
+use std::fmt;
+use std::net::Ipv4Addr;
+
+/// Headers of an ICMP echo in an IPv4 packet, bytes (RFC 791: 20; RFC 792: 8).
+const HEADER_BYTES: u16 = 28;
+/// Payload of a probe that is about round trips: what ping(8) sends.
+const SMALL_BYTES: u16 = 56;
+/// From one probe to the next, microseconds.
+const INTERVAL_US: u32 = 1000;
+/// How long a run of probes may take, milliseconds, besides what its probes take one after the other.
+const SLACK_MS: u32 = 5000;
+/// How long an emulated machine may take for a probe, milliseconds.
+const PROBE_MS: u32 = 20;
+
+/// What a mesh sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MeshProbe {
+    /// Probes per pair, direction and network.
+    pub count: u16,
+    /// Whether they are as big as the network's MTU, undivided.
+    pub full_size: bool,
+    /// Whether the management network is probed too.
+    pub management: bool,
+}
+
+impl MeshProbe {
+    /// Whether everybody can be reached at all.
+    pub const REACH: Self = Self { count: 3, full_size: false, management: true };
+    /// Whether the largest packets pass.
+    pub const FULL_SIZE: Self = Self { count: 3, full_size: true, management: false };
+
+    /// How fast.
+    pub fn round_trips(count: u16) -> Self {
+        Self { count, full_size: false, management: false }
+    }
+}
+
+/// The network that two members share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Over {
+    /// A storage network.
+    Storage(StorageNetworkIndex),
+    /// The management network.
+    Management,
+}
+
+impl fmt::Display for Over {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Storage(index) => write!(f, "storage network {index}"),
+            Self::Management => f.write_str("the management network"),
+        }
+    }
+}
+
+/// What one member saw of another.
+#[derive(Debug, Clone)]
+pub struct RoundTrip {
+    /// Who probed.
+    pub from: NodeName,
+    /// Who should answer.
+    pub to: NodeName,
+    /// Over which network.
+    pub over: Over,
+    /// How the probes went.
+    pub answer: PingAnswer,
+}
+
+impl RoundTrip {
+    /// Whether every probe was answered.
+    pub fn is_complete(&self) -> bool {
+        self.answer.lost == 0 && self.answer.received > 0
+    }
+}
+
+impl fmt::Display for RoundTrip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { from, to, over, answer } = self;
+        write!(
+            f,
+            "{from} to {to} over {over}: {} of {} probes lost",
+            answer.lost,
+            answer.lost + answer.received
+        )?;
+        if let Some(error) = &answer.first_error {
+            write!(f, " ({error})")?;
+        }
+        Ok(())
+    }
+}
+
+/// Who can be probed where, by whom.
+struct Probe {
+    to: NodeName,
+    over: Over,
+    source: Ipv4Addr,
+    target: Ipv4Addr,
+    mtu: Mtu,
+    priority: Priority,
+}
+
+/// Probes the full mesh. All members probe at once; each takes its peers one after the other.
+pub async fn mesh(cluster: &Cluster, probe: MeshProbe) -> Result<Vec<RoundTrip>, DeployError> {
+    let of_members = cluster.ask_all(|member| async move {
+        let mut trips = Vec::new();
+        for way in ways(&cluster.spec, member, probe.management) {
+            let answer = member.client.ping(&request(&way, probe)).await?;
+            trips.push(RoundTrip { from: member.name.clone(), to: way.to, over: way.over, answer });
+        }
+        Ok::<_, DeployError>(trips)
+    });
+    Ok(of_members.await?.into_iter().flatten().collect())
+}
+
+/// Everybody a member shares a network with, network by network.
+fn ways(spec: &ClusterSpec, member: &Member, management: bool) -> Vec<Probe> {
+    let mut ways = Vec::new();
+    let own = spec.nodes().find(|(_, node)| node.name == member.name).map(|(_, node)| node);
+    for (network, own) in spec.storage_networks.iter().filter_map(|network| own.map(|own| (network, own))) {
+        for (_, peer) in spec.nodes().filter(|(_, peer)| peer.name != own.name) {
+            ways.push(Probe {
+                to: peer.name.clone(),
+                over: Over::Storage(network.index),
+                source: ClusterSpec::storage_address(network, own.ordinal),
+                target: ClusterSpec::storage_address(network, peer.ordinal),
+                mtu: spec.storage_mtu(),
+                priority: spec.qos.storage_priority,
+            });
+        }
+    }
+    let mut addresses: Vec<(NodeName, Ipv4Addr)> =
+        spec.nodes().map(|(_, node)| (node.name.clone(), node.management_ip)).collect();
+    addresses.extend(spec.witness.management_ip.map(|address| (spec.witness.name.clone(), address)));
+    let source = addresses.iter().find(|(name, _)| *name == member.name).map(|(_, address)| *address);
+    if let (Some(source), true) = (source, management) {
+        for (to, target) in addresses.iter().filter(|(name, _)| *name != member.name).cloned() {
+            let (over, mtu, priority) = (Over::Management, Mtu::ETHERNET, Priority::DEFAULT);
+            ways.push(Probe { to, over, source, target, mtu, priority });
+        }
+    }
+    ways
+}
+
+fn request(way: &Probe, probe: MeshProbe) -> PingRequest {
+    PingRequest {
+        source: way.source,
+        target: way.target,
+        device: None,
+        count: probe.count,
+        interval_us: INTERVAL_US,
+        payload_bytes: if probe.full_size { way.mtu.get() - HEADER_BYTES } else { SMALL_BYTES },
+        dont_fragment: true,
+        priority: way.priority,
+        deadline_ms: SLACK_MS + u32::from(probe.count) * PROBE_MS,
+    }
+}

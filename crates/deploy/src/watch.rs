@@ -1,0 +1,186 @@
+//! The watch: looks at the whole cluster again and again, and names what is lost.
+//!
+//! ```text
+//!   asker (one per member) ──health──► latest reports ──► judge ──► Sighting (what is lost, how long paths were silent)
+//! ```
+//!
+//! Invariants: members are asked independently, so that one that hangs delays nobody else; a report's age is counted from
+//! when it was asked for, so that it never looks younger than it is. What is lost is decided by
+//! [`network::diagnose`], here is only the clock.
+//!
+//! On failure: a member that can't be asked has a report that gets older, which the diagnosis knows how to take.
+
+use crate::Cluster;
+use api::Health;
+use model::{ClusterSpec, NodeName, StorageNetworkIndex};
+use network::diagnose::{Diagnosis, NodeReport, Thresholds, diagnose};
+use network::wiring::NodeCabling;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+/// How often each member is asked, and how often the reports are judged.
+const INTERVAL: Duration = Duration::from_millis(200);
+/// How long a member has to answer; after that its report is too old to be believed anyway.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What was seen at a glance.
+#[derive(Debug, Clone)]
+pub struct Sighting {
+    /// When.
+    pub at: Instant,
+    /// What is lost, and what can't be told.
+    pub diagnosis: Diagnosis,
+    /// Members whose report is young enough to be believed.
+    pub reporting: usize,
+}
+
+impl Sighting {
+    /// Whether everything is well, and everybody says so.
+    pub fn is_well(&self, members: usize) -> bool {
+        self.diagnosis.losses.is_empty() && self.diagnosis.blocked.is_empty() && self.reporting == members
+    }
+
+    /// The stable ids of what is lost, sorted.
+    pub fn lost(&self) -> Vec<String> {
+        let mut ids: Vec<String> = self.diagnosis.losses.iter().map(|loss| loss.what.id()).collect();
+        ids.sort();
+        ids
+    }
+}
+
+/// The longest silences since somebody began to listen for them, milliseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Silences {
+    /// Of any path of a storage network. A path that was never heard counts since the beginning.
+    pub by_network_ms: BTreeMap<StorageNetworkIndex, u32>,
+    /// Of any node's reports: while nobody reports, nobody knows.
+    pub unobserved_ms: u32,
+}
+
+/// A running watch. It ends when dropped.
+#[derive(Debug)]
+pub struct Watch {
+    sightings: watch::Receiver<Sighting>,
+    shared: Arc<Shared>,
+    _tasks: JoinSet<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    reports: Mutex<BTreeMap<NodeName, (Instant, Health)>>,
+    silences: Mutex<(Instant, Silences)>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds one of these; if it did, the data is whole all the same.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Watch {
+    /// Starts watching. `known_good` is the cabling when all is well.
+    pub fn start(cluster: &Cluster, known_good: Vec<NodeCabling>, thresholds: Thresholds) -> Self {
+        let now = Instant::now();
+        let shared =
+            Arc::new(Shared { reports: Mutex::default(), silences: Mutex::new((now, Silences::default())) });
+        let mut tasks = JoinSet::new();
+        for member in &cluster.members {
+            tasks.spawn(ask(member.client.clone(), Arc::clone(&shared)));
+        }
+        let nothing = Sighting { at: now, diagnosis: Diagnosis::default(), reporting: 0 };
+        let (tell, sightings) = watch::channel(nothing);
+        let judge = Judge { cluster: cluster.clone(), known_good, thresholds, shared: Arc::clone(&shared) };
+        tasks.spawn(judge.run(tell));
+        Self { sightings, shared, _tasks: tasks }
+    }
+
+    /// The sightings, each as it comes.
+    pub fn sightings(&self) -> watch::Receiver<Sighting> {
+        self.sightings.clone()
+    }
+
+    /// Begins anew to listen for silences.
+    pub fn listen_for_silences(&self) {
+        *lock(&self.shared.silences) = (Instant::now(), Silences::default());
+    }
+
+    /// The longest silences since [`Watch::listen_for_silences`].
+    pub fn silences(&self) -> Silences {
+        lock(&self.shared.silences).1.clone()
+    }
+}
+
+/// Asks one member for ever.
+async fn ask(client: api::Client, shared: Arc<Shared>) {
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let asked = Instant::now();
+        // An answer that is late or an error leaves the last report standing, which ages.
+        if let Ok(Ok(health)) = timeout(PATIENCE, client.health()).await {
+            lock(&shared.reports).insert(client.node().clone(), (asked, health));
+        }
+    }
+}
+
+struct Judge {
+    cluster: Cluster,
+    known_good: Vec<NodeCabling>,
+    thresholds: Thresholds,
+    shared: Arc<Shared>,
+}
+
+impl Judge {
+    async fn run(self, tell: watch::Sender<Sighting>) {
+        let mut ticks = interval(INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !tell.is_closed() {
+            ticks.tick().await;
+            let reports = self.reports();
+            self.note_silences(&reports);
+            let networks = &self.cluster.spec.storage_networks;
+            let diagnosis = diagnose(networks, &self.known_good, &reports, self.thresholds);
+            let young = |report: &&NodeReport| report.age_ms <= self.thresholds.stale_after_ms;
+            let reporting = reports.iter().filter(young).count();
+            tell.send_replace(Sighting { at: Instant::now(), diagnosis, reporting });
+        }
+    }
+
+    /// The latest report of every member, with its age.
+    fn reports(&self) -> Vec<NodeReport> {
+        let reports = lock(&self.shared.reports);
+        let traffic = |adapter: &_| self.cluster.traffic(adapter);
+        reports
+            .values()
+            .map(|(asked, health)| health.report(milliseconds(asked.elapsed()), traffic))
+            .collect()
+    }
+
+    fn note_silences(&self, reports: &[NodeReport]) {
+        let mut guard = lock(&self.shared.silences);
+        let (since, silences) = &mut *guard;
+        let listening_ms = milliseconds(since.elapsed());
+        for report in reports {
+            silences.unobserved_ms = silences.unobserved_ms.max(report.age_ms.min(listening_ms));
+            for path in &report.paths {
+                let silent_ms = path.heard_ms_ago.unwrap_or(listening_ms).min(listening_ms);
+                let longest = silences.by_network_ms.entry(path.network).or_default();
+                *longest = silent_ms.max(*longest);
+            }
+        }
+    }
+}
+
+fn milliseconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// How many storage paths a whole cluster has: every node hears every other on every storage network.
+pub fn path_count(spec: &ClusterSpec) -> usize {
+    let nodes = spec.shape().nodes();
+    nodes * (nodes - 1) * spec.storage_networks.len()
+}

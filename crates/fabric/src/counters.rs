@@ -1,0 +1,205 @@
+//! What went over each cable, each way, and what did not.
+//!
+//! A frame is counted on every cable it crosses, by VLAN and priority. The VLAN is the one that the frame belongs to in
+//! the sending switch (or, from a NIC, in the receiving one), whether or not it carries a tag on that cable; so an
+//! untagged frame counts in the native VLAN, with priority 0. Bytes are those on the wire, tag included, check sequence
+//! not.
+
+use crate::ids::LinkId;
+use model::{Priority, VlanId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// All counters at one moment. They start at zero with the fabric and only grow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    /// Microseconds since the fabric started, on a clock that never goes back.
+    pub at_us: u64,
+    /// Every cable, in the topology's order.
+    pub links: Vec<LinkCounters>,
+}
+
+/// One cable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkCounters {
+    /// Its name.
+    pub link: LinkId,
+    /// Frames from end a to end b.
+    pub a_to_b: DirectionCounters,
+    /// Frames from end b to end a.
+    pub b_to_a: DirectionCounters,
+}
+
+/// One way over a cable.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DirectionCounters {
+    /// Frames that arrived and were taken, by VLAN and priority; only those that are not zero.
+    pub carried: Vec<ClassCount>,
+    /// Frames that were lost on the way, by reason and VLAN; only those that are not zero.
+    pub dropped: Vec<DropCount>,
+    /// LLDP and other frames that no bridge forwards.
+    pub link_local: Count,
+}
+
+/// Frames and their bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Count {
+    /// How many.
+    pub frames: u64,
+    /// How long together.
+    pub bytes: u64,
+}
+
+impl Count {
+    pub(crate) fn add(&mut self, bytes: usize) {
+        self.frames += 1;
+        self.bytes += bytes as u64;
+    }
+}
+
+/// Frames of one VLAN and priority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClassCount {
+    /// Their VLAN.
+    pub vlan: VlanId,
+    /// Their priority code point.
+    pub pcp: Priority,
+    /// How many.
+    pub count: Count,
+}
+
+/// Frames lost for one reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DropCount {
+    /// Why.
+    pub reason: DropReason,
+    /// Their VLAN; `None` if they belong to none (untagged at a port without a native VLAN, or not readable).
+    pub vlan: Option<VlanId>,
+    /// How many.
+    pub count: Count,
+}
+
+/// Why a frame was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DropReason {
+    /// The cable is cut in this direction.
+    Cut,
+    /// The switch that should receive it is down.
+    SwitchDown,
+    /// No Ethernet header, a tag that ends too early, or a group as source address.
+    Malformed,
+    /// The port that receives it doesn't carry its VLAN.
+    VlanNotCarried,
+    /// Its VLAN is a black hole.
+    VlanSuspended,
+    /// Longer than the sending or the receiving port takes.
+    Oversize,
+    /// It went through more switches than a sane network has.
+    TooManyHops,
+    /// No QEMU is connected to the NIC that should receive it.
+    NoSocket,
+    /// The NIC that should receive it reads too slowly.
+    Backpressure,
+}
+
+impl DirectionCounters {
+    /// Frames of a VLAN that arrived.
+    pub fn carried_frames(&self, vlan: VlanId) -> u64 {
+        self.carried.iter().filter(|class| class.vlan == vlan).map(|class| class.count.frames).sum()
+    }
+
+    /// Frames of a VLAN that were sent this way, whether they arrived or not.
+    pub fn sent_frames(&self, vlan: VlanId) -> u64 {
+        let dropped = self.dropped.iter().filter(|drop| drop.vlan == Some(vlan));
+        self.carried_frames(vlan) + dropped.map(|drop| drop.count.frames).sum::<u64>()
+    }
+
+    /// Frames lost for a reason.
+    pub fn dropped_frames(&self, reason: DropReason) -> u64 {
+        self.dropped.iter().filter(|drop| drop.reason == reason).map(|drop| drop.count.frames).sum()
+    }
+}
+
+impl Snapshot {
+    /// The counters of a cable.
+    pub fn link(&self, link: &LinkId) -> Option<&LinkCounters> {
+        self.links.iter().find(|counters| counters.link == *link)
+    }
+}
+
+impl LinkCounters {
+    /// Frames of a VLAN that were put on this cable from either end, also those that the other end refused. For storage
+    /// VLANs and a spine's cables this must stay zero.
+    pub fn sent_frames(&self, vlan: VlanId) -> u64 {
+        self.a_to_b.sent_frames(vlan) + self.b_to_a.sent_frames(vlan)
+    }
+}
+
+/// A place in every direction's counters for each VLAN that any port carries.
+#[derive(Debug)]
+pub(crate) struct VlanSlots {
+    vlans: Vec<VlanId>,
+    slot_of: BTreeMap<u16, usize>,
+}
+
+impl VlanSlots {
+    pub(crate) fn new(vlans: impl Iterator<Item = VlanId>) -> Self {
+        let mut vlans: Vec<VlanId> = vlans.collect();
+        vlans.sort_unstable();
+        vlans.dedup();
+        let slot_of = vlans.iter().enumerate().map(|(slot, vlan)| (vlan.get(), slot)).collect();
+        Self { vlans, slot_of }
+    }
+
+    pub(crate) fn tally(&self) -> Tally {
+        Tally { carried: vec![[Count::default(); 8]; self.vlans.len()], ..Tally::default() }
+    }
+}
+
+/// One direction's counters as they are kept: cheap to add to. Bounded, because VLAN ids and reasons are.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    carried: Vec<[Count; 8]>,
+    dropped: BTreeMap<(DropReason, Option<u16>), Count>,
+    pub(crate) link_local: Count,
+}
+
+impl Tally {
+    pub(crate) fn carry(&mut self, slots: &VlanSlots, vlan: Option<u16>, pcp: u8, bytes: usize) {
+        let class =
+            vlan.and_then(|vlan| slots.slot_of.get(&vlan)).and_then(|slot| self.carried.get_mut(*slot));
+        if let Some(count) = class.and_then(|classes| classes.get_mut(usize::from(pcp))) {
+            count.add(bytes);
+        }
+    }
+
+    pub(crate) fn lose(&mut self, reason: DropReason, vlan: Option<u16>, bytes: usize) {
+        self.dropped.entry((reason, vlan)).or_default().add(bytes);
+    }
+
+    pub(crate) fn snapshot(&self, slots: &VlanSlots) -> DirectionCounters {
+        let classes = slots.vlans.iter().zip(&self.carried).flat_map(|(vlan, classes)| {
+            (0u64..).zip(classes).filter_map(|(pcp, count)| {
+                let pcp = Priority::try_from(pcp).ok()?;
+                (count.frames > 0).then_some(ClassCount { vlan: *vlan, pcp, count: *count })
+            })
+        });
+        let dropped = self.dropped.iter().map(|((reason, vlan), count)| DropCount {
+            reason: *reason,
+            vlan: vlan.and_then(|vlan| VlanId::try_from(u64::from(vlan)).ok()),
+            count: *count,
+        });
+        DirectionCounters {
+            carried: classes.collect(),
+            dropped: dropped.collect(),
+            link_local: self.link_local,
+        }
+    }
+}

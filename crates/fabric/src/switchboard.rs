@@ -1,0 +1,420 @@
+//! The switches themselves, without sockets, clocks or files: frames and faults in, frames out.
+//!
+//! Purpose: what happens to a frame. It enters at a NIC, crosses cables and switches, and is handed to an [`Outlet`] for
+//! every NIC that it reaches. Every crossing of a cable in one direction goes through one function ([`Switchboard::send`]),
+//! where cuts, counters and captures are; shaping of latency, loss and rate belongs there too.
+//!
+//! Rules of a switch (IEEE 802.1Q-2018):
+//! - an untagged frame belongs to the port's native VLAN; so does one with VLAN id 0, whose priority is kept (6.9.1);
+//! - a frame tagged with the native VLAN's id is accepted ("admit all frames", 6.9);
+//! - a frame of a VLAN that the port doesn't carry is dropped on arrival (8.6.2), and never sent there (8.6.4);
+//! - it leaves untagged in the port's native VLAN and tagged otherwise, with the priority that it came with;
+//! - it never leaves by the port it came in by, nor as more than one copy per port;
+//! - frames to 01:80:c2:00:00:0x are taken and forwarded nowhere (8.6.3);
+//! - a packet longer than the MTU of the port it arrives at, or would leave by, is dropped: switches don't fragment;
+//! - a suspended VLAN is forwarded nowhere.
+//!
+//! Invariants: topology is validated, so that every index below is good and no frame goes round in circles; still the
+//! number of hops is bounded. The work for a frame is bounded by the number of ports. Time is whatever the caller says, and
+//! must not go back.
+//!
+//! On failure: nothing here fails on a frame; what can't be forwarded is dropped and counted with its reason.
+
+mod build;
+mod faults;
+#[cfg(test)]
+mod tests;
+
+pub use faults::{CarrierChange, Cut, FaultError};
+
+use crate::counters::{DropReason, LinkCounters, Snapshot, Tally, VlanSlots};
+use crate::frame::{Frame, Tag, is_group};
+use crate::ids::{LinkId, NicId, PortName, SwitchId};
+use crate::mac_table::MacTable;
+use std::time::Duration;
+
+/// Switches that a frame may go through. Two racks and a spine need five.
+const HOPS_MAX: u8 = 16;
+
+/// Which NIC, in the order of the topology.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NicIndex(pub usize);
+
+/// Which cable, in the order of the topology.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkIndex(pub usize);
+
+/// What became of a frame at a NIC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// It will be sent.
+    Taken,
+    /// Nobody is connected.
+    NoSocket,
+    /// Too much waits to be sent already.
+    Full,
+}
+
+/// Where frames leave the switchboard.
+pub trait Outlet {
+    /// Sends a frame to a NIC.
+    fn deliver(&mut self, nic: NicIndex, frame: &Frame<'_>) -> Delivery;
+    /// Writes down a frame that crossed a cable being captured.
+    fn capture(&mut self, link: LinkIndex, frame: &Frame<'_>);
+}
+
+/// All switches, NICs and cables at work.
+#[derive(Debug)]
+pub struct Switchboard {
+    switches: Vec<Switch>,
+    ports: Vec<Port>,
+    nics: Vec<Nic>,
+    links: Vec<Link>,
+    slots: VlanSlots,
+    lldp_interval: Duration,
+    lldp_due: Duration,
+    /// Frames on their way into a switch; empty between calls, kept for its memory.
+    arrivals: Vec<Arrival>,
+}
+
+#[derive(Debug)]
+struct Switch {
+    id: SwitchId,
+    up: bool,
+    ports: Vec<usize>,
+    suspended: VlanSet,
+    addresses: MacTable,
+}
+
+#[derive(Debug)]
+struct Port {
+    name: PortName,
+    switch: usize,
+    native: Option<u16>,
+    tagged: VlanSet,
+    mtu: usize,
+    lldp: Vec<u8>,
+    /// The cable, and the direction that leads away from this port.
+    link: Option<(usize, Direction)>,
+}
+
+#[derive(Debug)]
+struct Nic {
+    id: NicId,
+    /// The cable, and the direction that leads away from this NIC.
+    link: Option<(usize, Direction)>,
+}
+
+#[derive(Debug)]
+struct Link {
+    id: LinkId,
+    ends: [End; 2],
+    /// The ends as the topology has them.
+    home: [End; 2],
+    cut: [bool; 2],
+    tallies: [Tally; 2],
+    captured: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Port(usize),
+    Nic(usize),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    AToB = 0,
+    BToA = 1,
+}
+
+impl Direction {
+    const BOTH: [Self; 2] = [Self::AToB, Self::BToA];
+
+    /// Index of the end that sends.
+    fn from(self) -> usize {
+        self as usize
+    }
+
+    /// Index of the end that receives.
+    fn to(self) -> usize {
+        1 - self as usize
+    }
+}
+
+/// 4096 bits, one per VLAN id.
+#[derive(Debug, Clone)]
+struct VlanSet(Box<[u64; 64]>);
+
+impl VlanSet {
+    fn contains(&self, vlan: u16) -> bool {
+        self.0.get(usize::from(vlan / 64)).is_some_and(|word| word >> (vlan % 64) & 1 == 1)
+    }
+}
+
+impl Port {
+    fn carries(&self, vlan: u16) -> bool {
+        self.native == Some(vlan) || self.tagged.contains(vlan)
+    }
+
+    /// The VLAN that a frame with this tag belongs to when it arrives here.
+    fn classify(&self, tag: Option<Tag>) -> Option<u16> {
+        tag.map(Tag::vid).filter(|vid| *vid != 0).or(self.native)
+    }
+}
+
+/// A frame that came through a cable to a port.
+#[derive(Debug, Clone, Copy)]
+struct Arrival {
+    port: usize,
+    link: usize,
+    direction: Direction,
+    tag: Option<Tag>,
+    /// The VLAN that it had in the switch that sent it; `None` from a NIC.
+    sent_in: Option<u16>,
+    hops: u8,
+}
+
+/// A frame inside a switch.
+#[derive(Debug, Clone, Copy)]
+struct Inside {
+    switch: usize,
+    came_by: usize,
+    vlan: u16,
+    /// Priority and drop eligibility; its VLAN id means nothing.
+    priority: Tag,
+    hops: u8,
+}
+
+impl Switchboard {
+    /// Where a NIC is called `id`.
+    pub fn nic(&self, id: &NicId) -> Option<NicIndex> {
+        self.nics.iter().position(|nic| nic.id == *id).map(NicIndex)
+    }
+
+    /// All NICs, in the order of their index.
+    pub fn nics(&self) -> impl Iterator<Item = &NicId> {
+        self.nics.iter().map(|nic| &nic.id)
+    }
+
+    /// Takes a frame that a NIC sent. The bytes may be anything.
+    pub fn ingress(&mut self, nic: NicIndex, bytes: &[u8], now: Duration, outlet: &mut impl Outlet) {
+        let Some((link, direction)) = self.nics.get(nic.0).and_then(|nic| nic.link) else { return };
+        let Some(frame) = Frame::parse(bytes) else {
+            self.links[link].tallies[direction as usize].lose(DropReason::Malformed, None, bytes.len());
+            return;
+        };
+        self.send(link, direction, &frame, None, 0, outlet);
+        while let Some(arrival) = self.arrivals.pop() {
+            self.arrive(arrival, frame.with_tag(arrival.tag), now, outlet);
+        }
+    }
+
+    /// A QEMU connected to a NIC: its port introduces itself at once, as a real one does when its link comes up.
+    pub fn nic_connected(&mut self, nic: NicIndex, outlet: &mut impl Outlet) {
+        if let Some((link, _)) = self.nics.get(nic.0).and_then(|nic| nic.link) {
+            self.announce(link, outlet);
+        }
+    }
+
+    /// A NIC's QEMU went away: its port's link goes down.
+    pub fn nic_disconnected(&mut self, nic: NicIndex) {
+        if let Some((link, direction)) = self.nics.get(nic.0).and_then(|nic| nic.link) {
+            self.forget_end(self.links[link].ends[direction.to()]);
+        }
+    }
+
+    /// Does what is due, and says when to come back.
+    pub fn tick(&mut self, now: Duration, outlet: &mut impl Outlet) -> Duration {
+        if now >= self.lldp_due {
+            for link in 0..self.links.len() {
+                self.announce(link, outlet);
+            }
+            // Intervals that were slept through are left out, not made up for.
+            let next = self.lldp_due + self.lldp_interval;
+            self.lldp_due = if next > now { next } else { now + self.lldp_interval };
+        }
+        self.lldp_due
+    }
+
+    /// Whether a NIC's link is up as the NIC sees it. A cable that is cut one way still is: that is what makes such
+    /// cuts nasty.
+    pub fn has_carrier(&self, nic: NicIndex) -> bool {
+        let link = self.nics.get(nic.0).and_then(|nic| nic.link);
+        link.is_some_and(|(link, _)| self.is_live(link))
+    }
+
+    /// All counters.
+    pub fn counters(&self, now: Duration) -> Snapshot {
+        let links = self.links.iter().map(|link| LinkCounters {
+            link: link.id.clone(),
+            a_to_b: link.tallies[0].snapshot(&self.slots),
+            b_to_a: link.tallies[1].snapshot(&self.slots),
+        });
+        Snapshot { at_us: u64::try_from(now.as_micros()).unwrap_or(u64::MAX), links: links.collect() }
+    }
+
+    /// Starts or stops handing a cable's frames to [`Outlet::capture`]. Captured is what comes out of the cable, whether
+    /// or not its receiver takes it; what was cut is not.
+    pub fn set_captured(&mut self, link: LinkIndex, captured: bool) {
+        if let Some(link) = self.links.get_mut(link.0) {
+            link.captured = captured;
+        }
+    }
+
+    /// Where a cable is called `id`.
+    pub fn link(&self, id: &LinkId) -> Result<LinkIndex, FaultError> {
+        self.link_index(id).map(LinkIndex)
+    }
+
+    /// Puts a frame on a cable: the one way from anywhere to anywhere.
+    fn send(
+        &mut self,
+        link_index: usize,
+        direction: Direction,
+        frame: &Frame<'_>,
+        sent_in: Option<u16>,
+        hops: u8,
+        outlet: &mut impl Outlet,
+    ) {
+        let link = &mut self.links[link_index];
+        let tally = &mut link.tallies[direction as usize];
+        let vlan = sent_in.or_else(|| match link.ends[direction.to()] {
+            End::Port(port) => self.ports[port].classify(frame.tag()),
+            End::Nic(_) => None, // only ports send to NICs, and they say what VLAN
+        });
+        if link.cut[direction as usize] {
+            tally.lose(DropReason::Cut, vlan, frame.wire_bytes());
+            return;
+        }
+        match link.ends[direction.to()] {
+            End::Nic(nic) => {
+                if link.captured {
+                    outlet.capture(LinkIndex(link_index), frame);
+                }
+                let bytes = frame.wire_bytes();
+                match outlet.deliver(NicIndex(nic), frame) {
+                    Delivery::Taken => {
+                        let pcp = frame.tag().map_or(0, Tag::pcp);
+                        tally.carry(&self.slots, vlan, pcp, bytes);
+                    }
+                    Delivery::NoSocket => tally.lose(DropReason::NoSocket, vlan, bytes),
+                    Delivery::Full => tally.lose(DropReason::Backpressure, vlan, bytes),
+                }
+            }
+            End::Port(port) if self.switches[self.ports[port].switch].up => {
+                self.arrivals.push(Arrival {
+                    port,
+                    link: link_index,
+                    direction,
+                    tag: frame.tag(),
+                    sent_in,
+                    hops,
+                });
+            }
+            End::Port(_) => tally.lose(DropReason::SwitchDown, vlan, frame.wire_bytes()),
+        }
+    }
+
+    /// A frame comes out of a cable at a port.
+    fn arrive(&mut self, arrival: Arrival, frame: Frame<'_>, now: Duration, outlet: &mut impl Outlet) {
+        let port = &self.ports[arrival.port];
+        let switch = &mut self.switches[port.switch];
+        let link = &mut self.links[arrival.link];
+        let tally = &mut link.tallies[arrival.direction as usize];
+        let bytes = frame.wire_bytes();
+        if link.captured {
+            outlet.capture(LinkIndex(arrival.link), &frame);
+        }
+        if frame.is_link_local() {
+            tally.link_local.add(bytes);
+            return;
+        }
+        let vlan = port.classify(frame.tag());
+        let counted = arrival.sent_in.or(vlan);
+        let refused = if is_group(frame.source()) {
+            Some(DropReason::Malformed)
+        } else if !vlan.is_some_and(|vlan| port.carries(vlan)) {
+            Some(DropReason::VlanNotCarried)
+        } else if vlan.is_some_and(|vlan| switch.suspended.contains(vlan)) {
+            Some(DropReason::VlanSuspended)
+        } else if frame.payload_bytes() > port.mtu {
+            Some(DropReason::Oversize)
+        } else if arrival.hops >= HOPS_MAX {
+            Some(DropReason::TooManyHops)
+        } else {
+            None
+        };
+        let (Some(vlan), None) = (vlan, refused) else {
+            tally.lose(refused.unwrap_or(DropReason::VlanNotCarried), counted, bytes);
+            return;
+        };
+        tally.carry(&self.slots, counted, frame.tag().map_or(0, Tag::pcp), bytes);
+        switch.addresses.learn(vlan, frame.source(), arrival.port, now);
+        let inside = Inside {
+            switch: port.switch,
+            came_by: arrival.port,
+            vlan,
+            priority: frame.tag().unwrap_or(Tag::from_tci(0)),
+            hops: arrival.hops + 1,
+        };
+        self.forward(inside, &frame, now, outlet);
+    }
+
+    fn forward(&mut self, inside: Inside, frame: &Frame<'_>, now: Duration, outlet: &mut impl Outlet) {
+        let switch = &self.switches[inside.switch];
+        let destination = frame.destination();
+        let known = if is_group(destination) {
+            None
+        } else {
+            switch.addresses.port_of(inside.vlan, destination, now)
+        };
+        if let Some(port) = known {
+            self.leave(inside, port, frame, outlet);
+            return;
+        }
+        for at in 0..self.switches[inside.switch].ports.len() {
+            self.leave(inside, self.switches[inside.switch].ports[at], frame, outlet);
+        }
+    }
+
+    /// A frame leaves a switch by a port, if it may.
+    fn leave(&mut self, inside: Inside, port_index: usize, frame: &Frame<'_>, outlet: &mut impl Outlet) {
+        let port = &self.ports[port_index];
+        let Some((link, direction)) = port.link else { return };
+        if port_index == inside.came_by || !port.carries(inside.vlan) {
+            return;
+        }
+        let tagged = port.native != Some(inside.vlan);
+        let out = frame.with_tag(tagged.then(|| inside.priority.with_vid(inside.vlan)));
+        if out.payload_bytes() > port.mtu {
+            let tally = &mut self.links[link].tallies[direction as usize];
+            tally.lose(DropReason::Oversize, Some(inside.vlan), out.wire_bytes());
+            return;
+        }
+        self.send(link, direction, &out, Some(inside.vlan), inside.hops, outlet);
+    }
+
+    /// Both ends of a cable, where they are ports of running switches, send LLDP.
+    fn announce(&mut self, link_index: usize, outlet: &mut impl Outlet) {
+        for direction in Direction::BOTH {
+            let link = &mut self.links[link_index];
+            let End::Port(from) = link.ends[direction.from()] else { continue };
+            let from = &self.ports[from];
+            if !self.switches[from.switch].up || link.cut[direction as usize] {
+                continue;
+            }
+            let Some(frame) = Frame::parse(&from.lldp) else { continue };
+            if link.captured {
+                outlet.capture(LinkIndex(link_index), &frame);
+            }
+            let taken = match link.ends[direction.to()] {
+                End::Nic(nic) => outlet.deliver(NicIndex(nic), &frame) == Delivery::Taken,
+                End::Port(to) => self.switches[self.ports[to].switch].up,
+            };
+            if taken {
+                link.tallies[direction as usize].link_local.add(frame.wire_bytes());
+            }
+        }
+    }
+}

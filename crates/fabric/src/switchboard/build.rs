@@ -1,0 +1,134 @@
+//! From a topology's names to the switchboard's indices.
+
+use super::{Direction, End, Link, Nic, Port, Switch, Switchboard, VlanSet};
+use crate::counters::VlanSlots;
+use crate::ids::{NicId, SwitchId};
+use crate::lldp;
+use crate::mac_table::MacTable;
+use crate::topology::{self, PortRef, Topology};
+use crate::validate::TopologyError;
+use model::VlanId;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+impl FromIterator<VlanId> for VlanSet {
+    fn from_iter<I: IntoIterator<Item = VlanId>>(vlans: I) -> Self {
+        let mut words = Box::new([0u64; 64]);
+        for vlan in vlans {
+            words[usize::from(vlan.get() / 64)] |= 1 << (vlan.get() % 64);
+        }
+        Self(words)
+    }
+}
+
+impl Switchboard {
+    /// Sets everything up, with nothing cut and all switches running.
+    pub fn new(topology: &Topology) -> Result<Self, TopologyError> {
+        topology.validate()?;
+        let mut ports = Vec::new();
+        let mut switches = Vec::new();
+        let mut port_index = BTreeMap::new();
+        for switch in &topology.switches {
+            let first = ports.len();
+            for port in &switch.ports {
+                let name = PortRef { switch: switch.id.clone(), port: port.id.clone() };
+                let built = build_port(topology, switch, port, switches.len())
+                    .map_err(|source| TopologyError::Lldp { port: name.clone(), source })?;
+                port_index.insert(name, ports.len());
+                ports.push(built);
+            }
+            switches.push(build_switch(switch, (first..ports.len()).collect()));
+        }
+        let slots = VlanSlots::new(topology.switches.iter().flat_map(|switch| {
+            switch.ports.iter().flat_map(|port| port.tagged_vlans.iter().copied().chain(port.native_vlan))
+        }));
+        let nic_index: BTreeMap<&NicId, usize> =
+            topology.nics.iter().enumerate().map(|(index, nic)| (nic, index)).collect();
+        let mut links = Vec::new();
+        for link in &topology.links {
+            let end = |end: &topology::End| match end {
+                topology::End::Port(port) => port_index
+                    .get(port)
+                    .copied()
+                    .map(End::Port)
+                    .ok_or_else(|| TopologyError::UnknownPort { link: link.id.clone(), port: port.clone() }),
+                topology::End::Nic(nic) => nic_index
+                    .get(nic)
+                    .copied()
+                    .map(End::Nic)
+                    .ok_or_else(|| TopologyError::UnknownNic { link: link.id.clone(), nic: nic.clone() }),
+            };
+            let ends = [end(&link.a)?, end(&link.b)?];
+            links.push(Link {
+                id: link.id.clone(),
+                ends,
+                home: ends,
+                cut: [false; 2],
+                tallies: [slots.tally(), slots.tally()],
+                captured: false,
+            });
+        }
+        let mut board = Self {
+            switches,
+            ports,
+            nics: topology.nics.iter().map(|id| Nic { id: id.clone(), link: None }).collect(),
+            links,
+            slots,
+            lldp_interval: Duration::from_millis(topology.lldp_interval_ms.into()),
+            lldp_due: Duration::ZERO,
+            arrivals: Vec::new(),
+        };
+        board.connect_ends();
+        Ok(board)
+    }
+
+    /// Tells ports and NICs which cable they are at, from the cables' ends.
+    pub(super) fn connect_ends(&mut self) {
+        self.ports.iter_mut().for_each(|port| port.link = None);
+        self.nics.iter_mut().for_each(|nic| nic.link = None);
+        for (index, link) in self.links.iter().enumerate() {
+            for direction in Direction::BOTH {
+                match link.ends[direction.from()] {
+                    End::Port(port) => self.ports[port].link = Some((index, direction)),
+                    End::Nic(nic) => self.nics[nic].link = Some((index, direction)),
+                }
+            }
+        }
+    }
+
+    pub(super) fn switch_index(&self, id: &SwitchId) -> Option<usize> {
+        self.switches.iter().position(|switch| switch.id == *id)
+    }
+
+    pub(super) fn port_index(&self, port: &PortRef) -> Option<usize> {
+        let switch = self.switches.get(self.switch_index(&port.switch)?)?;
+        switch.ports.iter().copied().find(|index| self.ports[*index].name == port.port)
+    }
+}
+
+fn build_switch(switch: &topology::Switch, ports: Vec<usize>) -> Switch {
+    Switch {
+        id: switch.id.clone(),
+        up: true,
+        ports,
+        suspended: switch.suspended_vlans.iter().copied().collect(),
+        addresses: MacTable::default(),
+    }
+}
+
+fn build_port(
+    topology: &Topology,
+    switch: &topology::Switch,
+    port: &topology::Port,
+    switch_index: usize,
+) -> Result<Port, network::lldp::EncodeError> {
+    Ok(Port {
+        name: port.id.clone(),
+        switch: switch_index,
+        native: port.native_vlan.map(VlanId::get),
+        tagged: port.tagged_vlans.iter().copied().collect(),
+        mtu: usize::from(port.mtu.unwrap_or(switch.mtu).get()),
+        lldp: lldp::frame(switch, port, topology.lldp_interval_ms)?,
+        link: None,
+    })
+}

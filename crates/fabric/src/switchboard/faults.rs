@@ -1,0 +1,194 @@
+//! Breaking things and mending them.
+//!
+//! Every change goes through [`Switchboard::change`]: compare all cables before and after; where one went down or
+//! moved, its ports forget what they learned; where one came up, moved, or opened in a direction, its ports introduce
+//! themselves by LLDP at once; the NICs whose carrier changed are returned, for the lab to tell its machines.
+
+use super::{End, NicIndex, Outlet, Switchboard};
+use crate::ids::{LinkId, NicId, SwitchId};
+use crate::topology::PortRef;
+use serde::{Deserialize, Serialize};
+
+/// Which way a cable is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cut {
+    /// Nothing passes, and both ends see that.
+    Both,
+    /// Nothing passes from end a to end b; neither end sees that.
+    AToB,
+    /// Nothing passes from end b to end a; neither end sees that.
+    BToA,
+}
+
+/// A NIC whose link came up or went down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CarrierChange {
+    /// The NIC.
+    pub nic: NicId,
+    /// Whether it has carrier now.
+    pub carrier: bool,
+}
+
+/// A fault that can't be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FaultError {
+    /// No such cable.
+    #[error("there is no link `{0}`")]
+    UnknownLink(LinkId),
+    /// No such switch.
+    #[error("there is no switch `{0}`")]
+    UnknownSwitch(SwitchId),
+    /// No such port.
+    #[error("there is no port {0}")]
+    UnknownPort(PortRef),
+    /// No such NIC.
+    #[error("there is no NIC `{0}`")]
+    UnknownNic(NicId),
+    /// The NIC has no cable that could be moved.
+    #[error("NIC `{0}` has no cable")]
+    NotCabled(NicId),
+    /// Another cable is in the port.
+    #[error("port {port} is taken by link `{link}`")]
+    PortTaken {
+        /// The port.
+        port: PortRef,
+        /// What is in it.
+        link: LinkId,
+    },
+}
+
+impl Switchboard {
+    /// Cuts a cable. Cuts add up: one each way is a cut of both.
+    pub fn cut_link(
+        &mut self,
+        link: &LinkId,
+        cut: Cut,
+        outlet: &mut impl Outlet,
+    ) -> Result<Vec<CarrierChange>, FaultError> {
+        let index = self.link_index(link)?;
+        Ok(self.change(outlet, |board| {
+            let [a_to_b, b_to_a] = &mut board.links[index].cut;
+            *a_to_b |= cut != Cut::BToA;
+            *b_to_a |= cut != Cut::AToB;
+        }))
+    }
+
+    /// Mends a cable, both ways.
+    pub fn restore_link(
+        &mut self,
+        link: &LinkId,
+        outlet: &mut impl Outlet,
+    ) -> Result<Vec<CarrierChange>, FaultError> {
+        let index = self.link_index(link)?;
+        Ok(self.change(outlet, |board| board.links[index].cut = [false; 2]))
+    }
+
+    /// Switches a switch off or on. Off, it forgets every address.
+    pub fn set_switch_up(
+        &mut self,
+        switch: &SwitchId,
+        up: bool,
+        outlet: &mut impl Outlet,
+    ) -> Result<Vec<CarrierChange>, FaultError> {
+        let index = self.switch_index(switch).ok_or_else(|| FaultError::UnknownSwitch(switch.clone()))?;
+        Ok(self.change(outlet, |board| {
+            board.switches[index].up = up;
+            if !up {
+                board.switches[index].addresses.clear();
+            }
+        }))
+    }
+
+    /// Pulls a NIC's cable out of its switch port and plugs it into another, free one. The cable stays the same: its
+    /// name, its counters, and its cuts if it has any.
+    pub fn recable(
+        &mut self,
+        nic: &NicId,
+        to: &PortRef,
+        outlet: &mut impl Outlet,
+    ) -> Result<Vec<CarrierChange>, FaultError> {
+        let index = self.nic(nic).ok_or_else(|| FaultError::UnknownNic(nic.clone()))?;
+        let (link, away) = self.nics[index.0].link.ok_or_else(|| FaultError::NotCabled(nic.clone()))?;
+        let port = self.port_index(to).ok_or_else(|| FaultError::UnknownPort(to.clone()))?;
+        if let Some((other, _)) = self.ports[port].link.filter(|(other, _)| *other != link) {
+            return Err(FaultError::PortTaken { port: to.clone(), link: self.links[other].id.clone() });
+        }
+        Ok(self.change(outlet, |board| {
+            board.links[link].ends[away.to()] = End::Port(port);
+            board.connect_ends();
+        }))
+    }
+
+    /// Plugs every cable back to where the topology has it.
+    pub fn restore_cabling(&mut self, outlet: &mut impl Outlet) -> Vec<CarrierChange> {
+        self.change(outlet, Self::rewire_home)
+    }
+
+    /// Undoes every fault: cables mended and where they belong, switches running.
+    pub fn heal(&mut self, outlet: &mut impl Outlet) -> Vec<CarrierChange> {
+        self.change(outlet, |board| {
+            board.links.iter_mut().for_each(|link| link.cut = [false; 2]);
+            board.switches.iter_mut().for_each(|switch| switch.up = true);
+            board.rewire_home();
+        })
+    }
+
+    fn rewire_home(&mut self) {
+        self.links.iter_mut().for_each(|link| link.ends = link.home);
+        self.connect_ends();
+    }
+
+    pub(super) fn link_index(&self, link: &LinkId) -> Result<usize, FaultError> {
+        let found = self.links.iter().position(|candidate| candidate.id == *link);
+        found.ok_or_else(|| FaultError::UnknownLink(link.clone()))
+    }
+
+    /// Whether both ends of a cable see each other's light: not cut both ways, no switch at its ends down.
+    pub(super) fn is_live(&self, link: usize) -> bool {
+        let link = &self.links[link];
+        let powered = |end: &End| match end {
+            End::Port(port) => self.switches[self.ports[*port].switch].up,
+            End::Nic(_) => true,
+        };
+        link.cut != [true, true] && link.ends.iter().all(powered)
+    }
+
+    fn change(&mut self, outlet: &mut impl Outlet, apply: impl FnOnce(&mut Self)) -> Vec<CarrierChange> {
+        let state =
+            |board: &Self, link: usize| (board.is_live(link), board.links[link].cut, board.links[link].ends);
+        let links = 0..self.links.len();
+        let before: Vec<_> = links.map(|link| state(self, link)).collect();
+        let carriers: Vec<bool> = self.carriers().collect();
+        apply(self);
+        for (link, was) in before.into_iter().enumerate() {
+            let is = state(self, link);
+            if was == is {
+                continue;
+            }
+            if was.0 && (!is.0 || was.2 != is.2) {
+                was.2.into_iter().for_each(|end| self.forget_end(end));
+            }
+            if is.0 {
+                self.announce(link, outlet);
+            }
+        }
+        let after = self.carriers().zip(carriers).zip(self.nics());
+        after
+            .filter(|((is, was), _)| is != was)
+            .map(|((carrier, _), nic)| CarrierChange { nic: nic.clone(), carrier })
+            .collect()
+    }
+
+    fn carriers(&self) -> impl Iterator<Item = bool> {
+        (0..self.nics.len()).map(|nic| self.has_carrier(NicIndex(nic)))
+    }
+
+    /// The port at this end, if it is one, lost its link: its switch forgets what it learned there.
+    pub(super) fn forget_end(&mut self, end: End) {
+        if let End::Port(port) = end {
+            self.switches[self.ports[port].switch].addresses.forget_port(port);
+        }
+    }
+}

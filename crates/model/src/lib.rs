@@ -1,0 +1,28 @@
+//! What a cluster is: identifiers, shapes, intents, hardware, diagnostics.
+//!
+//! Purpose: the words that every other crate shares. Plain data and the checks that a value can make on itself
+//! (a VLAN id is 1–4094, a host name is a host name); nothing here knows files, sockets, clocks or tokio.
+//!
+//! Invariants: a newtype's value is always valid, whichever way it came in (`FromStr`, `TryFrom`, serde).
+//!
+//! On failure: constructors return [`InvalidValue`], which names the value and what would be right.
+
+mod diagnostic;
+mod ids;
+mod intent;
+mod inventory;
+mod shape;
+mod spec;
+
+pub use diagnostic::{Diagnostic, Location, RuleId, Severity};
+pub use ids::{
+    AdapterName, ClusterName, DriveSerial, IntentName, InvalidValue, MacAddress, Mtu, NodeName, NodeOrdinal,
+    Priority, StorageNetworkIndex, VlanId, ZoneName,
+};
+pub use intent::{Intent, Qos, RdmaTechnology, StorageNetwork, TrafficClass};
+pub use inventory::{CpuInfo, Drive, DriveClass, Inventory, KernelInfo, MemoryInfo, Nic};
+pub use shape::{Mirror, Shape};
+pub use spec::{
+    ClusterSpec, ConfigurationMode, DeploymentMode, ManagementNetwork, Node, Wiring, Witness, WitnessKind,
+    Zone,
+};

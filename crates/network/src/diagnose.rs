@@ -1,0 +1,132 @@
+//! What just failed, by name.
+//!
+//! Purpose: every node reports when it last heard each peer on each storage network, and what its NICs see. From all
+//! reports together, and from how the cluster was cabled when it was well, [`diagnose`] names the thing that failed: a node, a
+//! switch, a link between rooms (one way or both), a NIC or its cable (one way or both).
+//!
+//! How: from what is certain to what is inferred, and what is explained once isn't named again:
+//! 1. a node that does not report, and that nobody hears, is silent;
+//! 2. a switch is lost when all NICs on it lost carrier or neighbour (one NIC alone is a NIC);
+//! 3. a NIC is lost that has no carrier, or no neighbour and no path;
+//! 4. of the NICs that look well, paths decide per storage network: a zone in which nobody reaches anybody has lost its switch; a
+//!    NIC that reaches nobody has lost its cable, or one direction of it; when all that crosses between zones is dead, it is
+//!    the link between the rooms, or one direction of it;
+//! 5. what is dead and is none of these is named as a path.
+//!
+//! Invariants: a direction is judged by its receiver alone. A receiver whose report is too old knows nothing: that is
+//! [`Blocked`], never a guess. No fault, no loss.
+//!
+//! Limits: with one node per zone, a cable that fails in one direction and keeps its carrier looks like the link between
+//! the rooms; the loss says what else it could be.
+//!
+//! On failure: none; reports that contradict each other give paths.
+
+mod evidence;
+mod loss;
+mod paths;
+
+use crate::wiring::{Connection, NicCabling, NodeCabling, connections};
+use evidence::View;
+use model::{AdapterName, NodeName, StorageNetwork, StorageNetworkIndex, ZoneName};
+use serde::{Deserialize, Serialize};
+
+pub use loss::{Blocked, Diagnosis, Direction, Loss, Lost, RoomEnd, Seen, Way};
+
+/// When something counts as dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Thresholds {
+    /// A path is dead when nothing came for longer than this, ms.
+    pub dead_after_ms: u32,
+    /// A report is too old to be believed after this, ms.
+    pub stale_after_ms: u32,
+}
+
+impl Default for Thresholds {
+    /// Five hellos of 200 ms, and reports once a second that may be late by half: named within 2 s of the fault.
+    fn default() -> Self {
+        Self { dead_after_ms: 1000, stale_after_ms: 1500 }
+    }
+}
+
+/// What one node has heard of one peer on one storage network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathView {
+    /// The peer that sends.
+    pub peer: NodeName,
+    /// On which storage network.
+    pub network: StorageNetworkIndex,
+    /// How long ago the last hello came, ms; `None`: never.
+    pub heard_ms_ago: Option<u32>,
+}
+
+/// What one node reports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// Who reports.
+    pub node: NodeName,
+    /// How long ago, ms.
+    pub age_ms: u32,
+    /// How long it has been listening for hellos, ms. Before the threshold has passed, silence means nothing.
+    pub listening_ms: u32,
+    /// What it has heard.
+    pub paths: Vec<PathView>,
+    /// What its NICs see.
+    pub nics: Vec<NicReport>,
+}
+
+/// What one NIC sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicReport {
+    /// Its carrier; `None` while the NIC is down.
+    pub carrier: Option<bool>,
+    /// Its neighbour and whose it is.
+    pub cabling: NicCabling,
+}
+
+/// Names what failed.
+///
+/// `known_good` is the cabling when the cluster was well; nodes and NICs that aren't in it are not judged.
+pub fn diagnose(
+    networks: &[StorageNetwork],
+    known_good: &[NodeCabling],
+    reports: &[NodeReport],
+    thresholds: Thresholds,
+) -> Diagnosis {
+    let cables = connections(known_good);
+    let view = View::new(known_good, reports, thresholds);
+    let mut diagnosis = Diagnosis::default();
+    view.silent_nodes(&mut diagnosis);
+    let mut out = view.lost_switches(&cables, &mut diagnosis);
+    out.extend(view.lost_nics(networks, &cables, &out, &mut diagnosis));
+    for network in networks {
+        paths::judge(&view, network, &cables, &out, &mut diagnosis);
+    }
+    diagnosis
+}
+
+/// A NIC by its node and adapter.
+type NicId = (NodeName, AdapterName);
+
+fn nic_of(cable: &Connection) -> NicId {
+    (cable.node.clone(), cable.adapter.clone())
+}
+
+fn cable_of<'a>(cables: &'a [Connection], node: &NodeName, adapter: &AdapterName) -> Option<&'a Connection> {
+    cables.iter().find(|cable| cable.node == *node && cable.adapter == *adapter)
+}
+
+/// The nodes of each zone, in the order of the cabling.
+fn zones(known_good: &[NodeCabling]) -> Vec<(&ZoneName, Vec<&NodeName>)> {
+    let mut zones: Vec<(&ZoneName, Vec<&NodeName>)> = Vec::new();
+    for node in known_good {
+        let Some(zone) = &node.zone else { continue };
+        match zones.iter_mut().find(|(name, _)| *name == zone) {
+            Some((_, nodes)) => nodes.push(&node.node),
+            None => zones.push((zone, vec![&node.node])),
+        }
+    }
+    zones
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,268 @@
+//! Every fault in every direction, in the smallest cluster and in the next one.
+
+use super::*;
+use crate::testing::{Cut, Fault, When, World, cabling, node_name, spec};
+use proptest::prelude::*;
+
+fn diagnosed(nodes_per_zone: u64, when: When, faults: &[Fault]) -> Diagnosis {
+    let world = World { spec: spec(nodes_per_zone), faults: faults.to_vec(), when };
+    let known_good = cabling(&world.spec);
+    diagnose(&world.spec.storage_networks, &known_good, &world.reports(), Thresholds::default())
+}
+
+fn ids(diagnosis: &Diagnosis) -> Vec<String> {
+    diagnosis.losses.iter().map(|loss| loss.what.id()).collect()
+}
+
+/// The ids of what is named, soon after the fault and when neighbours have timed out.
+fn both_times(nodes_per_zone: u64, faults: &[Fault]) -> [Vec<String>; 2] {
+    [When::Soon, When::Later].map(|when| ids(&diagnosed(nodes_per_zone, when, faults)))
+}
+
+#[track_caller]
+fn names(nodes_per_zone: u64, faults: &[Fault], expected: &[&str]) {
+    for found in both_times(nodes_per_zone, faults) {
+        let mut found = found;
+        found.sort();
+        assert_eq!(found, expected, "{nodes_per_zone}+{nodes_per_zone} {faults:?}");
+    }
+}
+
+const TOR1: &str = "switch:02:00:00:00:ff:01";
+const TOR3: &str = "switch:02:00:00:00:ff:03";
+
+#[test]
+fn without_a_fault_nothing_is_lost_and_nothing_unknown() {
+    for nodes_per_zone in 1..=4 {
+        assert_eq!(diagnosed(nodes_per_zone, When::Soon, &[]), Diagnosis::default());
+    }
+}
+
+#[test]
+fn a_switch_without_power_is_named_alone() {
+    names(1, &[Fault::Tor(1)], &[TOR1]);
+    names(2, &[Fault::Tor(1)], &[TOR1]);
+    names(2, &[Fault::Tor(3)], &[TOR3]);
+}
+
+#[test]
+fn a_frozen_switch_is_named_as_soon_as_its_neighbours_reach_nobody() {
+    names(2, &[Fault::FrozenTor(1)], &[TOR1]);
+}
+
+#[test]
+fn the_link_between_the_rooms_is_named_with_its_network_and_direction() {
+    for nodes_per_zone in [1, 2, 4] {
+        names(nodes_per_zone, &[Fault::RoomLink(1, Cut::Both)], &["room-link:1"]);
+        names(nodes_per_zone, &[Fault::RoomLink(2, Cut::Send)], &["room-link:2:a>b"]);
+        names(nodes_per_zone, &[Fault::RoomLink(2, Cut::Receive)], &["room-link:2:b>a"]);
+    }
+}
+
+#[test]
+fn both_links_between_the_rooms_are_two_losses() {
+    let both = [Fault::RoomLink(1, Cut::Both), Fault::RoomLink(2, Cut::Both)];
+    names(1, &both, &["room-link:1", "room-link:2"]);
+    names(2, &both, &["room-link:1", "room-link:2"]);
+}
+
+#[test]
+fn a_cable_that_keeps_its_carrier_is_told_from_the_link_between_the_rooms_by_the_other_nodes() {
+    names(2, &[Fault::Cable(1, 1, Cut::Both)], &["nic:n1:Ethernet 3"]);
+    names(2, &[Fault::Cable(1, 1, Cut::Send)], &["nic:n1:Ethernet 3:send"]);
+    names(2, &[Fault::Cable(4, 2, Cut::Receive)], &["nic:n4:Ethernet 4:receive"]);
+}
+
+#[test]
+fn with_one_node_per_zone_the_link_is_named_and_the_cables_are_mentioned() {
+    for cut in Cut::ALL {
+        let diagnosis = diagnosed(1, When::Soon, &[Fault::Cable(1, 1, cut)]);
+        let [loss] = diagnosis.losses.as_slice() else { panic!("{diagnosis:?}") };
+        assert!(loss.what.id().starts_with("room-link:1"), "{cut:?}");
+        assert_eq!(loss.could_also_be.len(), if cut == Cut::Both { 4 } else { 2 });
+        assert!(loss.could_also_be[0].ends_with("the cable of n1 Ethernet 3, which still has carrier"));
+    }
+}
+
+#[test]
+fn with_one_node_per_zone_a_lost_neighbour_decides_later() {
+    let later = |cut| ids(&diagnosed(1, When::Later, &[Fault::Cable(1, 1, cut)]));
+    assert_eq!(later(Cut::Receive), ["nic:n1:Ethernet 3:receive"]);
+    assert_eq!(later(Cut::Both), ["nic:n1:Ethernet 3"]);
+}
+
+#[test]
+fn a_pulled_cable_is_named_at_once() {
+    names(1, &[Fault::Pulled(2, 2)], &["nic:n2:Ethernet 4"]);
+    names(2, &[Fault::Pulled(2, 2)], &["nic:n2:Ethernet 4"]);
+}
+
+#[test]
+fn a_node_that_is_off_is_silent_and_nothing_else_is_accused() {
+    names(1, &[Fault::Node(1)], &["node:n1"]);
+    names(2, &[Fault::Node(3)], &["node:n3"]);
+}
+
+#[test]
+fn a_rack_that_is_off_is_its_nodes() {
+    let rack = [Fault::Node(3), Fault::Node(4), Fault::Tor(3), Fault::Tor(4)];
+    names(2, &rack, &["node:n3", "node:n4"]);
+}
+
+#[test]
+fn faults_that_overlap_are_named_one_by_one() {
+    names(2, &[Fault::RoomLink(1, Cut::Both), Fault::Pulled(1, 1)], &["nic:n1:Ethernet 3", "room-link:1"]);
+    names(
+        2,
+        &[Fault::Tor(2), Fault::RoomLink(1, Cut::Send)],
+        &["room-link:1:a>b", "switch:02:00:00:00:ff:02"],
+    );
+    names(
+        2,
+        &[Fault::Cable(1, 1, Cut::Send), Fault::RoomLink(1, Cut::Send)],
+        &["nic:n1:Ethernet 3:send", "room-link:1:a>b"],
+    );
+    names(2, &[Fault::Node(1), Fault::RoomLink(2, Cut::Receive)], &["node:n1", "room-link:2:b>a"]);
+    names(2, &[Fault::Tor(1), Fault::Tor(3)], &[TOR1, TOR3]);
+    names(1, &[Fault::Node(2), Fault::Tor(1)], &["node:n2", TOR1]);
+}
+
+#[test]
+fn a_link_is_lost_at_least_one_way_when_the_other_side_does_not_report() {
+    let diagnosis = diagnosed(1, When::Soon, &[Fault::RoomLink(1, Cut::Both), Fault::Mute(2)]);
+    assert_eq!(ids(&diagnosis), ["room-link:1:b>a"]);
+    let Lost::RoomLink { direction, .. } = &diagnosis.losses[0].what else { panic!("{diagnosis:?}") };
+    assert!(matches!(direction, Direction::AtLeast { .. }));
+    let blocked: Vec<String> = diagnosis.blocked.iter().map(Blocked::to_string).collect();
+    assert_eq!(
+        blocked,
+        [
+            "what node n2 hears can't be told: n2 has not reported",
+            "whether zone b hears zone a on storage network 2 can't be told: \
+             no node of zone b that should hear it has reported lately",
+        ]
+    );
+}
+
+#[test]
+fn a_node_that_is_heard_is_not_silent_only_because_its_report_is_old() {
+    let world = World { spec: spec(2), faults: vec![], when: When::Soon };
+    let mut reports = world.reports();
+    reports[2].age_ms = 5000;
+    let known_good = cabling(&world.spec);
+    let diagnosis = diagnose(&world.spec.storage_networks, &known_good, &reports, Thresholds::default());
+    assert_eq!(ids(&diagnosis), Vec::<String>::new());
+    assert_eq!(diagnosis.blocked.len(), 1);
+    assert_eq!(diagnosis.blocked[0].why, "n3 has not reported for 5000 ms");
+}
+
+#[test]
+fn an_old_report_accuses_nobody() {
+    let world = World { spec: spec(1), faults: vec![Fault::RoomLink(1, Cut::Both)], when: When::Soon };
+    let mut reports = world.reports();
+    for report in &mut reports {
+        report.age_ms = 1501;
+    }
+    let diagnosis =
+        diagnose(&world.spec.storage_networks, &cabling(&world.spec), &reports, Thresholds::default());
+    assert_eq!(ids(&diagnosis), Vec::<String>::new());
+    assert!(
+        diagnosis
+            .blocked
+            .iter()
+            .any(|blocked| blocked.what == "whether zone b hears zone a on storage network 1")
+    );
+}
+
+#[test]
+fn who_has_just_begun_to_listen_knows_nothing_yet() {
+    let world = World { spec: spec(1), faults: vec![], when: When::Soon };
+    let mut reports = world.reports();
+    let mut judge = |listening_ms| {
+        for report in &mut reports {
+            report.listening_ms = listening_ms;
+            for path in &mut report.paths {
+                path.heard_ms_ago = None;
+            }
+        }
+        let known_good = cabling(&world.spec);
+        ids(&diagnose(&world.spec.storage_networks, &known_good, &reports, Thresholds::default()))
+    };
+    assert_eq!(judge(1000), Vec::<String>::new());
+    assert_eq!(judge(1001), ["room-link:1", "room-link:2"]);
+}
+
+#[test]
+fn a_nic_that_hears_another_switch_is_lost_to_its_own() {
+    let world = World { spec: spec(2), faults: vec![], when: When::Soon };
+    let mut reports = world.reports();
+    reports[0].nics[0].cabling.neighbour = Some(crate::testing::neighbour(4, 1, &[7]));
+    let diagnosis =
+        diagnose(&world.spec.storage_networks, &cabling(&world.spec), &reports, Thresholds::default());
+    assert_eq!(ids(&diagnosis), ["nic:n1:Ethernet"]);
+    let now = Some(crate::testing::chassis(4));
+    let expected = Seen::NoNeighbour { node: node_name(1), adapter: "Ethernet".parse().unwrap(), now };
+    assert_eq!(diagnosis.losses[0].evidence, [expected]);
+}
+
+#[test]
+fn a_switch_that_stops_sending_lldp_is_not_lost_while_frames_pass() {
+    let world = World { spec: spec(2), faults: vec![], when: When::Soon };
+    let mut reports = world.reports();
+    reports[0].nics[2].cabling.neighbour = None;
+    let diagnosis =
+        diagnose(&world.spec.storage_networks, &cabling(&world.spec), &reports, Thresholds::default());
+    assert_eq!(diagnosis, Diagnosis::default());
+}
+
+#[test]
+fn words_and_evidence() {
+    let say = |faults: &[Fault]| {
+        let diagnosis = diagnosed(2, When::Soon, faults);
+        let lines = diagnosis.losses.iter().flat_map(|loss| {
+            let evidence = loss.evidence.iter().map(|seen| format!("  {seen}"));
+            std::iter::once(loss.to_string()).chain(evidence).collect::<Vec<_>>()
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let all = [
+        say(&[Fault::Tor(1)]),
+        say(&[Fault::RoomLink(1, Cut::Send)]),
+        say(&[Fault::Pulled(2, 2)]),
+        say(&[Fault::Cable(1, 1, Cut::Receive)]),
+        say(&[Fault::Node(4)]),
+    ];
+    insta::assert_snapshot!(all.join("\n\n"));
+}
+
+fn any_fault() -> impl Strategy<Value = Fault> {
+    let cut = || prop::sample::select(Cut::ALL.to_vec());
+    prop_oneof![
+        (1u8..=4).prop_map(Fault::Node),
+        (1u8..=4).prop_map(Fault::Tor),
+        (1u8..=4).prop_map(Fault::FrozenTor),
+        (1u8..=2, cut()).prop_map(|(network, cut)| Fault::RoomLink(network, cut)),
+        (1u8..=4, 1u8..=2, cut()).prop_map(|(node, network, cut)| Fault::Cable(node, network, cut)),
+        (1u8..=4, 1u8..=2).prop_map(|(node, network)| Fault::Pulled(node, network)),
+        (1u8..=4).prop_map(Fault::Mute),
+    ]
+}
+
+proptest! {
+    /// Whatever breaks together: nothing is named twice, and every loss shows what was seen of it.
+    #[test]
+    fn losses_are_distinct_and_have_evidence(
+        faults in prop::collection::vec(any_fault(), 0..6), nodes_per_zone in 1u64..=2, soon: bool,
+    ) {
+        let diagnosis = diagnosed(nodes_per_zone, if soon { When::Soon } else { When::Later }, &faults);
+        let mut named = ids(&diagnosis);
+        prop_assert!(diagnosis.losses.iter().all(|loss| !loss.evidence.is_empty()), "{:?}", diagnosis);
+        named.sort();
+        let count = named.len();
+        named.dedup();
+        prop_assert_eq!(named.len(), count, "{:?}", diagnosis);
+        if faults.is_empty() {
+            prop_assert_eq!(count, 0);
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! From what the kernel has to what it shall have: an ordered list of operations.
+//!
+//! Purpose: [`diff`] for a plan, [`revert`] for the way back, both by [`steps`].
+//!
+//! How: every operation is carried out on a model of the kernel ([`simulate`]) the moment it is chosen, and the next
+//! one is chosen by looking at the model. So what the kernel does by itself (a NIC that leaves a bond goes down) is seen
+//! and repaired in the same list, and an operation that the kernel would refuse is found here and not half-way.
+//!
+//! Order: unwanted links go, unwanted addresses and masters go, then from below: bonds, bridges, NICs with their masters,
+//! MTU, up; VLAN links last. The list is empty when there is nothing to do.
+//!
+//! Invariants: only links of the plan and links that are ours ([`is_made_by_us`]) are touched. One exception: a NIC
+//! that isn't in the plan and is a port of a bond in it leaves that bond.
+//!
+//! On failure: a [`DiffError`]; no list.
+
+use crate::link::{AdapterMap, CurrentLinks, DesiredLink, DesiredLinks, LinkKind, LinkName, is_made_by_us};
+use crate::op::Op;
+use crate::plan::{NetworkPlan, ResolveError};
+use crate::simulate::{self, Refused};
+use model::Priority;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Why there is no list of operations.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DiffError {
+    /// The plan does not fit this node's NICs.
+    #[error("the plan does not fit the node's NICs")]
+    Resolve(#[from] ResolveError),
+    /// A link has the name of one of ours and is something else.
+    #[error("{name} is wanted as a {wanted}, but there is a link of that name which is a {found}")]
+    NameTaken {
+        /// The name.
+        name: LinkName,
+        /// What is wanted.
+        wanted: String,
+        /// What is there.
+        found: String,
+    },
+    /// A link that must be there is gone, and it is none that can be made.
+    #[error("{name} is gone, and a {kind} can't be made")]
+    CannotCreate {
+        /// The link.
+        name: LinkName,
+        /// What it was.
+        kind: String,
+    },
+    /// The way leads through a state that the kernel refuses. The desired state contradicts itself.
+    #[error("the kernel would refuse to {op}")]
+    Refused {
+        /// The operation.
+        op: Box<Op>,
+        /// Why.
+        #[source]
+        source: Refused,
+    },
+}
+
+/// The operations that lead to a plan on a node with these adapters.
+pub fn diff(current: &CurrentLinks, plan: &NetworkPlan, adapters: &AdapterMap) -> Result<Vec<Op>, DiffError> {
+    steps(current, &plan.resolve(adapters, current)?)
+}
+
+/// The operations that lead back to an earlier observation: of our links, and of the NICs that `plan` touches.
+pub fn revert(
+    now: &CurrentLinks,
+    before: &CurrentLinks,
+    plan: &NetworkPlan,
+    adapters: &AdapterMap,
+) -> Result<Vec<Op>, DiffError> {
+    let touched = plan.resolve(adapters, before)?;
+    let nics: BTreeSet<LinkName> =
+        touched.links.keys().filter(|name| before.get(name).is_some()).cloned().collect();
+    steps(now, &DesiredLinks::restoring(before, &nics))
+}
+
+/// The operations that lead from one state to another.
+pub fn steps(current: &CurrentLinks, desired: &DesiredLinks) -> Result<Vec<Op>, DiffError> {
+    let mut planner = Planner { state: current.clone(), desired, ops: Vec::new() };
+    planner.delete_unwanted()?;
+    planner.strip()?;
+    planner.prepare_masters()?;
+    for rank in 0..=Rank::Vlan as u8 {
+        for (name, wanted) in &desired.links {
+            if Rank::of(&wanted.kind) as u8 == rank {
+                planner.settle(name, wanted)?;
+            }
+        }
+    }
+    Ok(planner.ops)
+}
+
+/// From below: what stands on what.
+#[derive(Clone, Copy)]
+enum Rank {
+    Nic,
+    Bond,
+    Bridge,
+    Vlan,
+}
+
+impl Rank {
+    fn of(kind: &LinkKind) -> Self {
+        match kind {
+            LinkKind::Nic | LinkKind::Other(_) => Self::Nic,
+            LinkKind::Bond { .. } => Self::Bond,
+            LinkKind::Bridge { .. } => Self::Bridge,
+            LinkKind::Vlan { .. } => Self::Vlan,
+        }
+    }
+}
+
+struct Planner<'a> {
+    state: CurrentLinks,
+    desired: &'a DesiredLinks,
+    ops: Vec<Op>,
+}
+
+impl Planner<'_> {
+    fn emit(&mut self, op: Op) -> Result<(), DiffError> {
+        match simulate::apply(&mut self.state, &op) {
+            Ok(()) => {
+                self.ops.push(op);
+                Ok(())
+            }
+            Err(source) => Err(DiffError::Refused { op: Box::new(op), source }),
+        }
+    }
+
+    /// Ours that nobody wants, or that are wanted as something which can't be changed into: VLAN links first.
+    fn delete_unwanted(&mut self) -> Result<(), DiffError> {
+        let mut unwanted: Vec<(u8, LinkName)> = Vec::new();
+        for (name, link) in &self.state.links {
+            let wanted = self.desired.links.get(name);
+            let fits = wanted.is_some_and(|wanted| can_become(&link.kind, &wanted.kind));
+            if is_made_by_us(name, &link.kind) && !fits {
+                unwanted.push((Rank::of(&link.kind) as u8, name.clone()));
+            } else if let Some(wanted) = wanted
+                && !fits
+            {
+                let (wanted, found) = (word(&wanted.kind).to_owned(), word(&link.kind).to_owned());
+                return Err(DiffError::NameTaken { name: name.clone(), wanted, found });
+            }
+        }
+        unwanted.sort_by_key(|(rank, _)| std::cmp::Reverse(*rank));
+        for (_, name) in unwanted {
+            // A VLAN link has gone with its parent where that came first.
+            if self.state.get(&name).is_some() {
+                self.emit(Op::Delete { name })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Addresses and masters that links of the plan shall not have.
+    fn strip(&mut self) -> Result<(), DiffError> {
+        for (name, wanted) in &self.desired.links {
+            let Some(link) = self.state.get(name) else { continue };
+            // The kernel takes secondary addresses away with the primary of their subnet, so those go and come back.
+            let stale: Vec<_> = link.addresses.difference(&wanted.addresses).copied().collect();
+            let shares = |address: &&ipnet::Ipv4Net| stale.iter().any(|gone| gone.trunc() == address.trunc());
+            let doomed: Vec<_> = link.addresses.iter().filter(shares).copied().collect();
+            for address in doomed {
+                self.emit(Op::RemoveAddress { name: name.clone(), address })?;
+            }
+        }
+        let bond = |name: &LinkName| {
+            self.desired.links.get(name).is_some_and(|link| matches!(link.kind, LinkKind::Bond { .. }))
+        };
+        let leaving: Vec<LinkName> = self
+            .state
+            .links
+            .iter()
+            .filter(|(name, link)| match (&link.master, self.desired.links.get(name)) {
+                (Some(master), Some(wanted)) => wanted.master.as_ref() != Some(master),
+                (Some(master), None) => bond(master),
+                (None, _) => false,
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in leaving {
+            self.emit(Op::Leave { name })?;
+        }
+        Ok(())
+    }
+
+    /// Bonds and bridges come before their ports, and a bond gives its ports its MTU.
+    fn prepare_masters(&mut self) -> Result<(), DiffError> {
+        for (name, wanted) in &self.desired.links {
+            if matches!(wanted.kind, LinkKind::Bond { .. } | LinkKind::Bridge { .. }) {
+                self.create(name, wanted)?;
+            }
+            match wanted.kind {
+                LinkKind::Bond { .. } => self.settle_mtu(name, wanted)?,
+                // A change of the default VLAN reaches into the ports, so it comes before theirs are settled.
+                LinkKind::Bridge { .. } => self.settle_kind(name, wanted)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes one link as it shall be, when everything below it is.
+    fn settle(&mut self, name: &LinkName, wanted: &DesiredLink) -> Result<(), DiffError> {
+        self.create(name, wanted)?;
+        self.settle_kind(name, wanted)?;
+        if let (Some(current), Some(enabled)) =
+            (self.state.links[name].ipv6_link_local, wanted.ipv6_link_local)
+            && current != enabled
+        {
+            self.emit(Op::SetIpv6LinkLocal { name: name.clone(), enabled })?;
+        }
+        if let Some(master) = &wanted.master
+            && self.state.links[name].master.is_none()
+        {
+            let into_bond =
+                self.state.get(master).is_some_and(|master| matches!(master.kind, LinkKind::Bond { .. }));
+            if into_bond && self.state.links[name].up {
+                self.emit(Op::SetDown { name: name.clone() })?;
+            }
+            self.emit(Op::Join { name: name.clone(), master: master.clone() })?;
+        }
+        self.settle_mtu(name, wanted)?;
+        match (self.state.links[name].up, wanted.up) {
+            (false, true) => self.emit(Op::SetUp { name: name.clone() })?,
+            (true, false) => self.emit(Op::SetDown { name: name.clone() })?,
+            _ => {}
+        }
+        self.settle_bridge_vlans(name, wanted)?;
+        let missing: Vec<_> =
+            wanted.addresses.difference(&self.state.links[name].addresses).copied().collect();
+        for address in missing {
+            self.emit(Op::AddAddress { name: name.clone(), address })?;
+        }
+        Ok(())
+    }
+
+    fn create(&mut self, name: &LinkName, wanted: &DesiredLink) -> Result<(), DiffError> {
+        if self.state.get(name).is_some() {
+            return Ok(());
+        }
+        let name = name.clone();
+        self.emit(match wanted.kind.clone() {
+            LinkKind::Bond { mode, miimon_ms, .. } => Op::CreateBond { name, mode, miimon_ms },
+            LinkKind::Bridge { vlan_filtering, default_pvid } => {
+                Op::CreateBridge { name, vlan_filtering, default_pvid }
+            }
+            LinkKind::Vlan { parent, vlan, egress_qos } => Op::CreateVlan { name, parent, vlan, egress_qos },
+            kind @ (LinkKind::Nic | LinkKind::Other(_)) => {
+                return Err(DiffError::CannotCreate { name, kind: word(&kind).to_owned() });
+            }
+        })
+    }
+
+    fn settle_mtu(&mut self, name: &LinkName, wanted: &DesiredLink) -> Result<(), DiffError> {
+        if self.state.links[name].mtu_bytes == wanted.mtu_bytes {
+            return Ok(());
+        }
+        self.emit(Op::SetMtu { name: name.clone(), mtu_bytes: wanted.mtu_bytes })
+    }
+
+    /// What only this kind of link has.
+    fn settle_kind(&mut self, name: &LinkName, wanted: &DesiredLink) -> Result<(), DiffError> {
+        let name = name.clone();
+        match (self.state.links[&name].kind.clone(), wanted.kind.clone()) {
+            (
+                LinkKind::Bond { miimon_ms: had, primary: old, .. },
+                LinkKind::Bond { miimon_ms, primary: port, .. },
+            ) => {
+                if had != miimon_ms {
+                    self.emit(Op::SetMiimon { name: name.clone(), miimon_ms })?;
+                }
+                if old != port {
+                    self.emit(Op::SetPrimary { name, port })?;
+                }
+            }
+            (current @ LinkKind::Bridge { .. }, LinkKind::Bridge { vlan_filtering, default_pvid })
+                if current != wanted.kind =>
+            {
+                self.emit(Op::SetFiltering { name, vlan_filtering, default_pvid })?;
+            }
+            (LinkKind::Vlan { egress_qos: current, .. }, LinkKind::Vlan { egress_qos, .. }) => {
+                let change = qos_change(&current, &egress_qos);
+                if !change.is_empty() {
+                    self.emit(Op::SetEgressQos { name, egress_qos: change })?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn settle_bridge_vlans(&mut self, name: &LinkName, wanted: &DesiredLink) -> Result<(), DiffError> {
+        let current = self.state.links[name].bridge_vlans.clone();
+        for vlan in current.keys().filter(|vlan| !wanted.bridge_vlans.contains_key(vlan)) {
+            self.emit(Op::RemoveBridgeVlan { name: name.clone(), vlan: *vlan })?;
+        }
+        for (vlan, entry) in &wanted.bridge_vlans {
+            if self.state.links[name].bridge_vlans.get(vlan) != Some(entry) {
+                self.emit(Op::SetBridgeVlan { name: name.clone(), vlan: *vlan, entry: *entry })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What to change in a map of priorities; 0 takes a mapping away.
+fn qos_change(
+    current: &BTreeMap<u32, Priority>,
+    wanted: &BTreeMap<u32, Priority>,
+) -> BTreeMap<u32, Priority> {
+    let gone =
+        current.keys().filter(|from| !wanted.contains_key(from)).map(|from| (*from, Priority::DEFAULT));
+    let new =
+        wanted.iter().filter(|(from, to)| current.get(from).copied().unwrap_or(Priority::DEFAULT) != **to);
+    gone.chain(new.map(|(from, to)| (*from, *to))).collect()
+}
+
+/// Whether a link can be changed into another kind without making it anew.
+fn can_become(current: &LinkKind, wanted: &LinkKind) -> bool {
+    match (current, wanted) {
+        (LinkKind::Bond { mode: a, .. }, LinkKind::Bond { mode: b, .. }) => a == b,
+        (LinkKind::Vlan { parent: a, vlan: v, .. }, LinkKind::Vlan { parent: b, vlan: w, .. }) => {
+            a == b && v == w
+        }
+        (LinkKind::Bridge { .. }, LinkKind::Bridge { .. }) | (LinkKind::Nic, LinkKind::Nic) => true,
+        (LinkKind::Other(a), LinkKind::Other(b)) => a == b,
+        _ => false,
+    }
+}
+
+fn word(kind: &LinkKind) -> &str {
+    match kind {
+        LinkKind::Nic => "NIC",
+        LinkKind::Bond { .. } => "bond",
+        LinkKind::Bridge { .. } => "bridge",
+        LinkKind::Vlan { .. } => "VLAN link",
+        LinkKind::Other(kind) => kind,
+    }
+}
+
+#[cfg(test)]
+#[path = "diff_tests.rs"]
+mod tests;

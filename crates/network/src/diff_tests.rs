@@ -1,0 +1,185 @@
+//! Diffs from any state. Fixtures with their files stand in `tests/fixtures`.
+
+use super::*;
+use crate::link::{BondMode, VlanEntry};
+use crate::plan::{Generation, plan};
+use crate::testing::{adapters, bare_nics, converged, link_name, spec, vlan};
+use model::ClusterSpec;
+use proptest::prelude::*;
+
+fn plan_of(spec: &ClusterSpec) -> NetworkPlan {
+    plan(spec, &"n1".parse().unwrap(), Generation(1)).unwrap()
+}
+
+fn run(mut state: CurrentLinks, ops: &[Op]) -> CurrentLinks {
+    for op in ops {
+        simulate::apply(&mut state, op).unwrap_or_else(|refused| panic!("{op}: {refused}"));
+    }
+    state
+}
+
+#[test]
+fn the_second_time_there_is_nothing_to_do() {
+    for spec in [spec(2), converged(2)] {
+        let plan = plan_of(&spec);
+        let ops = diff(&bare_nics(), &plan, &adapters()).unwrap();
+        assert!(!ops.is_empty());
+        assert_eq!(diff(&run(bare_nics(), &ops), &plan, &adapters()), Ok(vec![]));
+    }
+}
+
+#[test]
+fn a_foreign_link_of_our_name_is_not_destroyed() {
+    let mut state = bare_nics();
+    let mut dummy = state.links[&link_name("eth0")].clone();
+    dummy.kind = LinkKind::Other("dummy".to_owned());
+    state.links.insert(LinkName::bridge(), dummy);
+    let refused = diff(&state, &plan_of(&spec(1)), &adapters()).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "tw-br is wanted as a bridge, but there is a link of that name which is a dummy"
+    );
+}
+
+#[test]
+fn a_vlan_that_a_foreign_link_has_is_found_before_anything_is_done() {
+    let foreign = Op::CreateVlan {
+        name: link_name("backup"),
+        parent: link_name("eth2"),
+        vlan: vlan(711),
+        egress_qos: BTreeMap::new(),
+    };
+    let state = run(bare_nics(), &[foreign]);
+    let refused = diff(&state, &plan_of(&spec(1)), &adapters()).unwrap_err();
+    assert!(matches!(refused, DiffError::Refused { source: Refused::VlanTaken { .. }, .. }), "{refused}");
+}
+
+#[test]
+fn virtual_machines_taps_stay_on_the_bridge() {
+    let plan = plan_of(&spec(1));
+    let mut state = run(bare_nics(), &diff(&bare_nics(), &plan, &adapters()).unwrap());
+    let mut tap = state.links[&link_name("eth3")].clone();
+    tap.kind = LinkKind::Other("tun".to_owned());
+    (tap.mac, tap.permanent_mac, tap.index) = (None, None, 99);
+    state.links.insert(link_name("tw-vm1"), tap);
+    let joined = Op::Join { name: link_name("tw-vm1"), master: LinkName::bridge() };
+    let mut state = run(state, &[joined]);
+    // The tap's MTU is the bridge's, so the bridge keeps its own.
+    state.links.get_mut(&LinkName::bridge()).unwrap().mtu_bytes = 1500;
+    state.links.get_mut(&LinkName::management()).unwrap().mtu_bytes = 1500;
+    assert_eq!(diff(&state, &plan, &adapters()), Ok(vec![]));
+}
+
+/// Any operation on the links that plans know, and on foreign ones.
+fn any_op() -> impl Strategy<Value = Op> {
+    let pick = |names: &'static [&'static str]| prop::sample::select(names).prop_map(link_name);
+    let link = || {
+        pick(&[
+            "eth0", "eth1", "eth2", "eth3", "eth9", "tw-team", "tw-br", "tw-mgmt", "tw-st711", "tw-old",
+            "foreign",
+        ])
+    };
+    let master = || pick(&["tw-team", "tw-br", "foreign"]);
+    let parent = || pick(&["eth0", "eth2", "tw-team", "tw-br"]);
+    let nic = || pick(&["eth0", "eth1", "eth2", "eth3", "eth9"]);
+    let id = || prop::sample::select(vec![1u64, 7, 8, 711, 712]).prop_map(vlan);
+    let mtu = || prop::sample::select(vec![1280u32, 1500, 9000]);
+    let qos =
+        || prop::collection::btree_map(0u32..8, (0u64..8).prop_map(|p| Priority::try_from(p).unwrap()), 0..3);
+    let address = || {
+        let texts = vec!["192.168.7.11/24", "192.168.7.50/24", "10.71.1.1/24", "10.0.0.1/8"];
+        prop::sample::select(texts).prop_map(|text| text.parse::<ipnet::Ipv4Net>().unwrap())
+    };
+    let mode = prop_oneof![Just(BondMode::ActiveBackup), Just(BondMode::Other(4))];
+    let entry = (any::<bool>(), any::<bool>()).prop_map(|(pvid, untagged)| VlanEntry { pvid, untagged });
+    prop_oneof![
+        (pick(&["tw-team", "tw-old", "foreign"]), mode, 0u32..200)
+            .prop_map(|(name, mode, miimon_ms)| Op::CreateBond { name, mode, miimon_ms }),
+        (pick(&["tw-br", "tw-team", "foreign"]), any::<bool>(), prop::option::of(id())).prop_map(
+            |(name, vlan_filtering, default_pvid)| Op::CreateBridge { name, vlan_filtering, default_pvid }
+        ),
+        (pick(&["tw-mgmt", "tw-st711", "tw-st712", "tw-old"]), parent(), id(), qos())
+            .prop_map(|(name, parent, vlan, egress_qos)| Op::CreateVlan { name, parent, vlan, egress_qos }),
+        (link(), mtu()).prop_map(|(name, mtu_bytes)| Op::SetMtu { name, mtu_bytes }),
+        link().prop_map(|name| Op::SetUp { name }),
+        link().prop_map(|name| Op::SetDown { name }),
+        (nic(), master()).prop_map(|(name, master)| Op::Join { name, master }),
+        (Just(LinkName::team()), Just(LinkName::bridge()))
+            .prop_map(|(name, master)| Op::Join { name, master }),
+        (pick(&["tw-team", "foreign"]), prop::option::of(nic()))
+            .prop_map(|(name, port)| Op::SetPrimary { name, port }),
+        (link(), qos()).prop_map(|(name, egress_qos)| Op::SetEgressQos { name, egress_qos }),
+        (link(), id(), entry).prop_map(|(name, vlan, entry)| Op::SetBridgeVlan { name, vlan, entry }),
+        (link(), address()).prop_map(|(name, address)| Op::AddAddress { name, address }),
+        (nic(), any::<bool>()).prop_map(|(name, enabled)| Op::SetIpv6LinkLocal { name, enabled }),
+    ]
+}
+
+/// A state that a kernel can be in: whatever the model lets happen to bare NICs, one of them foreign.
+fn any_state() -> impl Strategy<Value = CurrentLinks> {
+    prop::collection::vec(any_op(), 0..60).prop_map(|ops| {
+        let mut state = bare_nics();
+        let mut foreign = state.links[&link_name("eth0")].clone();
+        (foreign.mac, foreign.permanent_mac, foreign.index) = (None, None, 9);
+        state.links.insert(link_name("eth9"), foreign);
+        for op in ops {
+            let _ = simulate::apply(&mut state, &op);
+        }
+        // The kernel always knows an MTU.
+        let unknown: Vec<LinkName> = state.links.keys().cloned().collect();
+        for name in unknown {
+            let link = state.links.get_mut(&name).unwrap();
+            if link.mtu_bytes == simulate::UNKNOWN_MTU {
+                link.mtu_bytes = 1280;
+            }
+        }
+        state
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn from_any_state_the_operations_lead_to_the_plan_and_then_there_are_none(
+        state in any_state(), converge: bool,
+    ) {
+        let plan = plan_of(&if converge { converged(1) } else { spec(1) });
+        let ops = diff(&state, &plan, &adapters()).unwrap();
+        let after = run(state.clone(), &ops);
+        prop_assert_eq!(diff(&after, &plan, &adapters()), Ok(vec![]));
+        let desired = plan.resolve(&adapters(), &after).unwrap();
+        for (name, link) in &after.links {
+            prop_assert!(desired.links.contains_key(name) || !is_made_by_us(name, &link.kind), "{name} is left");
+        }
+    }
+
+    #[test]
+    fn from_any_state_there_is_a_way_back(state in any_state(), half in 0usize..40) {
+        let plan = plan_of(&spec(1));
+        let ops = diff(&state, &plan, &adapters()).unwrap();
+        let stopped = run(state.clone(), &ops[..half.min(ops.len())]);
+        let back = revert(&stopped, &state, &plan, &adapters()).unwrap();
+        let restored = run(stopped, &back);
+        prop_assert_eq!(revert(&restored, &state, &plan, &adapters()), Ok(vec![]));
+        for (name, before) in &state.links {
+            if is_made_by_us(name, &before.kind) || name.as_str().starts_with("eth") {
+                let now = &restored.links[name];
+                prop_assert_eq!(&now.kind, &before.kind);
+                prop_assert_eq!(&now.master, &before.master);
+                prop_assert_eq!(&now.addresses, &before.addresses);
+                prop_assert_eq!(now.up, before.up, "{}", name);
+            }
+        }
+    }
+
+    #[test]
+    fn foreign_links_are_let_alone(state in any_state()) {
+        let after = run(state.clone(), &diff(&state, &plan_of(&spec(1)), &adapters()).unwrap());
+        for (name, before) in state.links.iter().filter(|(name, _)| ["foreign", "eth9"].contains(&name.as_str())) {
+            let now = &after.links[name];
+            prop_assert_eq!(&now.addresses, &before.addresses);
+            prop_assert_eq!(now.ipv6_link_local, before.ipv6_link_local);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! What the kernel reports, as [`CurrentLinks`]. Pure and tolerant: what isn't understood is left out.
+
+use crate::kernel::message::ACTIVE_BACKUP;
+use crate::link::{BondMode, CurrentLink, CurrentLinks, LinkKind, LinkName, VlanEntry};
+use ipnet::Ipv4Net;
+use model::{MacAddress, Priority, VlanId};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{
+    AfSpecBridge, AfSpecInet6, AfSpecUnspec, BridgeVlanInfo, BridgeVlanInfoFlags, In6AddrGenMode, InfoBond,
+    InfoBridge, InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    VlanQosMapping,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// Puts three dumps together: links, links of bridges with their VLANs, IPv4 addresses.
+pub(super) fn assemble(
+    links: &[LinkMessage],
+    bridge: &[LinkMessage],
+    addresses: &[AddressMessage],
+) -> CurrentLinks {
+    let names: BTreeMap<u32, LinkName> = links
+        .iter()
+        .filter_map(|message| Some((message.header.index, name_of(message)?.parse().ok()?)))
+        .collect();
+    let mut current = CurrentLinks::default();
+    for message in links.iter().filter(|message| message.header.link_layer_type != LinkLayerType::Loopback) {
+        if let Some(name) = names.get(&message.header.index) {
+            current.links.insert(name.clone(), link(message, &names));
+        }
+    }
+    for message in bridge {
+        let member = names.get(&message.header.index).and_then(|name| current.links.get_mut(name));
+        if let Some(member) = member {
+            member.bridge_vlans.extend(bridge_vlans(message));
+        }
+    }
+    for message in addresses {
+        let member = names.get(&message.header.index).and_then(|name| current.links.get_mut(name));
+        if let (Some(member), Some(address)) = (member, address(message)) {
+            member.addresses.insert(address);
+        }
+    }
+    current
+}
+
+fn name_of(message: &LinkMessage) -> Option<&str> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    })
+}
+
+fn mac(bytes: &[u8]) -> Option<MacAddress> {
+    <[u8; 6]>::try_from(bytes).ok().map(MacAddress)
+}
+
+fn link(message: &LinkMessage, names: &BTreeMap<u32, LinkName>) -> CurrentLink {
+    let up = message.header.flags.contains(LinkFlags::Up);
+    let mut current = CurrentLink {
+        index: message.header.index,
+        kind: LinkKind::Nic,
+        mac: None,
+        permanent_mac: None,
+        up,
+        carrier: None,
+        mtu_bytes: 0,
+        master: None,
+        addresses: BTreeSet::new(),
+        bridge_vlans: BTreeMap::new(),
+        ipv6_link_local: None,
+    };
+    let mut parent = None;
+    let mut info: &[LinkInfo] = &[];
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Address(bytes) => current.mac = mac(bytes),
+            LinkAttribute::PermAddress(bytes) => current.permanent_mac = mac(bytes),
+            LinkAttribute::Mtu(bytes) => current.mtu_bytes = *bytes,
+            LinkAttribute::Carrier(carrier) => current.carrier = up.then_some(*carrier != 0),
+            LinkAttribute::Controller(index) => current.master = names.get(index).cloned(),
+            LinkAttribute::Link(index) => parent = names.get(index),
+            LinkAttribute::LinkInfo(infos) => info = infos,
+            LinkAttribute::AfSpecUnspec(specs) => current.ipv6_link_local = ipv6_link_local(specs),
+            _ => {}
+        }
+    }
+    current.kind = kind(info, parent, names);
+    current
+}
+
+fn ipv6_link_local(specs: &[AfSpecUnspec]) -> Option<bool> {
+    let inet6 = specs.iter().find_map(|spec| match spec {
+        AfSpecUnspec::Inet6(inet6) => Some(inet6),
+        _ => None,
+    })?;
+    inet6.iter().find_map(|attribute| match attribute {
+        AfSpecInet6::AddrGenMode(mode) => Some(*mode != In6AddrGenMode::None),
+        _ => None,
+    })
+}
+
+fn kind(info: &[LinkInfo], parent: Option<&LinkName>, names: &BTreeMap<u32, LinkName>) -> LinkKind {
+    let word = info.iter().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    });
+    let data = info.iter().find_map(|info| match info {
+        LinkInfo::Data(data) => Some(data),
+        _ => None,
+    });
+    let Some(word) = word else { return LinkKind::Nic };
+    let known = match (word, data) {
+        (InfoKind::Bond, Some(InfoData::Bond(data))) => Some(bond(data, names)),
+        (InfoKind::Bridge, Some(InfoData::Bridge(data))) => Some(bridge(data)),
+        (InfoKind::Vlan, Some(InfoData::Vlan(data))) => parent.and_then(|parent| vlan(data, parent)),
+        _ => None,
+    };
+    known.unwrap_or_else(|| LinkKind::Other(word.to_string()))
+}
+
+fn bond(data: &[InfoBond], names: &BTreeMap<u32, LinkName>) -> LinkKind {
+    let (mut mode, mut miimon_ms, mut primary) = (BondMode::Other(0), 0, None);
+    for attribute in data {
+        match attribute {
+            InfoBond::Mode(number) => {
+                mode = match u8::from(*number) {
+                    ACTIVE_BACKUP => BondMode::ActiveBackup,
+                    number => BondMode::Other(number),
+                }
+            }
+            InfoBond::MiiMon(ms) => miimon_ms = *ms,
+            InfoBond::Primary(index) => primary = names.get(index).cloned(),
+            _ => {}
+        }
+    }
+    LinkKind::Bond { mode, miimon_ms, primary }
+}
+
+fn bridge(data: &[InfoBridge]) -> LinkKind {
+    let (mut vlan_filtering, mut default_pvid) = (false, None);
+    for attribute in data {
+        match attribute {
+            InfoBridge::VlanFiltering(on) => vlan_filtering = *on,
+            InfoBridge::VlanDefaultPvid(vlan) => default_pvid = vlan_id(*vlan),
+            _ => {}
+        }
+    }
+    LinkKind::Bridge { vlan_filtering, default_pvid }
+}
+
+fn vlan(data: &[InfoVlan], parent: &LinkName) -> Option<LinkKind> {
+    let (mut vlan, mut egress_qos) = (None, BTreeMap::new());
+    for attribute in data {
+        match attribute {
+            InfoVlan::Id(id) => vlan = vlan_id(*id),
+            InfoVlan::EgressQos(mappings) => egress_qos.extend(mappings.iter().filter_map(mapping)),
+            _ => {}
+        }
+    }
+    Some(LinkKind::Vlan { parent: parent.clone(), vlan: vlan?, egress_qos })
+}
+
+/// What maps to 0 is as if it weren't there.
+fn mapping(mapping: &VlanQosMapping) -> Option<(u32, Priority)> {
+    match mapping {
+        VlanQosMapping::Mapping(from, to) if *to != 0 => {
+            Some((*from, Priority::try_from(u64::from(*to)).ok()?))
+        }
+        _ => None,
+    }
+}
+
+fn vlan_id(id: u16) -> Option<VlanId> {
+    VlanId::try_from(u64::from(id)).ok()
+}
+
+fn bridge_vlans(message: &LinkMessage) -> impl Iterator<Item = (VlanId, VlanEntry)> {
+    let specs = message.attributes.iter().filter_map(|attribute| match attribute {
+        LinkAttribute::AfSpecBridge(specs) => Some(specs),
+        _ => None,
+    });
+    specs.flatten().filter_map(|spec| match spec {
+        AfSpecBridge::VlanInfo(BridgeVlanInfo { flags, vid }) => {
+            let pvid = flags.contains(BridgeVlanInfoFlags::Pvid);
+            let untagged = flags.contains(BridgeVlanInfoFlags::Untagged);
+            Some((vlan_id(*vid)?, VlanEntry { pvid, untagged }))
+        }
+        _ => None,
+    })
+}
+
+/// `IFA_LOCAL` is the link's own address; `IFA_ADDRESS` is the peer's on point-to-point links.
+fn address(message: &AddressMessage) -> Option<Ipv4Net> {
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+        _ => None,
+    })?;
+    Ipv4Net::new(local, message.header.prefix_len).ok()
+}

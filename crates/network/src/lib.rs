@@ -1,0 +1,34 @@
+//! The network of a cluster: intents to desired links, wiring, losses, probes.
+//!
+//! Purpose: decide, purely, what the links of a node shall look like ([`plan`]), which operations lead there
+//! ([`diff`]), whether the cables say what the template says ([`wiring`]) and what just failed ([`diagnose`]); and carry
+//! that out on a Linux kernel (`kernel`, behind the cargo feature of that name, which decides nothing).
+//!
+//! Invariants: without the feature `kernel` nothing here knows sockets, clocks or tokio. Links that twinrack makes are
+//! called `tw-…`; of other links only the adapters that a plan names are touched. Peers' bytes and kernel answers
+//! are parsed tolerantly and never panic.
+//!
+//! On failure: every operation has its error type, which names the link, adapter or byte concerned.
+
+pub mod diagnose;
+pub mod diff;
+#[cfg(feature = "kernel")]
+pub mod kernel;
+pub mod link;
+pub mod lldp;
+pub mod op;
+pub mod plan;
+pub mod probe;
+pub mod simulate;
+pub mod wiring;
+
+#[cfg(test)]
+mod testing;
+
+pub use diff::{DiffError, diff, revert, steps};
+pub use link::{
+    AdapterMap, BondMode, CurrentLink, CurrentLinks, DesiredLink, DesiredLinks, LinkKind, LinkName, VlanEntry,
+};
+pub use op::Op;
+pub use plan::{Generation, LinkRef, NetworkPlan, PlanError, PlannedKind, PlannedLink, ResolveError};
+pub use plan::{plan, plan_witness};

@@ -1,0 +1,174 @@
+//! The hello that nodes send each other on storage networks: 32 bytes of UDP.
+//!
+//! ```text
+//!  0        4        5        6        7        8               16              24            32
+//!  | "TWHB" | version| sender | network| 0      | cluster       | sequence      | sent, µs    |
+//! ```
+//! Numbers are big-endian. `sent` is the sender's own monotonic clock and means nothing to others.
+//!
+//! Invariants: what a peer sends is checked before it counts; longer hellos of the same version are read as far as
+//! they are known, so that fields can be added.
+//!
+//! On failure: [`ProbeError`]; the datagram is dropped, nothing else happens.
+
+use model::{ClusterName, NodeOrdinal, StorageNetworkIndex};
+
+/// The UDP port that hellos go to (in IANA's user range, registered by nobody).
+pub const HELLO_PORT: u16 = 7117;
+
+/// How often a node sends hellos, ms: five are lost before a path counts as dead.
+pub const HELLO_INTERVAL_MS: u32 = 200;
+
+/// Bytes of a hello.
+pub const HELLO_BYTES: usize = 32;
+
+const MAGIC: [u8; 4] = *b"TWHB";
+const VERSION: u8 = 1;
+
+/// One hello.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hello {
+    /// Whose cluster: two clusters on one wire don't hear each other.
+    pub cluster: ClusterTag,
+    /// Who sends.
+    pub sender: NodeOrdinal,
+    /// On which storage network. A hello that arrives on another one tells of crossed cables.
+    pub network: StorageNetworkIndex,
+    /// Counts up by one for each hello to this peer on this network.
+    pub sequence: u64,
+    /// The sender's monotonic clock, µs.
+    pub sent_us: u64,
+}
+
+/// A cluster's name as eight bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClusterTag(pub u64);
+
+impl From<&ClusterName> for ClusterTag {
+    /// FNV-1a, 64 bits, of the name in lower case: told apart, not protected.
+    fn from(name: &ClusterName) -> Self {
+        let fold = |hash: u64, byte: u8| {
+            (hash ^ u64::from(byte.to_ascii_lowercase())).wrapping_mul(0x0000_0100_0000_01b3)
+        };
+        Self(name.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, fold))
+    }
+}
+
+/// Why a datagram is no hello.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProbeError {
+    /// Too short.
+    #[error("{0} bytes are too few for a hello")]
+    Short(usize),
+    /// Not ours.
+    #[error("it starts with {0:02x?}, not with \"TWHB\"")]
+    Magic([u8; 4]),
+    /// From a newer or older twinrack.
+    #[error("hello version {0} is unknown")]
+    Version(u8),
+    /// The sender is none.
+    #[error("{0} is no node's ordinal")]
+    Sender(u8),
+    /// The network is none.
+    #[error("{0} is no storage network")]
+    Network(u8),
+}
+
+impl Hello {
+    /// The bytes on the wire.
+    pub fn encode(&self) -> [u8; HELLO_BYTES] {
+        let mut bytes = [0; HELLO_BYTES];
+        bytes[..4].copy_from_slice(&MAGIC);
+        bytes[4..8].copy_from_slice(&[VERSION, self.sender.get(), self.network.get(), 0]);
+        bytes[8..16].copy_from_slice(&self.cluster.0.to_be_bytes());
+        bytes[16..24].copy_from_slice(&self.sequence.to_be_bytes());
+        bytes[24..].copy_from_slice(&self.sent_us.to_be_bytes());
+        bytes
+    }
+
+    /// Reads a datagram.
+    pub fn decode(datagram: &[u8]) -> Result<Self, ProbeError> {
+        let bytes: &[u8; HELLO_BYTES] = datagram.first_chunk().ok_or(ProbeError::Short(datagram.len()))?;
+        let [m0, m1, m2, m3, version, sender, network, ..] = *bytes;
+        if [m0, m1, m2, m3] != MAGIC {
+            return Err(ProbeError::Magic([m0, m1, m2, m3]));
+        }
+        if version != VERSION {
+            return Err(ProbeError::Version(version));
+        }
+        Ok(Self {
+            cluster: ClusterTag(number(bytes, 8)),
+            sender: NodeOrdinal::try_from(u64::from(sender)).map_err(|_| ProbeError::Sender(sender))?,
+            network: StorageNetworkIndex::try_from(u64::from(network))
+                .map_err(|_| ProbeError::Network(network))?,
+            sequence: number(bytes, 16),
+            sent_us: number(bytes, 24),
+        })
+    }
+}
+
+fn number(bytes: &[u8; HELLO_BYTES], at: usize) -> u64 {
+    bytes[at..at + 8].iter().fold(0, |number, byte| (number << 8) | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn hello(sender: u64, network: u64, sequence: u64, sent_us: u64) -> Hello {
+        Hello {
+            cluster: ClusterTag::from(&"Plant-7".parse::<ClusterName>().unwrap()),
+            sender: NodeOrdinal::try_from(sender).unwrap(),
+            network: StorageNetworkIndex::try_from(network).unwrap(),
+            sequence,
+            sent_us,
+        }
+    }
+
+    #[test]
+    fn the_layout_is_that_of_the_drawing() {
+        let bytes = hello(2, 1, 0x0102_0304_0506_0708, 9).encode();
+        assert_eq!(bytes[..8], *b"TWHB\x01\x02\x01\x00");
+        assert_eq!(bytes[16..], [1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 0, 0, 9]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let good = hello(1, 1, 0, 0).encode();
+        let with = |at: usize, value: u8| {
+            let mut bytes = good;
+            bytes[at] = value;
+            Hello::decode(&bytes).unwrap_err()
+        };
+        assert_eq!(with(0, b'x'), ProbeError::Magic(*b"xWHB"));
+        assert_eq!(with(4, 2), ProbeError::Version(2));
+        assert_eq!(with(5, 0), ProbeError::Sender(0));
+        assert_eq!(with(6, 9), ProbeError::Network(9));
+        assert_eq!(Hello::decode(&good[..31]), Err(ProbeError::Short(31)));
+    }
+
+    #[test]
+    fn clusters_are_told_apart_and_case_does_not_count() {
+        let tag = |name: &str| ClusterTag::from(&name.parse::<ClusterName>().unwrap());
+        assert_eq!(tag("PLANT"), tag("plant"));
+        assert_ne!(tag("plant"), tag("plant2"));
+    }
+
+    proptest! {
+        #[test]
+        fn hellos_round_trip_and_may_be_longer(
+            sender in 1u64..=254, network in 1u64..=8, sequence: u64, sent_us: u64, more: Vec<u8>,
+        ) {
+            let hello = hello(sender, network, sequence, sent_us);
+            let datagram = [&hello.encode()[..], &more].concat();
+            prop_assert_eq!(Hello::decode(&datagram), Ok(hello));
+        }
+
+        #[test]
+        fn no_bytes_panic_the_parser(bytes: Vec<u8>) {
+            let _ = Hello::decode(&bytes);
+            let _ = Hello::decode(&[&MAGIC[..], &bytes].concat());
+        }
+    }
+}

@@ -1,0 +1,473 @@
+//! What the kernel does with an operation: a small model of it, for computing diffs and for the simulated rung.
+//!
+//! Purpose: the kernel changes more than it is told. A NIC that leaves a bond goes down and gets an old MTU back, a parent
+//! that goes down takes its VLAN links along, a bridge follows the smallest MTU of its ports. [`apply`] does the same to
+//! [`CurrentLinks`], so that a diff can look at the state *between* operations.
+//!
+//! Invariants: where the model does not know what the kernel will choose (an MTU), it says [`UNKNOWN_MTU`], which equals
+//! nothing wanted. Modelled on Linux 6.1: `drivers/net/bonding/bond_main.c`, `net/8021q/vlan.c`, `net/bridge/br_vlan.c`,
+//! `net/bridge/br_if.c`.
+//!
+//! On failure: [`Refused`] says what the kernel would object to; nothing has changed then.
+
+use crate::link::{CurrentLink, CurrentLinks, LinkKind, LinkName, VlanEntry};
+use crate::op::Op;
+use model::{Priority, VlanId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// An MTU that the kernel chose and the model can't know.
+pub const UNKNOWN_MTU: u32 = 0;
+
+/// The MTU of links that have just been made, except VLAN links (`ETH_DATA_LEN`).
+const ETHERNET_MTU: u32 = 1500;
+
+/// Why the kernel would not carry out an operation.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// No such link.
+    #[error("there is no link {0}")]
+    NoLink(LinkName),
+    /// The name is taken.
+    #[error("there is a link {0} already")]
+    Exists(LinkName),
+    /// The parent has that VLAN already.
+    #[error("{parent} has a link for VLAN {vlan} already")]
+    VlanTaken {
+        /// The link below.
+        parent: LinkName,
+        /// The VLAN.
+        vlan: VlanId,
+    },
+    /// A bond takes only ports that are down.
+    #[error("{0} is up")]
+    IsUp(LinkName),
+    /// A VLAN link can't be up above a parent that is down.
+    #[error("{0} is down")]
+    IsDown(LinkName),
+    /// A VLAN link's MTU is at most its parent's.
+    #[error("{name} stands on {parent}, whose MTU is smaller")]
+    MtuAboveParent {
+        /// The VLAN link.
+        name: LinkName,
+        /// The link below.
+        parent: LinkName,
+    },
+    /// The operation is for another kind of link, or for a port.
+    #[error("{name} is not {expected}")]
+    NotA {
+        /// The link.
+        name: LinkName,
+        /// What it would have to be.
+        expected: &'static str,
+    },
+    /// The address is there already.
+    #[error("{0} has that address already")]
+    AddressExists(LinkName),
+}
+
+/// Carries one operation out on the model.
+pub fn apply(state: &mut CurrentLinks, op: &Op) -> Result<(), Refused> {
+    match op {
+        Op::CreateBond { name, mode, miimon_ms } => create(
+            state,
+            name,
+            LinkKind::Bond { mode: *mode, miimon_ms: *miimon_ms, primary: None },
+            ETHERNET_MTU,
+        ),
+        Op::CreateBridge { name, vlan_filtering, default_pvid } => {
+            let kind = LinkKind::Bridge { vlan_filtering: *vlan_filtering, default_pvid: *default_pvid };
+            create(state, name, kind, ETHERNET_MTU)?;
+            link_mut(state, name)?.bridge_vlans.extend(default_pvid.map(|vlan| (vlan, VlanEntry::NATIVE)));
+            Ok(())
+        }
+        Op::CreateVlan { name, parent, vlan, egress_qos } => {
+            create_vlan(state, name, parent, *vlan, egress_qos)
+        }
+        Op::Delete { name } => delete(state, name),
+        Op::SetMtu { name, mtu_bytes } => set_mtu(state, name, *mtu_bytes),
+        Op::SetUp { name } => set_up(state, name),
+        Op::SetDown { name } => set_down(state, name),
+        Op::Join { name, master } => join(state, name, master),
+        Op::Leave { name } => leave(state, name),
+        Op::SetMiimon { name, miimon_ms } => match &mut link_mut(state, name)?.kind {
+            LinkKind::Bond { miimon_ms: current, .. } => {
+                *current = *miimon_ms;
+                Ok(())
+            }
+            _ => Err(Refused::NotA { name: name.clone(), expected: "a bond" }),
+        },
+        Op::SetPrimary { name, port } => set_primary(state, name, port.as_ref()),
+        Op::SetFiltering { name, vlan_filtering, default_pvid } => {
+            set_filtering(state, name, *vlan_filtering, *default_pvid)
+        }
+        Op::SetEgressQos { name, egress_qos } => set_egress_qos(state, name, egress_qos),
+        Op::SetBridgeVlan { name, vlan, entry } => set_bridge_vlan(state, name, *vlan, *entry),
+        Op::RemoveBridgeVlan { name, vlan } => {
+            link_mut(state, name)?.bridge_vlans.remove(vlan);
+            Ok(())
+        }
+        Op::AddAddress { name, address } => {
+            if link_mut(state, name)?.addresses.insert(*address) {
+                return Ok(());
+            }
+            Err(Refused::AddressExists(name.clone()))
+        }
+        Op::RemoveAddress { name, address } => {
+            link_mut(state, name)?.addresses.remove(address);
+            Ok(())
+        }
+        Op::SetIpv6LinkLocal { name, enabled } => {
+            link_mut(state, name)?.ipv6_link_local = Some(*enabled);
+            Ok(())
+        }
+    }
+}
+
+fn link_mut<'a>(state: &'a mut CurrentLinks, name: &LinkName) -> Result<&'a mut CurrentLink, Refused> {
+    state.links.get_mut(name).ok_or_else(|| Refused::NoLink(name.clone()))
+}
+
+fn link<'a>(state: &'a CurrentLinks, name: &LinkName) -> Result<&'a CurrentLink, Refused> {
+    state.get(name).ok_or_else(|| Refused::NoLink(name.clone()))
+}
+
+fn create(state: &mut CurrentLinks, name: &LinkName, kind: LinkKind, mtu_bytes: u32) -> Result<(), Refused> {
+    if state.get(name).is_some() {
+        return Err(Refused::Exists(name.clone()));
+    }
+    let has_ipv6 = state.links.values().any(|link| link.ipv6_link_local.is_some());
+    let new = CurrentLink {
+        index: state.links.values().map(|link| link.index).max().unwrap_or(0) + 1,
+        kind,
+        mac: None,
+        permanent_mac: None,
+        up: false,
+        carrier: None,
+        mtu_bytes,
+        master: None,
+        addresses: BTreeSet::new(),
+        bridge_vlans: BTreeMap::new(),
+        ipv6_link_local: has_ipv6.then_some(true),
+    };
+    state.links.insert(name.clone(), new);
+    Ok(())
+}
+
+fn create_vlan(
+    state: &mut CurrentLinks,
+    name: &LinkName,
+    parent: &LinkName,
+    vlan: VlanId,
+    egress_qos: &BTreeMap<u32, Priority>,
+) -> Result<(), Refused> {
+    let mtu_bytes = link(state, parent)?.mtu_bytes;
+    let same = |kind: &LinkKind| matches!(kind, LinkKind::Vlan { parent: p, vlan: v, .. } if p == parent && *v == vlan);
+    if state.links.values().any(|link| same(&link.kind)) {
+        return Err(Refused::VlanTaken { parent: parent.clone(), vlan });
+    }
+    let mut mapped = egress_qos.clone();
+    mapped.retain(|_, code_point| code_point.get() != 0);
+    create(state, name, LinkKind::Vlan { parent: parent.clone(), vlan, egress_qos: mapped }, mtu_bytes)
+}
+
+/// The VLAN links that stand on a link.
+fn children(state: &CurrentLinks, parent: &LinkName) -> Vec<LinkName> {
+    let stands_on = |kind: &LinkKind| matches!(kind, LinkKind::Vlan { parent: p, .. } if p == parent);
+    state.links.iter().filter(|(_, link)| stands_on(&link.kind)).map(|(name, _)| name.clone()).collect()
+}
+
+fn delete(state: &mut CurrentLinks, name: &LinkName) -> Result<(), Refused> {
+    link(state, name)?;
+    for port in state.ports(name).cloned().collect::<Vec<_>>() {
+        leave(state, &port)?;
+    }
+    for child in children(state, name) {
+        delete(state, &child)?;
+    }
+    if link(state, name)?.master.is_some() {
+        leave(state, name)?;
+    }
+    state.links.remove(name);
+    Ok(())
+}
+
+/// `bond_change_mtu` sets the ports first; `vlan_device_event` lowers VLAN links above; `br_mtu_auto_adjust` follows ports.
+fn set_mtu(state: &mut CurrentLinks, name: &LinkName, mtu_bytes: u32) -> Result<(), Refused> {
+    if let LinkKind::Vlan { parent, .. } = &link(state, name)?.kind
+        && link(state, parent)?.mtu_bytes < mtu_bytes
+    {
+        return Err(Refused::MtuAboveParent { name: name.clone(), parent: parent.clone() });
+    }
+    if matches!(link(state, name)?.kind, LinkKind::Bond { .. }) {
+        for port in state.ports(name).cloned().collect::<Vec<_>>() {
+            force_mtu(state, &port, mtu_bytes);
+        }
+    }
+    force_mtu(state, name, mtu_bytes);
+    Ok(())
+}
+
+/// Sets an MTU and lets what stands above follow. Links stand above each other without circles, so this ends.
+fn force_mtu(state: &mut CurrentLinks, name: &LinkName, mtu_bytes: u32) {
+    let Some(link) = state.links.get_mut(name) else { return };
+    link.mtu_bytes = mtu_bytes;
+    let master = link.master.clone();
+    for child in children(state, name) {
+        if state.get(&child).is_some_and(|above| above.mtu_bytes > mtu_bytes) {
+            force_mtu(state, &child, mtu_bytes);
+        }
+    }
+    if let Some(master) = master {
+        bridge_mtu_floats(state, &master);
+    }
+}
+
+/// A bridge whose ports changed has an MTU that depends on who set it when.
+fn bridge_mtu_floats(state: &mut CurrentLinks, master: &LinkName) {
+    if matches!(state.get(master), Some(CurrentLink { kind: LinkKind::Bridge { .. }, .. })) {
+        force_mtu(state, master, UNKNOWN_MTU);
+    }
+}
+
+fn set_up(state: &mut CurrentLinks, name: &LinkName) -> Result<(), Refused> {
+    if let LinkKind::Vlan { parent, .. } = &link(state, name)?.kind
+        && !link(state, parent)?.up
+    {
+        return Err(Refused::IsDown(parent.clone()));
+    }
+    link_mut(state, name)?.up = true;
+    // vlan_device_event, NETDEV_UP: VLAN links without loose binding follow.
+    for child in children(state, name) {
+        set_up(state, &child)?;
+    }
+    Ok(())
+}
+
+fn set_down(state: &mut CurrentLinks, name: &LinkName) -> Result<(), Refused> {
+    link_mut(state, name)?.up = false;
+    for child in children(state, name) {
+        set_down(state, &child)?;
+    }
+    Ok(())
+}
+
+fn join(state: &mut CurrentLinks, name: &LinkName, master: &LinkName) -> Result<(), Refused> {
+    let (port, above) = (link(state, name)?, link(state, master)?);
+    if port.master.is_some() {
+        return Err(Refused::NotA { name: name.clone(), expected: "free" });
+    }
+    match above.kind.clone() {
+        // bond_enslave: refuses a port that is up, gives it the bond's MTU, opens it.
+        LinkKind::Bond { .. } if port.up => Err(Refused::IsUp(name.clone())),
+        LinkKind::Bond { .. } => {
+            let mtu_bytes = above.mtu_bytes;
+            link_mut(state, name)?.master = Some(master.clone());
+            force_mtu(state, name, mtu_bytes);
+            set_up(state, name)
+        }
+        // br_add_if: no bridge below a bridge.
+        LinkKind::Bridge { .. } if matches!(port.kind, LinkKind::Bridge { .. }) => {
+            Err(Refused::NotA { name: name.clone(), expected: "something that can be a bridge's port" })
+        }
+        LinkKind::Bridge { default_pvid, .. } => {
+            let port = link_mut(state, name)?;
+            port.master = Some(master.clone());
+            port.bridge_vlans = default_pvid.map(|vlan| (vlan, VlanEntry::NATIVE)).into_iter().collect();
+            bridge_mtu_floats(state, master);
+            Ok(())
+        }
+        LinkKind::Other(_) => {
+            link_mut(state, name)?.master = Some(master.clone());
+            Ok(())
+        }
+        LinkKind::Nic | LinkKind::Vlan { .. } => {
+            Err(Refused::NotA { name: master.clone(), expected: "a bond or bridge" })
+        }
+    }
+}
+
+fn leave(state: &mut CurrentLinks, name: &LinkName) -> Result<(), Refused> {
+    let Some(master) = link_mut(state, name)?.master.take() else {
+        return Err(Refused::NotA { name: name.clone(), expected: "a port" });
+    };
+    link_mut(state, name)?.bridge_vlans.clear();
+    match &mut link_mut(state, &master)?.kind {
+        // __bond_release_one: closes the port and gives it back the MTU that it came with.
+        LinkKind::Bond { primary, .. } => {
+            primary.take_if(|primary| primary == name);
+            set_down(state, name)?;
+            force_mtu(state, name, UNKNOWN_MTU);
+        }
+        _ => bridge_mtu_floats(state, &master),
+    }
+    Ok(())
+}
+
+fn set_primary(state: &mut CurrentLinks, name: &LinkName, port: Option<&LinkName>) -> Result<(), Refused> {
+    if let Some(port) = port
+        && link(state, port)?.master.as_ref() != Some(name)
+    {
+        return Err(Refused::NotA { name: port.clone(), expected: "a port of that bond" });
+    }
+    match &mut link_mut(state, name)?.kind {
+        LinkKind::Bond { primary, .. } => {
+            *primary = port.cloned();
+            Ok(())
+        }
+        _ => Err(Refused::NotA { name: name.clone(), expected: "a bond" }),
+    }
+}
+
+/// `__br_vlan_set_default_pvid`: the old default goes from the bridge and its ports where nobody changed it, the new comes.
+fn set_filtering(
+    state: &mut CurrentLinks,
+    name: &LinkName,
+    filtering: bool,
+    pvid: Option<VlanId>,
+) -> Result<(), Refused> {
+    let LinkKind::Bridge { vlan_filtering, default_pvid } = &mut link_mut(state, name)?.kind else {
+        return Err(Refused::NotA { name: name.clone(), expected: "a bridge" });
+    };
+    *vlan_filtering = filtering;
+    let old = std::mem::replace(default_pvid, pvid);
+    if old == pvid {
+        return Ok(());
+    }
+    let ports = state.ports(name).cloned();
+    for member in ports.chain([name.clone()]).collect::<Vec<_>>() {
+        let vlans = &mut link_mut(state, &member)?.bridge_vlans;
+        if let Some(old) = old
+            && vlans.get(&old) == Some(&VlanEntry::NATIVE)
+        {
+            vlans.remove(&old);
+        }
+        if let Some(new) = pvid {
+            for other in vlans.values_mut() {
+                other.pvid = false;
+            }
+            vlans.insert(new, VlanEntry::NATIVE);
+        }
+    }
+    Ok(())
+}
+
+fn set_egress_qos(
+    state: &mut CurrentLinks,
+    name: &LinkName,
+    change: &BTreeMap<u32, Priority>,
+) -> Result<(), Refused> {
+    match &mut link_mut(state, name)?.kind {
+        LinkKind::Vlan { egress_qos, .. } => {
+            egress_qos.extend(change);
+            egress_qos.retain(|_, code_point| code_point.get() != 0);
+            Ok(())
+        }
+        _ => Err(Refused::NotA { name: name.clone(), expected: "a VLAN link" }),
+    }
+}
+
+fn set_bridge_vlan(
+    state: &mut CurrentLinks,
+    name: &LinkName,
+    vlan: VlanId,
+    entry: VlanEntry,
+) -> Result<(), Refused> {
+    let member = link(state, name)?;
+    let of = member.master.as_ref().unwrap_or(name);
+    if !matches!(link(state, of)?.kind, LinkKind::Bridge { .. }) {
+        return Err(Refused::NotA { name: name.clone(), expected: "a bridge or one of its ports" });
+    }
+    let vlans = &mut link_mut(state, name)?.bridge_vlans;
+    if entry.pvid {
+        for other in vlans.values_mut() {
+            other.pvid = false;
+        }
+    }
+    vlans.insert(vlan, entry);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::BondMode;
+
+    fn name(text: &str) -> LinkName {
+        text.parse().unwrap()
+    }
+
+    fn run(state: &mut CurrentLinks, ops: &[Op]) {
+        for op in ops {
+            apply(state, op).unwrap_or_else(|refused| panic!("{op}: {refused}"));
+        }
+    }
+
+    /// Two NICs in a bond with a VLAN link above.
+    fn team() -> CurrentLinks {
+        let mut state = CurrentLinks::default();
+        for nic in ["a", "b"] {
+            create(&mut state, &name(nic), LinkKind::Nic, 1500).unwrap();
+        }
+        let vlan = VlanId::try_from(7).unwrap();
+        run(
+            &mut state,
+            &[
+                Op::CreateBond { name: name("t"), mode: BondMode::ActiveBackup, miimon_ms: 100 },
+                Op::Join { name: name("a"), master: name("t") },
+                Op::Join { name: name("b"), master: name("t") },
+                Op::SetPrimary { name: name("t"), port: Some(name("a")) },
+                Op::SetUp { name: name("t") },
+                Op::CreateVlan { name: name("v"), parent: name("t"), vlan, egress_qos: BTreeMap::new() },
+                Op::SetUp { name: name("v") },
+            ],
+        );
+        state
+    }
+
+    #[test]
+    fn a_bond_opens_its_ports_and_gives_them_its_mtu() {
+        let mut state = team();
+        assert!(state.links[&name("b")].up);
+        run(&mut state, &[Op::SetMtu { name: name("t"), mtu_bytes: 9000 }]);
+        assert_eq!(state.links[&name("b")].mtu_bytes, 9000);
+        assert_eq!(state.links[&name("v")].mtu_bytes, 1500, "VLAN links are not raised");
+        run(&mut state, &[Op::SetMtu { name: name("t"), mtu_bytes: 1400 }]);
+        assert_eq!(state.links[&name("v")].mtu_bytes, 1400, "but lowered");
+    }
+
+    #[test]
+    fn a_bond_refuses_a_port_that_is_up() {
+        let mut state = team();
+        create(&mut state, &name("c"), LinkKind::Nic, 1500).unwrap();
+        run(&mut state, &[Op::SetUp { name: name("c") }]);
+        let refused = apply(&mut state, &Op::Join { name: name("c"), master: name("t") });
+        assert_eq!(refused, Err(Refused::IsUp(name("c"))));
+    }
+
+    #[test]
+    fn a_port_that_leaves_a_bond_is_down_with_an_mtu_nobody_knows() {
+        let mut state = team();
+        run(&mut state, &[Op::Leave { name: name("a") }]);
+        let port = &state.links[&name("a")];
+        assert_eq!((port.up, port.mtu_bytes, &port.master), (false, UNKNOWN_MTU, &None));
+        let LinkKind::Bond { primary, .. } = &state.links[&name("t")].kind else { panic!("a bond") };
+        assert_eq!(*primary, None);
+    }
+
+    #[test]
+    fn deleting_a_parent_takes_its_vlan_links_along() {
+        let mut state = team();
+        run(&mut state, &[Op::Delete { name: name("t") }]);
+        assert_eq!(state.links.keys().map(LinkName::as_str).collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_vlan_link_is_neither_higher_nor_more_up_than_its_parent() {
+        let mut state = team();
+        let too_big = apply(&mut state, &Op::SetMtu { name: name("v"), mtu_bytes: 1501 });
+        assert!(matches!(too_big, Err(Refused::MtuAboveParent { .. })));
+        run(&mut state, &[Op::SetDown { name: name("t") }]);
+        assert!(!state.links[&name("v")].up);
+        assert_eq!(apply(&mut state, &Op::SetUp { name: name("v") }), Err(Refused::IsDown(name("t"))));
+    }
+}

@@ -1,0 +1,214 @@
+use super::*;
+use crate::testing::{ADAPTERS, cabling, chassis, neighbour, spec};
+use model::{Mtu, Wiring};
+
+const VLANS: [&[u64]; 4] = [&[7, 8], &[7, 8], &[711], &[712]];
+
+/// Option A with some NICs (node, NIC) plugged into other TORs, whose ports are set up for what the NIC needs.
+fn rewired(nodes_per_zone: u64, moves: &[(usize, usize, u8)]) -> Vec<NodeCabling> {
+    let mut cabling = cabling(&spec(nodes_per_zone));
+    for (node, nic, tor) in moves {
+        cabling[node - 1].nics[*nic].neighbour = Some(neighbour(*tor, 90 + nic, VLANS[*nic]));
+    }
+    cabling
+}
+
+fn say(nodes_per_zone: u64, moves: &[(usize, usize, u8)]) -> Vec<String> {
+    let findings = check(&spec(nodes_per_zone), &rewired(nodes_per_zone, moves));
+    findings.iter().map(|finding| format!("{}: {finding}", finding.id())).collect()
+}
+
+#[test]
+fn cables_as_the_template_says_are_wiring_a_and_nothing_is_found() {
+    for nodes_per_zone in 1..=4 {
+        assert_eq!(say(nodes_per_zone, &[]), Vec::<String>::new());
+        let spec = spec(nodes_per_zone);
+        assert_eq!(recognise(&spec, &cabling(&spec)), Recognised::As(Wiring::A));
+    }
+}
+
+#[test]
+fn one_cable_in_the_other_rack_is_named_with_both_sides() {
+    insta::assert_snapshot!(say(2, &[(1, 2, 3)]).join("\n"));
+}
+
+#[test]
+fn with_one_node_per_zone_the_other_cables_decide_whose_switch_it_is() {
+    insta::assert_snapshot!(say(1, &[(1, 2, 3)]).join("\n"));
+}
+
+#[test]
+fn a_node_in_the_other_rack_is_one_finding() {
+    let moves = [(1, 0, 3), (1, 1, 4), (1, 2, 3), (1, 3, 4)];
+    insta::assert_snapshot!(say(2, &moves).join("\n"));
+}
+
+#[test]
+fn two_nodes_with_each_others_labels_accuse_nobody_and_show_both_sides() {
+    let moves = [(2, 0, 3), (2, 1, 4), (2, 2, 3), (2, 3, 4), (3, 0, 1), (3, 1, 2), (3, 2, 1), (3, 3, 2)];
+    let found = check(&spec(2), &rewired(2, &moves));
+    let ids: Vec<_> = found.iter().map(WiringFinding::id).collect();
+    assert_eq!(ids, ["lldp.shared-switch"; 4]);
+    let WiringFinding::SharedSwitch { switch, cables } = &found[0] else { panic!("{found:?}") };
+    assert_eq!((switch, cables.len()), (&chassis(1), 4));
+}
+
+#[test]
+fn both_racks_on_one_switch_accuse_nobody() {
+    let found = say(1, &[(2, 0, 1), (2, 2, 1)]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0]
+            .starts_with("lldp.shared-switch: switch 02:00:00:00:ff:01 is used by both zones: n1 Ethernet")
+    );
+    assert!(found[0].contains("n2 Ethernet 3 (eth2) on switch tor1 (02:00:00:00:ff:01) port Ethernet1/92"));
+}
+
+#[test]
+fn the_odd_one_out_of_three_is_named() {
+    insta::assert_snapshot!(say(3, &[(2, 0, 2)]).join("\n"));
+}
+
+#[test]
+fn of_two_that_differ_inside_the_rack_nobody_is_accused() {
+    let found = say(2, &[(1, 0, 2)]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("lldp.split-zone: the nodes of zone a have Ethernet on different switches"));
+}
+
+#[test]
+fn storage_networks_that_share_a_switch_are_found() {
+    let found = check(&spec(3), &rewired(3, &[(1, 3, 1)]));
+    let ids: Vec<_> = found.iter().map(WiringFinding::id).collect();
+    assert_eq!(ids, ["lldp.odd-switch", "lldp.storage-on-one-switch"]);
+}
+
+#[test]
+fn storage_on_one_switch_everywhere_is_option_c_unless_the_template_says_otherwise() {
+    let moves = [(1, 3, 1), (2, 3, 3)];
+    let mut spec = spec(1);
+    spec.wiring = None;
+    assert_eq!(check(&spec, &rewired(1, &moves)), []);
+    assert!(matches!(recognise(&spec, &rewired(1, &moves)), Recognised::Unknown { .. }));
+    spec.wiring = Some(Wiring::A);
+    assert_eq!(check(&spec, &rewired(1, &moves)).len(), 2);
+}
+
+#[test]
+fn a_nic_without_neighbour_is_found_and_so_is_one_that_was_heard_long_ago() {
+    let mut cabling = cabling(&spec(1));
+    cabling[0].nics[1].neighbour = None;
+    cabling[1].nics[0].neighbour.as_mut().unwrap().received_age_ms = 20_000;
+    let found = check(&spec(1), &cabling);
+    assert_eq!(
+        found.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            "n1 Ethernet 2 (eth1) hears no switch",
+            "n2 Ethernet (eth0) hears no switch; the last one 20000 ms ago"
+        ]
+    );
+}
+
+#[test]
+fn a_vlan_that_the_port_lacks_is_named_with_its_purpose() {
+    let mut cabling = cabling(&spec(1));
+    cabling[0].nics[2].neighbour = Some(neighbour(1, 12, &[712]));
+    cabling[0].nics[0].neighbour = Some(neighbour(1, 10, &[8]));
+    let found = check(&spec(1), &cabling);
+    let text: Vec<_> = found.iter().map(|finding| format!("{finding}; {}", finding.help())).collect();
+    insta::assert_snapshot!(text.join("\n"));
+}
+
+#[test]
+fn a_port_that_does_not_tell_its_vlans_is_a_note_and_not_an_error() {
+    let mut cabling = cabling(&spec(1));
+    cabling[0].nics[2].neighbour = Some(neighbour(1, 12, &[]));
+    let found = check(&spec(1), &cabling);
+    assert_eq!(found.iter().map(WiringFinding::id).collect::<Vec<_>>(), ["lldp.vlans-unknown"]);
+    assert_eq!(found[0].severity(), model::Severity::Note);
+    let Recognised::Unknown { why } = recognise(&spec(1), &cabling) else { panic!("not enough is known") };
+    assert_eq!(why, "switch 02:00:00:00:ff:01 does not tell its VLANs: option A or B");
+}
+
+#[test]
+fn a_port_for_small_frames_is_found_by_the_frame_and_not_by_the_mtu() {
+    let with = |max_frame_bytes| {
+        let mut cabling = cabling(&spec(1));
+        cabling[0].nics[2].neighbour.as_mut().unwrap().lldpdu.max_frame_bytes = max_frame_bytes;
+        check(&spec(1), &cabling)
+    };
+    for good in [None, Some(0), Some(9018), Some(9216)] {
+        assert_eq!(with(good), [], "{good:?}");
+    }
+    let found = with(Some(9017));
+    let [WiringFinding::FrameTooBig { needed_bytes, mtu, .. }] = found.as_slice() else {
+        panic!("{found:?}")
+    };
+    assert_eq!((*needed_bytes, *mtu), (9018, Mtu::JUMBO));
+}
+
+#[test]
+fn both_storage_vlans_on_a_switch_are_not_option_a() {
+    let spec = spec(1);
+    let mut cabling = cabling(&spec);
+    for node in &mut cabling {
+        for nic in &mut node.nics[2..] {
+            let tor = if node.zone.as_ref().unwrap().as_str() == "a" { 1 } else { 3 };
+            let tor = tor + u8::from(nic.adapter.as_str() == ADAPTERS[3]);
+            nic.neighbour = Some(neighbour(tor, 9, &[711, 712]));
+        }
+    }
+    assert!(
+        matches!(recognise(&spec, &cabling), Recognised::Unknown { why } if why.contains("2 storage VLANs"))
+    );
+}
+
+#[test]
+fn another_wiring_than_the_templates_is_found() {
+    let mut spec = spec(1);
+    spec.wiring = Some(Wiring::B);
+    let found = check(&spec, &cabling(&spec));
+    assert_eq!(found, [WiringFinding::OtherWiring { declared: Wiring::B, recognised: Wiring::A }]);
+}
+
+#[test]
+fn names_of_switches_decide_nothing() {
+    let mut cabling = cabling(&spec(2));
+    for nic in cabling.iter_mut().flat_map(|node| &mut node.nics) {
+        nic.neighbour.as_mut().unwrap().lldpdu.system_name = Some("switch".to_owned());
+    }
+    assert_eq!(check(&spec(2), &cabling), []);
+}
+
+#[test]
+fn the_witness_is_in_no_zone_and_needs_only_a_neighbour() {
+    let mut cabling = cabling(&spec(1));
+    let mut witness = cabling[0].clone();
+    witness.zone = None;
+    witness.node = "witness".parse().unwrap();
+    witness.nics.truncate(1);
+    cabling.push(witness);
+    assert_eq!(check(&spec(1), &cabling), []);
+    cabling[2].nics[0].neighbour = None;
+    assert_eq!(check(&spec(1), &cabling).len(), 1);
+}
+
+#[test]
+fn maps_are_data_that_can_be_written_down() {
+    let maps = maps(&cabling(&spec(1)));
+    assert_eq!(maps.connections.len(), 8);
+    assert_eq!(maps.switch_to_node.len(), 4);
+    let text = serde_json::to_string(&maps).unwrap();
+    assert_eq!(serde_json::from_str::<CablingMaps>(&text).unwrap(), maps);
+    insta::assert_json_snapshot!((&maps.node_to_switch, &maps.switch_to_node, &maps.connections[2]));
+}
+
+#[test]
+fn findings_are_diagnostics_and_can_be_written_down() {
+    let found = check(&spec(2), &rewired(2, &[(1, 2, 3)]));
+    let text = serde_json::to_string(&found).unwrap();
+    assert!(text.starts_with(r#"[{"finding":"other-zones-switch""#), "{text}");
+    assert_eq!(serde_json::from_str::<Vec<WiringFinding>>(&text).unwrap(), found);
+    let diagnostic = found[0].diagnostic();
+    assert_eq!((diagnostic.rule.0, diagnostic.severity), ("lldp.other-zones-switch", model::Severity::Error));
+}

@@ -1,0 +1,224 @@
+//! Breaking a lab and mending it, and what a good diagnosis must then say.
+//!
+//! Invariants: a fault goes to the fabric first, then the guests' carriers follow it. [`Lab::mend`] undoes every fault,
+//! whichever were made, and may be repeated.
+
+use super::{Lab, LabError};
+use crate::suite::{Nics, Room, Step, SwitchFailure, Way};
+use fabric::{CarrierChange, Cut, End, PortRef, Switch, SwitchId};
+use futures_util::future::try_join_all;
+use model::{AdapterName, ClusterSpec, NodeName, TrafficClass};
+use network::lldp::ChassisId;
+use std::fmt;
+
+/// A fault that was made, with what the lab knows of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Made {
+    /// A switch failed.
+    Switch {
+        /// Its chassis id.
+        chassis: ChassisId,
+        /// Its name.
+        name: String,
+        /// How it failed.
+        how: SwitchFailure,
+    },
+    /// The link between the rooms of a storage network was cut.
+    RoomLink {
+        /// The storage network.
+        storage_network: u8,
+        /// From this zone to that one, if only one way.
+        one_way: Option<(String, String)>,
+    },
+    /// A cable was moved.
+    Cable(MovedCable),
+}
+
+/// A cable that was moved: what a refusal must name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MovedCable {
+    /// The node.
+    pub node: NodeName,
+    /// Its NIC.
+    pub adapter: AdapterName,
+    /// The switch where the cable is now, by the name that it sends.
+    pub switch: String,
+    /// The port there.
+    pub port: String,
+}
+
+impl fmt::Display for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Switch { chassis, name, how } => write!(f, "switch {name} ({chassis}) {how}"),
+            Self::RoomLink { storage_network, one_way: None } => {
+                write!(f, "the room-to-room link of storage network {storage_network} is cut both ways")
+            }
+            Self::RoomLink { storage_network, one_way: Some((from, to)) } => {
+                write!(
+                    f,
+                    "the room-to-room link of storage network {storage_network} is cut from {from} to {to}"
+                )
+            }
+            Self::Cable(MovedCable { node, adapter, switch, port }) => {
+                write!(f, "{adapter} of {node} is cabled to switch {switch} port {port}")
+            }
+        }
+    }
+}
+
+impl Made {
+    /// The stable id of the loss that a diagnosis must name; `None` if the fault stops nothing.
+    pub fn loss_id(&self) -> Option<String> {
+        match self {
+            Self::Switch { chassis, .. } => Some(format!("switch:{chassis}")),
+            Self::RoomLink { storage_network, one_way: None } => Some(format!("room-link:{storage_network}")),
+            Self::RoomLink { storage_network, one_way: Some((from, to)) } => {
+                Some(format!("room-link:{storage_network}:{from}>{to}"))
+            }
+            Self::Cable(_) => None,
+        }
+    }
+}
+
+impl Lab {
+    /// The faults that are in force.
+    pub fn faults(&self) -> &[Made] {
+        &self.faults
+    }
+
+    /// Makes the fault of a step; gives what was made. Steps that are no faults make none.
+    pub async fn break_it(&mut self, spec: &ClusterSpec, step: &Step) -> Result<Vec<Made>, LabError> {
+        let made = match step {
+            Step::FailSwitch { room, storage_network, how } => {
+                self.fail_switch(*room, *storage_network, *how).await?
+            }
+            Step::CutRoomLink { storage_network, way } => {
+                self.cut_room_link(spec, *storage_network, *way).await?
+            }
+            Step::CrossCable { room, position, nics } => {
+                self.cross_cable(spec, *room, *position, *nics).await?
+            }
+            _ => Vec::new(),
+        };
+        self.faults.extend(made.iter().cloned());
+        Ok(made)
+    }
+
+    /// Undoes every fault.
+    pub async fn mend(&mut self) -> Result<(), LabError> {
+        let changes = self.control.heal()?;
+        self.faults.clear();
+        self.tell_carriers(changes).await
+    }
+
+    async fn fail_switch(
+        &mut self,
+        room: Room,
+        network: u8,
+        how: SwitchFailure,
+    ) -> Result<Vec<Made>, LabError> {
+        let switch = self.cables.storage_switch(room.index(), network).cloned();
+        let switch = switch.ok_or(LabError::NoSuchNetwork { storage_network: network })?;
+        let changes = match how {
+            SwitchFailure::Off => self.control.switch_down(&switch)?,
+            SwitchFailure::Deaf => self.cut_around(&switch, true)?,
+            SwitchFailure::Mute => self.cut_around(&switch, false)?,
+        };
+        self.tell_carriers(changes).await?;
+        Ok(self.switch(&switch).map(|switch| made_of(switch, how)).into_iter().collect())
+    }
+
+    /// Cuts one direction of every cable at a switch: towards it, or away from it.
+    fn cut_around(&mut self, switch: &SwitchId, towards: bool) -> Result<Vec<CarrierChange>, LabError> {
+        let at = |end: &End| matches!(end, End::Port(port) if port.switch == *switch);
+        let links = self.cables.topology().links.iter().filter(|link| at(&link.a) || at(&link.b));
+        let mut changes = Vec::new();
+        for link in links {
+            let cut = if at(&link.b) == towards { Cut::AToB } else { Cut::BToA };
+            changes.extend(self.control.cut_link(&link.id, cut)?);
+        }
+        Ok(changes)
+    }
+
+    async fn cut_room_link(
+        &mut self,
+        spec: &ClusterSpec,
+        network: u8,
+        way: Way,
+    ) -> Result<Vec<Made>, LabError> {
+        let link =
+            self.cables.room_link(network).ok_or(LabError::NoSuchNetwork { storage_network: network })?;
+        let cut = match way {
+            Way::Both => Cut::Both,
+            Way::OneToTwo => Cut::AToB,
+            Way::TwoToOne => Cut::BToA,
+        };
+        let changes = self.control.cut_link(link, cut)?;
+        self.tell_carriers(changes).await?;
+        let [one, two] = [&spec.zones[0].name, &spec.zones[1].name].map(ToString::to_string);
+        let one_way = match way {
+            Way::Both => None,
+            Way::OneToTwo => Some((one, two)),
+            Way::TwoToOne => Some((two, one)),
+        };
+        Ok(vec![Made::RoomLink { storage_network: network, one_way }])
+    }
+
+    async fn cross_cable(
+        &mut self,
+        spec: &ClusterSpec,
+        room: Room,
+        position: u8,
+        nics: Nics,
+    ) -> Result<Vec<Made>, LabError> {
+        let other_room = 1 - room.index();
+        let no_node = || LabError::NoSuchNode { room: room.index() + 1, position };
+        let index = usize::from(position).checked_sub(1).ok_or_else(no_node)?;
+        let name = &spec.zones[room.index()].nodes.get(index).ok_or_else(no_node)?.name;
+        let node = self.nodes.get(name).ok_or_else(no_node)?;
+        let mut changes = Vec::new();
+        let mut made = Vec::new();
+        for nic in &node.plan.nics {
+            let intents = spec.intents.iter().filter(|intent| intent.adapters.contains(&nic.adapter));
+            let storage = intents.clone().any(|intent| intent.carries(TrafficClass::Storage));
+            if nics == Nics::Storage && !storage {
+                continue;
+            }
+            let Some(port) = self.cables.spare(other_room, &nic.adapter).cloned() else { continue };
+            changes.extend(self.control.recable(&nic.id, &port)?);
+            made.push(Made::Cable(self.moved(name, &nic.adapter, &port)));
+        }
+        self.tell_carriers(changes).await?;
+        Ok(made)
+    }
+
+    fn moved(&self, node: &NodeName, adapter: &AdapterName, port: &PortRef) -> MovedCable {
+        let switch = self.switch(&port.switch).map_or_else(String::new, |switch| switch.system_name.clone());
+        MovedCable { node: node.clone(), adapter: adapter.clone(), switch, port: port.port.to_string() }
+    }
+
+    fn switch(&self, id: &SwitchId) -> Option<&Switch> {
+        self.cables.topology().switch(id)
+    }
+
+    /// Lets the guests see the carriers that the fabric has.
+    async fn tell_carriers(&mut self, changes: Vec<CarrierChange>) -> Result<(), LabError> {
+        try_join_all(self.nodes.values_mut().map(|node| node.follow(&changes))).await.map(drop)
+    }
+}
+
+fn made_of(switch: &Switch, how: SwitchFailure) -> Made {
+    Made::Switch { chassis: ChassisId::Mac(switch.chassis_mac), name: switch.system_name.clone(), how }
+}
+
+impl super::LabNode {
+    async fn follow(&mut self, changes: &[CarrierChange]) -> Result<(), LabError> {
+        for change in changes {
+            let Some(nic) = self.plan.nics.iter().find(|nic| nic.id == change.nic) else { continue };
+            let told = self.qmp.set_link(&nic.device, change.carrier).await;
+            told.map_err(|source| LabError::Qmp { node: self.plan.name.to_string(), source })?;
+        }
+        Ok(())
+    }
+}

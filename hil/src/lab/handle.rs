@@ -1,0 +1,176 @@
+//! The harness's side of the keeper: starts it, gives it orders, knows which processes have ended.
+//!
+//! Dropping the handle closes the keeper's orders, which ends the lab.
+
+use super::LabError;
+use super::keeper::{Notice, Order, sweep};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::{mpsc, watch};
+
+/// How long the keeper has to answer an order, and to end. It does so in milliseconds unless the host is stuck.
+const ANSWER_BOUND: Duration = Duration::from_secs(20);
+/// Room that a lab takes besides its drives' content: logs, sockets, metadata.
+const ROOM_MIB: u64 = 64;
+/// Answers that may wait to be read: orders are given one at a time.
+const ANSWERS_WAITING: usize = 64;
+
+/// The keeper did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    /// The keeper could not be started or spoken to.
+    #[error("the lab's keeper process failed: {operation}")]
+    Broken {
+        /// What was tried.
+        operation: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The keeper refused.
+    #[error("the lab's keeper could not do it: {0}")]
+    Refused(String),
+    /// The keeper did not answer.
+    #[error("the lab's keeper did not answer within {ANSWER_BOUND:?}: {operation}")]
+    Silent {
+        /// What was tried.
+        operation: &'static str,
+    },
+}
+
+/// Processes that have ended, by name, and how.
+pub(crate) type Ended = BTreeMap<String, String>;
+
+/// A running keeper.
+pub struct Keeper {
+    child: Child,
+    orders: ChildStdin,
+    answers: mpsc::Receiver<Notice>,
+    ended: watch::Receiver<Ended>,
+    /// The lab's directory.
+    pub(crate) dir: PathBuf,
+}
+
+/// Sees that there is room for a lab.
+fn check_room(dir: &Path) -> Result<(), LabError> {
+    let stat = rustix::fs::statvfs(dir)
+        .map_err(|errno| LabError::Write { path: dir.to_owned(), source: errno.into() })?;
+    let free_mib = stat.f_bavail.saturating_mul(stat.f_frsize) >> 20;
+    if free_mib < ROOM_MIB {
+        return Err(LabError::NoRoom { dir: dir.to_owned(), free_mib, needed_mib: ROOM_MIB });
+    }
+    Ok(())
+}
+
+impl Keeper {
+    /// Starts a keeper. `program` is the one that has the harness's hidden commands. The lab's directory is made where
+    /// temporary files go, once it is seen that there is room.
+    pub async fn start(program: &Path) -> Result<Self, LabError> {
+        let parent = std::env::temp_dir();
+        // What an earlier run left whose keeper was killed as well. If that fails, this lab has no need of it.
+        sweep(&parent).ok();
+        check_room(&parent)?;
+        Ok(Self::spawn_keeper(program, &parent).await?)
+    }
+
+    async fn spawn_keeper(program: &Path, parent: &Path) -> Result<Self, KeepError> {
+        let broken = |operation| move |source| KeepError::Broken { operation, source };
+        let mut child = Command::new(program)
+            .arg("lab-keeper")
+            .arg(parent)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(broken("starting it"))?;
+        let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let orders = child.stdin.take().ok_or_else(gone).map_err(broken("opening its orders"))?;
+        let stdout = child.stdout.take().ok_or_else(gone).map_err(broken("opening its notices"))?;
+        let (answer, answers) = mpsc::channel(ANSWERS_WAITING);
+        let (tell_ended, ended) = watch::channel(Ended::new());
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(stdout).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                match serde_json::from_str(&line) {
+                    Ok(Notice::Exited { name, status }) => {
+                        tell_ended.send_modify(|ended| drop(ended.insert(name, status)));
+                    }
+                    Ok(notice) => {
+                        if answer.send(notice).await.is_err() {
+                            break;
+                        }
+                    }
+                    Err(_) => break, // what comes after a broken line can't be trusted; orders then find no answer
+                }
+            }
+        });
+        let mut handle = Self { child, orders, answers, ended, dir: PathBuf::new() };
+        match handle.answer("making the lab's directory").await? {
+            Notice::Ready { dir } => handle.dir = dir,
+            other => return Err(KeepError::Refused(format!("{other:?}"))),
+        }
+        Ok(handle)
+    }
+
+    /// Starts a process; it ends with the lab at the latest.
+    pub(crate) async fn spawn(
+        &mut self,
+        name: &str,
+        program: &Path,
+        args: Vec<String>,
+        output: &Path,
+    ) -> Result<u32, KeepError> {
+        let (name, program, output) = (name.to_owned(), program.to_owned(), output.to_owned());
+        self.order(&Order::Spawn { name, program, args, output }).await?;
+        match self.answer("starting a process").await? {
+            Notice::Spawned { pid, .. } => Ok(pid),
+            Notice::Failed { why } => Err(KeepError::Refused(why)),
+            other => Err(KeepError::Refused(format!("{other:?}"))),
+        }
+    }
+
+    /// Processes that have ended so far, and a way to wait for more.
+    pub(crate) fn ended(&self) -> watch::Receiver<Ended> {
+        self.ended.clone()
+    }
+
+    /// Lets the lab stay when the harness goes.
+    pub(crate) async fn keep(mut self) -> Result<PathBuf, KeepError> {
+        self.order(&Order::Keep).await?;
+        Ok(self.dir)
+    }
+
+    /// Ends the lab and waits until nothing of it is left.
+    pub async fn end(mut self) -> Result<(), KeepError> {
+        self.order(&Order::End).await?;
+        let waited = tokio::time::timeout(ANSWER_BOUND, self.child.wait()).await;
+        let operation = "ending";
+        waited
+            .map_err(|_| KeepError::Silent { operation })?
+            .map_err(|source| KeepError::Broken { operation, source })?;
+        match self.answers.try_recv() {
+            Ok(Notice::Failed { why }) => Err(KeepError::Refused(why)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn order(&mut self, order: &Order) -> Result<(), KeepError> {
+        let broken = |source| KeepError::Broken { operation: "giving it an order", source };
+        let mut line = serde_json::to_vec(order).map_err(|error| broken(error.into()))?;
+        line.push(b'\n');
+        self.orders.write_all(&line).await.map_err(broken)?;
+        self.orders.flush().await.map_err(broken)
+    }
+
+    async fn answer(&mut self, operation: &'static str) -> Result<Notice, KeepError> {
+        match tokio::time::timeout(ANSWER_BOUND, self.answers.recv()).await {
+            Ok(Some(notice)) => Ok(notice),
+            Ok(None) => Err(KeepError::Broken { operation, source: io::ErrorKind::UnexpectedEof.into() }),
+            Err(_) => Err(KeepError::Silent { operation }),
+        }
+    }
+}

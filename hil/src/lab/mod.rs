@@ -1,0 +1,217 @@
+//! A lab: two racks and a witness as virtual machines around virtual switches, and the faults that can be made in it.
+//!
+//! Purpose: [`Lab::up`] builds it and returns when every agent answers; the methods of [`faults`] break and mend it;
+//! [`Lab::down`] ends it.
+//!
+//! Invariants: everything that a lab starts belongs to its keeper ([`keeper`]), so that dropping a [`Lab`] at any moment
+//! ends it. A fault and its mending are carried out in the fabric first and then told to the guests as carrier, so that a
+//! guest never sees a carrier that the fabric contradicts for longer than that takes.
+//!
+//! On failure: [`LabError`], which has the node's console where a node is concerned.
+
+mod access;
+mod boot;
+mod error;
+pub mod faults;
+pub mod file;
+mod handle;
+pub mod keeper;
+mod plan;
+mod ports;
+mod qemu;
+mod topology;
+
+pub use error::LabError;
+pub use plan::PlanError;
+
+pub use handle::{KeepError, Keeper};
+
+use crate::accel::Accel;
+use crate::image::NodeImage;
+use crate::ui::Ui;
+use api::pki::Ca;
+use api::{Client, Endpoint, TlsIdentity};
+use boot::Starting;
+use fabric::{Control, LinkId, Snapshot, Topology};
+use file::LabFile;
+use model::{AdapterName, ClusterSpec, DriveSerial, MacAddress, NodeName};
+use plan::{LabPlan, NodePlan};
+use qemu::{BootFiles, NodeFiles};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use vm::qmp::Qmp;
+
+/// How long the lab's certificates are good for: a soak run takes days.
+const CERTIFICATES_VALID_FOR: Duration = Duration::from_hours(30 * 24);
+
+/// What a lab is built from.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// The cluster.
+    pub spec: &'a ClusterSpec,
+    /// The lab file.
+    pub file: &'a LabFile,
+    /// What every random choice comes from.
+    pub seed: u64,
+    /// What nodes boot.
+    pub image: &'a NodeImage,
+    /// What runs their processors.
+    pub accel: &'a Accel,
+    /// The program that runs the keeper and the fabric, by its hidden commands.
+    pub program: &'a Path,
+    /// Where the consoles are logged.
+    pub consoles: &'a Path,
+}
+
+/// A node of a running lab.
+#[derive(Debug)]
+pub struct LabNode {
+    plan: NodePlan,
+    qmp: Qmp,
+    /// Its agent.
+    pub client: Client,
+    /// The loopback address that leads to its agent.
+    pub address: SocketAddr,
+    /// From power on to the agent's first answer, milliseconds.
+    pub boot_ms: u64,
+}
+
+/// What the lab gave a node, for comparison with what the node says.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeHardware {
+    pub(crate) name: NodeName,
+    pub(crate) serial: String,
+    pub(crate) memory_mib: u32,
+    pub(crate) nic_speed_mbps: u32,
+    pub(crate) nics: Vec<MacAddress>,
+    pub(crate) drives: Vec<(DriveSerial, u64)>,
+}
+
+impl LabNode {
+    /// Its name.
+    pub fn name(&self) -> &NodeName {
+        &self.plan.name
+    }
+
+    /// Whether it is a node of a rack; the witness is none.
+    pub fn holds_data(&self) -> bool {
+        self.plan.zone.is_some()
+    }
+
+    /// Which NIC is which adapter.
+    pub fn adapters(&self) -> BTreeMap<AdapterName, MacAddress> {
+        self.plan.adapters()
+    }
+
+    /// The fabric's names of its cables; end a is the node's.
+    pub fn links(&self) -> impl Iterator<Item = LinkId> {
+        self.plan.nics.iter().map(|nic| topology::cable_id(&nic.id))
+    }
+
+    /// What the lab gave it.
+    pub(crate) fn hardware(&self) -> NodeHardware {
+        NodeHardware {
+            name: self.plan.name.clone(),
+            serial: self.plan.serial.clone(),
+            memory_mib: self.plan.memory_mib,
+            nic_speed_mbps: self.plan.nic_speed_mbps,
+            nics: self.plan.nics.iter().map(|nic| nic.mac).collect(),
+            drives: self.plan.drives.iter().map(|drive| (drive.serial.clone(), drive.size_bytes)).collect(),
+        }
+    }
+}
+
+/// A running lab. Its processes are its keeper's: they end with that, not with this.
+pub struct Lab {
+    control: Control,
+    nodes: BTreeMap<NodeName, LabNode>,
+    cables: topology::Cables,
+    faults: Vec<faults::Made>,
+    client_identity: TlsIdentity,
+}
+
+impl Lab {
+    /// Builds the lab; returns when every agent has answered. `ready` is told of each node as it comes.
+    pub async fn up(
+        launch: Launch<'_>,
+        keeper: &mut Keeper,
+        ui: &Ui,
+        ready: impl Fn(&NodeName, u64),
+    ) -> Result<Self, LabError> {
+        let plan = LabPlan::new(launch.spec, launch.file, launch.seed)?;
+        let names: Vec<String> = plan.nodes.iter().map(|node| node.name.to_string()).collect();
+        let ports = ports::choose(launch.file.out_of_band.first_port, &names)?;
+        let control = boot::start_fabric(keeper, launch.program, &plan.cables).await?;
+        let ca = Ca::new(launch.spec.name.as_str(), CERTIFICATES_VALID_FOR)?;
+        let client_identity = ca.issue_client("lab")?;
+        let mut starting = Vec::new();
+        for (node, port) in plan.nodes.into_iter().zip(ports) {
+            let files = NodeFiles::new(&keeper.dir, &node, launch.consoles);
+            boot::prepare(&node, &files, &ca)?;
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let endpoint = Endpoint { node: node.name.clone(), address };
+            let client = Client::new(endpoint, &client_identity).map_err(LabError::Client)?;
+            let boot = BootFiles::new(launch.image, launch.file);
+            let arguments = qemu::arguments(&node, &files, &boot, launch.accel, port)?;
+            keeper.spawn(node.name.as_str(), &launch.file.qemu.binary, arguments, &files.output()).await?;
+            starting.push(Starting { plan: node, files, client, address, powered_on: Instant::now() });
+        }
+        let bound = Duration::from_secs(launch.file.boot.timeout_s);
+        let nodes = boot::boot_all(starting, keeper, bound, ui, &ready).await?;
+        let nodes = nodes.into_iter().map(|node| (node.plan.name.clone(), node)).collect();
+        Ok(Self { control, nodes, cables: plan.cables, faults: Vec::new(), client_identity })
+    }
+
+    /// The nodes by name, the witness among them.
+    pub fn nodes(&self) -> &BTreeMap<NodeName, LabNode> {
+        &self.nodes
+    }
+
+    /// The switches and cables.
+    pub fn topology(&self) -> &Topology {
+        self.cables.topology()
+    }
+
+    /// What went over each cable so far.
+    pub fn counters(&mut self) -> Result<Snapshot, LabError> {
+        Ok(self.control.counters()?)
+    }
+
+    /// Leaves the lab running. Says how to get in and how to end it.
+    pub async fn keep(self, keeper: Keeper) -> Result<String, LabError> {
+        access::hand_over(&self, keeper).await
+    }
+}
+
+/// Ends a lab that was kept, by its directory.
+pub fn end_kept(dir: &Path) -> io::Result<()> {
+    keeper::end_kept(dir)
+}
+
+/// The main function of the lab's switches: runs until it is killed.
+pub fn fabric_process(topology: &Path, sockets: &Path) -> Result<(), FabricProcessError> {
+    let read = |source| FabricProcessError::Read { path: topology.to_owned(), source };
+    let text = std::fs::read(topology).map_err(read)?;
+    let topology = serde_json::from_slice(&text).map_err(|error| read(error.into()))?;
+    Ok(fabric::run(&fabric::Config { topology, socket_dir: sockets.to_owned(), exit_on_stdin_eof: false })?)
+}
+
+/// The switches ended by themselves.
+#[derive(Debug, thiserror::Error)]
+pub enum FabricProcessError {
+    /// The topology can't be read.
+    #[error("cannot read the topology {}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The switches could not run.
+    #[error(transparent)]
+    Run(#[from] fabric::RunError),
+}

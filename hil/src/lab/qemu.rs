@@ -1,0 +1,144 @@
+//! A node as a QEMU command line. Pure: the same plan and paths give the same arguments.
+//!
+//! Invariants: no default devices, no display, no configuration files of the user; the only network besides the
+//! fabric's sockets is the out-of-band NIC, restricted to one forwarded port on loopback. Secrets are passed by file,
+//! never as arguments.
+
+use super::file::LabFile;
+use super::plan::{DriveRole, NodePlan};
+use crate::accel::Accel;
+use crate::image::NodeImage;
+use fabric::SocketError;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+/// The address that QEMU's user networking gives its guest, and the prefix length (QEMU's `net/slirp.c`).
+pub(crate) const OUT_OF_BAND_ADDRESS: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 0, 2, 15), 24);
+/// The port on which a node's agent listens.
+pub(crate) const AGENT_PORT: u16 = 7443;
+
+/// What a node starts from.
+#[derive(Debug, Clone)]
+pub(crate) struct BootFiles {
+    /// The kernel, an ELF file that QEMU boots directly.
+    pub(crate) kernel: PathBuf,
+    /// The initial ramdisk.
+    pub(crate) initrd: PathBuf,
+    /// Appended to the kernel's command line.
+    pub(crate) kernel_arguments: String,
+}
+
+impl BootFiles {
+    /// The image, started as the lab file says.
+    pub(crate) fn new(image: &NodeImage, file: &LabFile) -> Self {
+        let (kernel, initrd) = (image.kernel.clone(), image.initrd.clone());
+        Self { kernel, initrd, kernel_arguments: file.boot.kernel_arguments.clone() }
+    }
+}
+
+/// The files of one node in the lab's directory.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeFiles {
+    dir: PathBuf,
+    number: usize,
+    /// What the serial console said; part of the report.
+    pub(crate) console: PathBuf,
+}
+
+impl NodeFiles {
+    /// The files of a node in the lab's directory; the console's log goes elsewhere.
+    pub(crate) fn new(dir: &Path, node: &NodePlan, consoles: &Path) -> Self {
+        let console = consoles.join(format!("{}.log", node.name));
+        Self { dir: dir.to_owned(), number: node.number, console }
+    }
+
+    /// QEMU's control socket.
+    pub(crate) fn qmp(&self) -> PathBuf {
+        self.dir.join(format!("n{}.qmp", self.number))
+    }
+
+    /// What the node is told at boot: identity and key.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.dir.join(format!("n{}.json", self.number))
+    }
+
+    /// A drive's content.
+    pub(crate) fn drive(&self, index: usize) -> PathBuf {
+        self.dir.join(format!("n{}.drive{index}", self.number))
+    }
+
+    /// What QEMU itself said.
+    pub(crate) fn output(&self) -> PathBuf {
+        self.dir.join(format!("n{}.log", self.number))
+    }
+}
+
+/// QEMU's arguments for a node. `port` is the loopback port that leads to the agent.
+pub(crate) fn arguments(
+    node: &NodePlan,
+    files: &NodeFiles,
+    boot: &BootFiles,
+    accel: &Accel,
+    port: u16,
+) -> Result<Vec<String>, SocketError> {
+    let mut args = Arguments(Vec::new());
+    args.flag("-nodefaults").flag("-no-user-config").flag("-no-reboot");
+    args.pair("-name", format!("guest={},debug-threads=on", node.name));
+    args.pair("-display", "none").pair("-machine", "q35,vmport=off,graphics=off");
+    match accel {
+        Accel::Kvm => args.pair("-accel", "kvm").pair("-cpu", "host"),
+        Accel::Tcg { .. } => args.pair("-accel", "tcg,tb-size=128").pair("-cpu", "max"),
+    };
+    args.pair("-smp", "1").pair("-m", node.memory_mib.to_string());
+    args.pair("-kernel", value(&boot.kernel)).pair("-initrd", value(&boot.initrd));
+    args.pair("-append", format!("console=ttyS0 quiet panic=-1 {}", boot.kernel_arguments).trim_end());
+    args.pair("-chardev", format!("file,id=console,path={}", value(&files.console)));
+    args.pair("-serial", "chardev:console");
+    args.pair("-qmp", format!("unix:{},server=on,wait=off", value(&files.qmp())));
+    args.pair("-fw_cfg", format!("name=opt/io.twinrack/config,file={}", value(&files.config())));
+    args.pair("-smbios", format!("type=1,manufacturer=twinrack,product=lab-node,serial={}", node.serial));
+    args.pair("-device", "virtio-rng-pci");
+    args.pair("-netdev", format!("user,id=oob,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:{AGENT_PORT}"));
+    args.pair(
+        "-device",
+        format!("virtio-net-pci,netdev=oob,id=oob-nic,mac={},romfile=", node.out_of_band_mac),
+    );
+    for nic in &node.nics {
+        let socket = value(&fabric::socket_path(&files.dir, &nic.id)?);
+        let (id, mac, speed) = (&nic.device, nic.mac, node.nic_speed_mbps);
+        args.pair("-netdev", format!("stream,id={id}-net,server=off,addr.type=unix,addr.path={socket}"));
+        args.pair(
+            "-device",
+            format!("virtio-net-pci,netdev={id}-net,id={id},mac={mac},speed={speed},duplex=full,romfile="),
+        );
+    }
+    for (index, drive) in node.drives.iter().enumerate() {
+        let role = if drive.role == DriveRole::Boot { "boot" } else { "data" };
+        let (id, file) = (format!("{role}{index}"), value(&files.drive(index)));
+        args.pair(
+            "-blockdev",
+            format!("driver=raw,node-name={id},file.driver=file,file.filename={file},discard=unmap"),
+        );
+        args.pair("-device", format!("nvme,drive={id},id={id}-drive,serial={}", drive.serial));
+    }
+    Ok(args.0)
+}
+
+/// QEMU's option syntax doubles a comma inside a value (QEMU's `qemu-options.hx`).
+fn value(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+struct Arguments(Vec<String>);
+
+impl Arguments {
+    fn flag(&mut self, flag: &str) -> &mut Self {
+        self.0.push(flag.to_owned());
+        self
+    }
+
+    fn pair(&mut self, option: &str, value: impl Into<String>) -> &mut Self {
+        self.0.extend([option.to_owned(), value.into()]);
+        self
+    }
+}

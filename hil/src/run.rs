@@ -1,0 +1,197 @@
+//! A run from the command line's options to the report: what is done in which order, and what an end means.
+//!
+//! ```text
+//! template ─► rules ─► host packages ─► image ─► accelerator ─► lab up ─► deploy ─► suites ─► lab down ─► report
+//!    2          1            69           69                       69        1         1
+//! ```
+//! (below each step: the exit code if it fails)
+//!
+//! Invariants: whatever ends a run after its folder was made, the report is written, and the lab is gone unless it was
+//! to be kept.
+
+mod session;
+mod setup;
+
+pub use setup::Options;
+
+use crate::events::{Event, EventLog, LogError};
+use crate::host::HostError;
+use crate::image::ImageError;
+use crate::lab::LabError;
+use crate::report::{self, Phase, Summary, WriteError};
+use crate::suite::SuiteError;
+use crate::ui::Ui;
+use deploy::DeployError;
+use session::Session;
+use std::io;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Why a run did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A file that was named can't be read.
+    #[error("cannot read {}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The template can't be read; the text says where and why.
+    #[error("{0}")]
+    Unreadable(String),
+    /// The template breaks rules; the text says which and where.
+    #[error("{0}")]
+    Rules(String),
+    /// A suite can't be used.
+    #[error(transparent)]
+    Suite(#[from] SuiteError),
+    /// Two options contradict each other.
+    #[error("{0}")]
+    Options(&'static str),
+    /// The host lacks something.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The node image could not be made.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The lab failed.
+    #[error(transparent)]
+    Lab(#[from] LabError),
+    /// The run's folder could not be made.
+    #[error("cannot make the run's folder {}", .path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The event log could not be written.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The report could not be written.
+    #[error(transparent)]
+    Report(#[from] WriteError),
+    /// A stage of the deployment could not be carried out.
+    #[error("the deployment failed")]
+    Deploy(#[from] DeployError),
+    /// The deployment refuses what it found.
+    #[error("the deployment is refused: {0}")]
+    Refused(String),
+    /// Somebody pressed Ctrl-C.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl RunError {
+    /// The process's exit code, as in spec.md.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Rules(_) | Self::Deploy(_) | Self::Refused(_) => 1,
+            Self::Read { .. }
+            | Self::Unreadable(_)
+            | Self::Suite(_)
+            | Self::Options(_)
+            | Self::Lab(LabError::File(_) | LabError::Plan(_))
+            | Self::Image(ImageError::NoImage { .. }) => 2,
+            Self::Interrupted => 130, // 128 + SIGINT, as shells have it
+            _ => 69,                  // EX_UNAVAILABLE of sysexits.h
+        }
+    }
+
+    /// What to do about it, when there is something to say.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Lab(error) => Some(error.help()),
+            Self::Folder { .. } | Self::Log(_) | Self::Report(_) => {
+                Some("make room there, or choose another folder with --out")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What became of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The report's content.
+    pub summary: Summary,
+    /// The report's folder.
+    pub dir: PathBuf,
+    /// What a kept lab's user should know.
+    pub kept: Option<String>,
+    /// Why it did not come to its end, if it did not.
+    pub error: Option<RunError>,
+}
+
+impl Outcome {
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match &self.error {
+            Some(error) => error.exit_code(),
+            None => u8::from(!self.summary.good),
+        }
+    }
+}
+
+/// Does a whole run. An error is one that came before there was anything to report on.
+pub async fn run(options: Options, ui: &Ui) -> Result<Outcome, RunError> {
+    let setup = setup::prepare(options)?;
+    let dir = setup.dir.clone();
+    let mut session = Session::start(setup, ui)?;
+    let result = tokio::select! {
+        result = session.work() => result,
+        () = interrupted() => Err(RunError::Interrupted),
+    };
+    let kept = session.end().await;
+    let (kept, error) = match (kept, result) {
+        (Ok(kept), Ok(())) => (kept, None),
+        (_, Err(error)) | (Err(error), Ok(())) => (None, Some(error)),
+    };
+    let summary = session.finish(error.as_ref())?;
+    report::write(&summary, &dir)?;
+    Ok(Outcome { summary, dir, kept, error })
+}
+
+/// Waits for Ctrl-C or a request to end.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// Times a phase: logged when it begins and ends, shown while it lasts.
+pub(crate) struct PhaseClock<'a> {
+    log: &'a EventLog,
+    name: &'static str,
+    started: Instant,
+}
+
+impl<'a> PhaseClock<'a> {
+    pub(crate) fn start(log: &'a EventLog, name: &'static str) -> Self {
+        log.log(Event::PhaseStarted { phase: name.to_owned() });
+        Self { log, name, started: Instant::now() }
+    }
+
+    pub(crate) fn end(self) -> Phase {
+        let took_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.log.log(Event::PhaseEnded { phase: self.name.to_owned(), took_ms });
+        Phase { name: self.name.to_owned(), took_ms }
+    }
+}
+
+/// Runs blocking work of the host beside the signal handlers.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RunError> + Send + 'static,
+) -> Result<T, RunError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}

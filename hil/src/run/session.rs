@@ -1,0 +1,164 @@
+//! The part of a run that starts things: phases in order, and their end in any order.
+
+use super::setup::Setup;
+use super::{PhaseClock, RunError, blocking};
+use crate::accel::{self, Accel};
+use crate::events::{Event, EventLog, Verdict};
+use crate::host;
+use crate::image::{self, ImageRequest, NODE_MODULES, NodeImage};
+use crate::lab::{Keeper, Lab, LabError, Launch};
+use crate::progress::Progress;
+use crate::report::{Environment, Phase, SUMMARY_SCHEMA, SuiteResult, Summary};
+use crate::runner::Runner;
+use crate::ui::Ui;
+use std::sync::Arc;
+
+pub(super) struct Session<'a> {
+    setup: Setup,
+    ui: &'a Ui,
+    log: Arc<EventLog>,
+    phases: Vec<Phase>,
+    suites: Vec<SuiteResult>,
+    environment: Environment,
+    keeper: Option<Keeper>,
+    lab: Option<Lab>,
+}
+
+impl<'a> Session<'a> {
+    /// Begins the event log.
+    pub(super) fn start(setup: Setup, ui: &'a Ui) -> Result<Self, RunError> {
+        let log = Arc::new(EventLog::create(&setup.dir.join("events.jsonl"))?);
+        log.log(Event::RunStarted {
+            run: setup.run.clone(),
+            shape: setup.spec.shape().to_string(),
+            seed: setup.seed,
+            replay: setup.replay.clone(),
+        });
+        ui.say(&format!("{} in a lab of {}, seed {}", setup.spec.name, setup.spec.shape(), setup.seed));
+        Ok(Self {
+            setup,
+            ui,
+            log,
+            phases: Vec::new(),
+            suites: Vec::new(),
+            environment: Environment::default(),
+            keeper: None,
+            lab: None,
+        })
+    }
+
+    /// All phases but the end.
+    pub(super) async fn work(&mut self) -> Result<(), RunError> {
+        let log = Arc::clone(&self.log);
+        let clock = PhaseClock::start(&log, "image");
+        let (image, accel) = self.image().await?;
+        self.phases.push(clock.end());
+
+        let clock = PhaseClock::start(&log, "boot");
+        self.boot(&image, &accel).await?;
+        self.phases.push(clock.end());
+
+        let Some(lab) = &mut self.lab else { return Ok(()) };
+        let clock = PhaseClock::start(&log, "deploy");
+        let mut runner = Runner::deploy(&self.setup.spec, lab, &log, self.ui).await?;
+        self.phases.push(clock.end());
+
+        let clock = PhaseClock::start(&log, "suites");
+        for suite in &self.setup.suites {
+            let result = runner.run(suite).await?;
+            self.suites.push(result);
+        }
+        self.phases.push(clock.end());
+        Ok(())
+    }
+
+    async fn image(&mut self) -> Result<(NodeImage, Accel), RunError> {
+        let line = self.ui.line("image");
+        let options = self.setup.options.clone();
+        let (image, accel) = blocking(move || {
+            host::ensure_packages(&[host::QEMU], &line)?;
+            let target = options.root.join("target");
+            let cache = target.join("hil/cache");
+            let image = match &options.image {
+                Some(dir) => image::open(dir)?,
+                None => image::ensure(
+                    &ImageRequest {
+                        agent: image::build_agent(&options.root, &target, &line)?,
+                        cache: cache.clone(),
+                        modules: NODE_MODULES.map(ToOwned::to_owned).to_vec(),
+                        refresh: options.refresh_image,
+                    },
+                    &line,
+                )?,
+            };
+            let accel = accel::decide(&image, &cache, &line);
+            Ok((image, accel))
+        })
+        .await?;
+        self.ui.say(&format!("node image {}, kernel {}, on {accel}", image.id, image.release));
+        self.environment = Environment {
+            accelerator: accel.to_string(),
+            kernel: image.release.clone(),
+            image: image.id.clone(),
+        };
+        Ok((image, accel))
+    }
+
+    async fn boot(&mut self, image: &NodeImage, accel: &Accel) -> Result<(), RunError> {
+        let keeper = self.keeper.insert(Keeper::start(&self.setup.options.program).await?);
+        let launch = Launch {
+            spec: &self.setup.spec,
+            file: &self.setup.lab_file,
+            seed: self.setup.seed,
+            image,
+            accel,
+            program: &self.setup.options.program,
+            consoles: &self.setup.dir.join("console"),
+        };
+        let log = &self.log;
+        let ready =
+            |node: &model::NodeName, took_ms| log.log(Event::NodeReady { node: node.to_string(), took_ms });
+        self.lab = Some(Lab::up(launch, keeper, self.ui, ready).await?);
+        Ok(())
+    }
+
+    /// Ends the lab, or leaves it; in the latter case says how to get in.
+    pub(super) async fn end(&mut self) -> Result<Option<String>, RunError> {
+        let Some(keeper) = self.keeper.take() else { return Ok(None) };
+        let log = Arc::clone(&self.log);
+        let clock = PhaseClock::start(&log, "end");
+        let line = self.ui.line("lab");
+        let kept = if let Some(lab) = self.lab.take().filter(|_| self.setup.options.keep) {
+            Some(lab.keep(keeper).await?)
+        } else {
+            line.step("ends");
+            keeper.end().await.map_err(LabError::Keep)?;
+            None
+        };
+        self.phases.push(clock.end());
+        Ok(kept)
+    }
+
+    /// Ends the event log and sums up.
+    pub(super) fn finish(mut self, error: Option<&RunError>) -> Result<Summary, RunError> {
+        let scenarios = || self.suites.iter().flat_map(|suite| &suite.scenarios);
+        let good = error.is_none() && scenarios().all(|scenario| scenario.verdict != Verdict::Failed);
+        self.log.log(Event::RunEnded { good });
+        self.log.close()?;
+        Ok(Summary {
+            schema: SUMMARY_SCHEMA.to_owned(),
+            run: self.setup.run,
+            started: self.setup.started,
+            cluster: self.setup.spec.name.to_string(),
+            shape: self.setup.spec.shape().to_string(),
+            seed: self.setup.seed,
+            environment: self.environment,
+            good,
+            aborted: error.map(|error| crate::chain(error)),
+            phases: std::mem::take(&mut self.phases),
+            suites: self.suites,
+            notes: self.setup.notes,
+            replay: self.setup.replay,
+        })
+    }
+}

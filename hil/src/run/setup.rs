@@ -1,0 +1,254 @@
+//! Everything of a run that can be decided before anything is started.
+
+use super::RunError;
+use crate::lab::LabError;
+use crate::lab::file::{self as lab_file, LabFile};
+use crate::suite::{Set, Suite};
+use model::{ClusterSpec, DeploymentMode, Shape};
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use template::{ReadOptions, Reading, Source};
+
+/// The templates that come with the harness.
+const TEMPLATES: [(&str, &str); 4] = [
+    ("1+1", include_str!("../../templates/1+1.toml")),
+    ("2+2", include_str!("../../templates/2+2.toml")),
+    ("3+3", include_str!("../../templates/3+3.toml")),
+    ("4+4", include_str!("../../templates/4+4.toml")),
+];
+
+/// The shape of a plain run: the smallest one in which a room has a majority to tell who is wrong.
+const DEFAULT_SHAPE: &str = "2+2";
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The workspace's root.
+    pub root: PathBuf,
+    /// The program that has the harness's hidden commands.
+    pub program: PathBuf,
+    /// The shape, for a built-in template.
+    pub shape: Option<Shape>,
+    /// A template of one's own.
+    pub template: Option<PathBuf>,
+    /// Rules of the template to override.
+    pub overrides: Vec<String>,
+    /// Suites by name; none: the set.
+    pub suites: Vec<String>,
+    /// Which set, when no suite is named.
+    pub set: Set,
+    /// The seed; none: drawn now.
+    pub seed: Option<u64>,
+    /// Whether the lab stays.
+    pub keep: bool,
+    /// Where the report goes; none: `target/hil/<run>`.
+    pub out: Option<PathBuf>,
+    /// A lab file of one's own.
+    pub lab: Option<PathBuf>,
+    /// A folder with a node image that is there already.
+    pub image: Option<PathBuf>,
+    /// Whether to ask Debian's archive for a newer kernel.
+    pub refresh_image: bool,
+    /// Whether a person reads the errors on a terminal.
+    pub colour: bool,
+}
+
+/// A run that can begin.
+#[derive(Debug)]
+pub(super) struct Setup {
+    pub(super) options: Options,
+    pub(super) spec: ClusterSpec,
+    pub(super) lab_file: LabFile,
+    pub(super) suites: Vec<Suite>,
+    pub(super) seed: u64,
+    /// The run's name.
+    pub(super) run: String,
+    /// When it began, RFC 3339.
+    pub(super) started: String,
+    /// The report's folder; it exists.
+    pub(super) dir: PathBuf,
+    pub(super) notes: Vec<String>,
+    pub(super) replay: String,
+}
+
+pub(super) fn prepare(options: Options) -> Result<Setup, RunError> {
+    let suites = Suite::select(&options.suites, options.set)?;
+    let lab_text = match &options.lab {
+        Some(path) => read(path)?,
+        None => lab_file::DEFAULT.to_owned(),
+    };
+    let lab_file = LabFile::parse(&lab_text).map_err(LabError::File)?;
+    let (mut spec, mut notes) = read_template(&options)?;
+    if spec.witness.management_ip.is_none() {
+        deploy::place_witness(&mut spec)?;
+        let address = spec.witness.management_ip.map_or_else(String::new, |address| address.to_string());
+        notes.push(format!("the template gives the witness no address; it has {address}"));
+    }
+    let seed = options.seed.unwrap_or_else(|| fastrand::u64(..=u64::from(u32::MAX)));
+    let now = jiff::Timestamp::now();
+    let run = format!("{}-{seed}", now.strftime("%Y%m%dT%H%M%S"));
+    let dir = match &options.out {
+        Some(dir) => dir.clone(),
+        None => options.root.join("target/hil").join(&run),
+    };
+    make_folder(&dir, options.out.is_none())?;
+    let replay = replay(&options, spec.shape(), seed);
+    Ok(Setup {
+        started: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        options,
+        spec,
+        lab_file,
+        suites,
+        seed,
+        run,
+        dir,
+        notes,
+        replay,
+    })
+}
+
+fn read(path: &Path) -> Result<String, RunError> {
+    fs::read_to_string(path).map_err(|source| RunError::Read { path: path.to_owned(), source })
+}
+
+fn read_template(options: &Options) -> Result<(ClusterSpec, Vec<String>), RunError> {
+    let source = match (&options.template, options.shape) {
+        (Some(_), Some(_)) => {
+            return Err(RunError::Options(
+                "--shape chooses a built-in template; leave it out with --template",
+            ));
+        }
+        (Some(path), None) => {
+            let name = path.display().to_string();
+            let bytes = fs::read(path).map_err(|source| RunError::Read { path: path.clone(), source })?;
+            Source::from_bytes(&name, &bytes).map_err(|error| {
+                RunError::Unreadable(template::render::unreadable(None, &error, options.colour))
+            })?
+        }
+        (None, shape) => {
+            let shape = shape.map_or_else(|| DEFAULT_SHAPE.to_owned(), |shape| shape.to_string());
+            let built_in = TEMPLATES.iter().find(|(name, _)| *name == shape);
+            Source::new(format!("hil/templates/{shape}.toml"), built_in.map_or("", |(_, text)| text))
+        }
+    };
+    let reading =
+        template::read(&source, &ReadOptions { overrides: options.overrides.clone() }).map_err(|error| {
+            RunError::Unreadable(template::render::unreadable(Some(&source), &error, options.colour))
+        })?;
+    match &reading.spec {
+        Some(spec) => Ok((spec.clone(), notes(spec, &reading))),
+        None => Err(RunError::Rules(template::render::reading(&source, &reading, options.colour))),
+    }
+}
+
+/// What the reader of a report should know of the template.
+fn notes(spec: &ClusterSpec, reading: &Reading) -> Vec<String> {
+    let overridden = reading.diagnostics.iter().filter(|diagnostic| diagnostic.overridden);
+    let mut notes: Vec<String> = overridden
+        .map(|diagnostic| format!("overridden: {} ({})", diagnostic.message, diagnostic.rule))
+        .collect();
+    if spec.intents.iter().any(model::Intent::is_converged_storage) {
+        notes.push("storage shares its NICs with other traffic, on the team: the two storage networks are no two paths".into());
+    }
+    if spec.mode == DeploymentMode::Validate {
+        notes.push("the template asks for validation only; a lab always deploys".into());
+    }
+    if !reading.ignored.is_empty() {
+        let count = reading.ignored.len();
+        notes.push(format!(
+            "{count} settings of the template have no effect here; `twinrack validate` lists them"
+        ));
+    }
+    notes
+}
+
+/// Makes the report's folder; of a run without `--out`, `latest` points to it.
+fn make_folder(dir: &Path, is_latest: bool) -> Result<(), RunError> {
+    let folder = |source| RunError::Folder { path: dir.to_owned(), source };
+    fs::create_dir_all(dir.join("console")).map_err(folder)?;
+    let (Some(parent), Some(name), true) = (dir.parent(), dir.file_name(), is_latest) else { return Ok(()) };
+    // Made beside and renamed, so that `latest` always points somewhere.
+    let unfinished = parent.join(format!(".latest.{}", std::process::id()));
+    std::os::unix::fs::symlink(name, &unfinished).map_err(folder)?;
+    fs::rename(&unfinished, parent.join("latest")).map_err(folder)
+}
+
+/// The command that does the same again.
+fn replay(options: &Options, shape: Shape, seed: u64) -> String {
+    let mut words = String::from("cargo xtask hil");
+    let mut option = |name: &str, value: &str| {
+        let plain = value.chars().all(|c| c.is_ascii_alphanumeric() || "+-./_".contains(c));
+        let value = if plain { value.to_owned() } else { format!("'{}'", value.replace('\'', r"'\''")) };
+        write!(words, " --{name} {value}").ok();
+    };
+    match &options.template {
+        Some(path) => option("template", &path.to_string_lossy()),
+        None => option("shape", &shape.to_string()),
+    }
+    options.overrides.iter().for_each(|rule| option("override", rule));
+    options.suites.iter().for_each(|suite| option("suite", suite));
+    if options.suites.is_empty() && options.set != Set::Default {
+        option("set", "nightly");
+    }
+    for (name, path) in [("lab", &options.lab), ("image", &options.image)] {
+        if let Some(path) = path {
+            option(name, &path.to_string_lossy());
+        }
+    }
+    option("seed", &seed.to_string());
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> Options {
+        Options {
+            root: PathBuf::new(),
+            program: PathBuf::new(),
+            shape: None,
+            template: None,
+            overrides: Vec::new(),
+            suites: Vec::new(),
+            set: Set::Default,
+            seed: None,
+            keep: false,
+            out: None,
+            lab: None,
+            image: None,
+            refresh_image: false,
+            colour: false,
+        }
+    }
+
+    #[test]
+    fn every_built_in_template_is_good_and_has_its_shape() {
+        for shape in Shape::ALL {
+            let (spec, notes) = read_template(&Options { shape: Some(shape), ..options() }).unwrap();
+            assert_eq!((spec.shape(), notes), (shape, Vec::<String>::new()));
+        }
+    }
+
+    #[test]
+    fn the_replay_names_everything_that_was_chosen() {
+        let options = Options {
+            template: Some("my lab.json".into()),
+            overrides: vec!["net.x".into()],
+            suites: vec!["wiring".into(), "tor-loss".into()],
+            lab: Some("l.toml".into()),
+            ..options()
+        };
+        assert_eq!(
+            replay(&options, Shape::ALL[0], 7),
+            "cargo xtask hil --template 'my lab.json' --override net.x --suite wiring --suite tor-loss --lab l.toml --seed 7"
+        );
+    }
+
+    #[test]
+    fn a_shape_beside_a_template_is_refused() {
+        let options = Options { template: Some("t.toml".into()), shape: Some(Shape::ALL[0]), ..options() };
+        assert_eq!(read_template(&options).unwrap_err().exit_code(), 2);
+    }
+}

@@ -1,0 +1,316 @@
+//! Carries out suites on a lab.
+//!
+//! Purpose: [`Runner::deploy`] makes a healthy cluster, [`Runner::run`] takes a suite through its scenarios.
+//!
+//! Invariants: a scenario begins with a healthy cluster and no fault in force, and whatever happened in it, the lab is
+//! mended afterwards. After every scenario the cluster must be well again within the scenario's bound, and no storage
+//! frame may have been seen on the spine, whether the suite asks for that or not.
+//!
+//! On failure: a step that does not hold ends its scenario; the run goes on with the next. Only the lab's own failures
+//! ([`RunError`]) end the run.
+
+mod checks;
+mod diagnosis;
+mod inventory;
+
+use crate::events::{Event, EventLog, Verdict};
+use crate::lab::Lab;
+use crate::progress::Progress;
+use crate::report::{ScenarioResult, StepResult, SuiteResult};
+use crate::run::RunError;
+use crate::suite::{Need, Scenario, Step, Suite};
+use crate::ui::{Line, Ui};
+use deploy::watch::{Sighting, Watch};
+use deploy::{Cluster, Member};
+use model::{ClusterSpec, Severity};
+use network::diagnose::Thresholds;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+
+/// How long the first neighbours may take to be heard: a few announcements of the lab's switches.
+const NEIGHBOURS_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a cluster that was just wired may take until every path carries.
+const FIRST_HEALTH: Duration = Duration::from_secs(15);
+
+/// Whether something held, and what was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    good: bool,
+    what: String,
+}
+
+impl Seen {
+    fn held(what: impl Into<String>) -> Self {
+        Self { good: true, what: what.into() }
+    }
+
+    fn not(what: impl Into<String>) -> Self {
+        Self { good: false, what: what.into() }
+    }
+
+    /// Holds if there are no complaints.
+    fn unless(complaints: &[String], otherwise: impl Into<String>) -> Self {
+        if complaints.is_empty() { Self::held(otherwise) } else { Self::not(complaints.join("\n")) }
+    }
+}
+
+/// A deployed cluster in a lab, and what breaks it.
+pub(crate) struct Runner<'a> {
+    cluster: Cluster,
+    lab: &'a mut Lab,
+    log: Arc<EventLog>,
+    ui: &'a Ui,
+    watch: Watch,
+    logger: JoinHandle<()>,
+    /// When the first and the last of the faults in force were made.
+    faulted: Option<(Instant, Instant)>,
+    /// Whether a step has seen the faults named; they must then stay named until they are mended.
+    named: bool,
+}
+
+impl Drop for Runner<'_> {
+    fn drop(&mut self) {
+        self.logger.abort();
+    }
+}
+
+impl<'a> Runner<'a> {
+    /// Deploys the cluster in the lab: cabling, network, first health.
+    pub(crate) async fn deploy(
+        spec: &ClusterSpec,
+        lab: &'a mut Lab,
+        log: &Arc<EventLog>,
+        ui: &'a Ui,
+    ) -> Result<Self, RunError> {
+        let line = ui.line("deploy");
+        let cluster = cluster(spec, lab);
+        line.step("listens to the switches");
+        let cabling = deploy::cabling(&cluster, NEIGHBOURS_PATIENCE).await?;
+        let errors: Vec<String> = cabling
+            .findings
+            .iter()
+            .filter(|f| f.severity() == Severity::Error)
+            .map(ToString::to_string)
+            .collect();
+        if !errors.is_empty() {
+            return Err(RunError::Refused(errors.join("\n")));
+        }
+        line.step("configures the networks");
+        let failures = deploy::apply(&cluster).await?.failures();
+        if !failures.is_empty() {
+            return Err(RunError::Refused(failures.join("\n")));
+        }
+        line.step("waits until every path carries");
+        deploy::start_paths(&cluster).await?;
+        let watch = Watch::start(&cluster, cabling.seen, Thresholds::default());
+        let logger = tokio::spawn(diagnosis::log_losses(watch.sightings(), Arc::clone(log)));
+        let runner =
+            Self { cluster, lab, log: Arc::clone(log), ui, watch, logger, faulted: None, named: false };
+        let health = runner.well_by(Instant::now() + FIRST_HEALTH).await;
+        if health.good { Ok(runner) } else { Err(RunError::Refused(health.what)) }
+    }
+
+    /// Takes a suite through its scenarios.
+    pub(crate) async fn run(&mut self, suite: &Suite) -> Result<SuiteResult, RunError> {
+        let line = self.ui.line(&suite.name);
+        let mut scenarios = Vec::new();
+        for scenario in &suite.scenarios {
+            let needs = suite.needs.iter().chain(&scenario.needs);
+            let unmet = needs.copied().find_map(|need| self.unmet(need));
+            let result = match unmet {
+                Some(why) => not_applicable(scenario, why),
+                None => self.scenario(suite, scenario, &line).await?,
+            };
+            self.log.log(Event::ScenarioEnded {
+                suite: suite.name.clone(),
+                scenario: scenario.name.clone(),
+                verdict: result.verdict,
+                took_ms: result.took_ms,
+            });
+            self.ui.say(&in_a_line(suite, &result));
+            scenarios.push(result);
+        }
+        Ok(SuiteResult { name: suite.name.clone(), title: suite.title.clone(), scenarios })
+    }
+
+    /// Why this cluster can't have what a suite needs.
+    fn unmet(&self, need: Need) -> Option<&'static str> {
+        let spec = &self.cluster.spec;
+        match need {
+            Need::DedicatedStorage if spec.intents.iter().any(model::Intent::is_converged_storage) => {
+                Some("storage shares its NICs with other traffic, so there are no two paths")
+            }
+            Need::PeersInRoom if spec.shape().nodes_per_zone() == 1 => {
+                Some("with one node in a room, this fault looks like a cut between the rooms")
+            }
+            Need::DedicatedStorage | Need::PeersInRoom => None,
+        }
+    }
+
+    async fn scenario(
+        &mut self,
+        suite: &Suite,
+        scenario: &Scenario,
+        line: &Line,
+    ) -> Result<ScenarioResult, RunError> {
+        self.log.log(Event::ScenarioStarted { suite: suite.name.clone(), scenario: scenario.name.clone() });
+        let started = Instant::now();
+        let mut steps = Vec::new();
+        for step in &scenario.steps {
+            line.step(&format!("{}: {step}", scenario.name));
+            let at = Instant::now();
+            let seen = self.step(step).await?;
+            steps.push(self.note(suite, scenario, step.to_string(), seen, at));
+            if !steps.iter().all(|step| step.good) {
+                break;
+            }
+        }
+        self.mend().await?;
+        let good_so_far = steps.iter().all(|step| step.good);
+        let at = Instant::now();
+        let well = self.well_by(at + Duration::from_millis(scenario.bound_ms)).await;
+        steps.push(self.note(suite, scenario, "all is well again".to_owned(), well, at));
+        let at = Instant::now();
+        let spine = self.spine_carries_no_storage()?;
+        steps.push(self.note(suite, scenario, Step::SpineCarriesNoStorage.to_string(), spine, at));
+        let good = good_so_far && steps.iter().all(|step| step.good);
+        Ok(ScenarioResult {
+            name: scenario.name.clone(),
+            verdict: if good { Verdict::Passed } else { Verdict::Failed },
+            why: None,
+            took_ms: milliseconds(started.elapsed()),
+            steps,
+        })
+    }
+
+    fn note(
+        &self,
+        suite: &Suite,
+        scenario: &Scenario,
+        step: String,
+        seen: Seen,
+        since: Instant,
+    ) -> StepResult {
+        let result =
+            StepResult { step, good: seen.good, seen: seen.what, took_ms: milliseconds(since.elapsed()) };
+        self.log.log(Event::StepEnded {
+            suite: suite.name.clone(),
+            scenario: scenario.name.clone(),
+            step: result.step.clone(),
+            good: result.good,
+            seen: result.seen.clone(),
+            took_ms: result.took_ms,
+        });
+        result
+    }
+
+    async fn step(&mut self, step: &Step) -> Result<Seen, RunError> {
+        match step {
+            Step::FailSwitch { .. } | Step::CutRoomLink { .. } | Step::CrossCable { .. } => {
+                self.break_it(step).await
+            }
+            Step::Heal => self.heal().await,
+            Step::Named { within_ms } => Ok(self.named_within(Duration::from_millis(*within_ms)).await),
+            Step::Carries { storage_network } => Ok(self.carries(*storage_network)),
+            Step::SpineCarriesNoStorage => self.spine_carries_no_storage(),
+            Step::PrioritiesAreSeen => self.priorities_are_seen(),
+            Step::Refused => Ok(or_failure(self.refused().await)),
+            Step::InventoryMatches => Ok(or_failure(self.inventory_matches().await)),
+            Step::CablingIsRight => Ok(or_failure(self.cabling_is_right().await)),
+            Step::LinksAreAsPlanned => Ok(or_failure(self.links_are_as_planned().await)),
+            Step::SecondApplyChangesNothing => Ok(or_failure(self.second_apply_changes_nothing().await)),
+            Step::RoundTrips { probes } => Ok(or_failure(self.round_trips(*probes).await)),
+            Step::JumboFrames => Ok(or_failure(self.jumbo_frames().await)),
+        }
+    }
+
+    async fn break_it(&mut self, step: &Step) -> Result<Seen, RunError> {
+        if self.faulted.is_none() {
+            self.watch.listen_for_silences();
+        }
+        let made = self.lab.break_it(&self.cluster.spec, step).await?;
+        let now = Instant::now();
+        self.faulted = Some((self.faulted.map_or(now, |(first, _)| first), now));
+        let words: Vec<String> = made.iter().map(ToString::to_string).collect();
+        for fault in &words {
+            self.log.log(Event::FaultMade { fault: fault.clone() });
+        }
+        Ok(Seen::held(words.join("\n")))
+    }
+
+    async fn heal(&mut self) -> Result<Seen, RunError> {
+        let last = self.watch.sightings().borrow().clone();
+        let expected = self.expected();
+        let seen = if self.named && last.lost() != expected {
+            Seen::not(format!("before it was mended, this was named: {}", diagnosis::words(&last)))
+        } else {
+            Seen::held("done")
+        };
+        self.mend().await?;
+        Ok(seen)
+    }
+
+    async fn mend(&mut self) -> Result<(), RunError> {
+        self.named = false;
+        if self.faulted.take().is_some() {
+            self.lab.mend().await?;
+            self.log.log(Event::Healed);
+        }
+        Ok(())
+    }
+
+    /// Waits until everything is well and everybody says so.
+    async fn well_by(&self, deadline: Instant) -> Seen {
+        let since = Instant::now();
+        let members = self.cluster.members.len();
+        let mut sightings = self.watch.sightings();
+        // A sighting from before the mending proves nothing.
+        let well = |sighting: &Sighting| sighting.at > since && sighting.is_well(members);
+        match timeout_at(deadline, sightings.wait_for(well)).await {
+            Ok(Ok(_)) => Seen::held(format!("after {} ms", since.elapsed().as_millis())),
+            _ => Seen::not(diagnosis::unwell(&self.watch.sightings().borrow(), members)),
+        }
+    }
+}
+
+/// The lab's nodes as a cluster to deploy.
+fn cluster(spec: &ClusterSpec, lab: &Lab) -> Cluster {
+    let mut names: Vec<_> =
+        spec.nodes().map(|(zone, node)| (Some(zone.name.clone()), node.name.clone())).collect();
+    names.push((None, spec.witness.name.clone()));
+    let members = names.into_iter().filter_map(|(zone, name)| {
+        let node = lab.nodes().get(&name)?;
+        Some(Member { zone, adapters: node.adapters(), client: node.client.clone(), name })
+    });
+    Cluster { spec: spec.clone(), members: members.collect() }
+}
+
+/// An agent that can't be asked is the product's failure, not the lab's.
+fn or_failure(seen: Result<Seen, deploy::DeployError>) -> Seen {
+    seen.unwrap_or_else(|error| Seen::not(crate::chain(&error)))
+}
+
+fn not_applicable(scenario: &Scenario, why: &str) -> ScenarioResult {
+    ScenarioResult {
+        name: scenario.name.clone(),
+        verdict: Verdict::NotApplicable,
+        why: Some(why.to_owned()),
+        took_ms: 0,
+        steps: Vec::new(),
+    }
+}
+
+fn in_a_line(suite: &Suite, result: &ScenarioResult) -> String {
+    let head = format!("{}: {}", suite.name, result.name);
+    match (result.verdict, result.failure()) {
+        (Verdict::Failed, Some(step)) => format!("{head}: FAILED: {}: {}", step.step, step.seen),
+        (Verdict::NotApplicable, _) => format!("{head}: not applicable"),
+        _ => format!("{head}: passed"),
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,219 @@
+//! What must hold, looked at for real: on every node, and in the fabric's counters.
+
+use super::{NEIGHBOURS_PATIENCE, Runner, Seen, inventory};
+use crate::lab::faults::Made;
+use crate::run::RunError;
+use deploy::{DeployError, MeshProbe, Over, RoundTrip};
+use fabric::{Role, Snapshot};
+use model::{NodeName, Severity, VlanId};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::{Instant, interval};
+
+/// How long a moved cable may take to be heard of: the switch announces itself at once, the old one's word lives 4 s.
+const REFUSAL_BOUND: Duration = Duration::from_secs(10);
+/// How often it is looked for.
+const REFUSAL_POLL: Duration = Duration::from_millis(500);
+
+impl Runner<'_> {
+    /// What the nodes say they have is what the lab gave them.
+    pub(super) async fn inventory_matches(&self) -> Result<Seen, DeployError> {
+        let inventories = self.cluster.inventories().await?;
+        let mut wrong = Vec::new();
+        for (member, found) in self.cluster.members.iter().zip(&inventories) {
+            if let Some(node) = self.lab.nodes().get(&member.name) {
+                wrong.extend(inventory::mismatches(&node.hardware(), found));
+            }
+        }
+        let drives: usize = inventories.iter().map(|inventory| inventory.drives.len()).sum();
+        let nics: usize = inventories.iter().map(|inventory| inventory.nics.len()).sum();
+        Ok(Seen::unless(&wrong, format!("{} machines, {nics} NICs, {drives} drives", inventories.len())))
+    }
+
+    /// Deployment has nothing to say about the cabling.
+    pub(super) async fn cabling_is_right(&self) -> Result<Seen, DeployError> {
+        let cabling = deploy::cabling(&self.cluster, NEIGHBOURS_PATIENCE).await?;
+        let findings = cabling.findings.iter().filter(|finding| finding.severity() > Severity::Note);
+        let wrong: Vec<String> = findings.map(ToString::to_string).collect();
+        let (cables, switches) = (cabling.maps.connections.len(), cabling.maps.switch_to_node.len());
+        Ok(Seen::unless(&wrong, format!("{cables} cables to {switches} switches; {}", cabling.wiring)))
+    }
+
+    /// Deployment refuses the cabling, and names every cable that was moved.
+    pub(super) async fn refused(&self) -> Result<Seen, DeployError> {
+        let deadline = Instant::now() + REFUSAL_BOUND;
+        let mut ticks = interval(REFUSAL_POLL);
+        loop {
+            ticks.tick().await;
+            let cabling = deploy::cabling(&self.cluster, Duration::ZERO).await?;
+            let findings = cabling.findings.iter().filter(|finding| finding.severity() == Severity::Error);
+            let words: Vec<String> = findings.map(ToString::to_string).collect();
+            let unnamed = self.unnamed(&words);
+            if unnamed.is_empty() {
+                return Ok(Seen::held(words.join("\n")));
+            }
+            if Instant::now() > deadline {
+                let unnamed = unnamed.join("; ");
+                return Ok(Seen::not(format!("not named: {unnamed}\nwhat was said: {}", words.join("\n"))));
+            }
+        }
+    }
+
+    /// The moved cables that no finding names by node, NIC, switch and port.
+    fn unnamed(&self, findings: &[String]) -> Vec<String> {
+        let moved = self.lab.faults().iter().filter_map(|made| match made {
+            Made::Cable(cable) => Some(cable),
+            _ => None,
+        });
+        let names = |finding: &str, cable: &crate::lab::faults::MovedCable| {
+            let parts = [cable.node.as_str(), cable.adapter.as_str(), &cable.switch, &cable.port];
+            parts.iter().all(|part| finding.contains(part))
+        };
+        moved
+            .filter(|cable| !findings.iter().any(|finding| names(finding, cable)))
+            .map(|cable| Made::Cable(cable.clone()).to_string())
+            .collect()
+    }
+
+    /// Each node's links are as planned, read back from its kernel.
+    pub(super) async fn links_are_as_planned(&self) -> Result<Seen, DeployError> {
+        let differing = deploy::read_back(&self.cluster).await?;
+        let wrong: Vec<String> = differing
+            .iter()
+            .flat_map(|(node, ops)| ops.iter().map(move |op| format!("{node}: still to do: {op}")))
+            .collect();
+        Ok(Seen::unless(&wrong, format!("{} machines", differing.len())))
+    }
+
+    /// Applying the plans once more changes nothing, as seen by a netlink monitor on each node.
+    pub(super) async fn second_apply_changes_nothing(&self) -> Result<Seen, DeployError> {
+        let before = self.link_changes(None).await?;
+        let applied = deploy::apply(&self.cluster).await?;
+        let after = self.link_changes(Some(&before)).await?;
+        let mut wrong = applied.failures();
+        for (node, done) in &applied.members {
+            wrong.extend(done.changed.iter().map(|op| format!("{node}: {op}")));
+        }
+        for (node, changes) in &after {
+            let seen = changes.changes.iter().map(|change| {
+                let link = change.name.clone().unwrap_or_default();
+                format!("{node}: the kernel changed: {} {link}", change.kind)
+            });
+            wrong.extend(seen);
+            if changes.missed > 0 {
+                wrong.push(format!("{node}: the monitor missed {} changes", changes.missed));
+            }
+        }
+        Ok(Seen::unless(&wrong, format!("{} machines, no operation, no change in any kernel", after.len())))
+    }
+
+    /// What changed in every member's kernel, since the counts of an earlier look.
+    async fn link_changes(
+        &self,
+        since: Option<&BTreeMap<String, api::LinkChanges>>,
+    ) -> Result<BTreeMap<String, api::LinkChanges>, DeployError> {
+        let mut changes = BTreeMap::new();
+        for member in &self.cluster.members {
+            let name = member.name.to_string();
+            let count = since.and_then(|since| since.get(&name)).map_or(u64::MAX, |changes| changes.count);
+            changes.insert(name, member.client.netlink_changes(count).await?);
+        }
+        Ok(changes)
+    }
+
+    /// Every node reaches every other on every storage network, both ways, and how fast.
+    pub(super) async fn round_trips(&self, probes: u32) -> Result<Seen, DeployError> {
+        let probes = u16::try_from(probes).unwrap_or(u16::MAX);
+        let trips = deploy::mesh(&self.cluster, MeshProbe::round_trips(probes)).await?;
+        let lost: Vec<String> =
+            trips.iter().filter(|trip| !trip.is_complete()).map(ToString::to_string).collect();
+        Ok(Seen::unless(&lost, round_trip_table(&self.cluster, &trips)))
+    }
+
+    /// The largest packets of the storage MTU pass undivided, everywhere.
+    pub(super) async fn jumbo_frames(&self) -> Result<Seen, DeployError> {
+        let trips = deploy::mesh(&self.cluster, MeshProbe::FULL_SIZE).await?;
+        let lost: Vec<String> =
+            trips.iter().filter(|trip| !trip.is_complete()).map(ToString::to_string).collect();
+        let mtu = self.cluster.spec.storage_mtu();
+        Ok(Seen::unless(&lost, format!("{} ways, {mtu} bytes undivided", trips.len())))
+    }
+
+    /// Storage and heartbeat frames of every node carry their priorities in the fabric.
+    pub(super) fn priorities_are_seen(&mut self) -> Result<Seen, RunError> {
+        let counters = self.lab.counters()?;
+        let spec = &self.cluster.spec;
+        let priorities = [spec.qos.storage_priority, spec.qos.heartbeat_priority];
+        let vlans: Vec<VlanId> = spec.storage_networks.iter().map(|network| network.vlan).collect();
+        let mut wrong = Vec::new();
+        let mut frames = 0;
+        for node in self.lab.nodes().values().filter(|node| node.holds_data()) {
+            for (vlan, pcp) in vlans.iter().flat_map(|vlan| priorities.map(|pcp| (*vlan, pcp))) {
+                let sent: u64 = node.links().map(|link| frames_from(&counters, &link, vlan, pcp)).sum();
+                frames += sent;
+                if sent == 0 {
+                    wrong.push(format!("{}: no frame with priority {pcp} on VLAN {vlan}", node.name()));
+                }
+            }
+        }
+        Ok(Seen::unless(&wrong, format!("{frames} frames with priority")))
+    }
+
+    /// No storage frame was ever seen on a spine link, neither passed on nor dropped.
+    pub(super) fn spine_carries_no_storage(&mut self) -> Result<Seen, RunError> {
+        let counters = self.lab.counters()?;
+        let spine: Vec<_> = self.lab.topology().links_at(Role::Spine).map(|link| link.id.clone()).collect();
+        let on_spine = || counters.links.iter().filter(|counted| spine.contains(&counted.link));
+        let mut wrong = Vec::new();
+        for vlan in self.cluster.spec.storage_networks.iter().map(|network| network.vlan) {
+            for counted in on_spine().filter(|counted| counted.sent_frames(vlan) > 0) {
+                wrong.push(format!(
+                    "{} frames of VLAN {vlan} on {}",
+                    counted.sent_frames(vlan),
+                    counted.link
+                ));
+            }
+        }
+        let classes =
+            on_spine().flat_map(|counted| counted.a_to_b.carried.iter().chain(&counted.b_to_a.carried));
+        let carried: u64 = classes.map(|class| class.count.frames).sum();
+        if carried == 0 {
+            // Then the absence of storage frames proves nothing.
+            wrong.push("the spine carried no frame at all".to_owned());
+        }
+        Ok(Seen::unless(&wrong, format!("{carried} other frames on {} spine links", spine.len())))
+    }
+}
+
+/// Frames with this priority that a NIC sent into its cable.
+fn frames_from(counters: &Snapshot, link: &fabric::LinkId, vlan: VlanId, pcp: model::Priority) -> u64 {
+    let classes = counters.link(link).map_or(&[][..], |counted| &counted.a_to_b.carried[..]);
+    classes
+        .iter()
+        .filter(|class| class.vlan == vlan && class.pcp == pcp)
+        .map(|class| class.count.frames)
+        .sum()
+}
+
+/// Medians and 99th percentiles, within the rooms and between them.
+fn round_trip_table(cluster: &deploy::Cluster, trips: &[RoundTrip]) -> String {
+    let zone = |name: &NodeName| {
+        cluster.members.iter().find(|member| member.name == *name).and_then(|member| member.zone.as_ref())
+    };
+    let mut groups: BTreeMap<(Over, bool), Vec<&RoundTrip>> = BTreeMap::new();
+    for trip in trips {
+        groups.entry((trip.over, zone(&trip.from) == zone(&trip.to))).or_default().push(trip);
+    }
+    let lines = groups.into_iter().map(|((over, inside), trips)| {
+        let place = if inside { "inside a room" } else { "between the rooms" };
+        let worst = |read: fn(&RoundTrip) -> Option<u64>| {
+            trips.iter().filter_map(|trip| read(trip)).max().unwrap_or(0)
+        };
+        let (median, p99) = (worst(|trip| trip.answer.median_us), worst(|trip| trip.answer.p99_us));
+        format!(
+            "{over}, {place}: {} ways, worst median {median} µs, worst 99th percentile {p99} µs",
+            trips.len()
+        )
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,95 @@
+//! What the watch names, held against what the lab broke.
+
+use super::{Runner, Seen};
+use crate::events::{Event, EventLog};
+use deploy::watch::Sighting;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::timeout_at;
+
+impl Runner<'_> {
+    /// The ids of the losses that the faults in force must be named as, sorted.
+    pub(super) fn expected(&self) -> Vec<String> {
+        let mut ids: Vec<String> =
+            self.lab.faults().iter().filter_map(crate::lab::faults::Made::loss_id).collect();
+        ids.sort();
+        ids
+    }
+
+    /// Exactly the faults made are named, within a bound from the last of them.
+    pub(super) async fn named_within(&mut self, bound: Duration) -> Seen {
+        let expected = self.expected();
+        let Some((_, since)) = self.faulted else {
+            return Seen::not("nothing was broken, so nothing can be named");
+        };
+        let mut sightings = self.watch.sightings();
+        let exact = |sighting: &Sighting| sighting.at > since && sighting.lost() == expected;
+        let found = timeout_at(since + bound, sightings.wait_for(exact)).await;
+        if let Ok(Ok(sighting)) = found {
+            self.named = true;
+            let after = sighting.at.saturating_duration_since(since).as_millis();
+            return Seen::held(format!("after {after} ms: {}", words(&sighting)));
+        }
+        let last = self.watch.sightings().borrow().clone();
+        Seen::not(format!("expected {}; named: {}", expected.join(", "), words(&last)))
+    }
+
+    /// No path of a storage network was silent since the first fault for as long as makes it dead.
+    pub(super) fn carries(&self, storage_network: u8) -> Seen {
+        let silences = self.watch.silences();
+        let dead_after_ms = network::diagnose::Thresholds::default().dead_after_ms;
+        if silences.unobserved_ms > dead_after_ms {
+            return Seen::not(format!(
+                "a node did not report for {} ms: nobody knows",
+                silences.unobserved_ms
+            ));
+        }
+        let silence = silences.by_network_ms.iter().find(|(index, _)| index.get() == storage_network);
+        match silence {
+            None => Seen::not("no node reports a path on it"),
+            Some((_, ms)) if *ms > dead_after_ms => Seen::not(format!("a path was silent for {ms} ms")),
+            Some((_, ms)) => Seen::held(format!("no path was silent for more than {ms} ms")),
+        }
+    }
+}
+
+/// What a sighting names, in words.
+pub(super) fn words(sighting: &Sighting) -> String {
+    let losses: Vec<String> = sighting.diagnosis.losses.iter().map(ToString::to_string).collect();
+    if losses.is_empty() { "nothing".to_owned() } else { losses.join("; ") }
+}
+
+/// Why a sighting is not one of a healthy cluster.
+pub(super) fn unwell(sighting: &Sighting, members: usize) -> String {
+    let blocked = sighting.diagnosis.blocked.iter().map(ToString::to_string);
+    let losses = sighting.diagnosis.losses.iter().map(ToString::to_string);
+    let mut reasons: Vec<String> = losses.chain(blocked).collect();
+    if sighting.reporting < members {
+        reasons.push(format!("{} of {members} nodes report", sighting.reporting));
+    }
+    if reasons.is_empty() { "all was well, but too late".to_owned() } else { reasons.join("\n") }
+}
+
+/// Logs every loss when it is first named and when it no longer is.
+pub(super) async fn log_losses(mut sightings: watch::Receiver<Sighting>, log: Arc<EventLog>) {
+    let mut named: BTreeMap<String, String> = BTreeMap::new();
+    while sightings.changed().await.is_ok() {
+        let now: BTreeMap<String, String> = {
+            let sighting = sightings.borrow_and_update();
+            sighting.diagnosis.losses.iter().map(|loss| (loss.what.id(), loss.to_string())).collect()
+        };
+        for (id, loss) in &now {
+            if !named.contains_key(id) {
+                log.log(Event::LossNamed { loss: loss.clone() });
+            }
+        }
+        for (id, loss) in &named {
+            if !now.contains_key(id) {
+                log.log(Event::LossGone { loss: loss.clone() });
+            }
+        }
+        named = now;
+    }
+}

@@ -1,0 +1,162 @@
+//! `cargo xtask hil`: parses what to run, runs it, shows what came of it.
+
+use crate::test_command::root;
+use clap::{Args, Subcommand, ValueEnum};
+use hil::run::{Options, Outcome, RunError};
+use hil::suite::Set;
+use hil::ui::Ui;
+use model::Shape;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask hil                                 the default suites on two racks of two nodes
+  cargo xtask hil --shape 1+1 --suite wiring      one suite on the smallest cluster
+  cargo xtask hil --template plant.toml           a template of your own, or an ARM parameters file
+  cargo xtask hil --suite tor-loss --seed 7       the same random choices as an earlier run
+  cargo xtask hil --keep                          leave the lab running, and say how to get in
+  cargo xtask hil end DIR                         end a lab that was kept
+
+The report is in target/hil/latest: summary.json, junit.xml, events.jsonl, console/.
+Exit codes: 0 good; 1 what was examined is wrong; 2 the input or the command line can't be read; 69 the lab failed;
+130 interrupted.";
+
+/// What to run.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+pub(crate) struct HilArguments {
+    #[command(subcommand)]
+    command: Option<HilCommand>,
+    /// Nodes per rack, from a built-in template: 1+1, 2+2, 3+3 or 4+4 [default: 2+2]
+    #[arg(long, value_name = "SHAPE")]
+    shape: Option<Shape>,
+    /// A template of your own: twinrack's TOML or an Azure ARM deployment parameters file
+    #[arg(long, value_name = "FILE", conflicts_with = "shape")]
+    template: Option<PathBuf>,
+    /// Accept what a rule of the template complains of; its message names the rule
+    #[arg(long = "override", value_name = "RULE")]
+    overrides: Vec<String>,
+    /// A suite to run; may be given several times
+    #[arg(long = "suite", value_name = "NAME")]
+    suites: Vec<String>,
+    /// The suites to run when none is named
+    #[arg(long, value_enum, default_value_t = SetName::Default)]
+    set: SetName,
+    /// What every random choice comes from: the same seed makes the same lab
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Leave the lab running afterwards, and say how to get in and how to end it
+    #[arg(long)]
+    keep: bool,
+    /// Where the report goes [default: target/hil/RUN]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// What the lab is made of; hil/labs/qemu.toml is the one used without
+    #[arg(long, value_name = "FILE")]
+    lab: Option<PathBuf>,
+    /// A node image that is there already, instead of the one built from this workspace
+    #[arg(long, value_name = "DIR")]
+    image: Option<PathBuf>,
+    /// Ask Debian's archive for a newer kernel
+    #[arg(long, conflicts_with = "image")]
+    refresh_image: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum HilCommand {
+    /// End a lab that was kept
+    End {
+        /// The lab's directory, as `--keep` named it
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SetName {
+    /// What a plain run does; minutes
+    Default,
+    /// Everything
+    Nightly,
+}
+
+pub(crate) fn run(arguments: HilArguments) -> ExitCode {
+    if let Some(HilCommand::End { dir }) = &arguments.command {
+        return match hil::lab::end_kept(dir) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: no kept lab answers in {}: {error}", dir.display());
+                ExitCode::from(2)
+            }
+        };
+    }
+    let ui = Ui::new();
+    let options = match options(arguments) {
+        Ok(options) => options,
+        Err(error) => return lab_failure(&error),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return lab_failure(&error),
+    };
+    let outcome = runtime.block_on(hil::run::run(options, &ui));
+    // Work that was interrupted may still block a thread: a build, a download. It ends with this process.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(outcome) => show(&outcome),
+        Err(error) => {
+            show_error(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn options(arguments: HilArguments) -> std::io::Result<Options> {
+    Ok(Options {
+        root: root().to_owned(),
+        program: std::env::current_exe()?,
+        shape: arguments.shape,
+        template: arguments.template,
+        overrides: arguments.overrides,
+        suites: arguments.suites,
+        set: match arguments.set {
+            SetName::Default => Set::Default,
+            SetName::Nightly => Set::Nightly,
+        },
+        seed: arguments.seed,
+        keep: arguments.keep,
+        out: arguments.out,
+        lab: arguments.lab,
+        image: arguments.image,
+        refresh_image: arguments.refresh_image,
+        colour: std::io::stderr().is_terminal(),
+    })
+}
+
+fn show(outcome: &Outcome) -> ExitCode {
+    print!("{}", hil::report::terminal(&outcome.summary, std::io::stdout().is_terminal()));
+    println!("report: {}", outcome.dir.display());
+    if let Some(kept) = &outcome.kept {
+        println!("\n{kept}");
+    }
+    if let Some(error) = &outcome.error {
+        show_error(error);
+    }
+    if outcome.exit_code() != 0 {
+        println!("replay: {}", outcome.summary.replay);
+    }
+    ExitCode::from(outcome.exit_code())
+}
+
+fn show_error(error: &RunError) {
+    eprintln!("error: {}", hil::chain(error));
+    if let Some(help) = error.help() {
+        eprintln!(" help: {help}");
+    }
+}
+
+fn lab_failure(error: &std::io::Error) -> ExitCode {
+    eprintln!("error: the harness can't start: {error}");
+    ExitCode::from(69)
+}

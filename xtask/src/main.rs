@@ -1,0 +1,64 @@
+//! `cargo xtask`: the project's own commands.
+//!
+//! Thin on purpose: it parses the command line and calls the library that does the work.
+
+mod hil_command;
+mod test_command;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// twinrack's own commands.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, about, long_about = None)]
+#[command(
+    after_help = "Exit codes: 0 good; 1 what was examined is wrong; 2 the input or the command line can't be \
+                        read; 69 the lab failed; 130 interrupted."
+)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build two racks, wire them, check them, break them, and report what was lost
+    Hil(Box<hil_command::HilArguments>),
+    /// Formatting, lints, licences, unit, snapshot and lab tests: what CI runs
+    Test(test_command::TestArguments),
+    /// The process that owns a lab; started by `hil`
+    #[command(hide = true)]
+    LabKeeper {
+        /// Where the lab's directory is made.
+        parent: PathBuf,
+    },
+    /// The lab's switches; started by `hil`
+    #[command(hide = true)]
+    LabFabric {
+        /// The topology, a JSON file.
+        topology: PathBuf,
+        /// Where the sockets go.
+        sockets: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match CommandLine::parse().command {
+        Command::Hil(arguments) => hil_command::run(*arguments),
+        Command::Test(arguments) => test_command::run(&arguments),
+        Command::LabKeeper { parent } => exit(hil::lab::keeper::run(&parent)),
+        Command::LabFabric { topology, sockets } => exit(hil::lab::fabric_process(&topology, &sockets)),
+    }
+}
+
+/// For the lab's own processes, whose errors go to the lab's logs.
+fn exit<E: std::error::Error + 'static>(outcome: Result<(), E>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", hil::chain(&error));
+            ExitCode::from(69)
+        }
+    }
+}

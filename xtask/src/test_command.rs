@@ -1,0 +1,123 @@
+//! `cargo xtask test`: everything that must hold before a change lands, in the order of how soon it can fail.
+
+use clap::Args;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+/// Tools that cargo doesn't ship, and the versions that this project is tested with.
+const NEXTEST: Tool = Tool { name: "cargo-nextest", version: "0.9.143" };
+const DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
+
+/// What to test.
+#[derive(Debug, Args)]
+pub(crate) struct TestArguments {
+    /// Leave out the tests that boot nodes
+    #[arg(long)]
+    no_lab: bool,
+}
+
+struct Tool {
+    name: &'static str,
+    version: &'static str,
+}
+
+pub(crate) fn run(arguments: &TestArguments) -> ExitCode {
+    let started = Instant::now();
+    match steps(arguments) {
+        Ok(()) => {
+            eprintln!("\ncargo xtask test: good, after {} s", started.elapsed().as_secs());
+            ExitCode::SUCCESS
+        }
+        Err(Stop { step, code }) => {
+            eprintln!("\ncargo xtask test: `{step}` failed");
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// The step that failed, and what its failure means.
+struct Stop {
+    step: String,
+    code: u8,
+}
+
+fn steps(arguments: &TestArguments) -> Result<(), Stop> {
+    cargo(&["fmt", "--all", "--check"])?;
+    cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--all-features",
+        "--quiet",
+        "--",
+        "--deny",
+        "warnings",
+    ])?;
+    cargo(&["build", "--workspace", "--quiet"])?;
+    let deny = DENY.ensure()?;
+    // Advisories need a database from the network; `cargo xtask test` never claims to have checked them.
+    step(Command::new(deny).args(["deny", "--offline", "check", "licenses", "bans", "sources"]))?;
+    let nextest = NEXTEST.ensure()?;
+    let mut tests = Command::new(nextest);
+    tests.args(["nextest", "run", "--workspace", "--all-features"]);
+    if arguments.no_lab {
+        tests.args(["--filterset", "not binary(lab)"]);
+    }
+    // Doc tests first: CI reads the test runner's closing line from the end of the output.
+    cargo(&["test", "--workspace", "--doc", "--quiet"])?;
+    step(&mut tests)
+}
+
+fn cargo(args: &[&str]) -> Result<(), Stop> {
+    step(Command::new(env!("CARGO")).args(args))
+}
+
+/// Runs one step, saying what it is and how long it took.
+fn step(command: &mut Command) -> Result<(), Stop> {
+    let words: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let step = format!("cargo {}", words.join(" "));
+    eprintln!("\n── {step}");
+    let started = Instant::now();
+    let status = command.current_dir(root()).status();
+    match status {
+        Ok(status) if status.success() => {
+            eprintln!("── good, after {} s", started.elapsed().as_secs());
+            Ok(())
+        }
+        Ok(_) => Err(Stop { step, code: 1 }),
+        Err(error) => {
+            eprintln!("cannot start it: {error}");
+            Err(Stop { step, code: 69 })
+        }
+    }
+}
+
+impl Tool {
+    /// The tool's path: the one on the search path, else the project's own, which is built once.
+    fn ensure(&self) -> Result<PathBuf, Stop> {
+        let installed = Command::new(self.name).arg("--version").output();
+        if installed.is_ok_and(|output| output.status.success()) {
+            return Ok(self.name.into());
+        }
+        let home = root().join("target/tools");
+        let path = home.join("bin").join(self.name);
+        if !path.exists() {
+            eprintln!(
+                "\n── {} is not installed: building it into {} (once, minutes)",
+                self.name,
+                home.display()
+            );
+            let mut install = Command::new(env!("CARGO"));
+            install.args(["install", "--locked", "--quiet", "--version", self.version, "--root"]).arg(&home);
+            step(install.arg(self.name)).map_err(|stop| Stop { code: 69, ..stop })?;
+        }
+        Ok(path)
+    }
+}
+
+/// The workspace's root.
+pub(crate) fn root() -> &'static Path {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest)
+}
