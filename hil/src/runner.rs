@@ -213,7 +213,9 @@ impl<'a> Runner<'a> {
             }
             Step::Heal => self.heal().await,
             Step::Named { within_ms } => Ok(self.named_within(Duration::from_millis(*within_ms)).await),
-            Step::Carries { storage_network } => Ok(self.carries(*storage_network)),
+            Step::Carries { storage_network, for_ms } => {
+                Ok(or_failure(self.carries(*storage_network, Duration::from_millis(*for_ms)).await))
+            }
             Step::SpineCarriesNoStorage => self.spine_carries_no_storage(),
             Step::PrioritiesAreSeen => self.priorities_are_seen(),
             Step::Refused => Ok(or_failure(self.refused().await)),

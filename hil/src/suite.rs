@@ -196,10 +196,13 @@ pub enum Step {
         /// The bound from the last fault on, milliseconds.
         within_ms: u64,
     },
-    /// Every path of a storage network has carried hellos without a gap since the first fault.
+    /// From the first fault on, for some time, no path of a storage network is silent; then every node reaches every
+    /// other on it without losing a probe.
     Carries {
         /// The storage network.
         storage_network: u8,
+        /// How long it is watched, from the first fault, milliseconds. Longer than it takes to call a path dead.
+        for_ms: u64,
     },
     /// Deployment refuses the cabling, and names the cables that were moved: node, NIC, switch and port.
     Refused,
@@ -239,7 +242,9 @@ impl fmt::Display for Step {
             }
             Self::Heal => f.write_str("everything is mended"),
             Self::Named { within_ms } => write!(f, "exactly that is named within {within_ms} ms"),
-            Self::Carries { storage_network } => write!(f, "storage network {storage_network} carried on"),
+            Self::Carries { storage_network, for_ms } => {
+                write!(f, "storage network {storage_network} carries on for {for_ms} ms")
+            }
             Self::Refused => f.write_str("deployment refuses the cabling and names it"),
             Self::InventoryMatches => f.write_str("inventory is what the lab built"),
             Self::CablingIsRight => f.write_str("cabling is right"),

@@ -1,5 +1,7 @@
 //! The house rules that a compiler does not hold: which crate may know which, and what pure code may not do.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -20,7 +20,7 @@ pub mod watch;
 
 pub use cabling::{Cabling, cabling};
 pub use cluster::{Cluster, Member, place_witness};
-pub use mesh::{MeshProbe, Over, RoundTrip, mesh};
+pub use mesh::{MeshProbe, Networks, Over, RoundTrip, mesh};
 pub use network_stage::{NetworkApplied, apply, plan_for, read_back, start_paths};
 
 use api::ClientError;

@@ -2,7 +2,7 @@
 
 use crate::{Cluster, DeployError, Member};
 use api::{PingAnswer, PingRequest};
-use model::{ClusterSpec, Mtu, NodeName, Priority, StorageNetworkIndex};
+use model::{ClusterSpec, Mtu, NodeName, Priority, StorageNetwork, StorageNetworkIndex};
 use std::fmt;
 use std::net::Ipv4Addr;
 
@@ -24,19 +24,35 @@ pub struct MeshProbe {
     pub count: u16,
     /// Whether they are as big as the network's MTU, undivided.
     pub full_size: bool,
-    /// Whether the management network is probed too.
-    pub management: bool,
+    /// Which networks are probed.
+    pub over: Networks,
+}
+
+/// Which networks a mesh probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Networks {
+    /// All storage networks and the management network.
+    All,
+    /// All storage networks.
+    Storage,
+    /// One storage network.
+    One(StorageNetworkIndex),
 }
 
 impl MeshProbe {
     /// Whether everybody can be reached at all.
-    pub const REACH: Self = Self { count: 3, full_size: false, management: true };
+    pub const REACH: Self = Self { count: 3, full_size: false, over: Networks::All };
     /// Whether the largest packets pass.
-    pub const FULL_SIZE: Self = Self { count: 3, full_size: true, management: false };
+    pub const FULL_SIZE: Self = Self { count: 3, full_size: true, over: Networks::Storage };
 
     /// How fast.
     pub fn round_trips(count: u16) -> Self {
-        Self { count, full_size: false, management: false }
+        Self { count, full_size: false, over: Networks::Storage }
+    }
+
+    /// Whether a storage network still carries.
+    pub fn carries(network: StorageNetworkIndex) -> Self {
+        Self { count: 20, full_size: false, over: Networks::One(network) }
     }
 }
 
@@ -108,7 +124,7 @@ struct Probe {
 pub async fn mesh(cluster: &Cluster, probe: MeshProbe) -> Result<Vec<RoundTrip>, DeployError> {
     let of_members = cluster.ask_all(|member| async move {
         let mut trips = Vec::new();
-        for way in ways(&cluster.spec, member, probe.management) {
+        for way in ways(&cluster.spec, member, probe.over) {
             let answer = member.client.ping(&request(&way, probe)).await?;
             trips.push(RoundTrip { from: member.name.clone(), to: way.to, over: way.over, answer });
         }
@@ -118,10 +134,15 @@ pub async fn mesh(cluster: &Cluster, probe: MeshProbe) -> Result<Vec<RoundTrip>,
 }
 
 /// Everybody a member shares a network with, network by network.
-fn ways(spec: &ClusterSpec, member: &Member, management: bool) -> Vec<Probe> {
+fn ways(spec: &ClusterSpec, member: &Member, over: Networks) -> Vec<Probe> {
     let mut ways = Vec::new();
     let own = spec.nodes().find(|(_, node)| node.name == member.name).map(|(_, node)| node);
-    for (network, own) in spec.storage_networks.iter().filter_map(|network| own.map(|own| (network, own))) {
+    let wanted = |network: &&StorageNetwork| match over {
+        Networks::One(index) => network.index == index,
+        Networks::All | Networks::Storage => true,
+    };
+    let storage_networks = spec.storage_networks.iter().filter(wanted);
+    for (network, own) in storage_networks.filter_map(|network| own.map(|own| (network, own))) {
         for (_, peer) in spec.nodes().filter(|(_, peer)| peer.name != own.name) {
             ways.push(Probe {
                 to: peer.name.clone(),
@@ -137,7 +158,7 @@ fn ways(spec: &ClusterSpec, member: &Member, management: bool) -> Vec<Probe> {
         spec.nodes().map(|(_, node)| (node.name.clone(), node.management_ip)).collect();
     addresses.extend(spec.witness.management_ip.map(|address| (spec.witness.name.clone(), address)));
     let source = addresses.iter().find(|(name, _)| *name == member.name).map(|(_, address)| *address);
-    if let (Some(source), true) = (source, management) {
+    if let (Some(source), Networks::All) = (source, over) {
         for (to, target) in addresses.iter().filter(|(name, _)| *name != member.name).cloned() {
             let (over, mtu, priority) = (Over::Management, Mtu::ETHERNET, Priority::DEFAULT);
             ways.push(Probe { to, over, source, target, mtu, priority });

@@ -8,7 +8,7 @@ use std::io::{self, IoSlice, Write};
 /// The longest frame that QEMU sends or takes, bytes (`NET_BUFSIZE` in `include/net/net.h`).
 pub(crate) const FRAME_BYTES_MAX: usize = 4096 + 65536;
 /// What is read at once from a socket, bytes: many small frames or some jumbo ones.
-const INBOX_BYTES: usize = 256 * 1024;
+const INBOX_BYTES: usize = 128 * 1024;
 /// What may wait for a NIC that reads slowly, bytes: about 15 ms at 2 Gbit/s.
 pub(crate) const OUTBOX_BYTES: usize = 4 * 1024 * 1024;
 const PREFIX_BYTES: usize = 4;

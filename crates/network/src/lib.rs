@@ -1,7 +1,7 @@
 //! The network of a cluster: intents to desired links, wiring, losses, probes.
 //!
-//! Purpose: decide, purely, what the links of a node shall look like ([`plan`]), which operations lead there
-//! ([`diff`]), whether the cables say what the template says ([`wiring`]) and what just failed ([`diagnose`]); and carry
+//! Purpose: decide, purely, what the links of a node shall look like ([`plan()`]), which operations lead there
+//! ([`diff()`]), whether the cables say what the template says ([`wiring`]) and what just failed ([`diagnose`]); and carry
 //! that out on a Linux kernel (`kernel`, behind the cargo feature of that name, which decides nothing).
 //!
 //! Invariants: without the feature `kernel` nothing here knows sockets, clocks or tokio. Links that twinrack makes are

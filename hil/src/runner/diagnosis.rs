@@ -3,11 +3,13 @@
 use super::{Runner, Seen};
 use crate::events::{Event, EventLog};
 use deploy::watch::Sighting;
+use deploy::{DeployError, MeshProbe};
+use model::StorageNetworkIndex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::timeout_at;
+use tokio::time::{sleep_until, timeout_at};
 
 impl Runner<'_> {
     /// The ids of the losses that the faults in force must be named as, sorted.
@@ -36,8 +38,28 @@ impl Runner<'_> {
         Seen::not(format!("expected {}; named: {}", expected.join(", "), words(&last)))
     }
 
-    /// No path of a storage network was silent since the first fault for as long as makes it dead.
-    pub(super) fn carries(&self, storage_network: u8) -> Seen {
+    /// From the first fault on, for some time, no path of a storage network is silent for as long as makes it dead; then
+    /// no probe on it is lost.
+    pub(super) async fn carries(&self, storage_network: u8, watched: Duration) -> Result<Seen, DeployError> {
+        let Some((since, _)) = self.faulted else { return Ok(Seen::not("nothing was broken")) };
+        sleep_until(since + watched).await;
+        let silence = self.silence(storage_network);
+        let Some(network) = self.storage_network(storage_network).filter(|_| silence.good) else {
+            return Ok(silence);
+        };
+        let trips = deploy::mesh(&self.cluster, MeshProbe::carries(network)).await?;
+        let lost: Vec<String> =
+            trips.iter().filter(|trip| !trip.is_complete()).map(ToString::to_string).collect();
+        Ok(Seen::unless(&lost, format!("{}; no probe was lost on {} ways", silence.what, trips.len())))
+    }
+
+    fn storage_network(&self, number: u8) -> Option<StorageNetworkIndex> {
+        let mut networks = self.cluster.spec.storage_networks.iter().map(|network| network.index);
+        networks.find(|index| index.get() == number)
+    }
+
+    /// Whether any path of a storage network was silent for as long as makes it dead.
+    fn silence(&self, storage_network: u8) -> Seen {
         let silences = self.watch.silences();
         let dead_after_ms = network::diagnose::Thresholds::default().dead_after_ms;
         if silences.unobserved_ms > dead_after_ms {

@@ -123,6 +123,8 @@ fn lldp_comes_at_once_and_again_within_the_interval() {
     let first = lldp::decode(&machine.receive()).unwrap().lldpdu;
     assert_eq!(first.port_id.to_string(), "Ethernet1/1");
     assert_eq!(first, fabric::lldpdu(&slow.switches[0], &slow.switches[0].ports[0], 60_000));
+    drop(machine);
+    lldp::decode(&fabric.machine("a1.storage1").receive()).expect("again at once for a new connection");
     fabric.stop();
 
     let fabric = Running::start(&topology());
@@ -155,6 +157,25 @@ fn a_one_way_cut_lets_the_other_way_pass() {
     a.send(&through);
     assert_eq!(b.receive_data(), through, "and the one that was cut never comes");
     fabric.stop();
+}
+
+#[test]
+fn more_than_one_read_s_worth_is_read_to_its_end() {
+    let slow = Topology { lldp_interval_ms: 60_000, ..topology() };
+    let dir = tempfile::tempdir().unwrap();
+    let fabric = Fabric::bind(&slow, dir.path()).unwrap();
+    let stopper = fabric.stopper();
+    let (mut sender, mut receiver) =
+        (Machine::connect(dir.path(), "a1.storage1"), Machine::connect(dir.path(), "b1.storage1"));
+    let jumbo = frame(BROADCAST, mac(1), STORAGE, 9000);
+    // All of it waits in the socket before the fabric looks for the first time: no later event will tell of the rest.
+    sender.0.set_nonblocking(true).unwrap();
+    let count = 16;
+    (0..count).for_each(|_| sender.send(&jumbo));
+    let thread = std::thread::spawn(|| fabric.serve());
+    (0..count).for_each(|_| assert_eq!(receiver.receive_data(), jumbo));
+    stopper.stop().unwrap();
+    thread.join().unwrap().unwrap();
 }
 
 #[test]

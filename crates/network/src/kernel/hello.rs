@@ -6,7 +6,8 @@
 //! the node that it names.
 //!
 //! On failure: [`HelloError`] when a socket can't be made. Later errors of sending or receiving are waited out, at most one try
-//! per peer and interval. All tasks end when [`Hellos`] is dropped.
+//! per peer and interval. All tasks end soon after [`Hellos`] is dropped, and before
+//! [`Hellos::stop`] returns.
 
 use crate::diagnose::PathView;
 use crate::probe::{ClusterTag, HELLO_BYTES, HELLO_INTERVAL_MS, HELLO_PORT, Hello};
@@ -94,7 +95,7 @@ pub struct Hellos {
     since: Instant,
     heard: Heard,
     /// Aborts its tasks when dropped.
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Hellos {
@@ -121,7 +122,7 @@ impl Hellos {
             };
             tasks.spawn(greeter.run(Duration::from_millis(u64::from(config.interval_ms.max(1)))));
         }
-        Ok(Self { config, since: Instant::now(), heard, _tasks: tasks })
+        Ok(Self { config, since: Instant::now(), heard, tasks })
     }
 
     /// What was heard up to now, one entry per peer and storage network.
@@ -136,6 +137,11 @@ impl Hellos {
             peers.iter().map(view).collect::<Vec<_>>()
         };
         self.config.networks.iter().flat_map(of_network).collect()
+    }
+
+    /// Ends all tasks. Unlike after a drop, the ports are free when this returns: who wants to start anew needs that.
+    pub async fn stop(mut self) {
+        self.tasks.shutdown().await;
     }
 
     /// How long it has been listening, ms.

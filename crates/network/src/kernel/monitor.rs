@@ -99,7 +99,7 @@ impl Monitor {
         self.changes.recv().await
     }
 
-    /// All changes until none came for `quiet`, at most [`QUEUE`].
+    /// All changes until none came for `quiet`, at most `QUEUE`.
     pub async fn drain(&mut self, quiet: Duration) -> Vec<Change> {
         let mut drained = Vec::new();
         while drained.len() < QUEUE

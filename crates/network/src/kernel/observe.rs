@@ -198,3 +198,64 @@ fn address(message: &AddressMessage) -> Option<Ipv4Net> {
     })?;
     Ipv4Net::new(local, message.header.prefix_len).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(index: u32, name: &str, attributes: Vec<LinkAttribute>) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.flags = LinkFlags::Up;
+        message.attributes = [vec![LinkAttribute::IfName(name.to_owned())], attributes].concat();
+        message
+    }
+
+    fn of_kind(kind: InfoKind, data: InfoData) -> LinkAttribute {
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)])
+    }
+
+    fn observed(links: &[LinkMessage], name: &str) -> CurrentLink {
+        assemble(links, &[], &[]).links[&name.parse().unwrap()].clone()
+    }
+
+    #[test]
+    fn links_are_named_where_the_kernel_gives_numbers() {
+        let primary = InfoData::Bond(vec![InfoBond::Mode(1.into()), InfoBond::Primary(2)]);
+        let links = [
+            message(3, "tw-team", vec![of_kind(InfoKind::Bond, primary)]),
+            message(2, "eth0", vec![LinkAttribute::Controller(3), LinkAttribute::Carrier(1)]),
+        ];
+        let (team, nic) = (observed(&links, "tw-team"), observed(&links, "eth0"));
+        let primary = Some("eth0".parse().unwrap());
+        assert_eq!(team.kind, LinkKind::Bond { mode: BondMode::ActiveBackup, miimon_ms: 0, primary });
+        assert_eq!((nic.kind, nic.master, nic.carrier), (LinkKind::Nic, "tw-team".parse().ok(), Some(true)));
+    }
+
+    #[test]
+    fn a_mapping_to_zero_is_none() {
+        let mapping = [(3, 3), (5, 0), (6, 9)].map(|(from, to)| VlanQosMapping::Mapping(from, to));
+        let data = InfoData::Vlan(vec![InfoVlan::Id(711), InfoVlan::EgressQos(mapping.to_vec())]);
+        let links = [
+            message(2, "eth0", vec![]),
+            message(3, "tw-st711", vec![LinkAttribute::Link(2), of_kind(InfoKind::Vlan, data)]),
+        ];
+        let LinkKind::Vlan { egress_qos, .. } = observed(&links, "tw-st711").kind else {
+            panic!("a VLAN link")
+        };
+        assert_eq!(egress_qos, BTreeMap::from([(3, Priority::STORAGE)]));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_another_link_or_none() {
+        let elsewhere = InfoData::Vlan(vec![InfoVlan::Id(711)]);
+        let links = [
+            message(2, "x", vec![LinkAttribute::Link(77), of_kind(InfoKind::Vlan, elsewhere)]),
+            message(3, "a/b", vec![]),
+            LinkMessage::default(),
+        ];
+        let current = assemble(&links, &[message(99, "gone", vec![])], &[AddressMessage::default()]);
+        assert_eq!(current.links.len(), 1);
+        assert_eq!(observed(&links, "x").kind, LinkKind::Other("vlan".to_owned()));
+    }
+}

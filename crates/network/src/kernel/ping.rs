@@ -95,7 +95,7 @@ pub async fn ping(options: &PingOptions) -> Result<PingReport, PingError> {
     let mut tick = interval(options.interval.max(Duration::from_micros(1)));
     tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut buffer = vec![0; usize::from(u16::MAX)];
-    while run.received() < usize::from(options.count) {
+    while !run.is_over(options.count) {
         tokio::select! {
             biased;
             () = sleep_until(end) => break,
@@ -149,6 +149,11 @@ impl Run {
 
     fn received(&self) -> usize {
         self.round_trips_us.len()
+    }
+
+    /// All probes were tried, and all that left were answered.
+    fn is_over(&self, count: u16) -> bool {
+        self.sent.len() >= usize::from(count) && self.sent.iter().all(Option::is_none)
     }
 
     fn note(&mut self, error: &io::Error) {

@@ -119,10 +119,12 @@ fn a_mac_of_another_length_is_kept_as_it_came() {
 
 #[test]
 fn optional_oddities_are_counted_and_skipped() {
+    let long_name = [&[0x00, 0x80, 0xc2, 3, 0, 7, 33][..], &[b'x'; 33]].concat();
     let odd = frame(&[
         CHASSIS_TLV,
         PORT_TLV,
         TTL_TLV,
+        (127, &long_name),
         (8, &[1, 2, 3]),                              // management address: not known here
         (127, &[0x00, 0x80, 0xc2, 9, 1, 2, 3]),       // ETS: not known here
         (127, &[0x00, 0x80]),                         // no organisation
@@ -134,10 +136,10 @@ fn optional_oddities_are_counted_and_skipped() {
         (4, &[b'p', 0xff]), // not UTF-8
     ]);
     let received = decode(&odd).unwrap();
-    assert_eq!((received.unknown_tlvs, received.malformed_tlvs), (2, 4));
+    assert_eq!((received.unknown_tlvs, received.malformed_tlvs), (2, 5));
     assert_eq!(received.lldpdu.system_name.as_deref(), Some("first"));
     assert_eq!(received.lldpdu.port_description.as_deref(), Some("p\u{fffd}"));
-    assert_eq!(received.lldpdu.port_vlan, None);
+    assert_eq!((received.lldpdu.port_vlan, received.lldpdu.vlans), (None, vec![]));
 }
 
 #[test]

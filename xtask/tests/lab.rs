@@ -1,0 +1,336 @@
+//! Real labs, booted and broken: whole runs, every way in which a run can end early, and what is left afterwards.
+//!
+//! Each test has a folder for temporary files of its own; a process or file of a lab can then be told by that folder's path.
+#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+use std::fs;
+use std::io::Read;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long anything in a lab may take to become true; a cold image build is part of the first test.
+const PATIENCE: Duration = Duration::from_mins(8);
+/// How long a lab may take to be gone after its harness is.
+const GONE_WITHIN: Duration = Duration::from_secs(10);
+
+/// Something that can be seen of a run that goes on.
+type Moment = fn(&Place) -> bool;
+
+/// A place for one run.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("lab-test-").tempdir().unwrap();
+        fs::create_dir(dir.path().join("tmp")).unwrap();
+        Self { dir }
+    }
+
+    fn tmp(&self) -> PathBuf {
+        self.dir.path().join("tmp")
+    }
+
+    fn out(&self) -> PathBuf {
+        self.dir.path().join("out")
+    }
+
+    /// Writes a file and returns its path.
+    fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// The default lab file with one thing changed.
+    fn lab_file(&self, from: &str, to: &str) -> PathBuf {
+        let text = include_str!("../../hil/labs/qemu.toml");
+        assert!(text.contains(from), "{from}");
+        self.file("lab.toml", &text.replace(from, to))
+    }
+
+    fn hil(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command.arg("hil").args(args).arg("--out").arg(self.out()).env("TMPDIR", self.tmp());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.hil(args).output().unwrap()
+    }
+
+    fn start(&self, args: &[&str]) -> Child {
+        let log = |name| fs::File::create(self.dir.path().join(name)).unwrap();
+        self.hil(args).stdout(log("stdout")).stderr(log("stderr")).spawn().unwrap()
+    }
+
+    /// The lab's processes: those that were started with a path in our folder.
+    fn processes(&self) -> Vec<u32> {
+        let ours = self.tmp().into_os_string().into_encoded_bytes();
+        let mentions = |pid: u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.windows(ours.len()).any(|window| window == ours)
+        };
+        pids().filter(|pid| mentions(*pid)).collect()
+    }
+
+    /// What the lab has left of itself.
+    fn leftovers(&self) -> Vec<String> {
+        let files =
+            fs::read_dir(self.tmp()).unwrap().map(|entry| entry.unwrap().path().display().to_string());
+        files.chain(self.processes().iter().map(|pid| format!("process {pid}"))).collect()
+    }
+
+    fn said(&self) -> String {
+        ["stdout", "stderr"]
+            .map(|name| fs::read_to_string(self.dir.path().join(name)).unwrap_or_default())
+            .join("\n")
+    }
+
+    fn events(&self) -> String {
+        fs::read_to_string(self.out().join("events.jsonl")).unwrap_or_default()
+    }
+
+    fn summary(&self) -> serde_json::Value {
+        serde_json::from_str(&fs::read_to_string(self.out().join("summary.json")).unwrap()).unwrap()
+    }
+
+    /// Waits until a condition holds; panics with what the run has said if it doesn't come.
+    fn wait(&self, what: &str, patience: Duration, condition: impl Fn() -> bool) {
+        let deadline = Instant::now() + patience;
+        while !condition() {
+            assert!(
+                Instant::now() < deadline,
+                "{what} did not come; left: {:?}\n{}",
+                self.leftovers(),
+                self.said()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn pids() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+fn signal(pid: u32, signal: &str) {
+    assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
+}
+
+fn text(output: &Output) -> String {
+    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// A run that fails: its exit code, and words that its one message must have. Nothing may be left.
+fn fails(place: &Place, args: &[&str], code: i32, words: &[&str]) {
+    let output = place.run(args);
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for word in words {
+        assert!(text.contains(word), "`{word}` is not in: {text}");
+    }
+    assert!(!text.contains("panicked"), "{text}");
+    assert_eq!(place.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn the_plain_run_is_good_and_leaves_nothing() {
+    let place = Place::new();
+    let output = place.run(&[]);
+    assert!(output.status.success(), "{}", text(&output));
+    let summary = place.summary();
+    assert_eq!(summary["good"], true);
+    assert_eq!(summary["schema"], "twinrack.hil.summary/1");
+    assert_eq!(summary["suites"].as_array().unwrap().len(), 4);
+    assert!(
+        fs::read_to_string(place.out().join("junit.xml")).unwrap().contains("failures=\"0\" errors=\"0\"")
+    );
+    for line in place.events().lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap();
+    }
+    assert_eq!(place.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn an_arm_file_runs_with_the_overrides_that_its_messages_name() {
+    let place = Place::new();
+    let template = place.file("cluster.json", ARM);
+    let template = template.to_str().unwrap();
+    let refused = place.run(&["--template", template]);
+    let refusal = text(&refused);
+    assert_eq!(refused.status.code(), Some(1), "{refusal}");
+    let named: Vec<&str> =
+        refusal.split("--override ").skip(1).filter_map(|rest| rest.split_whitespace().next()).collect();
+    let named: Vec<&str> =
+        named.iter().map(|id| id.trim_matches(|c: char| !c.is_ascii_alphanumeric())).collect();
+    assert!(named.len() >= 2, "{refusal}");
+    let mut args = vec!["--template", template, "--suite", "wiring", "--suite", "tor-loss"];
+    args.extend(named.iter().flat_map(|rule| ["--override", rule]));
+    let output = place.run(&args);
+    assert!(output.status.success(), "{}", text(&output));
+    let summary = place.summary();
+    assert_eq!(summary["shape"], "1+1");
+    let tor_loss = &summary["suites"][1]["scenarios"][0];
+    assert_eq!(tor_loss["verdict"], "not-applicable", "a converged intent has no second path");
+    assert!(summary["notes"].to_string().contains("overridden"), "{summary}");
+}
+
+#[test]
+fn a_killed_harness_leaves_nothing_whenever_it_dies() {
+    let moments: [(&str, Moment); 4] = [
+        ("the lab's directory", |place| fs::read_dir(place.tmp()).unwrap().next().is_some()),
+        ("the first QEMU", |place| place.processes().len() > 3),
+        ("the deployment", |place| place.events().contains("\"phase\":\"deploy\"")),
+        ("the first suite", |place| place.events().contains("scenario-started")),
+    ];
+    for (what, moment) in moments {
+        let place = Place::new();
+        let mut run = place.start(&["--shape", "1+1", "--suite", "wiring"]);
+        place.wait(what, PATIENCE, || moment(&place));
+        run.kill().unwrap();
+        run.wait().unwrap();
+        place.wait("the end of everything", GONE_WITHIN, || place.leftovers().is_empty());
+    }
+}
+
+#[test]
+fn ctrl_c_ends_the_lab_and_still_reports() {
+    let place = Place::new();
+    let mut run = place.start(&["--shape", "1+1", "--suite", "wiring"]);
+    place.wait("a node that boots", PATIENCE, || place.events().contains("\"phase\":\"boot\""));
+    signal(run.id(), "-INT");
+    let status: ExitStatus = run.wait().unwrap();
+    assert_eq!(status.code(), Some(130), "{}", place.said());
+    assert_eq!(place.leftovers(), Vec::<String>::new());
+    assert_eq!(place.summary()["aborted"], "interrupted");
+    assert!(
+        place.said().contains("replay: cargo xtask hil --shape 1+1 --suite wiring --seed"),
+        "{}",
+        place.said()
+    );
+}
+
+#[test]
+fn a_killed_keeper_takes_its_processes_along_and_the_next_run_its_files() {
+    let place = Place::new();
+    let mut run = place.start(&["--shape", "1+1", "--suite", "wiring"]);
+    place.wait("a node that boots", PATIENCE, || place.events().contains("\"phase\":\"boot\""));
+    let keeper = place.processes().into_iter().find(|pid| {
+        String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default())
+            .contains("lab-keeper")
+    });
+    signal(keeper.unwrap(), "-KILL");
+    assert_eq!(run.wait().unwrap().code(), Some(69), "{}", place.said());
+    place.wait("the end of the processes", GONE_WITHIN, || place.processes().is_empty());
+    assert!(!place.leftovers().is_empty(), "nobody was left to remove the directory");
+    let binary = place.lab_file("binary = \"qemu-system-x86_64\"", "binary = \"/bin/false\"");
+    fails(&place, &["--shape", "1+1", "--lab", binary.to_str().unwrap()], 69, &["/bin/false"]);
+}
+
+#[test]
+fn a_kept_lab_answers_until_it_is_ended() {
+    let place = Place::new();
+    // The kept lab's processes hold on to the output; only what was said until then is read.
+    let mut run = place.start(&["--shape", "1+1", "--suite", "wiring", "--keep"]);
+    assert!(run.wait().unwrap().success(), "{}", place.said());
+    let said = place.said();
+    let port = said.split("https://a1:").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+    assert!(std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port.parse().unwrap())).is_ok());
+    let lab =
+        said.split("cargo xtask hil end ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+    assert!(Path::new(lab).join("client.key").is_file(), "{said}");
+    let ended = Command::new(env!("CARGO_BIN_EXE_xtask")).args(["hil", "end", lab]).status().unwrap();
+    assert!(ended.success());
+    assert_eq!(place.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_template_that_can_not_be_read_is_named_with_its_place() {
+    let place = Place::new();
+    let whole = include_str!("../../hil/templates/2+2.toml");
+    let template = place.file("cut.toml", &whole[..whole.len() / 2]);
+    fails(&place, &["--template", template.to_str().unwrap()], 2, &["cut.toml"]);
+    assert!(!place.out().exists(), "bad input changes nothing");
+    fails(&place, &["--template", "/nonexistent/t.toml"], 2, &["/nonexistent/t.toml"]);
+}
+
+#[test]
+fn a_missing_image_and_an_unknown_suite_are_named() {
+    let place = Place::new();
+    fails(&place, &["--image", "/nonexistent/image"], 2, &["/nonexistent/image"]);
+    fails(&place, &["--suite", "tor-los"], 2, &["tor-los", "tor-loss"]);
+}
+
+#[test]
+fn a_qemu_that_dies_at_boot_is_a_lab_failure_with_its_last_words() {
+    let place = Place::new();
+    let lab = place.lab_file("first_port = 0", "first_port = 0\n").to_str().unwrap().to_owned();
+    let text = fs::read_to_string(&lab).unwrap();
+    fs::write(
+        &lab,
+        text.replace("kernel_arguments = \"\"", "kernel_arguments = \"rdinit=/nothing panic=-1\""),
+    )
+    .unwrap();
+    fails(
+        &place,
+        &["--shape", "1+1", "--lab", &lab],
+        69,
+        &["QEMU of node", "ended with exit code", "Kernel panic"],
+    );
+}
+
+#[test]
+fn an_agent_that_never_answers_is_a_lab_failure_with_the_console() {
+    let place = Place::new();
+    let lab = place.lab_file("kernel_arguments = \"\"", "kernel_arguments = \"rdinit=/nothing panic=0\"");
+    let text = fs::read_to_string(&lab).unwrap().replace("timeout_s = 60", "timeout_s = 12");
+    fs::write(&lab, text).unwrap();
+    let words = ["the agent of node", "did not answer within 12s", "Kernel panic"];
+    fails(&place, &["--shape", "1+1", "--lab", lab.to_str().unwrap()], 69, &words);
+}
+
+#[test]
+fn a_port_in_use_is_named_with_its_node() {
+    let place = Place::new();
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let lab = place.lab_file("first_port = 0", &format!("first_port = {port}"));
+    fails(
+        &place,
+        &["--shape", "1+1", "--lab", lab.to_str().unwrap()],
+        69,
+        &[&port.to_string(), "a1", "in use"],
+    );
+}
+
+#[test]
+fn a_full_disk_is_named_with_what_it_lacks() {
+    let place = Place::new();
+    // A file system of one MiB over the folder for temporary files, in a mount name space of its own.
+    let script = format!("mount -t tmpfs -o size=1m none {} && exec \"$@\"", place.tmp().display());
+    let mut command = Command::new("unshare");
+    command.args([
+        "--mount",
+        "--user",
+        "--map-root-user",
+        "sh",
+        "-c",
+        &script,
+        "sh",
+        env!("CARGO_BIN_EXE_xtask"),
+    ]);
+    command.args(["hil", "--shape", "1+1", "--out"]).arg(place.out()).env("TMPDIR", place.tmp());
+    let mut run = command.stdin(Stdio::null()).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut said = String::new();
+    run.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(run.wait().unwrap().code(), Some(69), "{said}");
+    assert!(said.contains("MiB free") && said.contains("TMPDIR"), "{said}");
+}
+
+/// An ARM deployment parameters file: one converged intent, and a node's address inside the infrastructure range.
+const ARM: &str = include_str!("fixtures/converged.parameters.json");
