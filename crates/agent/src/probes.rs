@@ -10,18 +10,14 @@ use api::{PathsRequest, PingAnswer, PingRequest};
 use network::diagnose::PathView;
 use network::kernel::{HelloConfig, HelloError, HelloPeer, Hellos, PingError, PingOptions, ping};
 use network::probe::ClusterTag;
-use std::io::ErrorKind;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
-use tokio::task::yield_now;
 use tracing::warn;
 
 const FILE: &str = "paths.json";
 /// Runs of probes at a time: one to each peer of the largest cluster. More would disturb each other's figures.
 const MAX_RUNS: usize = 8;
-/// How many turns of the runtime old hellos get to end in.
-const MAX_TURNS: usize = 100;
 /// A request to the agent takes a minute at most; the answer must still fit in.
 const MAX_DEADLINE_MS: u32 = 50_000;
 
@@ -74,22 +70,14 @@ impl Probes {
 
     async fn replace(&self, request: &PathsRequest) -> Result<(), HelloError> {
         let _one_at_a_time = self.replacing.lock().await;
-        // The old sockets have the same addresses. They are closed when their tasks, which end now, get their turn.
-        *self.hellos() = None;
-        if request.networks.is_empty() {
-            return Ok(());
+        // The old sockets have the same addresses: they must be closed first.
+        let old = self.hellos().take();
+        if let Some(old) = old {
+            old.stop().await;
         }
-        let mut turns = 0;
-        let hellos = loop {
-            match Hellos::start(hello_config(request)) {
-                Err(error) if error.source.kind() == ErrorKind::AddrInUse && turns < MAX_TURNS => {
-                    turns += 1;
-                    yield_now().await;
-                }
-                started => break started?,
-            }
-        };
-        *self.hellos() = Some(hellos);
+        if !request.networks.is_empty() {
+            *self.hellos() = Some(Hellos::start(hello_config(request))?);
+        }
         Ok(())
     }
 
@@ -214,6 +202,8 @@ mod tests {
         let first = Probes::start(store("one")).await.unwrap();
         assert_eq!(first.heard(), (Vec::new(), 0));
         first.greet(&request(1, one, 2, two)).await.unwrap();
+        let running = first.hellos().take();
+        running.unwrap().stop().await;
         drop(first);
         let (first, second) =
             (Probes::start(store("one")).await.unwrap(), Probes::start(store("two")).await.unwrap());
@@ -225,7 +215,7 @@ mod tests {
                 .iter()
                 .any(|probes| probes.heard().0.iter().any(|path| path.heard_ms_ago.is_none()))
             {
-                yield_now().await;
+                tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(Duration::from_secs(10), heard).await.unwrap();

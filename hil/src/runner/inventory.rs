@@ -58,6 +58,8 @@ mod tests {
     use super::*;
     use model::{CpuInfo, Drive, KernelInfo, MemoryInfo, Nic};
 
+    type Change = fn(&mut Inventory);
+
     fn built() -> NodeHardware {
         NodeHardware {
             name: "a1".parse().unwrap(),
@@ -108,7 +110,7 @@ mod tests {
 
     #[test]
     fn each_difference_is_named() {
-        let changes: [(&str, fn(&mut Inventory)); 8] = [
+        let changes: [(&str, Change); 8] = [
             ("serial", |i| i.machine_serial = None),
             ("processors", |i| i.cpu.threads = 2),
             ("NICs", |i| i.nics.clear()),
