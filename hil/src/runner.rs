@@ -174,7 +174,7 @@ impl<'a> Runner<'a> {
         steps.push(self.note(suite, scenario, "all is well again".to_owned(), well, at));
         let at = Instant::now();
         let spine = self.spine_carries_no_storage()?;
-        steps.push(self.note(suite, scenario, Step::SpineCarriesNoStorage.to_string(), spine, at));
+        steps.push(self.note(suite, scenario, Step::SpineCarriesNoStorage {}.to_string(), spine, at));
         let good = good_so_far && steps.iter().all(|step| step.good);
         Ok(ScenarioResult {
             name: scenario.name.clone(),
@@ -211,20 +211,20 @@ impl<'a> Runner<'a> {
             Step::FailSwitch { .. } | Step::CutRoomLink { .. } | Step::CrossCable { .. } => {
                 self.break_it(step).await
             }
-            Step::Heal => self.heal().await,
+            Step::Heal {} => self.heal().await,
             Step::Named { within_ms } => Ok(self.named_within(Duration::from_millis(*within_ms)).await),
             Step::Carries { storage_network, for_ms } => {
                 Ok(or_failure(self.carries(*storage_network, Duration::from_millis(*for_ms)).await))
             }
-            Step::SpineCarriesNoStorage => self.spine_carries_no_storage(),
-            Step::PrioritiesAreSeen => self.priorities_are_seen(),
-            Step::Refused => Ok(or_failure(self.refused().await)),
-            Step::InventoryMatches => Ok(or_failure(self.inventory_matches().await)),
-            Step::CablingIsRight => Ok(or_failure(self.cabling_is_right().await)),
-            Step::LinksAreAsPlanned => Ok(or_failure(self.links_are_as_planned().await)),
-            Step::SecondApplyChangesNothing => Ok(or_failure(self.second_apply_changes_nothing().await)),
+            Step::SpineCarriesNoStorage {} => self.spine_carries_no_storage(),
+            Step::PrioritiesAreSeen {} => self.priorities_are_seen(),
+            Step::Refused {} => Ok(or_failure(self.refused().await)),
+            Step::InventoryMatches {} => Ok(or_failure(self.inventory_matches().await)),
+            Step::CablingIsRight {} => Ok(or_failure(self.cabling_is_right().await)),
+            Step::LinksAreAsPlanned {} => Ok(or_failure(self.links_are_as_planned().await)),
+            Step::SecondApplyChangesNothing {} => Ok(or_failure(self.second_apply_changes_nothing().await)),
             Step::RoundTrips { probes } => Ok(or_failure(self.round_trips(*probes).await)),
-            Step::JumboFrames => Ok(or_failure(self.jumbo_frames().await)),
+            Step::JumboFrames {} => Ok(or_failure(self.jumbo_frames().await)),
         }
     }
 

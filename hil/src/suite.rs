@@ -158,7 +158,8 @@ pub enum Nics {
     Storage,
 }
 
-/// A step of a scenario: a fault, its end, or something that must hold.
+/// A step of a scenario: a fault, its end, or something that must hold. (Steps without settings have braces, because
+/// serde refuses unknown keys only there.)
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Step {
@@ -190,7 +191,7 @@ pub enum Step {
         nics: Nics,
     },
     /// Every fault is undone.
-    Heal,
+    Heal {},
     /// Exactly the faults made are diagnosed, each by its name, within a bound.
     Named {
         /// The bound from the last fault on, milliseconds.
@@ -205,26 +206,26 @@ pub enum Step {
         for_ms: u64,
     },
     /// Deployment refuses the cabling, and names the cables that were moved: node, NIC, switch and port.
-    Refused,
+    Refused {},
     /// What the nodes say they have is what the lab gave them.
-    InventoryMatches,
+    InventoryMatches {},
     /// Deployment finds nothing to say about the cabling.
-    CablingIsRight,
+    CablingIsRight {},
     /// Each node's links are as planned, read back from its kernel.
-    LinksAreAsPlanned,
+    LinksAreAsPlanned {},
     /// Applying the plans once more changes nothing, as seen by a netlink monitor on each node.
-    SecondApplyChangesNothing,
+    SecondApplyChangesNothing {},
     /// Every node reaches every other on every storage network, both ways, and how fast.
     RoundTrips {
         /// Probes per pair, direction and network.
         probes: u32,
     },
     /// The largest packets of the storage MTU pass unfragmented, everywhere.
-    JumboFrames,
+    JumboFrames {},
     /// Storage and heartbeat frames carry their priorities in the fabric.
-    PrioritiesAreSeen,
+    PrioritiesAreSeen {},
     /// No storage frame was ever seen on a spine link.
-    SpineCarriesNoStorage,
+    SpineCarriesNoStorage {},
 }
 
 impl fmt::Display for Step {
@@ -240,20 +241,20 @@ impl fmt::Display for Step {
                 let nics = if *nics == Nics::All { "all NICs" } else { "the storage NICs" };
                 write!(f, "{nics} of node {position} of {room} are cabled to the other room")
             }
-            Self::Heal => f.write_str("everything is mended"),
+            Self::Heal {} => f.write_str("everything is mended"),
             Self::Named { within_ms } => write!(f, "exactly that is named within {within_ms} ms"),
             Self::Carries { storage_network, for_ms } => {
                 write!(f, "storage network {storage_network} carries on for {for_ms} ms")
             }
-            Self::Refused => f.write_str("deployment refuses the cabling and names it"),
-            Self::InventoryMatches => f.write_str("inventory is what the lab built"),
-            Self::CablingIsRight => f.write_str("cabling is right"),
-            Self::LinksAreAsPlanned => f.write_str("links are as planned"),
-            Self::SecondApplyChangesNothing => f.write_str("a second apply changes nothing"),
+            Self::Refused {} => f.write_str("deployment refuses the cabling and names it"),
+            Self::InventoryMatches {} => f.write_str("inventory is what the lab built"),
+            Self::CablingIsRight {} => f.write_str("cabling is right"),
+            Self::LinksAreAsPlanned {} => f.write_str("links are as planned"),
+            Self::SecondApplyChangesNothing {} => f.write_str("a second apply changes nothing"),
             Self::RoundTrips { probes } => write!(f, "round trips, {probes} probes a pair"),
-            Self::JumboFrames => f.write_str("jumbo frames pass unfragmented"),
-            Self::PrioritiesAreSeen => f.write_str("priorities are seen in the fabric"),
-            Self::SpineCarriesNoStorage => f.write_str("no storage frame on the spine"),
+            Self::JumboFrames {} => f.write_str("jumbo frames pass unfragmented"),
+            Self::PrioritiesAreSeen {} => f.write_str("priorities are seen in the fabric"),
+            Self::SpineCarriesNoStorage {} => f.write_str("no storage frame on the spine"),
         }
     }
 }
@@ -343,7 +344,7 @@ impl Scenario {
         let mut at_once = 0;
         let mut most = 0;
         for step in &self.steps {
-            at_once = if *step == Step::Heal { 0 } else { at_once + usize::from(step.is_fault()) };
+            at_once = if *step == (Step::Heal {}) { 0 } else { at_once + usize::from(step.is_fault()) };
             most = most.max(at_once);
         }
         let (suite, scenario) = (suite.to_owned(), self.name.clone());

@@ -47,7 +47,9 @@ pub(super) async fn greet(
     Shared(state): Daemon,
     Body(request): Body<PathsRequest>,
 ) -> Result<Json<()>, Refusal> {
-    Ok(Json(state.probes.greet(&request).await?))
+    // A task of its own: a client that goes away between the old hellos' end and the new ones' start must not silence the node.
+    let greeting = tokio::spawn(async move { state.probes.greet(&request).await });
+    Ok(Json(greeting.await.map_err(|error| Refusal::bug(&error))??))
 }
 
 pub(super) async fn ping(
