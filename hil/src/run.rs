@@ -6,7 +6,7 @@
 //! ```
 //! (below each step: the exit code if it fails)
 //!
-//! Invariants: whatever ends a run after its folder was made, the report is written, and the lab is gone unless it was
+//! Invariants: bad input starts nothing and writes nothing; whatever ends a run after its folder was made, the report is written, and the lab is gone unless it was
 //! to be kept.
 
 mod session;
@@ -26,6 +26,7 @@ use session::Session;
 use std::io;
 use std::path::PathBuf;
 use std::time::Instant;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Why a run did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +82,9 @@ pub enum RunError {
     /// The deployment refuses what it found.
     #[error("the deployment is refused: {0}")]
     Refused(String),
+    /// Nobody could interrupt the run in order.
+    #[error("cannot listen for signals")]
+    Signals(#[source] io::Error),
     /// Somebody pressed Ctrl-C.
     #[error("interrupted")]
     Interrupted,
@@ -139,12 +143,14 @@ impl Outcome {
 
 /// Does a whole run. An error is one that came before there was anything to report on.
 pub async fn run(options: Options, ui: &Ui) -> Result<Outcome, RunError> {
+    // From here on an interruption waits until there is something that can be ended in order.
+    let interruption = Interruption::listen()?;
     let setup = setup::prepare(options)?;
     let dir = setup.dir.clone();
-    let mut session = Session::start(setup, ui)?;
+    let mut session = Session::start(setup, ui).await?;
     let result = tokio::select! {
         result = session.work() => result,
-        () = interrupted() => Err(RunError::Interrupted),
+        () = interruption.come() => Err(RunError::Interrupted),
     };
     let kept = session.end().await;
     let (kept, error) = match (kept, result) {
@@ -156,13 +162,23 @@ pub async fn run(options: Options, ui: &Ui) -> Result<Outcome, RunError> {
     Ok(Outcome { summary, dir, kept, error })
 }
 
-/// Waits for Ctrl-C or a request to end.
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
+/// Ctrl-C, or a request to end.
+struct Interruption {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interruption {
+    fn listen() -> Result<Self, RunError> {
+        let listen = |kind| signal(kind).map_err(RunError::Signals);
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    async fn come(mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }
 

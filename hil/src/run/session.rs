@@ -1,6 +1,6 @@
 //! The part of a run that starts things: phases in order, and their end in any order.
 
-use super::setup::Setup;
+use super::setup::{self, Setup};
 use super::{PhaseClock, RunError, blocking};
 use crate::accel::{self, Accel};
 use crate::events::{Event, EventLog, Verdict};
@@ -25,8 +25,10 @@ pub(super) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Begins the event log.
-    pub(super) fn start(setup: Setup, ui: &'a Ui) -> Result<Self, RunError> {
+    /// Begins the event log, and starts the keeper: from then on everything that is started has an owner that outlives us.
+    pub(super) async fn start(setup: Setup, ui: &'a Ui) -> Result<Self, RunError> {
+        let keeper = Keeper::start(&setup.options.program).await?;
+        setup::make_folder(&setup)?;
         let log = Arc::new(EventLog::create(&setup.dir.join("events.jsonl"))?);
         log.log(Event::RunStarted {
             run: setup.run.clone(),
@@ -42,7 +44,7 @@ impl<'a> Session<'a> {
             phases: Vec::new(),
             suites: Vec::new(),
             environment: Environment::default(),
-            keeper: None,
+            keeper: Some(keeper),
             lab: None,
         })
     }
@@ -105,7 +107,7 @@ impl<'a> Session<'a> {
     }
 
     async fn boot(&mut self, image: &NodeImage, accel: &Accel) -> Result<(), RunError> {
-        let keeper = self.keeper.insert(Keeper::start(&self.setup.options.program).await?);
+        let Some(keeper) = &mut self.keeper else { return Ok(()) };
         let launch = Launch {
             spec: &self.setup.spec,
             file: &self.setup.lab_file,

@@ -66,7 +66,7 @@ pub(super) struct Setup {
     pub(super) run: String,
     /// When it began, RFC 3339.
     pub(super) started: String,
-    /// The report's folder; it exists.
+    /// The report's folder; [`make_folder`] makes it.
     pub(super) dir: PathBuf,
     pub(super) notes: Vec<String>,
     pub(super) replay: String,
@@ -92,7 +92,6 @@ pub(super) fn prepare(options: Options) -> Result<Setup, RunError> {
         Some(dir) => dir.clone(),
         None => options.root.join("target/hil").join(&run),
     };
-    make_folder(&dir, options.out.is_none())?;
     let replay = replay(&options, spec.shape(), seed);
     Ok(Setup {
         started: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
@@ -164,8 +163,9 @@ fn notes(spec: &ClusterSpec, reading: &Reading) -> Vec<String> {
 }
 
 /// Makes the report's folder; of a run without `--out`, `latest` points to it.
-fn make_folder(dir: &Path, is_latest: bool) -> Result<(), RunError> {
-    let folder = |source| RunError::Folder { path: dir.to_owned(), source };
+pub(super) fn make_folder(setup: &Setup) -> Result<(), RunError> {
+    let (dir, is_latest) = (&setup.dir, setup.options.out.is_none());
+    let folder = |source| RunError::Folder { path: dir.clone(), source };
     fs::create_dir_all(dir.join("console")).map_err(folder)?;
     let (Some(parent), Some(name), true) = (dir.parent(), dir.file_name(), is_latest) else { return Ok(()) };
     // Made beside and renamed, so that `latest` always points somewhere.

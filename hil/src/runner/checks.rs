@@ -8,10 +8,15 @@ use fabric::{Role, Snapshot};
 use model::{NodeName, Severity, VlanId};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, interval, sleep};
 
 /// How long a moved cable may take to be heard of: the switch announces itself at once, the old one's word lives 4 s.
 const REFUSAL_BOUND: Duration = Duration::from_secs(10);
+/// How long after a change a kernel may still report what follows from it: it looks at carriers once a second
+/// (`linkwatch_urgent_event` and `linkwatch_nextevent`, `net/core/link_watch.c`).
+const AFTERMATH: Duration = Duration::from_millis(1500);
+/// How long kernels may take to be quiet after a deployment.
+const QUIET_BOUND: Duration = Duration::from_secs(15);
 /// How often it is looked for.
 const REFUSAL_POLL: Duration = Duration::from_millis(500);
 
@@ -87,8 +92,9 @@ impl Runner<'_> {
 
     /// Applying the plans once more changes nothing, as seen by a netlink monitor on each node.
     pub(super) async fn second_apply_changes_nothing(&self) -> Result<Seen, DeployError> {
-        let before = self.link_changes(None).await?;
+        let before = self.quiet_links().await?;
         let applied = deploy::apply(&self.cluster).await?;
+        sleep(AFTERMATH).await;
         let after = self.link_changes(Some(&before)).await?;
         let mut wrong = applied.failures();
         for (node, done) in &applied.members {
@@ -105,6 +111,24 @@ impl Runner<'_> {
             }
         }
         Ok(Seen::unless(&wrong, format!("{} machines, no operation, no change in any kernel", after.len())))
+    }
+
+    /// Waits until no kernel reports changes any more, and gives the counts.
+    async fn quiet_links(&self) -> Result<BTreeMap<String, api::LinkChanges>, DeployError> {
+        let deadline = Instant::now() + QUIET_BOUND;
+        let mut seen = self.link_changes(None).await?;
+        loop {
+            sleep(AFTERMATH).await;
+            let now = self.link_changes(None).await?;
+            let counts = |changes: &BTreeMap<String, api::LinkChanges>| {
+                changes.values().map(|c| c.count).collect::<Vec<_>>()
+            };
+            // Still not quiet at the deadline: then the comparison that follows says what goes on.
+            if counts(&now) == counts(&seen) || Instant::now() > deadline {
+                return Ok(now);
+            }
+            seen = now;
+        }
     }
 
     /// What changed in every member's kernel, since the counts of an earlier look.
