@@ -220,7 +220,9 @@ impl<'a> Runner<'a> {
             Step::PrioritiesAreSeen {} => self.priorities_are_seen(),
             Step::Refused {} => Ok(or_failure(self.refused().await)),
             Step::InventoryMatches {} => Ok(or_failure(self.inventory_matches().await)),
-            Step::CablingIsRight {} => Ok(or_failure(self.cabling_is_right().await)),
+            Step::CablingIsRight { within_ms } => {
+                Ok(or_failure(self.cabling_is_right(Duration::from_millis(*within_ms)).await))
+            }
             Step::LinksAreAsPlanned {} => Ok(or_failure(self.links_are_as_planned().await)),
             Step::SecondApplyChangesNothing {} => Ok(or_failure(self.second_apply_changes_nothing().await)),
             Step::RoundTrips { probes } => Ok(or_failure(self.round_trips(*probes).await)),

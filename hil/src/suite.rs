@@ -209,8 +209,12 @@ pub enum Step {
     Refused {},
     /// What the nodes say they have is what the lab gave them.
     InventoryMatches {},
-    /// Deployment finds nothing to say about the cabling.
-    CablingIsRight {},
+    /// Deployment finds nothing to say about the cabling, within a bound: switches announce themselves at intervals, so
+    /// that a cable that was just moved is heard of later.
+    CablingIsRight {
+        /// The bound, milliseconds; 0: at the first look.
+        within_ms: u64,
+    },
     /// Each node's links are as planned, read back from its kernel.
     LinksAreAsPlanned {},
     /// Applying the plans once more changes nothing, as seen by a netlink monitor on each node.
@@ -248,7 +252,8 @@ impl fmt::Display for Step {
             }
             Self::Refused {} => f.write_str("deployment refuses the cabling and names it"),
             Self::InventoryMatches {} => f.write_str("inventory is what the lab built"),
-            Self::CablingIsRight {} => f.write_str("cabling is right"),
+            Self::CablingIsRight { within_ms: 0 } => f.write_str("cabling is right"),
+            Self::CablingIsRight { within_ms } => write!(f, "cabling is right within {within_ms} ms"),
             Self::LinksAreAsPlanned {} => f.write_str("links are as planned"),
             Self::SecondApplyChangesNothing {} => f.write_str("a second apply changes nothing"),
             Self::RoundTrips { probes } => write!(f, "round trips, {probes} probes a pair"),

@@ -3,7 +3,7 @@
 use super::{NEIGHBOURS_PATIENCE, Runner, Seen, inventory};
 use crate::lab::faults::Made;
 use crate::run::RunError;
-use deploy::{DeployError, MeshProbe, Over, RoundTrip};
+use deploy::{Cabling, DeployError, MeshProbe, Over, RoundTrip};
 use fabric::{Role, Snapshot};
 use model::{NodeName, Severity, VlanId};
 use std::collections::BTreeMap;
@@ -17,8 +17,8 @@ const REFUSAL_BOUND: Duration = Duration::from_secs(10);
 const AFTERMATH: Duration = Duration::from_millis(1500);
 /// How long kernels may take to be quiet after a deployment.
 const QUIET_BOUND: Duration = Duration::from_secs(15);
-/// How often it is looked for.
-const REFUSAL_POLL: Duration = Duration::from_millis(500);
+/// How often the cabling is looked at while something is waited for.
+const CABLING_POLL: Duration = Duration::from_millis(200);
 
 impl Runner<'_> {
     /// What the nodes say they have is what the lab gave them.
@@ -35,31 +35,46 @@ impl Runner<'_> {
         Ok(Seen::unless(&wrong, format!("{} machines, {nics} NICs, {drives} drives", inventories.len())))
     }
 
-    /// Deployment has nothing to say about the cabling.
-    pub(super) async fn cabling_is_right(&self) -> Result<Seen, DeployError> {
-        let cabling = deploy::cabling(&self.cluster, NEIGHBOURS_PATIENCE).await?;
-        let findings = cabling.findings.iter().filter(|finding| finding.severity() > Severity::Note);
-        let wrong: Vec<String> = findings.map(ToString::to_string).collect();
-        let (cables, switches) = (cabling.maps.connections.len(), cabling.maps.switch_to_node.len());
-        Ok(Seen::unless(&wrong, format!("{cables} cables to {switches} switches; {}", cabling.wiring)))
+    /// Deployment has nothing to say about the cabling, at the first look or within a bound.
+    pub(super) async fn cabling_is_right(&self, bound: Duration) -> Result<Seen, DeployError> {
+        let patience = if bound.is_zero() { NEIGHBOURS_PATIENCE } else { Duration::ZERO };
+        self.cabling_until(bound, patience, |cabling| {
+            let findings = cabling.findings.iter().filter(|finding| finding.severity() > Severity::Note);
+            let wrong: Vec<String> = findings.map(ToString::to_string).collect();
+            let (cables, switches) = (cabling.maps.connections.len(), cabling.maps.switch_to_node.len());
+            Seen::unless(&wrong, format!("{cables} cables to {switches} switches; {}", cabling.wiring))
+        })
+        .await
     }
 
     /// Deployment refuses the cabling, and names every cable that was moved.
     pub(super) async fn refused(&self) -> Result<Seen, DeployError> {
-        let deadline = Instant::now() + REFUSAL_BOUND;
-        let mut ticks = interval(REFUSAL_POLL);
-        loop {
-            ticks.tick().await;
-            let cabling = deploy::cabling(&self.cluster, Duration::ZERO).await?;
+        self.cabling_until(REFUSAL_BOUND, Duration::ZERO, |cabling| {
             let findings = cabling.findings.iter().filter(|finding| finding.severity() == Severity::Error);
             let words: Vec<String> = findings.map(ToString::to_string).collect();
             let unnamed = self.unnamed(&words);
             if unnamed.is_empty() {
-                return Ok(Seen::held(words.join("\n")));
+                return Seen::held(words.join("\n"));
             }
-            if Instant::now() > deadline {
-                let unnamed = unnamed.join("; ");
-                return Ok(Seen::not(format!("not named: {unnamed}\nwhat was said: {}", words.join("\n"))));
+            Seen::not(format!("not named: {}\nwhat was said: {}", unnamed.join("; "), words.join("\n")))
+        })
+        .await
+    }
+
+    /// Looks at the cabling until the judgement is good, within a bound.
+    async fn cabling_until(
+        &self,
+        bound: Duration,
+        patience: Duration,
+        judge: impl Fn(&Cabling) -> Seen,
+    ) -> Result<Seen, DeployError> {
+        let deadline = Instant::now() + bound;
+        let mut ticks = interval(CABLING_POLL);
+        loop {
+            ticks.tick().await;
+            let seen = judge(&deploy::cabling(&self.cluster, patience).await?);
+            if seen.good || Instant::now() >= deadline {
+                return Ok(seen);
             }
         }
     }
