@@ -254,7 +254,6 @@ impl Fabric {
             if self.nics[nic].connect(stream, self.poll.registry(), token) {
                 self.io.connect(nic);
                 self.board.nic_connected(NicIndex(nic), &mut self.io);
-                self.mark_ready(nic);
             }
         }
     }

@@ -17,6 +17,8 @@ pub mod file;
 mod handle;
 pub mod keeper;
 mod plan;
+#[cfg(test)]
+mod plan_tests;
 mod ports;
 mod qemu;
 mod topology;

@@ -142,3 +142,57 @@ impl Arguments {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::file::DEFAULT;
+    use crate::lab::plan::DrivePlan;
+
+    fn example() -> Vec<String> {
+        let node = NodePlan {
+            number: 0,
+            name: "a1".parse().unwrap(),
+            zone: Some(0),
+            serial: "TR1".into(),
+            memory_mib: 384,
+            nic_speed_mbps: 25000,
+            out_of_band_mac: "02:00:00:00:00:01".parse().unwrap(),
+            nics: vec![crate::lab::plan::NicPlan {
+                adapter: "storage1".parse().unwrap(),
+                mac: "02:00:00:00:00:02".parse().unwrap(),
+                device: "nic0".into(),
+                id: "n0.nic0".parse().unwrap(),
+            }],
+            drives: vec![DrivePlan {
+                serial: "NV1".parse().unwrap(),
+                role: DriveRole::Boot,
+                size_bytes: 1 << 20,
+            }],
+        };
+        let image = NodeImage {
+            kernel: "/cache/vmlinux".into(),
+            initrd: "/cache/initrd".into(),
+            release: "6.1".into(),
+            id: "i".into(),
+        };
+        let boot = BootFiles::new(&image, &LabFile::parse(DEFAULT).unwrap());
+        let files = NodeFiles::new(Path::new("/tmp/with,comma"), &node, Path::new("/out/console"));
+        arguments(&node, &files, &boot, &Accel::Tcg { why: "x".into() }, 40001).unwrap()
+    }
+
+    #[test]
+    fn a_node_is_this_command_line() {
+        let lines = example().join(" ").replace(" -", "\n-");
+        insta::assert_snapshot!(lines);
+    }
+
+    #[test]
+    fn the_only_way_out_of_a_node_is_restricted() {
+        let args = example();
+        let user: Vec<&String> = args.iter().filter(|arg| arg.starts_with("user,")).collect();
+        assert!(
+            matches!(user[..], [only] if only.contains("restrict=on") && only.contains("tcp:127.0.0.1:"))
+        );
+    }
+}
