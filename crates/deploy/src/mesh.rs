@@ -2,7 +2,7 @@
 
 use crate::{Cluster, DeployError, Member};
 use api::{PingAnswer, PingRequest};
-use model::{ClusterSpec, Mtu, NodeName, Priority, StorageNetwork, StorageNetworkIndex};
+use model::{ClusterSpec, Mtu, Node, NodeName, Priority, StorageNetwork, StorageNetworkIndex};
 use std::fmt;
 use std::net::Ipv4Addr;
 
@@ -10,8 +10,8 @@ use std::net::Ipv4Addr;
 const HEADER_BYTES: u16 = 28;
 /// Payload of a probe that is about round trips: what ping(8) sends.
 const SMALL_BYTES: u16 = 56;
-/// From one probe to the next, microseconds.
-const INTERVAL_US: u32 = 1000;
+/// From one probe to the next, microseconds: seldom enough that a mesh of emulated nodes does not measure its own load.
+const INTERVAL_US: u32 = 5000;
 /// How long a run of probes may take, milliseconds, besides what its probes take one after the other.
 const SLACK_MS: u32 = 5000;
 /// How long an emulated machine may take for a probe, milliseconds.
@@ -120,7 +120,8 @@ struct Probe {
     priority: Priority,
 }
 
-/// Probes the full mesh. All members probe at once; each takes its peers one after the other.
+/// Probes the full mesh. All members probe at once; each takes its peers one after the other, beginning with the one
+/// after itself, so that no member has to answer all others at the same time.
 pub async fn mesh(cluster: &Cluster, probe: MeshProbe) -> Result<Vec<RoundTrip>, DeployError> {
     let of_members = cluster.ask_all(|member| async move {
         let mut trips = Vec::new();
@@ -143,7 +144,12 @@ fn ways(spec: &ClusterSpec, member: &Member, over: Networks) -> Vec<Probe> {
     };
     let storage_networks = spec.storage_networks.iter().filter(wanted);
     for (network, own) in storage_networks.filter_map(|network| own.map(|own| (network, own))) {
-        for (_, peer) in spec.nodes().filter(|(_, peer)| peer.name != own.name) {
+        let (before, after): (Vec<&Node>, Vec<&Node>) = spec
+            .nodes()
+            .map(|(_, node)| node)
+            .filter(|node| node.name != own.name)
+            .partition(|n| n.ordinal < own.ordinal);
+        for peer in after.into_iter().chain(before) {
             ways.push(Probe {
                 to: peer.name.clone(),
                 over: Over::Storage(network.index),

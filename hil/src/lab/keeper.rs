@@ -57,11 +57,6 @@ pub(crate) enum Order {
         /// Where standard output and standard error go; truncated.
         output: PathBuf,
     },
-    /// Kill a process (SIGKILL): to a node this is a power cut.
-    Kill {
-        /// Its name.
-        name: String,
-    },
     /// Don't end the lab when the harness is gone.
     Keep,
     /// End the lab.
@@ -282,10 +277,6 @@ impl Keeper {
                 };
                 self.notify(&notice);
             }
-            Order::Kill { name } => match self.children.get(&name) {
-                Some(child) => kill(child),
-                None => self.notify(&Notice::Failed { why: format!("{name}: does not run") }),
-            },
             Order::Keep => self.phase = Phase::ToBeKept,
             Order::End => self.phase = Phase::Ending,
         }

@@ -223,34 +223,6 @@ fn a_nic_has_one_connection_and_can_come_back() {
     fabric.stop();
 }
 
-/// QEMU itself, with nothing to boot but the network: its firmware asks for an address by broadcast.
-#[test]
-#[ignore = "needs qemu-system-x86_64 and its network boot firmware"]
-fn a_real_qemu_is_understood() {
-    let fabric = Running::start(&topology());
-    let mut other = fabric.machine("b1.mgmt");
-    other.receive();
-    let path = socket_path(fabric.dir.path(), &nic("a1.mgmt")).unwrap();
-    let mut qemu = std::process::Command::new("qemu-system-x86_64")
-        .args(["-M", "q35", "-display", "none", "-serial", "none", "-nodefaults", "-boot", "n", "-netdev"])
-        .arg(format!("stream,id=n,server=off,addr.type=unix,addr.path={}", path.display()))
-        .args(["-device", "virtio-net-pci,netdev=n,mac=52:54:00:00:00:07"])
-        .spawn()
-        .unwrap();
-    other.0.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
-    let asked = other.receive_data();
-    // Before anything is judged, so that no QEMU is left behind.
-    qemu.kill().unwrap();
-    qemu.wait().unwrap();
-    assert_eq!(asked[6..12], mac(7), "{asked:02x?}");
-    let mut control = fabric.control();
-    let snapshot = control.counters().unwrap();
-    assert!(snapshot.link(&link("spine-a")).unwrap().a_to_b.carried_frames(vlan(7)) > 0);
-    let gone = |state: &fabric::NicState| state.nic == nic("a1.mgmt") && !state.connected;
-    until("QEMU's end", || control.nics().unwrap().iter().any(gone).then_some(()));
-    fabric.stop();
-}
-
 #[test]
 fn a_slow_reader_loses_frames_and_delays_nobody() {
     let fabric = Running::start(&topology());
