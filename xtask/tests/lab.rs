@@ -238,6 +238,21 @@ fn a_killed_keeper_takes_its_processes_along_and_the_next_run_its_files() {
 }
 
 #[test]
+fn a_node_that_dies_unasked_is_a_lab_failure_and_no_finding() {
+    let place = Place::new();
+    let mut run = place.start(&["--shape", "1+1", "--suite", "room-link-loss"]);
+    place.wait("a suite", PATIENCE, || place.events().contains("scenario-started"));
+    let node = place.processes().into_iter().find(|pid| {
+        String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default())
+            .contains("guest=b1")
+    });
+    signal(node.unwrap(), "-KILL");
+    assert_eq!(run.wait().unwrap().code(), Some(69), "{}", place.said());
+    assert!(place.said().contains("the QEMU of node b1 was killed by signal 9"), "{}", place.said());
+    assert_eq!(place.leftovers(), Vec::<String>::new());
+}
+
+#[test]
 fn a_kept_lab_answers_until_it_is_ended() {
     let place = Place::new();
     // The kept lab's processes hold on to the output; only what was said until then is read.

@@ -132,7 +132,14 @@ async fn boot(
     let qmp = Qmp::connect(&node.files.qmp(), QMP_BOUND)
         .await
         .map_err(|source| LabError::Qmp { node: name, source })?;
-    Ok(LabNode { plan: node.plan, qmp, client: node.client, address: node.address, boot_ms })
+    Ok(LabNode {
+        plan: node.plan,
+        files: node.files,
+        qmp,
+        client: node.client,
+        address: node.address,
+        boot_ms,
+    })
 }
 
 fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), LabError> {

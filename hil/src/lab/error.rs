@@ -1,13 +1,16 @@
 //! What can go wrong with a lab itself. All of it is exit code 69: it says nothing about the product.
 
 use super::file::LabFileError;
-use super::handle::KeepError;
+use super::handle::{Ended, KeepError};
 use super::plan::PlanError;
 use super::ports::PortError;
+use super::qemu::NodeFiles;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// How many lines of a console or an output are shown with an error.
 const TAIL_LINES: usize = 15;
@@ -71,6 +74,14 @@ pub enum LabError {
         /// What it and the console said last.
         tail: String,
     },
+    /// Another process of the lab ended on its own.
+    #[error("the lab's {name} {status}")]
+    ProcessDied {
+        /// Which.
+        name: String,
+        /// How it ended.
+        status: String,
+    },
     /// An agent did not answer in time.
     #[error("the agent of node {node} did not answer within {waited:?}\n{tail}")]
     NoAnswer {
@@ -126,7 +137,8 @@ impl LabError {
             }
             Self::Socket(_) => "set TMPDIR to a place with a shorter path",
             Self::NoSuchNetwork { .. } | Self::NoSuchNode { .. } => "run the suite on a shape that has it",
-            Self::Client(_)
+            Self::ProcessDied { .. }
+            | Self::Client(_)
             | Self::Keep(_)
             | Self::Pki(_)
             | Self::Fabric { .. }
@@ -136,8 +148,24 @@ impl LabError {
     }
 }
 
+/// Waits for the first process of a lab that ends by itself, and says what it said last.
+pub(crate) async fn first_death(
+    mut ended: watch::Receiver<Ended>,
+    files: BTreeMap<String, NodeFiles>,
+) -> LabError {
+    let first = match ended.wait_for(|ended| !ended.is_empty()).await {
+        Ok(ended) => ended.first_key_value().map(|(name, status)| (name.clone(), status.clone())),
+        Err(_) => None,
+    };
+    let (node, status) = first.unwrap_or_else(|| ("keeper".to_owned(), "is gone".to_owned()));
+    match files.get(&node) {
+        Some(files) => LabError::QemuDied { node, status, tail: tail(files) },
+        None => LabError::ProcessDied { name: node, status },
+    }
+}
+
 /// The last lines of what a node's console and its QEMU said, for an error message.
-pub(crate) fn tail(files: &super::qemu::NodeFiles) -> String {
+pub(crate) fn tail(files: &NodeFiles) -> String {
     let mut text = String::new();
     for (what, path) in [("QEMU", files.output()), ("console", files.console.clone())] {
         let said = std::fs::read(&path).unwrap_or_default();

@@ -72,6 +72,7 @@ pub struct Launch<'a> {
 #[derive(Debug)]
 pub struct LabNode {
     plan: NodePlan,
+    files: NodeFiles,
     qmp: Qmp,
     /// Its agent.
     pub client: Client,
@@ -170,6 +171,13 @@ impl Lab {
     /// The nodes by name, the witness among them.
     pub fn nodes(&self) -> &BTreeMap<NodeName, LabNode> {
         &self.nodes
+    }
+
+    /// Waits until a process of the lab ends by itself: none does while all is well.
+    pub fn first_death(&self, keeper: &Keeper) -> impl Future<Output = LabError> + use<> {
+        let files: BTreeMap<String, NodeFiles> =
+            self.nodes.iter().map(|(name, node)| (name.to_string(), node.files.clone())).collect();
+        error::first_death(keeper.ended(), files)
     }
 
     /// The switches and cables.

@@ -21,9 +21,9 @@ use std::collections::{BTreeMap, BTreeSet};
 const TORS_PER_ROOM: usize = 2;
 /// Real switches announce themselves every 30 s; nobody waits that long for a lab.
 const LLDP_INTERVAL_MS: u32 = 1000;
-/// The VLAN of an untagged management network inside the switches: spec.md's management VLAN.
+/// The VLAN of an untagged management network inside the switches, unless the cluster uses it: spec.md's management VLAN.
 const UNTAGGED_MANAGEMENT: u64 = 7;
-/// Where untagged frames on storage ports end: spec.md's native VLAN.
+/// Where untagged frames on storage ports end, unless the cluster uses it: spec.md's native VLAN.
 const BLACK_HOLE: u64 = 99;
 /// The largest packet that the lab's switches take, bytes: what data centre switches do.
 const SWITCH_MTU: u64 = 9216;
@@ -112,8 +112,16 @@ fn spine_id() -> SwitchId {
     "spine".parse().expect("a valid id")
 }
 
-fn vlan(id: u64) -> VlanId {
-    VlanId::try_from(id).expect("a constant in range")
+/// A VLAN of the switches' own: the preferred one, or the next that the cluster does not use.
+fn own_vlan(spec: &ClusterSpec, preferred: u64) -> VlanId {
+    let used = |vlan: &VlanId| {
+        spec.management.vlan == Some(*vlan)
+            || spec.compute_vlans.contains(vlan)
+            || spec.storage_networks.iter().any(|network| network.vlan == *vlan)
+    };
+    let mut free = (preferred..).map_while(|id| VlanId::try_from(id).ok()).filter(|vlan| !used(vlan));
+    // A cluster that leaves none gets the preferred one, and the topology's check says what is wrong with that.
+    free.next().unwrap_or_else(|| VlanId::try_from(preferred).expect("a constant in range"))
 }
 
 /// What a port carries.
@@ -176,19 +184,19 @@ impl<'a> Builder<'a> {
 
     /// What crosses the spine: management and compute.
     fn routed(&self) -> Carried {
-        let management = self.spec.management.vlan.unwrap_or(vlan(UNTAGGED_MANAGEMENT));
+        let management = self.spec.management.vlan.unwrap_or(own_vlan(self.spec, UNTAGGED_MANAGEMENT));
         let tagged = self.spec.compute_vlans.iter().copied().chain([management]).collect();
         Carried { native: None, tagged }
     }
 
     /// What the port of a NIC of this adapter carries.
     fn carried_for(&self, adapter: &AdapterName) -> Carried {
-        let mut carried = Carried { native: Some(vlan(BLACK_HOLE)), tagged: BTreeSet::new() };
+        let mut carried = Carried { native: Some(own_vlan(self.spec, BLACK_HOLE)), tagged: BTreeSet::new() };
         for intent in self.spec.intents.iter().filter(|intent| intent.adapters.contains(adapter)) {
             if intent.carries(TrafficClass::Management) {
                 match self.spec.management.vlan {
                     Some(tagged) => drop(carried.tagged.insert(tagged)),
-                    None => carried.native = Some(vlan(UNTAGGED_MANAGEMENT)),
+                    None => carried.native = Some(own_vlan(self.spec, UNTAGGED_MANAGEMENT)),
                 }
             }
             if intent.carries(TrafficClass::Compute) {
@@ -259,7 +267,7 @@ impl<'a> Builder<'a> {
                 system_name: draw.word("sw-"),
                 chassis_mac: draw.mac(),
                 mtu: Mtu::try_from(SWITCH_MTU).expect("a constant in range"),
-                suspended_vlans: BTreeSet::from([vlan(BLACK_HOLE)]),
+                suspended_vlans: BTreeSet::from([own_vlan(spec, BLACK_HOLE)]),
                 ports,
             }
         });

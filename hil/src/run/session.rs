@@ -60,6 +60,18 @@ impl<'a> Session<'a> {
         self.boot(&image, &accel).await?;
         self.phases.push(clock.end());
 
+        // Whatever a suite breaks, no process of the lab ends by that: if one does, the lab has failed, not the product.
+        let (Some(lab), Some(keeper)) = (&self.lab, &self.keeper) else { return Ok(()) };
+        let death = lab.first_death(keeper);
+        tokio::select! {
+            result = self.examine() => result,
+            error = death => Err(error.into()),
+        }
+    }
+
+    /// The phases that are about the product.
+    async fn examine(&mut self) -> Result<(), RunError> {
+        let log = Arc::clone(&self.log);
         let Some(lab) = &mut self.lab else { return Ok(()) };
         let clock = PhaseClock::start(&log, "deploy");
         let mut runner = Runner::deploy(&self.setup.spec, lab, &log, self.ui).await?;
