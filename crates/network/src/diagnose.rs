@@ -1,22 +1,25 @@
 //! What just failed, by name.
 //!
 //! Purpose: every node reports when it last heard each peer on each storage network, and what its NICs see. From all
-//! reports together, and from how the cluster was cabled when it was well, [`diagnose`] names the thing that failed: a node, a
+//! reports together, and from how the cluster was cabled when it was well, [`diagnose`] names the thing that failed:
+//!    a node, a
 //! switch, a link between rooms (one way or both), a NIC or its cable (one way or both).
 //!
 //! How: from what is certain to what is inferred, and what is explained once isn't named again:
 //! 1. a node that does not report, and that nobody hears, is silent;
-//! 2. a switch is lost when all NICs on it lost carrier or neighbour (one NIC alone is a NIC);
+//! 2. a switch is lost when all NICs on it lost carrier or neighbour (one NIC alone is a NIC), or when nobody in a
+//!    zone reaches anybody through it, whatever of its neighbours has timed out by then;
 //! 3. a NIC is lost that has no carrier, or no neighbour and no path;
-//! 4. of the NICs that look well, paths decide per storage network: a zone in which nobody reaches anybody has lost its switch; a
-//!    NIC that reaches nobody has lost its cable, or one direction of it; when all that crosses between zones is dead, it is
+//! 4. of the NICs that look well, paths decide per storage network: a NIC that reaches nobody has lost its cable, or
+//!    one direction of it; when all that crosses between zones is dead, it is
 //!    the link between the rooms, or one direction of it;
 //! 5. what is dead and is none of these is named as a path.
 //!
 //! Invariants: a direction is judged by its receiver alone. A receiver whose report is too old knows nothing: that is
 //! [`Blocked`], never a guess. No fault, no loss.
 //!
-//! Limits: with one node per zone, a cable that fails in one direction and keeps its carrier looks like the link between
+//! Limits: with one node per zone, a cable that fails in one direction and keeps its carrier looks like the link
+//!    between
 //! the rooms; the loss says what else it could be.
 //!
 //! On failure: none; reports that contradict each other give paths.
@@ -97,6 +100,11 @@ pub fn diagnose(
     let mut diagnosis = Diagnosis::default();
     view.silent_nodes(&mut diagnosis);
     let mut out = view.lost_switches(&cables, &mut diagnosis);
+    let elsewhere = view.not_on_their_switch(&cables);
+    for network in networks {
+        let known = &out | &elsewhere;
+        out.extend(paths::lost_switches(&view, network, &cables, &known, &mut diagnosis));
+    }
     out.extend(view.lost_nics(networks, &cables, &out, &mut diagnosis));
     for network in networks {
         paths::judge(&view, network, &cables, &out, &mut diagnosis);

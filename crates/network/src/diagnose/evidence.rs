@@ -153,6 +153,15 @@ impl<'a> View<'a> {
         out
     }
 
+    /// NICs whose paths can't speak about their switch: without carrier, or cabled to another one. A neighbour that is
+    /// merely missing says nothing of the kind: where a switch went mute, neighbours time out one by one.
+    pub(super) fn not_on_their_switch(&self, cables: &[Connection]) -> BTreeSet<NicId> {
+        let elsewhere = |cable: &&Connection| {
+            self.trouble(cable).is_some_and(|trouble| !matches!(trouble, Seen::NoNeighbour { now: None, .. }))
+        };
+        cables.iter().filter(elsewhere).map(nic_of).collect()
+    }
+
     /// NICs without carrier; NICs without neighbour that are no use either. Returns them.
     pub(super) fn lost_nics(
         &self,

@@ -2,10 +2,24 @@
 
 use super::evidence::{PathState, View, nic_lost, nic_one_way};
 use super::loss::{Blocked, Diagnosis, Direction, Loss, Lost, RoomEnd, Seen, Way};
-use super::{NicId, cable_of, zones};
+use super::{NicId, cable_of, nic_of, zones};
+use crate::lldp::ChassisId;
 use crate::wiring::Connection;
 use model::{NodeName, StorageNetwork, ZoneName};
 use std::collections::BTreeSet;
+
+/// Names the switches that dead paths alone convict, and returns the NICs on them. `out` are NICs that can't be blamed on
+/// their switch: they are explained already, or unplugged, or elsewhere.
+pub(super) fn lost_switches(
+    view: &View<'_>,
+    network: &StorageNetwork,
+    cables: &[Connection],
+    out: &BTreeSet<NicId>,
+    diagnosis: &mut Diagnosis,
+) -> BTreeSet<NicId> {
+    let lost = Judge::new(view, network, cables, out).switches(diagnosis);
+    cables.iter().filter(|cable| lost.contains(&&cable.switch)).map(nic_of).collect()
+}
 
 /// Judges one storage network. `out` are NICs that are explained already.
 pub(super) fn judge(
@@ -15,16 +29,7 @@ pub(super) fn judge(
     out: &BTreeSet<NicId>,
     diagnosis: &mut Diagnosis,
 ) {
-    let usable = |node: &&NodeName| {
-        let nic = ((*node).clone(), network.adapter.clone());
-        !out.contains(&nic) && cable_of(cables, node, &network.adapter).is_some() && !view.is_silent(node)
-    };
-    let zones = zones(view.known_good)
-        .into_iter()
-        .map(|(zone, nodes)| (zone, nodes.into_iter().filter(usable).collect()))
-        .collect();
-    let mut judge = Judge { view, network, cables, zones, explained: BTreeSet::new() };
-    judge.switches(diagnosis);
+    let mut judge = Judge::new(view, network, cables, out);
     judge.nics(diagnosis);
     judge.room_link(diagnosis);
     judge.rest(diagnosis);
@@ -55,6 +60,23 @@ struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
+    fn new(
+        view: &'a View<'a>,
+        network: &'a StorageNetwork,
+        cables: &'a [Connection],
+        out: &BTreeSet<NicId>,
+    ) -> Self {
+        let usable = |node: &&NodeName| {
+            let nic = ((*node).clone(), network.adapter.clone());
+            !out.contains(&nic) && cable_of(cables, node, &network.adapter).is_some() && !view.is_silent(node)
+        };
+        let zones = zones(view.known_good)
+            .into_iter()
+            .map(|(zone, nodes)| (zone, nodes.into_iter().filter(usable).collect()))
+            .collect();
+        Self { view, network, cables, zones, explained: BTreeSet::new() }
+    }
+
     fn state(&self, (from, to): Path<'a>) -> PathState {
         self.view.path(from, to, self.network.index)
     }
@@ -98,7 +120,8 @@ impl<'a> Judge<'a> {
     }
 
     /// A zone whose NICs all look well and reach nobody at all: what they share is the switch.
-    fn switches(&mut self, diagnosis: &mut Diagnosis) {
+    fn switches(&mut self, diagnosis: &mut Diagnosis) -> Vec<&'a ChassisId> {
+        let mut lost = Vec::new();
         let all = self.nodes();
         for (_, nodes) in self.zones.clone() {
             let inside = self.between(&nodes, &nodes);
@@ -118,8 +141,10 @@ impl<'a> Judge<'a> {
             if dead && one_switch {
                 let what = Lost::Switch { switch: cable.switch.clone(), name: cable.switch_name.clone() };
                 self.lose(what, &touching, Vec::new(), diagnosis);
+                lost.push(&cable.switch);
             }
         }
+        lost
     }
 
     /// A NIC that nobody hears, or that hears nobody, the other nodes of its own zone included.

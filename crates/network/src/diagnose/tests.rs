@@ -51,6 +51,28 @@ fn a_frozen_switch_is_named_as_soon_as_its_neighbours_reach_nobody() {
 }
 
 #[test]
+fn a_frozen_switch_keeps_its_name_while_its_neighbours_time_out_one_by_one() {
+    let reports = |when| World { spec: spec(2), faults: vec![Fault::FrozenTor(1)], when }.reports();
+    let (soon, later) = (reports(When::Soon), reports(When::Later));
+    let spec = spec(2);
+    let known_good = cabling(&spec);
+    let places = || (0..soon.len()).flat_map(|node| (0..soon[node].nics.len()).map(move |nic| (node, nic)));
+    let timing_out: Vec<_> =
+        places().filter(|(node, nic)| soon[*node].nics[*nic] != later[*node].nics[*nic]).collect();
+    assert_eq!(timing_out.len(), 4, "two nodes, each with two NICs on the switch");
+    for timed_out in 0..1_usize << timing_out.len() {
+        let mut mixed = soon.clone();
+        for (_, (node, nic)) in
+            timing_out.iter().enumerate().filter(|(number, _)| timed_out >> number & 1 == 1)
+        {
+            mixed[*node].nics[*nic] = later[*node].nics[*nic].clone();
+        }
+        let diagnosis = diagnose(&spec.storage_networks, &known_good, &mixed, Thresholds::default());
+        assert_eq!(ids(&diagnosis), [TOR1], "{timed_out:b}");
+    }
+}
+
+#[test]
 fn the_link_between_the_rooms_is_named_with_its_network_and_direction() {
     for nodes_per_zone in [1, 2, 4] {
         names(nodes_per_zone, &[Fault::RoomLink(1, Cut::Both)], &["room-link:1"]);
