@@ -6,8 +6,8 @@
 //! ```
 //! (below each step: the exit code if it fails)
 //!
-//! Invariants: bad input starts nothing and writes nothing; whatever ends a run after its folder was made, the report is written, and the lab is gone unless it was
-//! to be kept.
+//! Invariants: bad input starts nothing and writes nothing; a run that ends after its event log was begun is reported
+//! on, unless that log or the report itself can't be written; the lab is gone unless it was to be kept.
 
 mod session;
 mod setup;

@@ -22,7 +22,7 @@ use crate::suite::{Need, Scenario, Step, Suite};
 use crate::ui::{Line, Ui};
 use deploy::watch::{Sighting, Watch};
 use deploy::{Cluster, Member};
-use model::{ClusterSpec, Severity};
+use model::ClusterSpec;
 use network::diagnose::Thresholds;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,12 +88,7 @@ impl<'a> Runner<'a> {
         let cluster = cluster(spec, lab);
         line.step("listens to the switches");
         let cabling = deploy::cabling(&cluster, NEIGHBOURS_PATIENCE).await?;
-        let errors: Vec<String> = cabling
-            .findings
-            .iter()
-            .filter(|f| f.severity() == Severity::Error)
-            .map(ToString::to_string)
-            .collect();
+        let errors = cabling.errors();
         if !errors.is_empty() {
             return Err(RunError::Refused(errors.join("\n")));
         }

@@ -78,6 +78,15 @@ impl Place {
         pids().filter(|pid| mentions(*pid)).collect()
     }
 
+    /// The lab's process that was started with this word.
+    fn process(&self, word: &str) -> u32 {
+        let has = |pid: &u32| {
+            String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default())
+                .contains(word)
+        };
+        self.processes().into_iter().find(has).unwrap()
+    }
+
     /// What the lab has left of itself.
     fn leftovers(&self) -> Vec<String> {
         let files =
@@ -220,11 +229,7 @@ fn a_killed_keeper_takes_its_processes_along_and_the_next_run_its_files() {
     let place = Place::new();
     let mut run = place.start(&["--shape", "1+1", "--suite", "wiring"]);
     place.wait("a node that boots", PATIENCE, || place.events().contains("\"phase\":\"boot\""));
-    let keeper = place.processes().into_iter().find(|pid| {
-        String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default())
-            .contains("lab-keeper")
-    });
-    signal(keeper.unwrap(), "-KILL");
+    signal(place.process("lab-keeper"), "-KILL");
     assert_eq!(run.wait().unwrap().code(), Some(69), "{}", place.said());
     place.wait("the end of the processes", GONE_WITHIN, || place.processes().is_empty());
     assert!(!place.leftovers().is_empty(), "nobody was left to remove the directory");
@@ -242,11 +247,7 @@ fn a_node_that_dies_unasked_is_a_lab_failure_and_no_finding() {
     let place = Place::new();
     let mut run = place.start(&["--shape", "1+1", "--suite", "room-link-loss"]);
     place.wait("a suite", PATIENCE, || place.events().contains("scenario-started"));
-    let node = place.processes().into_iter().find(|pid| {
-        String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default())
-            .contains("guest=b1")
-    });
-    signal(node.unwrap(), "-KILL");
+    signal(place.process("guest=b1"), "-KILL");
     assert_eq!(run.wait().unwrap().code(), Some(69), "{}", place.said());
     assert!(place.said().contains("the QEMU of node b1 was killed by signal 9"), "{}", place.said());
     assert_eq!(place.leftovers(), Vec::<String>::new());

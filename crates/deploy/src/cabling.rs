@@ -1,6 +1,7 @@
 //! The cabling stage: who is cabled to whom, and whether that is what the template says.
 
 use crate::{Cluster, DeployError};
+use model::Severity;
 use network::wiring::{self, CablingMaps, NodeCabling, Recognised, WiringFinding};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
@@ -19,6 +20,14 @@ pub struct Cabling {
     pub wiring: Recognised,
     /// What is wrong with it.
     pub findings: Vec<WiringFinding>,
+}
+
+impl Cabling {
+    /// Why a deployment refuses it, in words; empty: it doesn't.
+    pub fn errors(&self) -> Vec<String> {
+        let errors = self.findings.iter().filter(|finding| finding.severity() == Severity::Error);
+        errors.map(ToString::to_string).collect()
+    }
 }
 
 /// Looks at the cabling of all members. Switches announce themselves at intervals: until every NIC has a neighbour,

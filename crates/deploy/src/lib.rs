@@ -8,7 +8,8 @@
 //! where nothing differs. [`watch`](mod@watch) keeps looking afterwards.
 //!
 //! Invariants: decisions are made by the pure crates; here they are only asked for and carried out, on all nodes at
-//! once. Nothing is applied to any node while a cable contradicts the template.
+//! once. That nothing is applied while a cable contradicts the template ([`Cabling::errors`]) is so far up to the
+//! caller.
 //!
 //! On failure: [`DeployError`] names the node; what other nodes did meanwhile stands, and the stage can be run again.
 

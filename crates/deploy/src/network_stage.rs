@@ -38,13 +38,6 @@ impl NetworkApplied {
         });
         failed.chain(self.unreached.iter().map(ToString::to_string)).collect()
     }
-
-    /// Whether nothing had to be done anywhere.
-    pub fn changed_nothing(&self) -> bool {
-        self.members
-            .iter()
-            .all(|(_, applied)| applied.outcome == Outcome::Unchanged && applied.changed.is_empty())
-    }
 }
 
 /// Makes all members' links as planned. Doing it again changes nothing.

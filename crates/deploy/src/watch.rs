@@ -12,7 +12,7 @@
 
 use crate::Cluster;
 use api::Health;
-use model::{ClusterSpec, NodeName, StorageNetworkIndex};
+use model::{NodeName, StorageNetworkIndex};
 use network::diagnose::{Diagnosis, NodeReport, Thresholds, diagnose};
 use network::wiring::NodeCabling;
 use std::collections::BTreeMap;
@@ -177,10 +177,4 @@ impl Judge {
 
 fn milliseconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
-}
-
-/// How many storage paths a whole cluster has: every node hears every other on every storage network.
-pub fn path_count(spec: &ClusterSpec) -> usize {
-    let nodes = spec.shape().nodes();
-    nodes * (nodes - 1) * spec.storage_networks.len()
 }

@@ -1,4 +1,5 @@
-//! What can go wrong with a lab itself. All of it is exit code 69: it says nothing about the product.
+//! What can go wrong with a lab itself. It says nothing about the product: exit code 69, or 2 where
+//! a lab file or template asks for a lab that can't be.
 
 use super::file::LabFileError;
 use super::handle::{Ended, KeepError};

@@ -50,8 +50,7 @@ impl Runner<'_> {
     /// Deployment refuses the cabling, and names every cable that was moved.
     pub(super) async fn refused(&self) -> Result<Seen, DeployError> {
         self.cabling_until(REFUSAL_BOUND, Duration::ZERO, |cabling| {
-            let findings = cabling.findings.iter().filter(|finding| finding.severity() == Severity::Error);
-            let words: Vec<String> = findings.map(ToString::to_string).collect();
+            let words = cabling.errors();
             let unnamed = self.unnamed(&words);
             if unnamed.is_empty() {
                 return Seen::held(words.join("\n"));
@@ -164,16 +163,14 @@ impl Runner<'_> {
     pub(super) async fn round_trips(&self, probes: u32) -> Result<Seen, DeployError> {
         let probes = u16::try_from(probes).unwrap_or(u16::MAX);
         let trips = deploy::mesh(&self.cluster, MeshProbe::round_trips(probes)).await?;
-        let lost: Vec<String> =
-            trips.iter().filter(|trip| !trip.is_complete()).map(ToString::to_string).collect();
+        let lost = incomplete(&trips);
         Ok(Seen::unless(&lost, round_trip_table(&self.cluster, &trips)))
     }
 
     /// The largest packets of the storage MTU pass undivided, everywhere.
     pub(super) async fn jumbo_frames(&self) -> Result<Seen, DeployError> {
         let trips = deploy::mesh(&self.cluster, MeshProbe::FULL_SIZE).await?;
-        let lost: Vec<String> =
-            trips.iter().filter(|trip| !trip.is_complete()).map(ToString::to_string).collect();
+        let lost = incomplete(&trips);
         let mtu = self.cluster.spec.storage_mtu();
         Ok(Seen::unless(&lost, format!("{} ways, {mtu} bytes undivided", trips.len())))
     }
@@ -222,6 +219,11 @@ impl Runner<'_> {
         }
         Ok(Seen::unless(&wrong, format!("{carried} other frames on {} spine links", spine.len())))
     }
+}
+
+/// The round trips that lost a probe, in words.
+pub(super) fn incomplete(trips: &[RoundTrip]) -> Vec<String> {
+    trips.iter().filter(|trip| !trip.is_complete()).map(ToString::to_string).collect()
 }
 
 /// Frames with this priority that a NIC sent into its cable.

@@ -1,5 +1,6 @@
 //! What the watch names, held against what the lab broke.
 
+use super::checks::incomplete;
 use super::{Runner, Seen};
 use crate::events::{Event, EventLog};
 use deploy::watch::Sighting;
@@ -48,8 +49,7 @@ impl Runner<'_> {
             return Ok(silence);
         };
         let trips = deploy::mesh(&self.cluster, MeshProbe::carries(network)).await?;
-        let lost: Vec<String> =
-            trips.iter().filter(|trip| !trip.is_complete()).map(ToString::to_string).collect();
+        let lost = incomplete(&trips);
         Ok(Seen::unless(&lost, format!("{}; no probe was lost on {} ways", silence.what, trips.len())))
     }
 
