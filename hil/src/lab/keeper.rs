@@ -12,7 +12,7 @@
 //! - The keeper is in a session of its own: what a terminal sends to the harness does not reach it.
 //! - It reads orders from a pipe whose other end only the harness holds. End of file means that the harness is gone:
 //!   the keeper then kills its children, waits for them, removes the directory and ends. `Order::Keep` lifts that.
-//! - Children die with the keeper (`setpriv --pdeathsig`), so SIGKILL of the keeper leaves no process. The directory
+//! - Children die with the keeper (`setpriv --pdeathsig`), at whatever moment it dies: SIGKILL of the keeper leaves no process. The directory
 //!   that it then leaves is removed by the next [`sweep`]: its lock is free.
 //! - It signals only children that it has not yet reaped, so a recycled process id is never hit.
 //!
@@ -40,6 +40,8 @@ const LOCK_FILE: &str = "keeper.lock";
 const END_SOCKET: &str = "keeper.sock";
 /// How much of the orders is read at a time.
 const ORDER_CHUNK_BYTES: usize = 1 << 16;
+/// A shell script: executes its arguments after the first, which is the process id that its parent must have.
+const START_UNLESS_ORPHANED: &str = r#"[ "$PPID" = "$1" ] || exit 1; shift; exec "$@""#;
 /// The longest order that the keeper reads: a QEMU command line is a few kilobytes.
 const ORDER_MAX_BYTES: usize = 1 << 20;
 
@@ -133,6 +135,8 @@ pub fn run(parent: &Path) -> Result<(), KeeperError> {
     keeper.notify(&Notice::Ready { dir: keeper.dir.clone() });
     let outcome = keeper.serve(&listener, &signals);
     keeper.end_all();
+    // Closed by the end of the process, not before: who waits for it shall find nothing left.
+    std::mem::forget(keeper.waiting.take());
     outcome
 }
 
@@ -325,9 +329,11 @@ impl Keeper {
 fn spawn(program: &Path, args: &[String], output: &Path) -> io::Result<Child> {
     let out = File::create(output)?;
     let err = out.try_clone()?;
-    // setpriv(1) of util-linux, an essential package, sets the parent-death signal and executes the program.
+    // setpriv(1) of util-linux, an essential package, sets the parent-death signal and executes what follows. A keeper that
+    // died before the signal was set is no parent any more: the shell sees that and starts nothing.
     Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "--"])
+        .args(["--pdeathsig", "KILL", "--", "sh", "-c", START_UNLESS_ORPHANED, "sh"])
+        .arg(std::process::id().to_string())
         .arg(program)
         .args(args)
         .stdin(Stdio::null())
@@ -354,5 +360,22 @@ fn in_words(status: ExitStatus) -> String {
         (Some(code), _) => format!("ended with exit code {code}"),
         (None, Some(signal)) => format!("was killed by signal {signal}"),
         (None, None) => "ended".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(parent: u32, program: &str) -> ExitStatus {
+        let parent = parent.to_string();
+        Command::new("sh").args(["-c", START_UNLESS_ORPHANED, "sh", &parent, program]).status().unwrap()
+    }
+
+    #[test]
+    fn a_child_starts_under_its_keeper_and_not_when_that_is_gone() {
+        assert!(start(std::process::id(), "true").success());
+        // Process 1 is what orphans get for a parent; here it stands for a keeper that somebody else has taken the place of.
+        assert!(!start(1, "true").success());
     }
 }
