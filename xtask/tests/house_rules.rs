@@ -22,9 +22,10 @@ const EDGES: [(&str, &[&str]); 11] = [
 ];
 
 /// Code that decides: it may not look at a clock, a file or a socket, and may not start anything.
-const PURE: [&str; 16] = [
+const PURE: [&str; 19] = [
     "crates/model/src",
     "crates/template/src",
+    "crates/network/src/announce.rs",
     "crates/network/src/plan.rs",
     "crates/network/src/diff.rs",
     "crates/network/src/simulate.rs",
@@ -39,6 +40,8 @@ const PURE: [&str; 16] = [
     "hil/src/lab/plan.rs",
     "hil/src/lab/topology.rs",
     "hil/src/runner/inventory.rs",
+    "hil/src/runner/refusal.rs",
+    "hil/src/runner/spine.rs",
 ];
 
 const IMPURE: [&str; 7] =

@@ -271,6 +271,45 @@ fn a_kept_lab_answers_until_it_is_ended() {
 }
 
 #[test]
+fn a_lab_is_kept_also_when_what_was_examined_is_wrong_and_says_how_to_get_in() {
+    let place = Place::new();
+    let mut run = place.start(&["--shape", "1+1", "--suite", "wiring", "--keep"]);
+    place.wait("the deployment", PATIENCE, || place.events().contains("\"phase\":\"deploy\""));
+    // A node that stands still can't be deployed to, and no process of the lab has ended.
+    let frozen = place.process("guest=b1");
+    signal(frozen, "-STOP");
+    assert_eq!(run.wait().unwrap().code(), Some(1), "{}", place.said());
+    signal(frozen, "-CONT");
+    let said = place.said();
+    let lab =
+        said.split("cargo xtask hil end ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+    assert!(said.contains("replay: cargo xtask hil"), "{said}");
+    let ended = Command::new(env!("CARGO_BIN_EXE_xtask")).args(["hil", "end", lab]).status().unwrap();
+    assert!(ended.success());
+    assert_eq!(place.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_report_is_of_one_run_and_keeps_what_was_seen_until_the_interruption() {
+    let place = Place::new();
+    fs::create_dir(place.out()).unwrap();
+    fs::write(place.out().join("precious"), "").unwrap();
+    fails(&place, &["--shape", "1+1"], 2, &["out", "holds files", "--out"]);
+    fs::write(place.out().join("events.jsonl"), "").unwrap();
+    fs::write(place.out().join("summary.json"), "{\"good\": true}").unwrap();
+    let mut run = place.start(&["--shape", "1+1", "--suite", "wiring", "--keep"]);
+    place.wait("a booting node", PATIENCE, || place.events().contains("\"phase\":\"boot\""));
+    assert!(!place.out().join("summary.json").exists(), "an earlier run's result is still there");
+    place.wait("a scenario's end", PATIENCE, || place.events().contains("scenario-ended"));
+    signal(run.id(), "-INT");
+    assert_eq!(run.wait().unwrap().code(), Some(130), "{}", place.said());
+    let scenario = &place.summary()["suites"][0]["scenarios"][0];
+    assert_eq!((&scenario["name"], &scenario["verdict"]), (&"hardware and cables".into(), &"passed".into()));
+    assert!(place.out().join("precious").exists());
+    assert_eq!(place.leftovers(), Vec::<String>::new(), "an interrupted run keeps no lab");
+}
+
+#[test]
 fn a_template_that_can_not_be_read_is_named_with_its_place() {
     let place = Place::new();
     let whole = include_str!("../../hil/templates/2+2.toml");

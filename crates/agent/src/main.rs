@@ -13,6 +13,7 @@
 //! says why in one line on the console and switches the machine off.
 
 mod adapters;
+mod announce;
 mod clock;
 mod config;
 mod daemon;

@@ -5,7 +5,7 @@ use crate::neighbours::Neighbours;
 use crate::network::{Changes, Kernel, Network};
 use crate::probes::Probes;
 use crate::store::{Store, StoreError};
-use crate::{Owner, clock, inventory, lldp};
+use crate::{Owner, announce, clock, inventory, lldp};
 use api::{Health, Hello, NicState, NodeConfig, PowerAction};
 use network::kernel::{ListenError, Monitor, NetlinkError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,6 +61,7 @@ impl State {
         tokio::spawn(Arc::clone(&changes).watch(Monitor::open()?));
         let neighbours = Arc::<Mutex<Neighbours>>::default();
         lldp::listen(adapters.by_index(), Arc::clone(&neighbours))?;
+        announce::start()?;
         let kernel = Kernel::open(config.adapters.clone())?;
         Ok(Arc::new(Self {
             network: Network::start(config.node.clone(), kernel, store.clone()).await?,

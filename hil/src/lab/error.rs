@@ -110,6 +110,20 @@ pub enum LabError {
         /// The node's position there, from 1.
         position: u8,
     },
+    /// There is no free port for a cable that a suite moves.
+    #[error("room {room} has no free port for {adapter}")]
+    NoSpare {
+        /// The room, from 1.
+        room: usize,
+        /// The NIC whose cable was to be moved there.
+        adapter: String,
+    },
+    /// A node of the cluster is not in the lab.
+    #[error("the lab was built without node {node}")]
+    Missing {
+        /// The node.
+        node: String,
+    },
     /// QEMU doesn't do as told.
     #[error("the QEMU of node {node} does not do as told")]
     Qmp {
@@ -139,6 +153,8 @@ impl LabError {
             Self::Socket(_) => "set TMPDIR to a place with a shorter path",
             Self::NoSuchNetwork { .. } | Self::NoSuchNode { .. } => "run the suite on a shape that has it",
             Self::ProcessDied { .. }
+            | Self::NoSpare { .. }
+            | Self::Missing { .. }
             | Self::Client(_)
             | Self::Keep(_)
             | Self::Pki(_)
