@@ -9,7 +9,7 @@
 use crate::config::{self, LoadError};
 use crate::state::{StartError, State, Stop};
 use crate::store::Store;
-use crate::{Owner, clock, server};
+use crate::{Owner, clock, init, server};
 use api::{IdentityError, PowerAction};
 use rustix::system::RebootCommand;
 use std::io;
@@ -78,6 +78,11 @@ pub(crate) fn run(path: &Path, owner: Owner) -> Result<(), DaemonError> {
         // Under init the machine's start counts; else the process's.
         let since_ms = if owner == Owner::Init { 0 } else { started_ms };
         info!("twinrackd ready node={} after {} ms", state.config.node, clock::uptime_ms() - since_ms);
+        if owner == Owner::Init
+            && let Err(error) = init::tell_ready()
+        {
+            warn!("can't tell init that this daemon serves: {error}");
+        }
         let stop = server::run(listener, tls, Arc::clone(&state)).await;
         if stop == Stop::Signal && timeout(TAKE_BACK_LIMIT, state.network.stop()).await.is_err() {
             warn!("ending with a plan that is not taken back yet: the next agent will");
