@@ -40,6 +40,7 @@ pub(crate) struct State {
     pub(crate) network: Arc<Network<Kernel>>,
     pub(crate) changes: Arc<Changes>,
     pub(crate) probes: Probes,
+    pub(crate) inventory: inventory::Turn,
     boot_id: String,
     adapters: Adapters,
     neighbours: Arc<Mutex<Neighbours>>,
@@ -66,6 +67,7 @@ impl State {
         Ok(Arc::new(Self {
             network: Network::start(config.node.clone(), kernel, store.clone()).await?,
             probes: Probes::start(store).await?,
+            inventory: inventory::Turn::default(),
             boot_id: inventory::boot_id(),
             stop: watch::Sender::new(None),
             config,
