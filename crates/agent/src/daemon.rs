@@ -1,4 +1,6 @@
-//! The daemon's life: read the configuration, listen, say so, serve, end.
+//! The daemon's life: read the configuration, take back what an earlier one left pending, listen, say so, serve, end.
+//!
+//! In this order: the address to listen on may be one that the pending plan took away.
 //!
 //! Told to end (SIGTERM, SIGINT), it takes a plan back that nobody confirmed yet, in [`TAKE_BACK_LIMIT`]: on a host nobody
 //! promises that another agent comes to do it. What could not be done by then is the next agent's first act. A machine that
@@ -64,16 +66,15 @@ pub(crate) fn run(path: &Path, owner: Owner) -> Result<(), DaemonError> {
     start_log();
     let started_ms = clock::uptime_ms();
     let config = config::load(path)?;
-    let tls = Arc::new(config.tls.server_config().map_err(DaemonError::Identity)?);
     // One thread: a node of the lab has one emulated processor. What blocks goes to tokio's blocking threads.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DaemonError::Runtime)?;
     let stop = runtime.block_on(async {
-        let address = config.listen;
+        let state = State::start(config, owner, Store::in_directory(STATE_DIR)).await?;
+        let tls = Arc::new(state.config.tls.server_config().map_err(DaemonError::Identity)?);
+        let address = state.config.listen;
         let listener =
             TcpListener::bind(address).await.map_err(|source| DaemonError::Listen { address, source })?;
-        let store = Store::in_directory(STATE_DIR);
-        let state = State::start(config, owner, store).await?;
         stop_on_signals(&state)?;
         // Under init the machine's start counts; else the process's.
         let since_ms = if owner == Owner::Init { 0 } else { started_ms };
