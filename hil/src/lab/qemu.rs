@@ -90,7 +90,8 @@ pub(crate) fn arguments(
         Accel::Tcg { .. } => args.pair("-accel", "tcg,tb-size=128").pair("-cpu", "max"),
     };
     args.pair("-smp", "1").pair("-m", node.memory_mib.to_string());
-    args.pair("-kernel", value(&boot.kernel)).pair("-initrd", value(&boot.initrd));
+    // Not lists of options: here a comma is just one.
+    args.pair("-kernel", boot.kernel.to_string_lossy()).pair("-initrd", boot.initrd.to_string_lossy());
     args.pair("-append", format!("console=ttyS0 quiet panic=-1 {}", boot.kernel_arguments).trim_end());
     args.pair("-chardev", format!("file,id=console,path={}", value(&files.console)));
     args.pair("-serial", "chardev:console");
@@ -124,7 +125,7 @@ pub(crate) fn arguments(
     Ok(args.0)
 }
 
-/// QEMU's option syntax doubles a comma inside a value (QEMU's `qemu-options.hx`).
+/// A value in a list of options, `key=value,…`: a comma inside is doubled (QEMU's `qemu-options.hx`).
 fn value(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }
@@ -171,8 +172,8 @@ mod tests {
             }],
         };
         let image = NodeImage {
-            kernel: "/cache/vmlinux".into(),
-            initrd: "/cache/initrd".into(),
+            kernel: "/cache,1/vmlinux".into(),
+            initrd: "/cache,1/initrd".into(),
             release: "6.1".into(),
             id: "i".into(),
         };
