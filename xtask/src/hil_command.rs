@@ -2,6 +2,7 @@
 
 use crate::test_command::root;
 use clap::{Args, Subcommand, ValueEnum};
+use hil::lab::EndError;
 use hil::run::{Options, Outcome, RunError};
 use hil::suite::Set;
 use hil::ui::Ui;
@@ -86,8 +87,8 @@ pub(crate) fn run(arguments: HilArguments) -> ExitCode {
         return match hil::lab::end_kept(dir) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("error: no kept lab answers in {}: {error}", dir.display());
-                ExitCode::from(2)
+                eprintln!("error: {}", hil::chain(&error));
+                ExitCode::from(if matches!(error, EndError::NoLab { .. }) { 2 } else { 69 })
             }
         };
     }
