@@ -17,6 +17,11 @@ pub(crate) const OUT_OF_BAND_ADDRESS: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 0, 2, 
 /// The port on which a node's agent listens.
 pub(crate) const AGENT_PORT: u16 = 7443;
 
+/// What every node's kernel is told. `no_timer_check` (the kernel's `kernel-parameters.txt`): at boot it else counts timer
+/// interrupts over a few milliseconds, and panics ("IO-APIC + timer doesn't work!") where a busy host runs an emulated
+/// processor too little for them to come. Under KVM the kernel leaves that out by itself.
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 no_timer_check";
+
 /// What a node starts from.
 #[derive(Debug, Clone)]
 pub(crate) struct BootFiles {
@@ -92,7 +97,7 @@ pub(crate) fn arguments(
     args.pair("-smp", "1").pair("-m", node.memory_mib.to_string());
     // Not lists of options: here a comma is just one.
     args.pair("-kernel", boot.kernel.to_string_lossy()).pair("-initrd", boot.initrd.to_string_lossy());
-    args.pair("-append", format!("console=ttyS0 quiet panic=-1 {}", boot.kernel_arguments).trim_end());
+    args.pair("-append", format!("{KERNEL_ARGUMENTS} {}", boot.kernel_arguments).trim_end());
     args.pair("-chardev", format!("file,id=console,path={}", value(&files.console)));
     args.pair("-serial", "chardev:console");
     args.pair("-qmp", format!("unix:{},server=on,wait=off", value(&files.qmp())));
