@@ -292,6 +292,14 @@ fn moments() -> impl Iterator<Item = (u32, u32, u32)> {
 }
 
 #[test]
+fn a_report_from_before_the_fault_does_not_say_that_a_path_is_alive_now() {
+    let mut reports = World { spec: spec(2), faults: vec![Fault::FrozenTor(1)], when: When::Soon }.reports();
+    reports[1] = healthy(2).swap_remove(1);
+    reports[1].age_ms = 900;
+    assert_eq!(ids(&judge(2, &reports)), Vec::<String>::new());
+}
+
+#[test]
 fn a_switch_that_stops_sending_lldp_is_not_lost_while_frames_pass_its_storage_nics() {
     let mut reports = healthy(2);
     for report in &mut reports[..2] {
@@ -357,10 +365,14 @@ fn a_whole_zone_that_is_silent_to_the_other_can_also_be_all_that_is_between() {
 
 #[test]
 fn a_nic_that_lost_one_direction_explains_that_direction_only() {
-    let faults = [Fault::Cable(1, 1, Cut::Send)];
-    let mut reports = World { spec: spec(2), faults: faults.to_vec(), when: When::Soon }.reports();
-    set_heard(&mut reports, 3, 1, 1, 1900);
-    assert_eq!(ids(&judge(2, &reports)), ["nic:n1:Ethernet 3:send", "path:1:n3>n1"]);
+    let with_a_path = |cut, from, to| {
+        let faults = vec![Fault::Cable(1, 1, cut)];
+        let mut reports = World { spec: spec(2), faults, when: When::Soon }.reports();
+        set_heard(&mut reports, from, to, 1, 1900);
+        ids(&judge(2, &reports))
+    };
+    assert_eq!(with_a_path(Cut::Send, 3, 1), ["nic:n1:Ethernet 3:send", "path:1:n3>n1"]);
+    assert_eq!(with_a_path(Cut::Receive, 1, 3), ["nic:n1:Ethernet 3:receive", "path:1:n1>n3"]);
 }
 
 #[test]
