@@ -10,6 +10,7 @@
 
 mod announce;
 mod apply;
+mod exchange;
 mod hello;
 mod lldp_listener;
 mod message;
@@ -20,8 +21,9 @@ mod ping;
 
 pub use announce::{TeamWatch, broadcast};
 pub use apply::{ApplyError, ApplyOutcome, ApplyReport, apply, restore};
+pub use exchange::RequestError;
 pub use hello::{HelloConfig, HelloError, HelloPeer, Hellos};
 pub use lldp_listener::{HeardFrame, ListenError, LldpListener};
 pub use monitor::{AFTERMATH, Change, ChangeKind, Monitor};
-pub use netlink::{Netlink, NetlinkError, RequestError};
+pub use netlink::{Netlink, NetlinkError};
 pub use ping::{HEADERS_BYTES, PingError, PingOptions, PingReport, ping};
