@@ -14,6 +14,7 @@ use rtnetlink::Handle;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage};
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::collections::BTreeMap;
 use std::io;
@@ -99,7 +100,11 @@ impl Netlink {
         request.header.family = AddressFamily::Inet;
         let request = RouteNetlinkMessage::GetAddress(request);
         let addresses = self.dump(&request, address).await.map_err(failed("addresses"))?;
-        Ok(observe::assemble(&links, &vlans, &addresses))
+        let mut request = RouteMessage::default();
+        request.header.address_family = AddressFamily::Inet;
+        let request = RouteNetlinkMessage::GetRoute(request);
+        let routes = self.dump(&request, route).await.map_err(failed("routes"))?;
+        Ok(observe::assemble(&links, &vlans, &addresses, &routes))
     }
 
     /// Carries one operation out.
@@ -186,9 +191,16 @@ fn address(message: RouteNetlinkMessage) -> Option<AddressMessage> {
     }
 }
 
-/// `ENODEV`, `ENOENT`, `EADDRNOTAVAIL`: what was to be removed is gone.
+fn route(message: RouteNetlinkMessage) -> Option<RouteMessage> {
+    match message {
+        RouteNetlinkMessage::NewRoute(route) => Some(route),
+        _ => None,
+    }
+}
+
+/// `ENODEV`, `ENOENT`, `EADDRNOTAVAIL`, of routes `ESRCH`: what was to be removed is gone.
 fn is_gone(refusal: &io::Error) -> bool {
-    let gone = [libc::ENODEV, libc::ENOENT, libc::EADDRNOTAVAIL];
+    let gone = [libc::ENODEV, libc::ENOENT, libc::EADDRNOTAVAIL, libc::ESRCH];
     refusal.raw_os_error().is_some_and(|code| gone.contains(&code))
 }
 
