@@ -409,3 +409,7 @@ fn word(kind: &LinkKind) -> &str {
 #[cfg(test)]
 #[path = "diff_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "drift_tests.rs"]
+mod drift_tests;

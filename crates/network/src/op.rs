@@ -218,12 +218,25 @@ impl fmt::Display for Op {
                 write!(f, "make {port} the primary port of {name}")
             }
             Self::SetPrimary { name, port: None } => write!(f, "let {name} have no primary port"),
-            Self::SetFiltering { name, vlan_filtering, .. } => {
-                write!(f, "{} VLAN filtering on {name}", if *vlan_filtering { "set" } else { "clear" })
+            Self::SetFiltering { name, vlan_filtering, default_pvid } => {
+                write!(f, "{} VLAN filtering on {name}, ", if *vlan_filtering { "set" } else { "clear" })?;
+                match default_pvid {
+                    Some(vlan) => write!(f, "default VLAN {vlan}"),
+                    None => f.write_str("no default VLAN"),
+                }
             }
-            Self::SetEgressQos { name, .. } => write!(f, "map the priorities of {name}"),
+            Self::SetEgressQos { name, egress_qos } => {
+                let map: Vec<String> =
+                    egress_qos.iter().map(|(from, to)| format!("{from} to {to}")).collect();
+                write!(f, "map priorities of {name}: {}", map.join(", "))
+            }
             Self::SetBridgeVlan { name, vlan, entry } => {
-                write!(f, "let {name} carry VLAN {vlan}{}", if entry.untagged { " untagged" } else { "" })
+                let untagged = if entry.untagged { " untagged" } else { "" };
+                write!(
+                    f,
+                    "let {name} carry VLAN {vlan}{untagged}{}",
+                    if entry.pvid { " as its native VLAN" } else { "" }
+                )
             }
             Self::RemoveBridgeVlan { name, vlan } => write!(f, "take VLAN {vlan} from {name}"),
             Self::AddAddress { name, address } => write!(f, "add {address} to {name}"),
