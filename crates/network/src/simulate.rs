@@ -1,8 +1,8 @@
 //! What the kernel does with an operation: a small model of it, for computing diffs and for the simulated rung.
 //!
 //! Purpose: the kernel changes more than it is told. A NIC that leaves a bond goes down and gets an old MTU back, a parent
-//! that goes down takes its VLAN links along, a bridge follows the smallest MTU of its ports, routes go with the last address. [`apply`] does the same to
-//! [`CurrentLinks`], so that a diff can look at the state *between* operations.
+//! that goes down takes its VLAN links along, a bridge follows the smallest MTU of its ports,
+//! routes go with the last address. [`apply`] does the same to [`CurrentLinks`], so that a diff can look at the state *between* operations.
 //!
 //! Invariants: where the model does not know what the kernel will choose (an MTU), it says [`UNKNOWN_MTU`], which equals
 //! nothing wanted. Modelled on Linux 6.1: `drivers/net/bonding/bond_main.c`, `net/8021q/vlan.c`, `net/bridge/br_vlan.c`,
