@@ -232,7 +232,7 @@ fn changed_since(
             format!("{node}: the kernel changed: {} {link}", change.kind)
         }));
         match before.get(node).map(|before| changes.all_since(before)) {
-            Some(Ok(_)) => {}
+            Some(Ok(())) => {}
             Some(Err(gap)) => words.push(format!("{node}: {gap}")),
             None => words.push(format!("{node}: was not looked at before")),
         }
