@@ -48,7 +48,14 @@ fn topology() -> Result<Topology> {
         suspended_vlans: [].into(),
         ports,
     };
-    Ok(Topology { switches: vec![switch], nics, links, lldp_interval_ms: 1000 })
+    Ok(Topology {
+        switches: vec![switch],
+        nics,
+        links,
+        channels: vec![],
+        pairs: vec![],
+        lldp_interval_ms: 1000,
+    })
 }
 
 /// QEMU writes frame by frame; a sender that batches shows what the fabric can do when it is not the bottleneck.

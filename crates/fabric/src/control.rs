@@ -7,7 +7,7 @@
 use crate::counters::Snapshot;
 use crate::ids::{LinkId, NicId, SwitchId};
 use crate::pcap::CaptureReport;
-use crate::switchboard::{CarrierChange, Cut};
+use crate::switchboard::{CarrierChange, Ways};
 use crate::topology::PortRef;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -38,7 +38,7 @@ pub enum Request {
         /// The cable.
         link: LinkId,
         /// Which way.
-        cut: Cut,
+        cut: Ways,
     },
     /// Mend a cable, both ways.
     RestoreLink {
@@ -224,7 +224,7 @@ impl Control {
     }
 
     /// Cuts a cable; returns the NICs whose carrier changed. Cuts add up.
-    pub fn cut_link(&mut self, link: &LinkId, cut: Cut) -> Result<Vec<CarrierChange>, ControlError> {
+    pub fn cut_link(&mut self, link: &LinkId, cut: Ways) -> Result<Vec<CarrierChange>, ControlError> {
         self.change(Request::CutLink { link: link.clone(), cut })
     }
 

@@ -21,16 +21,22 @@
 //! On failure: nothing here fails on a frame; what can't be forwarded is dropped and counted with its reason.
 
 mod build;
+mod channel;
+#[cfg(test)]
+mod channel_tests;
+#[cfg(test)]
+pub(crate) use channel_tests::rooms;
 mod faults;
+mod forward;
 #[cfg(test)]
 mod tests;
 
-pub use faults::{CarrierChange, Cut, FaultError};
+pub use faults::{CarrierChange, FaultError, Ways};
 
 use crate::counters::{DropReason, LinkCounters, Snapshot, Tally, VlanSlots};
-use crate::frame::{Frame, Tag, is_group};
+use crate::frame::{Frame, Tag};
 use crate::ids::{LinkId, NicId, PortName, SwitchId};
-use crate::mac_table::MacTable;
+use crate::mac_table::{MacTable, Place};
 use std::time::Duration;
 
 /// Switches that a frame may go through. Two racks and a spine need five.
@@ -70,6 +76,7 @@ pub struct Switchboard {
     ports: Vec<Port>,
     nics: Vec<Nic>,
     links: Vec<Link>,
+    channels: Vec<Channel>,
     slots: VlanSlots,
     lldp_interval: Duration,
     lldp_due: Duration,
@@ -82,6 +89,11 @@ struct Switch {
     id: SwitchId,
     up: bool,
     ports: Vec<usize>,
+    /// Its ports that are in no port channel.
+    singles: Vec<usize>,
+    /// Its members of each port channel, but for the peer channel.
+    bundles: Vec<Bundle>,
+    peer: Option<Peer>,
     suspended: VlanSet,
     addresses: MacTable,
 }
@@ -96,6 +108,35 @@ struct Port {
     lldp: Vec<u8>,
     /// The cable, and the direction that leads away from this port.
     link: Option<(usize, Direction)>,
+    /// The port channel that it is in.
+    channel: Option<usize>,
+    /// Whether it works as a member of its port channel.
+    bundled: bool,
+}
+
+/// What a switch has of a port channel.
+#[derive(Debug)]
+struct Bundle {
+    channel: usize,
+    ports: Vec<usize>,
+}
+
+/// The other switch of a pair.
+#[derive(Debug)]
+struct Peer {
+    switch: usize,
+    /// The peer channel's ports on this side.
+    ports: Vec<usize>,
+    /// The VLANs in which the two are one switch.
+    shared: VlanSet,
+    /// Which of the two keeps the addresses of these VLANs for both, and goes on alone when they can't hear each other.
+    first: usize,
+}
+
+#[derive(Debug)]
+struct Channel {
+    links: Vec<usize>,
+    is_peer: bool,
 }
 
 #[derive(Debug)]
@@ -114,6 +155,12 @@ struct Link {
     cut: [bool; 2],
     tallies: [Tally; 2],
     captured: bool,
+}
+
+impl Link {
+    fn is_cut(&self, direction: Direction) -> bool {
+        self.cut[direction as usize]
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,12 +194,24 @@ impl Direction {
 struct VlanSet(Box<[u64; 64]>);
 
 impl VlanSet {
+    fn none() -> Self {
+        Self(Box::new([0; 64]))
+    }
+
     fn contains(&self, vlan: u16) -> bool {
         self.0.get(usize::from(vlan / 64)).is_some_and(|word| word >> (vlan % 64) & 1 == 1)
     }
 }
 
 impl Port {
+    fn all_vlans(&self) -> VlanSet {
+        let mut vlans = self.tagged.clone();
+        if let Some(word) = self.native.and_then(|vlan| vlans.0.get_mut(usize::from(vlan / 64))) {
+            *word |= 1 << (self.native.unwrap_or_default() % 64);
+        }
+        vlans
+    }
+
     fn carries(&self, vlan: u16) -> bool {
         self.native == Some(vlan) || self.tagged.contains(vlan)
     }
@@ -170,16 +229,28 @@ struct Arrival {
     link: usize,
     direction: Direction,
     tag: Option<Tag>,
+    trip: Trip,
+}
+
+/// What is known of a frame besides its bytes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Trip {
     /// The VLAN that it had in the switch that sent it; `None` from a NIC.
     sent_in: Option<u16>,
+    /// The switches that it went through.
     hops: u8,
+    /// Over a peer channel: where it entered the pair.
+    entered: Option<Place>,
 }
 
 /// A frame inside a switch.
 #[derive(Debug, Clone, Copy)]
 struct Inside {
     switch: usize,
-    came_by: usize,
+    /// Where it entered the switch, or the pair of switches.
+    came_by: Place,
+    /// Whether it came from the other switch of the pair.
+    from_peer: bool,
     vlan: u16,
     /// Priority and drop eligibility; its VLAN id means nothing.
     priority: Tag,
@@ -204,7 +275,7 @@ impl Switchboard {
             self.links[link].tallies[direction as usize].lose(DropReason::Malformed, None, bytes.len());
             return;
         };
-        self.send(link, direction, &frame, None, 0, outlet);
+        self.send(link, direction, &frame, Trip::default(), outlet);
         while let Some(arrival) = self.arrivals.pop() {
             self.arrive(arrival, frame.with_tag(arrival.tag), now, outlet);
         }
@@ -273,17 +344,17 @@ impl Switchboard {
         link_index: usize,
         direction: Direction,
         frame: &Frame<'_>,
-        sent_in: Option<u16>,
-        hops: u8,
+        trip: Trip,
         outlet: &mut impl Outlet,
     ) {
         let link = &mut self.links[link_index];
+        let is_cut = link.is_cut(direction);
         let tally = &mut link.tallies[direction as usize];
-        let vlan = sent_in.or_else(|| match link.ends[direction.to()] {
+        let vlan = trip.sent_in.or_else(|| match link.ends[direction.to()] {
             End::Port(port) => self.ports[port].classify(frame.tag()),
             End::Nic(_) => None, // only ports send to NICs, and they say what VLAN
         });
-        if link.cut[direction as usize] {
+        if is_cut {
             tally.lose(DropReason::Cut, vlan, frame.wire_bytes());
             return;
         }
@@ -303,96 +374,10 @@ impl Switchboard {
                 }
             }
             End::Port(port) if self.switches[self.ports[port].switch].up => {
-                self.arrivals.push(Arrival {
-                    port,
-                    link: link_index,
-                    direction,
-                    tag: frame.tag(),
-                    sent_in,
-                    hops,
-                });
+                self.arrivals.push(Arrival { port, link: link_index, direction, tag: frame.tag(), trip });
             }
             End::Port(_) => tally.lose(DropReason::SwitchDown, vlan, frame.wire_bytes()),
         }
-    }
-
-    /// A frame comes out of a cable at a port.
-    fn arrive(&mut self, arrival: Arrival, frame: Frame<'_>, now: Duration, outlet: &mut impl Outlet) {
-        let port = &self.ports[arrival.port];
-        let switch = &mut self.switches[port.switch];
-        let link = &mut self.links[arrival.link];
-        let tally = &mut link.tallies[arrival.direction as usize];
-        let bytes = frame.wire_bytes();
-        if link.captured {
-            outlet.capture(LinkIndex(arrival.link), &frame);
-        }
-        if frame.is_link_local() {
-            tally.link_local.add(bytes);
-            return;
-        }
-        let vlan = port.classify(frame.tag());
-        let counted = arrival.sent_in.or(vlan);
-        let refused = if is_group(frame.source()) {
-            Some(DropReason::Malformed)
-        } else if !vlan.is_some_and(|vlan| port.carries(vlan)) {
-            Some(DropReason::VlanNotCarried)
-        } else if vlan.is_some_and(|vlan| switch.suspended.contains(vlan)) {
-            Some(DropReason::VlanSuspended)
-        } else if frame.payload_bytes() > port.mtu {
-            Some(DropReason::Oversize)
-        } else if arrival.hops >= HOPS_MAX {
-            Some(DropReason::TooManyHops)
-        } else {
-            None
-        };
-        let (Some(vlan), None) = (vlan, refused) else {
-            tally.lose(refused.unwrap_or(DropReason::VlanNotCarried), counted, bytes);
-            return;
-        };
-        tally.carry(&self.slots, counted, frame.tag().map_or(0, Tag::pcp), bytes);
-        switch.addresses.learn(vlan, frame.source(), arrival.port, now);
-        let inside = Inside {
-            switch: port.switch,
-            came_by: arrival.port,
-            vlan,
-            priority: frame.tag().unwrap_or(Tag::from_tci(0)),
-            hops: arrival.hops + 1,
-        };
-        self.forward(inside, &frame, now, outlet);
-    }
-
-    fn forward(&mut self, inside: Inside, frame: &Frame<'_>, now: Duration, outlet: &mut impl Outlet) {
-        let switch = &self.switches[inside.switch];
-        let destination = frame.destination();
-        let known = if is_group(destination) {
-            None
-        } else {
-            switch.addresses.port_of(inside.vlan, destination, now)
-        };
-        if let Some(port) = known {
-            self.leave(inside, port, frame, outlet);
-            return;
-        }
-        for at in 0..self.switches[inside.switch].ports.len() {
-            self.leave(inside, self.switches[inside.switch].ports[at], frame, outlet);
-        }
-    }
-
-    /// A frame leaves a switch by a port, if it may.
-    fn leave(&mut self, inside: Inside, port_index: usize, frame: &Frame<'_>, outlet: &mut impl Outlet) {
-        let port = &self.ports[port_index];
-        let Some((link, direction)) = port.link else { return };
-        if port_index == inside.came_by || !port.carries(inside.vlan) {
-            return;
-        }
-        let tagged = port.native != Some(inside.vlan);
-        let out = frame.with_tag(tagged.then(|| inside.priority.with_vid(inside.vlan)));
-        if out.payload_bytes() > port.mtu {
-            let tally = &mut self.links[link].tallies[direction as usize];
-            tally.lose(DropReason::Oversize, Some(inside.vlan), out.wire_bytes());
-            return;
-        }
-        self.send(link, direction, &out, Some(inside.vlan), inside.hops, outlet);
     }
 
     /// Both ends of a cable, where they are ports of running switches, send LLDP.
@@ -401,7 +386,7 @@ impl Switchboard {
             let link = &mut self.links[link_index];
             let End::Port(from) = link.ends[direction.from()] else { continue };
             let from = &self.ports[from];
-            if !self.switches[from.switch].up || link.cut[direction as usize] {
+            if !self.switches[from.switch].up || link.is_cut(direction) {
                 continue;
             }
             let Some(frame) = Frame::parse(&from.lldp) else { continue };

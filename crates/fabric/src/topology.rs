@@ -3,7 +3,7 @@
 //! Purpose: the lab's harness writes it, [`Topology::validate`] checks it, the switchboard is built from it. Plain data;
 //! unknown keys are refused.
 
-use crate::ids::{LinkId, NicId, PortName, SwitchId};
+use crate::ids::{ChannelId, LinkId, NicId, PortName, SwitchId};
 use model::{MacAddress, Mtu, VlanId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -19,6 +19,12 @@ pub struct Topology {
     pub nics: Vec<NicId>,
     /// The cables as they are meant to be.
     pub links: Vec<Link>,
+    /// Cables that work as one.
+    #[serde(default)]
+    pub channels: Vec<Channel>,
+    /// Switches that others are bundled to as if they were one.
+    #[serde(default)]
+    pub pairs: Vec<Pair>,
     /// How often every port sends LLDP, milliseconds. Real switches take 30 s (IEEE 802.1AB, 9.2.5.7); a lab 1 s.
     pub lldp_interval_ms: u32,
 }
@@ -109,7 +115,37 @@ pub struct Link {
     pub b: End,
 }
 
+/// A port channel: parallel cables between two switches, or between pairs of switches, that frames see as one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Channel {
+    /// Its name.
+    pub id: ChannelId,
+    /// Its members. End a of all of them is on one side, end b on the other.
+    pub links: Vec<LinkId>,
+}
+
+/// Two switches that are one to whatever is bundled to both of them (MLAG, vPC). What is cabled to one of them only stays so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pair {
+    /// The switches. The second steps back when the two can't hear each other.
+    pub switches: [SwitchId; 2],
+    /// What joins them: a port channel with end a at the first and end b at the second.
+    pub peer_channel: ChannelId,
+}
+
 impl Topology {
+    /// The port channel of this name.
+    pub fn channel(&self, id: &ChannelId) -> Option<&Channel> {
+        self.channels.iter().find(|channel| channel.id == *id)
+    }
+
+    /// The cable of this name.
+    pub fn link(&self, id: &LinkId) -> Option<&Link> {
+        self.links.iter().find(|link| link.id == *id)
+    }
+
     /// The switch of this name.
     pub fn switch(&self, id: &SwitchId) -> Option<&Switch> {
         self.switches.iter().find(|switch| switch.id == *id)

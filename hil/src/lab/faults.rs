@@ -7,7 +7,7 @@ use super::plan::{NicPlan, NodePlan};
 use super::topology::cable_id;
 use super::{Lab, LabError};
 use crate::suite::{Nics, Room, Step, SwitchFailure, Way};
-use fabric::{CarrierChange, Cut, End, PortRef, Switch, SwitchId};
+use fabric::{CarrierChange, End, PortRef, Switch, SwitchId, Ways};
 use futures_util::future::try_join_all;
 use model::{AdapterName, ClusterSpec, NodeName, TrafficClass};
 use network::lldp::{ChassisId, PortId};
@@ -147,7 +147,7 @@ impl Lab {
         let links = self.cables.topology().links.iter().filter(|link| at(&link.a) || at(&link.b));
         let mut changes = Vec::new();
         for link in links {
-            let cut = if at(&link.b) == towards { Cut::AToB } else { Cut::BToA };
+            let cut = if at(&link.b) == towards { Ways::AToB } else { Ways::BToA };
             changes.extend(self.control.cut_link(&link.id, cut)?);
         }
         Ok(changes)
@@ -162,9 +162,9 @@ impl Lab {
         let link =
             self.cables.room_link(network).ok_or(LabError::NoSuchNetwork { storage_network: network })?;
         let cut = match way {
-            Way::Both => Cut::Both,
-            Way::OneToTwo => Cut::AToB,
-            Way::TwoToOne => Cut::BToA,
+            Way::Both => Ways::Both,
+            Way::OneToTwo => Ways::AToB,
+            Way::TwoToOne => Ways::BToA,
         };
         let changes = self.control.cut_link(link, cut)?;
         self.tell_carriers(changes).await?;

@@ -6,18 +6,19 @@
 
 use super::{End, NicIndex, Outlet, Switchboard};
 use crate::ids::{LinkId, NicId, SwitchId};
+use crate::mac_table::Place;
 use crate::topology::PortRef;
 use serde::{Deserialize, Serialize};
 
-/// Which way a cable is cut.
+/// Which way over a cable: of a cut, or of shaping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Cut {
-    /// Nothing passes, and both ends see that.
+pub enum Ways {
+    /// Both ways. Both ends of a cable that is cut so see it.
     Both,
-    /// Nothing passes from end a to end b; neither end sees that.
+    /// From end a to end b. Neither end sees a cut.
     AToB,
-    /// Nothing passes from end b to end a; neither end sees that.
+    /// From end b to end a. Neither end sees a cut.
     BToA,
 }
 
@@ -64,14 +65,14 @@ impl Switchboard {
     pub fn cut_link(
         &mut self,
         link: &LinkId,
-        cut: Cut,
+        cut: Ways,
         outlet: &mut impl Outlet,
     ) -> Result<Vec<CarrierChange>, FaultError> {
         let index = self.link_index(link)?;
         Ok(self.change(outlet, |board| {
             let [a_to_b, b_to_a] = &mut board.links[index].cut;
-            *a_to_b |= cut != Cut::BToA;
-            *b_to_a |= cut != Cut::AToB;
+            *a_to_b |= cut != Ways::BToA;
+            *b_to_a |= cut != Ways::AToB;
         }))
     }
 
@@ -85,7 +86,7 @@ impl Switchboard {
         Ok(self.change(outlet, |board| board.links[index].cut = [false; 2]))
     }
 
-    /// Switches a switch off or on. Off, it forgets every address.
+    /// Switches a switch off or on. What was learned at its ports is forgotten.
     pub fn set_switch_up(
         &mut self,
         switch: &SwitchId,
@@ -93,12 +94,7 @@ impl Switchboard {
         outlet: &mut impl Outlet,
     ) -> Result<Vec<CarrierChange>, FaultError> {
         let index = self.switch_index(switch).ok_or_else(|| FaultError::UnknownSwitch(switch.clone()))?;
-        Ok(self.change(outlet, |board| {
-            board.switches[index].up = up;
-            if !up {
-                board.switches[index].addresses.clear();
-            }
-        }))
+        Ok(self.change(outlet, |board| board.switches[index].up = up))
     }
 
     /// Pulls a NIC's cable out of its switch port and plugs it into another, free one. The cable stays the same: its
@@ -162,6 +158,7 @@ impl Switchboard {
         let before: Vec<_> = links.map(|link| state(self, link)).collect();
         let carriers: Vec<bool> = self.carriers().collect();
         apply(self);
+        self.refresh_channels();
         for (link, was) in before.into_iter().enumerate() {
             let is = state(self, link);
             if was == is {
@@ -185,10 +182,15 @@ impl Switchboard {
         (0..self.nics.len()).map(|nic| self.has_carrier(NicIndex(nic)))
     }
 
-    /// The port at this end, if it is one, lost its link: its switch forgets what it learned there.
+    /// The port at this end, if it is one, lost its link: its switch forgets what it learned there, and so does the one that
+    /// keeps addresses for it.
     pub(super) fn forget_end(&mut self, end: End) {
         if let End::Port(port) = end {
-            self.switches[self.ports[port].switch].addresses.forget_port(port);
+            let switch = self.ports[port].switch;
+            let first = self.switches[switch].peer.as_ref().map_or(switch, |peer| peer.first);
+            for table in [switch, first] {
+                self.switches[table].addresses.forget(Place::Port(port));
+            }
         }
     }
 }

@@ -84,6 +84,8 @@ pub(crate) fn topology() -> Topology {
             cable("spine-a", at("tor-a", "Ethernet1/50"), at("spine", "Ethernet1/1")),
             cable("spine-b", at("tor-b", "Ethernet1/50"), at("spine", "Ethernet1/2")),
         ],
+        channels: vec![],
+        pairs: vec![],
         lldp_interval_ms: 100,
     }
 }

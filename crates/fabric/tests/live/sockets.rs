@@ -4,7 +4,7 @@
 
 use super::common::{BROADCAST, frame, link, mac, nic, port, switch, topology, vlan};
 use fabric::{
-    Control, ControlError, Cut, DropReason, Fabric, RunError, SocketError, Stopper, Topology, socket_path,
+    Control, ControlError, DropReason, Fabric, RunError, SocketError, Stopper, Topology, Ways, socket_path,
 };
 use network::lldp;
 use std::io::{ErrorKind, Read, Write};
@@ -142,7 +142,7 @@ fn a_one_way_cut_lets_the_other_way_pass() {
     let (mut a, mut b) = (fabric.machine("a1.storage1"), fabric.machine("b1.storage1"));
     a.receive();
     b.receive();
-    assert_eq!(control.cut_link(&link("room"), Cut::AToB).unwrap(), []);
+    assert_eq!(control.cut_link(&link("room"), Ways::AToB).unwrap(), []);
     a.send(&frame(BROADCAST, mac(1), STORAGE, 60));
     until("the drop", || {
         let snapshot = control.counters().unwrap();
@@ -191,9 +191,9 @@ fn carrier_changes_are_told_and_refusals_explained() {
     let down = control.recable(&nic("a1.mgmt"), &port("tor-b", "Ethernet1/4")).unwrap();
     assert_eq!(down, [], "tor-b runs: the link comes up again at once");
     control.restore_cabling().unwrap();
-    control.cut_link(&link("a1.mgmt"), Cut::Both).unwrap();
+    control.cut_link(&link("a1.mgmt"), Ways::Both).unwrap();
     assert_eq!(control.heal().unwrap().len(), 1);
-    match control.cut_link(&link("nowhere"), Cut::Both) {
+    match control.cut_link(&link("nowhere"), Ways::Both) {
         Err(ControlError::Refused { message, .. }) => assert_eq!(message, "there is no link `nowhere`"),
         other => panic!("{other:?}"),
     }
