@@ -124,10 +124,10 @@ pub enum LabError {
         position: u8,
     },
     /// There is no free port for a cable that a suite moves.
-    #[error("room {room} has no free port for {adapter}")]
+    #[error("the other room has no free port for {adapter} of {node}")]
     NoSpare {
-        /// The room, from 1.
-        room: usize,
+        /// The node.
+        node: String,
         /// The NIC whose cable was to be moved there.
         adapter: String,
     },
