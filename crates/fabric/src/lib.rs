@@ -42,6 +42,6 @@ pub use ids::{ChannelId, LinkId, NicId, PortName, SwitchId};
 pub use lldp::lldpdu;
 pub use pcap::CaptureReport;
 pub use server::{Config, Fabric, RunError, SocketError, Stopper, run, socket_path};
-pub use switchboard::{CarrierChange, Ways};
+pub use switchboard::{CarrierChange, Flap, Shaping, Ways};
 pub use topology::{Channel, End, Link, Pair, Port, PortRef, Role, Switch, Topology};
 pub use validate::TopologyError;

@@ -14,7 +14,7 @@ pub(crate) const AGEING: Duration = Duration::from_mins(5);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where an address lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Place {
     /// At a port, by its index.
     Port(usize),

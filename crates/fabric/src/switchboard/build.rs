@@ -1,5 +1,6 @@
 //! From a topology's names to the switchboard's indices.
 
+use super::flight::Flights;
 use super::{Bundle, Channel, Direction, End, Link, Nic, Peer, Port, Switch, Switchboard, VlanSet};
 use crate::counters::VlanSlots;
 use crate::ids::{ChannelId, NicId, SwitchId};
@@ -54,6 +55,9 @@ impl Switchboard {
             slots,
             lldp_interval: Duration::from_millis(topology.lldp_interval_ms.into()),
             lldp_due: Duration::ZERO,
+            now: Duration::ZERO,
+            flights: Flights::default(),
+            flappings: Vec::new(),
             arrivals: Vec::new(),
         };
         board.connect_ends();
@@ -149,6 +153,8 @@ fn build_links(
             ends,
             home: ends,
             cut: [false; 2],
+            flapped_down: false,
+            shapers: [None, None],
             tallies: [slots.tally(), slots.tally()],
             captured: false,
         })

@@ -5,17 +5,10 @@ use super::{Arrival, Inside, LinkIndex, Outlet, Switchboard, Trip};
 use crate::counters::DropReason;
 use crate::frame::{Frame, Tag, is_group};
 use crate::mac_table::Place;
-use std::time::Duration;
 
 impl Switchboard {
     /// A frame comes out of a cable at a port.
-    pub(super) fn arrive(
-        &mut self,
-        arrival: Arrival,
-        frame: Frame<'_>,
-        now: Duration,
-        outlet: &mut impl Outlet,
-    ) {
+    pub(super) fn arrive(&mut self, arrival: Arrival, frame: Frame<'_>, outlet: &mut impl Outlet) {
         let port = &self.ports[arrival.port];
         let link = &mut self.links[arrival.link];
         let tally = &mut link.tallies[arrival.direction as usize];
@@ -62,18 +55,18 @@ impl Switchboard {
         if !inside.from_peer {
             // The other switch of a pair has learned it for both.
             let table = self.table_of(inside.switch, vlan);
-            self.switches[table].addresses.learn(vlan, frame.source(), place, now);
+            self.switches[table].addresses.learn(vlan, frame.source(), place, self.now);
         }
-        self.forward(inside, &frame, now, outlet);
+        self.forward(inside, &frame, outlet);
     }
 
-    fn forward(&mut self, inside: Inside, frame: &Frame<'_>, now: Duration, outlet: &mut impl Outlet) {
+    fn forward(&mut self, inside: Inside, frame: &Frame<'_>, outlet: &mut impl Outlet) {
         let destination = frame.destination();
         let table = self.table_of(inside.switch, inside.vlan);
         let known = if is_group(destination) {
             None
         } else {
-            self.switches[table].addresses.place_of(inside.vlan, destination, now)
+            self.switches[table].addresses.place_of(inside.vlan, destination, self.now)
         };
         match known {
             Some(place) if place == inside.came_by => {} // it lives where it came from
