@@ -19,7 +19,7 @@ const EDGES: [(&str, &[&str]); 11] = [
     ("fabric", &["model", "network"]),
     ("cli", &["model", "template"]),
     ("hil", &["api", "deploy", "fabric", "model", "network", "template", "vm"]),
-    ("xtask", &["hil", "model"]),
+    ("xtask", &["fabric", "hil", "model"]),
 ];
 
 /// Code that decides: it may not look at a clock, a file or a socket, and may not start anything.
