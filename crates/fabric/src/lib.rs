@@ -43,5 +43,5 @@ pub use lldp::lldpdu;
 pub use pcap::CaptureReport;
 pub use server::{Config, Fabric, RunError, SocketError, Stopper, run, socket_path};
 pub use switchboard::{CarrierChange, Flap, Shaping, Ways};
-pub use topology::{Channel, End, Link, Pair, Port, PortRef, Role, Switch, Topology};
+pub use topology::{Channel, Dcb, End, Link, Pair, Port, PortRef, Role, Switch, Topology};
 pub use validate::TopologyError;

@@ -5,6 +5,7 @@
 
 use crate::ids::{ChannelId, LinkId, NicId, PortName, SwitchId};
 use model::{MacAddress, Mtu, VlanId};
+use network::lldp::{Ets, Pfc};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -75,6 +76,19 @@ pub struct Port {
     /// The largest packet that it takes, bytes; `None`: the switch's.
     #[serde(default)]
     pub mtu: Option<Mtu>,
+    /// What it says of priorities. It only says so: the fabric pauses nothing and serves frames as they come.
+    #[serde(default)]
+    pub dcb: Option<Dcb>,
+}
+
+/// What a port that is set up for storage says of priorities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dcb {
+    /// How it shares its bandwidth.
+    pub ets: Ets,
+    /// What it pauses rather than lose.
+    pub pfc: Pfc,
 }
 
 /// One port of one switch.

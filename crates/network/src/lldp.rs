@@ -3,7 +3,7 @@
 //! Purpose: what switches tell about themselves on every port, as plain data that also travels in the API. The lab's
 //! virtual switches encode it, nodes decode it. Carried are the TLVs that wiring checks use: the three mandatory ones,
 //! port description, system name, description and capabilities (802.1AB, 8.5), port VLAN and VLAN names
-//! (802.1Q-2018, annex D), and the maximum frame size (802.3-2018, 79.3.4).
+//! (802.1Q-2018, annex D), ETS and PFC configuration (the same annex), and the maximum frame size (802.3-2018, 79.3.4).
 //!
 //! Invariants: [`decode`] reads any bytes without panicking; what [`encode`] wrote, [`decode`] reads back equal.
 //!
@@ -15,11 +15,13 @@
 //! Whatever a switch says may hold control characters that a terminal would obey. The types keep it as it came; everything
 //! that is displayed goes through [`Printable`].
 
+mod dcb;
 mod decode;
 mod encode;
 #[cfg(test)]
 mod tests;
 
+pub use dcb::{Ets, Pfc, Selection};
 pub use decode::{DecodeError, decode};
 pub use encode::{EncodeError, encode};
 
@@ -55,6 +57,10 @@ mod tlv {
     pub(super) const PORT_VLAN: [u8; 4] = [0x00, 0x80, 0xc2, 1];
     /// VLAN name (802.1Q, D.2.3).
     pub(super) const VLAN_NAME: [u8; 4] = [0x00, 0x80, 0xc2, 3];
+    /// ETS configuration (802.1Q, D.2.8).
+    pub(super) const ETS: [u8; 4] = [0x00, 0x80, 0xc2, 9];
+    /// PFC configuration (802.1Q, D.2.10).
+    pub(super) const PFC: [u8; 4] = [0x00, 0x80, 0xc2, 0x0b];
     /// Maximum frame size (802.3, 79.3.4).
     pub(super) const MAX_FRAME_SIZE: [u8; 4] = [0x00, 0x12, 0x0f, 4];
 }
@@ -205,6 +211,12 @@ pub struct Lldpdu {
     pub vlans: Vec<VlanName>,
     /// The largest frame that the port takes, bytes, header and check sequence included.
     pub max_frame_bytes: Option<u16>,
+    /// How it shares its bandwidth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ets: Option<Ets>,
+    /// What it pauses rather than lose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pfc: Option<Pfc>,
 }
 
 impl Lldpdu {
@@ -221,6 +233,8 @@ impl Lldpdu {
             port_vlan: None,
             vlans: Vec::new(),
             max_frame_bytes: None,
+            ets: None,
+            pfc: None,
         }
     }
 }

@@ -17,10 +17,11 @@
 
 use super::plan::{Draw, NodePlan, PlanError};
 use fabric::{
-    Channel, ChannelId, End, Link, LinkId, NicId, Pair, Port, PortName, PortRef, Role, Switch, SwitchId,
+    Channel, ChannelId, Dcb, End, Link, LinkId, NicId, Pair, Port, PortName, PortRef, Role, Switch, SwitchId,
     Topology,
 };
-use model::{AdapterName, ClusterSpec, Mtu, TrafficClass, VlanId, Wiring};
+use model::{AdapterName, ClusterSpec, Mtu, Qos, TrafficClass, VlanId, Wiring};
+use network::lldp::{Ets, Pfc, Selection};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Cables of the port channel between two TORs, and of a peer channel: enough to lose one.
@@ -158,6 +159,34 @@ fn own_vlan(spec: &ClusterSpec, preferred: u64) -> VlanId {
     free.next().unwrap_or_else(|| VlanId::try_from(preferred).expect("a constant in range"))
 }
 
+/// What a TOR that is set up for the cluster says of priorities: storage has a class of its own, which is paused rather than lost,
+/// heartbeats have another, and the rest shares the first.
+fn dcb(qos: Qos, nic_speed_mbps: u32) -> Dcb {
+    // spec.md: 2 % up to 10 Gb/s, 1 % above.
+    let heartbeat_percent = if nic_speed_mbps <= 10_000 { 2 } else { 1 };
+    let storage_percent = qos.storage_bandwidth_percent.min(100 - heartbeat_percent);
+    let mut class_of = [0; 8];
+    class_of[usize::from(qos.storage_priority.get())] = 1;
+    class_of[usize::from(qos.heartbeat_priority.get())] = 2;
+    let mut bandwidth_percent = [0; 8];
+    bandwidth_percent[..3].copy_from_slice(&[
+        100 - storage_percent - heartbeat_percent,
+        storage_percent,
+        heartbeat_percent,
+    ]);
+    let selection = [Selection::Ets; 8];
+    let ets = Ets {
+        willing: false,
+        credit_based_shaper: false,
+        max_classes: 8,
+        class_of,
+        bandwidth_percent,
+        selection,
+    };
+    let enabled = 1 << qos.storage_priority.get();
+    Dcb { ets, pfc: Pfc { willing: false, macsec_bypass: false, capability: 8, enabled } }
+}
+
 /// What a port carries.
 #[derive(Debug, Clone, Default)]
 struct Carried {
@@ -168,6 +197,7 @@ struct Carried {
 struct Builder<'a> {
     spec: &'a ClusterSpec,
     wiring: Wiring,
+    nic_speed_mbps: u32,
     nics: Vec<NicId>,
     links: Vec<Link>,
     channels: Vec<Channel>,
@@ -193,7 +223,8 @@ impl<'a> Builder<'a> {
         let names = names.collect();
         let ports = switches.iter().map(|switch| (switch.clone(), Vec::new())).collect();
         let (nics, links, channels, pairs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { spec, wiring, nics, links, channels, pairs, ports, names }
+        let nic_speed_mbps = nodes.iter().map(|node| node.nic_speed_mbps).max().unwrap_or_default();
+        Self { spec, wiring, nic_speed_mbps, nics, links, channels, pairs, ports, names }
     }
 
     /// All TORs: room and number in the room.
@@ -360,7 +391,9 @@ impl<'a> Builder<'a> {
     }
 
     fn finish(self, draw: &mut Draw) -> Topology {
-        let Self { spec, wiring, nics, links, channels, pairs, ports, names } = self;
+        let Self { spec, wiring, nic_speed_mbps, nics, links, channels, pairs, ports, names } = self;
+        let storage: BTreeSet<VlanId> = spec.storage_networks.iter().map(|network| network.vlan).collect();
+        let dcb = dcb(spec.qos, nic_speed_mbps);
         let room_of = |id: &SwitchId| {
             tors(spec, wiring).find(|(room, tor)| tor_id(*room, *tor) == *id).map(|(room, _)| room)
         };
@@ -370,6 +403,7 @@ impl<'a> Builder<'a> {
                 .map(|(name, carried)| Port {
                     id: name.clone(),
                     native_vlan: carried.native,
+                    dcb: carried.tagged.iter().any(|vlan| storage.contains(vlan)).then_some(dcb),
                     tagged_vlans: carried.tagged,
                     mtu: None,
                 })

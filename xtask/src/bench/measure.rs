@@ -221,8 +221,13 @@ fn topology() -> Result<Topology, BenchError> {
     let nics: Vec<NicId> = vec!["a".parse()?, "b".parse()?];
     for nic in &nics {
         let tagged_vlans = [VlanId::STORAGE_1_DEFAULT].into();
-        let port =
-            Port { id: format!("Ethernet1/{nic}").parse()?, native_vlan: None, tagged_vlans, mtu: None };
+        let port = Port {
+            id: format!("Ethernet1/{nic}").parse()?,
+            native_vlan: None,
+            tagged_vlans,
+            mtu: None,
+            dcb: None,
+        };
         let at = PortRef { switch: "tor".parse()?, port: port.id.clone() };
         links.push(Link { id: format!("{nic}").parse()?, a: End::Nic(nic.clone()), b: End::Port(at) });
         ports.push(port);

@@ -64,7 +64,7 @@ fn port(topology: &mut Topology, at: &str, name: &str) -> PortRef {
     let at = topology.switches.iter_mut().find(|other| other.id.as_str() == at).unwrap();
     let id: PortName = name.parse().unwrap();
     let tagged_vlans = BTreeSet::from([VlanId::STORAGE_1_DEFAULT]);
-    at.ports.push(topology::Port { id: id.clone(), native_vlan: None, tagged_vlans, mtu: None });
+    at.ports.push(topology::Port { id: id.clone(), native_vlan: None, tagged_vlans, mtu: None, dcb: None });
     PortRef { switch: at.id.clone(), port: id }
 }
 

@@ -92,6 +92,7 @@ fn a_loop_over_ends_that_disagree_about_the_native_vlan_is_found() {
             native_vlan: Some(vlan(native)),
             tagged_vlans: BTreeSet::new(),
             mtu: None,
+            dcb: None,
         };
         t.switches[0].ports.push(own(8));
         t.switches[1].ports.push(own(7));

@@ -126,7 +126,9 @@ fn optional_oddities_are_counted_and_skipped() {
         TTL_TLV,
         (127, &long_name),
         (8, &[1, 2, 3]),                              // management address: not known here
-        (127, &[0x00, 0x80, 0xc2, 9, 1, 2, 3]),       // ETS: not known here
+        (127, &[0x00, 0x80, 0xc2, 10, 1, 2, 3]),      // ETS recommendation: not known here
+        (127, &[0x00, 0x80, 0xc2, 9, 1, 2, 3]),       // ETS, too short
+        (127, &[0x00, 0x80, 0xc2, 11, 1]),            // PFC, too short
         (127, &[0x00, 0x80]),                         // no organisation
         (127, &[0x00, 0x80, 0xc2, 3, 0x0f, 0xff, 0]), // VLAN 4095
         (127, &[0x00, 0x80, 0xc2, 3, 0, 7, 9, b'x']), // a name longer than its TLV
@@ -136,7 +138,7 @@ fn optional_oddities_are_counted_and_skipped() {
         (4, &[b'p', 0xff]), // not UTF-8
     ]);
     let received = decode(&odd).unwrap();
-    assert_eq!((received.unknown_tlvs, received.malformed_tlvs), (2, 5));
+    assert_eq!((received.unknown_tlvs, received.malformed_tlvs), (2, 7));
     assert_eq!(received.lldpdu.system_name.as_deref(), Some("first"));
     assert_eq!(received.lldpdu.port_description.as_deref(), Some("p\u{fffd}"));
     assert_eq!((received.lldpdu.port_vlan, received.lldpdu.vlans), (None, vec![]));
@@ -257,6 +259,8 @@ prop_compose! {
         port_vlan in option::of(1..=4094u64),
         vlans in vec((1..=4094u64, text(VLAN_NAME_BYTES_MAX)), 0..8),
         max_frame_bytes: Option<u16>,
+        ets: Option<[u8; 21]>,
+        pfc: Option<[u8; 2]>,
     ) -> Lldpdu {
         Lldpdu {
             chassis_id,
@@ -269,6 +273,8 @@ prop_compose! {
             port_vlan: port_vlan.map(vlan),
             vlans: vlans.into_iter().map(|(id, name)| VlanName { vlan: vlan(id), name }).collect(),
             max_frame_bytes,
+            ets: ets.and_then(|bytes| Ets::decode(&bytes)),
+            pfc: pfc.and_then(|bytes| Pfc::decode(&bytes)),
         }
     }
 }

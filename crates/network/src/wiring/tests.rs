@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::{ADAPTERS, cabling, chassis, neighbour, spec};
+use crate::testing::{cabling, chassis, neighbour, spec};
 use model::{Mtu, Wiring};
 
 const VLANS: [&[u64]; 4] = [&[7, 8], &[7, 8], &[711], &[712]];

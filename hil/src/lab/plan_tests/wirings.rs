@@ -102,6 +102,22 @@ fn a_wiring_that_the_template_does_not_name_is_told() {
     }
 }
 
+#[test]
+fn storage_ports_say_how_they_treat_priorities_and_others_do_not() {
+    let spec = wired(Shape::with_nodes_per_zone(1).unwrap(), Wiring::A);
+    for node in heard(&spec, &planned(&spec, 1)) {
+        for nic in node.nics {
+            let said = nic.neighbour.unwrap().lldpdu;
+            let is_storage = nic.traffic.contains(&model::TrafficClass::Storage);
+            assert_eq!(said.pfc.map(|pfc| pfc.enabled), is_storage.then_some(1 << 3));
+            let shares = said
+                .ets
+                .map(|ets| (ets.class_of, ets.bandwidth_percent[1], ets.bandwidth_percent.iter().sum()));
+            assert_eq!(shares, is_storage.then_some(([0, 0, 0, 1, 0, 0, 0, 2], 50, 100u8)));
+        }
+    }
+}
+
 /// The NICs whose port carries a VLAN, in the order of the topology.
 fn members(topology: &Topology, vlan: VlanId) -> BTreeSet<usize> {
     let carried = topology.links.iter().filter_map(|link| match (&link.a, &link.b) {
