@@ -13,7 +13,7 @@ mod checks;
 mod diagnosis;
 mod inventory;
 
-use crate::events::{Event, EventLog, Verdict};
+use crate::events::{Counters, Event, EventLog, Topology, Verdict};
 use crate::lab::Lab;
 use crate::progress::Progress;
 use crate::report::{ScenarioResult, StepResult, SuiteResult};
@@ -92,6 +92,7 @@ impl<'a> Runner<'a> {
         if !errors.is_empty() {
             return Err(RunError::Refused(errors.join("\n")));
         }
+        log.log(Event::Topology(Topology::of(&cluster, &cabling)));
         line.step("configures the networks");
         let failures = deploy::apply(&cluster).await?.failures();
         if !failures.is_empty() {
@@ -105,6 +106,13 @@ impl<'a> Runner<'a> {
             Self { cluster, lab, log: Arc::clone(log), ui, watch, logger, faulted: None, named: false };
         let health = runner.well_by(Instant::now() + FIRST_HEALTH).await;
         if health.good { Ok(runner) } else { Err(RunError::Refused(health.what)) }
+    }
+
+    /// Logs what went over the lab's cables so far.
+    pub(crate) fn log_counters(&mut self) -> Result<(), RunError> {
+        let counters = self.lab.counters()?;
+        self.log.log(Event::Counters(Counters::of(self.lab.topology(), &counters)));
+        Ok(())
     }
 
     /// Takes a suite through its scenarios.

@@ -10,7 +10,7 @@
 //!
 //! On failure: a member that can't be asked has a report that gets older, which the diagnosis knows how to take.
 
-use crate::Cluster;
+use crate::{Cluster, Member};
 use api::Health;
 use model::{NodeName, StorageNetworkIndex};
 use network::diagnose::{Diagnosis, NodeReport, Thresholds, diagnose};
@@ -36,6 +36,19 @@ pub struct Sighting {
     pub diagnosis: Diagnosis,
     /// Members whose report is young enough to be believed.
     pub reporting: usize,
+    /// The other members.
+    pub not_reporting: Vec<NodeName>,
+    /// How many ways of each storage network carry, as far as young reports tell.
+    pub paths: BTreeMap<StorageNetworkIndex, PathCount>,
+}
+
+/// Ways of a storage network, from one node to another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PathCount {
+    /// Something was heard lately.
+    pub carrying: u32,
+    /// Nothing was heard for as long as makes a path dead.
+    pub silent: u32,
 }
 
 impl Sighting {
@@ -90,7 +103,13 @@ impl Watch {
         for member in &cluster.members {
             tasks.spawn(ask(member.client.clone(), Arc::clone(&shared)));
         }
-        let nothing = Sighting { at: now, diagnosis: Diagnosis::default(), reporting: 0 };
+        let nothing = Sighting {
+            at: now,
+            diagnosis: Diagnosis::default(),
+            reporting: 0,
+            not_reporting: Vec::new(),
+            paths: BTreeMap::new(),
+        };
         let (tell, sightings) = watch::channel(nothing);
         let judge = Judge { cluster: cluster.clone(), known_good, thresholds, shared: Arc::clone(&shared) };
         tasks.spawn(judge.run(tell));
@@ -144,9 +163,16 @@ impl Judge {
             self.note_silences(&reports);
             let networks = &self.cluster.spec.storage_networks;
             let diagnosis = diagnose(networks, &self.known_good, &reports, self.thresholds);
-            let young = |report: &&NodeReport| report.age_ms <= self.thresholds.stale_after_ms;
-            let reporting = reports.iter().filter(young).count();
-            tell.send_replace(Sighting { at: Instant::now(), diagnosis, reporting });
+            let young: Vec<&NodeReport> =
+                reports.iter().filter(|report| report.age_ms <= self.thresholds.stale_after_ms).collect();
+            let silent = |member: &&Member| young.iter().all(|report| report.node != member.name);
+            tell.send_replace(Sighting {
+                at: Instant::now(),
+                diagnosis,
+                reporting: young.len(),
+                not_reporting: self.cluster.members.iter().filter(silent).map(|m| m.name.clone()).collect(),
+                paths: count_paths(&young, self.thresholds.dead_after_ms),
+            });
         }
     }
 
@@ -173,6 +199,23 @@ impl Judge {
             }
         }
     }
+}
+
+/// The ways that carry, and those that don't. A report's age counts: what it heard is older by that.
+fn count_paths(reports: &[&NodeReport], dead_after_ms: u32) -> BTreeMap<StorageNetworkIndex, PathCount> {
+    let mut counts: BTreeMap<StorageNetworkIndex, PathCount> = BTreeMap::new();
+    for report in reports {
+        for path in &report.paths {
+            let count = counts.entry(path.network).or_default();
+            let heard = path.heard_ms_ago.map(|ms| ms.saturating_add(report.age_ms));
+            if heard.is_some_and(|ms| ms <= dead_after_ms) {
+                count.carrying += 1;
+            } else {
+                count.silent += 1;
+            }
+        }
+    }
+    counts
 }
 
 fn milliseconds(duration: Duration) -> u32 {

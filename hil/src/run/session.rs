@@ -82,6 +82,7 @@ impl<'a> Session<'a> {
             let result = runner.run(suite).await?;
             self.suites.push(result);
         }
+        runner.log_counters()?;
         self.phases.push(clock.end());
         Ok(())
     }

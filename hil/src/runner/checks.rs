@@ -1,6 +1,7 @@
 //! What must hold, looked at for real: on every node, and in the fabric's counters.
 
 use super::{NEIGHBOURS_PATIENCE, Runner, Seen, inventory};
+use crate::events::{Event, RoundTrips};
 use crate::lab::faults::Made;
 use crate::run::RunError;
 use deploy::{Cabling, DeployError, MeshProbe, Over, RoundTrip};
@@ -163,6 +164,9 @@ impl Runner<'_> {
     pub(super) async fn round_trips(&self, probes: u32) -> Result<Seen, DeployError> {
         let probes = u16::try_from(probes).unwrap_or(u16::MAX);
         let trips = deploy::mesh(&self.cluster, MeshProbe::round_trips(probes)).await?;
+        for measured in RoundTrips::of(&self.cluster, &trips) {
+            self.log.log(Event::RoundTrips(measured));
+        }
         let lost = incomplete(&trips);
         Ok(Seen::unless(&lost, round_trip_table(&self.cluster, &trips)))
     }
