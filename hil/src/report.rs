@@ -4,9 +4,12 @@
 //! one [`Summary`]. The schema of `summary.json` is documented in `docs/report.md`; its `schema` field changes with it.
 
 mod junit;
+mod read;
+pub mod story;
 mod terminal;
 
 pub use junit::junit;
+pub use read::{ReadError, RunRead, read};
 pub use terminal::terminal;
 
 use crate::events::Verdict;
