@@ -4,11 +4,13 @@
 //! one [`Summary`]. The schema of `summary.json` is documented in `docs/report.md`; its `schema` field changes with it.
 
 mod junit;
+mod page;
 mod read;
 pub mod story;
 mod terminal;
 
 pub use junit::junit;
+pub use page::page;
 pub use read::{ReadError, RunRead, read};
 pub use terminal::terminal;
 
@@ -140,7 +142,8 @@ pub struct WriteError {
     pub source: io::Error,
 }
 
-/// Writes `summary.json` and `junit.xml` into the run's folder.
+/// Writes `summary.json`, `junit.xml` and, drawn from the event log that is there by then, `report.html` into the run's
+/// folder.
 pub fn write(summary: &Summary, dir: &Path) -> Result<(), WriteError> {
     let put = |name: &str, content: String| {
         let path = dir.join(name);
@@ -149,7 +152,17 @@ pub fn write(summary: &Summary, dir: &Path) -> Result<(), WriteError> {
     let mut json = serde_json::to_string_pretty(summary).unwrap_or_default();
     json.push('\n');
     put("summary.json", json)?;
-    put("junit.xml", junit(summary))
+    put("junit.xml", junit(summary))?;
+    redraw(dir).map(drop)
+}
+
+/// Draws `report.html` from the run's folder, and says where it is.
+pub fn redraw(dir: &Path) -> Result<PathBuf, WriteError> {
+    let path = dir.join("report.html");
+    let failed = |source| WriteError { path: path.clone(), source };
+    let run = read(dir).map_err(|error| failed(io::Error::other(error)))?;
+    std::fs::write(&path, page(&run.story, run.summary.as_ref())).map_err(failed)?;
+    Ok(path)
 }
 
 #[cfg(test)]
@@ -222,6 +235,9 @@ pub(crate) mod tests {
     #[test]
     fn the_summary_reads_back() {
         let dir = tempfile::tempdir().unwrap();
+        let events = story::tests::example();
+        let lines: Vec<String> = events.iter().map(|event| serde_json::to_string(event).unwrap()).collect();
+        std::fs::write(dir.path().join("events.jsonl"), lines.join("\n")).unwrap();
         write(&example(), dir.path()).unwrap();
         let text = std::fs::read_to_string(dir.path().join("summary.json")).unwrap();
         assert_eq!(serde_json::from_str::<Summary>(&text).unwrap(), example());

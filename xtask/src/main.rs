@@ -3,6 +3,7 @@
 //! Thin on purpose: it parses the command line and calls the library that does the work.
 
 mod hil_command;
+mod report_command;
 mod test_command;
 
 use clap::{Parser, Subcommand};
