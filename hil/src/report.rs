@@ -3,12 +3,14 @@
 //! The event log is written while the run goes on ([`crate::events`]); what is here is written once, at the end, from
 //! one [`Summary`]. The schema of `summary.json` is documented in `docs/report.md`; its `schema` field changes with it.
 
+mod compare;
 mod junit;
 mod page;
 mod read;
 pub mod story;
 mod terminal;
 
+pub use compare::{COMPARE_SCHEMA, Comparison, NumberChange, Side, VerdictChange, WordsChange, compare};
 pub use junit::junit;
 pub use page::page;
 pub use read::{ReadError, RunRead, read};

@@ -79,6 +79,16 @@ enum HilCommand {
         /// The run's folder
         dir: PathBuf,
     },
+    /// Say what changed between two runs: verdicts, times, round trips, environment
+    Compare {
+        /// The first run's folder
+        before: PathBuf,
+        /// The second run's folder
+        after: PathBuf,
+        /// As JSON, with everything, also what did not change
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -93,6 +103,9 @@ pub(crate) fn run(arguments: HilArguments) -> ExitCode {
     match &arguments.command {
         Some(HilCommand::End { dir }) => return end(dir),
         Some(HilCommand::Report { dir }) => return report_command::report(dir),
+        Some(HilCommand::Compare { before, after, json }) => {
+            return report_command::compare(before, after, *json);
+        }
         None => {}
     }
     let ui = Ui::new();
