@@ -113,7 +113,7 @@ pub(super) fn counters(counters: Option<&Counters>) -> Element {
         .add(classed("p", "lead").text(
             "Frames that arrived since the lab's switches were started, by VLAN and priority; each is counted on every cable.",
         ))
-        .add(table(["cables", "VLAN", "priority", "frames", "bytes"], rows));
+        .add(table(["cables", "VLAN", "priority", "frames", "bytes"], rows).with("class", "numbers"));
     if counters.dropped.is_empty() {
         return section.add(classed("p", "quiet").text("No frame was dropped."));
     }
