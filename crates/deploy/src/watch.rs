@@ -221,3 +221,35 @@ fn count_paths(reports: &[&NodeReport], dead_after_ms: u32) -> BTreeMap<StorageN
 fn milliseconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use network::diagnose::PathView;
+
+    fn index(number: u64) -> StorageNetworkIndex {
+        StorageNetworkIndex::try_from(number).unwrap()
+    }
+
+    #[test]
+    fn ways_carry_that_were_heard_lately_counted_from_now() {
+        let path = |network, heard_ms_ago| PathView {
+            peer: "b1".parse().unwrap(),
+            network: index(network),
+            heard_ms_ago,
+        };
+        let report = |age_ms, paths| NodeReport {
+            node: "a1".parse().unwrap(),
+            age_ms,
+            listening_ms: 9000,
+            paths,
+            nics: Vec::new(),
+        };
+        let young = report(100, vec![path(1, Some(900)), path(1, Some(901)), path(2, None)]);
+        let old = report(1000, vec![path(2, Some(0)), path(2, Some(1))]);
+        let counts = count_paths(&[&young, &old], 1000);
+        let count = |network| counts[&index(network)];
+        assert_eq!(count(1), PathCount { carrying: 1, silent: 1 });
+        assert_eq!(count(2), PathCount { carrying: 1, silent: 2 });
+    }
+}
