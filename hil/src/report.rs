@@ -1,7 +1,8 @@
-//! What a run leaves behind: `summary.json`, `junit.xml` and a table on the terminal.
+//! What a run leaves behind: `summary.json`, `junit.xml`, `report.html` and a table on the terminal.
 //!
 //! The event log is written while the run goes on ([`crate::events`]); what is here is written once, at the end, from
-//! one [`Summary`]. The schema of `summary.json` is documented in `docs/report.md`; its `schema` field changes with it.
+//! one [`Summary`], and the page from the log, so that it can be drawn again ([`redraw`]) and two runs be held against each
+//! other ([`compare()`]). The schema of `summary.json` is documented in `docs/report.md`; its `schema` field changes with it.
 
 mod compare;
 mod junit;
@@ -155,16 +156,35 @@ pub fn write(summary: &Summary, dir: &Path) -> Result<(), WriteError> {
     json.push('\n');
     put("summary.json", json)?;
     put("junit.xml", junit(summary))?;
-    redraw(dir).map(drop)
+    redraw(dir).map(drop).map_err(|error| match error {
+        RedrawError::Write(error) => error,
+        RedrawError::Read(error) => WriteError { path: page_path(dir), source: io::Error::other(error) },
+    })
 }
 
-/// Draws `report.html` from the run's folder, and says where it is.
-pub fn redraw(dir: &Path) -> Result<PathBuf, WriteError> {
-    let path = dir.join("report.html");
-    let failed = |source| WriteError { path: path.clone(), source };
-    let run = read(dir).map_err(|error| failed(io::Error::other(error)))?;
-    std::fs::write(&path, page(&run.story, run.summary.as_ref())).map_err(failed)?;
-    Ok(path)
+/// A run's page could not be drawn again.
+#[derive(Debug, thiserror::Error)]
+pub enum RedrawError {
+    /// What the run left behind can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The page can't be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// Draws `report.html` from what is in the run's folder, and says where it is.
+pub fn redraw(dir: &Path) -> Result<PathBuf, RedrawError> {
+    let run = read(dir)?;
+    let path = page_path(dir);
+    match std::fs::write(&path, page(&run.story, run.summary.as_ref())) {
+        Ok(()) => Ok(path),
+        Err(source) => Err(WriteError { path, source }.into()),
+    }
+}
+
+fn page_path(dir: &Path) -> PathBuf {
+    dir.join("report.html")
 }
 
 #[cfg(test)]

@@ -51,10 +51,10 @@ pub(super) fn tiles(story: &Story) -> Element {
     let well = broken.iter().filter(|scenario| scenario.well_after_ms().is_some()).count();
     let (passed, not_applicable) = (story.count(Verdict::Passed), story.count(Verdict::NotApplicable));
     let ran = story.scenarios().count() - not_applicable;
-    let besides = if not_applicable > 0 {
-        format!("{not_applicable} not applicable")
-    } else {
-        "all applicable".to_owned()
+    let besides = match (ran, not_applicable) {
+        (0, 0) => "none was run".to_owned(),
+        (_, 0) => "all applicable".to_owned(),
+        (_, others) => format!("{others} not applicable"),
     };
     let tile = |number: String, what: &str, small: String| {
         classed("li", "tile")
@@ -73,7 +73,7 @@ pub(super) fn tiles(story: &Story) -> Element {
         tile(
             slowest(ScenarioStory::well_after_ms),
             "slowest to be well again",
-            format!("well again in {well} of {}", broken.len()),
+            format!("well again in {well} of {}", several(broken.len(), "scenario")),
         ),
     ])
 }

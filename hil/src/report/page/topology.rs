@@ -43,7 +43,7 @@ impl Width {
     /// Between the rooms.
     fn gap(self) -> u32 {
         match self {
-            Self::Phone => 28,
+            Self::Phone => 18,
             Self::Desktop => 160,
         }
     }
@@ -308,14 +308,15 @@ impl<'a> Picture<'a> {
             }
             None => self.shapes.push(dot("dot none", outer, middle)),
         }
-        let port = nic.port.as_ref().map_or("no neighbour", |port| port.port.as_str());
-        let characters = (width - 20) / CHARACTER;
+        let characters = (width - 16) / CHARACTER;
+        let missing = if characters < 24 { "none" } else { "no neighbour" };
+        let port = nic.port.as_ref().map_or(missing, |port| port.port.as_str());
         let shown = fit(&short(port, characters / 2), characters * 3 / 5);
         let left = characters.saturating_sub(shown.chars().count() as u32 + 1);
         let texts = [
-            classed("text", "nic").with("x", x + 10).with("y", middle + 4).text(fit(&nic.adapter, left)),
+            classed("text", "nic").with("x", x + 8).with("y", middle + 4).text(fit(&nic.adapter, left)),
             classed("text", if nic.port.is_some() { "port" } else { "port missing" })
-                .with("x", x + width - 10)
+                .with("x", x + width - 8)
                 .with("y", middle + 4)
                 .text(shown),
         ];
@@ -450,6 +451,6 @@ mod tests {
         for nic in topology.nodes.iter_mut().flat_map(|node| &mut node.nics) {
             nic.port = None;
         }
-        assert_eq!(draw(&topology, Width::Phone).to_string().matches(">no ").count(), 7);
+        assert_eq!(draw(&topology, Width::Phone).to_string().matches(">none<").count(), 7);
     }
 }
