@@ -128,11 +128,11 @@ pub struct Dropped {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cables {
-    /// From a machine to a switch, both ways.
+    /// From a machine to a top-of-rack switch, both ways.
     Node,
     /// Between top-of-rack switches: the room-to-room links, and what joins the switches of a room.
     Switch,
-    /// At a spine.
+    /// At a spine, whatever is at the other end: where storage frames must not be seen.
     Spine,
 }
 
@@ -246,8 +246,8 @@ impl Counters {
             let link = topology.links.iter().find(|link| link.id == counted.link);
             let at_node = link.is_some_and(|link| link.ends().any(|end| matches!(end, fabric::End::Nic(_))));
             let cables = match (spine.contains(&&counted.link), at_node) {
-                (_, true) => Cables::Node,
-                (true, false) => Cables::Spine,
+                (true, _) => Cables::Spine,
+                (false, true) => Cables::Node,
                 (false, false) => Cables::Switch,
             };
             for way in [&counted.a_to_b, &counted.b_to_a] {
@@ -306,5 +306,80 @@ mod tests {
         *counts.last_mut().unwrap() = 1;
         assert_eq!(buckets(&counts).last().unwrap().up_to_us, None);
         assert_eq!(buckets(&[0, 0]), []);
+    }
+
+    #[test]
+    fn ways_of_a_group_are_added_up_and_the_worst_is_told() {
+        let trip = |median_us, p99_us, received, lost, bucket: usize| {
+            let mut histogram = vec![0; ROUND_TRIP_BOUNDS_US.len() + 1];
+            histogram[bucket] = received;
+            let answer = api::PingAnswer {
+                sent: received + lost,
+                received,
+                lost,
+                min_us: Some(median_us - 1),
+                median_us: Some(median_us),
+                p99_us: Some(p99_us),
+                max_us: Some(p99_us + 1),
+                histogram,
+                first_error: None,
+            };
+            let (from, to) = ("a1".parse().unwrap(), "b1".parse().unwrap());
+            RoundTrip { from, to, over: Over::Management, answer }
+        };
+        let trips = [trip(90, 700, 10, 0, 6), trip(120, 400, 9, 1, 7), trip(95, 100, 4, 0, 6)];
+        let all = RoundTrips::group(Over::Management, false, &trips.iter().collect::<Vec<_>>());
+        assert_eq!((all.ways, all.answered, all.lost), (3, 23, 1));
+        assert_eq!((all.min_us, all.max_us), (Some(89), Some(701)));
+        assert_eq!((all.worst_median_us, all.worst_p99_us), (Some(120), Some(700)));
+        assert_eq!(all.buckets.iter().map(|bucket| bucket.probes).collect::<Vec<_>>(), [14, 9]);
+    }
+
+    #[test]
+    fn frames_are_counted_by_the_kind_of_cable_both_ways() {
+        let port = |switch: &str| serde_json::json!({"port": {"switch": switch, "port": "p1"}});
+        let switch = |id: &str, role: &str| {
+            serde_json::json!({"id": id, "system_name": id, "chassis_mac": "02:00:00:00:00:01", "role": role,
+                "room": null, "mtu": 9000, "ports": []})
+        };
+        let link = |id: &str, a, b| serde_json::json!({"id": id, "a": a, "b": b});
+        let topology = serde_json::from_value(serde_json::json!({
+            "switches": [switch("t1", "tor"), switch("t2", "tor"), switch("s", "spine")],
+            "nics": ["a1.nic"],
+            "links": [
+                link("node", serde_json::json!({"nic": "a1.nic"}), port("t1")),
+                link("room", port("t1"), port("t2")),
+                link("up", port("t1"), port("s")),
+                link("witness", serde_json::json!({"nic": "a1.nic"}), port("s")),
+            ],
+            "lldp_interval_ms": 1000,
+        }));
+        let way = |frames: u64| {
+            serde_json::json!({
+                "carried": [{"vlan": 711, "pcp": 3, "count": {"frames": frames, "bytes": frames * 10}}],
+                "dropped": [{"reason": "cut", "vlan": 711, "count": {"frames": 1, "bytes": 10}}],
+                "link_local": {"frames": 5, "bytes": 50},
+            })
+        };
+        let counted =
+            |id: &str, frames| serde_json::json!({"link": id, "a_to_b": way(frames), "b_to_a": way(1)});
+        let counters = serde_json::from_value(serde_json::json!({
+            "at_us": 1,
+            "links": [counted("node", 2), counted("room", 20), counted("up", 200), counted("witness", 2000)],
+        }));
+        let all = Counters::of(&topology.unwrap(), &counters.unwrap());
+        let carried: Vec<_> =
+            all.carried.iter().map(|class| (class.cables, class.vlan, class.pcp, class.frames)).collect();
+        assert_eq!(
+            carried,
+            [(Cables::Node, 711, 3, 3), (Cables::Switch, 711, 3, 21), (Cables::Spine, 711, 3, 2202)]
+        );
+        assert_eq!(all.carried[2].bytes, 22_020);
+        let dropped: Vec<_> =
+            all.dropped.iter().map(|drop| (drop.cables, drop.reason.as_str(), drop.frames)).collect();
+        assert_eq!(
+            dropped,
+            [(Cables::Node, "cut", 2), (Cables::Switch, "cut", 2), (Cables::Spine, "cut", 4)]
+        );
     }
 }

@@ -152,7 +152,13 @@ fn node_row(story: &Story, from_ms: u64, to_ms: u64) -> Option<Row> {
     let mut nodes: Vec<&Ready> = story.ready.iter().collect();
     nodes.sort_by(|a, b| a.node.cmp(&b.node));
     (!nodes.is_empty()).then(|| Row {
-        caption: "machines that report".to_owned(),
+        // Without a word on who reports, the log holds only when they first answered.
+        caption: if story.paths.is_empty() {
+            "machines, since they answered"
+        } else {
+            "machines that report"
+        }
+        .to_owned(),
         lanes: nodes.into_iter().map(lane).collect(),
     })
 }

@@ -84,7 +84,7 @@ pub(super) fn draw(topology: &Topology, width: Width) -> Element {
     let rooms = rooms(topology);
     let (third, rooms): (Vec<Room<'_>>, Vec<Room<'_>>) =
         rooms.into_iter().partition(|room| room.name.is_none());
-    let mut picture = Picture { width, shapes: Vec::new(), places: BTreeMap::new() };
+    let mut picture = Picture { width, shapes: Vec::new(), across: Vec::new(), places: BTreeMap::new() };
     let mut y = MARGIN;
     if let Some(third) = third.first() {
         y = picture.third_place(third, rooms.len(), y);
@@ -123,6 +123,7 @@ fn finish(picture: Picture<'_>, topology: &Topology, rooms: &[Room<'_>], height:
             topology.wiring
         )))
         .all(picture.shapes)
+        .all(picture.across)
 }
 
 /// Who stands where. The third place, if there is anything in it, has no name.
@@ -174,6 +175,8 @@ fn height_of(room: &Room<'_>) -> u32 {
 struct Picture<'a> {
     width: Width,
     shapes: Vec<Element>,
+    /// Cables from one room to the other: drawn last, or a room would hide them.
+    across: Vec<Element>,
     places: BTreeMap<&'a str, Place>,
 }
 
@@ -304,7 +307,11 @@ impl<'a> Picture<'a> {
             Some(place) => {
                 let from = if place.left > x { x + width } else { x };
                 let to = if place.left > x { place.left } else { place.right };
-                self.line(&format!("cable across s{}", place.number), (from, middle, to, place.y));
+                let line = line(&format!("cable across s{}", place.number), (from, middle, to, place.y));
+                let ends = [(from, middle), (to, place.y)];
+                let dots = ends.map(|(x, y)| dot(&format!("dot s{}", place.number), x, y));
+                self.across.push(line);
+                self.across.extend(dots);
             }
             None => self.shapes.push(dot("dot none", outer, middle)),
         }
@@ -355,10 +362,13 @@ impl<'a> Picture<'a> {
         }
     }
 
-    fn line(&mut self, class: &str, (x1, y1, x2, y2): (u32, u32, u32, u32)) {
-        let line = classed("line", class).with("x1", x1).with("y1", y1).with("x2", x2).with("y2", y2);
-        self.shapes.push(line);
+    fn line(&mut self, class: &str, ends: (u32, u32, u32, u32)) {
+        self.shapes.push(line(class, ends));
     }
+}
+
+fn line(class: &str, (x1, y1, x2, y2): (u32, u32, u32, u32)) -> Element {
+    classed("line", class).with("x1", x1).with("y1", y1).with("x2", x2).with("y2", y2)
 }
 
 /// Pixels that the rails of a room take.
