@@ -7,7 +7,8 @@
 //! (below each step: the exit code if it fails)
 //!
 //! Invariants: bad input starts nothing and writes nothing; a run that ends after its event log was begun is reported
-//! on, unless that log or the report itself can't be written; the lab is gone unless it was to be kept.
+//! on, unless the report itself can't be written; the lab is gone unless it was to be kept, and it is kept only if it
+//! did not fail itself and nobody interrupted it.
 
 mod session;
 mod setup;
@@ -52,6 +53,12 @@ pub enum RunError {
     /// Two options contradict each other.
     #[error("{0}")]
     Options(&'static str),
+    /// No scenario makes sense on this cluster.
+    #[error("none of the chosen suites can show anything on this cluster:\n{0}")]
+    NothingApplicable(String),
+    /// The folder for the report holds something else.
+    #[error("{} holds files, but no report of an earlier run", .0.display())]
+    NotOurs(PathBuf),
     /// The host lacks something.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -99,21 +106,37 @@ impl RunError {
             | Self::Unreadable(_)
             | Self::Suite(_)
             | Self::Options(_)
-            | Self::Lab(LabError::File(_) | LabError::Plan(_))
+            | Self::NothingApplicable(_)
+            | Self::NotOurs(_)
+            | Self::Lab(LabError::File { .. } | LabError::Plan(_))
             | Self::Image(ImageError::NoImage { .. }) => 2,
             Self::Interrupted => 130, // 128 + SIGINT, as shells have it
             _ => 69,                  // EX_UNAVAILABLE of sysexits.h
         }
     }
 
-    /// What to do about it, when there is something to say.
+    /// What to do about it, when there is something to say that the message does not.
     pub fn help(&self) -> Option<&'static str> {
         match self {
             Self::Lab(error) => Some(error.help()),
+            Self::Deploy(error) => Some(error.help()),
+            Self::Read { .. } => Some("see that the path is right and that this user may read the file"),
             Self::Folder { .. } | Self::Log(_) | Self::Report(_) => {
                 Some("make room there, or choose another folder with --out")
             }
-            _ => None,
+            Self::NotOurs(_) => Some("choose an empty or new folder with --out, or that of an earlier run"),
+            Self::NothingApplicable(_) => Some("choose other suites, or another shape or template"),
+            Self::Refused(_) => Some(
+                "the nodes' consoles are in the report's folder; --keep leaves the lab up to be looked at",
+            ),
+            Self::Signals(_)
+            | Self::Unreadable(_)
+            | Self::Rules(_)
+            | Self::Suite(_)
+            | Self::Options(_)
+            | Self::Host(_)
+            | Self::Image(_)
+            | Self::Interrupted => None,
         }
     }
 }
@@ -125,7 +148,7 @@ pub struct Outcome {
     pub summary: Summary,
     /// The report's folder.
     pub dir: PathBuf,
-    /// What a kept lab's user should know.
+    /// What a kept lab's user should know: a lab is kept also when what was examined in it is wrong.
     pub kept: Option<String>,
     /// Why it did not come to its end, if it did not.
     pub error: Option<RunError>,
@@ -152,13 +175,16 @@ pub async fn run(options: Options, ui: &Ui) -> Result<Outcome, RunError> {
         result = session.work() => result,
         () = interruption.come() => Err(RunError::Interrupted),
     };
-    let kept = session.end().await;
-    let (kept, error) = match (kept, result) {
-        (Ok(kept), Ok(())) => (kept, None),
-        (_, Err(error)) | (Err(error), Ok(())) => (None, Some(error)),
-    };
-    let summary = session.finish(error.as_ref())?;
+    let mut error = result.err();
+    // What the product did wrong is worth a look; a lab that failed, or that somebody interrupted, is not.
+    let worth_keeping = error.as_ref().is_none_or(|error| error.exit_code() == 1);
+    let kept = session.end(worth_keeping).await.unwrap_or_else(|at_the_end| {
+        error.get_or_insert(at_the_end);
+        None
+    });
+    let (summary, log_error) = session.finish(error.as_ref());
     report::write(&summary, &dir)?;
+    let error = error.or(log_error.map(RunError::Log));
     Ok(Outcome { summary, dir, kept, error })
 }
 

@@ -12,16 +12,19 @@
 mod checks;
 mod diagnosis;
 mod inventory;
+mod refusal;
+mod spine;
 
 use crate::events::{Counters, Event, EventLog, Topology, Verdict};
-use crate::lab::Lab;
+use crate::lab::{Lab, LabError};
 use crate::progress::Progress;
-use crate::report::{ScenarioResult, StepResult, SuiteResult};
+use crate::report::{ScenarioResult, StepResult};
 use crate::run::RunError;
-use crate::suite::{Need, Scenario, Step, Suite};
+use crate::suite::{Scenario, Step, Suite};
 use crate::ui::{Line, Ui};
 use deploy::watch::{Sighting, Watch};
-use deploy::{Cluster, Member};
+use deploy::{Cluster, Member, NetworkStage};
+use diagnosis::Vigil;
 use model::ClusterSpec;
 use network::diagnose::Thresholds;
 use std::sync::Arc;
@@ -66,8 +69,8 @@ pub(crate) struct Runner<'a> {
     logger: JoinHandle<()>,
     /// When the first and the last of the faults in force were made.
     faulted: Option<(Instant, Instant)>,
-    /// Whether a step has seen the faults named; they must then stay named until they are mended.
-    named: bool,
+    /// Once a step has seen the faults named, they must stay named until they are mended.
+    vigil: Vigil,
 }
 
 impl Drop for Runner<'_> {
@@ -85,25 +88,27 @@ impl<'a> Runner<'a> {
         ui: &'a Ui,
     ) -> Result<Self, RunError> {
         let line = ui.line("deploy");
-        let cluster = cluster(spec, lab);
-        line.step("listens to the switches");
-        let cabling = deploy::cabling(&cluster, NEIGHBOURS_PATIENCE).await?;
-        let errors = cabling.errors();
-        if !errors.is_empty() {
-            return Err(RunError::Refused(errors.join("\n")));
-        }
+        let cluster = cluster(spec, lab)?;
+        line.step("listens to the switches, then configures the networks");
+        let (cabling, applied) = match deploy::network(&cluster, NEIGHBOURS_PATIENCE).await? {
+            NetworkStage::Applied { cabling, applied } => (cabling, applied),
+            NetworkStage::Refused(cabling) => {
+                let errors = cabling.errors();
+                let complaints = errors.map(|error| format!("{error}\n  help: {}", error.help()));
+                return Err(RunError::Refused(complaints.collect::<Vec<_>>().join("\n")));
+            }
+        };
         log.log(Event::Topology(Topology::of(&cluster, &cabling)));
-        line.step("configures the networks");
-        let failures = deploy::apply(&cluster).await?.failures();
+        let failures = applied.failures();
         if !failures.is_empty() {
             return Err(RunError::Refused(failures.join("\n")));
         }
         line.step("waits until every path carries");
         deploy::start_paths(&cluster).await?;
         let watch = Watch::start(&cluster, cabling.seen, Thresholds::default());
-        let logger = tokio::spawn(diagnosis::log_losses(watch.sightings(), Arc::clone(log)));
-        let runner =
-            Self { cluster, lab, log: Arc::clone(log), ui, watch, logger, faulted: None, named: false };
+        let vigil = Vigil::default();
+        let logger = tokio::spawn(diagnosis::log_losses(watch.sightings(), Arc::clone(log), vigil.clone()));
+        let runner = Self { cluster, lab, log: Arc::clone(log), ui, watch, logger, faulted: None, vigil };
         let health = runner.well_by(Instant::now() + FIRST_HEALTH).await;
         if health.good { Ok(runner) } else { Err(RunError::Refused(health.what)) }
     }
@@ -115,14 +120,15 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// Takes a suite through its scenarios.
-    pub(crate) async fn run(&mut self, suite: &Suite) -> Result<SuiteResult, RunError> {
+    /// Takes a suite through its scenarios. Each is reported as it ends, so that what ends a run early takes nothing away.
+    pub(crate) async fn run(
+        &mut self,
+        suite: &Suite,
+        mut report: impl FnMut(ScenarioResult),
+    ) -> Result<(), RunError> {
         let line = self.ui.line(&suite.name);
-        let mut scenarios = Vec::new();
         for scenario in &suite.scenarios {
-            let needs = suite.needs.iter().chain(&scenario.needs);
-            let unmet = needs.copied().find_map(|need| self.unmet(need));
-            let result = match unmet {
+            let result = match suite.unmet(scenario, &self.cluster.spec) {
                 Some(why) => not_applicable(scenario, why),
                 None => self.scenario(suite, scenario, &line).await?,
             };
@@ -133,23 +139,9 @@ impl<'a> Runner<'a> {
                 took_ms: result.took_ms,
             });
             self.ui.say(&in_a_line(suite, &result));
-            scenarios.push(result);
+            report(result);
         }
-        Ok(SuiteResult { name: suite.name.clone(), title: suite.title.clone(), scenarios })
-    }
-
-    /// Why this cluster can't have what a suite needs.
-    fn unmet(&self, need: Need) -> Option<&'static str> {
-        let spec = &self.cluster.spec;
-        match need {
-            Need::DedicatedStorage if spec.intents.iter().any(model::Intent::is_converged_storage) => {
-                Some("storage shares its NICs with other traffic, so there are no two paths")
-            }
-            Need::PeersInRoom if spec.shape().nodes_per_zone() == 1 => {
-                Some("with one node in a room, this fault looks like a cut between the rooms")
-            }
-            Need::DedicatedStorage | Need::PeersInRoom => None,
-        }
+        Ok(())
     }
 
     async fn scenario(
@@ -173,7 +165,12 @@ impl<'a> Runner<'a> {
         self.mend().await?;
         let good_so_far = steps.iter().all(|step| step.good);
         let at = Instant::now();
-        let well = self.well_by(at + Duration::from_millis(scenario.bound_ms)).await;
+        let mut well = self.well_by(at + Duration::from_millis(scenario.bound_ms)).await;
+        if well.good {
+            // The watch looks at storage paths and cables; that management carries is asked for.
+            let management = or_failure(self.management_carries().await);
+            well = if management.good { well } else { management };
+        }
         steps.push(self.note(suite, scenario, "all is well again".to_owned(), well, at));
         let at = Instant::now();
         let spine = self.spine_carries_no_storage()?;
@@ -219,6 +216,7 @@ impl<'a> Runner<'a> {
             Step::Carries { storage_network, for_ms } => {
                 Ok(or_failure(self.carries(*storage_network, Duration::from_millis(*for_ms)).await))
             }
+            Step::ManagementCarries {} => Ok(or_failure(self.management_carries().await)),
             Step::SpineCarriesNoStorage {} => self.spine_carries_no_storage(),
             Step::PrioritiesAreSeen {} => self.priorities_are_seen(),
             Step::Refused {} => Ok(or_failure(self.refused().await)),
@@ -237,32 +235,28 @@ impl<'a> Runner<'a> {
         if self.faulted.is_none() {
             self.watch.listen_for_silences();
         }
-        let made = self.lab.break_it(&self.cluster.spec, step).await?;
+        // From before the fault: what follows it must not look faster than it is.
         let now = Instant::now();
+        let made = self.lab.break_it(&self.cluster.spec, step).await?;
         self.faulted = Some((self.faulted.map_or(now, |(first, _)| first), now));
         let words: Vec<String> = made.iter().map(ToString::to_string).collect();
         for fault in &words {
             self.log.log(Event::FaultMade { fault: fault.clone() });
         }
-        Ok(Seen::held(words.join("\n")))
+        Ok(if words.is_empty() { Seen::not("nothing was broken") } else { Seen::held(words.join("\n")) })
     }
 
     async fn heal(&mut self) -> Result<Seen, RunError> {
-        let last = self.watch.sightings().borrow().clone();
-        let expected = self.expected();
-        let seen = if self.named && last.lost() != expected {
-            Seen::not(format!("before it was mended, this was named: {}", diagnosis::words(&last)))
-        } else {
-            Seen::held("done")
-        };
+        let strays = self.vigil.end();
         self.mend().await?;
-        Ok(seen)
+        Ok(Seen::unless(&strays, "done"))
     }
 
     async fn mend(&mut self) -> Result<(), RunError> {
-        self.named = false;
+        self.vigil.end();
+        // A fault that failed half-way is in force, too: mending undoes what there is.
+        self.lab.mend().await?;
         if self.faulted.take().is_some() {
-            self.lab.mend().await?;
             self.log.log(Event::Healed);
         }
         Ok(())
@@ -283,15 +277,16 @@ impl<'a> Runner<'a> {
 }
 
 /// The lab's nodes as a cluster to deploy.
-fn cluster(spec: &ClusterSpec, lab: &Lab) -> Cluster {
+fn cluster(spec: &ClusterSpec, lab: &Lab) -> Result<Cluster, LabError> {
     let mut names: Vec<_> =
         spec.nodes().map(|(zone, node)| (Some(zone.name.clone()), node.name.clone())).collect();
     names.push((None, spec.witness.name.clone()));
-    let members = names.into_iter().filter_map(|(zone, name)| {
-        let node = lab.nodes().get(&name)?;
-        Some(Member { zone, adapters: node.adapters(), client: node.client.clone(), name })
+    let members = names.into_iter().map(|(zone, name)| {
+        let missing = || LabError::Missing { node: name.to_string() };
+        let node = lab.nodes().get(&name).ok_or_else(missing)?;
+        Ok(Member { zone, adapters: node.adapters(), client: node.client.clone(), name })
     });
-    Cluster { spec: spec.clone(), members: members.collect() }
+    Ok(Cluster { spec: spec.clone(), members: members.collect::<Result<_, LabError>>()? })
 }
 
 /// An agent that can't be asked is the product's failure, not the lab's.
@@ -299,11 +294,11 @@ fn or_failure(seen: Result<Seen, deploy::DeployError>) -> Seen {
     seen.unwrap_or_else(|error| Seen::not(crate::chain(&error)))
 }
 
-fn not_applicable(scenario: &Scenario, why: &str) -> ScenarioResult {
+fn not_applicable(scenario: &Scenario, why: String) -> ScenarioResult {
     ScenarioResult {
         name: scenario.name.clone(),
         verdict: Verdict::NotApplicable,
-        why: Some(why.to_owned()),
+        why: Some(why),
         took_ms: 0,
         steps: Vec::new(),
     }
@@ -313,7 +308,9 @@ fn in_a_line(suite: &Suite, result: &ScenarioResult) -> String {
     let head = format!("{}: {}", suite.name, result.name);
     match (result.verdict, result.failure()) {
         (Verdict::Failed, Some(step)) => format!("{head}: FAILED: {}: {}", step.step, step.seen),
-        (Verdict::NotApplicable, _) => format!("{head}: not applicable"),
+        (Verdict::NotApplicable, _) => {
+            format!("{head}: not applicable: {}", result.why.as_deref().unwrap_or_default())
+        }
         _ => format!("{head}: passed"),
     }
 }

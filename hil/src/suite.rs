@@ -5,6 +5,7 @@
 //! What a fault must be diagnosed as is not written down in the suite: the lab knows what it broke, and the step
 //! `named` asks for exactly that, no more and no less.
 
+use model::{ClusterSpec, Intent, Mtu, StorageNetwork};
 use serde::Deserialize;
 use std::fmt;
 
@@ -52,6 +53,26 @@ pub enum Need {
     DedicatedStorage,
     /// Another node in the same room. Without one, a switch that forwards nothing looks like a cut between the rooms.
     PeersInRoom,
+    /// Storage with packets larger than Ethernet's usual ones.
+    JumboFrames,
+}
+
+impl Need {
+    /// Why this cluster hasn't got it; `None`: it has.
+    fn unmet(self, spec: &ClusterSpec) -> Option<&'static str> {
+        match self {
+            Self::DedicatedStorage if spec.intents.iter().any(Intent::is_converged_storage) => {
+                Some("storage shares its NICs with other traffic, so there are no two paths")
+            }
+            Self::PeersInRoom if spec.shape().nodes_per_zone() == 1 => {
+                Some("with one node in a room, this fault looks like a cut between the rooms")
+            }
+            Self::JumboFrames if spec.storage_mtu() <= Mtu::ETHERNET => {
+                Some("the template asks for no jumbo frames")
+            }
+            Self::DedicatedStorage | Self::PeersInRoom | Self::JumboFrames => None,
+        }
+    }
 }
 
 /// One story of a suite, from a healthy cluster to a healthy cluster.
@@ -205,7 +226,10 @@ pub enum Step {
         /// How long it is watched, from the first fault, milliseconds. Longer than it takes to call a path dead.
         for_ms: u64,
     },
-    /// Deployment refuses the cabling, and names the cables that were moved: node, NIC, switch and port.
+    /// Every node and the witness reach each other on the management network.
+    ManagementCarries {},
+    /// Deployment refuses the cabling, blames the cables that were moved and no other (node, NIC, switch and port), and
+    /// touches no node.
     Refused {},
     /// What the nodes say they have is what the lab gave them.
     InventoryMatches {},
@@ -250,6 +274,7 @@ impl fmt::Display for Step {
             Self::Carries { storage_network, for_ms } => {
                 write!(f, "storage network {storage_network} carries on for {for_ms} ms")
             }
+            Self::ManagementCarries {} => f.write_str("management carries"),
             Self::Refused {} => f.write_str("deployment refuses the cabling and names it"),
             Self::InventoryMatches {} => f.write_str("inventory is what the lab built"),
             Self::CablingIsRight { within_ms: 0 } => f.write_str("cabling is right"),
@@ -268,6 +293,25 @@ impl Step {
     /// Whether the step breaks something.
     pub fn is_fault(&self) -> bool {
         matches!(self, Self::FailSwitch { .. } | Self::CutRoomLink { .. } | Self::CrossCable { .. })
+    }
+
+    /// What the step speaks of that this cluster hasn't got.
+    fn missing(&self, spec: &ClusterSpec) -> Option<String> {
+        match self {
+            Self::FailSwitch { storage_network, .. }
+            | Self::CutRoomLink { storage_network, .. }
+            | Self::Carries { storage_network, .. } => {
+                let has = |network: &StorageNetwork| network.index.get() == *storage_network;
+                (!spec.storage_networks.iter().any(has))
+                    .then(|| format!("the cluster has no storage network {storage_network}"))
+            }
+            Self::CrossCable { room, position, .. } => {
+                let nodes = spec.zones.get(room.index()).map_or(0, |zone| zone.nodes.len());
+                (!(1..=nodes).contains(&usize::from(*position)))
+                    .then(|| format!("{room} has no node {position}"))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -303,6 +347,14 @@ pub enum SuiteError {
         /// What it declares.
         budget: usize,
     },
+    /// A suite without scenarios, or a scenario without steps: it would hold without having looked at anything.
+    #[error("suite {suite}: {what} is empty")]
+    Empty {
+        /// The suite.
+        suite: String,
+        /// What.
+        what: String,
+    },
     /// A scenario ends broken.
     #[error("suite {suite}, scenario `{scenario}`: ends without mending what it broke")]
     EndsBroken {
@@ -318,10 +370,24 @@ impl Suite {
     pub fn parse(name: &str, text: &str) -> Result<Self, SuiteError> {
         let suite: Self =
             toml::from_str(text).map_err(|source| SuiteError::Syntax { name: name.to_owned(), source })?;
+        let empty = |what: &str| SuiteError::Empty { suite: suite.name.clone(), what: what.to_owned() };
+        if suite.scenarios.is_empty() {
+            return Err(empty("its list of scenarios"));
+        }
         for scenario in &suite.scenarios {
+            if scenario.steps.is_empty() {
+                return Err(empty(&format!("scenario `{}`", scenario.name)));
+            }
             scenario.check_budget(&suite.name)?;
         }
         Ok(suite)
+    }
+
+    /// Why a scenario makes no sense on a cluster; `None`: it does.
+    pub fn unmet(&self, scenario: &Scenario, spec: &ClusterSpec) -> Option<String> {
+        let needs = self.needs.iter().chain(&scenario.needs);
+        let unmet = needs.copied().find_map(|need| need.unmet(spec)).map(ToOwned::to_owned);
+        unmet.or_else(|| scenario.steps.iter().find_map(|step| step.missing(spec)))
     }
 
     /// The suites of these names, in the order given; with no names, those of the set.
@@ -369,7 +435,50 @@ mod tests {
         for (name, text) in BUILT_IN {
             assert_eq!(Suite::parse(name, text).unwrap().name, name);
         }
-        assert_eq!(Suite::select(&[], Set::Default).unwrap().len(), 4);
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("suites");
+        let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<_> = files.map(|path| path.file_stem().unwrap().to_owned()).collect();
+        files.sort();
+        let mut built_in = BUILT_IN.map(|(name, _)| name);
+        built_in.sort_unstable();
+        assert_eq!(files, built_in, "every suite file is built in");
+    }
+
+    #[test]
+    fn what_would_look_at_nothing_is_refused() {
+        assert!(matches!(parse(""), Err(SuiteError::Empty { .. })));
+        let none = "name = 's'\ntitle = 't'\nsets = []\nscenario = []";
+        assert!(matches!(Suite::parse("s", none), Err(SuiteError::Empty { .. })));
+    }
+
+    fn spec(shape: &str) -> ClusterSpec {
+        let text = std::fs::read_to_string(format!("templates/{shape}.toml")).unwrap();
+        let source = template::Source::new(shape.to_owned(), &text);
+        template::read(&source, &template::ReadOptions::default()).unwrap().spec.unwrap()
+    }
+
+    #[test]
+    fn what_a_cluster_has_not_got_makes_a_scenario_not_applicable() {
+        let unmet = |shape: &str, step: &str| {
+            let suite = parse(&format!("{step}, {{ do = 'heal' }}")).unwrap();
+            suite.unmet(&suite.scenarios[0], &spec(shape))
+        };
+        let cross = "{ do = 'cross-cable', room = 2, position = 2, nics = 'all' }";
+        assert_eq!(unmet("2+2", cross), None);
+        assert_eq!(unmet("1+1", cross).unwrap(), "room 2 has no node 2");
+        let cut = "{ do = 'cut-room-link', storage_network = 3 }";
+        assert_eq!(unmet("2+2", cut).unwrap(), "the cluster has no storage network 3");
+    }
+
+    #[test]
+    fn a_need_that_is_not_met_says_why() {
+        let small = ClusterSpec { intents: Vec::new(), ..spec("1+1") };
+        assert!(Need::PeersInRoom.unmet(&small).is_some());
+        assert!(Need::JumboFrames.unmet(&small).is_some());
+        let large = spec("2+2");
+        for need in [Need::PeersInRoom, Need::JumboFrames, Need::DedicatedStorage] {
+            assert_eq!(need.unmet(&large), None, "{need:?}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::report_command;
 use crate::test_command::root;
 use clap::{Args, Subcommand, ValueEnum};
+use hil::lab::EndError;
 use hil::run::{Options, Outcome, RunError};
 use hil::suite::Set;
 use hil::ui::Ui;
@@ -133,8 +134,8 @@ fn end(dir: &Path) -> ExitCode {
     match hil::lab::end_kept(dir) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: no kept lab answers in {}: {error}", dir.display());
-            ExitCode::from(2)
+            eprintln!("error: {}", hil::chain(&error));
+            ExitCode::from(if matches!(error, EndError::NoLab { .. }) { 2 } else { 69 })
         }
     }
 }

@@ -3,8 +3,8 @@
 //! ```text
 //!              PUT plan            POST commit
 //!   settled ─────────────▶ pending ────────────▶ settled
-//!      ▲                      │ confirm_within_ms passed, or the agent restarted
-//!      └──────────────────────┘ links as they were before
+//!      ▲                      │ confirm_within_ms passed, or the agent ended or restarted
+//!      └──────────────────────┘ links as they were before; tried again while that fails
 //! ```
 //! A plan that changed nothing, or that asks for no confirmation, is settled at once.
 
@@ -103,9 +103,10 @@ pub struct NetworkState {
     pub links: CurrentLinks,
     /// The newest plan that the node has taken up, whatever became of it.
     pub generation: Option<Generation>,
-    /// How long the plan still waits for its confirmation, milliseconds; `None`: it doesn't.
+    /// After what time the plan is taken back unless it is confirmed, milliseconds; `None`: it isn't.
     pub pending_ms: Option<u32>,
-    /// How the last way back ended that nobody asked for: after a missing confirmation or a restart.
+    /// How the plan of `generation` was taken back, if it was or should have been, for whatever reason. `None` when nothing is
+    /// pending: the plan is in force.
     pub taken_back: Option<TakenBack>,
 }
 
@@ -114,7 +115,8 @@ pub struct NetworkState {
 pub struct TakenBack {
     /// Its generation.
     pub generation: Generation,
-    /// How the way back ended: `rolled-back` or `rollback-failed`, `unchanged` if there was nothing to take back.
+    /// How the way back ended: `rolled-back`, the links are seen to be as before it; or `rollback-failed`, they are not, which
+    /// turns into `rolled-back` when a later try succeeds.
     #[serde(flatten)]
     pub outcome: Outcome,
 }

@@ -23,10 +23,9 @@ pub struct Cabling {
 }
 
 impl Cabling {
-    /// Why a deployment refuses it, in words; empty: it doesn't.
-    pub fn errors(&self) -> Vec<String> {
-        let errors = self.findings.iter().filter(|finding| finding.severity() == Severity::Error);
-        errors.map(ToString::to_string).collect()
+    /// Why a deployment refuses it; nothing: it doesn't.
+    pub fn errors(&self) -> impl Iterator<Item = &WiringFinding> {
+        self.findings.iter().filter(|finding| finding.severity() == Severity::Error)
     }
 }
 

@@ -75,6 +75,7 @@ pub fn place_witness(spec: &mut ClusterSpec) -> Result<(), DeployError> {
             && !management.dns.contains(address)
             && !nodes.contains(address)
     });
-    spec.witness.management_ip = Some(free.ok_or(DeployError::NoWitnessAddress)?);
+    spec.witness.management_ip =
+        Some(free.ok_or(DeployError::NoWitnessAddress { subnet: management.subnet })?);
     Ok(())
 }

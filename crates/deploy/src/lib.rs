@@ -1,15 +1,15 @@
 //! The deployment pipeline: a library over the api, used by whoever deploys (so far the lab).
 //!
 //! ```text
-//!   inventory ─► cabling ─► network (apply, read back, reach) ─► watch
+//!   inventory ─► cabling ─► network (look at the cables again, apply, read back, reach) ─► watch
 //! ```
 //!
 //! Purpose: each stage is a function that can be run again at any time: it looks before it changes, and changes nothing
 //! where nothing differs. [`watch`](mod@watch) keeps looking afterwards.
 //!
 //! Invariants: decisions are made by the pure crates; here they are only asked for and carried out, on all nodes at
-//! once. That nothing is applied while a cable contradicts the template ([`Cabling::errors`]) is so far up to the
-//! caller.
+//! once. Nothing is applied while a cable contradicts the template: [`network`](fn@network) is the only way to apply, and
+//! looks at the cables first.
 //!
 //! On failure: [`DeployError`] names the node; what other nodes did meanwhile stands, and the stage can be run again.
 
@@ -22,7 +22,7 @@ pub mod watch;
 pub use cabling::{Cabling, cabling};
 pub use cluster::{Cluster, Member, place_witness};
 pub use mesh::{MeshProbe, Networks, Over, RoundTrip, mesh};
-pub use network_stage::{NetworkApplied, apply, plan_for, read_back, start_paths};
+pub use network_stage::{NetworkApplied, NetworkStage, network, plan_for, read_back, start_paths};
 
 use api::ClientError;
 use model::NodeName;
@@ -53,6 +53,27 @@ pub enum DeployError {
         source: DiffError,
     },
     /// The management network has no free address for the witness.
-    #[error("the management subnet has no free address for the witness")]
-    NoWitnessAddress,
+    #[error("the management subnet {subnet} has no free address for the witness")]
+    NoWitnessAddress {
+        /// The subnet.
+        subnet: ipnet::Ipv4Net,
+    },
+}
+
+impl DeployError {
+    /// What to do about it.
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::Ask(_) => {
+                "see that the node runs and that its agent does; its console or journal says why not"
+            }
+            Self::Plan { .. } => "give the node an intent for every storage network in the template",
+            Self::Diff { .. } => {
+                "see that the node has the NICs that the template names, each with its MAC address"
+            }
+            Self::NoWitnessAddress { .. } => {
+                "give the witness an address in the template (witness.management_ip)"
+            }
+        }
+    }
 }

@@ -35,6 +35,8 @@ pub enum Networks {
     All,
     /// All storage networks.
     Storage,
+    /// The management network, with the witness.
+    Management,
     /// One storage network.
     One(StorageNetworkIndex),
 }
@@ -44,6 +46,9 @@ impl MeshProbe {
     pub const REACH: Self = Self { count: 3, full_size: false, over: Networks::All };
     /// Whether the largest packets pass.
     pub const FULL_SIZE: Self = Self { count: 3, full_size: true, over: Networks::Storage };
+
+    /// Whether management still carries.
+    pub const MANAGEMENT: Self = Self { count: 10, full_size: false, over: Networks::Management };
 
     /// How fast.
     pub fn round_trips(count: u16) -> Self {
@@ -141,6 +146,7 @@ fn ways(spec: &ClusterSpec, member: &Member, over: Networks) -> Vec<Probe> {
     let wanted = |network: &&StorageNetwork| match over {
         Networks::One(index) => network.index == index,
         Networks::All | Networks::Storage => true,
+        Networks::Management => false,
     };
     let storage_networks = spec.storage_networks.iter().filter(wanted);
     for (network, own) in storage_networks.filter_map(|network| own.map(|own| (network, own))) {
@@ -164,7 +170,7 @@ fn ways(spec: &ClusterSpec, member: &Member, over: Networks) -> Vec<Probe> {
         spec.nodes().map(|(_, node)| (node.name.clone(), node.management_ip)).collect();
     addresses.extend(spec.witness.management_ip.map(|address| (spec.witness.name.clone(), address)));
     let source = addresses.iter().find(|(name, _)| *name == member.name).map(|(_, address)| *address);
-    if let (Some(source), Networks::All) = (source, over) {
+    if let (Some(source), Networks::All | Networks::Management) = (source, over) {
         for (to, target) in addresses.iter().filter(|(name, _)| *name != member.name).cloned() {
             let (over, mtu, priority) = (Over::Management, Mtu::ETHERNET, Priority::DEFAULT);
             ways.push(Probe { to, over, source, target, mtu, priority });

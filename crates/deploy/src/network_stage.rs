@@ -1,23 +1,40 @@
 //! The network stage: every member's links as planned, proven by reading back and by reaching the peers.
 //!
 //! ```text
-//!   PUT plan (pending) on all ─► read back by each agent ─► reach every peer ─► commit on all
-//!                                        │ failure                  │ failure
-//!                                        └────► members take it back by themselves ◄┘
+//!   cables ─► PUT plan (pending) on all ─► read back by each agent ─► reach every peer ─► commit on all
+//!      │ contradict the template                     │ failure                  │ failure
+//!      ▼                                             └─► members take it back by themselves ◄┘
+//!   refused
 //! ```
-//! Invariants: no plan is committed anywhere before every member has every peer in reach. A member that loses its way back to
-//! us takes the plan back by itself when the time to confirm has passed.
+//! Invariants: nothing is applied while a cable contradicts the template. No plan is committed anywhere before every
+//! member has every peer in reach. A member that loses its way back to us takes the plan back by itself when the time to
+//! confirm has passed.
 
 use crate::mesh::{MeshProbe, RoundTrip, mesh};
-use crate::{Cluster, DeployError, Member};
+use crate::{Cabling, Cluster, DeployError, Member, cabling};
 use api::{Applied, ApplyRequest, ConfirmWithin, Outcome, PathsRequest};
 use model::NodeName;
 use network::{Generation, NetworkPlan, Op, diff, plan, plan_witness};
+use std::time::Duration;
 
 /// How long a plan waits for its confirmation: the mesh of four nodes per rack takes seconds on emulated machines.
 const CONFIRM_WITHIN_MS: u32 = 60_000;
 
-/// What the network stage did.
+/// What the network stage came to.
+#[derive(Debug)]
+pub enum NetworkStage {
+    /// A cable contradicts the template ([`Cabling::errors`] says which): nothing was applied anywhere.
+    Refused(Cabling),
+    /// The plans were taken up.
+    Applied {
+        /// The cables as they were just before.
+        cabling: Cabling,
+        /// How it went.
+        applied: NetworkApplied,
+    },
+}
+
+/// What applying the plans did.
 #[derive(Debug)]
 pub struct NetworkApplied {
     /// What each member did, in their order.
@@ -40,8 +57,18 @@ impl NetworkApplied {
     }
 }
 
-/// Makes all members' links as planned. Doing it again changes nothing.
-pub async fn apply(cluster: &Cluster) -> Result<NetworkApplied, DeployError> {
+/// Looks at the cables and, if they are what the template says, makes all members' links as planned. Doing it again
+/// changes nothing. Neighbours that are missing are waited for at most `patience`.
+pub async fn network(cluster: &Cluster, patience: Duration) -> Result<NetworkStage, DeployError> {
+    let cabling = cabling(cluster, patience).await?;
+    if cabling.errors().next().is_some() {
+        return Ok(NetworkStage::Refused(cabling));
+    }
+    let applied = apply(cluster).await?;
+    Ok(NetworkStage::Applied { cabling, applied })
+}
+
+async fn apply(cluster: &Cluster) -> Result<NetworkApplied, DeployError> {
     let states = cluster.ask_all(|member| member.client.network()).await?;
     let newest = states.iter().filter_map(|state| state.generation).max();
     let generation = Generation(newest.map_or(1, |newest| newest.0 + 1));

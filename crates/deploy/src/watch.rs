@@ -6,14 +6,14 @@
 //!
 //! Invariants: members are asked independently, so that one that hangs delays nobody else; a report's age is counted from
 //! when it was asked for, so that it never looks younger than it is. What is lost is decided by
-//! [`network::diagnose`], here is only the clock.
+//! [`network::diagnose`], which remembers what it saw in a [`Memory`]; here is only the clock.
 //!
 //! On failure: a member that can't be asked has a report that gets older, which the diagnosis knows how to take.
 
 use crate::{Cluster, Member};
 use api::Health;
 use model::{NodeName, StorageNetworkIndex};
-use network::diagnose::{Diagnosis, NodeReport, Thresholds, diagnose};
+use network::diagnose::{Diagnosis, Memory, NodeReport, Thresholds};
 use network::wiring::NodeCabling;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +24,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 /// How often each member is asked, and how often the reports are judged.
 const INTERVAL: Duration = Duration::from_millis(200);
-/// How long a member has to answer; after that its report is too old to be believed anyway.
+/// How long a member has to answer; long before that its last report is too old to be believed.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What was seen at a glance.
@@ -155,6 +155,8 @@ struct Judge {
 
 impl Judge {
     async fn run(self, tell: watch::Sender<Sighting>) {
+        let start = Instant::now();
+        let mut memory = Memory::default();
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !tell.is_closed() {
@@ -162,7 +164,8 @@ impl Judge {
             let reports = self.reports();
             self.note_silences(&reports);
             let networks = &self.cluster.spec.storage_networks;
-            let diagnosis = diagnose(networks, &self.known_good, &reports, self.thresholds);
+            let now_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let diagnosis = memory.diagnose(now_ms, networks, &self.known_good, &reports, self.thresholds);
             let young: Vec<&NodeReport> =
                 reports.iter().filter(|report| report.age_ms <= self.thresholds.stale_after_ms).collect();
             let silent = |member: &&Member| young.iter().all(|report| report.node != member.name);

@@ -10,6 +10,7 @@
 //!
 //! On failure: every operation has its error type, which names the link, adapter or byte concerned.
 
+pub mod announce;
 pub mod diagnose;
 pub mod diff;
 #[cfg(feature = "kernel")]

@@ -3,12 +3,14 @@
 //! Invariants: a fault goes to the fabric first, then the guests' carriers follow it. [`Lab::mend`] undoes every fault,
 //! whichever were made, and may be repeated.
 
+use super::plan::{NicPlan, NodePlan};
+use super::topology::cable_id;
 use super::{Lab, LabError};
 use crate::suite::{Nics, Room, Step, SwitchFailure, Way};
 use fabric::{CarrierChange, Cut, End, PortRef, Switch, SwitchId};
 use futures_util::future::try_join_all;
 use model::{AdapterName, ClusterSpec, NodeName, TrafficClass};
-use network::lldp::ChassisId;
+use network::lldp::{ChassisId, PortId};
 use std::fmt;
 
 /// A fault that was made, with what the lab knows of it.
@@ -31,20 +33,22 @@ pub enum Made {
         one_way: Option<(String, String)>,
     },
     /// A cable was moved.
-    Cable(MovedCable),
+    Cable(LabCable),
 }
 
-/// A cable that was moved: what a refusal must name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MovedCable {
+/// A cable from a node to a switch, as it is: what a refusal must name if it was moved there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LabCable {
+    /// The node's room, by its place in the template; the witness has none.
+    pub room: Option<usize>,
     /// The node.
     pub node: NodeName,
     /// Its NIC.
     pub adapter: AdapterName,
-    /// The switch where the cable is now, by the name that it sends.
-    pub switch: String,
-    /// The port there.
-    pub port: String,
+    /// The switch.
+    pub switch: ChassisId,
+    /// The switch's port.
+    pub port: PortId,
 }
 
 impl fmt::Display for Made {
@@ -60,7 +64,7 @@ impl fmt::Display for Made {
                     "the room-to-room link of storage network {storage_network} is cut from {from} to {to}"
                 )
             }
-            Self::Cable(MovedCable { node, adapter, switch, port }) => {
+            Self::Cable(LabCable { node, adapter, switch, port, .. }) => {
                 write!(f, "{adapter} of {node} is cabled to switch {switch} port {port}")
             }
         }
@@ -77,6 +81,14 @@ impl Made {
                 Some(format!("room-link:{storage_network}:{from}>{to}"))
             }
             Self::Cable(_) => None,
+        }
+    }
+
+    /// The cable that was moved, if that is what was done.
+    pub fn cable(&self) -> Option<&LabCable> {
+        match self {
+            Self::Cable(cable) => Some(cable),
+            Self::Switch { .. } | Self::RoomLink { .. } => None,
         }
     }
 }
@@ -185,17 +197,42 @@ impl Lab {
             if nics == Nics::Storage && !storage {
                 continue;
             }
-            let Some(port) = self.cables.spare(other_room, &nic.adapter).cloned() else { continue };
+            let no_spare = || LabError::NoSpare { room: other_room + 1, adapter: nic.adapter.to_string() };
+            let port = self.cables.spare(other_room, &nic.adapter).cloned().ok_or_else(no_spare)?;
             changes.extend(self.control.recable(&nic.id, &port)?);
-            made.push(Made::Cable(self.moved(name, &nic.adapter, &port)));
+            made.extend(self.cable(&node.plan, &nic.adapter, &port).map(Made::Cable));
         }
         self.tell_carriers(changes).await?;
         Ok(made)
     }
 
-    fn moved(&self, node: &NodeName, adapter: &AdapterName, port: &PortRef) -> MovedCable {
-        let switch = self.switch(&port.switch).map_or_else(String::new, |switch| switch.system_name.clone());
-        MovedCable { node: node.clone(), adapter: adapter.clone(), switch, port: port.port.to_string() }
+    /// Every cable from a node to a switch, as it is now.
+    pub(crate) fn node_cables(&self) -> Vec<LabCable> {
+        let moved = |node: &NodeName, adapter: &AdapterName| {
+            self.faults.iter().find_map(|made| match made {
+                Made::Cable(cable) if cable.node == *node && cable.adapter == *adapter => Some(cable.clone()),
+                _ => None,
+            })
+        };
+        let as_built = |plan: &NodePlan, nic: &NicPlan| {
+            let link = self.cables.topology().links.iter().find(|link| link.id == cable_id(&nic.id))?;
+            match &link.b {
+                End::Port(port) => self.cable(plan, &nic.adapter, port),
+                End::Nic(_) => None,
+            }
+        };
+        let of_node = |plan: &'_ NodePlan| {
+            let cable = |nic: &NicPlan| moved(&plan.name, &nic.adapter).or_else(|| as_built(plan, nic));
+            plan.nics.iter().filter_map(cable).collect::<Vec<_>>()
+        };
+        self.nodes.values().flat_map(|node| of_node(&node.plan)).collect()
+    }
+
+    fn cable(&self, node: &NodePlan, adapter: &AdapterName, port: &PortRef) -> Option<LabCable> {
+        let switch = ChassisId::Mac(self.switch(&port.switch)?.chassis_mac);
+        let (node, room) = (node.name.clone(), node.zone);
+        let port = PortId::InterfaceName(port.port.to_string());
+        Some(LabCable { room, node, adapter: adapter.clone(), switch, port })
     }
 
     fn switch(&self, id: &SwitchId) -> Option<&Switch> {

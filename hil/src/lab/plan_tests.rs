@@ -12,7 +12,7 @@ fn spec(shape: Shape) -> ClusterSpec {
     template::read(&source, &template::ReadOptions::default()).unwrap().spec.unwrap()
 }
 
-fn plan(shape: Shape, seed: u64) -> LabPlan {
+pub(super) fn plan(shape: Shape, seed: u64) -> LabPlan {
     LabPlan::new(&spec(shape), &LabFile::parse(DEFAULT).unwrap(), seed).unwrap()
 }
 

@@ -3,7 +3,7 @@
 use super::setup::{self, Setup};
 use super::{PhaseClock, RunError, blocking};
 use crate::accel::{self, Accel};
-use crate::events::{Event, EventLog, Verdict};
+use crate::events::{Event, EventLog, LogError, Verdict};
 use crate::host;
 use crate::image::{self, ImageRequest, NODE_MODULES, NodeImage};
 use crate::lab::{Keeper, Lab, LabError, Launch};
@@ -29,7 +29,7 @@ impl<'a> Session<'a> {
     pub(super) async fn start(setup: Setup, ui: &'a Ui) -> Result<Self, RunError> {
         let keeper = Keeper::start(&setup.options.program).await?;
         setup::make_folder(&setup)?;
-        let log = Arc::new(EventLog::create(&setup.dir.join("events.jsonl"))?);
+        let log = Arc::new(EventLog::create(&setup.dir.join(setup::EVENTS))?);
         log.log(Event::RunStarted {
             run: setup.run.clone(),
             shape: setup.spec.shape().to_string(),
@@ -79,8 +79,11 @@ impl<'a> Session<'a> {
 
         let clock = PhaseClock::start(&log, "suites");
         for suite in &self.setup.suites {
-            let result = runner.run(suite).await?;
-            self.suites.push(result);
+            let (name, title) = (suite.name.clone(), suite.title.clone());
+            self.suites.push(SuiteResult { name, title, scenarios: Vec::new() });
+            let scenarios = self.suites.last_mut().map(|result| &mut result.scenarios);
+            let Some(scenarios) = scenarios else { continue };
+            runner.run(suite, |scenario| scenarios.push(scenario)).await?;
         }
         runner.log_counters()?;
         self.phases.push(clock.end());
@@ -128,7 +131,7 @@ impl<'a> Session<'a> {
             image,
             accel,
             program: &self.setup.options.program,
-            consoles: &self.setup.dir.join("console"),
+            consoles: &self.setup.dir.join(setup::CONSOLES),
         };
         let log = &self.log;
         let ready =
@@ -137,13 +140,13 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Ends the lab, or leaves it; in the latter case says how to get in.
-    pub(super) async fn end(&mut self) -> Result<Option<String>, RunError> {
+    /// Ends the lab, or leaves it if that was asked for and it is worth it; then says how to get in.
+    pub(super) async fn end(&mut self, worth_keeping: bool) -> Result<Option<String>, RunError> {
         let Some(keeper) = self.keeper.take() else { return Ok(None) };
         let log = Arc::clone(&self.log);
         let clock = PhaseClock::start(&log, "end");
         let line = self.ui.line("lab");
-        let kept = if let Some(lab) = self.lab.take().filter(|_| self.setup.options.keep) {
+        let kept = if let Some(lab) = self.lab.take().filter(|_| self.setup.options.keep && worth_keeping) {
             Some(lab.keep(keeper).await?)
         } else {
             line.step("ends");
@@ -154,13 +157,14 @@ impl<'a> Session<'a> {
         Ok(kept)
     }
 
-    /// Ends the event log and sums up.
-    pub(super) fn finish(mut self, error: Option<&RunError>) -> Result<Summary, RunError> {
+    /// Ends the event log and sums up. An event log with holes proves nothing: then the run is not good.
+    pub(super) fn finish(mut self, error: Option<&RunError>) -> (Summary, Option<LogError>) {
         let scenarios = || self.suites.iter().flat_map(|suite| &suite.scenarios);
         let good = error.is_none() && scenarios().all(|scenario| scenario.verdict != Verdict::Failed);
         self.log.log(Event::RunEnded { good });
-        self.log.close()?;
-        Ok(Summary {
+        let log_error = self.log.close().err();
+        let aborted = error.map(|error| crate::chain(error));
+        let summary = Summary {
             schema: SUMMARY_SCHEMA.to_owned(),
             run: self.setup.run,
             started: self.setup.started,
@@ -168,12 +172,13 @@ impl<'a> Session<'a> {
             shape: self.setup.spec.shape().to_string(),
             seed: self.setup.seed,
             environment: self.environment,
-            good,
-            aborted: error.map(|error| crate::chain(error)),
+            good: good && log_error.is_none(),
+            aborted: aborted.or_else(|| log_error.as_ref().map(|error| crate::chain(error))),
             phases: std::mem::take(&mut self.phases),
             suites: self.suites,
             notes: self.setup.notes,
             replay: self.setup.replay,
-        })
+        };
+        (summary, log_error)
     }
 }

@@ -18,6 +18,13 @@ const TEMPLATES: [(&str, &str); 4] = [
     ("4+4", include_str!("../../templates/4+4.toml")),
 ];
 
+/// The event log, by which the folder of a run is known.
+pub(super) const EVENTS: &str = "events.jsonl";
+/// The folder of the nodes' consoles.
+pub(super) const CONSOLES: &str = "console";
+/// Everything else that a run writes.
+const REPORT_FILES: [&str; 4] = [EVENTS, "summary.json", "junit.xml", "report.html"];
+
 /// The shape of a plain run: the smallest one in which a room has a majority to tell who is wrong.
 const DEFAULT_SHAPE: &str = "2+2";
 
@@ -78,13 +85,15 @@ pub(super) fn prepare(options: Options) -> Result<Setup, RunError> {
         Some(path) => read(path)?,
         None => lab_file::DEFAULT.to_owned(),
     };
-    let lab_file = LabFile::parse(&lab_text).map_err(LabError::File)?;
+    let lab_path = || options.lab.clone().unwrap_or_else(|| "hil/labs/qemu.toml".into());
+    let lab_file = LabFile::parse(&lab_text).map_err(|source| LabError::File { path: lab_path(), source })?;
     let (mut spec, mut notes) = read_template(&options)?;
     if spec.witness.management_ip.is_none() {
         deploy::place_witness(&mut spec)?;
         let address = spec.witness.management_ip.map_or_else(String::new, |address| address.to_string());
         notes.push(format!("the template gives the witness no address; it has {address}"));
     }
+    check_applicable(&suites, &spec)?;
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..=u64::from(u32::MAX)));
     let now = jiff::Timestamp::now();
     let run = format!("{}-{seed}", now.strftime("%Y%m%dT%H%M%S"));
@@ -92,6 +101,7 @@ pub(super) fn prepare(options: Options) -> Result<Setup, RunError> {
         Some(dir) => dir.clone(),
         None => options.root.join("target/hil").join(&run),
     };
+    check_folder(&dir)?;
     let replay = replay(&options, spec.shape(), seed);
     Ok(Setup {
         started: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
@@ -105,6 +115,36 @@ pub(super) fn prepare(options: Options) -> Result<Setup, RunError> {
         notes,
         replay,
     })
+}
+
+/// Sees that there is a scenario that this cluster can have: a run that looks at nothing must not be good.
+fn check_applicable(suites: &[Suite], spec: &ClusterSpec) -> Result<(), RunError> {
+    let mut why = String::new();
+    for (suite, scenario) in suites.iter().flat_map(|suite| suite.scenarios.iter().map(move |s| (suite, s))) {
+        match suite.unmet(scenario, spec) {
+            None => return Ok(()),
+            Some(unmet) => writeln!(why, "  {}, {}: {unmet}", suite.name, scenario.name).ok(),
+        };
+    }
+    Err(RunError::NothingApplicable(why.trim_end().to_owned()))
+}
+
+/// Sees that the report's folder is new, empty, or that of an earlier run.
+fn check_folder(dir: &Path) -> Result<(), RunError> {
+    let empty = fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none());
+    if empty || dir.join(EVENTS).is_file() { Ok(()) } else { Err(RunError::NotOurs(dir.to_owned())) }
+}
+
+/// Removes what an earlier run left in the folder: a run that is killed must not be taken for that one.
+fn clear_folder(dir: &Path) -> std::io::Result<()> {
+    let absent_is_fine = |result: std::io::Result<()>| match result {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    };
+    for file in REPORT_FILES {
+        absent_is_fine(fs::remove_file(dir.join(file)))?;
+    }
+    absent_is_fine(fs::remove_dir_all(dir.join(CONSOLES)))
 }
 
 fn read(path: &Path) -> Result<String, RunError> {
@@ -166,7 +206,8 @@ fn notes(spec: &ClusterSpec, reading: &Reading) -> Vec<String> {
 pub(super) fn make_folder(setup: &Setup) -> Result<(), RunError> {
     let (dir, is_latest) = (&setup.dir, setup.options.out.is_none());
     let folder = |source| RunError::Folder { path: dir.clone(), source };
-    fs::create_dir_all(dir.join("console")).map_err(folder)?;
+    clear_folder(dir).map_err(folder)?;
+    fs::create_dir_all(dir.join(CONSOLES)).map_err(folder)?;
     let (Some(parent), Some(name), true) = (dir.parent(), dir.file_name(), is_latest) else { return Ok(()) };
     // Made beside and renamed, so that `latest` always points somewhere.
     let unfinished = parent.join(format!(".latest.{}", std::process::id()));
@@ -244,6 +285,33 @@ mod tests {
             replay(&options, Shape::ALL[0], 7),
             "cargo xtask hil --template 'my lab.json' --override net.x --suite wiring --suite tor-loss --lab l.toml --seed 7"
         );
+    }
+
+    #[test]
+    fn a_run_that_could_show_nothing_is_refused_with_the_reasons() {
+        let spec = |shape| read_template(&Options { shape: Some(shape), ..options() }).unwrap().0;
+        let mut suites = Suite::select(&["tor-loss".into()], Set::Default).unwrap();
+        suites[0].scenarios.retain(|scenario| !scenario.needs.is_empty());
+        assert!(check_applicable(&suites, &spec(Shape::ALL[1])).is_ok());
+        let error = check_applicable(&suites, &spec(Shape::ALL[0])).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains("one node in a room"), "{error}");
+    }
+
+    #[test]
+    fn an_earlier_report_goes_and_anything_else_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        assert!(check_folder(dir.path()).is_ok() && check_folder(&path("new")).is_ok());
+        fs::write(path("precious"), "").unwrap();
+        assert_eq!(check_folder(dir.path()).unwrap_err().exit_code(), 2);
+        for name in REPORT_FILES {
+            fs::write(path(name), "").unwrap();
+        }
+        assert!(check_folder(dir.path()).is_ok());
+        clear_folder(dir.path()).unwrap();
+        let left: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["precious"]);
     }
 
     #[test]

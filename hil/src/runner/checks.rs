@@ -1,12 +1,15 @@
 //! What must hold, looked at for real: on every node, and in the fabric's counters.
 
+use super::refusal::complaints;
+use super::spine::on_spine;
 use super::{NEIGHBOURS_PATIENCE, Runner, Seen, inventory};
 use crate::events::{Event, RoundTrips};
-use crate::lab::faults::Made;
+use crate::lab::faults::{LabCable, Made};
 use crate::run::RunError;
-use deploy::{Cabling, DeployError, MeshProbe, Over, RoundTrip};
+use deploy::{Cabling, DeployError, MeshProbe, NetworkStage, Over, RoundTrip};
 use fabric::{Role, Snapshot};
 use model::{NodeName, Severity, VlanId};
+use network::Generation;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::{Instant, interval, sleep};
@@ -48,17 +51,45 @@ impl Runner<'_> {
         .await
     }
 
-    /// Deployment refuses the cabling, and names every cable that was moved.
+    /// Deployment refuses the cabling for exactly the cables that were moved, and touches no node.
     pub(super) async fn refused(&self) -> Result<Seen, DeployError> {
-        self.cabling_until(REFUSAL_BOUND, Duration::ZERO, |cabling| {
-            let words = cabling.errors();
-            let unnamed = self.unnamed(&words);
-            if unnamed.is_empty() {
-                return Seen::held(words.join("\n"));
-            }
-            Seen::not(format!("not named: {}\nwhat was said: {}", unnamed.join("; "), words.join("\n")))
-        })
-        .await
+        let seen = self.cabling_until(REFUSAL_BOUND, Duration::ZERO, |cabling| self.refusal(cabling)).await?;
+        if !seen.good {
+            return Ok(seen);
+        }
+        let before = (self.generations().await?, self.quiet_links().await?);
+        let stage = deploy::network(&self.cluster, NEIGHBOURS_PATIENCE).await?;
+        sleep(AFTERMATH).await;
+        let NetworkStage::Refused(cabling) = stage else {
+            return Ok(Seen::not("the deployment was not refused: plans were applied"));
+        };
+        let seen = self.refusal(&cabling);
+        let mut touched = changed_since(&self.link_changes(Some(&before.1)).await?);
+        if self.generations().await? != before.0 {
+            touched.push("a node has taken up another plan".to_owned());
+        }
+        Ok(if touched.is_empty() { seen } else { Seen::not(touched.join("\n")) })
+    }
+
+    /// Whether the errors found blame the cables that were moved, all of them and no other.
+    fn refusal(&self, cabling: &Cabling) -> Seen {
+        let moved: Vec<LabCable> = self.lab.faults().iter().filter_map(Made::cable).cloned().collect();
+        let findings: Vec<_> = cabling.errors().collect();
+        let wrong = complaints(&findings, &self.lab.node_cables(), &moved);
+        let said: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        if wrong.is_empty() {
+            return Seen::held(said.join("\n"));
+        }
+        Seen::not(format!("{}\nwhat was said: {}", wrong.join("\n"), said.join("\n")))
+    }
+
+    /// Which plan each member has taken up last.
+    async fn generations(&self) -> Result<Vec<Option<Generation>>, DeployError> {
+        let mut generations = Vec::new();
+        for member in &self.cluster.members {
+            generations.push(member.client.network().await?.generation);
+        }
+        Ok(generations)
     }
 
     /// Looks at the cabling until the judgement is good, within a bound.
@@ -79,22 +110,6 @@ impl Runner<'_> {
         }
     }
 
-    /// The moved cables that no finding names by node, NIC, switch and port.
-    fn unnamed(&self, findings: &[String]) -> Vec<String> {
-        let moved = self.lab.faults().iter().filter_map(|made| match made {
-            Made::Cable(cable) => Some(cable),
-            _ => None,
-        });
-        let names = |finding: &str, cable: &crate::lab::faults::MovedCable| {
-            let parts = [cable.node.as_str(), cable.adapter.as_str(), &cable.switch, &cable.port];
-            parts.iter().all(|part| finding.contains(part))
-        };
-        moved
-            .filter(|cable| !findings.iter().any(|finding| names(finding, cable)))
-            .map(|cable| Made::Cable(cable.clone()).to_string())
-            .collect()
-    }
-
     /// Each node's links are as planned, read back from its kernel.
     pub(super) async fn links_are_as_planned(&self) -> Result<Seen, DeployError> {
         let differing = deploy::read_back(&self.cluster).await?;
@@ -108,23 +123,17 @@ impl Runner<'_> {
     /// Applying the plans once more changes nothing, as seen by a netlink monitor on each node.
     pub(super) async fn second_apply_changes_nothing(&self) -> Result<Seen, DeployError> {
         let before = self.quiet_links().await?;
-        let applied = deploy::apply(&self.cluster).await?;
+        let stage = deploy::network(&self.cluster, NEIGHBOURS_PATIENCE).await?;
         sleep(AFTERMATH).await;
         let after = self.link_changes(Some(&before)).await?;
+        let NetworkStage::Applied { applied, .. } = stage else {
+            return Ok(Seen::not("the deployment was refused"));
+        };
         let mut wrong = applied.failures();
         for (node, done) in &applied.members {
             wrong.extend(done.changed.iter().map(|op| format!("{node}: {op}")));
         }
-        for (node, changes) in &after {
-            let seen = changes.changes.iter().map(|change| {
-                let link = change.name.clone().unwrap_or_default();
-                format!("{node}: the kernel changed: {} {link}", change.kind)
-            });
-            wrong.extend(seen);
-            if changes.missed > 0 {
-                wrong.push(format!("{node}: the monitor missed {} changes", changes.missed));
-            }
-        }
+        wrong.extend(changed_since(&after));
         Ok(Seen::unless(&wrong, format!("{} machines, no operation, no change in any kernel", after.len())))
     }
 
@@ -171,6 +180,13 @@ impl Runner<'_> {
         Ok(Seen::unless(&lost, round_trip_table(&self.cluster, &trips)))
     }
 
+    /// Every member, the witness included, reaches every other on the management network.
+    pub(super) async fn management_carries(&self) -> Result<Seen, DeployError> {
+        let trips = deploy::mesh(&self.cluster, MeshProbe::MANAGEMENT).await?;
+        let lost = incomplete(&trips);
+        Ok(Seen::unless(&lost, format!("no probe was lost on {} ways", trips.len())))
+    }
+
     /// The largest packets of the storage MTU pass undivided, everywhere.
     pub(super) async fn jumbo_frames(&self) -> Result<Seen, DeployError> {
         let trips = deploy::mesh(&self.cluster, MeshProbe::FULL_SIZE).await?;
@@ -202,27 +218,25 @@ impl Runner<'_> {
     /// No storage frame was ever seen on a spine link, neither passed on nor dropped.
     pub(super) fn spine_carries_no_storage(&mut self) -> Result<Seen, RunError> {
         let counters = self.lab.counters()?;
-        let spine: Vec<_> = self.lab.topology().links_at(Role::Spine).map(|link| link.id.clone()).collect();
-        let on_spine = || counters.links.iter().filter(|counted| spine.contains(&counted.link));
-        let mut wrong = Vec::new();
-        for vlan in self.cluster.spec.storage_networks.iter().map(|network| network.vlan) {
-            for counted in on_spine().filter(|counted| counted.sent_frames(vlan) > 0) {
-                wrong.push(format!(
-                    "{} frames of VLAN {vlan} on {}",
-                    counted.sent_frames(vlan),
-                    counted.link
-                ));
-            }
-        }
-        let classes =
-            on_spine().flat_map(|counted| counted.a_to_b.carried.iter().chain(&counted.b_to_a.carried));
-        let carried: u64 = classes.map(|class| class.count.frames).sum();
-        if carried == 0 {
-            // Then the absence of storage frames proves nothing.
-            wrong.push("the spine carried no frame at all".to_owned());
-        }
-        Ok(Seen::unless(&wrong, format!("{carried} other frames on {} spine links", spine.len())))
+        let spine = self.lab.topology().links_at(Role::Spine).map(|link| link.id.clone()).collect();
+        let seen = on_spine(&self.cluster.spec, &counters, &spine);
+        Ok(Seen::unless(&seen.wrong, format!("{} other frames on {} spine links", seen.others, spine.len())))
     }
+}
+
+/// What kernels changed, in words, by a look that asked for what came after an earlier one.
+fn changed_since(after: &BTreeMap<String, api::LinkChanges>) -> Vec<String> {
+    let mut words = Vec::new();
+    for (node, changes) in after {
+        words.extend(changes.changes.iter().map(|change| {
+            let link = change.name.clone().unwrap_or_default();
+            format!("{node}: the kernel changed: {} {link}", change.kind)
+        }));
+        if changes.missed > 0 {
+            words.push(format!("{node}: the monitor missed {} changes", changes.missed));
+        }
+    }
+    words
 }
 
 /// The round trips that lost a probe, in words.

@@ -7,10 +7,10 @@ use deploy::watch::Sighting;
 use deploy::{DeployError, MeshProbe};
 use model::StorageNetworkIndex;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 impl Runner<'_> {
     /// The ids of the losses that the faults in force must be named as, sorted.
@@ -27,11 +27,14 @@ impl Runner<'_> {
         let Some((_, since)) = self.faulted else {
             return Seen::not("nothing was broken, so nothing can be named");
         };
+        if expected.is_empty() {
+            return Seen::not("what was done stops nothing, so nothing can be named");
+        }
         let mut sightings = self.watch.sightings();
         let exact = |sighting: &Sighting| sighting.at > since && sighting.lost() == expected;
         let found = timeout_at(since + bound, sightings.wait_for(exact)).await;
         if let Ok(Ok(sighting)) = found {
-            self.named = true;
+            self.vigil.begin(sighting.at, expected);
             let after = sighting.at.saturating_duration_since(since).as_millis();
             return Seen::held(format!("after {after} ms: {}", words(&sighting)));
         }
@@ -94,13 +97,51 @@ pub(super) fn unwell(sighting: &Sighting, members: usize) -> String {
     if reasons.is_empty() { "all was well, but too late".to_owned() } else { reasons.join("\n") }
 }
 
+/// Sees that what was once named rightly stays so: from then on until the mending, exactly that is named.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Vigil(Arc<Mutex<Option<Kept>>>);
+
+#[derive(Debug)]
+struct Kept {
+    since: Instant,
+    expected: Vec<String>,
+    strays: Vec<String>,
+}
+
+impl Vigil {
+    fn lock(&self) -> MutexGuard<'_, Option<Kept>> {
+        // Nothing panics while it holds this; if it did, the data is whole all the same.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, since: Instant, expected: Vec<String>) {
+        *self.lock() = Some(Kept { since, expected, strays: Vec::new() });
+    }
+
+    fn see(&self, sighting: &Sighting) {
+        if let Some(kept) = self.lock().as_mut()
+            && sighting.at > kept.since
+            && sighting.lost() != kept.expected
+        {
+            let after = sighting.at.duration_since(kept.since).as_millis();
+            kept.strays.push(format!("{after} ms later this was named: {}", words(sighting)));
+        }
+    }
+
+    /// Ends the vigil, and gives what else was named while it lasted.
+    pub(super) fn end(&self) -> Vec<String> {
+        self.lock().take().map_or_else(Vec::new, |kept| kept.strays)
+    }
+}
+
 /// Logs every loss when it is first named and when it no longer is.
-pub(super) async fn log_losses(mut sightings: watch::Receiver<Sighting>, log: Arc<EventLog>) {
+pub(super) async fn log_losses(mut sightings: watch::Receiver<Sighting>, log: Arc<EventLog>, vigil: Vigil) {
     let mut named: BTreeMap<String, String> = BTreeMap::new();
     let mut paths: Option<Paths> = None;
     while sightings.changed().await.is_ok() {
         let now: BTreeMap<String, String> = {
             let sighting = sightings.borrow_and_update();
+            vigil.see(&sighting);
             let seen = Paths::of(&sighting);
             if paths.as_ref() != Some(&seen) {
                 log.log(Event::Paths(seen.clone()));

@@ -64,7 +64,8 @@ impl From<ChangeError> for Refusal {
         let (status, code, help) = match &error {
             ChangeError::Refused(refused) => {
                 let (code, help) = refusal(refused);
-                (StatusCode::CONFLICT, code, help)
+                let stopping = *refused == Refused::Stopping;
+                (if stopping { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::CONFLICT }, code, help)
             }
             ChangeError::Apply(ApplyError::Diff(_)) => (
                 StatusCode::UNPROCESSABLE_ENTITY,
@@ -89,9 +90,12 @@ fn refusal(refused: &Refused) -> (&'static str, &'static str) {
         Refused::OtherNode { .. } => ("other-node", "send each node its own plan"),
         Refused::Stale { .. } => ("stale-generation", "make a new plan from the cluster's newest state"),
         Refused::Reused { .. } => ("generation-reused", "give every plan a generation of its own"),
-        Refused::Pending { .. } => ("plan-pending", "commit that plan, or wait until it is taken back"),
+        Refused::Pending { .. } => {
+            ("plan-pending", "commit that plan, or wait until it is taken back: GET /v1/network says when")
+        }
         Refused::TooLate { .. } => ("taken-back", "apply the plan again and commit it in time"),
         Refused::Unknown { .. } => ("unknown-generation", "apply the plan first"),
+        Refused::Stopping => ("stopping", "ask again when the agent is back"),
     }
 }
 

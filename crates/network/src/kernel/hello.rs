@@ -102,12 +102,14 @@ impl Hellos {
     /// Starts to send and to listen.
     pub fn start(config: HelloConfig) -> Result<Self, HelloError> {
         let heard = Heard::default();
-        let mut tasks = JoinSet::new();
+        // All sockets before the first task: on failure they are closed when this returns, and whoever had the ports
+        // before can have them back.
+        let mut greeters = Vec::new();
         for (index, (address, peers)) in &config.networks {
             let failed = |source| HelloError { network: *index, address: *address, source };
             let socket = socket(*address, config.priority).map_err(failed)?;
             let socket = UdpSocket::from_std(socket).map_err(failed)?;
-            let greeter = Greeter {
+            greeters.push(Greeter {
                 socket,
                 hello: Hello {
                     cluster: config.cluster,
@@ -119,8 +121,12 @@ impl Hellos {
                 peers: peers.clone(),
                 heard: Arc::clone(&heard),
                 start: Instant::now(),
-            };
-            tasks.spawn(greeter.run(Duration::from_millis(u64::from(config.interval_ms.max(1)))));
+            });
+        }
+        let every = Duration::from_millis(u64::from(config.interval_ms.max(1)));
+        let mut tasks = JoinSet::new();
+        for greeter in greeters {
+            tasks.spawn(greeter.run(every));
         }
         Ok(Self { config, since: Instant::now(), heard, tasks })
     }

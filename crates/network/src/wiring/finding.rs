@@ -135,6 +135,22 @@ impl WiringFinding {
         }
     }
 
+    /// The cables that are at fault, or of which some must be: not those that are only named beside them.
+    pub fn blamed(&self) -> Vec<&Connection> {
+        match self {
+            Self::NoNeighbour { .. } | Self::OtherWiring { .. } => Vec::new(),
+            Self::OtherZonesSwitch { cable, .. }
+            | Self::OddSwitch { cable, .. }
+            | Self::VlanMissing { cable, .. }
+            | Self::VlansUnknown { cable }
+            | Self::FrameTooBig { cable, .. } => vec![cable],
+            Self::NodeInOtherZone { cables, .. }
+            | Self::SharedSwitch { cables, .. }
+            | Self::SplitZone { cables, .. } => cables.iter().collect(),
+            Self::StorageOnOneSwitch { first, second } => vec![first, second],
+        }
+    }
+
     /// What to change.
     pub fn help(&self) -> String {
         match self {
