@@ -11,6 +11,9 @@
 //! tolerant, because a switch's optional extras must not hide who it is: TLVs that are not known are counted and
 //! skipped, those that are wrong in themselves are counted as malformed and skipped, and a TLV that claims more
 //! bytes than there are ends the reading. Strings that are not UTF-8 are read with replacement characters.
+//!
+//! Whatever a switch says may hold control characters that a terminal would obey. The types keep it as it came; everything
+//! that is displayed goes through [`Printable`].
 
 mod decode;
 mod encode;
@@ -22,7 +25,7 @@ pub use encode::{EncodeError, encode};
 
 use model::{MacAddress, VlanId};
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 /// Where LLDP frames go: the "nearest bridge" group address, which no bridge forwards (802.1AB, table 7-1).
 pub const DESTINATION: MacAddress = MacAddress([0x01, 0x80, 0xc2, 0x00, 0x00, 0x0e]);
@@ -108,7 +111,7 @@ impl fmt::Display for ChassisId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mac(mac) => mac.fmt(f),
-            Self::InterfaceName(name) | Self::Local(name) => f.write_str(name),
+            Self::InterfaceName(name) | Self::Local(name) => Printable(name).fmt(f),
             Self::Other { subtype, bytes } => fmt_other(f, *subtype, bytes),
         }
     }
@@ -118,10 +121,33 @@ impl fmt::Display for PortId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mac(mac) => mac.fmt(f),
-            Self::InterfaceName(name) | Self::Local(name) => f.write_str(name),
+            Self::InterfaceName(name) | Self::Local(name) => Printable(name).fmt(f),
             Self::Other { subtype, bytes } => fmt_other(f, *subtype, bytes),
         }
     }
+}
+
+/// A switch's words for a terminal or a log: control characters, and format characters that reverse or hide text (Unicode
+/// categories Cc and Cf of bidirectional text, lines and paragraphs), are written as `\u{1b}`, a backslash as `\\`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Printable<'a>(pub &'a str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| match c {
+            '\\' => f.write_str("\\\\"),
+            c if is_hostile(c) => write!(f, "{}", c.escape_unicode()),
+            c => f.write_char(c),
+        })
+    }
+}
+
+/// Whether a character does something to the text around it instead of being seen.
+fn is_hostile(c: char) -> bool {
+    let bidirectional =
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let invisible = matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}');
+    c.is_control() || bidirectional || invisible || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 /// `subtype 1: 0a0b0c`.
@@ -143,11 +169,6 @@ pub struct Capabilities {
 impl Capabilities {
     /// Bit of a bridge: what tells a switch from a machine that was cabled in its place.
     pub const BRIDGE: u16 = 1 << 2;
-
-    /// Whether it works as a bridge.
-    pub fn is_bridge(self) -> bool {
-        self.enabled & Self::BRIDGE != 0
-    }
 }
 
 /// A VLAN that the port carries, as the switch names it.

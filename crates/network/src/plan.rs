@@ -17,7 +17,8 @@
 //! - Storage VLANs of a converged intent stand on the team itself, below the bridge: no virtual machine can reach
 //!   them, and the frames skip the bridge. The kernel gives a VLAN link its frames before the bridge sees them
 //!   (`__netif_receive_skb_core`).
-//! - The default route is not a plan's matter. All nodes are in the management subnet, storage is never routed.
+//! - Routes are not a plan's matter: all nodes are in the management subnet, storage is never routed. Routes that a node has
+//!   (a default route over the NIC that becomes a port of the team) are kept by the diff, on the link that takes the gateway's subnet over.
 //!
 //! On failure: [`PlanError`] for a specification that passed no rules, [`ResolveError`] for a node without the NIC.
 
@@ -404,6 +405,7 @@ impl NetworkPlan {
                 addresses: planned.address.into_iter().collect(),
                 bridge_vlans: planned.bridge_vlans.clone(),
                 ipv6_link_local: Some(false),
+                routes: None,
             };
             if links.insert(at.clone(), desired).is_some()
                 && let LinkRef::Adapter(adapter) = &planned.link

@@ -1,19 +1,20 @@
 //! What the kernel does with an operation: a small model of it, for computing diffs and for the simulated rung.
 //!
 //! Purpose: the kernel changes more than it is told. A NIC that leaves a bond goes down and gets an old MTU back, a parent
-//! that goes down takes its VLAN links along, a bridge follows the smallest MTU of its ports. [`apply`] does the same to
-//! [`CurrentLinks`], so that a diff can look at the state *between* operations.
+//! that goes down takes its VLAN links along, a bridge follows the smallest MTU of its ports,
+//! routes go with the last address. [`apply`] does the same to [`CurrentLinks`], so that a diff can look at the state *between* operations.
 //!
 //! Invariants: where the model does not know what the kernel will choose (an MTU), it says [`UNKNOWN_MTU`], which equals
 //! nothing wanted. Modelled on Linux 6.1: `drivers/net/bonding/bond_main.c`, `net/8021q/vlan.c`, `net/bridge/br_vlan.c`,
-//! `net/bridge/br_if.c`.
+//! `net/bridge/br_if.c`; routes on `net/ipv4/fib_frontend.c` and `fib_semantics.c`.
 //!
 //! On failure: [`Refused`] says what the kernel would object to; nothing has changed then.
 
-use crate::link::{CurrentLink, CurrentLinks, LinkKind, LinkName, VlanEntry};
+use crate::link::{CurrentLink, CurrentLinks, LinkKind, LinkName, Route, VlanEntry};
 use crate::op::Op;
 use model::{Priority, VlanId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 /// An MTU that the kernel chose and the model can't know.
 pub const UNKNOWN_MTU: u32 = 0;
@@ -63,6 +64,20 @@ pub enum Refused {
     /// The address is there already.
     #[error("{0} has that address already")]
     AddressExists(LinkName),
+    /// The link has the route already.
+    #[error("{0} has that route already")]
+    RouteExists(LinkName),
+    /// No address or route of the link leads to the gateway.
+    #[error("{name} doesn't lead to gateway {gateway}")]
+    Unreachable {
+        /// The link.
+        name: LinkName,
+        /// The next hop.
+        gateway: Ipv4Addr,
+    },
+    /// The route's source address is none of this node's.
+    #[error("{0} is no address of a link that is up")]
+    NoSource(Ipv4Addr),
 }
 
 /// Carries one operation out on the model.
@@ -114,6 +129,11 @@ pub fn apply(state: &mut CurrentLinks, op: &Op) -> Result<(), Refused> {
         }
         Op::RemoveAddress { name, address } => {
             link_mut(state, name)?.addresses.remove(address);
+            drop_routes(state, name, &[address.addr()])
+        }
+        Op::AddRoute { name, route } => add_route(state, name, route),
+        Op::RemoveRoute { name, route } => {
+            link_mut(state, name)?.routes.remove(route);
             Ok(())
         }
         Op::SetIpv6LinkLocal { name, enabled } => {
@@ -148,6 +168,7 @@ fn create(state: &mut CurrentLinks, name: &LinkName, kind: LinkKind, mtu_bytes: 
         addresses: BTreeSet::new(),
         bridge_vlans: BTreeMap::new(),
         ipv6_link_local: has_ipv6.then_some(true),
+        routes: BTreeSet::new(),
     };
     state.links.insert(name.clone(), new);
     Ok(())
@@ -187,6 +208,9 @@ fn delete(state: &mut CurrentLinks, name: &LinkName) -> Result<(), Refused> {
     if link(state, name)?.master.is_some() {
         leave(state, name)?;
     }
+    let addresses: Vec<_> = link(state, name)?.addresses.iter().map(ipnet::Ipv4Net::addr).collect();
+    link_mut(state, name)?.addresses.clear();
+    drop_routes(state, name, &addresses)?;
     state.links.remove(name);
     Ok(())
 }
@@ -244,7 +268,10 @@ fn set_up(state: &mut CurrentLinks, name: &LinkName) -> Result<(), Refused> {
 }
 
 fn set_down(state: &mut CurrentLinks, name: &LinkName) -> Result<(), Refused> {
-    link_mut(state, name)?.up = false;
+    let link = link_mut(state, name)?;
+    link.up = false;
+    // fib_netdev_event, NETDEV_DOWN: fib_disable_ip.
+    link.routes.clear();
     for child in children(state, name) {
         set_down(state, &child)?;
     }
@@ -387,6 +414,56 @@ fn set_bridge_vlan(
     Ok(())
 }
 
+/// `fib_check_nh`: a route's link is up, its gateway on the wire, its source address one of ours.
+fn add_route(state: &mut CurrentLinks, name: &LinkName, route: &Route) -> Result<(), Refused> {
+    let link = link(state, name)?;
+    if !link.up {
+        return Err(Refused::IsDown(name.clone()));
+    }
+    if let Some(gateway) = route.gateway
+        && !route.on_link
+        && !reaches(link, gateway)
+    {
+        return Err(Refused::Unreachable { name: name.clone(), gateway });
+    }
+    if let Some(source) = route.source
+        && !state.links.values().any(|link| link.up && has_address(link, source))
+    {
+        return Err(Refused::NoSource(source));
+    }
+    if link_mut(state, name)?.routes.insert(route.clone()) {
+        return Ok(());
+    }
+    Err(Refused::RouteExists(name.clone()))
+}
+
+/// Whether a gateway is on the wire of a link: in the subnet of an address, or where a route without gateway leads.
+pub fn reaches(link: &CurrentLink, gateway: Ipv4Addr) -> bool {
+    let by_route = |route: &Route| route.gateway.is_none() && route.destination.contains(&gateway);
+    link.addresses.iter().any(|address| address.contains(&gateway)) || link.routes.iter().any(by_route)
+}
+
+fn has_address(link: &CurrentLink, wanted: Ipv4Addr) -> bool {
+    link.addresses.iter().any(|address| address.addr() == wanted)
+}
+
+/// `fib_inetaddr_event`, `NETDEV_DOWN`: with a link's last address all its routes go; with an address, the routes that have it
+/// as their source, through whichever link (`fib_sync_down_addr`). Routes to a gateway that nothing reaches any more stay.
+fn drop_routes(state: &mut CurrentLinks, name: &LinkName, gone: &[Ipv4Addr]) -> Result<(), Refused> {
+    let link = link_mut(state, name)?;
+    if link.addresses.is_empty() {
+        link.routes.clear();
+    }
+    for address in gone {
+        if !state.links.values().any(|link| has_address(link, *address)) {
+            for link in state.links.values_mut() {
+                link.routes.retain(|route| route.source != Some(*address));
+            }
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -469,5 +546,52 @@ mod tests {
         run(&mut state, &[Op::SetDown { name: name("t") }]);
         assert!(!state.links[&name("v")].up);
         assert_eq!(apply(&mut state, &Op::SetUp { name: name("v") }), Err(Refused::IsDown(name("t"))));
+    }
+
+    fn route(destination: &str, gateway: Option<&str>, source: Option<&str>) -> Route {
+        Route {
+            destination: destination.parse().unwrap(),
+            gateway: gateway.map(|text| text.parse().unwrap()),
+            metric: 0,
+            protocol: 4,
+            scope: if gateway.is_some() { 0 } else { 253 },
+            source: source.map(|text| text.parse().unwrap()),
+            on_link: false,
+        }
+    }
+
+    #[test]
+    fn a_route_needs_a_link_that_is_up_and_a_gateway_on_its_wire() {
+        let mut state = team();
+        let add = |route: &Route| Op::AddRoute { name: name("t"), route: route.clone() };
+        let default = route("0.0.0.0/0", Some("10.0.0.1"), None);
+        let far = Refused::Unreachable { name: name("t"), gateway: "10.0.0.1".parse().unwrap() };
+        assert_eq!(apply(&mut state, &add(&default)), Err(far));
+        run(&mut state, &[add(&route("10.0.0.0/30", None, None)), add(&default)]);
+        assert_eq!(apply(&mut state, &add(&default)), Err(Refused::RouteExists(name("t"))));
+        let foreign = "10.0.0.9".parse().unwrap();
+        let sourced = route("10.9.0.0/16", None, Some("10.0.0.9"));
+        assert_eq!(apply(&mut state, &add(&sourced)), Err(Refused::NoSource(foreign)));
+        run(&mut state, &[Op::SetDown { name: name("t") }]);
+        assert_eq!(state.links[&name("t")].routes.len(), 0);
+        assert_eq!(apply(&mut state, &add(&default)), Err(Refused::IsDown(name("t"))));
+    }
+
+    #[test]
+    fn routes_go_with_the_last_address_and_with_their_source() {
+        let mut state = team();
+        let (own, other) = ("10.0.0.5/24", "10.1.0.5/24");
+        let address = |text: &str| text.parse().unwrap();
+        let add = |text: &str| Op::AddAddress { name: name("t"), address: address(text) };
+        let remove = |text: &str| Op::RemoveAddress { name: name("t"), address: address(text) };
+        let through = |link: &str, route: &Route| Op::AddRoute { name: name(link), route: route.clone() };
+        let (near, sourced) =
+            (route("0.0.0.0/0", Some("10.0.0.1"), None), route("10.9.0.0/16", None, Some("10.0.0.5")));
+        run(&mut state, &[add(own), add(other), through("t", &near), through("v", &sourced)]);
+        run(&mut state, &[remove(own)]);
+        assert_eq!(state.links[&name("v")].routes.len(), 0, "its source is gone");
+        assert!(state.links[&name("t")].routes.contains(&near), "another address keeps the link's routes");
+        run(&mut state, &[remove(other)]);
+        assert_eq!(state.links[&name("t")].routes.len(), 0);
     }
 }

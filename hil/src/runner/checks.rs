@@ -64,7 +64,7 @@ impl Runner<'_> {
             return Ok(Seen::not("the deployment was not refused: plans were applied"));
         };
         let seen = self.refusal(&cabling);
-        let mut touched = changed_since(&self.link_changes(Some(&before.1)).await?);
+        let mut touched = changed_since(&before.1, &self.link_changes(Some(&before.1)).await?);
         if self.generations().await? != before.0 {
             touched.push("a node has taken up another plan".to_owned());
         }
@@ -133,7 +133,7 @@ impl Runner<'_> {
         for (node, done) in &applied.members {
             wrong.extend(done.changed.iter().map(|op| format!("{node}: {op}")));
         }
-        wrong.extend(changed_since(&after));
+        wrong.extend(changed_since(&before, &after));
         Ok(Seen::unless(&wrong, format!("{} machines, no operation, no change in any kernel", after.len())))
     }
 
@@ -145,7 +145,7 @@ impl Runner<'_> {
             sleep(AFTERMATH).await;
             let now = self.link_changes(None).await?;
             let counts = |changes: &BTreeMap<String, api::LinkChanges>| {
-                changes.values().map(|c| c.count).collect::<Vec<_>>()
+                changes.values().map(|c| (c.epoch, c.count, c.missed)).collect::<Vec<_>>()
             };
             // Still not quiet at the deadline: then the comparison that follows says what goes on.
             if counts(&now) == counts(&seen) || Instant::now() > deadline {
@@ -224,16 +224,21 @@ impl Runner<'_> {
     }
 }
 
-/// What kernels changed, in words, by a look that asked for what came after an earlier one.
-fn changed_since(after: &BTreeMap<String, api::LinkChanges>) -> Vec<String> {
+/// What kernels changed after an earlier look, in words; and what can't be told.
+fn changed_since(
+    before: &BTreeMap<String, api::LinkChanges>,
+    after: &BTreeMap<String, api::LinkChanges>,
+) -> Vec<String> {
     let mut words = Vec::new();
     for (node, changes) in after {
         words.extend(changes.changes.iter().map(|change| {
             let link = change.name.clone().unwrap_or_default();
             format!("{node}: the kernel changed: {} {link}", change.kind)
         }));
-        if changes.missed > 0 {
-            words.push(format!("{node}: the monitor missed {} changes", changes.missed));
+        match before.get(node).map(|before| changes.all_since(before)) {
+            Some(Ok(())) => {}
+            Some(Err(gap)) => words.push(format!("{node}: {gap}")),
+            None => words.push(format!("{node}: was not looked at before")),
         }
     }
     words

@@ -41,7 +41,7 @@ mod saved;
 mod tests;
 
 pub(crate) use admit::Refused;
-pub(crate) use changes::Changes;
+pub(crate) use changes::{Changes, NotWatching};
 pub(crate) use kernel::{Executor, Kernel};
 
 use crate::chain;

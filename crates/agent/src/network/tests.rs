@@ -38,6 +38,7 @@ impl Simulated {
             addresses: BTreeSet::new(),
             bridge_vlans: BTreeMap::new(),
             ipv6_link_local: Some(false),
+            routes: BTreeSet::new(),
         };
         let links = CurrentLinks { links: BTreeMap::from([("eth3".parse().unwrap(), nic)]) };
         Self { links: Arc::new(StdMutex::new(links)), spoilt: Arc::default(), stuck: Arc::default() }

@@ -4,7 +4,7 @@ use super::Refusal;
 use super::refusal::{Body, Parameters};
 use super::routes::Daemon;
 use crate::chain;
-use crate::network::{ChangeError, Refused};
+use crate::network::{ChangeError, NotWatching, Refused};
 use crate::probes::ProbeError;
 use api::{
     Applied, ApplyRequest, ChangesSince, CommitRequest, LinkChanges, NetworkState, PathsRequest, PingAnswer,
@@ -39,8 +39,12 @@ pub(super) async fn commit(
 pub(super) async fn changes(
     Shared(state): Daemon,
     Parameters(ChangesSince { since }): Parameters<ChangesSince>,
-) -> Json<LinkChanges> {
-    Json(state.changes.since(since).await)
+) -> Result<Json<LinkChanges>, Refusal> {
+    let help = "restart the agent: it opens another socket";
+    let lost = |error: NotWatching| {
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "not-watching", error.to_string(), help)
+    };
+    state.changes.since(since).await.map(Json).map_err(lost)
 }
 
 pub(super) async fn greet(

@@ -310,7 +310,7 @@ fn every_port_introduces_itself_in_time_but_not_through_a_cut() {
     assert_eq!(storage.port_vlan, Some(vlan(99)));
     assert_eq!(storage.vlans.iter().map(|v| v.vlan.get()).collect::<Vec<_>>(), [99, 711]);
     assert_eq!(storage.max_frame_bytes, Some(9018));
-    assert!(storage.capabilities.is_some_and(network::lldp::Capabilities::is_bridge));
+    assert!(storage.capabilities.is_some_and(|is| is.enabled & network::lldp::Capabilities::BRIDGE != 0));
 
     assert_eq!(lab.board.tick(Duration::from_millis(99), &mut lab.out), Duration::from_millis(100));
     assert_eq!(lab.received(), []);
