@@ -4,6 +4,7 @@
 
 mod bench;
 mod hil_command;
+mod report_command;
 mod test_command;
 
 use clap::{Parser, Subcommand};

@@ -59,6 +59,7 @@ fn steps(arguments: &TestArguments) -> Result<(), Stop> {
     // Advisories need a database from the network; `cargo xtask test` never claims to have checked them.
     step(Command::new(deny).args(["deny", "--offline", "check", "licenses", "bans", "sources"]))?;
     let nextest = NEXTEST.ensure()?;
+    ensure_browser()?;
     let mut tests = Command::new(nextest);
     tests.args(["nextest", "run", "--workspace", "--all-features"]);
     if arguments.no_lab {
@@ -67,6 +68,15 @@ fn steps(arguments: &TestArguments) -> Result<(), Stop> {
     // Doc tests first: CI reads the test runner's closing line from the end of the output.
     cargo(&["test", "--workspace", "--doc", "--quiet"])?;
     step(&mut tests)
+}
+
+/// What the report's page is looked at in.
+fn ensure_browser() -> Result<(), Stop> {
+    let ui = hil::ui::Ui::new();
+    hil::host::ensure_packages(&[hil::host::CHROMIUM], &ui.line("browser")).map_err(|error| {
+        eprintln!("error: {}", hil::chain(&error));
+        Stop { step: "install chromium".to_owned(), code: 69 }
+    })
 }
 
 fn cargo(args: &[&str]) -> Result<(), Stop> {

@@ -113,6 +113,7 @@ impl Probes {
             median_us: report.median_us,
             p99_us: report.p99_us,
             max_us: report.max_us,
+            histogram: report.histogram,
             first_error: report.first_error,
         })
     }

@@ -33,6 +33,9 @@ pub struct HostPackage {
 /// The virtual machine monitor that the lab's nodes run in.
 pub const QEMU: HostPackage = HostPackage { name: "qemu-system-x86", file: "/usr/bin/qemu-system-x86_64" };
 
+/// The browser that the report's page is looked at in by a test. No run needs it.
+pub const CHROMIUM: HostPackage = HostPackage { name: "chromium", file: "/usr/bin/chromium" };
+
 /// How long apt may take for one step: slow mirrors exist, and apt gives up on dead ones by itself.
 const APT_LIMIT: Duration = Duration::from_mins(15);
 

@@ -3,6 +3,7 @@
 use super::refusal::complaints;
 use super::spine::on_spine;
 use super::{NEIGHBOURS_PATIENCE, Runner, Seen, inventory};
+use crate::events::{Event, RoundTrips};
 use crate::lab::faults::{LabCable, Made};
 use crate::run::RunError;
 use deploy::{Cabling, DeployError, MeshProbe, NetworkStage, Over, RoundTrip};
@@ -172,6 +173,9 @@ impl Runner<'_> {
     pub(super) async fn round_trips(&self, probes: u32) -> Result<Seen, DeployError> {
         let probes = u16::try_from(probes).unwrap_or(u16::MAX);
         let trips = deploy::mesh(&self.cluster, MeshProbe::round_trips(probes)).await?;
+        for measured in RoundTrips::of(&self.cluster, &trips) {
+            self.log.log(Event::RoundTrips(measured));
+        }
         let lost = incomplete(&trips);
         Ok(Seen::unless(&lost, round_trip_table(&self.cluster, &trips)))
     }
