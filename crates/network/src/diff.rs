@@ -276,11 +276,14 @@ impl Planner<'_> {
         let name = name.clone();
         match (self.state.links[&name].kind.clone(), wanted.kind.clone()) {
             (
-                LinkKind::Bond { miimon_ms: had, primary: old, .. },
-                LinkKind::Bond { miimon_ms, primary: port, .. },
+                LinkKind::Bond { miimon_ms: had, primary: old, reselect: was, .. },
+                LinkKind::Bond { miimon_ms, primary: port, reselect, .. },
             ) => {
                 if had != miimon_ms {
                     self.emit(Op::SetMiimon { name: name.clone(), miimon_ms })?;
+                }
+                if was != reselect {
+                    self.emit(Op::SetReselect { name: name.clone(), reselect })?;
                 }
                 if old != port {
                     self.emit(Op::SetPrimary { name, port })?;

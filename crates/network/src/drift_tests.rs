@@ -1,7 +1,7 @@
 //! What somebody changed on a settled node: the diff finds it, mends it, and does nothing else.
 
 use super::*;
-use crate::link::{BondMode, VlanEntry};
+use crate::link::{BondMode, Reselect, VlanEntry};
 use crate::plan::{Generation, plan};
 use crate::testing::{adapters, bare_nics, link_name, spec, vlan};
 use proptest::prelude::*;
@@ -63,6 +63,7 @@ fn examples() -> Vec<Drift> {
     let own = |name: &LinkName| *settled().links[name].addresses.first().unwrap();
     let ops = vec![
         Op::SetMiimon { name: team(), miimon_ms: 0 },
+        Op::SetReselect { name: team(), reselect: Reselect::Always },
         Op::SetPrimary { name: team(), port: None },
         Op::SetPrimary { name: team(), port: Some(link_name("eth1")) },
         Op::SetFiltering { name: bridge(), vlan_filtering: false, default_pvid: None },
@@ -133,6 +134,8 @@ fn any_drift() -> impl Strategy<Value = Drift> {
         link().prop_map(|name| Op::Leave { name }),
         (link(), master()).prop_map(|(name, master)| Op::Join { name, master }),
         (link(), 0u32..200).prop_map(|(name, miimon_ms)| Op::SetMiimon { name, miimon_ms }),
+        (link(), prop_oneof![Just(Reselect::Always), Just(Reselect::Better)])
+            .prop_map(|(name, reselect)| Op::SetReselect { name, reselect }),
         (link(), prop::option::of(link())).prop_map(|(name, port)| Op::SetPrimary { name, port }),
         (link(), any::<bool>(), prop::option::of(id())).prop_map(|(name, vlan_filtering, default_pvid)| {
             Op::SetFiltering { name, vlan_filtering, default_pvid }

@@ -97,6 +97,19 @@ pub enum BondMode {
     Other(u8),
 }
 
+/// When a bond goes back to its primary port (`BOND_PRI_RESELECT_*`, `net/bonding.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reselect {
+    /// As soon as it can: the kernel's default.
+    #[default]
+    Always,
+    /// As soon as it can, if it is faster than the active one.
+    Better,
+    /// When the active port fails.
+    Failure,
+}
+
 /// What a link is, with the attributes that only this kind has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -109,8 +122,11 @@ pub enum LinkKind {
         mode: BondMode,
         /// How often the carrier of ports is looked at, ms; 0: never.
         miimon_ms: u32,
-        /// The port that carries traffic whenever it can.
+        /// The port that carries traffic first.
         primary: Option<LinkName>,
+        /// When it does so again after it failed.
+        #[serde(default)]
+        reselect: Reselect,
     },
     /// A bridge.
     Bridge {

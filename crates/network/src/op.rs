@@ -1,6 +1,6 @@
 //! One change of one link: what a diff consists of and an executor carries out.
 
-use crate::link::{BondMode, LinkName, Route, VlanEntry};
+use crate::link::{BondMode, LinkName, Reselect, Route, VlanEntry};
 use ipnet::Ipv4Net;
 use model::{Priority, VlanId};
 use serde::{Deserialize, Serialize};
@@ -80,6 +80,13 @@ pub enum Op {
         name: LinkName,
         /// Milliseconds.
         miimon_ms: u32,
+    },
+    /// Change when a bond goes back to its primary port.
+    SetReselect {
+        /// Of which bond.
+        name: LinkName,
+        /// When.
+        reselect: Reselect,
     },
     /// Change a bond's preferred port.
     SetPrimary {
@@ -172,6 +179,7 @@ impl Op {
             | Self::Leave { name }
             | Self::SetMiimon { name, .. }
             | Self::SetPrimary { name, .. }
+            | Self::SetReselect { name, .. }
             | Self::SetFiltering { name, .. }
             | Self::SetEgressQos { name, .. }
             | Self::SetBridgeVlan { name, .. }
@@ -216,6 +224,14 @@ impl fmt::Display for Op {
             }
             Self::SetPrimary { name, port: Some(port) } => {
                 write!(f, "make {port} the primary port of {name}")
+            }
+            Self::SetReselect { name, reselect } => {
+                let when = match reselect {
+                    Reselect::Always => "as soon as it can",
+                    Reselect::Better => "when that is faster",
+                    Reselect::Failure => "when the active one fails",
+                };
+                write!(f, "let {name} go back to its primary port {when}")
             }
             Self::SetPrimary { name, port: None } => write!(f, "let {name} have no primary port"),
             Self::SetFiltering { name, vlan_filtering, default_pvid } => {

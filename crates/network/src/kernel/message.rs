@@ -5,7 +5,7 @@
 //! (`IFLA_INFO_DATA`, which `RTM_SETLINK` ignores).
 
 use super::netlink::NetlinkError;
-use crate::link::{BondMode, LinkName, Route, VlanEntry};
+use crate::link::{BondMode, LinkName, Reselect, Route, VlanEntry};
 use crate::op::Op;
 use ipnet::Ipv4Net;
 use model::{Priority, VlanId};
@@ -14,9 +14,9 @@ use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage,
 };
 use rtnetlink::packet_route::link::{
-    AfSpecBridge, AfSpecInet6, AfSpecUnspec, BondMode as KernelBondMode, BridgeFlag, BridgeVlanInfo,
-    BridgeVlanInfoFlags, In6AddrGenMode, InfoBond, InfoBridge, InfoData, InfoKind, InfoVlan, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage, VlanQosMapping,
+    AfSpecBridge, AfSpecInet6, AfSpecUnspec, BondMode as KernelBondMode, BondPrimaryReselect, BridgeFlag,
+    BridgeVlanInfo, BridgeVlanInfoFlags, In6AddrGenMode, InfoBond, InfoBridge, InfoData, InfoKind, InfoVlan,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, VlanQosMapping,
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType,
@@ -78,6 +78,10 @@ pub(super) fn request(
         Op::Leave { name } => (set(index(name)?, LinkAttribute::Controller(0)), CHANGE),
         Op::SetMiimon { name, miimon_ms } => {
             let data = InfoData::Bond(vec![InfoBond::MiiMon(*miimon_ms)]);
+            (change(index(name)?, InfoKind::Bond, data), CHANGE)
+        }
+        Op::SetReselect { name, reselect } => {
+            let data = InfoData::Bond(vec![InfoBond::PrimaryReselect(primary_reselect(*reselect))]);
             (change(index(name)?, InfoKind::Bond, data), CHANGE)
         }
         Op::SetPrimary { name, port } => {
@@ -149,6 +153,14 @@ fn set_flags(index: u32, flags: LinkFlags) -> RouteNetlinkMessage {
     message.header.flags = flags;
     message.header.change_mask = LinkFlags::Up;
     RouteNetlinkMessage::SetLink(message)
+}
+
+fn primary_reselect(reselect: Reselect) -> BondPrimaryReselect {
+    match reselect {
+        Reselect::Always => BondPrimaryReselect::Always,
+        Reselect::Better => BondPrimaryReselect::Better,
+        Reselect::Failure => BondPrimaryReselect::Failure,
+    }
 }
 
 fn bond_mode(mode: BondMode) -> KernelBondMode {

@@ -1,15 +1,15 @@
 //! What the kernel reports, as [`CurrentLinks`]. Pure and tolerant: what isn't understood is left out.
 
 use crate::kernel::message::ACTIVE_BACKUP;
-use crate::link::{BondMode, CurrentLink, CurrentLinks, LinkKind, LinkName, Route, VlanEntry};
+use crate::link::{BondMode, CurrentLink, CurrentLinks, LinkKind, LinkName, Reselect, Route, VlanEntry};
 use ipnet::Ipv4Net;
 use model::{MacAddress, Priority, VlanId};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
-    AfSpecBridge, AfSpecInet6, AfSpecUnspec, BridgeVlanInfo, BridgeVlanInfoFlags, In6AddrGenMode, InfoBond,
-    InfoBridge, InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
-    VlanQosMapping,
+    AfSpecBridge, AfSpecInet6, AfSpecUnspec, BondPrimaryReselect, BridgeVlanInfo, BridgeVlanInfoFlags,
+    In6AddrGenMode, InfoBond, InfoBridge, InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo,
+    LinkLayerType, LinkMessage, VlanQosMapping,
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType,
@@ -133,7 +133,8 @@ fn kind(info: &[LinkInfo], parent: Option<&LinkName>, names: &BTreeMap<u32, Link
 }
 
 fn bond(data: &[InfoBond], names: &BTreeMap<u32, LinkName>) -> LinkKind {
-    let (mut mode, mut miimon_ms, mut primary) = (BondMode::Other(0), 0, None);
+    let (mut mode, mut miimon_ms, mut primary, mut reselect) =
+        (BondMode::Other(0), 0, None, Reselect::Always);
     for attribute in data {
         match attribute {
             InfoBond::Mode(number) => {
@@ -144,10 +145,12 @@ fn bond(data: &[InfoBond], names: &BTreeMap<u32, LinkName>) -> LinkKind {
             }
             InfoBond::MiiMon(ms) => miimon_ms = *ms,
             InfoBond::Primary(index) => primary = names.get(index).cloned(),
+            InfoBond::PrimaryReselect(BondPrimaryReselect::Better) => reselect = Reselect::Better,
+            InfoBond::PrimaryReselect(BondPrimaryReselect::Failure) => reselect = Reselect::Failure,
             _ => {}
         }
     }
-    LinkKind::Bond { mode, miimon_ms, primary }
+    LinkKind::Bond { mode, miimon_ms, primary, reselect }
 }
 
 fn bridge(data: &[InfoBridge]) -> LinkKind {
@@ -269,14 +272,22 @@ mod tests {
 
     #[test]
     fn links_are_named_where_the_kernel_gives_numbers() {
-        let primary = InfoData::Bond(vec![InfoBond::Mode(1.into()), InfoBond::Primary(2)]);
+        let primary = InfoData::Bond(vec![
+            InfoBond::Mode(1.into()),
+            InfoBond::Primary(2),
+            InfoBond::PrimaryReselect(BondPrimaryReselect::Failure),
+        ]);
         let links = [
             message(3, "tw-team", vec![of_kind(InfoKind::Bond, primary)]),
             message(2, "eth0", vec![LinkAttribute::Controller(3), LinkAttribute::Carrier(1)]),
         ];
         let (team, nic) = (observed(&links, "tw-team"), observed(&links, "eth0"));
         let primary = Some("eth0".parse().unwrap());
-        assert_eq!(team.kind, LinkKind::Bond { mode: BondMode::ActiveBackup, miimon_ms: 0, primary });
+        let reselect = Reselect::Failure;
+        assert_eq!(
+            team.kind,
+            LinkKind::Bond { mode: BondMode::ActiveBackup, miimon_ms: 0, primary, reselect }
+        );
         assert_eq!((nic.kind, nic.master, nic.carrier), (LinkKind::Nic, "tw-team".parse().ok(), Some(true)));
     }
 
