@@ -24,17 +24,21 @@ struct Heard {
 impl Neighbours {
     /// Takes a frame in. One with a time to live of 0 is a good-bye (802.1AB, 9.1.2.2): its sender's entry goes, and nobody
     /// else's (9.2.7.7). A sender is known by chassis and port.
-    pub(crate) fn hear(&mut self, adapter: MacAddress, lldpdu: Lldpdu, now_ms: u64) {
-        if lldpdu.ttl_s == 0 {
-            let from_it = |heard: &Heard| {
-                (&heard.lldpdu.chassis_id, &heard.lldpdu.port_id) == (&lldpdu.chassis_id, &lldpdu.port_id)
-            };
-            if self.heard.get(&adapter).is_some_and(from_it) {
-                self.heard.remove(&adapter);
-            }
-        } else {
+    ///
+    /// Says whether the adapter's cable leads elsewhere than when it was last heard of.
+    pub(crate) fn hear(&mut self, adapter: MacAddress, lldpdu: Lldpdu, now_ms: u64) -> bool {
+        let same = |heard: &Heard| {
+            (&heard.lldpdu.chassis_id, &heard.lldpdu.port_id) == (&lldpdu.chassis_id, &lldpdu.port_id)
+        };
+        let known = self.heard.get(&adapter).map(same);
+        if lldpdu.ttl_s > 0 {
             self.heard.insert(adapter, Heard { lldpdu, at_ms: now_ms });
+            return known == Some(false);
         }
+        if known == Some(true) {
+            self.heard.remove(&adapter);
+        }
+        false
     }
 
     /// The adapter's neighbour, unless its time has passed.
@@ -89,6 +93,17 @@ mod tests {
         neighbours.hear(NIC, frame("tor3", 0), 20);
         assert_eq!(switch(&neighbours, NIC, 20), None);
         assert_eq!(switch(&neighbours, OTHER, 20).as_deref(), Some("tor2"));
+    }
+
+    #[test]
+    fn a_cable_that_leads_elsewhere_is_told_once() {
+        let mut neighbours = Neighbours::default();
+        let mut moved = |frame, at_ms| neighbours.hear(NIC, frame, at_ms);
+        assert!(!moved(frame("tor1", 3), 0), "the first that was ever heard");
+        assert!(!moved(frame("tor1", 3), 1_000));
+        assert!(!moved(frame("tor3", 0), 1_500), "a stranger's good-bye");
+        assert!(moved(frame("tor3", 3), 60_000), "also after a long silence");
+        assert!(!moved(frame("tor3", 3), 61_000));
     }
 
     proptest! {
