@@ -7,11 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may depend on whom, among our own crates. A new edge is a decision: make it here and in docs/ARCHITECTURE.md.
-const EDGES: [(&str, &[&str]); 11] = [
+const EDGES: [(&str, &[&str]); 12] = [
     ("model", &[]),
     ("template", &["model"]),
     ("network", &["model"]),
     ("vm", &[]),
+    ("hands", &[]),
     ("api", &["model", "network"]),
     ("agent", &["api", "model", "network"]),
     ("deploy", &["api", "model", "network"]),
