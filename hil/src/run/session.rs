@@ -5,7 +5,7 @@ use super::{PhaseClock, RunError, blocking};
 use crate::accel::{self, Accel};
 use crate::events::{Event, EventLog, LogError, Verdict};
 use crate::host;
-use crate::image::{self, ImageRequest, NODE_MODULES, NodeImage};
+use crate::image::{self, ImageRequest, NODE_MODULES, NODE_TOOLS, NodeImage};
 use crate::lab::{Keeper, Lab, LabError, Launch};
 use crate::progress::Progress;
 use crate::report::{Environment, Phase, SUMMARY_SCHEMA, SuiteResult, Summary};
@@ -100,9 +100,10 @@ impl<'a> Session<'a> {
                 Some(dir) => image::open(dir)?,
                 None => image::ensure(
                     &ImageRequest {
-                        agent: image::build_agent(&options.root, &target, &line)?,
+                        programs: image::build_programs(&options.root, &target, &line)?,
                         cache: cache.clone(),
                         modules: NODE_MODULES.map(ToOwned::to_owned).to_vec(),
+                        tools: NODE_TOOLS.to_vec(),
                         refresh: options.refresh_image,
                     },
                     &line,
