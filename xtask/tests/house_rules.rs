@@ -18,7 +18,7 @@ const EDGES: [(&str, &[&str]); 12] = [
     ("deploy", &["api", "model", "network"]),
     ("fabric", &["model", "network"]),
     ("cli", &["model", "template"]),
-    ("hil", &["api", "deploy", "fabric", "model", "network", "template", "vm"]),
+    ("hil", &["api", "deploy", "fabric", "hands", "model", "network", "template", "vm"]),
     ("xtask", &["hil", "model"]),
 ];
 

@@ -54,13 +54,14 @@ const TOOLS: Kind = Kind { folder: "tools", keep: 2 };
 /// Whole images; their kernels are links. Four, so that going back and forth between branches is free.
 const IMAGES: Kind = Kind { folder: "images", keep: 4 };
 
-/// The modules that every node needs: its buses, NICs, drives and watchdog, and what the networks are built from.
-pub const NODE_MODULES: [&str; 9] = [
+/// The modules that every node needs: its buses, NICs, drives, ports and watchdog, and what the networks are built from.
+pub const NODE_MODULES: [&str; 10] = [
     "virtio_pci",
     "virtio_net",
     "virtio_rng",
     "nvme",
     "qemu_fw_cfg",
+    "virtio_console",
     "8021q",
     "bonding",
     "bridge",

@@ -27,6 +27,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -166,7 +167,13 @@ pub(crate) fn end_kept(dir: &Path) -> io::Result<()> {
 /// Makes the lab's directory, for this user alone, and locks it.
 fn make_dir(parent: &Path) -> Result<(PathBuf, OwnedFd), KeeperError> {
     let failed = |source| KeeperError::MakeDir { parent: parent.to_owned(), source };
-    let dir = tempfile::Builder::new().prefix(DIR_PREFIX).tempdir_in(parent).map_err(failed)?;
+    // Whoever may enter can write to nodes' ports and to QEMU: nobody but this user.
+    let private = fs::Permissions::from_mode(0o700);
+    let dir = tempfile::Builder::new()
+        .prefix(DIR_PREFIX)
+        .permissions(private)
+        .tempdir_in(parent)
+        .map_err(failed)?;
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
     let lock = rustix::fs::open(dir.path().join(LOCK_FILE), flags, Mode::RUSR | Mode::WUSR)
         .map_err(|errno| failed(errno.into()))?;

@@ -15,6 +15,7 @@ mod error;
 pub mod faults;
 pub mod file;
 mod handle;
+pub mod hands;
 pub mod keeper;
 mod plan;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use api::{Client, Endpoint, TlsIdentity};
 use boot::Starting;
 use fabric::{Control, LinkId, Snapshot, Topology};
 use file::LabFile;
+use hands::{Hands, HandsError};
 use model::{AdapterName, ClusterSpec, DriveSerial, MacAddress, NodeName};
 use plan::{LabPlan, NodePlan};
 use qemu::{BootFiles, NodeFiles};
@@ -112,6 +114,11 @@ impl LabNode {
     /// The fabric's names of its cables; end a is the node's.
     pub fn links(&self) -> impl Iterator<Item = LinkId> {
         self.plan.nics.iter().map(|nic| topology::cable_id(&nic.id))
+    }
+
+    /// A way to run commands on it, out of band.
+    pub async fn hands(&self) -> Result<Hands, HandsError> {
+        Hands::connect(&self.files.hands()).await
     }
 
     /// What the lab gave it.

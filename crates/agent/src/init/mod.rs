@@ -1,7 +1,7 @@
 //! Process 1 of a lab node: prepares the machine and keeps the daemon running.
 //!
-//! In order: kernel file systems; a trial boot ends here; kernel modules; host name, loopback and the out-of-band NIC;
-//! settings of the network stack; then the daemon as a child, started again when it ends. Every orphan is reaped.
+//! In order: kernel file systems; a trial boot ends here; kernel modules; host name, loopback and the out-of-band NIC; settings of the network stack; a lab's hands, if the image has them; then the daemon as a child, started
+//! again when it ends. Every orphan is reaped.
 //!
 //! Two processes, so that killing the daemon is not a kernel panic and nothing that the daemon started dies with it; one
 //! binary, so that the image has one file. Linked in but not started here: tokio, TLS, everything that can fail later.
@@ -13,6 +13,7 @@
 //!
 //! On failure: one line `twinrackd init: …` on the console and the machine switches itself off.
 
+mod hands;
 mod modules;
 mod mounts;
 mod network;
@@ -75,6 +76,7 @@ fn prepare() -> Result<(), InitError> {
         network::out_of_band(out_of_band)?;
     }
     network::adapters(&config.adapters)?;
+    hands::start();
     Ok(())
 }
 
