@@ -3,6 +3,7 @@
 //! On failure: [`DaemonError`]; nothing is served without TLS.
 
 use crate::config::{self, LoadError};
+use crate::init::durable_state_dir;
 use crate::state::{StartError, State, Stop};
 use crate::store::Store;
 use crate::{Owner, clock, server};
@@ -62,6 +63,9 @@ pub(crate) fn run(path: &Path, owner: Owner) -> Result<(), DaemonError> {
         let address = config.listen;
         let listener =
             TcpListener::bind(address).await.map_err(|source| DaemonError::Listen { address, source })?;
+        if let Some(directory) = durable_state_dir() {
+            info!("{} outlives a power cycle", directory.display());
+        }
         let store = Store::in_directory(STATE_DIR);
         let state = State::start(config, owner, store).await?;
         stop_on_signals(&state)?;

@@ -32,6 +32,9 @@ pub struct HostPackage {
 /// The virtual machine monitor that the lab's nodes run in.
 pub const QEMU: HostPackage = HostPackage { name: "qemu-system-x86", file: "/usr/bin/qemu-system-x86_64" };
 
+/// What makes the file system on the nodes' boot drives.
+pub const MKE2FS: HostPackage = HostPackage { name: "e2fsprogs", file: "/usr/sbin/mkfs.ext4" };
+
 /// How long apt may take for one step: slow mirrors exist, and apt gives up on dead ones by itself.
 const APT_LIMIT: Duration = Duration::from_mins(15);
 

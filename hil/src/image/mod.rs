@@ -54,13 +54,15 @@ const TOOLS: Kind = Kind { folder: "tools", keep: 2 };
 /// Whole images; their kernels are links. Four, so that going back and forth between branches is free.
 const IMAGES: Kind = Kind { folder: "images", keep: 4 };
 
-/// The modules that every node needs: its buses, NICs, drives, ports and watchdog, and what the networks are built from.
-pub const NODE_MODULES: [&str; 10] = [
+/// The modules that every node needs: its buses, NICs, drives, ports and watchdog, its state's file system, and what the
+/// networks are built from.
+pub const NODE_MODULES: [&str; 11] = [
     "virtio_pci",
     "virtio_net",
     "virtio_rng",
     "nvme",
     "qemu_fw_cfg",
+    "ext4",
     "virtio_console",
     "8021q",
     "bonding",

@@ -22,6 +22,7 @@ mod plan;
 mod plan_tests;
 mod ports;
 mod qemu;
+mod state_drive;
 mod topology;
 
 pub use error::LabError;

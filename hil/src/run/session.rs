@@ -93,7 +93,7 @@ impl<'a> Session<'a> {
         let line = self.ui.line("image");
         let options = self.setup.options.clone();
         let (image, accel) = blocking(move || {
-            host::ensure_packages(&[host::QEMU], &line)?;
+            host::ensure_packages(&[host::QEMU, host::MKE2FS], &line)?;
             let target = options.root.join("target");
             let cache = target.join("hil/cache");
             let image = match &options.image {

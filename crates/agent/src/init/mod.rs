@@ -1,6 +1,7 @@
 //! Process 1 of a lab node: prepares the machine and keeps the daemon running.
 //!
-//! In order: kernel file systems; a trial boot ends here; kernel modules; host name, loopback and the out-of-band NIC; settings of the network stack; a lab's hands, if the image has them; then the daemon as a child, started
+//! In order: kernel file systems; a trial boot ends here; kernel modules; the state drive; host name, loopback and the
+//! out-of-band NIC; settings of the network stack; a lab's hands, if the image has them; then the daemon as a child, started
 //! again when it ends. Every orphan is reaped.
 //!
 //! Two processes, so that killing the daemon is not a kernel panic and nothing that the daemon started dies with it; one
@@ -17,9 +18,11 @@ mod hands;
 mod modules;
 mod mounts;
 mod network;
+mod state_drive;
 mod supervise;
 
 pub(crate) use modules::paths as module_paths;
+pub(crate) use state_drive::durable_state_dir;
 
 use crate::{chain, config};
 use rustix::system::{RebootCommand, reboot, sethostname};
@@ -68,6 +71,7 @@ fn prepare() -> Result<(), InitError> {
     }
     modules::load(Path::new(MODULE_LIST));
     mounts::configfs();
+    state_drive::mount();
     let config = config::load(Path::new(CONFIG))?;
     sethostname(config.node.as_str().as_bytes()).map_err(InitError::HostName)?;
     network::settings();
