@@ -94,6 +94,9 @@ fn a_large_input_that_nobody_reads_is_no_trouble() {
     let mut port = Port::open();
     let stdin = "x".repeat(REQUEST_MAX_BYTES / 2);
     assert_eq!(port.ask(&Request { stdin: stdin.clone(), ..request(&["true"]) }).status, Some(0));
+    let sleep = Request { stdin: stdin.clone(), limit_ms: Some(300), ..request(&["sleep", "600"]) };
+    assert!(port.ask(&sleep).error.unwrap().contains("still ran"));
+    assert!(port.ask(&Request { stdin: stdin.clone(), ..request(&["cat"]) }).truncated);
     assert_eq!(port.ask(&Request { stdin, ..request(&["wc", "-c"]) }).stdout.trim(), "524288");
     port.still_serves();
 }
