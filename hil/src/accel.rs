@@ -5,7 +5,7 @@
 //! which makes the agent write [`TRIAL_OK`] to its console and power off.
 //!
 //! Invariants: KVM is used only after such a boot has come up within [`TRIAL_LIMIT`]. A trial is never longer than
-//! that: its QEMU is killed and waited for, and dies with us. A verdict is remembered for the same host kernel, boot,
+//! that: its QEMU is killed and waited for, and dies with us ([`run`]). A verdict is remembered for the same host kernel, boot,
 //! device, QEMU and image kernel, in `accelerator.json` in the cache; removing the file asks again.
 //!
 //! On failure: whatever goes wrong speaks for TCG, which always works, and the reason is told. Nothing here is an error
@@ -151,10 +151,8 @@ fn why_not(status: Option<std::process::ExitStatus>, console: &str, stderr: &str
 
 /// QEMU with nothing but a processor, memory and a console.
 fn trial_command(image: &NodeImage) -> Command {
-    // setpriv (util-linux, always there) replaces itself by QEMU: should we be killed, a hung guest would else burn a
-    // processor for ever.
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", QEMU.file, "-nodefaults", "-no-user-config", "-no-reboot"]);
+    let mut command = Command::new(QEMU.file);
+    command.args(["-nodefaults", "-no-user-config", "-no-reboot"]);
     command.args(["-machine", "q35", "-accel", "kvm", "-cpu", "host", "-m", "256"]);
     command.args(["-display", "none", "-serial", "stdio"]);
     command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initrd);

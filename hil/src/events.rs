@@ -7,6 +7,13 @@
 //!
 //! On failure: a line that can't be written is an error of the run: a log with holes proves nothing.
 
+mod measured;
+
+pub use measured::{
+    Bucket, CabledNic, CabledNode, Cables, Carried, Counters, Dropped, NetworkPaths, Paths, RoundTrips,
+    SwitchPort, Topology,
+};
+
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Write};
@@ -48,6 +55,14 @@ pub enum Event {
         /// Since its power was switched on, milliseconds.
         took_ms: u64,
     },
+    /// The cabling, as found when the cluster was deployed.
+    Topology(Topology),
+    /// The storage paths, or who reports, changed.
+    Paths(Paths),
+    /// Round trips were measured.
+    RoundTrips(RoundTrips),
+    /// What went over the lab's cables, at the end of its suites.
+    Counters(Counters),
     /// A scenario of a suite began.
     ScenarioStarted {
         /// The suite.

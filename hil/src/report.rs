@@ -1,12 +1,20 @@
-//! What a run leaves behind: `summary.json`, `junit.xml` and a table on the terminal.
+//! What a run leaves behind: `summary.json`, `junit.xml`, `report.html` and a table on the terminal.
 //!
 //! The event log is written while the run goes on ([`crate::events`]); what is here is written once, at the end, from
-//! one [`Summary`]. The schema of `summary.json` is documented in `docs/report.md`; its `schema` field changes with it.
+//! one [`Summary`], and the page from the log, so that it can be drawn again ([`redraw`]) and two runs be held against each
+//! other ([`compare()`]). The schema of `summary.json` is documented in `docs/report.md`; its `schema` field changes with it.
 
+mod compare;
 mod junit;
+mod page;
+mod read;
+pub mod story;
 mod terminal;
 
+pub use compare::{COMPARE_SCHEMA, Comparison, NumberChange, Side, VerdictChange, WordsChange, compare};
 pub use junit::junit;
+pub use page::page;
+pub use read::{ReadError, RunRead, read};
 pub use terminal::terminal;
 
 use crate::events::Verdict;
@@ -137,7 +145,8 @@ pub struct WriteError {
     pub source: io::Error,
 }
 
-/// Writes `summary.json` and `junit.xml` into the run's folder.
+/// Writes `summary.json`, `junit.xml` and, drawn from the event log that is there by then, `report.html` into the run's
+/// folder.
 pub fn write(summary: &Summary, dir: &Path) -> Result<(), WriteError> {
     let put = |name: &str, content: String| {
         let path = dir.join(name);
@@ -146,7 +155,36 @@ pub fn write(summary: &Summary, dir: &Path) -> Result<(), WriteError> {
     let mut json = serde_json::to_string_pretty(summary).unwrap_or_default();
     json.push('\n');
     put("summary.json", json)?;
-    put("junit.xml", junit(summary))
+    put("junit.xml", junit(summary))?;
+    redraw(dir).map(drop).map_err(|error| match error {
+        RedrawError::Write(error) => error,
+        RedrawError::Read(error) => WriteError { path: page_path(dir), source: io::Error::other(error) },
+    })
+}
+
+/// A run's page could not be drawn again.
+#[derive(Debug, thiserror::Error)]
+pub enum RedrawError {
+    /// What the run left behind can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The page can't be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// Draws `report.html` from what is in the run's folder, and says where it is.
+pub fn redraw(dir: &Path) -> Result<PathBuf, RedrawError> {
+    let run = read(dir)?;
+    let path = page_path(dir);
+    match std::fs::write(&path, page(&run.story, run.summary.as_ref())) {
+        Ok(()) => Ok(path),
+        Err(source) => Err(WriteError { path, source }.into()),
+    }
+}
+
+fn page_path(dir: &Path) -> PathBuf {
+    dir.join("report.html")
 }
 
 #[cfg(test)]
@@ -219,6 +257,9 @@ pub(crate) mod tests {
     #[test]
     fn the_summary_reads_back() {
         let dir = tempfile::tempdir().unwrap();
+        let events = story::tests::example();
+        let lines: Vec<String> = events.iter().map(|event| serde_json::to_string(event).unwrap()).collect();
+        std::fs::write(dir.path().join("events.jsonl"), lines.join("\n")).unwrap();
         write(&example(), dir.path()).unwrap();
         let text = std::fs::read_to_string(dir.path().join("summary.json")).unwrap();
         assert_eq!(serde_json::from_str::<Summary>(&text).unwrap(), example());

@@ -108,7 +108,7 @@ impl RunError {
             | Self::Options(_)
             | Self::NothingApplicable(_)
             | Self::NotOurs(_)
-            | Self::Lab(LabError::File(_) | LabError::Plan(_))
+            | Self::Lab(LabError::File { .. } | LabError::Plan(_))
             | Self::Image(ImageError::NoImage { .. }) => 2,
             Self::Interrupted => 130, // 128 + SIGINT, as shells have it
             _ => 69,                  // EX_UNAVAILABLE of sysexits.h

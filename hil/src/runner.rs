@@ -15,7 +15,7 @@ mod inventory;
 mod refusal;
 mod spine;
 
-use crate::events::{Event, EventLog, Verdict};
+use crate::events::{Counters, Event, EventLog, Topology, Verdict};
 use crate::lab::{Lab, LabError};
 use crate::progress::Progress;
 use crate::report::{ScenarioResult, StepResult};
@@ -98,6 +98,7 @@ impl<'a> Runner<'a> {
                 return Err(RunError::Refused(complaints.collect::<Vec<_>>().join("\n")));
             }
         };
+        log.log(Event::Topology(Topology::of(&cluster, &cabling)));
         let failures = applied.failures();
         if !failures.is_empty() {
             return Err(RunError::Refused(failures.join("\n")));
@@ -110,6 +111,13 @@ impl<'a> Runner<'a> {
         let runner = Self { cluster, lab, log: Arc::clone(log), ui, watch, logger, faulted: None, vigil };
         let health = runner.well_by(Instant::now() + FIRST_HEALTH).await;
         if health.good { Ok(runner) } else { Err(RunError::Refused(health.what)) }
+    }
+
+    /// Logs what went over the lab's cables so far.
+    pub(crate) fn log_counters(&mut self) -> Result<(), RunError> {
+        let counters = self.lab.counters()?;
+        self.log.log(Event::Counters(Counters::of(self.lab.topology(), &counters)));
+        Ok(())
     }
 
     /// Takes a suite through its scenarios. Each is reported as it ends, so that what ends a run early takes nothing away.

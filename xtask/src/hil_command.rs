@@ -1,13 +1,15 @@
 //! `cargo xtask hil`: parses what to run, runs it, shows what came of it.
 
+use crate::report_command;
 use crate::test_command::root;
 use clap::{Args, Subcommand, ValueEnum};
+use hil::lab::EndError;
 use hil::run::{Options, Outcome, RunError};
 use hil::suite::Set;
 use hil::ui::Ui;
 use model::Shape;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const EXAMPLES: &str = "\
@@ -18,8 +20,10 @@ Examples:
   cargo xtask hil --suite tor-loss --seed 7       the same random choices as an earlier run
   cargo xtask hil --keep                          leave the lab running, and say how to get in
   cargo xtask hil end DIR                         end a lab that was kept
+  cargo xtask hil report DIR                      draw a run's report.html again
+  cargo xtask hil compare DIR DIR                 what changed between two runs
 
-The report is in target/hil/latest: summary.json, junit.xml, events.jsonl, console/.
+The report is in target/hil/latest: report.html, summary.json, junit.xml, events.jsonl, console/.
 Exit codes: 0 good; 1 what was examined is wrong; 2 the input or the command line can't be read; 69 the lab failed;
 130 interrupted.";
 
@@ -71,6 +75,21 @@ enum HilCommand {
         /// The lab's directory, as `--keep` named it
         dir: PathBuf,
     },
+    /// Draw a run's report.html again, from what the run left behind
+    Report {
+        /// The run's folder
+        dir: PathBuf,
+    },
+    /// Say what changed between two runs: verdicts, times, round trips, environment
+    Compare {
+        /// The first run's folder
+        before: PathBuf,
+        /// The second run's folder
+        after: PathBuf,
+        /// As JSON, with everything, also what did not change
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -82,14 +101,13 @@ enum SetName {
 }
 
 pub(crate) fn run(arguments: HilArguments) -> ExitCode {
-    if let Some(HilCommand::End { dir }) = &arguments.command {
-        return match hil::lab::end_kept(dir) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("error: no kept lab answers in {}: {error}", dir.display());
-                ExitCode::from(2)
-            }
-        };
+    match &arguments.command {
+        Some(HilCommand::End { dir }) => return end(dir),
+        Some(HilCommand::Report { dir }) => return report_command::report(dir),
+        Some(HilCommand::Compare { before, after, json }) => {
+            return report_command::compare(before, after, *json);
+        }
+        None => {}
     }
     let ui = Ui::new();
     let options = match options(arguments) {
@@ -108,6 +126,16 @@ pub(crate) fn run(arguments: HilArguments) -> ExitCode {
         Err(error) => {
             show_error(&error);
             ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn end(dir: &Path) -> ExitCode {
+    match hil::lab::end_kept(dir) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", hil::chain(&error));
+            ExitCode::from(if matches!(error, EndError::NoLab { .. }) { 2 } else { 69 })
         }
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! Thin on purpose: it parses the command line and calls the library that does the work.
 
+mod bench;
 mod hil_command;
+mod report_command;
 mod test_command;
 
 use clap::{Parser, Subcommand};
@@ -27,6 +29,10 @@ enum Command {
     Hil(Box<hil_command::HilArguments>),
     /// Formatting, lints, licences, unit, snapshot and lab tests: what CI runs
     Test(test_command::TestArguments),
+    /// How fast the lab's own parts are
+    Bench(bench::BenchArguments),
+    #[command(flatten)]
+    BenchProcess(bench::BenchProcess),
     /// The process that owns a lab; started by `hil`
     #[command(hide = true)]
     LabKeeper {
@@ -47,12 +53,14 @@ fn main() -> ExitCode {
     match CommandLine::parse().command {
         Command::Hil(arguments) => hil_command::run(*arguments),
         Command::Test(arguments) => test_command::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+        Command::BenchProcess(process) => exit(process.run()),
         Command::LabKeeper { parent } => exit(hil::lab::keeper::run(&parent)),
         Command::LabFabric { topology, sockets } => exit(hil::lab::fabric_process(&topology, &sockets)),
     }
 }
 
-/// For the lab's own processes, whose errors go to the lab's logs.
+/// For the lab's and a measurement's own processes, whose errors go to their logs.
 fn exit<E: std::error::Error + 'static>(outcome: Result<(), E>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

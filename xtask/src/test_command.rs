@@ -59,6 +59,7 @@ fn steps(arguments: &TestArguments) -> Result<(), Stop> {
     // Advisories need a database from the network; `cargo xtask test` never claims to have checked them.
     step(Command::new(deny).args(["deny", "--offline", "check", "licenses", "bans", "sources"]))?;
     let nextest = NEXTEST.ensure()?;
+    ensure_browser()?;
     let mut tests = Command::new(nextest);
     tests.args(["nextest", "run", "--workspace", "--all-features"]);
     if arguments.no_lab {
@@ -67,6 +68,15 @@ fn steps(arguments: &TestArguments) -> Result<(), Stop> {
     // Doc tests first: CI reads the test runner's closing line from the end of the output.
     cargo(&["test", "--workspace", "--doc", "--quiet"])?;
     step(&mut tests)
+}
+
+/// What the report's page is looked at in.
+fn ensure_browser() -> Result<(), Stop> {
+    let ui = hil::ui::Ui::new();
+    hil::host::ensure_packages(&[hil::host::CHROMIUM], &ui.line("browser")).map_err(|error| {
+        eprintln!("error: {}", hil::chain(&error));
+        Stop { step: "install chromium".to_owned(), code: 69 }
+    })
 }
 
 fn cargo(args: &[&str]) -> Result<(), Stop> {
@@ -94,18 +104,19 @@ fn step(command: &mut Command) -> Result<(), Stop> {
 }
 
 impl Tool {
-    /// The tool's path: the one on the search path, else the project's own, which is built once.
+    /// The tool's path: of the one on the search path if that has our version, else of the project's own, which is built once.
     fn ensure(&self) -> Result<PathBuf, Stop> {
-        let installed = Command::new(self.name).arg("--version").output();
-        if installed.is_ok_and(|output| output.status.success()) {
-            return Ok(self.name.into());
+        let installed = PathBuf::from(self.name);
+        if self.is(&installed) {
+            return Ok(installed);
         }
         let home = root().join("target/tools");
         let path = home.join("bin").join(self.name);
-        if !path.exists() {
+        if !self.is(&path) {
             eprintln!(
-                "\n── {} is not installed: building it into {} (once, minutes)",
+                "\n── {} {} is not installed: building it into {} (once, minutes)",
                 self.name,
+                self.version,
                 home.display()
             );
             let mut install = Command::new(env!("CARGO"));
@@ -114,10 +125,46 @@ impl Tool {
         }
         Ok(path)
     }
+
+    /// Whether a program is this tool in this version: it says so in the first words of its answer to `--version`.
+    fn is(&self, program: &Path) -> bool {
+        let Ok(output) = Command::new(program).arg("--version").output() else { return false };
+        let said = String::from_utf8_lossy(&output.stdout);
+        let mut words = said.split_whitespace();
+        output.status.success() && (words.next(), words.next()) == (Some(self.name), Some(self.version))
+    }
 }
 
 /// The workspace's root.
 pub(crate) fn root() -> &'static Path {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     manifest.parent().unwrap_or(manifest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_tool_of_another_version_is_not_the_tool() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("tool");
+        let tool = Tool { name: "cargo-tool", version: "0.2.10" };
+        for (said, is) in [
+            ("cargo-tool 0.2.10", true),
+            ("cargo-tool 0.2.10 (60fa45f63 2026-08-04)\nrelease: 0.2.10", true),
+            ("cargo-tool 0.2.1", false),
+            ("cargo-tool 0.2.100", false),
+            ("other 0.2.10", false),
+            ("", false),
+        ] {
+            // Another program in place of the one that ran before: a file that runs can't be written.
+            std::fs::remove_file(&program).ok();
+            std::fs::write(&program, format!("#!/bin/sh\ncat <<END\n{said}\nEND\n")).unwrap();
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+            assert_eq!(tool.is(&program), is, "{said}");
+        }
+        assert!(!tool.is(&dir.path().join("gone")));
+    }
 }

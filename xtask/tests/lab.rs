@@ -108,6 +108,14 @@ impl Place {
         serde_json::from_str(&fs::read_to_string(self.out().join("summary.json")).unwrap()).unwrap()
     }
 
+    /// Waits until a run has come so far; panics with what it has said if it ends before.
+    fn reach(&self, run: &mut Child, what: &str, moment: impl Fn(&Self) -> bool) {
+        let run = std::cell::RefCell::new(run);
+        let ended = || run.borrow_mut().try_wait().unwrap().is_some();
+        self.wait(what, PATIENCE, || moment(self) || ended());
+        assert!(moment(self), "{what} did not come before the end: {}", self.said());
+    }
+
     /// Waits until a condition holds; panics with what the run has said if it doesn't come.
     fn wait(&self, what: &str, patience: Duration, condition: impl Fn() -> bool) {
         let deadline = Instant::now() + patience;
@@ -121,6 +129,22 @@ impl Place {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// The command behind a shell script that ends in `exec "$@"`, itself behind these words.
+fn behind(words: &[&str], script: &str, command: &Command) -> Command {
+    let words = [words, &["sh", "-c", script, "sh"]].concat();
+    let mut outer = Command::new(words[0]);
+    outer.args(&words[1..]).arg(command.get_program()).args(command.get_args());
+    outer.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    outer.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    outer
+}
+
+/// The command with a file system of its own, in memory and of this size, over the folder for temporary files.
+fn with_room(place: &Place, size: &str, command: &Command) -> Command {
+    let script = format!("mount -t tmpfs -o size={size} none {} && exec \"$@\"", place.tmp().display());
+    behind(&["unshare", "--mount", "--user", "--map-root-user"], &script, command)
 }
 
 fn pids() -> impl Iterator<Item = u32> {
@@ -189,39 +213,53 @@ fn an_arm_file_runs_with_the_overrides_that_its_messages_name() {
     assert!(summary["notes"].to_string().contains("overridden"), "{summary}");
 }
 
+fn deployment(place: &Place) -> bool {
+    place.events().contains("\"phase\":\"deploy\"")
+}
+
+fn first_suite(place: &Place) -> bool {
+    place.events().contains("scenario-started")
+}
+
 #[test]
 fn a_killed_harness_leaves_nothing_whenever_it_dies() {
-    let moments: [(&str, Moment); 4] = [
-        ("the lab's directory", |place| fs::read_dir(place.tmp()).unwrap().next().is_some()),
-        ("the first QEMU", |place| place.processes().len() > 3),
-        ("the deployment", |place| place.events().contains("\"phase\":\"deploy\"")),
-        ("the first suite", |place| place.events().contains("scenario-started")),
+    // An abort is also the end of a panic in a panic; a panic that unwinds closes the keeper's pipe as these do.
+    let moments: [(&str, Moment, &str); 5] = [
+        ("the lab's directory", |place| fs::read_dir(place.tmp()).unwrap().next().is_some(), "-KILL"),
+        ("the first QEMU", |place| place.processes().len() > 3, "-KILL"),
+        ("a node that boots", |place| place.processes().len() > 3, "-ABRT"),
+        ("the deployment", deployment, "-KILL"),
+        ("the first suite", first_suite, "-KILL"),
     ];
-    for (what, moment) in moments {
+    for (what, moment, end) in moments {
         let place = Place::new();
         let mut run = place.start(&["--shape", "1+1", "--suite", "wiring"]);
-        place.wait(what, PATIENCE, || moment(&place));
-        run.kill().unwrap();
+        place.reach(&mut run, what, moment);
+        signal(run.id(), end);
         run.wait().unwrap();
         place.wait("the end of everything", GONE_WITHIN, || place.leftovers().is_empty());
     }
 }
 
 #[test]
-fn ctrl_c_ends_the_lab_and_still_reports() {
-    let place = Place::new();
-    let mut run = place.start(&["--shape", "1+1", "--suite", "wiring"]);
-    place.wait("a node that boots", PATIENCE, || place.events().contains("\"phase\":\"boot\""));
-    signal(run.id(), "-INT");
-    let status: ExitStatus = run.wait().unwrap();
-    assert_eq!(status.code(), Some(130), "{}", place.said());
-    assert_eq!(place.leftovers(), Vec::<String>::new());
-    assert_eq!(place.summary()["aborted"], "interrupted");
-    assert!(
-        place.said().contains("replay: cargo xtask hil --shape 1+1 --suite wiring --seed"),
-        "{}",
-        place.said()
-    );
+fn ctrl_c_ends_the_lab_and_still_reports_whenever_it_comes() {
+    let moments: [(&str, Moment); 3] = [
+        ("a node that boots", |place| place.events().contains("\"phase\":\"boot\"")),
+        ("the deployment", deployment),
+        ("the first suite", first_suite),
+    ];
+    for (what, moment) in moments {
+        let place = Place::new();
+        let mut run = place.start(&["--shape", "1+1", "--suite", "wiring"]);
+        place.reach(&mut run, what, moment);
+        signal(run.id(), "-INT");
+        let status: ExitStatus = run.wait().unwrap();
+        let said = place.said();
+        assert_eq!(status.code(), Some(130), "{what}: {said}");
+        assert_eq!(place.leftovers(), Vec::<String>::new(), "{what}");
+        assert_eq!(place.summary()["aborted"], "interrupted", "{what}");
+        assert!(said.contains("replay: cargo xtask hil --shape 1+1 --suite wiring --seed"), "{what}: {said}");
+    }
 }
 
 #[test]
@@ -256,10 +294,20 @@ fn a_node_that_dies_unasked_is_a_lab_failure_and_no_finding() {
 #[test]
 fn a_kept_lab_answers_until_it_is_ended() {
     let place = Place::new();
-    // The kept lab's processes hold on to the output; only what was said until then is read.
-    let mut run = place.start(&["--shape", "1+1", "--suite", "wiring", "--keep"]);
-    assert!(run.wait().unwrap().success(), "{}", place.said());
-    let said = place.said();
+    // Standard error has another number as well: whatever of the caller's the lab kept would keep these pipes open.
+    let harness = place.hil(&["--shape", "1+1", "--suite", "wiring", "--keep"]);
+    let mut run = behind(&["env"], "exec 7>&2; exec \"$@\"", &harness).spawn().unwrap();
+    let (mut stdout, mut stderr) = (run.stdout.take().unwrap(), run.stderr.take().unwrap());
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut said = [String::new(), String::new()];
+        stdout.read_to_string(&mut said[0]).unwrap();
+        stderr.read_to_string(&mut said[1]).unwrap();
+        tell.send(said.join("\n")).ok();
+    });
+    let status = run.wait().unwrap();
+    let said = told.recv_timeout(GONE_WITHIN).expect("a kept lab holds the output of who started it");
+    assert!(status.success(), "{said}");
     let port = said.split("https://a1:").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
     assert!(std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port.parse().unwrap())).is_ok());
     let lab =
@@ -351,7 +399,8 @@ fn an_agent_that_never_answers_is_a_lab_failure_with_the_console() {
     let lab = place.lab_file("kernel_arguments = \"\"", "kernel_arguments = \"rdinit=/nothing panic=0\"");
     let text = fs::read_to_string(&lab).unwrap().replace("timeout_s = 60", "timeout_s = 12");
     fs::write(&lab, text).unwrap();
-    let words = ["the agent of node", "did not answer within 12s", "Kernel panic"];
+    let words =
+        ["the agent of node", "gave no good answer (it had 12s)", "Kernel panic", "the last attempt: "];
     fails(&place, &["--shape", "1+1", "--lab", lab.to_str().unwrap()], 69, &words);
 }
 
@@ -372,25 +421,36 @@ fn a_port_in_use_is_named_with_its_node() {
 #[test]
 fn a_full_disk_is_named_with_what_it_lacks() {
     let place = Place::new();
-    // A file system of one MiB over the folder for temporary files, in a mount name space of its own.
-    let script = format!("mount -t tmpfs -o size=1m none {} && exec \"$@\"", place.tmp().display());
-    let mut command = Command::new("unshare");
-    command.args([
-        "--mount",
-        "--user",
-        "--map-root-user",
-        "sh",
-        "-c",
-        &script,
-        "sh",
-        env!("CARGO_BIN_EXE_xtask"),
-    ]);
-    command.args(["hil", "--shape", "1+1", "--out"]).arg(place.out()).env("TMPDIR", place.tmp());
-    let mut run = command.stdin(Stdio::null()).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut run = with_room(&place, "1m", &place.hil(&["--shape", "1+1"])).spawn().unwrap();
     let mut said = String::new();
     run.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(run.wait().unwrap().code(), Some(69), "{said}");
     assert!(said.contains("MiB free") && said.contains("TMPDIR"), "{said}");
+}
+
+#[test]
+fn a_disk_that_fills_while_the_lab_runs_is_named() {
+    let place = Place::new();
+    let harness = place.hil(&["--shape", "1+1", "--suite", "wiring", "--keep"]);
+    let log = |name| fs::File::create(place.dir.path().join(name)).unwrap();
+    let mut command = with_room(&place, "80m", &harness);
+    let mut run = command.stdout(log("stdout")).stderr(log("stderr")).spawn().unwrap();
+    place.reach(&mut run, "the first suite", first_suite);
+    // The folder as the harness sees it: proc(5), /proc/PID/root.
+    let seen = place.tmp();
+    let hog =
+        Path::new(&format!("/proc/{}/root", run.id())).join(seen.strip_prefix("/").unwrap()).join("hog");
+    let filled = fs::write(&hog, vec![0; 80 << 20]).unwrap_err();
+    assert_eq!(filled.kind(), std::io::ErrorKind::StorageFull);
+    let status = run.wait().unwrap();
+    let said = place.said();
+    assert_eq!(status.code(), Some(69), "{said}");
+    assert!(
+        said.contains("cannot write") && said.contains("No space left") && said.contains("make room"),
+        "{said}"
+    );
+    assert_eq!(said.matches("error:").count(), 1, "{said}");
+    place.wait("the end of the processes", GONE_WITHIN, || place.processes().is_empty());
 }
 
 /// An ARM deployment parameters file: one converged intent, and a node's address inside the infrastructure range.

@@ -1,25 +1,36 @@
-//! The daemon's life: read the configuration, listen, say so, serve, end.
+//! The daemon's life: read the configuration, take back what an earlier one left pending, listen, say so, serve, end.
+//!
+//! In this order: the address to listen on may be one that the pending plan took away.
+//!
+//! Told to end (SIGTERM, SIGINT), it takes a plan back that nobody confirmed yet, in [`TAKE_BACK_LIMIT`]: on a host nobody
+//! promises that another agent comes to do it. What could not be done by then is the next agent's first act. A machine that
+//! goes down needs none of this: its links end with it.
 //!
 //! On failure: [`DaemonError`]; nothing is served without TLS.
 
 use crate::config::{self, LoadError};
-use crate::init::durable_state_dir;
 use crate::state::{StartError, State, Stop};
 use crate::store::Store;
-use crate::{Owner, clock, server};
+use crate::{Owner, clock, init, server};
 use api::{IdentityError, PowerAction};
 use rustix::system::RebootCommand;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 use tracing::level_filters::LevelFilter;
 use tracing::{info, warn};
 
 /// What is remembered here lives as long as the machine is up, like the links that it is about.
 const STATE_DIR: &str = "/run/twinrack";
+
+/// For taking a pending plan back at the end: what the kernel does in milliseconds, on an overloaded host in seconds. A
+/// service manager must grant this and the server's three seconds (systemd grants 90).
+const TAKE_BACK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why the daemon ended.
 #[derive(Debug, thiserror::Error)]
@@ -55,24 +66,32 @@ pub(crate) fn run(path: &Path, owner: Owner) -> Result<(), DaemonError> {
     start_log();
     let started_ms = clock::uptime_ms();
     let config = config::load(path)?;
-    let tls = Arc::new(config.tls.server_config().map_err(DaemonError::Identity)?);
     // One thread: a node of the lab has one emulated processor. What blocks goes to tokio's blocking threads.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DaemonError::Runtime)?;
     let stop = runtime.block_on(async {
-        let address = config.listen;
+        let state = State::start(config, owner, Store::in_directory(STATE_DIR)).await?;
+        let tls = Arc::new(state.config.tls.server_config().map_err(DaemonError::Identity)?);
+        let address = state.config.listen;
         let listener =
             TcpListener::bind(address).await.map_err(|source| DaemonError::Listen { address, source })?;
-        if let Some(directory) = durable_state_dir() {
+        if let Some(directory) = init::durable_state_dir() {
             info!("{} outlives a power cycle", directory.display());
         }
-        let store = Store::in_directory(STATE_DIR);
-        let state = State::start(config, owner, store).await?;
         stop_on_signals(&state)?;
         // Under init the machine's start counts; else the process's.
         let since_ms = if owner == Owner::Init { 0 } else { started_ms };
         info!("twinrackd ready node={} after {} ms", state.config.node, clock::uptime_ms() - since_ms);
-        Ok::<_, DaemonError>(server::run(listener, tls, state).await)
+        if owner == Owner::Init
+            && let Err(error) = init::tell_ready()
+        {
+            warn!("can't tell init that this daemon serves: {error}");
+        }
+        let stop = server::run(listener, tls, Arc::clone(&state)).await;
+        if stop == Stop::Signal && timeout(TAKE_BACK_LIMIT, state.network.stop()).await.is_err() {
+            warn!("ending with a plan that is not taken back yet: the next agent will");
+        }
+        Ok::<_, DaemonError>(stop)
     })?;
     // Blocking work that hangs in the kernel must not keep the daemon from ending.
     runtime.shutdown_background();

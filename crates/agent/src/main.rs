@@ -10,7 +10,7 @@
 //! something to do, since an emulated node shares its host's processors.
 //!
 //! On failure: the daemon says why in one line and exits 1 (2 if its command line or configuration can't be read); init
-//! says why in one line on the console and switches the machine off.
+//! says why in one line on the console, and switches the machine off only if it could not prepare it.
 
 mod adapters;
 mod announce;

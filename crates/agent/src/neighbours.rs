@@ -22,10 +22,16 @@ struct Heard {
 }
 
 impl Neighbours {
-    /// Takes a frame in. One with a time to live of 0 is a good-bye (802.1AB, 9.1.2.2): the entry goes.
+    /// Takes a frame in. One with a time to live of 0 is a good-bye (802.1AB, 9.1.2.2): its sender's entry goes, and nobody
+    /// else's (9.2.7.7). A sender is known by chassis and port.
     pub(crate) fn hear(&mut self, adapter: MacAddress, lldpdu: Lldpdu, now_ms: u64) {
         if lldpdu.ttl_s == 0 {
-            self.heard.remove(&adapter);
+            let from_it = |heard: &Heard| {
+                (&heard.lldpdu.chassis_id, &heard.lldpdu.port_id) == (&lldpdu.chassis_id, &lldpdu.port_id)
+            };
+            if self.heard.get(&adapter).is_some_and(from_it) {
+                self.heard.remove(&adapter);
+            }
         } else {
             self.heard.insert(adapter, Heard { lldpdu, at_ms: now_ms });
         }
@@ -75,6 +81,11 @@ mod tests {
         neighbours.hear(OTHER, frame("tor2", 120), 0);
         neighbours.hear(NIC, frame("tor3", 120), 10);
         assert_eq!(switch(&neighbours, NIC, 10).as_deref(), Some("tor3"));
+        // A good-bye of somebody else, also from another port of the same switch, is not this one's (802.1AB, 9.2.7.7).
+        neighbours.hear(NIC, frame("tor1", 0), 15);
+        let port = PortId::Local("2".to_owned());
+        neighbours.hear(NIC, Lldpdu::new(ChassisId::Local("tor3".to_owned()), port, 0), 15);
+        assert_eq!(switch(&neighbours, NIC, 15).as_deref(), Some("tor3"));
         neighbours.hear(NIC, frame("tor3", 0), 20);
         assert_eq!(switch(&neighbours, NIC, 20), None);
         assert_eq!(switch(&neighbours, OTHER, 20).as_deref(), Some("tor2"));

@@ -3,7 +3,8 @@
 //! Whom to greet is remembered over a restart of the agent: a node that fell silent because its agent restarted would look
 //! like one that was lost.
 //!
-//! On failure: [`ProbeError`]; hellos that were being sent go on if the request was refused, and have ended if sockets could not be made.
+//! On failure: [`ProbeError`]; what was greeted before is greeted on. (It is started anew: what it had heard is heard again
+//! within an interval or two.)
 
 use crate::store::{Store, StoreError};
 use api::{PathsRequest, PingAnswer, PingRequest};
@@ -41,7 +42,8 @@ pub(crate) enum ProbeError {
 pub(crate) struct Probes {
     store: Store,
     hellos: Mutex<Option<Hellos>>,
-    replacing: AsyncMutex<()>,
+    /// What was asked for last, as it is on disk. Held while that changes.
+    greeted: AsyncMutex<Option<PathsRequest>>,
     runs: Semaphore,
 }
 
@@ -50,35 +52,46 @@ impl Probes {
     pub(crate) async fn start(store: Store) -> Result<Self, StoreError> {
         let saved: Option<PathsRequest> = store.load(FILE)?;
         let runs = Semaphore::new(MAX_RUNS);
-        let probes = Self { store, hellos: Mutex::default(), replacing: AsyncMutex::default(), runs };
-        if let Some(request) = saved
-            && let Err(error) = probes.replace(&request).await
-        {
-            warn!("no hellos: {}", crate::chain(&error));
+        let greeted = AsyncMutex::new(saved.clone());
+        let probes = Self { store, hellos: Mutex::default(), greeted, runs };
+        if let Some(request) = saved {
+            probes.replace(&request).await.unwrap_or_else(|error| warn_of(&error));
         }
         Ok(probes)
     }
 
-    /// Greets these peers from now on, and nobody else.
+    /// Greets these peers from now on, and nobody else. On failure those of before.
     pub(crate) async fn greet(&self, request: &PathsRequest) -> Result<(), ProbeError> {
         if !(10..=60_000).contains(&request.interval_ms) {
             return Err(ProbeError::OutOfRange { what: "interval_ms", expected: "10 to 60000" });
         }
-        self.replace(request).await?;
-        Ok(self.store.save(FILE, &Some(request))?)
+        let mut greeted = self.greeted.lock().await;
+        let done = match self.replace(request).await {
+            Ok(()) => self.store.save(FILE, &Some(request)).map_err(ProbeError::from),
+            Err(error) => Err(error.into()),
+        };
+        match (&done, &*greeted) {
+            (Ok(()), _) => *greeted = Some(request.clone()),
+            (Err(_), Some(former)) => self.replace(former).await.unwrap_or_else(|error| warn_of(&error)),
+            (Err(_), None) => self.stop().await,
+        }
+        done
     }
 
+    /// The old sockets have the same addresses: they must be closed before there can be new ones.
     async fn replace(&self, request: &PathsRequest) -> Result<(), HelloError> {
-        let _one_at_a_time = self.replacing.lock().await;
-        // The old sockets have the same addresses: they must be closed first.
-        let old = self.hellos().take();
-        if let Some(old) = old {
-            old.stop().await;
-        }
+        self.stop().await;
         if !request.networks.is_empty() {
             *self.hellos() = Some(Hellos::start(hello_config(request))?);
         }
         Ok(())
+    }
+
+    async fn stop(&self) {
+        let old = self.hellos().take();
+        if let Some(old) = old {
+            old.stop().await;
+        }
     }
 
     /// What was heard, and for how long it has been listening, milliseconds.
@@ -100,6 +113,7 @@ impl Probes {
             median_us: report.median_us,
             p99_us: report.p99_us,
             max_us: report.max_us,
+            histogram: report.histogram,
             first_error: report.first_error,
         })
     }
@@ -108,6 +122,10 @@ impl Probes {
     fn hellos(&self) -> MutexGuard<'_, Option<Hellos>> {
         self.hellos.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn warn_of(error: &HelloError) {
+    warn!("no hellos: {}", crate::chain(error));
 }
 
 fn hello_config(request: &PathsRequest) -> HelloConfig {
@@ -222,5 +240,41 @@ mod tests {
         assert_eq!(first.heard().0[0].peer.as_str(), "node2");
         let silly = PathsRequest { interval_ms: 1, ..request(1, one, 2, two) };
         assert!(matches!(first.greet(&silly).await, Err(ProbeError::OutOfRange { what: "interval_ms", .. })));
+    }
+
+    /// Two networks can't have one address: the second socket finds it taken.
+    #[tokio::test]
+    async fn hellos_go_on_when_what_shall_replace_them_can_not_be_started_or_remembered() {
+        let directory = tempfile::tempdir().unwrap();
+        let network = |index: u64, address| api::PathNetwork {
+            network: index.try_into().unwrap(),
+            address,
+            peers: vec![api::PathPeer {
+                node: "node2".parse().unwrap(),
+                ordinal: 2.try_into().unwrap(),
+                address: Ipv4Addr::new(127, 71, 9, 2),
+            }],
+        };
+        let request = |networks| PathsRequest {
+            cluster: "plant".parse().unwrap(),
+            sender: 1.try_into().unwrap(),
+            interval_ms: 10,
+            priority: Priority::DEFAULT,
+            networks,
+        };
+        let (here, there) = (Ipv4Addr::new(127, 71, 9, 1), Ipv4Addr::new(127, 71, 9, 3));
+        let probes = Probes::start(Store::in_directory(directory.path())).await.unwrap();
+        probes.greet(&request(vec![network(1, here)])).await.unwrap();
+        // The first network takes the former address again before the last one fails.
+        let twice = request(vec![network(1, here), network(2, there), network(3, there)]);
+        assert!(matches!(probes.greet(&twice).await, Err(ProbeError::Hello(_))));
+        assert_eq!(probes.heard().0.len(), 1, "the node fell silent: {:?}", probes.heard());
+        // A directory where the file is to be written beside: nothing can be remembered.
+        std::fs::create_dir(directory.path().join("paths.new")).unwrap();
+        let both = request(vec![network(1, here), network(2, there)]);
+        assert!(matches!(probes.greet(&both).await, Err(ProbeError::Store(_))));
+        assert_eq!(probes.heard().0.len(), 1, "what is greeted is not what is remembered");
+        assert!(matches!(probes.greet(&request(Vec::new())).await, Err(ProbeError::Store(_))));
+        assert_eq!(probes.heard().0.len(), 1);
     }
 }

@@ -4,7 +4,7 @@ use crate::adapters::Adapters;
 use crate::neighbours::Neighbours;
 use crate::network::{Changes, Kernel, Network};
 use crate::probes::Probes;
-use crate::store::{Store, StoreError};
+use crate::store::{Lock, Store, StoreError};
 use crate::{Owner, announce, clock, inventory, lldp};
 use api::{Health, Hello, NicState, NodeConfig, PowerAction};
 use network::kernel::{ListenError, Monitor, NetlinkError};
@@ -40,19 +40,24 @@ pub(crate) struct State {
     pub(crate) network: Arc<Network<Kernel>>,
     pub(crate) changes: Arc<Changes>,
     pub(crate) probes: Probes,
+    pub(crate) inventory: inventory::Turn,
     boot_id: String,
     adapters: Adapters,
     neighbours: Arc<Mutex<Neighbours>>,
     stop: watch::Sender<Option<Stop>>,
+    _lock: Lock,
 }
 
 impl State {
-    /// Starts what runs beside the server. A plan that nobody confirmed is taken back here.
+    /// Starts what runs beside the server. A plan that nobody confirmed is taken back before anything else that may fail.
     pub(crate) async fn start(
         config: NodeConfig,
         owner: Owner,
         store: Store,
     ) -> Result<Arc<Self>, StartError> {
+        let lock = store.lock()?;
+        let kernel = Kernel::open(config.adapters.clone())?;
+        let network = Network::start(config.node.clone(), kernel, store.clone()).await?;
         let adapters = Adapters::find(&config.adapters);
         for (name, mac) in adapters.missing() {
             warn!("adapter `{name}`: no NIC has MAC address {mac}");
@@ -62,10 +67,10 @@ impl State {
         let neighbours = Arc::<Mutex<Neighbours>>::default();
         lldp::listen(adapters.by_index(), Arc::clone(&neighbours))?;
         announce::start()?;
-        let kernel = Kernel::open(config.adapters.clone())?;
         Ok(Arc::new(Self {
-            network: Network::start(config.node.clone(), kernel, store.clone()).await?,
+            network,
             probes: Probes::start(store).await?,
+            inventory: inventory::Turn::default(),
             boot_id: inventory::boot_id(),
             stop: watch::Sender::new(None),
             config,
@@ -73,6 +78,7 @@ impl State {
             changes,
             adapters,
             neighbours,
+            _lock: lock,
         }))
     }
 

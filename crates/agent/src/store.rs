@@ -1,8 +1,12 @@
 //! What must outlive the agent, but not the machine: small JSON files, each replaced whole.
 //!
+//! Invariants: one agent at a time has a directory ([`Store::lock`]): a second one, started by mistake, would take the first
+//! one's pending plan back.
+//!
 //! On failure: [`StoreError`]. A file that can't be read is an error and not an empty state: a forgotten generation would
 //! let an old plan in.
 
+use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -31,6 +35,18 @@ pub(crate) enum StoreError {
         #[source]
         source: io::Error,
     },
+    #[error("can't have {} for this agent alone: does another one run?", path.display())]
+    Lock {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Held by the agent whose directory it is; ends with it, however it ends.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _directory: File,
 }
 
 /// A directory of small files.
@@ -42,6 +58,17 @@ pub(crate) struct Store {
 impl Store {
     pub(crate) fn in_directory(directory: impl Into<PathBuf>) -> Self {
         Self { directory: directory.into() }
+    }
+
+    /// Takes the directory for this agent alone, or fails at once.
+    pub(crate) fn lock(&self) -> Result<Lock, StoreError> {
+        let lock = || {
+            fs::create_dir_all(&self.directory)?;
+            let directory = File::open(&self.directory)?;
+            rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive)?;
+            Ok(Lock { _directory: directory })
+        };
+        lock().map_err(|source| StoreError::Lock { path: self.directory.clone(), source })
     }
 
     /// What was saved under this name; the default if nothing ever was.
@@ -96,5 +123,15 @@ mod tests {
         assert_eq!(fs::read_dir(&store.directory).unwrap().count(), 1, "nothing is left beside it");
         fs::write(store.directory.join("x.json"), "[3").unwrap();
         assert!(matches!(store.load::<Vec<u8>>("x.json"), Err(StoreError::Parse { .. })));
+    }
+
+    #[test]
+    fn one_agent_at_a_time_has_the_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::in_directory(directory.path().join("made/when/needed"));
+        let lock = store.lock().unwrap();
+        assert!(matches!(store.lock(), Err(StoreError::Lock { .. })));
+        drop(lock);
+        store.lock().unwrap();
     }
 }

@@ -27,8 +27,8 @@ pub use client::{Client, ClientError, Endpoint, Failure};
 pub use config::{ConfigError, NodeConfig, OutOfBand, Role};
 pub use health::{Health, Neighbours, NicState};
 pub use links::{
-    Applied, ApplyRequest, ChangesSince, CommitRequest, ConfirmWithin, LinkChange, LinkChanges, NetworkState,
-    Outcome, TakenBack,
+    Applied, ApplyRequest, ChangesGap, ChangesSince, CommitRequest, ConfirmWithin, LinkChange, LinkChanges,
+    NetworkState, Outcome, TakenBack,
 };
 pub use messages::{Hello, PowerAction, PowerRequest, Problem};
 pub use probes::{PathNetwork, PathPeer, PathsRequest, PingAnswer, PingRequest};

@@ -3,8 +3,8 @@
 //! ```text
 //!              PUT plan            POST commit
 //!   settled ─────────────▶ pending ────────────▶ settled
-//!      ▲                      │ confirm_within_ms passed, or the agent restarted
-//!      └──────────────────────┘ links as they were before
+//!      ▲                      │ confirm_within_ms passed, or the agent ended or restarted
+//!      └──────────────────────┘ links as they were before; tried again while that fails
 //! ```
 //! A plan that changed nothing, or that asks for no confirmation, is settled at once.
 
@@ -103,9 +103,10 @@ pub struct NetworkState {
     pub links: CurrentLinks,
     /// The newest plan that the node has taken up, whatever became of it.
     pub generation: Option<Generation>,
-    /// How long the plan still waits for its confirmation, milliseconds; `None`: it doesn't.
+    /// After what time the plan is taken back unless it is confirmed, milliseconds; `None`: it isn't.
     pub pending_ms: Option<u32>,
-    /// How the last way back ended that nobody asked for: after a missing confirmation or a restart.
+    /// How the plan of `generation` was taken back, if it was or should have been, for whatever reason. `None` when nothing is
+    /// pending: the plan is in force.
     pub taken_back: Option<TakenBack>,
 }
 
@@ -114,7 +115,8 @@ pub struct NetworkState {
 pub struct TakenBack {
     /// Its generation.
     pub generation: Generation,
-    /// How the way back ended: `rolled-back` or `rollback-failed`, `unchanged` if there was nothing to take back.
+    /// How the way back ended: `rolled-back`, the links are seen to be as before it; or `rollback-failed`, they are not, which
+    /// turns into `rolled-back` when a later try succeeds.
     #[serde(flatten)]
     pub outcome: Outcome,
 }
@@ -131,12 +133,46 @@ pub struct ChangesSince {
 /// What changed in the kernel's links, addresses and routes, whoever did it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkChanges {
+    /// Which agent's counting this is, drawn at its start. Numbers of different epochs can't be compared.
+    pub epoch: u32,
     /// How many changes there were since the agent started; the number of the last one.
     pub count: u64,
-    /// How many of them the agent could not look at in time. They are not in `count`.
+    /// How many others the agent could not look at in time, at least. They are not in `count`.
     pub missed: u64,
     /// The changes asked for, as far as the agent still has them (the last 256).
     pub changes: Vec<LinkChange>,
+}
+
+/// Why two looks at a node don't say all that changed between them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ChangesGap {
+    /// Another agent counted.
+    #[error("the agent restarted in between: what changed before is not known")]
+    Restarted,
+    /// The agent did not see all.
+    #[error("the agent missed at least {0} changes")]
+    Missed(u64),
+    /// The later look lists fewer changes than there were.
+    #[error("{0} changes are too long ago for the agent to name")]
+    Forgotten(u64),
+}
+
+impl LinkChanges {
+    /// Whether this look, asked for since an earlier look's count, has all that changed since. Whoever concludes from an
+    /// empty list must ask.
+    pub fn all_since(&self, earlier: &Self) -> Result<(), ChangesGap> {
+        if self.epoch != earlier.epoch || self.count < earlier.count || self.missed < earlier.missed {
+            return Err(ChangesGap::Restarted);
+        }
+        if self.missed > earlier.missed {
+            return Err(ChangesGap::Missed(self.missed - earlier.missed));
+        }
+        let named = u64::try_from(self.changes.len()).unwrap_or(u64::MAX);
+        match (self.count - earlier.count).saturating_sub(named) {
+            0 => Ok(()),
+            forgotten => Err(ChangesGap::Forgotten(forgotten)),
+        }
+    }
 }
 
 /// One change.
@@ -168,6 +204,21 @@ mod tests {
         let json = serde_json::to_string(&applied).unwrap();
         insta::assert_snapshot!(json, @r#"{"generation":3,"changed":[],"duration_us":12,"outcome":"rollback-failed","why":"a","then":"b","pending":false}"#);
         assert_eq!(serde_json::from_str::<Applied>(&json).unwrap(), applied);
+    }
+
+    #[test]
+    fn an_empty_list_proves_something_only_within_one_watch_without_gaps() {
+        let look = |epoch, count, missed, named: u64| {
+            let change = |number| LinkChange { number, kind: "link".to_owned(), index: None, name: None };
+            LinkChanges { epoch, count, missed, changes: (0..named).map(change).collect() }
+        };
+        let earlier = look(1, 40, 2, 0);
+        assert_eq!(look(1, 40, 2, 0).all_since(&earlier), Ok(()));
+        assert_eq!(look(1, 43, 2, 3).all_since(&earlier), Ok(()));
+        assert_eq!(look(2, 40, 2, 0).all_since(&earlier), Err(ChangesGap::Restarted));
+        assert_eq!(look(1, 39, 2, 0).all_since(&earlier), Err(ChangesGap::Restarted));
+        assert_eq!(look(1, 40, 3, 0).all_since(&earlier), Err(ChangesGap::Missed(1)));
+        assert_eq!(look(1, 340, 2, 256).all_since(&earlier), Err(ChangesGap::Forgotten(44)));
     }
 
     #[test]

@@ -116,6 +116,10 @@ pub struct PingAnswer {
     pub p99_us: Option<u64>,
     /// The longest, microseconds.
     pub max_us: Option<u64>,
+    /// Answered probes by round trip: a count for each of [`network::probe::ROUND_TRIP_BOUNDS_US`], and one for what is
+    /// longer. Empty: an agent that doesn't count them.
+    #[serde(default)]
+    pub histogram: Vec<u32>,
     /// The first error of sending or receiving, in the kernel's words.
     pub first_error: Option<String>,
 }

@@ -6,14 +6,14 @@
 //!
 //! Invariants: members are asked independently, so that one that hangs delays nobody else; a report's age is counted from
 //! when it was asked for, so that it never looks younger than it is. What is lost is decided by
-//! [`network::diagnose`], here is only the clock.
+//! [`network::diagnose`], which remembers what it saw in a [`Memory`]; here is only the clock.
 //!
 //! On failure: a member that can't be asked has a report that gets older, which the diagnosis knows how to take.
 
-use crate::Cluster;
+use crate::{Cluster, Member};
 use api::Health;
 use model::{NodeName, StorageNetworkIndex};
-use network::diagnose::{Diagnosis, NodeReport, Thresholds, diagnose};
+use network::diagnose::{Diagnosis, Memory, NodeReport, Thresholds};
 use network::wiring::NodeCabling;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +24,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 /// How often each member is asked, and how often the reports are judged.
 const INTERVAL: Duration = Duration::from_millis(200);
-/// How long a member has to answer; after that its report is too old to be believed anyway.
+/// How long a member has to answer; long before that its last report is too old to be believed.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What was seen at a glance.
@@ -36,6 +36,19 @@ pub struct Sighting {
     pub diagnosis: Diagnosis,
     /// Members whose report is young enough to be believed.
     pub reporting: usize,
+    /// The other members.
+    pub not_reporting: Vec<NodeName>,
+    /// How many ways of each storage network carry, as far as young reports tell.
+    pub paths: BTreeMap<StorageNetworkIndex, PathCount>,
+}
+
+/// Ways of a storage network, from one node to another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PathCount {
+    /// Something was heard lately.
+    pub carrying: u32,
+    /// Nothing was heard for as long as makes a path dead.
+    pub silent: u32,
 }
 
 impl Sighting {
@@ -90,7 +103,13 @@ impl Watch {
         for member in &cluster.members {
             tasks.spawn(ask(member.client.clone(), Arc::clone(&shared)));
         }
-        let nothing = Sighting { at: now, diagnosis: Diagnosis::default(), reporting: 0 };
+        let nothing = Sighting {
+            at: now,
+            diagnosis: Diagnosis::default(),
+            reporting: 0,
+            not_reporting: Vec::new(),
+            paths: BTreeMap::new(),
+        };
         let (tell, sightings) = watch::channel(nothing);
         let judge = Judge { cluster: cluster.clone(), known_good, thresholds, shared: Arc::clone(&shared) };
         tasks.spawn(judge.run(tell));
@@ -136,6 +155,8 @@ struct Judge {
 
 impl Judge {
     async fn run(self, tell: watch::Sender<Sighting>) {
+        let start = Instant::now();
+        let mut memory = Memory::default();
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !tell.is_closed() {
@@ -143,10 +164,18 @@ impl Judge {
             let reports = self.reports();
             self.note_silences(&reports);
             let networks = &self.cluster.spec.storage_networks;
-            let diagnosis = diagnose(networks, &self.known_good, &reports, self.thresholds);
-            let young = |report: &&NodeReport| report.age_ms <= self.thresholds.stale_after_ms;
-            let reporting = reports.iter().filter(young).count();
-            tell.send_replace(Sighting { at: Instant::now(), diagnosis, reporting });
+            let now_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let diagnosis = memory.diagnose(now_ms, networks, &self.known_good, &reports, self.thresholds);
+            let young: Vec<&NodeReport> =
+                reports.iter().filter(|report| report.age_ms <= self.thresholds.stale_after_ms).collect();
+            let silent = |member: &&Member| young.iter().all(|report| report.node != member.name);
+            tell.send_replace(Sighting {
+                at: Instant::now(),
+                diagnosis,
+                reporting: young.len(),
+                not_reporting: self.cluster.members.iter().filter(silent).map(|m| m.name.clone()).collect(),
+                paths: count_paths(&young, self.thresholds.dead_after_ms),
+            });
         }
     }
 
@@ -175,6 +204,55 @@ impl Judge {
     }
 }
 
+/// The ways that carry, and those that don't. A report's age counts: what it heard is older by that.
+fn count_paths(reports: &[&NodeReport], dead_after_ms: u32) -> BTreeMap<StorageNetworkIndex, PathCount> {
+    let mut counts: BTreeMap<StorageNetworkIndex, PathCount> = BTreeMap::new();
+    for report in reports {
+        for path in &report.paths {
+            let count = counts.entry(path.network).or_default();
+            let heard = path.heard_ms_ago.map(|ms| ms.saturating_add(report.age_ms));
+            if heard.is_some_and(|ms| ms <= dead_after_ms) {
+                count.carrying += 1;
+            } else {
+                count.silent += 1;
+            }
+        }
+    }
+    counts
+}
+
 fn milliseconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use network::diagnose::PathView;
+
+    fn index(number: u64) -> StorageNetworkIndex {
+        StorageNetworkIndex::try_from(number).unwrap()
+    }
+
+    #[test]
+    fn ways_carry_that_were_heard_lately_counted_from_now() {
+        let path = |network, heard_ms_ago| PathView {
+            peer: "b1".parse().unwrap(),
+            network: index(network),
+            heard_ms_ago,
+        };
+        let report = |age_ms, paths| NodeReport {
+            node: "a1".parse().unwrap(),
+            age_ms,
+            listening_ms: 9000,
+            paths,
+            nics: Vec::new(),
+        };
+        let young = report(100, vec![path(1, Some(900)), path(1, Some(901)), path(2, None)]);
+        let old = report(1000, vec![path(2, Some(0)), path(2, Some(1))]);
+        let counts = count_paths(&[&young, &old], 1000);
+        let count = |network| counts[&index(network)];
+        assert_eq!(count(1), PathCount { carrying: 1, silent: 1 });
+        assert_eq!(count(2), PathCount { carrying: 1, silent: 2 });
+    }
 }

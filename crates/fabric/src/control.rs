@@ -7,7 +7,7 @@
 use crate::counters::Snapshot;
 use crate::ids::{LinkId, NicId, SwitchId};
 use crate::pcap::CaptureReport;
-use crate::switchboard::{CarrierChange, Cut};
+use crate::switchboard::{CarrierChange, Flap, Shaping, Ways};
 use crate::topology::PortRef;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -38,12 +38,29 @@ pub enum Request {
         /// The cable.
         link: LinkId,
         /// Which way.
-        cut: Cut,
+        cut: Ways,
     },
     /// Mend a cable, both ways.
     RestoreLink {
         /// The cable.
         link: LinkId,
+    },
+    /// Shape a cable, in place of what shaped it before. No NIC's carrier changes.
+    ShapeLink {
+        /// The cable.
+        link: LinkId,
+        /// Which way.
+        ways: Ways,
+        /// How; nothing but a seed: not any more.
+        shaping: Shaping,
+    },
+    /// Let a cable go down and come up by itself. The answer has the carriers that changed at once; of later changes nobody is
+    /// told: ask for [`Request::Nics`].
+    FlapLink {
+        /// The cable.
+        link: LinkId,
+        /// How.
+        flap: Flap,
     },
     /// Switch a switch off.
     SwitchDown {
@@ -224,13 +241,23 @@ impl Control {
     }
 
     /// Cuts a cable; returns the NICs whose carrier changed. Cuts add up.
-    pub fn cut_link(&mut self, link: &LinkId, cut: Cut) -> Result<Vec<CarrierChange>, ControlError> {
+    pub fn cut_link(&mut self, link: &LinkId, cut: Ways) -> Result<Vec<CarrierChange>, ControlError> {
         self.change(Request::CutLink { link: link.clone(), cut })
     }
 
     /// Mends a cable, both ways.
     pub fn restore_link(&mut self, link: &LinkId) -> Result<Vec<CarrierChange>, ControlError> {
         self.change(Request::RestoreLink { link: link.clone() })
+    }
+
+    /// Shapes a cable, in place of what shaped it before; [`Shaping::default`] ends that.
+    pub fn shape_link(&mut self, link: &LinkId, ways: Ways, shaping: Shaping) -> Result<(), ControlError> {
+        self.change(Request::ShapeLink { link: link.clone(), ways, shaping }).map(drop)
+    }
+
+    /// Lets a cable flap; returns the NICs whose carrier changed at once.
+    pub fn flap_link(&mut self, link: &LinkId, flap: Flap) -> Result<Vec<CarrierChange>, ControlError> {
+        self.change(Request::FlapLink { link: link.clone(), flap })
     }
 
     /// Switches a switch off.

@@ -103,6 +103,12 @@ pub enum DropReason {
     Oversize,
     /// It went through more switches than a sane network has.
     TooManyHops,
+    /// Its port channel has no working member here; or, when it arrived, the member that it came over had left the channel.
+    ChannelDown,
+    /// Lost on a cable that loses frames.
+    Loss,
+    /// Too much waits already for a cable's rate, or on all shaped cables together.
+    QueueFull,
     /// No QEMU is connected to the NIC that should receive it.
     NoSocket,
     /// The NIC that should receive it reads too slowly.

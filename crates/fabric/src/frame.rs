@@ -77,6 +77,11 @@ impl<'a> Frame<'a> {
         self.addresses.last_chunk().copied().unwrap_or_default()
     }
 
+    /// Ethertype and payload.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     /// Length with the tag and without check sequence, bytes.
     pub fn wire_bytes(&self) -> usize {
         12 + self.rest.len() + if self.tag.is_some() { 4 } else { 0 }

@@ -64,6 +64,11 @@ name! {
 }
 
 name! {
+    /// A port channel.
+    ChannelId, check_id
+}
+
+name! {
     /// A switch's port as the switch calls it (`Ethernet1/7`): what LLDP sends as port id. Unique within its switch.
     PortName, check_port_name
 }

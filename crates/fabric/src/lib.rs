@@ -17,6 +17,7 @@
 
 mod control;
 mod counters;
+mod flow;
 mod frame;
 mod ids;
 mod lldp;
@@ -37,10 +38,10 @@ mod testing;
 pub use control::{Answer, Control, ControlError, NicState, Request, Response};
 pub use counters::{ClassCount, Count, DirectionCounters, DropCount, DropReason, LinkCounters, Snapshot};
 pub use frame::{Frame, Tag};
-pub use ids::{LinkId, NicId, PortName, SwitchId};
+pub use ids::{ChannelId, LinkId, NicId, PortName, SwitchId};
 pub use lldp::lldpdu;
 pub use pcap::CaptureReport;
 pub use server::{Config, Fabric, RunError, SocketError, Stopper, run, socket_path};
-pub use switchboard::{CarrierChange, Cut};
-pub use topology::{End, Link, Port, PortRef, Role, Switch, Topology};
+pub use switchboard::{CarrierChange, Flap, Shaping, Ways};
+pub use topology::{Channel, Dcb, End, Link, Pair, Port, PortRef, Role, Switch, Topology};
 pub use validate::TopologyError;

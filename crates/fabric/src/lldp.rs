@@ -25,6 +25,8 @@ pub fn lldpdu(switch: &Switch, port: &Port, interval_ms: u32) -> Lldpdu {
             .map(|vlan| VlanName { vlan, name: format!("VLAN{:04}", vlan.get()) })
             .collect(),
         max_frame_bytes: Some(mtu + FRAME_OVERHEAD_BYTES),
+        ets: port.dcb.map(|dcb| dcb.ets),
+        pfc: port.dcb.map(|dcb| dcb.pfc),
         ..Lldpdu::new(
             ChassisId::Mac(switch.chassis_mac),
             PortId::InterfaceName(port.id.as_str().to_owned()),

@@ -1,4 +1,4 @@
-//! Which address was last seen at which port (IEEE 802.1Q-2018, 8.7 and 8.8).
+//! Which address was last seen at which port or port channel (IEEE 802.1Q-2018, 8.7 and 8.8).
 //!
 //! Invariants: never more than [`CAPACITY`] entries; an entry older than [`AGEING`] is never used. When the table is
 //! full, new addresses are not learned (their frames are flooded), as in a real switch.
@@ -13,6 +13,15 @@ pub(crate) const AGEING: Duration = Duration::from_mins(5);
 /// A full table is searched for old entries at most this often.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Where an address lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    /// At a port, by its index.
+    Port(usize),
+    /// Beyond a port channel, by its index, whichever member it was heard on.
+    Channel(usize),
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct MacTable {
     entries: HashMap<(u16, [u8; 6]), Entry>,
@@ -21,14 +30,14 @@ pub(crate) struct MacTable {
 
 #[derive(Debug)]
 struct Entry {
-    port: usize,
+    place: Place,
     seen_at: Duration,
 }
 
 impl MacTable {
-    pub(crate) fn learn(&mut self, vlan: u16, address: [u8; 6], port: usize, now: Duration) {
+    pub(crate) fn learn(&mut self, vlan: u16, address: [u8; 6], place: Place, now: Duration) {
         if let Some(entry) = self.entries.get_mut(&(vlan, address)) {
-            *entry = Entry { port, seen_at: now };
+            *entry = Entry { place, seen_at: now };
             return;
         }
         if self.entries.len() >= CAPACITY && now >= self.swept_at + SWEEP_INTERVAL {
@@ -36,21 +45,17 @@ impl MacTable {
             self.entries.retain(|_, entry| entry.is_fresh(now));
         }
         if self.entries.len() < CAPACITY {
-            self.entries.insert((vlan, address), Entry { port, seen_at: now });
+            self.entries.insert((vlan, address), Entry { place, seen_at: now });
         }
     }
 
-    pub(crate) fn port_of(&self, vlan: u16, address: [u8; 6], now: Duration) -> Option<usize> {
-        self.entries.get(&(vlan, address)).filter(|entry| entry.is_fresh(now)).map(|entry| entry.port)
+    pub(crate) fn place_of(&self, vlan: u16, address: [u8; 6], now: Duration) -> Option<Place> {
+        self.entries.get(&(vlan, address)).filter(|entry| entry.is_fresh(now)).map(|entry| entry.place)
     }
 
-    /// Forgets what was learned at a port: its link went down.
-    pub(crate) fn forget_port(&mut self, port: usize) {
-        self.entries.retain(|_, entry| entry.port != port);
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.entries.clear();
+    /// Forgets what was learned at a place: its link went down.
+    pub(crate) fn forget(&mut self, place: Place) {
+        self.entries.retain(|_, entry| entry.place != place);
     }
 }
 
@@ -69,14 +74,19 @@ mod tests {
     #[test]
     fn addresses_age_move_and_are_per_vlan() {
         let mut table = MacTable::default();
-        table.learn(711, A, 1, Duration::ZERO);
-        assert_eq!(table.port_of(711, A, Duration::from_secs(299)), Some(1));
-        assert_eq!(table.port_of(711, A, AGEING), None);
-        assert_eq!(table.port_of(712, A, Duration::ZERO), None);
-        table.learn(711, A, 2, Duration::from_secs(200));
-        assert_eq!(table.port_of(711, A, Duration::from_secs(499)), Some(2));
-        table.forget_port(2);
-        assert_eq!(table.port_of(711, A, Duration::from_secs(200)), None);
+        table.learn(711, A, Place::Port(1), Duration::ZERO);
+        assert_eq!(table.place_of(711, A, Duration::from_secs(299)), Some(Place::Port(1)));
+        assert_eq!(table.place_of(711, A, AGEING), None);
+        assert_eq!(table.place_of(712, A, Duration::ZERO), None);
+        table.learn(711, A, Place::Channel(1), Duration::from_secs(200));
+        assert_eq!(table.place_of(711, A, Duration::from_secs(499)), Some(Place::Channel(1)));
+        table.forget(Place::Port(1));
+        assert!(
+            table.place_of(711, A, Duration::from_secs(499)).is_some(),
+            "a port and a channel are two places"
+        );
+        table.forget(Place::Channel(1));
+        assert_eq!(table.place_of(711, A, Duration::from_secs(200)), None);
     }
 
     #[test]
@@ -84,13 +94,13 @@ mod tests {
         let mut table = MacTable::default();
         let address = |n: usize| [2, 0, 0, 0, (n >> 8) as u8, n as u8];
         for n in 0..CAPACITY + 100 {
-            table.learn(7, address(n), 1, Duration::from_secs(1));
+            table.learn(7, address(n), Place::Port(1), Duration::from_secs(1));
         }
         assert_eq!(table.entries.len(), CAPACITY);
-        assert_eq!(table.port_of(7, address(CAPACITY), Duration::from_secs(1)), None);
+        assert_eq!(table.place_of(7, address(CAPACITY), Duration::from_secs(1)), None);
         let later = Duration::from_secs(1) + AGEING;
-        table.learn(7, address(CAPACITY), 2, later);
+        table.learn(7, address(CAPACITY), Place::Port(2), later);
         assert_eq!(table.entries.len(), 1);
-        assert_eq!(table.port_of(7, address(CAPACITY), later), Some(2));
+        assert_eq!(table.place_of(7, address(CAPACITY), later), Some(Place::Port(2)));
     }
 }

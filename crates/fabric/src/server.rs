@@ -12,6 +12,7 @@
 mod clients;
 mod nics;
 mod sockets;
+mod timer;
 
 pub use sockets::{SocketError, socket_path};
 
@@ -32,6 +33,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
+use timer::Timer;
 
 /// What a fabric is started with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,11 +74,14 @@ const WAKER: Token = Token(0);
 const STDIN: Token = Token(1);
 const SIGNALS: Token = Token(2);
 const CONTROL: Token = Token(3);
+const TIMER: Token = Token(4);
 /// Tokens from here are control clients'.
 const CLIENTS: usize = 16;
 /// Tokens from here are NICs': even ones listen, odd ones are connections.
 const NICS: usize = 1024;
 const EVENTS_PER_TURN: usize = 256;
+/// How often captures are handed to the file system.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs a fabric until SIGTERM, SIGINT or, if so configured, the end of standard input.
 pub fn run(config: &Config) -> Result<(), RunError> {
@@ -92,6 +97,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
 #[derive(Debug)]
 pub struct Fabric {
     poll: Poll,
+    timer: Timer,
     waker: Arc<Waker>,
     signals: Option<mio::net::UnixStream>,
     board: Switchboard,
@@ -123,6 +129,7 @@ impl Fabric {
         let board = Switchboard::new(topology)?;
         let poll = Poll::new().map_err(failed("make an event queue"))?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(failed("make an event queue"))?;
+        let timer = Timer::new(poll.registry(), TIMER).map_err(failed("make a timer"))?;
         sockets::make_dir(socket_dir)?;
         let mut nics = Vec::with_capacity(topology.nics.len());
         for (index, nic) in topology.nics.iter().enumerate() {
@@ -136,6 +143,7 @@ impl Fabric {
         bound.register(poll.registry(), CONTROL).map_err(failed("watch the control socket"))?;
         Ok(Self {
             poll,
+            timer,
             waker: Arc::new(waker),
             signals: None,
             board,
@@ -182,10 +190,13 @@ impl Fabric {
     /// Works until it is told to stop.
     pub fn serve(mut self) -> Result<(), RunError> {
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
-        let mut due = Duration::ZERO;
+        let (mut due, mut flush_due) = (Duration::ZERO, Duration::ZERO);
         while !self.stopping {
             let busy = !self.ready.is_empty() || self.clients.are_busy();
             let wait = if busy { Duration::ZERO } else { due.saturating_sub(self.started.elapsed()) };
+            if !busy {
+                self.timer.wake_at(due, wait).map_err(failed("set the timer"))?;
+            }
             match self.poll.poll(&mut events, Some(wait)) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(failed("wait for events")(error));
@@ -197,10 +208,12 @@ impl Fabric {
             for event in &events {
                 self.note(event);
             }
+            self.board.advance(now, &mut self.io);
             self.read_nics(now);
             self.serve_clients(now);
-            if now >= due {
-                due = self.board.tick(now, &mut self.io);
+            due = self.board.tick(now, &mut self.io);
+            if now >= flush_due {
+                flush_due = now + FLUSH_INTERVAL;
                 self.io.flush_captures();
             }
             self.flush_nics();

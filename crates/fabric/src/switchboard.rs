@@ -2,7 +2,7 @@
 //!
 //! Purpose: what happens to a frame. It enters at a NIC, crosses cables and switches, and is handed to an [`Outlet`] for
 //! every NIC that it reaches. Every crossing of a cable in one direction goes through one function ([`Switchboard::send`]),
-//! where cuts, counters and captures are; shaping of latency, loss and rate belongs there too.
+//! where cuts and shaping are; it comes out in `come_out`, where counters and captures are.
 //!
 //! Rules of a switch (IEEE 802.1Q-2018):
 //! - an untagged frame belongs to the port's native VLAN; so does one with VLAN id 0, whose priority is kept (6.9.1);
@@ -21,16 +21,32 @@
 //! On failure: nothing here fails on a frame; what can't be forwarded is dropped and counted with its reason.
 
 mod build;
+mod channel;
+#[cfg(test)]
+mod channel_tests;
+#[cfg(test)]
+pub(crate) use channel_tests::rooms;
 mod faults;
+mod flap;
+mod flight;
+mod forward;
+mod shape;
+#[cfg(test)]
+mod shape_tests;
 #[cfg(test)]
 mod tests;
 
-pub use faults::{CarrierChange, Cut, FaultError};
+pub use faults::{CarrierChange, FaultError, Ways};
+pub use flap::Flap;
+pub use shape::Shaping;
 
 use crate::counters::{DropReason, LinkCounters, Snapshot, Tally, VlanSlots};
-use crate::frame::{Frame, Tag, is_group};
+use crate::frame::{Frame, Tag};
 use crate::ids::{LinkId, NicId, PortName, SwitchId};
-use crate::mac_table::MacTable;
+use crate::mac_table::{MacTable, Place};
+use flap::Flapping;
+use flight::Flights;
+use shape::Shaper;
 use std::time::Duration;
 
 /// Switches that a frame may go through. Two racks and a spine need five.
@@ -70,9 +86,14 @@ pub struct Switchboard {
     ports: Vec<Port>,
     nics: Vec<Nic>,
     links: Vec<Link>,
+    channels: Vec<Channel>,
     slots: VlanSlots,
     lldp_interval: Duration,
     lldp_due: Duration,
+    /// The latest time that anybody told.
+    now: Duration,
+    flights: Flights,
+    flappings: Vec<Flapping>,
     /// Frames on their way into a switch; empty between calls, kept for its memory.
     arrivals: Vec<Arrival>,
 }
@@ -82,6 +103,11 @@ struct Switch {
     id: SwitchId,
     up: bool,
     ports: Vec<usize>,
+    /// Its ports that are in no port channel.
+    singles: Vec<usize>,
+    /// Its members of each port channel, but for the peer channel.
+    bundles: Vec<Bundle>,
+    peer: Option<Peer>,
     suspended: VlanSet,
     addresses: MacTable,
 }
@@ -96,6 +122,35 @@ struct Port {
     lldp: Vec<u8>,
     /// The cable, and the direction that leads away from this port.
     link: Option<(usize, Direction)>,
+    /// The port channel that it is in.
+    channel: Option<usize>,
+    /// Whether it works as a member of its port channel.
+    bundled: bool,
+}
+
+/// What a switch has of a port channel.
+#[derive(Debug)]
+struct Bundle {
+    channel: usize,
+    ports: Vec<usize>,
+}
+
+/// The other switch of a pair.
+#[derive(Debug)]
+struct Peer {
+    switch: usize,
+    /// The peer channel's ports on this side.
+    ports: Vec<usize>,
+    /// The VLANs in which the two are one switch.
+    shared: VlanSet,
+    /// Which of the two keeps the addresses of these VLANs for both, and goes on alone when they can't hear each other.
+    first: usize,
+}
+
+#[derive(Debug)]
+struct Channel {
+    links: Vec<usize>,
+    is_peer: bool,
 }
 
 #[derive(Debug)]
@@ -112,8 +167,17 @@ struct Link {
     /// The ends as the topology has them.
     home: [End; 2],
     cut: [bool; 2],
+    /// Whether it is in the lower half of a flap.
+    flapped_down: bool,
+    shapers: [Option<Shaper>; 2],
     tallies: [Tally; 2],
     captured: bool,
+}
+
+impl Link {
+    fn is_cut(&self, direction: Direction) -> bool {
+        self.flapped_down || self.cut[direction as usize]
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +186,7 @@ enum End {
     Nic(usize),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Direction {
     AToB = 0,
     BToA = 1,
@@ -147,12 +211,24 @@ impl Direction {
 struct VlanSet(Box<[u64; 64]>);
 
 impl VlanSet {
+    fn none() -> Self {
+        Self(Box::new([0; 64]))
+    }
+
     fn contains(&self, vlan: u16) -> bool {
         self.0.get(usize::from(vlan / 64)).is_some_and(|word| word >> (vlan % 64) & 1 == 1)
     }
 }
 
 impl Port {
+    fn all_vlans(&self) -> VlanSet {
+        let mut vlans = self.tagged.clone();
+        if let Some(word) = self.native.and_then(|vlan| vlans.0.get_mut(usize::from(vlan / 64))) {
+            *word |= 1 << (self.native.unwrap_or_default() % 64);
+        }
+        vlans
+    }
+
     fn carries(&self, vlan: u16) -> bool {
         self.native == Some(vlan) || self.tagged.contains(vlan)
     }
@@ -170,16 +246,28 @@ struct Arrival {
     link: usize,
     direction: Direction,
     tag: Option<Tag>,
+    trip: Trip,
+}
+
+/// What is known of a frame besides its bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Trip {
     /// The VLAN that it had in the switch that sent it; `None` from a NIC.
     sent_in: Option<u16>,
+    /// The switches that it went through.
     hops: u8,
+    /// Over a peer channel: where it entered the pair.
+    entered: Option<Place>,
 }
 
 /// A frame inside a switch.
 #[derive(Debug, Clone, Copy)]
 struct Inside {
     switch: usize,
-    came_by: usize,
+    /// Where it entered the switch, or the pair of switches.
+    came_by: Place,
+    /// Whether it came from the other switch of the pair.
+    from_peer: bool,
     vlan: u16,
     /// Priority and drop eligibility; its VLAN id means nothing.
     priority: Tag,
@@ -199,15 +287,53 @@ impl Switchboard {
 
     /// Takes a frame that a NIC sent. The bytes may be anything.
     pub fn ingress(&mut self, nic: NicIndex, bytes: &[u8], now: Duration, outlet: &mut impl Outlet) {
+        self.advance(now, outlet);
         let Some((link, direction)) = self.nics.get(nic.0).and_then(|nic| nic.link) else { return };
         let Some(frame) = Frame::parse(bytes) else {
             self.links[link].tallies[direction as usize].lose(DropReason::Malformed, None, bytes.len());
             return;
         };
-        self.send(link, direction, &frame, None, 0, outlet);
+        self.send(link, direction, &frame, Trip::default(), outlet);
+        self.drain_arrivals(&frame, outlet);
+    }
+
+    /// All that becomes of a frame until every copy is delivered, lost, or on its way over a shaped cable.
+    fn drain_arrivals(&mut self, frame: &Frame<'_>, outlet: &mut impl Outlet) {
         while let Some(arrival) = self.arrivals.pop() {
-            self.arrive(arrival, frame.with_tag(arrival.tag), now, outlet);
+            self.arrive(arrival, frame.with_tag(arrival.tag), outlet);
         }
+    }
+
+    /// Lets time pass: what is due until then happens, each at its own time and in order.
+    pub fn advance(&mut self, now: Duration, outlet: &mut impl Outlet) {
+        loop {
+            let due = |at: &Duration| *at <= now;
+            match (self.flights.next_at().filter(due), self.next_flap_at().filter(due)) {
+                (None, None) => break,
+                (Some(flight), flap) if flap.is_none_or(|flap| flight <= flap) => {
+                    self.now = self.now.max(flight);
+                    self.land(outlet);
+                }
+                (_, flap) => {
+                    self.now = flap.map_or(self.now, |flap| self.now.max(flap));
+                    self.turn_flap(self.now, outlet);
+                }
+            }
+        }
+        self.now = self.now.max(now);
+    }
+
+    /// The next frame comes out of a shaped cable.
+    fn land(&mut self, outlet: &mut impl Outlet) {
+        let Some(flight) = self.flights.pop_due(self.now) else { return };
+        let Some(frame) = Frame::parse(&flight.bytes) else { return };
+        if self.links[flight.link].is_cut(flight.direction) {
+            let tally = &mut self.links[flight.link].tallies[flight.direction as usize];
+            tally.lose(DropReason::Cut, flight.trip.sent_in, flight.bytes.len());
+            return;
+        }
+        self.come_out(flight.link, flight.direction, &frame, flight.trip, outlet);
+        self.drain_arrivals(&frame, outlet);
     }
 
     /// A QEMU connected to a NIC: its port introduces itself at once, as a real one does when its link comes up.
@@ -226,6 +352,7 @@ impl Switchboard {
 
     /// Does what is due, and says when to come back.
     pub fn tick(&mut self, now: Duration, outlet: &mut impl Outlet) -> Duration {
+        self.advance(now, outlet);
         if now >= self.lldp_due {
             for link in 0..self.links.len() {
                 self.announce(link, outlet);
@@ -234,7 +361,8 @@ impl Switchboard {
             let next = self.lldp_due + self.lldp_interval;
             self.lldp_due = if next > now { next } else { now + self.lldp_interval };
         }
-        self.lldp_due
+        let others = [self.flights.next_at(), self.next_flap_at()];
+        others.into_iter().flatten().fold(self.lldp_due, Duration::min)
     }
 
     /// Whether a NIC's link is up as the NIC sees it. A cable that is cut one way still is: that is what makes such
@@ -273,148 +401,97 @@ impl Switchboard {
         link_index: usize,
         direction: Direction,
         frame: &Frame<'_>,
-        sent_in: Option<u16>,
-        hops: u8,
+        trip: Trip,
+        outlet: &mut impl Outlet,
+    ) {
+        let link = &mut self.links[link_index];
+        if link.is_cut(direction) {
+            let vlan = self.counted_vlan(link_index, direction, frame, trip);
+            let tally = &mut self.links[link_index].tallies[direction as usize];
+            tally.lose(DropReason::Cut, vlan, frame.wire_bytes());
+            return;
+        }
+        if let Some(shaper) = link.shapers[direction as usize].as_mut().filter(|s| !s.is_over(self.now)) {
+            let admitted = shaper.admit(self.now, frame.wire_bytes()).and_then(|at| {
+                let flies = self.flights.push(at, link_index, direction, trip, frame.to_vec());
+                if flies { Ok(()) } else { Err(DropReason::QueueFull) }
+            });
+            if let Err(reason) = admitted {
+                let vlan = self.counted_vlan(link_index, direction, frame, trip);
+                let tally = &mut self.links[link_index].tallies[direction as usize];
+                tally.lose(reason, vlan, frame.wire_bytes());
+            }
+            return;
+        }
+        self.come_out(link_index, direction, frame, trip, outlet);
+    }
+
+    /// The VLAN that a frame on a cable is counted in.
+    fn counted_vlan(&self, link: usize, direction: Direction, frame: &Frame<'_>, trip: Trip) -> Option<u16> {
+        trip.sent_in.or_else(|| match self.links[link].ends[direction.to()] {
+            End::Port(port) => self.ports[port].classify(frame.tag()),
+            End::Nic(_) => None, // only ports send to NICs, and they say what VLAN
+        })
+    }
+
+    /// A frame is at the other end of a cable.
+    fn come_out(
+        &mut self,
+        link_index: usize,
+        direction: Direction,
+        frame: &Frame<'_>,
+        trip: Trip,
         outlet: &mut impl Outlet,
     ) {
         let link = &mut self.links[link_index];
         let tally = &mut link.tallies[direction as usize];
-        let vlan = sent_in.or_else(|| match link.ends[direction.to()] {
-            End::Port(port) => self.ports[port].classify(frame.tag()),
-            End::Nic(_) => None, // only ports send to NICs, and they say what VLAN
-        });
-        if link.cut[direction as usize] {
-            tally.lose(DropReason::Cut, vlan, frame.wire_bytes());
-            return;
-        }
         match link.ends[direction.to()] {
             End::Nic(nic) => {
                 if link.captured {
                     outlet.capture(LinkIndex(link_index), frame);
                 }
                 let bytes = frame.wire_bytes();
+                let vlan = trip.sent_in;
                 match outlet.deliver(NicIndex(nic), frame) {
+                    Delivery::Taken if frame.is_link_local() => tally.link_local.add(bytes),
                     Delivery::Taken => {
                         let pcp = frame.tag().map_or(0, Tag::pcp);
                         tally.carry(&self.slots, vlan, pcp, bytes);
                     }
+                    _ if frame.is_link_local() => {}
                     Delivery::NoSocket => tally.lose(DropReason::NoSocket, vlan, bytes),
                     Delivery::Full => tally.lose(DropReason::Backpressure, vlan, bytes),
                 }
             }
             End::Port(port) if self.switches[self.ports[port].switch].up => {
-                self.arrivals.push(Arrival {
-                    port,
-                    link: link_index,
-                    direction,
-                    tag: frame.tag(),
-                    sent_in,
-                    hops,
-                });
+                self.arrivals.push(Arrival { port, link: link_index, direction, tag: frame.tag(), trip });
             }
-            End::Port(_) => tally.lose(DropReason::SwitchDown, vlan, frame.wire_bytes()),
+            End::Port(_) => {
+                let vlan = self.counted_vlan(link_index, direction, frame, trip);
+                let tally = &mut self.links[link_index].tallies[direction as usize];
+                tally.lose(DropReason::SwitchDown, vlan, frame.wire_bytes());
+            }
         }
-    }
-
-    /// A frame comes out of a cable at a port.
-    fn arrive(&mut self, arrival: Arrival, frame: Frame<'_>, now: Duration, outlet: &mut impl Outlet) {
-        let port = &self.ports[arrival.port];
-        let switch = &mut self.switches[port.switch];
-        let link = &mut self.links[arrival.link];
-        let tally = &mut link.tallies[arrival.direction as usize];
-        let bytes = frame.wire_bytes();
-        if link.captured {
-            outlet.capture(LinkIndex(arrival.link), &frame);
-        }
-        if frame.is_link_local() {
-            tally.link_local.add(bytes);
-            return;
-        }
-        let vlan = port.classify(frame.tag());
-        let counted = arrival.sent_in.or(vlan);
-        let refused = if is_group(frame.source()) {
-            Some(DropReason::Malformed)
-        } else if !vlan.is_some_and(|vlan| port.carries(vlan)) {
-            Some(DropReason::VlanNotCarried)
-        } else if vlan.is_some_and(|vlan| switch.suspended.contains(vlan)) {
-            Some(DropReason::VlanSuspended)
-        } else if frame.payload_bytes() > port.mtu {
-            Some(DropReason::Oversize)
-        } else if arrival.hops >= HOPS_MAX {
-            Some(DropReason::TooManyHops)
-        } else {
-            None
-        };
-        let (Some(vlan), None) = (vlan, refused) else {
-            tally.lose(refused.unwrap_or(DropReason::VlanNotCarried), counted, bytes);
-            return;
-        };
-        tally.carry(&self.slots, counted, frame.tag().map_or(0, Tag::pcp), bytes);
-        switch.addresses.learn(vlan, frame.source(), arrival.port, now);
-        let inside = Inside {
-            switch: port.switch,
-            came_by: arrival.port,
-            vlan,
-            priority: frame.tag().unwrap_or(Tag::from_tci(0)),
-            hops: arrival.hops + 1,
-        };
-        self.forward(inside, &frame, now, outlet);
-    }
-
-    fn forward(&mut self, inside: Inside, frame: &Frame<'_>, now: Duration, outlet: &mut impl Outlet) {
-        let switch = &self.switches[inside.switch];
-        let destination = frame.destination();
-        let known = if is_group(destination) {
-            None
-        } else {
-            switch.addresses.port_of(inside.vlan, destination, now)
-        };
-        if let Some(port) = known {
-            self.leave(inside, port, frame, outlet);
-            return;
-        }
-        for at in 0..self.switches[inside.switch].ports.len() {
-            self.leave(inside, self.switches[inside.switch].ports[at], frame, outlet);
-        }
-    }
-
-    /// A frame leaves a switch by a port, if it may.
-    fn leave(&mut self, inside: Inside, port_index: usize, frame: &Frame<'_>, outlet: &mut impl Outlet) {
-        let port = &self.ports[port_index];
-        let Some((link, direction)) = port.link else { return };
-        if port_index == inside.came_by || !port.carries(inside.vlan) {
-            return;
-        }
-        let tagged = port.native != Some(inside.vlan);
-        let out = frame.with_tag(tagged.then(|| inside.priority.with_vid(inside.vlan)));
-        if out.payload_bytes() > port.mtu {
-            let tally = &mut self.links[link].tallies[direction as usize];
-            tally.lose(DropReason::Oversize, Some(inside.vlan), out.wire_bytes());
-            return;
-        }
-        self.send(link, direction, &out, Some(inside.vlan), inside.hops, outlet);
     }
 
     /// Both ends of a cable, where they are ports of running switches, send LLDP.
     fn announce(&mut self, link_index: usize, outlet: &mut impl Outlet) {
         for direction in Direction::BOTH {
-            let link = &mut self.links[link_index];
+            let link = &self.links[link_index];
             let End::Port(from) = link.ends[direction.from()] else { continue };
-            let from = &self.ports[from];
-            if !self.switches[from.switch].up || link.cut[direction as usize] {
-                continue;
-            }
-            let Some(frame) = Frame::parse(&from.lldp) else { continue };
-            if link.captured {
-                outlet.capture(LinkIndex(link_index), &frame);
-            }
-            let taken = match link.ends[direction.to()] {
-                End::Nic(nic) => outlet.deliver(NicIndex(nic), &frame) == Delivery::Taken,
+            let hears = match link.ends[direction.to()] {
+                End::Nic(_) => true,
                 End::Port(to) => self.switches[self.ports[to].switch].up,
             };
-            if taken {
-                link.tallies[direction as usize].link_local.add(frame.wire_bytes());
+            if !self.switches[self.ports[from].switch].up || link.is_cut(direction) || !hears {
+                continue;
             }
+            let lldp = std::mem::take(&mut self.ports[from].lldp);
+            if let Some(frame) = Frame::parse(&lldp) {
+                self.send(link_index, direction, &frame, Trip::default(), outlet);
+                self.drain_arrivals(&frame, outlet);
+            }
+            self.ports[from].lldp = lldp;
         }
     }
 }

@@ -3,8 +3,9 @@
 //! Purpose: the lab's harness writes it, [`Topology::validate`] checks it, the switchboard is built from it. Plain data;
 //! unknown keys are refused.
 
-use crate::ids::{LinkId, NicId, PortName, SwitchId};
+use crate::ids::{ChannelId, LinkId, NicId, PortName, SwitchId};
 use model::{MacAddress, Mtu, VlanId};
+use network::lldp::{Ets, Pfc};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -19,6 +20,12 @@ pub struct Topology {
     pub nics: Vec<NicId>,
     /// The cables as they are meant to be.
     pub links: Vec<Link>,
+    /// Cables that work as one.
+    #[serde(default)]
+    pub channels: Vec<Channel>,
+    /// Switches that others are bundled to as if they were one.
+    #[serde(default)]
+    pub pairs: Vec<Pair>,
     /// How often every port sends LLDP, milliseconds. Real switches take 30 s (IEEE 802.1AB, 9.2.5.7); a lab 1 s.
     pub lldp_interval_ms: u32,
 }
@@ -69,6 +76,19 @@ pub struct Port {
     /// The largest packet that it takes, bytes; `None`: the switch's.
     #[serde(default)]
     pub mtu: Option<Mtu>,
+    /// What it says of priorities. It only says so: the fabric pauses nothing and serves frames as they come.
+    #[serde(default)]
+    pub dcb: Option<Dcb>,
+}
+
+/// What a port that is set up for storage says of priorities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dcb {
+    /// How it shares its bandwidth.
+    pub ets: Ets,
+    /// What it pauses rather than lose.
+    pub pfc: Pfc,
 }
 
 /// One port of one switch.
@@ -109,7 +129,37 @@ pub struct Link {
     pub b: End,
 }
 
+/// A port channel: parallel cables between two switches, or between pairs of switches, that frames see as one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Channel {
+    /// Its name.
+    pub id: ChannelId,
+    /// Its members. End a of all of them is on one side, end b on the other.
+    pub links: Vec<LinkId>,
+}
+
+/// Two switches that are one to whatever is bundled to both of them (MLAG, vPC). What is cabled to one of them only stays so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pair {
+    /// The switches. The second steps back when the two can't hear each other.
+    pub switches: [SwitchId; 2],
+    /// What joins them: a port channel with end a at the first and end b at the second.
+    pub peer_channel: ChannelId,
+}
+
 impl Topology {
+    /// The port channel of this name.
+    pub fn channel(&self, id: &ChannelId) -> Option<&Channel> {
+        self.channels.iter().find(|channel| channel.id == *id)
+    }
+
+    /// The cable of this name.
+    pub fn link(&self, id: &LinkId) -> Option<&Link> {
+        self.links.iter().find(|link| link.id == *id)
+    }
+
     /// The switch of this name.
     pub fn switch(&self, id: &SwitchId) -> Option<&Switch> {
         self.switches.iter().find(|switch| switch.id == *id)

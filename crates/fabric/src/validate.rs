@@ -3,9 +3,12 @@
 //! Invariant for the rest of the crate: in a topology that passed, every name resolves, every port and NIC has at most
 //! one cable, every port's LLDP frame can be encoded, and no frame can go round in circles. The last is judged on the
 //! graph of (switch, VLAN) pairs, which also sees VLANs that are joined by a cable whose ends disagree about the native
-//! VLAN: that graph must be a forest, whatever is cut later.
+//! VLAN: that graph must be a forest, whatever is cut later. A port channel is one edge of it; a pair of switches is one
+//! node, in the VLANs that its peer channel carries.
 
-use crate::ids::{LinkId, NicId, PortName, SwitchId};
+mod channels;
+
+use crate::ids::{ChannelId, LinkId, NicId, PortName, SwitchId};
 use crate::lldp;
 use crate::topology::{End, Link, Port, PortRef, Switch, Topology};
 use model::{MacAddress, VlanId};
@@ -131,6 +134,28 @@ pub enum TopologyError {
         /// The cable.
         link: LinkId,
     },
+    /// Two port channels with one name.
+    #[error("two port channels are called `{channel}`")]
+    DuplicateChannel {
+        /// The name.
+        channel: ChannelId,
+    },
+    /// A port channel that no two switches could agree on.
+    #[error("port channel `{channel}` {what}")]
+    Channel {
+        /// The port channel.
+        channel: ChannelId,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A pair that can't work as one switch.
+    #[error("the pair of switches `{}` and `{}` {what}", switches[0], switches[1])]
+    Pair {
+        /// Its switches.
+        switches: Box<[SwitchId; 2]>,
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// A way for frames to go round in circles.
     #[error("link `{link}` closes a loop in VLAN {vlan}: take the VLAN off one of the loop's links")]
     Loop {
@@ -154,6 +179,7 @@ impl Topology {
         self.validate_switches()?;
         self.validate_nics()?;
         self.validate_links()?;
+        self.validate_channels()?;
         self.validate_loop_free()
     }
 
@@ -241,26 +267,6 @@ impl Topology {
     pub fn port(&self, port: &PortRef) -> Option<&Port> {
         self.switch(&port.switch)?.ports.iter().find(|candidate| candidate.id == port.port)
     }
-
-    /// Joins, cable by cable, the (switch, VLAN) pairs that frames can pass between; a pair of ends that is already
-    /// joined closes a loop.
-    fn validate_loop_free(&self) -> Result<(), TopologyError> {
-        let mut groups: Groups<'_> = Groups::default();
-        for link in &self.links {
-            let (End::Port(a), End::Port(b)) = (&link.a, &link.b) else { continue };
-            let (Some(at_a), Some(at_b)) = (self.port(a), self.port(b)) else { continue };
-            // Both ways of one cable join the same pairs, unless its ends disagree; each pair is joined once.
-            let a_to_b = crossings(at_a, at_b);
-            let b_to_a = crossings(at_b, at_a).into_iter().map(|(from, to)| (to, from));
-            let pairs: BTreeSet<(VlanId, VlanId)> = a_to_b.into_iter().chain(b_to_a).collect();
-            for (vlan, other) in pairs {
-                if !groups.join((&a.switch, vlan), (&b.switch, other)) {
-                    return Err(TopologyError::Loop { link: link.id.clone(), vlan });
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 fn at_most(what: &'static str, count: usize, max: usize) -> Result<(), TopologyError> {
@@ -277,7 +283,7 @@ fn crossings(from: &Port, to: &Port) -> Vec<(VlanId, VlanId)> {
 type Place<'a> = (&'a SwitchId, VlanId);
 
 /// Disjoint sets, the plain way: the topology is small.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Groups<'a> {
     group_of: BTreeMap<Place<'a>, usize>,
     next: usize,
@@ -291,6 +297,11 @@ impl<'a> Groups<'a> {
             *group = a;
         }
         a != b
+    }
+
+    /// Whether two places are in one group.
+    fn are_one(&self, a: Place<'a>, b: Place<'a>) -> bool {
+        self.group_of.get(&a).is_some_and(|group| self.group_of.get(&b) == Some(group))
     }
 
     fn group(&mut self, place: Place<'a>) -> usize {

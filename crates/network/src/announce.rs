@@ -72,6 +72,7 @@ mod tests {
             mtu_bytes: 1500,
             master: master.map(|name| name.parse().unwrap()),
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect::<BTreeSet<_>>(),
+            routes: BTreeSet::new(),
             bridge_vlans: BTreeMap::new(),
             ipv6_link_local: None,
         }

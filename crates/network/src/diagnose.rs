@@ -1,32 +1,35 @@
 //! What just failed, by name.
 //!
 //! Purpose: every node reports when it last heard each peer on each storage network, and what its NICs see. From all
-//! reports together, and from how the cluster was cabled when it was well, [`diagnose`] names the thing that failed:
-//!    a node, a
-//! switch, a link between rooms (one way or both), a NIC or its cable (one way or both).
+//! reports together, and from how the cluster was cabled when it was well, [`diagnose`] names the thing that failed: a
+//! node, a switch, a link between rooms (one way or both), a NIC or its cable (one way or both). [`Memory`] does the same
+//! again and again, and keeps back what only seems so because some nodes have told of a change and others not yet.
 //!
 //! How: from what is certain to what is inferred, and what is explained once isn't named again:
 //! 1. a node that does not report, and that nobody hears, is silent;
-//! 2. a switch is lost when all NICs on it lost carrier or neighbour (one NIC alone is a NIC), or when nobody in a
-//!    zone reaches anybody through it, whatever of its neighbours has timed out by then;
+//! 2. a switch is lost when all NICs on it lost carrier or neighbour and nothing passes them (one NIC alone is a NIC), or
+//!    when two nodes or more of a zone reach nobody through it, whatever of its neighbours has timed out by then;
 //! 3. a NIC is lost that has no carrier, or no neighbour and no path;
 //! 4. of the NICs that look well, paths decide per storage network: a NIC that reaches nobody has lost its cable, or
 //!    one direction of it; when all that crosses between zones is dead, it is
 //!    the link between the rooms, or one direction of it;
 //! 5. what is dead and is none of these is named as a path.
 //!
-//! Invariants: a direction is judged by its receiver alone. A receiver whose report is too old knows nothing: that is
-//! [`Blocked`], never a guess. No fault, no loss.
+//! Invariants: a direction is judged by its receiver alone, and by none that hears nobody, if there is another. A receiver
+//! whose report is too old knows nothing: that is [`Blocked`], never a guess. A path that has been silent for longer than
+//! usual and not for long enough convicts and acquits nobody. As long as a node may be gone itself, its paths say nothing
+//! about cables and switches. No fault, no loss.
 //!
-//! Limits: with one node per zone, a cable that fails in one direction and keeps its carrier looks like the link
-//!    between
-//! the rooms; the loss says what else it could be.
+//! Limits: with one node per zone, a cable that fails in one direction and keeps its carrier looks like the link between
+//! the rooms; the loss says what else it could be. A NIC for management carries no hellos: if it hears no LLDP any more
+//! and has carrier, whether it works is [`Blocked`].
 //!
 //! On failure: none; reports that contradict each other give paths.
 
 mod evidence;
 mod loss;
 mod paths;
+mod settle;
 
 use crate::wiring::{Connection, NicCabling, NodeCabling, connections};
 use evidence::View;
@@ -34,10 +37,13 @@ use model::{AdapterName, NodeName, StorageNetwork, StorageNetworkIndex, ZoneName
 use serde::{Deserialize, Serialize};
 
 pub use loss::{Blocked, Diagnosis, Direction, Loss, Lost, RoomEnd, Seen, Way};
+pub use settle::Memory;
 
 /// When something counts as dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Thresholds {
+    /// A path is alive when something came within this, ms.
+    pub alive_within_ms: u32,
     /// A path is dead when nothing came for longer than this, ms.
     pub dead_after_ms: u32,
     /// A report is too old to be believed after this, ms.
@@ -45,9 +51,11 @@ pub struct Thresholds {
 }
 
 impl Default for Thresholds {
-    /// Five hellos of 200 ms, and reports once a second that may be late by half: named within 2 s of the fault.
+    /// Hellos and reports come every 200 ms. What is heard every time is up to 450 ms old when it is judged; 1000 ms are
+    /// five hellos. What lies between them covers the 200 ms by which hellos on paths that die together differ, and
+    /// one hello that is lost before: while the first of those paths is dead, none of the others is alive any more.
     fn default() -> Self {
-        Self { dead_after_ms: 1000, stale_after_ms: 1500 }
+        Self { alive_within_ms: 600, dead_after_ms: 1000, stale_after_ms: 1000 }
     }
 }
 
@@ -99,15 +107,16 @@ pub fn diagnose(
     let view = View::new(known_good, reports, thresholds);
     let mut diagnosis = Diagnosis::default();
     view.silent_nodes(&mut diagnosis);
-    let mut out = view.lost_switches(&cables, &mut diagnosis);
+    let mut out = view.lost_switches(networks, &cables, &mut diagnosis);
     let elsewhere = view.not_on_their_switch(&cables);
     for network in networks {
         let known = &out | &elsewhere;
         out.extend(paths::lost_switches(&view, network, &cables, &known, &mut diagnosis));
     }
-    out.extend(view.lost_nics(networks, &cables, &out, &mut diagnosis));
+    let (lost, deaf) = view.lost_nics(networks, &cables, &out, &mut diagnosis);
+    out.extend(lost);
     for network in networks {
-        paths::judge(&view, network, &cables, &out, &mut diagnosis);
+        paths::judge(&view, network, &cables, &out, &deaf, &mut diagnosis);
     }
     diagnosis
 }
@@ -136,5 +145,7 @@ fn zones(known_good: &[NodeCabling]) -> Vec<(&ZoneName, Vec<&NodeName>)> {
     zones
 }
 
+#[cfg(test)]
+mod simulated;
 #[cfg(test)]
 mod tests;

@@ -7,14 +7,21 @@
 //! and repaired in the same list, and an operation that the kernel would refuse is found here and not half-way.
 //!
 //! Order: unwanted links go, unwanted addresses and masters go, then from below: bonds, bridges, NICs with their masters,
-//! MTU, up; VLAN links last. The list is empty when there is nothing to do.
+//! MTU, up; VLAN links; routes last. The list is empty when there is nothing to do.
 //!
-//! Invariants: only links of the plan and links that are ours ([`is_made_by_us`]) are touched. One exception: a NIC
-//! that isn't in the plan and is a port of a bond in it leaves that bond.
+//! Routes are nobody's wish, but the kernel drops them when links go down or lose addresses. What the way costs is given
+//! back at its end: to the same link, or, where that has no such address any more, to the link of the plan that has the
+//! gateway's subnet now (so a default route moves from a NIC to the management link above the team). Where neither can take it, it
+//! is lost until the way back.
+//!
+//! Invariants: only links of the plan and links that are ours ([`is_made_by_us`]) are touched. Two exceptions: a NIC
+//! that isn't in the plan and is a port of a bond in it leaves that bond; and routes of other links are given back to them.
 //!
 //! On failure: a [`DiffError`]; no list.
 
-use crate::link::{AdapterMap, CurrentLinks, DesiredLink, DesiredLinks, LinkKind, LinkName, is_made_by_us};
+use crate::link::{
+    AdapterMap, CurrentLinks, DesiredLink, DesiredLinks, LinkKind, LinkName, Route, is_made_by_us,
+};
 use crate::op::Op;
 use crate::plan::{NetworkPlan, ResolveError};
 use crate::simulate::{self, Refused};
@@ -58,7 +65,7 @@ pub enum DiffError {
 
 /// The operations that lead to a plan on a node with these adapters.
 pub fn diff(current: &CurrentLinks, plan: &NetworkPlan, adapters: &AdapterMap) -> Result<Vec<Op>, DiffError> {
-    steps(current, &plan.resolve(adapters, current)?)
+    steps(current, &plan.resolve(adapters, current)?, current)
 }
 
 /// The operations that lead back to an earlier observation: of our links, and of the NICs that `plan` touches.
@@ -71,11 +78,15 @@ pub fn revert(
     let touched = plan.resolve(adapters, before)?;
     let nics: BTreeSet<LinkName> =
         touched.links.keys().filter(|name| before.get(name).is_some()).cloned().collect();
-    steps(now, &DesiredLinks::restoring(before, &nics))
+    steps(now, &DesiredLinks::restoring(before, &nics), before)
 }
 
-/// The operations that lead from one state to another.
-pub fn steps(current: &CurrentLinks, desired: &DesiredLinks) -> Result<Vec<Op>, DiffError> {
+/// The operations that lead from one state to another. Routes of `keep` don't get lost on the way where the links can have them.
+pub fn steps(
+    current: &CurrentLinks,
+    desired: &DesiredLinks,
+    keep: &CurrentLinks,
+) -> Result<Vec<Op>, DiffError> {
     let mut planner = Planner { state: current.clone(), desired, ops: Vec::new() };
     planner.delete_unwanted()?;
     planner.strip()?;
@@ -87,6 +98,7 @@ pub fn steps(current: &CurrentLinks, desired: &DesiredLinks) -> Result<Vec<Op>, 
             }
         }
     }
+    planner.settle_routes(keep)?;
     Ok(planner.ops)
 }
 
@@ -264,11 +276,14 @@ impl Planner<'_> {
         let name = name.clone();
         match (self.state.links[&name].kind.clone(), wanted.kind.clone()) {
             (
-                LinkKind::Bond { miimon_ms: had, primary: old, .. },
-                LinkKind::Bond { miimon_ms, primary: port, .. },
+                LinkKind::Bond { miimon_ms: had, primary: old, reselect: was, .. },
+                LinkKind::Bond { miimon_ms, primary: port, reselect, .. },
             ) => {
                 if had != miimon_ms {
                     self.emit(Op::SetMiimon { name: name.clone(), miimon_ms })?;
+                }
+                if was != reselect {
+                    self.emit(Op::SetReselect { name: name.clone(), reselect })?;
                 }
                 if old != port {
                     self.emit(Op::SetPrimary { name, port })?;
@@ -301,6 +316,61 @@ impl Planner<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Routes, when all links have their addresses. Those without gateway come first: they may lead to a gateway.
+impl Planner<'_> {
+    fn settle_routes(&mut self, keep: &CurrentLinks) -> Result<(), DiffError> {
+        for (name, wanted) in &self.desired.links {
+            let Some(wanted) = &wanted.routes else { continue };
+            let unwanted: Vec<_> = self.state.links[name].routes.difference(wanted).cloned().collect();
+            for route in unwanted {
+                self.emit(Op::RemoveRoute { name: name.clone(), route })?;
+            }
+        }
+        let mut hopeless = Vec::new();
+        for behind_gateway in [false, true] {
+            let of_phase = |route: &&Route| route.gateway.is_some() == behind_gateway;
+            for (name, wanted) in &self.desired.links {
+                for route in wanted.routes.iter().flatten().filter(of_phase) {
+                    let op = Op::AddRoute { name: name.clone(), route: route.clone() };
+                    if !self.state.links[name].routes.contains(route) && self.emit(op.clone()).is_err() {
+                        hopeless.push(op);
+                    }
+                }
+            }
+            for (name, link) in &keep.links {
+                let exact = self.desired.links.get(name).is_some_and(|wanted| wanted.routes.is_some());
+                for route in link.routes.iter().filter(of_phase).filter(|_| !exact) {
+                    self.keep_route(name, route);
+                }
+            }
+        }
+        // The kernel keeps routes that it would not take anew (their gateway's subnet is gone). One of them must not
+        // stop the way back, nor be left out without a word: it is tried when all the rest is done.
+        self.ops.extend(hopeless);
+        Ok(())
+    }
+
+    /// Gives a route back that the way has cost, to the link that can have it.
+    fn keep_route(&mut self, name: &LinkName, route: &Route) {
+        if self.state.get(name).is_some_and(|link| link.routes.contains(route)) {
+            return;
+        }
+        // A port's routes lead nowhere: what it hears goes to its master.
+        let own = self.state.get(name).filter(|link| link.master.is_none()).map(|_| name);
+        let heir = |name: &&LinkName| {
+            let takes = |gateway| self.state.links[*name].addresses.iter().any(|net| net.contains(&gateway));
+            let free = self.desired.links[*name].routes.is_none();
+            free && !route.on_link && route.gateway.is_some_and(takes)
+        };
+        let heirs: Vec<_> = own.into_iter().chain(self.desired.links.keys().find(heir)).cloned().collect();
+        for name in heirs {
+            if self.emit(Op::AddRoute { name, route: route.clone() }).is_ok() {
+                return;
+            }
+        }
     }
 }
 
@@ -342,3 +412,7 @@ fn word(kind: &LinkKind) -> &str {
 #[cfg(test)]
 #[path = "diff_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "drift_tests.rs"]
+mod drift_tests;

@@ -1,7 +1,7 @@
 //! Diffs from any state. Fixtures with their files stand in `tests/fixtures`.
 
 use super::*;
-use crate::link::{BondMode, VlanEntry};
+use crate::link::{BondMode, Route, VlanEntry};
 use crate::plan::{Generation, plan};
 use crate::testing::{adapters, bare_nics, converged, link_name, spec, vlan};
 use model::ClusterSpec;
@@ -70,6 +70,91 @@ fn virtual_machines_taps_stay_on_the_bridge() {
     assert_eq!(diff(&state, &plan, &adapters()), Ok(vec![]));
 }
 
+fn default_route() -> Route {
+    Route {
+        destination: "0.0.0.0/0".parse().unwrap(),
+        gateway: Some("192.168.7.1".parse().unwrap()),
+        metric: 100,
+        protocol: 16,
+        scope: 0,
+        source: None,
+        on_link: false,
+    }
+}
+
+/// A node whose first NIC has the address and the default route that the management link shall have.
+fn node_with_default_route() -> CurrentLinks {
+    let nic = || link_name("eth0");
+    let ops = [
+        Op::SetUp { name: nic() },
+        Op::AddAddress { name: nic(), address: "192.168.7.50/24".parse().unwrap() },
+        Op::AddRoute { name: nic(), route: default_route() },
+    ];
+    let mut state = bare_nics();
+    state.links.get_mut(&nic()).unwrap().up = false;
+    run(state, &ops)
+}
+
+#[test]
+fn a_default_route_moves_to_the_management_link_and_back() {
+    let plan = plan_of(&spec(1));
+    let before = node_with_default_route();
+    let after = run(before.clone(), &diff(&before, &plan, &adapters()).unwrap());
+    let has =
+        |links: &CurrentLinks, name: &str| links.links[&link_name(name)].routes.contains(&default_route());
+    assert!(has(&after, "tw-mgmt") && !has(&after, "eth0"));
+    assert_eq!(diff(&after, &plan, &adapters()), Ok(vec![]));
+    let restored = run(after.clone(), &revert(&after, &before, &plan, &adapters()).unwrap());
+    assert_eq!(restored, before);
+}
+
+#[test]
+fn a_route_outlives_the_repair_of_an_address() {
+    let plan = plan_of(&spec(1));
+    let before = node_with_default_route();
+    let settled = run(before.clone(), &diff(&before, &plan, &adapters()).unwrap());
+    let extra = "192.168.7.77/24".parse().unwrap();
+    let drifted = run(settled.clone(), &[Op::AddAddress { name: LinkName::management(), address: extra }]);
+    assert_eq!(run(drifted.clone(), &diff(&drifted, &plan, &adapters()).unwrap()), settled);
+}
+
+#[test]
+fn routes_of_foreign_links_above_a_nic_outlive_its_joining_a_team() {
+    let (plan, backup) = (plan_of(&spec(1)), link_name("backup"));
+    let above = [
+        Op::CreateVlan {
+            name: backup.clone(),
+            parent: link_name("eth0"),
+            vlan: vlan(5),
+            egress_qos: BTreeMap::new(),
+        },
+        Op::SetUp { name: backup.clone() },
+        Op::AddAddress { name: backup.clone(), address: "192.168.9.50/24".parse().unwrap() },
+        Op::AddRoute { name: backup.clone(), route: Route { gateway: None, scope: 253, ..default_route() } },
+    ];
+    let before = run(node_with_default_route(), &above);
+    let after = run(before.clone(), &diff(&before, &plan, &adapters()).unwrap());
+    assert_eq!(after.links[&backup].routes, before.links[&backup].routes);
+    let restored = run(after.clone(), &revert(&after, &before, &plan, &adapters()).unwrap());
+    for name in [backup, link_name("eth0")] {
+        assert_eq!(restored.links[&name].routes, before.links[&name].routes, "{name}");
+    }
+}
+
+/// The kernel keeps a route whose gateway is not on the wire any more, but takes no new one.
+#[test]
+fn a_route_that_the_kernel_would_not_take_again_comes_last_on_the_way_back() {
+    let plan = plan_of(&spec(1));
+    let mut before = node_with_default_route();
+    let nic = before.links.get_mut(&link_name("eth0")).unwrap();
+    nic.addresses = ["10.0.0.1/8".parse().unwrap()].into();
+    let after = run(before.clone(), &diff(&before, &plan, &adapters()).unwrap());
+    let mut back = revert(&after, &before, &plan, &adapters()).unwrap();
+    assert_eq!(back.pop(), Some(Op::AddRoute { name: link_name("eth0"), route: default_route() }));
+    before.links.get_mut(&link_name("eth0")).unwrap().routes.clear();
+    assert_eq!(run(after, &back), before);
+}
+
 /// Any operation on the links that plans know, and on foreign ones.
 fn any_op() -> impl Strategy<Value = Op> {
     let pick = |names: &'static [&'static str]| prop::sample::select(names).prop_map(link_name);
@@ -90,6 +175,21 @@ fn any_op() -> impl Strategy<Value = Op> {
         let texts = vec!["192.168.7.11/24", "192.168.7.50/24", "10.71.1.1/24", "10.0.0.1/8"];
         prop::sample::select(texts).prop_map(|text| text.parse::<ipnet::Ipv4Net>().unwrap())
     };
+    let route = (prop::option::of(0u8..4), 0u8..4, any::<bool>(), 0u32..2).prop_map(
+        |(gateway, to, scoped, metric)| Route {
+            destination: ["0.0.0.0/0", "10.9.0.0/16", "172.16.0.0/12", "10.71.1.128/25"][usize::from(to)]
+                .parse()
+                .unwrap(),
+            gateway: gateway.map(|at| {
+                ["192.168.7.1", "10.71.1.9", "10.9.1.1", "10.0.0.1"][usize::from(at)].parse().unwrap()
+            }),
+            metric,
+            protocol: 4,
+            scope: if gateway.is_some() { 0 } else { 253 },
+            source: scoped.then(|| "192.168.7.11".parse().unwrap()),
+            on_link: metric == 1,
+        },
+    );
     let mode = prop_oneof![Just(BondMode::ActiveBackup), Just(BondMode::Other(4))];
     let entry = (any::<bool>(), any::<bool>()).prop_map(|(pvid, untagged)| VlanEntry { pvid, untagged });
     prop_oneof![
@@ -111,6 +211,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         (link(), qos()).prop_map(|(name, egress_qos)| Op::SetEgressQos { name, egress_qos }),
         (link(), id(), entry).prop_map(|(name, vlan, entry)| Op::SetBridgeVlan { name, vlan, entry }),
         (link(), address()).prop_map(|(name, address)| Op::AddAddress { name, address }),
+        (link(), route).prop_map(|(name, route)| Op::AddRoute { name, route }),
         (nic(), any::<bool>()).prop_map(|(name, enabled)| Op::SetIpv6LinkLocal { name, enabled }),
     ]
 }
@@ -168,6 +269,8 @@ proptest! {
                 prop_assert_eq!(&now.kind, &before.kind);
                 prop_assert_eq!(&now.master, &before.master);
                 prop_assert_eq!(&now.addresses, &before.addresses);
+                prop_assert_eq!(&now.bridge_vlans, &before.bridge_vlans);
+                prop_assert_eq!(&now.routes, &before.routes, "{}", name);
                 prop_assert_eq!(now.up, before.up, "{}", name);
             }
         }
@@ -180,6 +283,11 @@ proptest! {
             let now = &after.links[name];
             prop_assert_eq!(&now.addresses, &before.addresses);
             prop_assert_eq!(now.ipv6_link_local, before.ipv6_link_local);
+            // What is sent from an address that the plan took away can't be kept.
+            let addresses = || after.links.values().filter(|link| link.up).flat_map(|link| &link.addresses);
+            let can_be = |route: &&Route| route.source.is_none_or(|from| addresses().any(|net| net.addr() == from));
+            let lost = before.routes.iter().filter(can_be).find(|route| !now.routes.contains(*route));
+            prop_assert!(!now.up || lost.is_none(), "{name}: {lost:?}");
         }
     }
 }

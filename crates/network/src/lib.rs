@@ -28,7 +28,8 @@ mod testing;
 
 pub use diff::{DiffError, diff, revert, steps};
 pub use link::{
-    AdapterMap, BondMode, CurrentLink, CurrentLinks, DesiredLink, DesiredLinks, LinkKind, LinkName, VlanEntry,
+    AdapterMap, BondMode, CurrentLink, CurrentLinks, DesiredLink, DesiredLinks, LinkKind, LinkName, Route,
+    VlanEntry,
 };
 pub use op::Op;
 pub use plan::{Generation, LinkRef, NetworkPlan, PlanError, PlannedKind, PlannedLink, ResolveError};

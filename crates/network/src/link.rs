@@ -8,6 +8,7 @@ use model::{AdapterName, InvalidValue, MacAddress, Priority, VlanId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 /// Which NIC an adapter of the template is on one node: by permanent MAC address, since kernel names depend on slots.
@@ -96,6 +97,19 @@ pub enum BondMode {
     Other(u8),
 }
 
+/// When a bond goes back to its primary port (`BOND_PRI_RESELECT_*`, `net/bonding.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reselect {
+    /// As soon as it can: the kernel's default.
+    #[default]
+    Always,
+    /// As soon as it can, if it is faster than the active one.
+    Better,
+    /// When the active port fails.
+    Failure,
+}
+
 /// What a link is, with the attributes that only this kind has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -108,8 +122,11 @@ pub enum LinkKind {
         mode: BondMode,
         /// How often the carrier of ports is looked at, ms; 0: never.
         miimon_ms: u32,
-        /// The port that carries traffic whenever it can.
+        /// The port that carries traffic first.
         primary: Option<LinkName>,
+        /// When it does so again after it failed.
+        #[serde(default)]
+        reselect: Reselect,
     },
     /// A bridge.
     Bridge {
@@ -147,6 +164,36 @@ impl VlanEntry {
     pub const NATIVE: Self = Self { pvid: true, untagged: true };
 }
 
+/// A route of the main table that somebody set (IPv4, unicast, one next hop): none that the kernel makes with an address.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Route {
+    /// Where to.
+    pub destination: Ipv4Net,
+    /// The next hop; `None`: the destination is on the wire.
+    pub gateway: Option<Ipv4Addr>,
+    /// Which of several routes is taken: the lowest number.
+    pub metric: u32,
+    /// Who set it, by the kernel's number (`RTPROT_*`, `uapi/linux/rtnetlink.h`).
+    pub protocol: u8,
+    /// How far away the destination is, by the kernel's number (`RT_SCOPE_*`): 0 anywhere, 253 on the wire.
+    pub scope: u8,
+    /// The source address of what is sent, where nothing else decides it.
+    pub source: Option<Ipv4Addr>,
+    /// Whether the gateway counts as on the wire whatever the addresses say (`RTNH_F_ONLINK`).
+    pub on_link: bool,
+}
+
+impl fmt::Display for Route {
+    /// `10.0.0.0/8 via 192.168.7.1 metric 100`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.destination)?;
+        if let Some(gateway) = self.gateway {
+            write!(f, " via {gateway}")?;
+        }
+        if self.metric == 0 { Ok(()) } else { write!(f, " metric {}", self.metric) }
+    }
+}
+
 /// A link as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CurrentLink {
@@ -172,6 +219,9 @@ pub struct CurrentLink {
     pub bridge_vlans: BTreeMap<VlanId, VlanEntry>,
     /// Whether the kernel gives it an IPv6 link-local address by itself; `None`: no IPv6 here.
     pub ipv6_link_local: Option<bool>,
+    /// The routes through it that somebody set.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub routes: BTreeSet<Route>,
 }
 
 /// All links of a node.
@@ -222,6 +272,9 @@ pub struct DesiredLink {
     pub bridge_vlans: BTreeMap<VlanId, VlanEntry>,
     /// Whether the kernel may give it an IPv6 link-local address; `None`: as it is.
     pub ipv6_link_local: Option<bool>,
+    /// The routes through it, all of them; `None`: those that it has stay, as far as its addresses let them.
+    #[serde(default)]
+    pub routes: Option<BTreeSet<Route>>,
 }
 
 /// The links that a plan names, by kernel name. Bonds, bridges and VLANs called `tw-…` that are not here are unwanted.
@@ -250,6 +303,7 @@ impl DesiredLinks {
                     addresses: link.addresses.clone(),
                     bridge_vlans: link.bridge_vlans.clone(),
                     ipv6_link_local: link.ipv6_link_local,
+                    routes: Some(link.routes.clone()),
                 };
                 (name.clone(), wanted)
             })

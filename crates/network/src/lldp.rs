@@ -3,7 +3,7 @@
 //! Purpose: what switches tell about themselves on every port, as plain data that also travels in the API. The lab's
 //! virtual switches encode it, nodes decode it. Carried are the TLVs that wiring checks use: the three mandatory ones,
 //! port description, system name, description and capabilities (802.1AB, 8.5), port VLAN and VLAN names
-//! (802.1Q-2018, annex D), and the maximum frame size (802.3-2018, 79.3.4).
+//! (802.1Q-2018, annex D), ETS and PFC configuration (the same annex), and the maximum frame size (802.3-2018, 79.3.4).
 //!
 //! Invariants: [`decode`] reads any bytes without panicking; what [`encode`] wrote, [`decode`] reads back equal.
 //!
@@ -11,18 +11,23 @@
 //! tolerant, because a switch's optional extras must not hide who it is: TLVs that are not known are counted and
 //! skipped, those that are wrong in themselves are counted as malformed and skipped, and a TLV that claims more
 //! bytes than there are ends the reading. Strings that are not UTF-8 are read with replacement characters.
+//!
+//! Whatever a switch says may hold control characters that a terminal would obey. The types keep it as it came; everything
+//! that is displayed goes through [`Printable`].
 
+mod dcb;
 mod decode;
 mod encode;
 #[cfg(test)]
 mod tests;
 
+pub use dcb::{Ets, Pfc, Selection};
 pub use decode::{DecodeError, decode};
 pub use encode::{EncodeError, encode};
 
 use model::{MacAddress, VlanId};
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 /// Where LLDP frames go: the "nearest bridge" group address, which no bridge forwards (802.1AB, table 7-1).
 pub const DESTINATION: MacAddress = MacAddress([0x01, 0x80, 0xc2, 0x00, 0x00, 0x0e]);
@@ -52,6 +57,10 @@ mod tlv {
     pub(super) const PORT_VLAN: [u8; 4] = [0x00, 0x80, 0xc2, 1];
     /// VLAN name (802.1Q, D.2.3).
     pub(super) const VLAN_NAME: [u8; 4] = [0x00, 0x80, 0xc2, 3];
+    /// ETS configuration (802.1Q, D.2.8).
+    pub(super) const ETS: [u8; 4] = [0x00, 0x80, 0xc2, 9];
+    /// PFC configuration (802.1Q, D.2.10).
+    pub(super) const PFC: [u8; 4] = [0x00, 0x80, 0xc2, 0x0b];
     /// Maximum frame size (802.3, 79.3.4).
     pub(super) const MAX_FRAME_SIZE: [u8; 4] = [0x00, 0x12, 0x0f, 4];
 }
@@ -108,7 +117,7 @@ impl fmt::Display for ChassisId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mac(mac) => mac.fmt(f),
-            Self::InterfaceName(name) | Self::Local(name) => f.write_str(name),
+            Self::InterfaceName(name) | Self::Local(name) => Printable(name).fmt(f),
             Self::Other { subtype, bytes } => fmt_other(f, *subtype, bytes),
         }
     }
@@ -118,10 +127,33 @@ impl fmt::Display for PortId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mac(mac) => mac.fmt(f),
-            Self::InterfaceName(name) | Self::Local(name) => f.write_str(name),
+            Self::InterfaceName(name) | Self::Local(name) => Printable(name).fmt(f),
             Self::Other { subtype, bytes } => fmt_other(f, *subtype, bytes),
         }
     }
+}
+
+/// A switch's words for a terminal or a log: control characters, and format characters that reverse or hide text (Unicode
+/// categories Cc and Cf of bidirectional text, lines and paragraphs), are written as `\u{1b}`, a backslash as `\\`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Printable<'a>(pub &'a str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| match c {
+            '\\' => f.write_str("\\\\"),
+            c if is_hostile(c) => write!(f, "{}", c.escape_unicode()),
+            c => f.write_char(c),
+        })
+    }
+}
+
+/// Whether a character does something to the text around it instead of being seen.
+fn is_hostile(c: char) -> bool {
+    let bidirectional =
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let invisible = matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}');
+    c.is_control() || bidirectional || invisible || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 /// `subtype 1: 0a0b0c`.
@@ -143,11 +175,6 @@ pub struct Capabilities {
 impl Capabilities {
     /// Bit of a bridge: what tells a switch from a machine that was cabled in its place.
     pub const BRIDGE: u16 = 1 << 2;
-
-    /// Whether it works as a bridge.
-    pub fn is_bridge(self) -> bool {
-        self.enabled & Self::BRIDGE != 0
-    }
 }
 
 /// A VLAN that the port carries, as the switch names it.
@@ -184,6 +211,12 @@ pub struct Lldpdu {
     pub vlans: Vec<VlanName>,
     /// The largest frame that the port takes, bytes, header and check sequence included.
     pub max_frame_bytes: Option<u16>,
+    /// How it shares its bandwidth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ets: Option<Ets>,
+    /// What it pauses rather than lose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pfc: Option<Pfc>,
 }
 
 impl Lldpdu {
@@ -200,6 +233,8 @@ impl Lldpdu {
             port_vlan: None,
             vlans: Vec::new(),
             max_frame_bytes: None,
+            ets: None,
+            pfc: None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One change of one link: what a diff consists of and an executor carries out.
 
-use crate::link::{BondMode, LinkName, VlanEntry};
+use crate::link::{BondMode, LinkName, Reselect, Route, VlanEntry};
 use ipnet::Ipv4Net;
 use model::{Priority, VlanId};
 use serde::{Deserialize, Serialize};
@@ -81,6 +81,13 @@ pub enum Op {
         /// Milliseconds.
         miimon_ms: u32,
     },
+    /// Change when a bond goes back to its primary port.
+    SetReselect {
+        /// Of which bond.
+        name: LinkName,
+        /// When.
+        reselect: Reselect,
+    },
     /// Change a bond's preferred port.
     SetPrimary {
         /// Of which bond.
@@ -134,6 +141,20 @@ pub enum Op {
         /// With its prefix length.
         address: Ipv4Net,
     },
+    /// Add a route, after others to the same destination with the same metric.
+    AddRoute {
+        /// Through which link.
+        name: LinkName,
+        /// The route.
+        route: Route,
+    },
+    /// Remove a route.
+    RemoveRoute {
+        /// Through which link.
+        name: LinkName,
+        /// The route.
+        route: Route,
+    },
     /// Say whether the kernel may give the link an IPv6 link-local address by itself.
     SetIpv6LinkLocal {
         /// Which.
@@ -158,12 +179,15 @@ impl Op {
             | Self::Leave { name }
             | Self::SetMiimon { name, .. }
             | Self::SetPrimary { name, .. }
+            | Self::SetReselect { name, .. }
             | Self::SetFiltering { name, .. }
             | Self::SetEgressQos { name, .. }
             | Self::SetBridgeVlan { name, .. }
             | Self::RemoveBridgeVlan { name, .. }
             | Self::AddAddress { name, .. }
             | Self::RemoveAddress { name, .. }
+            | Self::AddRoute { name, .. }
+            | Self::RemoveRoute { name, .. }
             | Self::SetIpv6LinkLocal { name, .. } => name,
         }
     }
@@ -171,7 +195,13 @@ impl Op {
     /// Whether the operation takes something away. What is gone already need not be taken away: the kernel itself
     /// removes, for example, secondary addresses with the primary one.
     pub fn is_removal(&self) -> bool {
-        matches!(self, Self::Delete { .. } | Self::RemoveBridgeVlan { .. } | Self::RemoveAddress { .. })
+        matches!(
+            self,
+            Self::Delete { .. }
+                | Self::RemoveBridgeVlan { .. }
+                | Self::RemoveAddress { .. }
+                | Self::RemoveRoute { .. }
+        )
     }
 }
 
@@ -195,17 +225,40 @@ impl fmt::Display for Op {
             Self::SetPrimary { name, port: Some(port) } => {
                 write!(f, "make {port} the primary port of {name}")
             }
-            Self::SetPrimary { name, port: None } => write!(f, "let {name} have no primary port"),
-            Self::SetFiltering { name, vlan_filtering, .. } => {
-                write!(f, "{} VLAN filtering on {name}", if *vlan_filtering { "set" } else { "clear" })
+            Self::SetReselect { name, reselect } => {
+                let when = match reselect {
+                    Reselect::Always => "as soon as it can",
+                    Reselect::Better => "when that is faster",
+                    Reselect::Failure => "when the active one fails",
+                };
+                write!(f, "let {name} go back to its primary port {when}")
             }
-            Self::SetEgressQos { name, .. } => write!(f, "map the priorities of {name}"),
+            Self::SetPrimary { name, port: None } => write!(f, "let {name} have no primary port"),
+            Self::SetFiltering { name, vlan_filtering, default_pvid } => {
+                write!(f, "{} VLAN filtering on {name}, ", if *vlan_filtering { "set" } else { "clear" })?;
+                match default_pvid {
+                    Some(vlan) => write!(f, "default VLAN {vlan}"),
+                    None => f.write_str("no default VLAN"),
+                }
+            }
+            Self::SetEgressQos { name, egress_qos } => {
+                let map: Vec<String> =
+                    egress_qos.iter().map(|(from, to)| format!("{from} to {to}")).collect();
+                write!(f, "map priorities of {name}: {}", map.join(", "))
+            }
             Self::SetBridgeVlan { name, vlan, entry } => {
-                write!(f, "let {name} carry VLAN {vlan}{}", if entry.untagged { " untagged" } else { "" })
+                let untagged = if entry.untagged { " untagged" } else { "" };
+                write!(
+                    f,
+                    "let {name} carry VLAN {vlan}{untagged}{}",
+                    if entry.pvid { " as its native VLAN" } else { "" }
+                )
             }
             Self::RemoveBridgeVlan { name, vlan } => write!(f, "take VLAN {vlan} from {name}"),
             Self::AddAddress { name, address } => write!(f, "add {address} to {name}"),
             Self::RemoveAddress { name, address } => write!(f, "remove {address} from {name}"),
+            Self::AddRoute { name, route } => write!(f, "add route {route} through {name}"),
+            Self::RemoveRoute { name, route } => write!(f, "remove route {route} through {name}"),
             Self::SetIpv6LinkLocal { name, enabled } => {
                 write!(f, "{} IPv6 link-local addresses on {name}", if *enabled { "allow" } else { "forbid" })
             }

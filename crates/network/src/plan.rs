@@ -17,12 +17,13 @@
 //! - Storage VLANs of a converged intent stand on the team itself, below the bridge: no virtual machine can reach
 //!   them, and the frames skip the bridge. The kernel gives a VLAN link its frames before the bridge sees them
 //!   (`__netif_receive_skb_core`).
-//! - The default route is not a plan's matter. All nodes are in the management subnet, storage is never routed.
+//! - Routes are not a plan's matter: all nodes are in the management subnet, storage is never routed. Routes that a node has
+//!   (a default route over the NIC that becomes a port of the team) are kept by the diff, on the link that takes the gateway's subnet over.
 //!
 //! On failure: [`PlanError`] for a specification that passed no rules, [`ResolveError`] for a node without the NIC.
 
 use crate::link::{
-    AdapterMap, BondMode, CurrentLinks, DesiredLink, DesiredLinks, LinkKind, LinkName, VlanEntry,
+    AdapterMap, BondMode, CurrentLinks, DesiredLink, DesiredLinks, LinkKind, LinkName, Reselect, VlanEntry,
 };
 use ipnet::Ipv4Net;
 use model::{
@@ -71,10 +72,13 @@ pub enum PlannedKind {
     Nic,
     /// A bond, active-backup.
     Team {
-        /// The port that carries traffic whenever it can.
+        /// The port that carries traffic first.
         primary: AdapterName,
         /// How often the carrier of ports is looked at, ms.
         miimon_ms: u32,
+        /// When it goes back to the primary port.
+        #[serde(default)]
+        reselect: Reselect,
     },
     /// A VLAN-aware bridge without default VLAN.
     Bridge,
@@ -194,7 +198,14 @@ pub fn plan(spec: &ClusterSpec, node: &NodeName, generation: Generation) -> Resu
         return Err(PlanError::ComputeApart(apart.name.clone()));
     }
     let address = in_subnet(member.management_ip, spec.management.subnet)?;
-    let team = Team { adapters: &intent.adapters, mtu: intent.mtu };
+    let reselect = if intent.is_converged_storage() {
+        // All nodes must use the same side: only there does a storage network reach the other room's nodes.
+        Reselect::Always
+    } else {
+        // To go back is one more interruption, and a flapping port would cause many.
+        Reselect::Failure
+    };
+    let team = Team { adapters: &intent.adapters, mtu: intent.mtu, reselect };
     let mut links = team.links(&spec.management, &spec.compute_vlans, native_vlan(spec), address)?;
     for network in &spec.storage_networks {
         add_storage(&mut links, spec, intent, network, member.ordinal)?;
@@ -212,7 +223,8 @@ pub fn plan_witness(
     let ip = witness.management_ip.ok_or_else(|| PlanError::WitnessAddress(witness.name.clone()))?;
     let address = in_subnet(ip, spec.management.subnet)?;
     let mtu = spec.intent_for(TrafficClass::Management).map_or(Mtu::ETHERNET, |intent| intent.mtu);
-    let links = Team { adapters, mtu }.links(&spec.management, &[], native_vlan(spec), address)?;
+    let team = Team { adapters, mtu, reselect: Reselect::Failure };
+    let links = team.links(&spec.management, &[], native_vlan(spec), address)?;
     Ok(NetworkPlan { generation, node: witness.name.clone(), links })
 }
 
@@ -277,6 +289,7 @@ fn check_vlans(spec: &ClusterSpec) -> Result<(), PlanError> {
 struct Team<'a> {
     adapters: &'a [AdapterName],
     mtu: Mtu,
+    reselect: Reselect,
 }
 
 impl Team<'_> {
@@ -303,7 +316,10 @@ impl Team<'_> {
         let team = PlannedLink {
             master: Some(LinkName::bridge()),
             bridge_vlans: uplink,
-            ..self.link(LinkRef::Ours(LinkName::team()), PlannedKind::Team { primary, miimon_ms: MIIMON_MS })
+            ..self.link(
+                LinkRef::Ours(LinkName::team()),
+                PlannedKind::Team { primary, miimon_ms: MIIMON_MS, reselect: self.reselect },
+            )
         };
         let bridge = PlannedLink {
             bridge_vlans: BTreeMap::from([(vlan, VlanEntry::TAGGED)]),
@@ -386,10 +402,11 @@ impl NetworkPlan {
             let at = name(&planned.link)?;
             let kind = match &planned.kind {
                 PlannedKind::Nic => current.get(&at).map_or(LinkKind::Nic, |link| link.kind.clone()),
-                PlannedKind::Team { primary, miimon_ms } => LinkKind::Bond {
+                PlannedKind::Team { primary, miimon_ms, reselect } => LinkKind::Bond {
                     mode: BondMode::ActiveBackup,
                     miimon_ms: *miimon_ms,
                     primary: Some(nic(primary)?),
+                    reselect: *reselect,
                 },
                 PlannedKind::Bridge => LinkKind::Bridge { vlan_filtering: true, default_pvid: None },
                 PlannedKind::Vlan { parent, vlan, egress_qos } => {
@@ -404,6 +421,7 @@ impl NetworkPlan {
                 addresses: planned.address.into_iter().collect(),
                 bridge_vlans: planned.bridge_vlans.clone(),
                 ipv6_link_local: Some(false),
+                routes: None,
             };
             if links.insert(at.clone(), desired).is_some()
                 && let LinkRef::Adapter(adapter) = &planned.link

@@ -22,6 +22,13 @@ pub const HELLO_INTERVAL_MS: u32 = 200;
 /// Bytes of a hello.
 pub const HELLO_BYTES: usize = 32;
 
+/// The upper bounds of the buckets that round trips are counted in, µs; what is longer is counted in one more. Six to a
+/// decade, evenly on a logarithmic scale (the E6 series of IEC 60063), from 10 µs to 1 s.
+pub const ROUND_TRIP_BOUNDS_US: [u64; 31] = [
+    10, 15, 22, 33, 47, 68, 100, 150, 220, 330, 470, 680, 1000, 1500, 2200, 3300, 4700, 6800, 10_000, 15_000,
+    22_000, 33_000, 47_000, 68_000, 100_000, 150_000, 220_000, 330_000, 470_000, 680_000, 1_000_000,
+];
+
 const MAGIC: [u8; 4] = *b"TWHB";
 const VERSION: u8 = 1;
 

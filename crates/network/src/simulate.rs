@@ -1,19 +1,20 @@
 //! What the kernel does with an operation: a small model of it, for computing diffs and for the simulated rung.
 //!
 //! Purpose: the kernel changes more than it is told. A NIC that leaves a bond goes down and gets an old MTU back, a parent
-//! that goes down takes its VLAN links along, a bridge follows the smallest MTU of its ports. [`apply`] does the same to
-//! [`CurrentLinks`], so that a diff can look at the state *between* operations.
+//! that goes down takes its VLAN links along, a bridge follows the smallest MTU of its ports,
+//! routes go with the last address. [`apply`] does the same to [`CurrentLinks`], so that a diff can look at the state *between* operations.
 //!
 //! Invariants: where the model does not know what the kernel will choose (an MTU), it says [`UNKNOWN_MTU`], which equals
 //! nothing wanted. Modelled on Linux 6.1: `drivers/net/bonding/bond_main.c`, `net/8021q/vlan.c`, `net/bridge/br_vlan.c`,
-//! `net/bridge/br_if.c`.
+//! `net/bridge/br_if.c`; routes on `net/ipv4/fib_frontend.c` and `fib_semantics.c`.
 //!
 //! On failure: [`Refused`] says what the kernel would object to; nothing has changed then.
 
-use crate::link::{CurrentLink, CurrentLinks, LinkKind, LinkName, VlanEntry};
+use crate::link::{CurrentLink, CurrentLinks, LinkKind, LinkName, Reselect, Route, VlanEntry};
 use crate::op::Op;
 use model::{Priority, VlanId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 /// An MTU that the kernel chose and the model can't know.
 pub const UNKNOWN_MTU: u32 = 0;
@@ -63,6 +64,20 @@ pub enum Refused {
     /// The address is there already.
     #[error("{0} has that address already")]
     AddressExists(LinkName),
+    /// The link has the route already.
+    #[error("{0} has that route already")]
+    RouteExists(LinkName),
+    /// No address or route of the link leads to the gateway.
+    #[error("{name} doesn't lead to gateway {gateway}")]
+    Unreachable {
+        /// The link.
+        name: LinkName,
+        /// The next hop.
+        gateway: Ipv4Addr,
+    },
+    /// The route's source address is none of this node's.
+    #[error("{0} is no address of a link that is up")]
+    NoSource(Ipv4Addr),
 }
 
 /// Carries one operation out on the model.
@@ -71,7 +86,7 @@ pub fn apply(state: &mut CurrentLinks, op: &Op) -> Result<(), Refused> {
         Op::CreateBond { name, mode, miimon_ms } => create(
             state,
             name,
-            LinkKind::Bond { mode: *mode, miimon_ms: *miimon_ms, primary: None },
+            LinkKind::Bond { mode: *mode, miimon_ms: *miimon_ms, primary: None, reselect: Reselect::Always },
             ETHERNET_MTU,
         ),
         Op::CreateBridge { name, vlan_filtering, default_pvid } => {
@@ -97,6 +112,7 @@ pub fn apply(state: &mut CurrentLinks, op: &Op) -> Result<(), Refused> {
             _ => Err(Refused::NotA { name: name.clone(), expected: "a bond" }),
         },
         Op::SetPrimary { name, port } => set_primary(state, name, port.as_ref()),
+        Op::SetReselect { name, reselect } => set_reselect(state, name, *reselect),
         Op::SetFiltering { name, vlan_filtering, default_pvid } => {
             set_filtering(state, name, *vlan_filtering, *default_pvid)
         }
@@ -114,6 +130,11 @@ pub fn apply(state: &mut CurrentLinks, op: &Op) -> Result<(), Refused> {
         }
         Op::RemoveAddress { name, address } => {
             link_mut(state, name)?.addresses.remove(address);
+            drop_routes(state, name, &[address.addr()])
+        }
+        Op::AddRoute { name, route } => add_route(state, name, route),
+        Op::RemoveRoute { name, route } => {
+            link_mut(state, name)?.routes.remove(route);
             Ok(())
         }
         Op::SetIpv6LinkLocal { name, enabled } => {
@@ -148,6 +169,7 @@ fn create(state: &mut CurrentLinks, name: &LinkName, kind: LinkKind, mtu_bytes: 
         addresses: BTreeSet::new(),
         bridge_vlans: BTreeMap::new(),
         ipv6_link_local: has_ipv6.then_some(true),
+        routes: BTreeSet::new(),
     };
     state.links.insert(name.clone(), new);
     Ok(())
@@ -187,6 +209,9 @@ fn delete(state: &mut CurrentLinks, name: &LinkName) -> Result<(), Refused> {
     if link(state, name)?.master.is_some() {
         leave(state, name)?;
     }
+    let addresses: Vec<_> = link(state, name)?.addresses.iter().map(ipnet::Ipv4Net::addr).collect();
+    link_mut(state, name)?.addresses.clear();
+    drop_routes(state, name, &addresses)?;
     state.links.remove(name);
     Ok(())
 }
@@ -244,7 +269,10 @@ fn set_up(state: &mut CurrentLinks, name: &LinkName) -> Result<(), Refused> {
 }
 
 fn set_down(state: &mut CurrentLinks, name: &LinkName) -> Result<(), Refused> {
-    link_mut(state, name)?.up = false;
+    let link = link_mut(state, name)?;
+    link.up = false;
+    // fib_netdev_event, NETDEV_DOWN: fib_disable_ip.
+    link.routes.clear();
     for child in children(state, name) {
         set_down(state, &child)?;
     }
@@ -301,6 +329,16 @@ fn leave(state: &mut CurrentLinks, name: &LinkName) -> Result<(), Refused> {
         _ => bridge_mtu_floats(state, &master),
     }
     Ok(())
+}
+
+fn set_reselect(state: &mut CurrentLinks, name: &LinkName, to: Reselect) -> Result<(), Refused> {
+    match &mut link_mut(state, name)?.kind {
+        LinkKind::Bond { reselect, .. } => {
+            *reselect = to;
+            Ok(())
+        }
+        _ => Err(Refused::NotA { name: name.clone(), expected: "a bond" }),
+    }
 }
 
 fn set_primary(state: &mut CurrentLinks, name: &LinkName, port: Option<&LinkName>) -> Result<(), Refused> {
@@ -387,87 +425,56 @@ fn set_bridge_vlan(
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::link::BondMode;
-
-    fn name(text: &str) -> LinkName {
-        text.parse().unwrap()
+/// `fib_check_nh`: a route's link is up, its gateway on the wire, its source address one of ours.
+fn add_route(state: &mut CurrentLinks, name: &LinkName, route: &Route) -> Result<(), Refused> {
+    let link = link(state, name)?;
+    if !link.up {
+        return Err(Refused::IsDown(name.clone()));
     }
-
-    fn run(state: &mut CurrentLinks, ops: &[Op]) {
-        for op in ops {
-            apply(state, op).unwrap_or_else(|refused| panic!("{op}: {refused}"));
-        }
+    if let Some(gateway) = route.gateway
+        && !route.on_link
+        && !reaches(link, gateway)
+    {
+        return Err(Refused::Unreachable { name: name.clone(), gateway });
     }
-
-    /// Two NICs in a bond with a VLAN link above.
-    fn team() -> CurrentLinks {
-        let mut state = CurrentLinks::default();
-        for nic in ["a", "b"] {
-            create(&mut state, &name(nic), LinkKind::Nic, 1500).unwrap();
-        }
-        let vlan = VlanId::try_from(7).unwrap();
-        run(
-            &mut state,
-            &[
-                Op::CreateBond { name: name("t"), mode: BondMode::ActiveBackup, miimon_ms: 100 },
-                Op::Join { name: name("a"), master: name("t") },
-                Op::Join { name: name("b"), master: name("t") },
-                Op::SetPrimary { name: name("t"), port: Some(name("a")) },
-                Op::SetUp { name: name("t") },
-                Op::CreateVlan { name: name("v"), parent: name("t"), vlan, egress_qos: BTreeMap::new() },
-                Op::SetUp { name: name("v") },
-            ],
-        );
-        state
+    if let Some(source) = route.source
+        && !state.links.values().any(|link| link.up && has_address(link, source))
+    {
+        return Err(Refused::NoSource(source));
     }
-
-    #[test]
-    fn a_bond_opens_its_ports_and_gives_them_its_mtu() {
-        let mut state = team();
-        assert!(state.links[&name("b")].up);
-        run(&mut state, &[Op::SetMtu { name: name("t"), mtu_bytes: 9000 }]);
-        assert_eq!(state.links[&name("b")].mtu_bytes, 9000);
-        assert_eq!(state.links[&name("v")].mtu_bytes, 1500, "VLAN links are not raised");
-        run(&mut state, &[Op::SetMtu { name: name("t"), mtu_bytes: 1400 }]);
-        assert_eq!(state.links[&name("v")].mtu_bytes, 1400, "but lowered");
+    if link_mut(state, name)?.routes.insert(route.clone()) {
+        return Ok(());
     }
-
-    #[test]
-    fn a_bond_refuses_a_port_that_is_up() {
-        let mut state = team();
-        create(&mut state, &name("c"), LinkKind::Nic, 1500).unwrap();
-        run(&mut state, &[Op::SetUp { name: name("c") }]);
-        let refused = apply(&mut state, &Op::Join { name: name("c"), master: name("t") });
-        assert_eq!(refused, Err(Refused::IsUp(name("c"))));
-    }
-
-    #[test]
-    fn a_port_that_leaves_a_bond_is_down_with_an_mtu_nobody_knows() {
-        let mut state = team();
-        run(&mut state, &[Op::Leave { name: name("a") }]);
-        let port = &state.links[&name("a")];
-        assert_eq!((port.up, port.mtu_bytes, &port.master), (false, UNKNOWN_MTU, &None));
-        let LinkKind::Bond { primary, .. } = &state.links[&name("t")].kind else { panic!("a bond") };
-        assert_eq!(*primary, None);
-    }
-
-    #[test]
-    fn deleting_a_parent_takes_its_vlan_links_along() {
-        let mut state = team();
-        run(&mut state, &[Op::Delete { name: name("t") }]);
-        assert_eq!(state.links.keys().map(LinkName::as_str).collect::<Vec<_>>(), ["a", "b"]);
-    }
-
-    #[test]
-    fn a_vlan_link_is_neither_higher_nor_more_up_than_its_parent() {
-        let mut state = team();
-        let too_big = apply(&mut state, &Op::SetMtu { name: name("v"), mtu_bytes: 1501 });
-        assert!(matches!(too_big, Err(Refused::MtuAboveParent { .. })));
-        run(&mut state, &[Op::SetDown { name: name("t") }]);
-        assert!(!state.links[&name("v")].up);
-        assert_eq!(apply(&mut state, &Op::SetUp { name: name("v") }), Err(Refused::IsDown(name("t"))));
-    }
+    Err(Refused::RouteExists(name.clone()))
 }
+
+/// Whether a gateway is on the wire of a link: in the subnet of an address, or where a route without gateway leads.
+pub fn reaches(link: &CurrentLink, gateway: Ipv4Addr) -> bool {
+    let by_route = |route: &Route| route.gateway.is_none() && route.destination.contains(&gateway);
+    link.addresses.iter().any(|address| address.contains(&gateway)) || link.routes.iter().any(by_route)
+}
+
+fn has_address(link: &CurrentLink, wanted: Ipv4Addr) -> bool {
+    link.addresses.iter().any(|address| address.addr() == wanted)
+}
+
+/// `fib_inetaddr_event`, `NETDEV_DOWN`: with a link's last address all its routes go; with an address, the routes that have it
+/// as their source, through whichever link (`fib_sync_down_addr`). Routes to a gateway that nothing reaches any more stay.
+fn drop_routes(state: &mut CurrentLinks, name: &LinkName, gone: &[Ipv4Addr]) -> Result<(), Refused> {
+    let link = link_mut(state, name)?;
+    if link.addresses.is_empty() {
+        link.routes.clear();
+    }
+    for address in gone {
+        if !state.links.values().any(|link| has_address(link, *address)) {
+            for link in state.links.values_mut() {
+                link.routes.retain(|route| route.source != Some(*address));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "simulate_tests.rs"]
+mod tests;

@@ -159,6 +159,7 @@ pub(crate) fn bare_nics() -> CurrentLinks {
         addresses: BTreeSet::new(),
         bridge_vlans: BTreeMap::new(),
         ipv6_link_local: Some(true),
+        routes: BTreeSet::new(),
     };
     CurrentLinks { links: (0..4).map(|at| (link_name(&format!("eth{at}")), nic(at))).collect() }
 }

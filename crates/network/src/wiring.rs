@@ -16,7 +16,7 @@ mod check;
 mod finding;
 mod recognise;
 
-use crate::lldp::{ChassisId, Lldpdu, PortId};
+use crate::lldp::{ChassisId, Lldpdu, PortId, Printable};
 use model::{AdapterName, MacAddress, NodeName, TrafficClass, ZoneName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -100,7 +100,7 @@ impl std::fmt::Display for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {} ({}) on switch ", self.node, self.adapter, self.kernel_name)?;
         match &self.switch_name {
-            Some(name) => write!(f, "{name} ({})", self.switch)?,
+            Some(name) => write!(f, "{} ({})", Printable(name), self.switch)?,
             None => write!(f, "{}", self.switch)?,
         }
         write!(f, " port {}", self.port)

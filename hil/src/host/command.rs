@@ -1,15 +1,20 @@
 //! Running other programs, bounded.
 //!
-//! Invariants: a child never outlives the call that started it, never reads our standard input, and never fills our
-//! memory: past [`OUTPUT_MAX_BYTES`] its output is read and dropped. It speaks plain English (`LC_ALL=C`).
+//! Invariants: a child never outlives the call that started it, and the kernel kills it if this process dies during the call
+//! ([`bound_to_us`]). Two things are not covered: what a child has started itself (cargo's compilers end their file), and
+//! what [`run_to_its_end`] started. A child never reads our standard input, and never fills our memory: past
+//! [`OUTPUT_MAX_BYTES`] its output is read and dropped. It speaks plain English (`LC_ALL=C`).
 //!
 //! On failure: a child that runs past its limit is killed by its own id and waited for; what it said until then is
 //! kept, because it is usually the reason.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,6 +23,9 @@ const OUTPUT_MAX_BYTES: usize = 16 << 20;
 
 /// How many lines of a child's output go into an error message.
 const TAIL_LINES: usize = 30;
+
+/// A shell script: executes its arguments after the first, which is the process id that its parent must have.
+const START_UNLESS_ORPHANED: &str = r#"[ "$PPID" = "$1" ] || exit 1; shift; exec "$@""#;
 
 /// What became of a child.
 #[derive(Debug)]
@@ -73,10 +81,64 @@ pub enum CommandError {
     },
 }
 
+/// A command that runs the program, and that the kernel kills as soon as the thread that started it ends, whatever the reason.
+///
+/// Where the program has set-user-ID (sudo), the kernel takes that back (prctl(2), `PR_SET_PDEATHSIG`).
+pub(crate) fn bound_to_us(program: &OsStr) -> Command {
+    // setpriv(1) of util-linux, an essential package, sets the parent-death signal and executes what follows. A parent that
+    // died before the signal was set is no parent any more: the shell sees that and starts nothing.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", "sh", "-c", START_UNLESS_ORPHANED, "sh"]);
+    command.arg(std::process::id().to_string()).arg(program);
+    command
+}
+
 /// Runs the command until it ends or the limit is reached, and tells how it ended.
 pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<Finished, CommandError> {
-    command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let program = command.get_program();
+    if !can_be_found(program) {
+        let source = io::ErrorKind::NotFound.into();
+        return Err(CommandError::Start { command: command_line(command), source });
+    }
+    let mut bound = bound_to_us(program);
+    bound.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => bound.env(name, value),
+            None => bound.env_remove(name),
+        };
+    }
+    if let Some(dir) = command.get_current_dir() {
+        bound.current_dir(dir);
+    }
+    start_and_follow(&mut bound, command_line(command), limit)
+}
+
+/// Runs the command and takes anything but success for an error; returns its standard output and standard error.
+pub(crate) fn run_well(command: &mut Command, limit: Duration) -> Result<Finished, CommandError> {
+    let finished = run(command, limit)?;
+    well(command, limit, finished)
+}
+
+/// As [`run_well`], for what is worse half done than done in vain, as a package's installation is: if this process dies, or
+/// a terminal interrupts it, the command still goes on to its end.
+pub(crate) fn run_to_its_end(command: &mut Command, limit: Duration) -> Result<Finished, CommandError> {
     let line = command_line(command);
+    let finished = start_and_follow(command.process_group(0), line, limit)?;
+    well(command, limit, finished)
+}
+
+/// Whether a program of this name is where the system looks for one.
+fn can_be_found(program: &OsStr) -> bool {
+    if program.as_encoded_bytes().contains(&b'/') {
+        return Path::new(program).exists();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).exists())
+}
+
+fn start_and_follow(command: &mut Command, line: String, limit: Duration) -> Result<Finished, CommandError> {
+    command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child =
         command.spawn().map_err(|source| CommandError::Start { command: line.clone(), source })?;
     let followed = follow(&mut child, limit);
@@ -90,16 +152,13 @@ pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<Finished, Co
     Ok(Finished { status, stdout, stderr })
 }
 
-/// Runs the command and takes anything but success for an error; returns its standard output and standard error.
-pub(crate) fn run_well(command: &mut Command, limit: Duration) -> Result<Finished, CommandError> {
-    let finished = run(command, limit)?;
+fn well(command: &Command, limit: Duration, finished: Finished) -> Result<Finished, CommandError> {
+    let command = || command_line(command);
     match finished.status {
         Some(status) if status.success() => Ok(finished),
-        Some(status) => {
-            Err(CommandError::Failed { command: command_line(command), status, tail: finished.tail() })
-        }
+        Some(status) => Err(CommandError::Failed { command: command(), status, tail: finished.tail() }),
         None => Err(CommandError::TimedOut {
-            command: command_line(command),
+            command: command(),
             limit_s: limit.as_secs(),
             tail: finished.tail(),
         }),
@@ -206,6 +265,7 @@ fn read_some<R: Read>(stream: &mut Option<R>, into: &mut Vec<u8>) -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::process::ExitStatusExt as _;
 
     fn shell(script: &str) -> Command {
         let mut command = Command::new("sh");
@@ -248,6 +308,44 @@ mod tests {
         let finished = run(&mut shell("sleep 30 & echo $!"), Duration::from_secs(20)).unwrap();
         assert!(started.elapsed() < Duration::from_secs(10));
         run_well(Command::new("kill").arg(finished.stdout.trim()), Duration::from_secs(20)).unwrap();
+    }
+
+    #[test]
+    fn a_child_dies_with_the_thread_that_waits_for_it() {
+        let start = || {
+            let script = ["-c", "echo started; exec sleep 600"];
+            let mut child = bound_to_us("sh".as_ref()).args(script).stdout(Stdio::piped()).spawn().unwrap();
+            child.stdout.take().unwrap().read_exact(&mut [0; 7]).unwrap();
+            child
+        };
+        let mut child = std::thread::spawn(start).join().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+    }
+
+    #[test]
+    fn an_orphan_is_not_even_started() {
+        let start = |parent: u32| {
+            let parent = parent.to_string();
+            Command::new("sh").args(["-c", START_UNLESS_ORPHANED, "sh", &parent, "true"]).status().unwrap()
+        };
+        assert!(start(std::process::id()).success());
+        // Process 1 is what orphans get for a parent; here it stands for one that somebody else has taken the place of.
+        assert!(!start(1).success());
+    }
+
+    #[test]
+    fn a_command_keeps_its_folder_and_environment() {
+        let mut command = shell("pwd; echo $WORD ${HOME-none}");
+        command.current_dir("/proc").env("WORD", "w").env_remove("HOME");
+        assert_eq!(run_well(&mut command, Duration::from_secs(20)).unwrap().stdout, "/proc\nw none\n");
+    }
+
+    #[test]
+    fn what_runs_to_its_end_is_beyond_a_terminals_reach() {
+        // The fifth field of proc(5)'s stat is the process group.
+        let script = r#"[ "$(cut -d ' ' -f 5 /proc/$$/stat)" = $$ ]"#;
+        run_to_its_end(&mut shell(script), Duration::from_secs(20)).unwrap();
+        assert!(run_well(&mut shell(script), Duration::from_secs(20)).is_err());
     }
 
     #[test]

@@ -11,7 +11,8 @@ mod command;
 pub use command::CommandError;
 #[cfg(test)]
 pub(crate) use command::command_line;
-pub(crate) use command::{Finished, run, run_well};
+use command::run_to_its_end;
+pub(crate) use command::{Finished, bound_to_us, run, run_well};
 
 use crate::progress::Progress;
 use std::path::Path;
@@ -34,6 +35,9 @@ pub const QEMU: HostPackage = HostPackage { name: "qemu-system-x86", file: "/usr
 
 /// What makes the file system on the nodes' boot drives.
 pub const MKE2FS: HostPackage = HostPackage { name: "e2fsprogs", file: "/usr/sbin/mkfs.ext4" };
+
+/// The browser that the report's page is looked at in by a test. No run needs it.
+pub const CHROMIUM: HostPackage = HostPackage { name: "chromium", file: "/usr/bin/chromium" };
 
 /// How long apt may take for one step: slow mirrors exist, and apt gives up on dead ones by itself.
 const APT_LIMIT: Duration = Duration::from_mins(15);
@@ -106,7 +110,7 @@ fn install(packages: &[String], progress: &dyn Progress) -> Result<(), HostError
         run_well(&mut apt_get(root, &["update"]), APT_LIMIT)
     };
     let rehearse = || run_well(&mut install_command(true, true, packages), APT_LIMIT);
-    let install = || run_well(&mut install_command(root, false, packages), APT_LIMIT);
+    let install = || run_to_its_end(&mut install_command(root, false, packages), APT_LIMIT);
 
     // The rehearsal needs no root, and fails where apt has no lists yet.
     let rehearsal = rehearse().or_else(|_| update().and_then(|_| rehearse())).map_err(failed)?;

@@ -1,7 +1,8 @@
 //! From a plan to nodes that answer.
 
-use super::error::tail;
+use super::error::{tail, tail_of};
 use super::handle::{Ended, Keeper};
+use super::keeper::Process;
 use super::plan::{DriveRole, NodePlan};
 use super::qemu::{AGENT_PORT, NodeFiles, OUT_OF_BAND_ADDRESS};
 use super::topology::Cables;
@@ -14,17 +15,15 @@ use fabric::Control;
 use futures_util::future::try_join_all;
 use ipnet::Ipv4Net;
 use model::NodeName;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use vm::qmp::Qmp;
 
-/// The name of the fabric among the keeper's processes.
-const FABRIC: &str = "fabric";
 /// How long the switches have to be there; they need milliseconds.
 const FABRIC_BOUND: Duration = Duration::from_secs(10);
 /// How often it is looked whether they are.
@@ -49,17 +48,22 @@ pub(super) async fn start_fabric(
 ) -> Result<Control, LabError> {
     let topology = keeper.dir.join("topology.json");
     write(&topology, serde_json::to_vec(cables.topology()).unwrap_or_default().as_slice(), 0o600)?;
-    let output = keeper.dir.join("fabric.log");
+    let output = fabric_output(&keeper.dir);
     let args = ["lab-fabric".to_owned(), path_argument(&topology), path_argument(&keeper.dir)];
-    keeper.spawn(FABRIC, program, args.to_vec(), &output).await?;
+    keeper.spawn(Process::Fabric, program, args.to_vec(), &output).await?;
     let deadline = Instant::now() + FABRIC_BOUND;
-    while Instant::now() < deadline && !keeper.ended().borrow().contains_key(FABRIC) {
+    while Instant::now() < deadline && !keeper.ended().borrow().contains_key(&Process::Fabric) {
         if let Ok(control) = Control::connect(&keeper.dir) {
             return Ok(control);
         }
         tokio::time::sleep(FABRIC_POLL).await;
     }
-    Err(LabError::Fabric { output: fs::read_to_string(output).unwrap_or_default() })
+    Err(LabError::Fabric { tail: tail_of(&[("fabric", &output)]) })
+}
+
+/// What the switches say, in the lab's directory.
+pub(super) fn fabric_output(dir: &Path) -> PathBuf {
+    dir.join("fabric.log")
 }
 
 /// Writes what a node starts with: what it is told, and its drives.
@@ -113,9 +117,10 @@ async fn boot(
 ) -> Result<LabNode, LabError> {
     line.step("boots");
     let name = node.plan.name.to_string();
+    let process = Process::Node(node.plan.name.clone());
     let died = async {
-        match ended.wait_for(|ended| ended.contains_key(&name)).await {
-            Ok(ended) => ended.get(&name).cloned().unwrap_or_default(),
+        match ended.wait_for(|ended| ended.contains_key(&process)).await {
+            Ok(ended) => ended.get(&process).cloned().unwrap_or_default(),
             Err(_) => "is gone with the lab's keeper".to_owned(),
         }
     };
@@ -126,8 +131,13 @@ async fn boot(
         }
         answered = node.client.wait_ready(bound) => answered,
     };
-    if answered.is_err() {
-        return Err(LabError::NoAnswer { node: name, waited: bound, tail: tail(&node.files) });
+    if let Err(source) = answered {
+        return Err(LabError::NoAnswer {
+            node: name,
+            bound,
+            tail: tail(&node.files),
+            source: Box::new(source),
+        });
     }
     let boot_ms = u64::try_from(node.powered_on.elapsed().as_millis()).unwrap_or(u64::MAX);
     line.step("answers");
@@ -158,4 +168,35 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), LabError> {
 
 fn path_argument(path: &Path) -> String {
     path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::plan_tests::plan;
+    use api::Endpoint;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_an_agents_is_told_as_such_and_at_once() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.ok();
+            }
+        });
+        let plan = plan(model::Shape::ALL[0], 1).nodes.remove(0);
+        let identity = Ca::new("test", Duration::from_hours(1)).unwrap().issue_client("lab").unwrap();
+        let client = Client::new(Endpoint { node: plan.name.clone(), address }, &identity).unwrap();
+        let files = NodeFiles::new(Path::new("/nowhere"), &plan, Path::new("/nowhere"));
+        let node = Starting { plan, files, client, address, powered_on: Instant::now() };
+        let (_tell, ended) = watch::channel(Ended::new());
+        let bound = Duration::from_mins(10);
+        let booted = boot(node, ended, bound, Ui::new().line("a1"), &|_, _| {}).await;
+        let error = crate::chain(&booted.unwrap_err());
+        assert!(error.starts_with("the agent of node a1 gave no good answer (it had 600s)\n"), "{error}");
+        assert!(error.contains("\n  the last attempt: ") && error.contains("TLS: "), "{error}");
+    }
 }

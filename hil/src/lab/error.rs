@@ -3,13 +3,15 @@
 
 use super::file::LabFileError;
 use super::handle::{Ended, KeepError};
+use super::keeper::Process;
 use super::plan::PlanError;
 use super::ports::PortError;
 use super::qemu::NodeFiles;
+use model::NodeName;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -20,8 +22,14 @@ const TAIL_LINES: usize = 15;
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
     /// The lab file can't be used.
-    #[error("the lab file can't be used")]
-    File(#[from] LabFileError),
+    #[error("the lab file {} can't be used", .path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: LabFileError,
+    },
     /// The cluster can't be cabled.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -63,10 +71,10 @@ pub enum LabError {
     #[error("cannot make the lab's certificates")]
     Pki(#[from] api::pki::PkiError),
     /// The switches don't run.
-    #[error("the lab's switches did not start: {output}")]
+    #[error("the lab's switches did not start\n{tail}")]
     Fabric {
-        /// What they said.
-        output: String,
+        /// What they said last.
+        tail: String,
     },
     /// A socket's path is too long.
     #[error("the lab's directory has too long a path")]
@@ -85,22 +93,27 @@ pub enum LabError {
         tail: String,
     },
     /// Another process of the lab ended on its own.
-    #[error("the lab's {name} {status}")]
+    #[error("the lab's {what} {status}\n{tail}")]
     ProcessDied {
         /// Which.
-        name: String,
+        what: &'static str,
         /// How it ended.
         status: String,
+        /// What it said last.
+        tail: String,
     },
-    /// An agent did not answer in time.
-    #[error("the agent of node {node} did not answer within {waited:?}\n{tail}")]
+    /// An agent did not answer in time, or not as it should. The cause is told below the console.
+    #[error("the agent of node {node} gave no good answer (it had {bound:?})\n{tail}  the last attempt")]
     NoAnswer {
         /// The node.
         node: String,
         /// How long it had.
-        waited: Duration,
+        bound: Duration,
         /// What the console said last.
         tail: String,
+        /// What came instead of a good answer.
+        #[source]
+        source: Box<api::ClientError>,
     },
     /// The way to an agent could not be made.
     #[error("cannot make the way to an agent")]
@@ -120,10 +133,10 @@ pub enum LabError {
         position: u8,
     },
     /// There is no free port for a cable that a suite moves.
-    #[error("room {room} has no free port for {adapter}")]
+    #[error("the other room has no free port for {adapter} of {node}")]
     NoSpare {
-        /// The room, from 1.
-        room: usize,
+        /// The node.
+        node: String,
         /// The NIC whose cable was to be moved there.
         adapter: String,
     },
@@ -148,7 +161,7 @@ impl LabError {
     /// What to do about it.
     pub fn help(&self) -> &'static str {
         match self {
-            Self::File(_) => "hil/labs/qemu.toml is a good lab file to start from",
+            Self::File { .. } => "hil/labs/qemu.toml is a good lab file to start from",
             Self::Plan(_) => "change the template",
             Self::Port(_) => {
                 "end what uses the port, or change out_of_band.first_port in the lab file (0: any free)"
@@ -179,24 +192,35 @@ impl LabError {
 /// Waits for the first process of a lab that ends by itself, and says what it said last.
 pub(crate) async fn first_death(
     mut ended: watch::Receiver<Ended>,
-    files: BTreeMap<String, NodeFiles>,
+    nodes: BTreeMap<NodeName, NodeFiles>,
+    fabric: PathBuf,
 ) -> LabError {
     let first = match ended.wait_for(|ended| !ended.is_empty()).await {
-        Ok(ended) => ended.first_key_value().map(|(name, status)| (name.clone(), status.clone())),
+        Ok(ended) => ended.first_key_value().map(|(process, status)| (process.clone(), status.clone())),
         Err(_) => None,
     };
-    let (node, status) = first.unwrap_or_else(|| ("keeper".to_owned(), "is gone".to_owned()));
-    match files.get(&node) {
-        Some(files) => LabError::QemuDied { node, status, tail: tail(files) },
-        None => LabError::ProcessDied { name: node, status },
+    match first {
+        Some((Process::Node(node), status)) => {
+            let tail = nodes.get(&node).map(tail).unwrap_or_default();
+            LabError::QemuDied { node: node.to_string(), status, tail }
+        }
+        Some((Process::Fabric, status)) => {
+            LabError::ProcessDied { what: "fabric", status, tail: tail_of(&[("fabric", &fabric)]) }
+        }
+        None => LabError::ProcessDied { what: "keeper", status: "is gone".to_owned(), tail: String::new() },
     }
 }
 
 /// The last lines of what a node's console and its QEMU said, for an error message.
 pub(crate) fn tail(files: &NodeFiles) -> String {
+    tail_of(&[("QEMU", &files.output()), ("console", &files.console)])
+}
+
+/// The last lines of what somebody said, each in a file.
+pub(crate) fn tail_of(speakers: &[(&str, &Path)]) -> String {
     let mut text = String::new();
-    for (what, path) in [("QEMU", files.output()), ("console", files.console.clone())] {
-        let said = std::fs::read(&path).unwrap_or_default();
+    for (what, path) in speakers {
+        let said = std::fs::read(path).unwrap_or_default();
         let said = String::from_utf8_lossy(&said).replace('\r', "");
         let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
         let last = &lines[lines.len().saturating_sub(TAIL_LINES)..];
@@ -210,4 +234,44 @@ pub(crate) fn tail(files: &NodeFiles) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a keeper that is gone has told.
+    fn told(ended: Ended) -> watch::Receiver<Ended> {
+        let (_keeper, told) = watch::channel(ended);
+        told
+    }
+
+    fn dead(process: Process) -> watch::Receiver<Ended> {
+        told(Ended::from([(process, "was killed by signal 9".to_owned())]))
+    }
+
+    #[tokio::test]
+    async fn a_dead_fabric_is_told_with_its_last_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("fabric.log");
+        std::fs::write(&log, "no more ports\n").unwrap();
+        let error = first_death(dead(Process::Fabric), BTreeMap::new(), log).await.to_string();
+        assert_eq!(
+            error,
+            "the lab's fabric was killed by signal 9\n  fabric said last:\n    | no more ports\n"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_node_called_fabric_dies_as_a_node() {
+        let process = Process::Node("fabric".parse().unwrap());
+        let error = first_death(dead(process), BTreeMap::new(), PathBuf::new()).await.to_string();
+        assert_eq!(error, "the QEMU of node fabric was killed by signal 9\n");
+    }
+
+    #[tokio::test]
+    async fn a_keeper_that_is_gone_is_named() {
+        let error = first_death(told(Ended::new()), BTreeMap::new(), PathBuf::new()).await;
+        assert_eq!(error.to_string(), "the lab's keeper is gone\n");
+    }
 }

@@ -7,7 +7,7 @@ use super::plan::{NicPlan, NodePlan};
 use super::topology::cable_id;
 use super::{Lab, LabError};
 use crate::suite::{Nics, Room, Step, SwitchFailure, Way};
-use fabric::{CarrierChange, Cut, End, PortRef, Switch, SwitchId};
+use fabric::{CarrierChange, End, PortRef, Switch, SwitchId, Ways};
 use futures_util::future::try_join_all;
 use model::{AdapterName, ClusterSpec, NodeName, TrafficClass};
 use network::lldp::{ChassisId, PortId};
@@ -147,7 +147,7 @@ impl Lab {
         let links = self.cables.topology().links.iter().filter(|link| at(&link.a) || at(&link.b));
         let mut changes = Vec::new();
         for link in links {
-            let cut = if at(&link.b) == towards { Cut::AToB } else { Cut::BToA };
+            let cut = if at(&link.b) == towards { Ways::AToB } else { Ways::BToA };
             changes.extend(self.control.cut_link(&link.id, cut)?);
         }
         Ok(changes)
@@ -159,22 +159,32 @@ impl Lab {
         network: u8,
         way: Way,
     ) -> Result<Vec<Made>, LabError> {
-        let link =
-            self.cables.room_link(network).ok_or(LabError::NoSuchNetwork { storage_network: network })?;
+        let link = self
+            .cables
+            .room_link(network)
+            .ok_or(LabError::NoSuchNetwork { storage_network: network })?
+            .clone();
         let cut = match way {
-            Way::Both => Cut::Both,
-            Way::OneToTwo => Cut::AToB,
-            Way::TwoToOne => Cut::BToA,
+            Way::Both => Ways::Both,
+            Way::OneToTwo => Ways::AToB,
+            Way::TwoToOne => Ways::BToA,
         };
-        let changes = self.control.cut_link(link, cut)?;
+        let mut changes = Vec::new();
+        for cable in &link.cables {
+            changes.extend(self.control.cut_link(cable, cut)?);
+        }
         self.tell_carriers(changes).await?;
         let [one, two] = [&spec.zones[0].name, &spec.zones[1].name].map(ToString::to_string);
         let one_way = match way {
+            // A port channel takes a cable out that passes only one way, so that nothing passes.
+            _ if link.is_channel => None,
             Way::Both => None,
             Way::OneToTwo => Some((one, two)),
             Way::TwoToOne => Some((two, one)),
         };
-        Ok(vec![Made::RoomLink { storage_network: network, one_way }])
+        let networks = self.cables.networks_over(&link);
+        let made = |storage_network| Made::RoomLink { storage_network, one_way: one_way.clone() };
+        Ok(networks.map(made).collect())
     }
 
     async fn cross_cable(
@@ -184,7 +194,6 @@ impl Lab {
         position: u8,
         nics: Nics,
     ) -> Result<Vec<Made>, LabError> {
-        let other_room = 1 - room.index();
         let no_node = || LabError::NoSuchNode { room: room.index() + 1, position };
         let index = usize::from(position).checked_sub(1).ok_or_else(no_node)?;
         let name = &spec.zones[room.index()].nodes.get(index).ok_or_else(no_node)?.name;
@@ -197,8 +206,9 @@ impl Lab {
             if nics == Nics::Storage && !storage {
                 continue;
             }
-            let no_spare = || LabError::NoSpare { room: other_room + 1, adapter: nic.adapter.to_string() };
-            let port = self.cables.spare(other_room, &nic.adapter).cloned().ok_or_else(no_spare)?;
+            let no_spare = || LabError::NoSpare { node: name.to_string(), adapter: nic.adapter.to_string() };
+            let home = self.cables.room_of_cable(&nic.id).ok_or_else(no_spare)?;
+            let port = self.cables.spare(1 - home, &nic.adapter).cloned().ok_or_else(no_spare)?;
             changes.extend(self.control.recable(&nic.id, &port)?);
             made.extend(self.cable(&node.plan, &nic.adapter, &port).map(Made::Cable));
         }

@@ -3,7 +3,8 @@
 //! Dropping the handle closes the keeper's orders, which ends the lab.
 
 use super::LabError;
-use super::keeper::{Notice, Order, sweep};
+use super::directory::sweep;
+use super::keeper::{Notice, Order, Process};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -43,8 +44,8 @@ pub enum KeepError {
     },
 }
 
-/// Processes that have ended, by name, and how.
-pub(crate) type Ended = BTreeMap<String, String>;
+/// Processes that have ended, and how.
+pub(crate) type Ended = BTreeMap<Process, String>;
 
 /// A running keeper.
 pub struct Keeper {
@@ -96,8 +97,8 @@ impl Keeper {
             let mut lines = BufReader::new(stdout).lines();
             while let Ok(Some(line)) = lines.next_line().await {
                 match serde_json::from_str(&line) {
-                    Ok(Notice::Exited { name, status }) => {
-                        tell_ended.send_modify(|ended| drop(ended.insert(name, status)));
+                    Ok(Notice::Exited { process, status }) => {
+                        tell_ended.send_modify(|ended| drop(ended.insert(process, status)));
                     }
                     Ok(notice) => {
                         if answer.send(notice).await.is_err() {
@@ -119,15 +120,15 @@ impl Keeper {
     /// Starts a process; it ends with the lab at the latest.
     pub(crate) async fn spawn(
         &mut self,
-        name: &str,
+        process: Process,
         program: &Path,
         args: Vec<String>,
         output: &Path,
     ) -> Result<u32, KeepError> {
-        let (name, program, output) = (name.to_owned(), program.to_owned(), output.to_owned());
-        self.order(&Order::Spawn { name, program, args, output }).await?;
+        let (program, output) = (program.to_owned(), output.to_owned());
+        self.order(&Order::Spawn { process, program, args, output }).await?;
         match self.answer("starting a process").await? {
-            Notice::Spawned { pid, .. } => Ok(pid),
+            Notice::Spawned { pid } => Ok(pid),
             Notice::Failed { why } => Err(KeepError::Refused(why)),
             other => Err(KeepError::Refused(format!("{other:?}"))),
         }
@@ -141,20 +142,32 @@ impl Keeper {
     /// Lets the lab stay when the harness goes.
     pub(crate) async fn keep(mut self) -> Result<PathBuf, KeepError> {
         self.order(&Order::Keep).await?;
-        Ok(self.dir)
+        match self.answer("keeping the lab").await? {
+            Notice::Kept => Ok(self.dir),
+            Notice::Failed { why } => Err(KeepError::Refused(why)),
+            other => Err(KeepError::Refused(format!("{other:?}"))),
+        }
     }
 
     /// Ends the lab and waits until nothing of it is left.
     pub async fn end(mut self) -> Result<(), KeepError> {
         self.order(&Order::End).await?;
-        let waited = tokio::time::timeout(ANSWER_BOUND, self.child.wait()).await;
         let operation = "ending";
-        waited
-            .map_err(|_| KeepError::Silent { operation })?
-            .map_err(|source| KeepError::Broken { operation, source })?;
-        match self.answers.try_recv() {
-            Ok(Notice::Failed { why }) => Err(KeepError::Refused(why)),
-            _ => Ok(()),
+        let ended = async {
+            // Its notices end when it does, and not before all have been read: the last may say what it could not do.
+            let mut failed = None;
+            while let Some(notice) = self.answers.recv().await {
+                if let Notice::Failed { why } = notice {
+                    failed = Some(why);
+                }
+            }
+            self.child.wait().await.map(|_| failed)
+        };
+        match tokio::time::timeout(ANSWER_BOUND, ended).await {
+            Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some(why))) => Err(KeepError::Refused(why)),
+            Ok(Err(source)) => Err(KeepError::Broken { operation, source }),
+            Err(_) => Err(KeepError::Silent { operation }),
         }
     }
 
@@ -172,5 +185,53 @@ impl Keeper {
             Ok(None) => Err(KeepError::Broken { operation, source: io::ErrorKind::UnexpectedEof.into() }),
             Err(_) => Err(KeepError::Silent { operation }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A keeper that is a shell script. It has said that it is ready, and has been given `$order`.
+    async fn keeper(script: &str) -> (tempfile::TempDir, Keeper) {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("keeper");
+        let script =
+            format!("#!/bin/sh\necho '{{\"Ready\":{{\"dir\":\"/nowhere\"}}}}'\nread order\n{script}\n");
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let keeper = Keeper::spawn_keeper(&program, dir.path()).await.unwrap();
+        (dir, keeper)
+    }
+
+    #[tokio::test]
+    async fn a_keepers_last_words_are_heard_however_late_they_come() {
+        let late = r#"(sleep 0.2; echo '{"Failed":{"why":"cannot be removed"}}') &"#;
+        let (_dir, keeper) = keeper(late).await;
+        assert!(matches!(keeper.end().await, Err(KeepError::Refused(why)) if why == "cannot be removed"));
+    }
+
+    #[tokio::test]
+    async fn a_keeper_that_ends_without_a_word_did_as_told() {
+        let (_dir, keeper) = keeper("exit 0").await;
+        keeper.end().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_keeper_that_does_not_end_is_not_waited_for_for_ever() {
+        let (_dir, keeper) = keeper("exec sleep 600").await;
+        let pid = keeper.child.id().unwrap().to_string();
+        tokio::time::pause();
+        assert!(matches!(keeper.end().await, Err(KeepError::Silent { operation: "ending" })));
+        assert!(std::process::Command::new("kill").arg(pid).status().unwrap().success());
+    }
+
+    #[tokio::test]
+    async fn a_lab_is_kept_only_when_the_keeper_says_so() {
+        let (_dir, kept) = keeper(r#"echo '"Kept"'"#).await;
+        assert_eq!(kept.keep().await.unwrap(), Path::new("/nowhere"));
+        let (_dir, refused) = keeper(r#"echo '{"Failed":{"why":"no room"}}'"#).await;
+        assert!(matches!(refused.keep().await, Err(KeepError::Refused(why)) if why == "no room"));
     }
 }

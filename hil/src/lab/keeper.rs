@@ -12,47 +12,66 @@
 //! - The keeper is in a session of its own: what a terminal sends to the harness does not reach it.
 //! - It reads orders from a pipe whose other end only the harness holds. End of file means that the harness is gone:
 //!   the keeper then kills its children, waits for them, removes the directory and ends. `Order::Keep` lifts that.
-//! - Children die with the keeper (`setpriv --pdeathsig`), at whatever moment it dies: SIGKILL of the keeper leaves no process. The directory
-//!   that it then leaves is removed by the next [`sweep`]: its lock is free.
+//! - Children die with the keeper ([`bound_to_us`]), at whatever moment it dies: SIGKILL of the keeper leaves no process. The
+//!   directory that it then leaves is removed by the next [`sweep`](directory::sweep).
+//! - It holds nothing of whoever started the harness but standard error, which shows why a keeper can't go on, and lets go of
+//!   that when the lab is kept: a kept lab holds nobody's pipe or lock.
 //! - It signals only children that it has not yet reaped, so a recycled process id is never hit.
 //!
 //! On failure: an order that can't be carried out is answered by [`Notice::Failed`]; the keeper goes on.
 
+use super::directory;
+use crate::host::bound_to_us;
+use model::NodeName;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::process::{Pid, Signal, kill_process, setsid};
+use rustix::stdio::dup2_stderr;
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGCHLD, SIGTERM};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 
-/// What lab directories are called; [`sweep`] touches no other.
-const DIR_PREFIX: &str = "twinrack-lab-";
-/// The file in a lab directory that its keeper holds locked.
-const LOCK_FILE: &str = "keeper.lock";
 /// The socket in a lab directory on which a kept lab is told to end.
-const END_SOCKET: &str = "keeper.sock";
+pub(super) const END_SOCKET: &str = "keeper.sock";
+/// The file in a lab directory that gets what the keeper of a kept lab says.
+const LOG_FILE: &str = "keeper.log";
 /// How much of the orders is read at a time.
 const ORDER_CHUNK_BYTES: usize = 1 << 16;
-/// A shell script: executes its arguments after the first, which is the process id that its parent must have.
-const START_UNLESS_ORPHANED: &str = r#"[ "$PPID" = "$1" ] || exit 1; shift; exec "$@""#;
 /// The longest order that the keeper reads: a QEMU command line is a few kilobytes.
 const ORDER_MAX_BYTES: usize = 1 << 20;
+
+/// A process of a lab. A type of its own, because a node may be called as one likes, `fabric` too.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum Process {
+    /// The switches.
+    Fabric,
+    /// A node's QEMU.
+    Node(NodeName),
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fabric => f.write_str("fabric"),
+            Self::Node(name) => write!(f, "node {name}"),
+        }
+    }
+}
 
 /// What the harness asks of the keeper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
     /// Start a process, its output and errors to a file each.
     Spawn {
-        /// How it is called from now on.
-        name: String,
+        /// Which.
+        process: Process,
         /// The program.
         program: PathBuf,
         /// Its arguments.
@@ -60,7 +79,7 @@ pub(crate) enum Order {
         /// Where standard output and standard error go; truncated.
         output: PathBuf,
     },
-    /// Don't end the lab when the harness is gone.
+    /// Don't end the lab when the harness is gone, and let go of its standard error.
     Keep,
     /// End the lab.
     End,
@@ -76,15 +95,15 @@ pub(crate) enum Notice {
     },
     /// A process was started.
     Spawned {
-        /// Its name.
-        name: String,
         /// Its process id.
         pid: u32,
     },
+    /// The lab stays.
+    Kept,
     /// A process has ended.
     Exited {
-        /// Its name.
-        name: String,
+        /// Which.
+        process: Process,
         /// How, in words.
         status: String,
     },
@@ -126,10 +145,12 @@ fn system(operation: &'static str) -> impl FnOnce(io::Error) -> KeeperError {
 ///
 /// `parent` is where the lab's directory is made.
 pub fn run(parent: &Path) -> Result<(), KeeperError> {
+    close_inherited()?;
     // Fails only if the process leads a group already; then it is not in the harness's session either.
     setsid().ok();
     let signals = Signals::install()?;
-    let (dir, _lock) = make_dir(parent)?;
+    let made = directory::make(parent);
+    let (dir, _lock) = made.map_err(|source| KeeperError::MakeDir { parent: parent.to_owned(), source })?;
     let listener =
         UnixListener::bind(dir.join(END_SOCKET)).map_err(system("listen for the end of a kept lab"))?;
     let mut keeper = Keeper { dir, children: BTreeMap::new(), phase: Phase::Attached, waiting: None };
@@ -141,44 +162,17 @@ pub fn run(parent: &Path) -> Result<(), KeeperError> {
     outcome
 }
 
-/// Removes what keepers left that were killed outright. Directories in use are locked, and left alone.
-pub(crate) fn sweep(parent: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(parent)? {
-        let entry = entry?;
-        if !entry.file_name().to_string_lossy().starts_with(DIR_PREFIX) {
-            continue;
-        }
-        // Without its lock file the directory is just being made (or not ours): leave it.
-        let Ok(lock) = File::open(entry.path().join(LOCK_FILE)) else { continue };
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            fs::remove_dir_all(entry.path())?;
-        }
+/// Closes what the harness was started with besides the standard streams: a caller's lock, say, that would last as long
+/// as a kept lab.
+#[expect(unsafe_code, reason = "there is no safe way to close descriptors that nothing in this process owns")]
+fn close_inherited() -> Result<(), KeeperError> {
+    let first = 3; // past standard error
+    // SAFETY: this is the first thing that the keeper's process does: nothing in it has opened a descriptor that this
+    // would close under its owner.
+    match unsafe { libc::close_range(first, libc::c_uint::MAX, 0) } {
+        0 => Ok(()),
+        _ => Err(system("close what it inherited")(io::Error::last_os_error())),
     }
-    Ok(())
-}
-
-/// Ends a kept lab and waits until it is gone.
-pub(crate) fn end_kept(dir: &Path) -> io::Result<()> {
-    let mut stream = UnixStream::connect(dir.join(END_SOCKET))?;
-    // The keeper never answers: it closes the connection by ending.
-    stream.read_to_end(&mut Vec::new()).map(drop)
-}
-
-/// Makes the lab's directory, for this user alone, and locks it.
-fn make_dir(parent: &Path) -> Result<(PathBuf, OwnedFd), KeeperError> {
-    let failed = |source| KeeperError::MakeDir { parent: parent.to_owned(), source };
-    // Whoever may enter can write to nodes' ports and to QEMU: nobody but this user.
-    let private = fs::Permissions::from_mode(0o700);
-    let dir = tempfile::Builder::new()
-        .prefix(DIR_PREFIX)
-        .permissions(private)
-        .tempdir_in(parent)
-        .map_err(failed)?;
-    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
-    let lock = rustix::fs::open(dir.path().join(LOCK_FILE), flags, Mode::RUSR | Mode::WUSR)
-        .map_err(|errno| failed(errno.into()))?;
-    flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| failed(errno.into()))?;
-    Ok((dir.keep(), lock))
 }
 
 /// Signals as readable pipes: one byte per delivery.
@@ -214,7 +208,7 @@ enum Phase {
 
 struct Keeper {
     dir: PathBuf,
-    children: BTreeMap<String, Child>,
+    children: BTreeMap<Process, Child>,
     phase: Phase,
     /// Who told a kept lab to end. It waits for this connection to close, which the keeper's own end does.
     waiting: Option<UnixStream>,
@@ -277,31 +271,48 @@ impl Keeper {
 
     fn carry_out(&mut self, order: Order) {
         match order {
-            Order::Spawn { name, program, args, output } => {
+            Order::Spawn { process, program, args, output } => {
                 let notice = match spawn(&program, &args, &output) {
                     Ok(child) => {
                         let pid = child.id();
-                        self.children.insert(name.clone(), child);
-                        Notice::Spawned { name, pid }
+                        self.children.insert(process, child);
+                        Notice::Spawned { pid }
                     }
-                    Err(error) => Notice::Failed { why: format!("{name}: {}: {error}", program.display()) },
+                    Err(error) => {
+                        Notice::Failed { why: format!("{process}: {}: {error}", program.display()) }
+                    }
                 };
                 self.notify(&notice);
             }
-            Order::Keep => self.phase = Phase::ToBeKept,
+            Order::Keep => {
+                let notice = match self.let_go() {
+                    Ok(()) => {
+                        self.phase = Phase::ToBeKept;
+                        Notice::Kept
+                    }
+                    Err(error) => Notice::Failed { why: format!("{LOG_FILE}: {error}") },
+                };
+                self.notify(&notice);
+            }
             Order::End => self.phase = Phase::Ending,
         }
     }
 
+    /// Turns standard error to a file of the lab's. Standard input and output are the harness's pipes and go with it.
+    fn let_go(&self) -> io::Result<()> {
+        let log = File::create(self.dir.join(LOG_FILE))?;
+        dup2_stderr(&log).map_err(io::Error::from)
+    }
+
     fn reap(&mut self) {
-        let exited: Vec<(String, ExitStatus)> = self
+        let exited: Vec<(Process, ExitStatus)> = self
             .children
             .iter_mut()
-            .filter_map(|(name, child)| Some((name.clone(), child.try_wait().ok()??)))
+            .filter_map(|(process, child)| Some((process.clone(), child.try_wait().ok()??)))
             .collect();
-        for (name, status) in exited {
-            self.children.remove(&name);
-            self.notify(&Notice::Exited { name, status: in_words(status) });
+        for (process, status) in exited {
+            self.children.remove(&process);
+            self.notify(&Notice::Exited { process, status: in_words(status) });
         }
     }
 
@@ -336,17 +347,7 @@ impl Keeper {
 fn spawn(program: &Path, args: &[String], output: &Path) -> io::Result<Child> {
     let out = File::create(output)?;
     let err = out.try_clone()?;
-    // setpriv(1) of util-linux, an essential package, sets the parent-death signal and executes what follows. A keeper that
-    // died before the signal was set is no parent any more: the shell sees that and starts nothing.
-    Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "--", "sh", "-c", START_UNLESS_ORPHANED, "sh"])
-        .arg(std::process::id().to_string())
-        .arg(program)
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(out)
-        .stderr(err)
-        .spawn()
+    bound_to_us(program.as_os_str()).args(args).stdin(Stdio::null()).stdout(out).stderr(err).spawn()
 }
 
 /// Kills a child that has not been reaped: its id can't have been given to another process.
@@ -374,15 +375,26 @@ fn in_words(status: ExitStatus) -> String {
 mod tests {
     use super::*;
 
-    fn start(parent: u32, program: &str) -> ExitStatus {
-        let parent = parent.to_string();
-        Command::new("sh").args(["-c", START_UNLESS_ORPHANED, "sh", &parent, program]).status().unwrap()
+    fn spawn_order(process: &str) -> Order {
+        let order = format!(
+            r#"{{"Spawn":{{"process":{process},"program":"/bin/sleep","args":["600"],"output":"/dev/null"}}}}"#
+        );
+        serde_json::from_str(&order).unwrap()
     }
 
     #[test]
-    fn a_child_starts_under_its_keeper_and_not_when_that_is_gone() {
-        assert!(start(std::process::id(), "true").success());
-        // Process 1 is what orphans get for a parent; here it stands for a keeper that somebody else has taken the place of.
-        assert!(!start(1, "true").success());
+    fn a_node_called_as_the_fabric_is_another_process() {
+        let dir = tempfile::tempdir().unwrap().keep();
+        let mut keeper = Keeper { dir, children: BTreeMap::new(), phase: Phase::Kept, waiting: None };
+        for process in ["\"Fabric\"", r#"{"Node":"fabric"}"#, r#"{"Node":"keeper"}"#] {
+            keeper.carry_out(spawn_order(process));
+        }
+        let pids: Vec<u32> = keeper.children.values().map(Child::id).collect();
+        assert_eq!(pids.len(), 3);
+        keeper.end_all();
+        for pid in pids {
+            assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{pid} was forgotten");
+        }
+        assert!(!keeper.dir.exists());
     }
 }

@@ -11,6 +11,7 @@
 
 mod access;
 mod boot;
+mod directory;
 mod error;
 pub mod faults;
 pub mod file;
@@ -25,6 +26,7 @@ mod qemu;
 mod state_drive;
 mod topology;
 
+pub use access::{EndError, end_kept};
 pub use error::LabError;
 pub use plan::PlanError;
 
@@ -39,6 +41,7 @@ use boot::Starting;
 use fabric::{Control, LinkId, Snapshot, Topology};
 use file::LabFile;
 use hands::{Hands, HandsError};
+use keeper::Process;
 use model::{AdapterName, ClusterSpec, DriveSerial, MacAddress, NodeName};
 use plan::{LabPlan, NodePlan};
 use qemu::{BootFiles, NodeFiles};
@@ -167,7 +170,8 @@ impl Lab {
             let client = Client::new(endpoint, &client_identity).map_err(LabError::Client)?;
             let boot = BootFiles::new(launch.image, launch.file);
             let arguments = qemu::arguments(&node, &files, &boot, launch.accel, port)?;
-            keeper.spawn(node.name.as_str(), &launch.file.qemu.binary, arguments, &files.output()).await?;
+            let process = Process::Node(node.name.clone());
+            keeper.spawn(process, &launch.file.qemu.binary, arguments, &files.output()).await?;
             starting.push(Starting { plan: node, files, client, address, powered_on: Instant::now() });
         }
         let bound = Duration::from_secs(launch.file.boot.timeout_s);
@@ -183,9 +187,8 @@ impl Lab {
 
     /// Waits until a process of the lab ends by itself: none does while all is well.
     pub fn first_death(&self, keeper: &Keeper) -> impl Future<Output = LabError> + use<> {
-        let files: BTreeMap<String, NodeFiles> =
-            self.nodes.iter().map(|(name, node)| (name.to_string(), node.files.clone())).collect();
-        error::first_death(keeper.ended(), files)
+        let nodes = self.nodes.iter().map(|(name, node)| (name.clone(), node.files.clone())).collect();
+        error::first_death(keeper.ended(), nodes, boot::fabric_output(&keeper.dir))
     }
 
     /// The switches and cables.
@@ -202,11 +205,6 @@ impl Lab {
     pub async fn keep(self, keeper: Keeper) -> Result<String, LabError> {
         access::hand_over(&self, keeper).await
     }
-}
-
-/// Ends a lab that was kept, by its directory.
-pub fn end_kept(dir: &Path) -> io::Result<()> {
-    keeper::end_kept(dir)
 }
 
 /// The main function of the lab's switches: runs until it is killed.

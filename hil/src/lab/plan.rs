@@ -81,9 +81,12 @@ pub enum PlanError {
     /// The fabric refuses the cables.
     #[error("the lab's cables don't make a network")]
     Topology(#[from] fabric::TopologyError),
-    /// A wiring that the fabric can't build yet.
-    #[error("wiring option {0:?} can't be built by this lab yet; it builds option A")]
-    Wiring(model::Wiring),
+    /// A team of NICs on switches of both rooms may use either, and needs its storage VLANs on something between them.
+    #[error(
+        "wiring option D has no storage between the rooms, so storage can't share a team of NICs with other traffic: \
+         give storage an intent of its own, or choose another wiring"
+    )]
+    ConvergedWithoutRoomLink,
 }
 
 impl LabPlan {

@@ -17,6 +17,11 @@ pub(crate) const OUT_OF_BAND_ADDRESS: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 0, 2, 
 /// The port on which a node's agent listens.
 pub(crate) const AGENT_PORT: u16 = 7443;
 
+/// What every node's kernel is told. `no_timer_check` (the kernel's `kernel-parameters.txt`): at boot it else counts timer
+/// interrupts over a few milliseconds, and panics ("IO-APIC + timer doesn't work!") where a busy host runs an emulated
+/// processor too little for them to come. Under KVM the kernel leaves that out by itself.
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 no_timer_check";
+
 /// What a node starts from.
 #[derive(Debug, Clone)]
 pub(crate) struct BootFiles {
@@ -95,8 +100,9 @@ pub(crate) fn arguments(
         Accel::Tcg { .. } => args.pair("-accel", "tcg,tb-size=128").pair("-cpu", "max"),
     };
     args.pair("-smp", "1").pair("-m", node.memory_mib.to_string());
-    args.pair("-kernel", value(&boot.kernel)).pair("-initrd", value(&boot.initrd));
-    args.pair("-append", format!("console=ttyS0 quiet panic=-1 {}", boot.kernel_arguments).trim_end());
+    // Not lists of options: here a comma is just one.
+    args.pair("-kernel", boot.kernel.to_string_lossy()).pair("-initrd", boot.initrd.to_string_lossy());
+    args.pair("-append", format!("{KERNEL_ARGUMENTS} {}", boot.kernel_arguments).trim_end());
     args.pair("-chardev", format!("file,id=console,path={}", value(&files.console)));
     args.pair("-serial", "chardev:console");
     args.pair("-qmp", format!("unix:{},server=on,wait=off", value(&files.qmp())));
@@ -132,7 +138,7 @@ pub(crate) fn arguments(
     Ok(args.0)
 }
 
-/// QEMU's option syntax doubles a comma inside a value (QEMU's `qemu-options.hx`).
+/// A value in a list of options, `key=value,…`: a comma inside is doubled (QEMU's `qemu-options.hx`).
 fn value(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }
@@ -179,8 +185,8 @@ mod tests {
             }],
         };
         let image = NodeImage {
-            kernel: "/cache/vmlinux".into(),
-            initrd: "/cache/initrd".into(),
+            kernel: "/cache,1/vmlinux".into(),
+            initrd: "/cache,1/initrd".into(),
             release: "6.1".into(),
             id: "i".into(),
         };

@@ -85,6 +85,7 @@ impl<'a> Session<'a> {
             let Some(scenarios) = scenarios else { continue };
             runner.run(suite, |scenario| scenarios.push(scenario)).await?;
         }
+        runner.log_counters()?;
         self.phases.push(clock.end());
         Ok(())
     }

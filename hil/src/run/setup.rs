@@ -85,7 +85,8 @@ pub(super) fn prepare(options: Options) -> Result<Setup, RunError> {
         Some(path) => read(path)?,
         None => lab_file::DEFAULT.to_owned(),
     };
-    let lab_file = LabFile::parse(&lab_text).map_err(LabError::File)?;
+    let lab_path = || options.lab.clone().unwrap_or_else(|| "hil/labs/qemu.toml".into());
+    let lab_file = LabFile::parse(&lab_text).map_err(|source| LabError::File { path: lab_path(), source })?;
     let (mut spec, mut notes) = read_template(&options)?;
     if spec.witness.management_ip.is_none() {
         deploy::place_witness(&mut spec)?;

@@ -3,6 +3,7 @@
 use super::refusal::complaints;
 use super::spine::on_spine;
 use super::{NEIGHBOURS_PATIENCE, Runner, Seen, inventory};
+use crate::events::{Event, RoundTrips};
 use crate::lab::faults::{LabCable, Made};
 use crate::run::RunError;
 use deploy::{Cabling, DeployError, MeshProbe, NetworkStage, Over, RoundTrip};
@@ -63,7 +64,7 @@ impl Runner<'_> {
             return Ok(Seen::not("the deployment was not refused: plans were applied"));
         };
         let seen = self.refusal(&cabling);
-        let mut touched = changed_since(&self.link_changes(Some(&before.1)).await?);
+        let mut touched = changed_since(&before.1, &self.link_changes(Some(&before.1)).await?);
         if self.generations().await? != before.0 {
             touched.push("a node has taken up another plan".to_owned());
         }
@@ -132,7 +133,7 @@ impl Runner<'_> {
         for (node, done) in &applied.members {
             wrong.extend(done.changed.iter().map(|op| format!("{node}: {op}")));
         }
-        wrong.extend(changed_since(&after));
+        wrong.extend(changed_since(&before, &after));
         Ok(Seen::unless(&wrong, format!("{} machines, no operation, no change in any kernel", after.len())))
     }
 
@@ -144,7 +145,7 @@ impl Runner<'_> {
             sleep(AFTERMATH).await;
             let now = self.link_changes(None).await?;
             let counts = |changes: &BTreeMap<String, api::LinkChanges>| {
-                changes.values().map(|c| c.count).collect::<Vec<_>>()
+                changes.values().map(|c| (c.epoch, c.count, c.missed)).collect::<Vec<_>>()
             };
             // Still not quiet at the deadline: then the comparison that follows says what goes on.
             if counts(&now) == counts(&seen) || Instant::now() > deadline {
@@ -172,6 +173,9 @@ impl Runner<'_> {
     pub(super) async fn round_trips(&self, probes: u32) -> Result<Seen, DeployError> {
         let probes = u16::try_from(probes).unwrap_or(u16::MAX);
         let trips = deploy::mesh(&self.cluster, MeshProbe::round_trips(probes)).await?;
+        for measured in RoundTrips::of(&self.cluster, &trips) {
+            self.log.log(Event::RoundTrips(measured));
+        }
         let lost = incomplete(&trips);
         Ok(Seen::unless(&lost, round_trip_table(&self.cluster, &trips)))
     }
@@ -220,16 +224,21 @@ impl Runner<'_> {
     }
 }
 
-/// What kernels changed, in words, by a look that asked for what came after an earlier one.
-fn changed_since(after: &BTreeMap<String, api::LinkChanges>) -> Vec<String> {
+/// What kernels changed after an earlier look, in words; and what can't be told.
+fn changed_since(
+    before: &BTreeMap<String, api::LinkChanges>,
+    after: &BTreeMap<String, api::LinkChanges>,
+) -> Vec<String> {
     let mut words = Vec::new();
     for (node, changes) in after {
         words.extend(changes.changes.iter().map(|change| {
             let link = change.name.clone().unwrap_or_default();
             format!("{node}: the kernel changed: {} {link}", change.kind)
         }));
-        if changes.missed > 0 {
-            words.push(format!("{node}: the monitor missed {} changes", changes.missed));
+        match before.get(node).map(|before| changes.all_since(before)) {
+            Some(Ok(())) => {}
+            Some(Err(gap)) => words.push(format!("{node}: {gap}")),
+            None => words.push(format!("{node}: was not looked at before")),
         }
     }
     words

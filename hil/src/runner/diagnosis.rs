@@ -2,7 +2,7 @@
 
 use super::checks::incomplete;
 use super::{Runner, Seen};
-use crate::events::{Event, EventLog};
+use crate::events::{Event, EventLog, Paths};
 use deploy::watch::Sighting;
 use deploy::{DeployError, MeshProbe};
 use model::StorageNetworkIndex;
@@ -137,10 +137,16 @@ impl Vigil {
 /// Logs every loss when it is first named and when it no longer is.
 pub(super) async fn log_losses(mut sightings: watch::Receiver<Sighting>, log: Arc<EventLog>, vigil: Vigil) {
     let mut named: BTreeMap<String, String> = BTreeMap::new();
+    let mut paths: Option<Paths> = None;
     while sightings.changed().await.is_ok() {
         let now: BTreeMap<String, String> = {
             let sighting = sightings.borrow_and_update();
             vigil.see(&sighting);
+            let seen = Paths::of(&sighting);
+            if paths.as_ref() != Some(&seen) {
+                log.log(Event::Paths(seen.clone()));
+                paths = Some(seen);
+            }
             sighting.diagnosis.losses.iter().map(|loss| (loss.what.id(), loss.to_string())).collect()
         };
         for (id, loss) in &now {

@@ -12,7 +12,8 @@
 //!
 //! Invariants: process 1 never ends and never panics: either would panic the kernel and hide why.
 //!
-//! On failure: one line `twinrackd init: …` on the console and the machine switches itself off.
+//! On failure: one line `twinrackd init: …` on the console. If the machine can't be prepared it switches itself off; once it
+//! is, it stays up whatever becomes of the daemon.
 
 mod hands;
 mod modules;
@@ -23,6 +24,7 @@ mod supervise;
 
 pub(crate) use modules::paths as module_paths;
 pub(crate) use state_drive::durable_state_dir;
+pub(crate) use supervise::tell_ready;
 
 use crate::{chain, config};
 use rustix::system::{RebootCommand, reboot, sethostname};
@@ -47,8 +49,6 @@ enum InitError {
     HostName(#[source] rustix::io::Errno),
     #[error(transparent)]
     Network(#[from] network::NetworkError),
-    #[error(transparent)]
-    Supervise(#[from] supervise::SuperviseError),
 }
 
 /// Runs as process 1. Never returns.
@@ -57,9 +57,11 @@ pub(crate) fn run() -> ! {
         eprintln!("twinrackd init: a bug: {panic}");
         power_off();
     }));
-    let Err(error) = prepare().and_then(|()| Ok(supervise::daemon(CONFIG)?));
-    eprintln!("twinrackd init: {}", chain(&error));
-    power_off();
+    if let Err(error) = prepare() {
+        eprintln!("twinrackd init: {}", chain(&error));
+        power_off();
+    }
+    supervise::daemon(CONFIG)
 }
 
 fn prepare() -> Result<(), InitError> {

@@ -1,69 +1,90 @@
-//! Keeping the daemon running, and reaping what it leaves behind.
+//! Keeping the daemon running, and reaping what it leaves behind. For ever: a node is more than its agent. Its links, its
+//! arrays and its VMs outlive the agent, and a plan that nobody confirmed needs one to take it back.
 //!
-//! A daemon that was killed is started again at once: an agent restart fits inside a node's lease. One that keeps
-//! ending right after it started won't be mended by starting it for ever: then init gives up.
+//! A daemon that was killed is started again at once: an agent restart fits inside a node's lease. One that can't be
+//! started, or ends before it was ready, is started ever more slowly, so that it does not eat the machine meanwhile.
+//!
+//! On failure: a line on the console, and another try.
 
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
-use std::convert::Infallible;
+use std::fs;
 use std::io;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// A daemon that ran this long was all right.
-const HEALTHY: Duration = Duration::from_secs(10);
-/// Give up after so many starts in a row that were not.
-const MAX_SHORT_LIVES: u32 = 5;
-/// Pause after the second short life in a row; it doubles with each further one.
+/// The daemon makes this file when it serves. Under init alone; lives as long as the machine is up.
+const READY: &str = "/run/twinrack.ready";
+/// Between two starts, at least: one that ends as soon as it is ready must not eat the machine either.
+const SPACING: Duration = Duration::from_millis(200);
+/// Pause after the second life in a row that was never ready; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// No pause is longer: whoever mends the cause need not wait for long.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// Why there is no daemon.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum SuperviseError {
-    #[error("can't start the daemon")]
-    Start(#[source] io::Error),
-    #[error("can't wait for the daemon")]
-    Wait(#[source] Errno),
-    #[error("the daemon ended {MAX_SHORT_LIVES} times right after it started; the last time with {last}")]
-    KeepsEnding { last: String },
+/// How one try to run the daemon went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Life {
+    lasted: Duration,
+    /// Whether it came to serve.
+    ready: bool,
+}
+
+/// How soon the next daemon starts. Pure.
+#[derive(Debug, Default)]
+struct Pace {
+    never_ready: u32,
+}
+
+impl Pace {
+    /// One death may be a test's or an operator's kill: no pause. More in a row that were never ready are a fault.
+    fn pause_after(&mut self, life: Life) -> Duration {
+        self.never_ready = if life.ready { 0 } else { self.never_ready.saturating_add(1) };
+        let pause = match self.never_ready {
+            0 | 1 => Duration::ZERO,
+            more => FIRST_PAUSE.saturating_mul(2u32.saturating_pow(more - 2)).min(PAUSE_MAX),
+        };
+        pause.max(SPACING.saturating_sub(life.lasted))
+    }
+}
+
+/// Says to init that this daemon serves.
+pub(crate) fn tell_ready() -> io::Result<()> {
+    fs::write(READY, [])
 }
 
 /// Runs the daemon, again and again.
-pub(super) fn daemon(config: &str) -> Result<Infallible, SuperviseError> {
-    let mut short_lives = 0;
+pub(super) fn daemon(config: &str) -> ! {
+    let mut pace = Pace::default();
     loop {
         let started = Instant::now();
-        let child = Command::new("/proc/self/exe")
-            .args(["--under-init", "--config", config])
-            .spawn()
-            .map_err(SuperviseError::Start)?;
-        let status = reap_until(child.id())?;
-        let last = describe(status);
-        eprintln!("twinrackd init: the daemon ended with {last}; starting it again");
-        short_lives = if started.elapsed() < HEALTHY { short_lives + 1 } else { 0 };
-        if short_lives >= MAX_SHORT_LIVES {
-            return Err(SuperviseError::KeepsEnding { last });
-        }
-        sleep(pause(short_lives));
+        // Not there at the first start.
+        let _ = fs::remove_file(READY);
+        let end = match live(config) {
+            Ok(status) => format!("the daemon ended with {}", describe(status)),
+            Err(error) => format!("can't run the daemon: {error}"),
+        };
+        let pause =
+            pace.pause_after(Life { lasted: started.elapsed(), ready: fs::exists(READY).unwrap_or(false) });
+        eprintln!("twinrackd init: {end}; starting it again in {} ms", pause.as_millis());
+        sleep(pause);
     }
 }
 
-/// One death may be a test's or an operator's kill: no pause. More in a row are a fault that must not eat the machine.
-fn pause(short_lives: u32) -> Duration {
-    match short_lives {
-        0 | 1 => Duration::ZERO,
-        more => FIRST_PAUSE * 2u32.saturating_pow(more - 2),
-    }
+/// One daemon from start to end.
+fn live(config: &str) -> io::Result<WaitStatus> {
+    let child = Command::new("/proc/self/exe").args(["--under-init", "--config", config]).spawn()?;
+    reap_until(child.id())
 }
 
 /// Waits for every child, ours and orphans, until `daemon` has ended.
-fn reap_until(daemon: u32) -> Result<WaitStatus, SuperviseError> {
+fn reap_until(daemon: u32) -> io::Result<WaitStatus> {
     loop {
         match wait(WaitOptions::empty()) {
             Ok(Some((pid, status))) if is(pid, daemon) => return Ok(status),
             Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(SuperviseError::Wait(errno)),
+            Err(errno) => return Err(errno.into()),
         }
     }
 }
@@ -83,10 +104,40 @@ fn describe(status: WaitStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn pauses_ms(lives: impl IntoIterator<Item = Life>) -> Vec<u128> {
+        let mut pace = Pace::default();
+        lives.into_iter().map(|life| pace.pause_after(life).as_millis()).collect()
+    }
 
     #[test]
-    fn the_first_restart_comes_at_once_and_later_ones_ever_slower() {
-        let pauses: Vec<_> = (0..MAX_SHORT_LIVES).map(|lives| pause(lives).as_millis()).collect();
-        assert_eq!(pauses, [0, 0, 200, 400, 800]);
+    fn a_daemon_that_never_serves_is_started_ever_more_slowly_and_always_again() {
+        let never = Life { lasted: SECOND, ready: false };
+        assert_eq!(pauses_ms([never; 9]), [0, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+        assert_eq!(pauses_ms(std::iter::repeat_n(never, 10_000)).last(), Some(&10_000));
+    }
+
+    #[test]
+    fn a_daemon_that_served_is_started_again_at_once_however_short_it_was() {
+        let (served, never) = (Life { lasted: SECOND, ready: true }, Life { lasted: SECOND, ready: false });
+        assert_eq!(pauses_ms([served; 20]), [0; 20]);
+        assert_eq!(pauses_ms([never, never, served, never, never]), [0, 200, 0, 0, 200]);
+        let instant = Life { lasted: Duration::from_millis(50), ready: true };
+        assert_eq!(pauses_ms([instant; 3]), [150, 150, 150]);
+    }
+
+    proptest! {
+        #[test]
+        fn starts_are_bounded_both_ways(lives: Vec<(u16, bool)>) {
+            let mut pace = Pace::default();
+            for (ms, ready) in lives {
+                let lasted = Duration::from_millis(u64::from(ms));
+                let pause = pace.pause_after(Life { lasted, ready });
+                prop_assert!(pause <= PAUSE_MAX && lasted + pause >= SPACING);
+            }
+        }
     }
 }

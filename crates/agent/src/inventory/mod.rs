@@ -13,11 +13,14 @@ mod machine;
 mod nic;
 mod nvme;
 mod tree;
+mod turn;
 
 use api::NodeConfig;
 use model::{Inventory, KernelInfo, MacAddress};
 use std::collections::BTreeMap;
 use tree::Tree;
+
+pub(crate) use turn::{Turn, TurnError};
 
 /// The kernel's id of this boot.
 pub(crate) fn boot_id() -> String {
@@ -29,7 +32,8 @@ pub(crate) fn interfaces() -> BTreeMap<MacAddress, String> {
     nic::all(&Tree::host(), None).into_iter().map(|nic| (nic.mac, nic.kernel_name)).collect()
 }
 
-/// Reads the whole inventory. Blocks for some milliseconds, with a drive that hangs for seconds.
+/// Reads the whole inventory. Blocks for some milliseconds, with a drive that hangs for seconds:
+/// ask for it through [`Turn`].
 pub(crate) fn read(config: &NodeConfig) -> Inventory {
     let tree = Tree::host();
     let release = rustix::system::uname().release().to_string_lossy().into_owned();

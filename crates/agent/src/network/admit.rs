@@ -1,6 +1,6 @@
 //! Whether a plan may be taken up, and whether it may be committed. Pure.
 
-use super::Saved;
+use super::saved::{Saved, Stage};
 use model::NodeName;
 use network::{Generation, NetworkPlan};
 
@@ -19,10 +19,13 @@ pub(crate) enum Refused {
     TooLate { generation: Generation },
     #[error("the node has not taken up a plan of generation {}", generation.0)]
     Unknown { generation: Generation },
+    #[error("the agent is ending")]
+    Stopping,
 }
 
 /// A plan may be taken up if it is ours, and newer than all before or the same as the last, and nothing is pending but it.
-pub(super) fn admit(node: &NodeName, saved: &Saved, plan: &NetworkPlan) -> Result<(), Refused> {
+/// A last plan that is `stuck`, neither in force nor taken back, keeps nobody waiting.
+pub(super) fn admit(node: &NodeName, saved: &Saved, stuck: bool, plan: &NetworkPlan) -> Result<(), Refused> {
     if plan.node != *node {
         return Err(Refused::OtherNode { wanted: plan.node.clone(), here: node.clone() });
     }
@@ -34,18 +37,20 @@ pub(super) fn admit(node: &NodeName, saved: &Saved, plan: &NetworkPlan) -> Resul
     if offered == seen && plan != last {
         return Err(Refused::Reused { generation: offered });
     }
-    if offered > seen && saved.before.is_some() {
+    if offered > seen && matches!(saved.stage, Stage::Open { .. }) && !stuck {
         return Err(Refused::Pending { pending: seen });
     }
     Ok(())
 }
 
-/// A plan may be committed if it is the last one and in force.
-pub(super) fn commit(saved: &Saved, generation: Generation) -> Result<(), Refused> {
-    match &saved.plan {
-        Some(plan) if plan.generation != generation => Err(Refused::Unknown { generation }),
-        None => Err(Refused::Unknown { generation }),
-        Some(_) if !saved.stands => Err(Refused::TooLate { generation }),
-        Some(_) => Ok(()),
+/// A plan may be committed if it is the last one and in force: settled, or open and seen to be made (`stands`).
+pub(super) fn commit(saved: &Saved, stands: bool, generation: Generation) -> Result<(), Refused> {
+    if saved.plan.as_ref().is_none_or(|plan| plan.generation != generation) {
+        return Err(Refused::Unknown { generation });
+    }
+    match saved.stage {
+        Stage::Settled => Ok(()),
+        Stage::Open { .. } if stands => Ok(()),
+        Stage::Open { .. } | Stage::TakenBack { .. } => Err(Refused::TooLate { generation }),
     }
 }

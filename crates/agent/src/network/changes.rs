@@ -1,14 +1,20 @@
 //! What changed in the kernel's links, by number, so that a second apply is seen to change nothing.
 //!
-//! Invariants: the last [`KEPT`] changes are kept, whatever comes.
+//! Invariants: the last [`KEPT`] changes are kept, whatever comes. Numbers count within one epoch, which is drawn when the agent
+//! starts: another agent's numbers mean something else.
+//!
+//! On failure: when the monitor ends nothing more is seen, and whoever asks gets [`NotWatching`] and no list, since an empty
+//! one would say that nothing changed.
 
 use api::{LinkChange, LinkChanges};
-use network::kernel::{Change, ChangeKind, Monitor};
+use network::kernel::{Change, ChangeKind, Monitor, Told};
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
+use tracing::warn;
 
 /// A whole apply makes some dozens.
 const KEPT: usize = 256;
@@ -17,15 +23,30 @@ const QUIET: Duration = Duration::from_millis(50);
 /// Links that change all the time are told as they are then.
 const QUIET_LIMIT: Duration = Duration::from_secs(1);
 
+/// The kernel's changes are not seen any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the agent lost the netlink socket that tells what changes")]
+pub(crate) struct NotWatching;
+
 /// The changes since the agent started.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Changes {
+    epoch: u32,
     log: Mutex<Log>,
     changed: Notify,
 }
 
+impl Default for Changes {
+    fn default() -> Self {
+        // The standard library's one source of randomness, seeded by the kernel: the low half of an empty hash.
+        let epoch = RandomState::new().build_hasher().finish() as u32;
+        Self { epoch, log: Mutex::default(), changed: Notify::default() }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Log {
+    ended: bool,
     count: u64,
     missed: u64,
     last: VecDeque<LinkChange>,
@@ -47,34 +68,50 @@ impl Log {
         self.last.push_front(LinkChange { number, kind, index: change.index, name: change.name });
     }
 
-    fn since(&self, since: u64) -> LinkChanges {
+    fn since(&self, epoch: u32, since: u64) -> Result<LinkChanges, NotWatching> {
+        if self.ended {
+            return Err(NotWatching);
+        }
         let newer = self.last.iter().take_while(|change| change.number > since);
         let mut changes: Vec<_> = newer.cloned().collect();
         changes.reverse();
-        LinkChanges { count: self.count, missed: self.missed, changes }
+        Ok(LinkChanges { epoch, count: self.count, missed: self.missed, changes })
     }
 }
 
 impl Changes {
-    /// Listens until the monitor ends.
+    /// Listens until the monitor ends, which it does only when its socket dies.
     pub(crate) async fn watch(self: Arc<Self>, mut monitor: Monitor) {
-        while let Some(change) = monitor.next().await {
-            let mut log = self.log();
-            log.add(change);
-            log.missed = monitor.missed();
-            drop(log);
-            self.changed.notify_waiters();
+        while let Some(told) = monitor.next().await {
+            self.note(told, monitor.missed());
         }
+        warn!("{NotWatching}");
+        self.end();
+    }
+
+    fn end(&self) {
+        self.log().ended = true;
+        self.changed.notify_waiters();
+    }
+
+    fn note(&self, told: Told, missed: u64) {
+        let mut log = self.log();
+        if let Told::Change(change) = told {
+            log.add(change);
+        }
+        log.missed = missed;
+        drop(log);
+        self.changed.notify_waiters();
     }
 
     /// Changes after number `since`, once all that happened is here.
-    pub(crate) async fn since(&self, since: u64) -> LinkChanges {
+    pub(crate) async fn since(&self, since: u64) -> Result<LinkChanges, NotWatching> {
         let quiet = async { while timeout(QUIET, self.changed.notified()).await.is_ok() {} };
         tokio::select! {
             () = quiet => {}
             () = sleep(QUIET_LIMIT) => {}
         }
-        self.log().since(since)
+        self.log().since(self.epoch, since)
     }
 
     /// Every change is added whole: after a panic elsewhere the log is still good.
@@ -94,31 +131,54 @@ mod tests {
     #[test]
     fn changes_are_numbered_and_the_last_ones_are_kept() {
         let mut log = Log::default();
-        assert_eq!(log.since(0), LinkChanges { count: 0, missed: 0, changes: Vec::new() });
+        let none = LinkChanges { epoch: 5, count: 0, missed: 0, changes: Vec::new() };
+        assert_eq!(log.since(5, 0), Ok(none));
         for index in 1..=300 {
             log.add(change(index));
         }
-        let all = log.since(0);
+        let all = log.since(5, 0).unwrap();
         assert_eq!((all.count, all.changes.len(), all.changes[0].number), (300, KEPT, 45));
-        let numbers: Vec<_> = log.since(298).changes.iter().map(|change| change.number).collect();
-        assert_eq!(numbers, [299, 300]);
-        assert!(log.since(300).changes.is_empty() && log.since(u64::MAX).changes.is_empty());
+        let later = log.since(5, 298).unwrap();
+        assert_eq!(later.changes.iter().map(|change| change.number).collect::<Vec<_>>(), [299, 300]);
+        for since in [300, u64::MAX] {
+            assert!(log.since(5, since).unwrap().changes.is_empty());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gap_is_seen_without_a_change_after_it_and_restarts_have_other_epochs() {
+        let changes = Changes::default();
+        changes.note(Told::Change(change(1)), 0);
+        changes.note(Told::Gap, 3);
+        let seen = changes.since(0).await.unwrap();
+        assert_eq!((seen.count, seen.missed), (1, 3));
+        assert_eq!(changes.since(0).await.unwrap().epoch, seen.epoch);
+        // Two of 2^32 are the same by chance once in four thousand million runs.
+        assert_ne!(Changes::default().since(0).await.unwrap().epoch, seen.epoch);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_monitor_that_ended_is_an_error_and_no_empty_list() {
+        let changes = Changes::default();
+        changes.note(Told::Change(change(1)), 0);
+        assert!(changes.since(0).await.is_ok());
+        changes.end();
+        assert_eq!(changes.since(0).await, Err(NotWatching));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_waits_for_quiet_but_not_for_ever() {
         let changes = Changes::default();
-        assert_eq!(changes.since(0).await.count, 0);
+        assert_eq!(changes.since(0).await.unwrap().count, 0);
         let restless = async {
             loop {
                 sleep(QUIET / 2).await;
-                changes.log().add(change(1));
-                changes.changed.notify_waiters();
+                changes.note(Told::Change(change(1)), 0);
             }
         };
         tokio::select! {
             () = restless => {}
-            seen = changes.since(0) => assert!(seen.count > 30, "{}", seen.count),
+            seen = changes.since(0) => assert!(seen.unwrap().count > 30),
         }
     }
 }

@@ -3,11 +3,13 @@
 use api::{Applied, Outcome};
 use network::kernel::{ApplyError, ApplyOutcome, ApplyReport, Netlink, NetlinkError, apply, restore};
 use network::link::AdapterMap;
-use network::{CurrentLinks, NetworkPlan};
+use network::{CurrentLinks, NetworkPlan, diff};
 
 /// What observes and changes links.
 pub(crate) trait Executor: Send + Sync + 'static {
     fn observe(&self) -> impl Future<Output = Result<CurrentLinks, NetlinkError>> + Send;
+    /// Whether a way leads from these links to the plan. Touches nothing.
+    fn check(&self, now: &CurrentLinks, plan: &NetworkPlan) -> Result<(), ApplyError>;
     fn apply(&self, plan: &NetworkPlan) -> impl Future<Output = Result<Applied, ApplyError>> + Send;
     fn restore(
         &self,
@@ -32,6 +34,11 @@ impl Kernel {
 impl Executor for Kernel {
     async fn observe(&self) -> Result<CurrentLinks, NetlinkError> {
         self.netlink.observe().await
+    }
+
+    fn check(&self, now: &CurrentLinks, plan: &NetworkPlan) -> Result<(), ApplyError> {
+        diff(now, plan, &self.adapters)?;
+        Ok(())
     }
 
     async fn apply(&self, plan: &NetworkPlan) -> Result<Applied, ApplyError> {

@@ -1,37 +1,57 @@
 //! The node's links: plans in, the kernel's state out.
 //!
 //! ```text
-//!              plan               commit
-//!   settled ─────────▶ pending ────────────▶ settled
-//!      ▲                  │ no confirmation in time, or a restart
-//!      └──────────────────┘ links as before
+//!                       plan                  commit
+//!   settled, taken back ─────────▶ pending ────────────▶ settled
+//!        ▲                          │ it failed; no confirmation in time; the agent ends or restarts
+//!        │ links as before          ▼
+//!        └───────────────────── taking back ◄──┐
+//!                                   └──────────┘ failed: again after 1, 2, 4 … 60 s, [`TRIES_MAX`] times; then at the
+//!                                                agent's next start, or before the next plan, which may also lead on
 //! ```
 //! What to do is decided by [`admit`] (may this plan be taken up?) and by the network crate (which operations). Here is
-//! the order of doing it: what leads back is on disk before the first operation, so that an agent that dies half-way
-//! leaves a node that the next agent puts right.
+//! the order of doing it: what leads back is on disk ([`saved`]) before the first operation and until the end is certain,
+//! so that an agent that dies half-way leaves a node that the next agent puts right; and the timer runs before the
+//! first operation.
 //!
-//! Invariants: one plan at a time; a plan that is pending is either committed or taken back; the newest generation that
-//! was taken up is never forgotten while the links live (both end with the machine: the store is in memory).
+//! Invariants: one plan at a time; while the plan is open on disk and the agent lives, a timer runs that takes it back, or the
+//! tries have ended and the state says `rollback-failed`; memory never runs ahead of the disk; the newest generation that was
+//! taken up is never forgotten while the links live (both end with the machine: the store is in memory). `tests/deaths.rs`
+//! kills the agent at every step and holds these.
 //!
-//! On failure: [`ChangeError`]; the links are as they were unless the outcome says otherwise.
+//! **The dead-man lives and dies with the agent.** Killed, it takes back at its next start, so something must start it: on a
+//! lab node init does, for ever; on a host its service manager must (`Restart=always`). An agent that is told to end
+//! (SIGTERM) takes a pending plan back first. Killed for good on a host, it leaves the links as the plan made them until
+//! somebody starts it; what leads back waits in the store, which is lost with the machine's next boot, as the links are.
+//!
+//! **Sent again.** The same plan under the same generation is always taken: while it waits, its time starts anew, and the way
+//! back still leads to before the first time. A commit may be repeated too. So who lost an answer just asks again. *Another* plan
+//! is refused while one waits ([`Refused::Pending`]); that includes the same links under a new generation.
+//!
+//! A new plan that leads on from one that is stuck takes over its way back: our links, and the NICs that the new plan
+//! names. Plans name all of a node's adapters, so that is all of them.
+//!
+//! On failure: [`ChangeError`]; the links are as they were unless the outcome or the state says otherwise.
 
 mod admit;
 mod changes;
 mod kernel;
+mod saved;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use admit::Refused;
-pub(crate) use changes::Changes;
+pub(crate) use changes::{Changes, NotWatching};
 pub(crate) use kernel::{Executor, Kernel};
 
+use crate::chain;
 use crate::store::{Store, StoreError};
 use admit::admit;
 use api::{Applied, ApplyRequest, ConfirmWithin, NetworkState, Outcome, TakenBack};
 use model::NodeName;
 use network::kernel::{ApplyError, NetlinkError};
-use network::{CurrentLinks, Generation, NetworkPlan};
-use serde::{Deserialize, Serialize};
+use network::{Generation, NetworkPlan};
+use saved::{Disk, Saved, Stage};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -39,7 +59,12 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-const FILE: &str = "network.json";
+/// How often a plan is tried to be taken back, over six minutes: a kernel that still refuses then needs somebody's hand.
+const TRIES_MAX: u32 = 12;
+/// Between tries, at most.
+const PAUSE_MAX: Duration = Duration::from_mins(1);
+/// A plan that needs no confirmation is taken back after this time if the agent could not finish with it.
+const UNFINISHED: Duration = Duration::from_mins(1);
 
 /// Why a plan was not taken up, or not committed.
 #[derive(Debug, thiserror::Error)]
@@ -50,37 +75,37 @@ pub(crate) enum ChangeError {
     Observe(#[source] NetlinkError),
     #[error("the plan can't be applied")]
     Apply(#[source] ApplyError),
-    #[error("can't remember the way back")]
+    #[error("can't remember what becomes of the plan")]
     Store(#[from] StoreError),
 }
 
 /// The node's links.
 #[derive(Debug)]
-pub(crate) struct Network<E> {
+pub(crate) struct Network<E, D = Store> {
     node: NodeName,
     executor: E,
-    store: Store,
+    disk: D,
     state: Mutex<Links>,
-}
-
-/// What outlives the agent.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Saved {
-    /// The newest plan that was taken up.
-    plan: Option<NetworkPlan>,
-    /// Whether it is in force: applied, and not taken back.
-    stands: bool,
-    /// The links before it, while it is neither committed nor taken back.
-    before: Option<CurrentLinks>,
 }
 
 /// What is known about the links.
 #[derive(Debug, Default)]
 struct Links {
+    /// As it is on disk.
     saved: Saved,
-    timer: Option<Timer>,
-    taken_back: Option<TakenBack>,
+    next: Next,
+    stopping: bool,
+}
+
+/// What comes next by itself. `Nothing` exactly when no plan is open.
+#[derive(Debug, Default)]
+enum Next {
+    #[default]
+    Nothing,
+    /// The plan is taken back when the time is up. Only one that `stands`, made and read back, may be committed.
+    TakeBack { timer: Timer, stands: bool },
+    /// It could not be taken back (or not be remembered that it was). No timer: these were all tries.
+    TryAgain { tries: u32, outcome: Outcome, timer: Option<Timer> },
 }
 
 /// The dead man's switch.
@@ -96,12 +121,40 @@ impl Drop for Timer {
     }
 }
 
-impl<E: Executor> Network<E> {
+impl Links {
+    fn timer(&self) -> Option<&Timer> {
+        match &self.next {
+            Next::Nothing => None,
+            Next::TakeBack { timer, .. } => Some(timer),
+            Next::TryAgain { timer, .. } => timer.as_ref(),
+        }
+    }
+
+    fn is_stuck(&self) -> bool {
+        matches!(self.next, Next::TryAgain { .. })
+    }
+
+    fn stands(&self) -> bool {
+        matches!(self.next, Next::TakeBack { stands: true, .. })
+    }
+
+    /// How the newest plan was taken back, if it was or should have been.
+    fn taken_back(&self) -> Option<TakenBack> {
+        let generation = self.saved.plan.as_ref()?.generation;
+        let outcome = match (&self.next, &self.saved.stage) {
+            (Next::TryAgain { outcome, .. }, _) => outcome.clone(),
+            (_, Stage::TakenBack { why }) => Outcome::RolledBack { why: why.clone() },
+            (_, Stage::Settled | Stage::Open { .. }) => return None,
+        };
+        Some(TakenBack { generation, outcome })
+    }
+}
+
+impl<E: Executor, D: Disk> Network<E, D> {
     /// Takes up what an earlier agent left: a plan that nobody confirmed is taken back first of all.
-    pub(crate) async fn start(node: NodeName, executor: E, store: Store) -> Result<Arc<Self>, StoreError> {
-        let saved = store.load(FILE)?;
-        let state = Mutex::new(Links { saved, timer: None, taken_back: None });
-        let network = Arc::new(Self { node, executor, store, state });
+    pub(crate) async fn start(node: NodeName, executor: E, disk: D) -> Result<Arc<Self>, StoreError> {
+        let links = Links { saved: disk.load()?, ..Links::default() };
+        let network = Arc::new(Self { node, executor, disk, state: Mutex::new(links) });
         let mut links = network.state.lock().await;
         network.take_back(&mut links, "the agent restarted before it was confirmed").await;
         drop(links);
@@ -112,47 +165,50 @@ impl<E: Executor> Network<E> {
     pub(crate) async fn apply(self: &Arc<Self>, request: ApplyRequest) -> Result<Applied, ChangeError> {
         let ApplyRequest { plan, confirm_within_ms } = request;
         let mut links = self.state.lock().await;
-        admit(&self.node, &links.saved, &plan)?;
+        if links.stopping {
+            return Err(Refused::Stopping.into());
+        }
+        admit(&self.node, &links.saved, links.is_stuck(), &plan)?;
+        if links.is_stuck() {
+            self.take_back(&mut links, "a new plan came").await;
+        }
+        let now = self.executor.observe().await.map_err(ChangeError::Observe)?;
+        // Nothing is remembered of a plan that no way leads to: no way would lead back from it either.
+        self.executor.check(&now, &plan).map_err(ChangeError::Apply)?;
         // The way back leads to before the first attempt, however often the plan is sent.
-        let was_pending = links.saved.before.is_some();
-        let before = match links.saved.before.clone() {
-            Some(before) => before,
-            None => self.executor.observe().await.map_err(ChangeError::Observe)?,
+        let (before, was_open) = match &links.saved.stage {
+            Stage::Open { before } => (before.clone(), true),
+            Stage::Settled | Stage::TakenBack { .. } => (now, false),
         };
-        let saved = Saved { plan: Some(plan.clone()), stands: false, before: Some(before) };
-        self.store.save(FILE, &saved)?;
-        links.saved = saved;
-        links.timer = None;
+        self.save(&mut links, Saved { plan: Some(plan.clone()), stage: Stage::Open { before } })?;
+        let unfinished = confirm_within_ms.map_or(UNFINISHED, confirm_within);
+        links.next = Next::TakeBack { timer: self.arm(unfinished), stands: false };
         let report = match self.executor.apply(&plan).await {
             Ok(report) => report,
-            Err(error) if was_pending => {
-                self.take_back(&mut links, "a later attempt failed").await;
-                return Err(ChangeError::Apply(error));
-            }
             Err(error) => {
-                // Nothing was changed.
-                self.settle(&mut links)?;
+                self.take_back(&mut links, &chain(&error)).await;
                 return Err(ChangeError::Apply(error));
             }
         };
-        links.saved.stands = matches!(report.outcome, Outcome::Applied | Outcome::Unchanged);
-        let to_confirm = report.outcome == Outcome::Applied || (was_pending && links.saved.stands);
-        match confirm_within_ms {
-            Some(within) if to_confirm => {
-                links.timer = Some(self.arm(plan.generation, within));
-                self.store.save(FILE, &links.saved)?;
+        let report = match report.outcome {
+            Outcome::RolledBack { ref why } | Outcome::RollbackFailed { ref why, .. } => {
+                let outcome = self.take_back(&mut links, why).await.unwrap_or(report.outcome);
+                Applied { outcome, ..report }
             }
-            _ => self.settle(&mut links)?,
-        }
+            Outcome::Applied | Outcome::Unchanged => {
+                let to_confirm = report.outcome == Outcome::Applied || was_open;
+                self.made(&mut links, confirm_within_ms.filter(|_| to_confirm))?;
+                report
+            }
+        };
         info!("network plan {}: {} changes, {:?}", plan.generation.0, report.changed.len(), report.outcome);
-        Ok(Applied { pending: links.timer.is_some(), ..report })
+        Ok(Applied { pending: links.stands(), ..report })
     }
 
     /// Confirms the pending plan of this generation. Doing it twice is good.
-    pub(crate) async fn commit(&self, generation: Generation) -> Result<(), ChangeError> {
+    pub(crate) async fn commit(self: &Arc<Self>, generation: Generation) -> Result<(), ChangeError> {
         let mut links = self.state.lock().await;
-        admit::commit(&links.saved, generation)?;
-        links.timer = None;
+        admit::commit(&links.saved, links.stands(), generation)?;
         self.settle(&mut links)?;
         Ok(())
     }
@@ -161,65 +217,134 @@ impl<E: Executor> Network<E> {
     pub(crate) async fn state(&self) -> Result<NetworkState, ChangeError> {
         let links = self.state.lock().await;
         let left = |timer: &Timer| timer.deadline.saturating_duration_since(Instant::now()).as_millis();
+        let pending = links.timer().filter(|_| !links.is_stuck());
         Ok(NetworkState {
             links: self.executor.observe().await.map_err(ChangeError::Observe)?,
             generation: links.saved.plan.as_ref().map(|plan| plan.generation),
-            pending_ms: links.timer.as_ref().map(|timer| u32::try_from(left(timer)).unwrap_or(u32::MAX)),
-            taken_back: links.taken_back.clone(),
+            pending_ms: pending.map(|timer| u32::try_from(left(timer)).unwrap_or(u32::MAX)),
+            taken_back: links.taken_back(),
         })
     }
 
-    fn settle(&self, links: &mut Links) -> Result<(), StoreError> {
-        links.saved.before = None;
-        links.taken_back = None;
-        self.store.save(FILE, &links.saved)
+    /// Ends with no plan pending: one that is, is taken back. No other is taken up from now on.
+    pub(crate) async fn stop(self: &Arc<Self>) {
+        let mut links = self.state.lock().await;
+        links.stopping = true;
+        self.take_back(&mut links, "the agent ended before it was confirmed").await;
     }
 
-    fn arm(self: &Arc<Self>, generation: Generation, within: ConfirmWithin) -> Timer {
-        let deadline = Instant::now() + Duration::from_millis(u64::from(within.ms()));
+    /// The plan was made and read back: it waits for its confirmation, or needs none.
+    fn made(self: &Arc<Self>, links: &mut Links, confirm: Option<ConfirmWithin>) -> Result<(), StoreError> {
+        match confirm {
+            Some(within) => {
+                links.next = Next::TakeBack { timer: self.arm(confirm_within(within)), stands: true };
+                Ok(())
+            }
+            None => self.settle(links),
+        }
+    }
+
+    fn settle(&self, links: &mut Links) -> Result<(), StoreError> {
+        self.save(links, Saved { plan: links.saved.plan.clone(), stage: Stage::Settled })?;
+        links.next = Next::Nothing;
+        Ok(())
+    }
+
+    /// On disk first, then in memory: when it fails, memory is still as the disk.
+    fn save(&self, links: &mut Links, saved: Saved) -> Result<(), StoreError> {
+        self.disk.save(&saved)?;
+        links.saved = saved;
+        Ok(())
+    }
+
+    fn arm(self: &Arc<Self>, within: Duration) -> Timer {
+        let deadline = Instant::now() + within;
         let network = Arc::clone(self);
         let task = tokio::spawn(async move {
             sleep_until(deadline).await;
             // A task of its own: to take the plan back removes the timer, which ends this task.
-            tokio::spawn(async move { network.expire(generation, deadline).await });
+            tokio::spawn(async move { network.expire(deadline).await });
         });
         Timer { deadline, task: task.abort_handle() }
     }
 
-    async fn expire(&self, generation: Generation, deadline: Instant) {
+    async fn expire(self: &Arc<Self>, deadline: Instant) {
         let mut links = self.state.lock().await;
         // Committed, or sent again, while this waited for the lock.
-        if links.timer.as_ref().is_some_and(|timer| timer.deadline == deadline) {
-            warn!("network plan {}: not confirmed in time", generation.0);
+        if links.timer().is_some_and(|timer| timer.deadline == deadline) {
             self.take_back(&mut links, "it was not confirmed in time").await;
         }
     }
 
-    /// Takes the plan back that is pending, if one is.
-    async fn take_back(&self, links: &mut Links, why: &str) {
-        links.timer = None;
-        let (Some(plan), Some(before)) = (&links.saved.plan, &links.saved.before) else { return };
-        let generation = plan.generation;
-        let outcome = back(&self.executor, before, plan, why).await;
-        warn!("network plan {} taken back: {outcome:?}", generation.0);
-        links.saved.stands = false;
-        // Once is enough: a way back that failed is told, and a new plan leads on.
-        links.saved.before = None;
-        links.taken_back = Some(TakenBack { generation, outcome });
-        if let Err(error) = self.store.save(FILE, &links.saved) {
-            warn!("{}", crate::chain(&error));
+    /// Takes the plan back that is open, if one is; says how that ended.
+    async fn take_back(self: &Arc<Self>, links: &mut Links, why: &str) -> Option<Outcome> {
+        let (Some(plan), Stage::Open { before }) = (links.saved.plan.clone(), &links.saved.stage) else {
+            return None;
+        };
+        let before = before.clone();
+        let (tries, why) = match &links.next {
+            // What counts is why it began.
+            Next::TryAgain { tries, outcome, .. } => {
+                (tries.saturating_add(1), reason(outcome).unwrap_or(why))
+            }
+            Next::Nothing | Next::TakeBack { .. } => (1, why),
+        };
+        let why = why.to_owned();
+        // The next try is certain before this one begins.
+        self.try_again(
+            links,
+            tries,
+            Outcome::RollbackFailed { why: why.clone(), then: "not ended".to_owned() },
+        );
+        let outcome = match restore(&self.executor, &before, &plan).await {
+            Ok(()) => Outcome::RolledBack { why: why.clone() },
+            Err(then) => Outcome::RollbackFailed { why: why.clone(), then },
+        };
+        warn!("network plan {} taken back, try {tries}: {outcome:?}", plan.generation.0);
+        if let Outcome::RolledBack { .. } = outcome {
+            match self.save(links, Saved { plan: Some(plan), stage: Stage::TakenBack { why } }) {
+                Ok(()) => {
+                    links.next = Next::Nothing;
+                    return Some(outcome);
+                }
+                Err(error) => warn!("{}", chain(&error)),
+            }
         }
+        self.try_again(links, tries, outcome.clone());
+        Some(outcome)
+    }
+
+    fn try_again(self: &Arc<Self>, links: &mut Links, tries: u32, outcome: Outcome) {
+        links.next = Next::TryAgain { tries, outcome, timer: pause(tries).map(|pause| self.arm(pause)) };
     }
 }
 
-async fn back<E: Executor>(executor: &E, before: &CurrentLinks, plan: &NetworkPlan, why: &str) -> Outcome {
-    let why = why.to_owned();
+fn confirm_within(within: ConfirmWithin) -> Duration {
+    Duration::from_millis(u64::from(within.ms()))
+}
+
+/// How long to wait after so many tries; `None`: that was the last one.
+fn pause(tries: u32) -> Option<Duration> {
+    let doubled = Duration::from_secs(1).saturating_mul(2u32.saturating_pow(tries.saturating_sub(1)));
+    (tries < TRIES_MAX).then(|| doubled.min(PAUSE_MAX))
+}
+
+fn reason(outcome: &Outcome) -> Option<&str> {
+    match outcome {
+        Outcome::RolledBack { why } | Outcome::RollbackFailed { why, .. } => Some(why),
+        Outcome::Unchanged | Outcome::Applied => None,
+    }
+}
+
+/// Puts the links back and sees that they are.
+async fn restore<E: Executor>(
+    executor: &E,
+    before: &network::CurrentLinks,
+    plan: &NetworkPlan,
+) -> Result<(), String> {
     match executor.restore(before, plan).await {
-        Ok(report) => match report.outcome {
-            Outcome::RollbackFailed { then, .. } => Outcome::RollbackFailed { why, then },
-            Outcome::Unchanged => Outcome::Unchanged,
-            Outcome::Applied | Outcome::RolledBack { .. } => Outcome::RolledBack { why },
-        },
-        Err(error) => Outcome::RollbackFailed { why, then: crate::chain(&error) },
+        Ok(Applied { outcome: Outcome::RollbackFailed { then, .. }, .. }) => Err(then),
+        Ok(_) => Ok(()),
+        Err(error) => Err(chain(&error)),
     }
 }

@@ -1,7 +1,10 @@
 //! Plans against a simulated kernel, in virtual time.
 
+mod deaths;
+
 use super::*;
 use model::{AdapterName, MacAddress, Mtu, VlanId};
+use network::CurrentLinks;
 use network::link::{AdapterMap, CurrentLink, LinkKind, LinkName};
 use network::plan::{LinkRef, PlannedKind, PlannedLink};
 use network::{Op, diff, revert, simulate};
@@ -17,6 +20,8 @@ struct Simulated {
     links: Arc<StdMutex<CurrentLinks>>,
     /// The next apply makes this of its changes.
     spoilt: Arc<StdMutex<Option<Outcome>>>,
+    /// So many ways back fail from now on.
+    stuck: Arc<StdMutex<u32>>,
 }
 
 impl Simulated {
@@ -33,9 +38,10 @@ impl Simulated {
             addresses: BTreeSet::new(),
             bridge_vlans: BTreeMap::new(),
             ipv6_link_local: Some(false),
+            routes: BTreeSet::new(),
         };
         let links = CurrentLinks { links: BTreeMap::from([("eth3".parse().unwrap(), nic)]) };
-        Self { links: Arc::new(StdMutex::new(links)), spoilt: Arc::default() }
+        Self { links: Arc::new(StdMutex::new(links)), spoilt: Arc::default(), stuck: Arc::default() }
     }
 
     fn links(&self) -> CurrentLinks {
@@ -47,6 +53,14 @@ impl Simulated {
         for op in ops {
             simulate::apply(&mut links, op).unwrap();
         }
+    }
+
+    /// What a way back reports while it fails.
+    fn is_stuck(&self, plan: &NetworkPlan) -> Option<Applied> {
+        let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        *stuck = stuck.checked_sub(1)?;
+        let (why, then) = ("asked".to_owned(), "EBUSY".to_owned());
+        Some(report(plan, Vec::new(), Outcome::RollbackFailed { why, then }))
     }
 
     fn has_vlan(&self, vlan: u64) -> bool {
@@ -63,6 +77,11 @@ impl Executor for Simulated {
         Ok(self.links())
     }
 
+    fn check(&self, now: &CurrentLinks, plan: &NetworkPlan) -> Result<(), ApplyError> {
+        diff(now, plan, &adapters())?;
+        Ok(())
+    }
+
     async fn apply(&self, plan: &NetworkPlan) -> Result<Applied, ApplyError> {
         let ops = diff(&self.links(), plan, &adapters())?;
         if let Some(outcome) = self.spoilt.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -75,6 +94,9 @@ impl Executor for Simulated {
 
     async fn restore(&self, before: &CurrentLinks, plan: &NetworkPlan) -> Result<Applied, ApplyError> {
         let ops = revert(&self.links(), before, plan, &adapters())?;
+        if let Some(failed) = self.is_stuck(plan) {
+            return Ok(failed);
+        }
         self.carry_out(&ops);
         let why = "asked".to_owned();
         let outcome = if ops.is_empty() { Outcome::Unchanged } else { Outcome::RolledBack { why } };
@@ -215,7 +237,7 @@ async fn while_a_plan_is_pending_only_that_plan_is_taken() {
     sleep(Duration::from_secs(20)).await;
     assert!(bench.kernel.has_vlan(711));
     // The first time's alarm, had it waited for the lock just then.
-    agent.expire(Generation(1), Instant::now() - Duration::from_secs(10)).await;
+    agent.expire(Instant::now() - Duration::from_secs(10)).await;
     assert!(bench.kernel.has_vlan(711));
     sleep(Duration::from_secs(11)).await;
     assert_eq!(bench.kernel.links(), before);
@@ -241,6 +263,99 @@ async fn a_plan_that_failed_can_not_be_committed_and_does_not_wait() {
     };
     let error = agent.apply(request(nowhere, Some(30_000))).await.unwrap_err();
     assert!(matches!(error, ChangeError::Apply(ApplyError::Diff(_))), "{error:?}");
-    assert_eq!(agent.state().await.unwrap().pending_ms, None);
-    agent.apply(request(plan(3, 711), None)).await.unwrap();
+    let state = agent.state().await.unwrap();
+    assert_eq!((state.pending_ms, state.generation), (None, Some(Generation(1))), "it was not taken up");
+    agent.apply(request(plan(2, 711), None)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pending_plan_that_fails_when_it_is_sent_again_is_taken_back_to_before_the_first_time() {
+    let spoils = [
+        Outcome::RolledBack { why: "EBUSY".to_owned() },
+        Outcome::RollbackFailed { why: "EBUSY".to_owned(), then: "EIO".to_owned() },
+    ];
+    for spoilt in spoils {
+        let bench = Bench::new();
+        let agent = bench.agent().await;
+        let before = bench.kernel.links();
+        agent.apply(request(plan(1, 711), Some(30_000))).await.unwrap();
+        *bench.kernel.spoilt.lock().unwrap() = Some(spoilt);
+        let again = agent.apply(request(plan(1, 711), Some(30_000))).await.unwrap();
+        assert_eq!(again.outcome, Outcome::RolledBack { why: "EBUSY".to_owned() });
+        assert!(!again.pending);
+        assert_eq!(bench.kernel.links(), before);
+        assert!(matches!(
+            agent.state().await.unwrap().taken_back.unwrap().outcome,
+            Outcome::RolledBack { .. }
+        ));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_way_back_that_failed_is_tried_again_and_told_as_failed_until_it_succeeds() {
+    let bench = Bench::new();
+    let agent = bench.agent().await;
+    let before = bench.kernel.links();
+    agent.apply(request(plan(1, 711), Some(30_000))).await.unwrap();
+    *bench.kernel.stuck.lock().unwrap() = 3;
+    sleep(Duration::from_millis(30_010)).await;
+    let told = async || agent.state().await.unwrap().taken_back.unwrap().outcome;
+    assert!(matches!(told().await, Outcome::RollbackFailed { .. }));
+    assert!(bench.kernel.has_vlan(711));
+    assert_eq!(refused(agent.commit(Generation(1)).await), Refused::TooLate { generation: Generation(1) });
+    // 1 s and 2 s later it fails again, and 4 s after that it is done.
+    sleep(Duration::from_millis(6_900)).await;
+    assert!(matches!(told().await, Outcome::RollbackFailed { .. }));
+    sleep(Duration::from_millis(200)).await;
+    assert!(matches!(told().await, Outcome::RolledBack { .. }));
+    assert_eq!(bench.kernel.links(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tries_have_an_end_and_then_a_restart_or_a_new_plan_leads_on() {
+    for restart in [true, false] {
+        let bench = Bench::new();
+        let agent = bench.agent().await;
+        let before = bench.kernel.links();
+        agent.apply(request(plan(1, 711), Some(30_000))).await.unwrap();
+        *bench.kernel.stuck.lock().unwrap() = u32::MAX;
+        sleep(Duration::from_hours(1)).await;
+        let left = *bench.kernel.stuck.lock().unwrap();
+        assert!(u32::MAX - left <= 16, "{} tries", u32::MAX - left);
+        sleep(Duration::from_hours(1)).await;
+        assert_eq!(*bench.kernel.stuck.lock().unwrap(), left);
+        let agent = if restart {
+            *bench.kernel.stuck.lock().unwrap() = 0;
+            bench.agent().await
+        } else {
+            // The way back is tried once more, in vain, and the way on still ends where all began.
+            *bench.kernel.stuck.lock().unwrap() = 1;
+            let on = agent.apply(request(plan(2, 712), Some(30_000))).await.unwrap();
+            assert!(on.pending && bench.kernel.has_vlan(712));
+            sleep(Duration::from_millis(30_010)).await;
+            agent
+        };
+        assert_eq!(bench.kernel.links(), before);
+        assert!(matches!(
+            agent.state().await.unwrap().taken_back.unwrap().outcome,
+            Outcome::RolledBack { .. }
+        ));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_is_told_to_end_takes_a_pending_plan_back_first_and_a_settled_one_not() {
+    let bench = Bench::new();
+    let agent = bench.agent().await;
+    let before = bench.kernel.links();
+    agent.apply(request(plan(1, 711), Some(600_000))).await.unwrap();
+    agent.stop().await;
+    assert_eq!(bench.kernel.links(), before);
+    assert_eq!(refused(agent.apply(request(plan(1, 711), None)).await), Refused::Stopping);
+    let agent = bench.agent().await;
+    let why = "the agent ended before it was confirmed".to_owned();
+    assert_eq!(agent.state().await.unwrap().taken_back.unwrap().outcome, Outcome::RolledBack { why });
+    agent.apply(request(plan(2, 711), None)).await.unwrap();
+    agent.stop().await;
+    assert!(bench.kernel.has_vlan(711));
 }

@@ -4,7 +4,7 @@ use super::Refusal;
 use super::refusal::{Body, Parameters};
 use super::routes::Daemon;
 use crate::chain;
-use crate::network::{ChangeError, Refused};
+use crate::network::{ChangeError, NotWatching, Refused};
 use crate::probes::ProbeError;
 use api::{
     Applied, ApplyRequest, ChangesSince, CommitRequest, LinkChanges, NetworkState, PathsRequest, PingAnswer,
@@ -39,8 +39,12 @@ pub(super) async fn commit(
 pub(super) async fn changes(
     Shared(state): Daemon,
     Parameters(ChangesSince { since }): Parameters<ChangesSince>,
-) -> Json<LinkChanges> {
-    Json(state.changes.since(since).await)
+) -> Result<Json<LinkChanges>, Refusal> {
+    let help = "restart the agent: it opens another socket";
+    let lost = |error: NotWatching| {
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "not-watching", error.to_string(), help)
+    };
+    state.changes.since(since).await.map(Json).map_err(lost)
 }
 
 pub(super) async fn greet(
@@ -64,7 +68,8 @@ impl From<ChangeError> for Refusal {
         let (status, code, help) = match &error {
             ChangeError::Refused(refused) => {
                 let (code, help) = refusal(refused);
-                (StatusCode::CONFLICT, code, help)
+                let stopping = *refused == Refused::Stopping;
+                (if stopping { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::CONFLICT }, code, help)
             }
             ChangeError::Apply(ApplyError::Diff(_)) => (
                 StatusCode::UNPROCESSABLE_ENTITY,
@@ -89,9 +94,12 @@ fn refusal(refused: &Refused) -> (&'static str, &'static str) {
         Refused::OtherNode { .. } => ("other-node", "send each node its own plan"),
         Refused::Stale { .. } => ("stale-generation", "make a new plan from the cluster's newest state"),
         Refused::Reused { .. } => ("generation-reused", "give every plan a generation of its own"),
-        Refused::Pending { .. } => ("plan-pending", "commit that plan, or wait until it is taken back"),
+        Refused::Pending { .. } => {
+            ("plan-pending", "commit that plan, or wait until it is taken back: GET /v1/network says when")
+        }
         Refused::TooLate { .. } => ("taken-back", "apply the plan again and commit it in time"),
         Refused::Unknown { .. } => ("unknown-generation", "apply the plan first"),
+        Refused::Stopping => ("stopping", "ask again when the agent is back"),
     }
 }
 

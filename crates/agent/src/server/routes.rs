@@ -2,6 +2,7 @@
 
 use super::refusal::Body;
 use super::{Refusal, network};
+use crate::inventory::TurnError;
 use crate::state::{State, Stop};
 use crate::{Owner, inventory};
 use api::{Health, Hello, Neighbours, PowerRequest, path};
@@ -14,7 +15,6 @@ use axum::{Json, Router};
 use model::Inventory;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -71,9 +71,19 @@ async fn hello(Shared(state): Daemon) -> Json<Hello> {
 }
 
 async fn inventory(Shared(state): Daemon) -> Result<Json<Inventory>, Refusal> {
-    // Sysfs and NVMe commands block.
-    let read = spawn_blocking(move || inventory::read(&state.config));
-    read.await.map(Json).map_err(|error| Refusal::bug(&error))
+    let reader = Arc::clone(&state);
+    Ok(Json(state.inventory.read(move || inventory::read(&reader.config)).await?))
+}
+
+impl From<TurnError> for Refusal {
+    fn from(error: TurnError) -> Self {
+        let help =
+            "look at the node's kernel log: a drive that doesn't answer holds the read up; then ask again";
+        match error {
+            TurnError::Busy => Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", error.to_string(), help),
+            TurnError::Bug(error) => Self::bug(&error),
+        }
+    }
 }
 
 async fn health(Shared(state): Daemon) -> Json<Health> {

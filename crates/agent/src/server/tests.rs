@@ -86,26 +86,45 @@ async fn without_a_certificate_of_the_ca_there_is_no_answer() {
 }
 
 #[tokio::test]
-async fn clients_that_never_finish_their_handshake_keep_nobody_waiting() {
+async fn strangers_that_never_finish_their_handshake_keep_nobody_waiting() {
     let node = node(Owner::Host).await;
     let mut silent = Vec::new();
-    for _ in 0..MAX_CONNECTIONS - 1 {
+    for _ in 0..3 * MAX_CONNECTIONS {
         silent.push(TcpStream::connect(node.address).await.unwrap());
     }
-    node.client.hello().await.unwrap();
+    timeout(HANDSHAKE_LIMIT / 2, node.client.hello()).await.unwrap().unwrap();
+    // The oldest made way; the newest still have their time.
+    let ended = async |stream: &mut TcpStream| {
+        timeout(Duration::from_millis(200), stream.read_u8()).await.is_ok_and(|read| read.is_err())
+    };
+    assert!(ended(&mut silent[0]).await && !ended(silent.last_mut().unwrap()).await);
 }
 
 #[tokio::test]
 async fn connections_beyond_the_limit_wait_for_a_place() {
     let node = node(Owner::Host).await;
-    let mut silent = Vec::new();
+    let mut idle = Vec::new();
     for _ in 0..MAX_CONNECTIONS {
-        silent.push(TcpStream::connect(node.address).await.unwrap());
+        let mut stream = node.connect().await;
+        stream.write_all(b"GET /v1/hello HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        stream.read_u8().await.unwrap();
+        idle.push(stream);
     }
     let waiting = timeout(Duration::from_millis(300), node.client.hello()).await;
     assert!(waiting.is_err(), "the limit does not hold: {waiting:?}");
-    silent.pop();
+    idle.pop();
     node.client.hello().await.unwrap();
+}
+
+#[tokio::test]
+async fn accepted_connections_end_when_the_peer_takes_nothing_in() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let peer = TcpStream::connect(listener.local_addr().unwrap());
+    let (stream, _peer) = tokio::join!(accept(&listener), peer);
+    let stream = stream.unwrap();
+    let limit_ms = rustix::net::sockopt::tcp_user_timeout(&stream).unwrap();
+    assert_eq!(u128::from(limit_ms), UNTAKEN_LIMIT.as_millis());
+    assert!(stream.nodelay().unwrap());
 }
 
 #[tokio::test]

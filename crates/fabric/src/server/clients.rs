@@ -154,6 +154,10 @@ impl Fabric {
             Request::Counters {} => Ok(Answer::Counters(board.counters(now))),
             Request::CutLink { link, cut } => changed(board.cut_link(&link, cut, io)),
             Request::RestoreLink { link } => changed(board.restore_link(&link, io)),
+            Request::ShapeLink { link, ways, shaping } => {
+                changed(board.shape_link(&link, ways, shaping).map(|()| Vec::new()))
+            }
+            Request::FlapLink { link, flap } => changed(board.flap_link(&link, flap, io)),
             Request::SwitchDown { switch } => changed(board.set_switch_up(&switch, false, io)),
             Request::SwitchUp { switch } => changed(board.set_switch_up(&switch, true, io)),
             Request::Recable { nic, to } => changed(board.recable(&nic, &to, io)),

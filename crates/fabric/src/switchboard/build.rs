@@ -1,8 +1,9 @@
 //! From a topology's names to the switchboard's indices.
 
-use super::{Direction, End, Link, Nic, Port, Switch, Switchboard, VlanSet};
+use super::flight::Flights;
+use super::{Bundle, Channel, Direction, End, Link, Nic, Peer, Port, Switch, Switchboard, VlanSet};
 use crate::counters::VlanSlots;
-use crate::ids::{NicId, SwitchId};
+use crate::ids::{ChannelId, NicId, SwitchId};
 use crate::lldp;
 use crate::mac_table::MacTable;
 use crate::topology::{self, PortRef, Topology};
@@ -44,42 +45,63 @@ impl Switchboard {
         }));
         let nic_index: BTreeMap<&NicId, usize> =
             topology.nics.iter().enumerate().map(|(index, nic)| (nic, index)).collect();
-        let mut links = Vec::new();
-        for link in &topology.links {
-            let end = |end: &topology::End| match end {
-                topology::End::Port(port) => port_index
-                    .get(port)
-                    .copied()
-                    .map(End::Port)
-                    .ok_or_else(|| TopologyError::UnknownPort { link: link.id.clone(), port: port.clone() }),
-                topology::End::Nic(nic) => nic_index
-                    .get(nic)
-                    .copied()
-                    .map(End::Nic)
-                    .ok_or_else(|| TopologyError::UnknownNic { link: link.id.clone(), nic: nic.clone() }),
-            };
-            let ends = [end(&link.a)?, end(&link.b)?];
-            links.push(Link {
-                id: link.id.clone(),
-                ends,
-                home: ends,
-                cut: [false; 2],
-                tallies: [slots.tally(), slots.tally()],
-                captured: false,
-            });
-        }
+        let links = build_links(topology, &port_index, &nic_index, &slots)?;
         let mut board = Self {
             switches,
             ports,
             nics: topology.nics.iter().map(|id| Nic { id: id.clone(), link: None }).collect(),
             links,
+            channels: Vec::new(),
             slots,
             lldp_interval: Duration::from_millis(topology.lldp_interval_ms.into()),
             lldp_due: Duration::ZERO,
+            now: Duration::ZERO,
+            flights: Flights::default(),
+            flappings: Vec::new(),
             arrivals: Vec::new(),
         };
         board.connect_ends();
+        board.bundle(topology);
+        board.refresh_channels();
         Ok(board)
+    }
+
+    /// Tells ports which port channel they are in, and switches what they have of each.
+    fn bundle(&mut self, topology: &Topology) {
+        let is_peer = |id: &ChannelId| topology.pairs.iter().any(|pair| pair.peer_channel == *id);
+        for (index, channel) in topology.channels.iter().enumerate() {
+            let links: Vec<usize> = channel.links.iter().filter_map(|id| self.link_index(id).ok()).collect();
+            let is_peer = is_peer(&channel.id);
+            for port in links.iter().flat_map(|link| self.links[*link].ends) {
+                let End::Port(port) = port else { continue };
+                self.ports[port].channel = Some(index);
+                let switch = &mut self.switches[self.ports[port].switch];
+                if is_peer {
+                    continue;
+                }
+                match switch.bundles.iter_mut().find(|bundle| bundle.channel == index) {
+                    Some(bundle) => bundle.ports.push(port),
+                    None => switch.bundles.push(Bundle { channel: index, ports: vec![port] }),
+                }
+            }
+            self.channels.push(Channel { links, is_peer });
+        }
+        for switch in &mut self.switches {
+            switch.singles = switch.ports.clone();
+            switch.singles.retain(|port| self.ports[*port].channel.is_none());
+        }
+        for pair in &topology.pairs {
+            let peer = topology.channels.iter().position(|channel| channel.id == pair.peer_channel);
+            let [Some(first), Some(second)] = pair.switches.each_ref().map(|id| self.switch_index(id)) else {
+                continue; // validated: both exist
+            };
+            for (this, other) in [(first, second), (second, first)] {
+                let mut ports = self.switches[this].ports.clone();
+                ports.retain(|port| self.ports[*port].channel == peer);
+                let shared = ports.first().map_or_else(VlanSet::none, |port| self.ports[*port].all_vlans());
+                self.switches[this].peer = Some(Peer { switch: other, ports, shared, first });
+            }
+        }
     }
 
     /// Tells ports and NICs which cable they are at, from the cables' ends.
@@ -106,11 +128,48 @@ impl Switchboard {
     }
 }
 
+fn build_links(
+    topology: &Topology,
+    port_index: &BTreeMap<PortRef, usize>,
+    nic_index: &BTreeMap<&NicId, usize>,
+    slots: &VlanSlots,
+) -> Result<Vec<Link>, TopologyError> {
+    let build = |link: &topology::Link| {
+        let end = |end: &topology::End| match end {
+            topology::End::Port(port) => port_index
+                .get(port)
+                .copied()
+                .map(End::Port)
+                .ok_or_else(|| TopologyError::UnknownPort { link: link.id.clone(), port: port.clone() }),
+            topology::End::Nic(nic) => nic_index
+                .get(nic)
+                .copied()
+                .map(End::Nic)
+                .ok_or_else(|| TopologyError::UnknownNic { link: link.id.clone(), nic: nic.clone() }),
+        };
+        let ends = [end(&link.a)?, end(&link.b)?];
+        Ok(Link {
+            id: link.id.clone(),
+            ends,
+            home: ends,
+            cut: [false; 2],
+            flapped_down: false,
+            shapers: [None, None],
+            tallies: [slots.tally(), slots.tally()],
+            captured: false,
+        })
+    };
+    topology.links.iter().map(build).collect()
+}
+
 fn build_switch(switch: &topology::Switch, ports: Vec<usize>) -> Switch {
     Switch {
         id: switch.id.clone(),
         up: true,
         ports,
+        singles: Vec::new(),
+        bundles: Vec::new(),
+        peer: None,
         suspended: switch.suspended_vlans.iter().copied().collect(),
         addresses: MacTable::default(),
     }
@@ -130,5 +189,7 @@ fn build_port(
         mtu: usize::from(port.mtu.unwrap_or(switch.mtu).get()),
         lldp: lldp::frame(switch, port, topology.lldp_interval_ms)?,
         link: None,
+        channel: None,
+        bundled: false,
     })
 }

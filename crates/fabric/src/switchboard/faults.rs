@@ -4,20 +4,23 @@
 //! moved, its ports forget what they learned; where one came up, moved, or opened in a direction, its ports introduce
 //! themselves by LLDP at once; the NICs whose carrier changed are returned, for the lab to tell its machines.
 
-use super::{End, NicIndex, Outlet, Switchboard};
+use super::shape::{Shaper, Shaping};
+use super::{Direction, End, NicIndex, Outlet, Switchboard};
+use crate::counters::DropReason;
 use crate::ids::{LinkId, NicId, SwitchId};
+use crate::mac_table::Place;
 use crate::topology::PortRef;
 use serde::{Deserialize, Serialize};
 
-/// Which way a cable is cut.
+/// Which way over a cable: of a cut, or of shaping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Cut {
-    /// Nothing passes, and both ends see that.
+pub enum Ways {
+    /// Both ways. Both ends of a cable that is cut so see it.
     Both,
-    /// Nothing passes from end a to end b; neither end sees that.
+    /// From end a to end b. Neither end sees a cut.
     AToB,
-    /// Nothing passes from end b to end a; neither end sees that.
+    /// From end b to end a. Neither end sees a cut.
     BToA,
 }
 
@@ -49,6 +52,9 @@ pub enum FaultError {
     /// The NIC has no cable that could be moved.
     #[error("NIC `{0}` has no cable")]
     NotCabled(NicId),
+    /// Numbers out of their bounds.
+    #[error("{0}")]
+    Impossible(&'static str),
     /// Another cable is in the port.
     #[error("port {port} is taken by link `{link}`")]
     PortTaken {
@@ -64,28 +70,56 @@ impl Switchboard {
     pub fn cut_link(
         &mut self,
         link: &LinkId,
-        cut: Cut,
+        cut: Ways,
         outlet: &mut impl Outlet,
     ) -> Result<Vec<CarrierChange>, FaultError> {
         let index = self.link_index(link)?;
         Ok(self.change(outlet, |board| {
             let [a_to_b, b_to_a] = &mut board.links[index].cut;
-            *a_to_b |= cut != Cut::BToA;
-            *b_to_a |= cut != Cut::AToB;
+            *a_to_b |= cut != Ways::BToA;
+            *b_to_a |= cut != Ways::AToB;
         }))
     }
 
-    /// Mends a cable, both ways.
+    /// Shapes a cable, in place of what shaped it before; [`Shaping::default`] ends that. What is on the cable already arrives as
+    /// it would have, and nothing overtakes it.
+    pub fn shape_link(&mut self, link: &LinkId, ways: Ways, shaping: Shaping) -> Result<(), FaultError> {
+        let index = self.link_index(link)?;
+        if !shaping.is_possible() {
+            return Err(FaultError::Impossible(
+                "latency and jitter are at most 10000000 us each, loss at most 1000000 of a million",
+            ));
+        }
+        for (way, other) in [(Direction::AToB, Ways::BToA), (Direction::BToA, Ways::AToB)] {
+            if ways != other {
+                self.reshape(index, way, shaping);
+            }
+        }
+        Ok(())
+    }
+
+    fn reshape(&mut self, link: usize, direction: Direction, shaping: Shaping) {
+        // Each direction draws for itself.
+        let seed = shaping.seed ^ (direction as u64) << 63;
+        let shaper = &mut self.links[link].shapers[direction as usize];
+        let next = Shaper::new(Shaping { seed, ..shaping }, shaper.as_ref());
+        *shaper = (!next.is_over(self.now)).then_some(next);
+    }
+
+    /// Mends a cable, both ways: no cut, no flapping. Shaping stays.
     pub fn restore_link(
         &mut self,
         link: &LinkId,
         outlet: &mut impl Outlet,
     ) -> Result<Vec<CarrierChange>, FaultError> {
         let index = self.link_index(link)?;
-        Ok(self.change(outlet, |board| board.links[index].cut = [false; 2]))
+        Ok(self.change(outlet, |board| {
+            board.links[index].cut = [false; 2];
+            board.end_flapping(Some(index));
+        }))
     }
 
-    /// Switches a switch off or on. Off, it forgets every address.
+    /// Switches a switch off or on. What was learned at its ports is forgotten.
     pub fn set_switch_up(
         &mut self,
         switch: &SwitchId,
@@ -93,12 +127,7 @@ impl Switchboard {
         outlet: &mut impl Outlet,
     ) -> Result<Vec<CarrierChange>, FaultError> {
         let index = self.switch_index(switch).ok_or_else(|| FaultError::UnknownSwitch(switch.clone()))?;
-        Ok(self.change(outlet, |board| {
-            board.switches[index].up = up;
-            if !up {
-                board.switches[index].addresses.clear();
-            }
-        }))
+        Ok(self.change(outlet, |board| board.switches[index].up = up))
     }
 
     /// Pulls a NIC's cable out of its switch port and plugs it into another, free one. The cable stays the same: its
@@ -126,11 +155,17 @@ impl Switchboard {
         self.change(outlet, Self::rewire_home)
     }
 
-    /// Undoes every fault: cables mended and where they belong, switches running.
+    /// Undoes every fault: cables mended, not shaped, and where they belong, switches running.
     pub fn heal(&mut self, outlet: &mut impl Outlet) -> Vec<CarrierChange> {
         self.change(outlet, |board| {
             board.links.iter_mut().for_each(|link| link.cut = [false; 2]);
             board.switches.iter_mut().for_each(|switch| switch.up = true);
+            board.end_flapping(None);
+            for link in 0..board.links.len() {
+                for direction in Direction::BOTH {
+                    board.reshape(link, direction, Shaping::default());
+                }
+            }
             board.rewire_home();
         })
     }
@@ -152,16 +187,23 @@ impl Switchboard {
             End::Port(port) => self.switches[self.ports[*port].switch].up,
             End::Nic(_) => true,
         };
-        link.cut != [true, true] && link.ends.iter().all(powered)
+        !Direction::BOTH.iter().all(|direction| link.is_cut(*direction)) && link.ends.iter().all(powered)
     }
 
-    fn change(&mut self, outlet: &mut impl Outlet, apply: impl FnOnce(&mut Self)) -> Vec<CarrierChange> {
-        let state =
-            |board: &Self, link: usize| (board.is_live(link), board.links[link].cut, board.links[link].ends);
+    pub(super) fn change(
+        &mut self,
+        outlet: &mut impl Outlet,
+        apply: impl FnOnce(&mut Self),
+    ) -> Vec<CarrierChange> {
+        let state = |board: &Self, link: usize| {
+            let cable = &board.links[link];
+            (board.is_live(link), Direction::BOTH.map(|direction| cable.is_cut(direction)), cable.ends)
+        };
         let links = 0..self.links.len();
         let before: Vec<_> = links.map(|link| state(self, link)).collect();
         let carriers: Vec<bool> = self.carriers().collect();
         apply(self);
+        self.refresh_channels();
         for (link, was) in before.into_iter().enumerate() {
             let is = state(self, link);
             if was == is {
@@ -169,6 +211,7 @@ impl Switchboard {
             }
             if was.0 && (!is.0 || was.2 != is.2) {
                 was.2.into_iter().for_each(|end| self.forget_end(end));
+                self.lose_in_flight(link);
             }
             if is.0 {
                 self.announce(link, outlet);
@@ -181,14 +224,27 @@ impl Switchboard {
             .collect()
     }
 
+    /// What is on a cable that went down or was pulled out is lost.
+    fn lose_in_flight(&mut self, link: usize) {
+        for flight in self.flights.take_off(link) {
+            let tally = &mut self.links[link].tallies[flight.direction as usize];
+            tally.lose(DropReason::Cut, flight.trip.sent_in, flight.bytes.len());
+        }
+    }
+
     fn carriers(&self) -> impl Iterator<Item = bool> {
         (0..self.nics.len()).map(|nic| self.has_carrier(NicIndex(nic)))
     }
 
-    /// The port at this end, if it is one, lost its link: its switch forgets what it learned there.
+    /// The port at this end, if it is one, lost its link: its switch forgets what it learned there, and so does the one that
+    /// keeps addresses for it.
     pub(super) fn forget_end(&mut self, end: End) {
         if let End::Port(port) = end {
-            self.switches[self.ports[port].switch].addresses.forget_port(port);
+            let switch = self.ports[port].switch;
+            let first = self.switches[switch].peer.as_ref().map_or(switch, |peer| peer.first);
+            for table in [switch, first] {
+                self.switches[table].addresses.forget(Place::Port(port));
+            }
         }
     }
 }

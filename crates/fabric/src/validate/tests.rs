@@ -92,6 +92,7 @@ fn a_loop_over_ends_that_disagree_about_the_native_vlan_is_found() {
             native_vlan: Some(vlan(native)),
             tagged_vlans: BTreeSet::new(),
             mtu: None,
+            dcb: None,
         };
         t.switches[0].ports.push(own(8));
         t.switches[1].ports.push(own(7));
@@ -152,4 +153,30 @@ proptest! {
         }
         prop_assert_eq!(topology.validate(), Ok(()));
     }
+}
+
+fn refused_rooms(break_it: impl FnOnce(&mut Topology)) -> String {
+    let mut topology = crate::switchboard::rooms(2, 1, 1);
+    topology.validate().expect("the whole one is good");
+    break_it(&mut topology);
+    topology.validate().expect_err("the broken one is not").to_string()
+}
+
+#[test]
+fn port_channels_and_pairs_are_whole() {
+    let said = [
+        refused_rooms(|t| t.channels[0].links.clear()),
+        refused_rooms(|t| t.channels[0].links[0] = link("a1.0")),
+        refused_rooms(|t| t.channels[0].links[0] = link("nowhere")),
+        refused_rooms(|t| t.channels[0].id = t.channels[1].id.clone()),
+        refused_rooms(|t| t.channels[0].links[1] = t.channels[0].links[0].clone()),
+        refused_rooms(|t| t.pairs[0].peer_channel = "room".parse().unwrap()),
+        refused_rooms(|t| t.pairs[0].peer_channel = "none".parse().unwrap()),
+        refused_rooms(|t| t.pairs[0].switches.reverse()),
+        refused_rooms(|t| t.pairs[1] = t.pairs[0].clone()),
+        refused_rooms(|t| drop(t.pairs.pop())),
+        refused_rooms(|t| t.switches[1].ports[1].tagged_vlans = [vlan(712)].into()),
+        refused_rooms(|t| drop(t.channels[1].links.pop())),
+    ];
+    insta::assert_snapshot!(said.join("\n"));
 }

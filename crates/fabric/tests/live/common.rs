@@ -31,7 +31,13 @@ pub(crate) fn port(switch: &str, port: &str) -> PortRef {
 
 fn config(name: &str, native: Option<u64>, tagged: &[u64], mtu: Option<Mtu>) -> Port {
     let id: PortName = name.parse().unwrap();
-    Port { id, native_vlan: native.map(vlan), tagged_vlans: tagged.iter().copied().map(vlan).collect(), mtu }
+    Port {
+        id,
+        native_vlan: native.map(vlan),
+        tagged_vlans: tagged.iter().copied().map(vlan).collect(),
+        mtu,
+        dcb: None,
+    }
 }
 
 fn tor(room: &str, number: u8) -> Switch {
@@ -84,6 +90,8 @@ pub(crate) fn topology() -> Topology {
             cable("spine-a", at("tor-a", "Ethernet1/50"), at("spine", "Ethernet1/1")),
             cable("spine-b", at("tor-b", "Ethernet1/50"), at("spine", "Ethernet1/2")),
         ],
+        channels: vec![],
+        pairs: vec![],
         lldp_interval_ms: 100,
     }
 }

@@ -4,7 +4,8 @@
 
 use super::common::{BROADCAST, frame, link, mac, nic, port, switch, topology, vlan};
 use fabric::{
-    Control, ControlError, Cut, DropReason, Fabric, RunError, SocketError, Stopper, Topology, socket_path,
+    Control, ControlError, DropReason, Fabric, Flap, RunError, Shaping, SocketError, Stopper, Topology, Ways,
+    socket_path,
 };
 use network::lldp;
 use std::io::{ErrorKind, Read, Write};
@@ -142,7 +143,7 @@ fn a_one_way_cut_lets_the_other_way_pass() {
     let (mut a, mut b) = (fabric.machine("a1.storage1"), fabric.machine("b1.storage1"));
     a.receive();
     b.receive();
-    assert_eq!(control.cut_link(&link("room"), Cut::AToB).unwrap(), []);
+    assert_eq!(control.cut_link(&link("room"), Ways::AToB).unwrap(), []);
     a.send(&frame(BROADCAST, mac(1), STORAGE, 60));
     until("the drop", || {
         let snapshot = control.counters().unwrap();
@@ -156,6 +157,29 @@ fn a_one_way_cut_lets_the_other_way_pass() {
     let through = frame(BROADCAST, mac(1), STORAGE, 61);
     a.send(&through);
     assert_eq!(b.receive_data(), through, "and the one that was cut never comes");
+    fabric.stop();
+}
+
+#[test]
+fn a_shaped_cable_takes_its_time_and_a_flapping_one_comes_back() {
+    let fabric = Running::start(&topology());
+    let mut control = fabric.control();
+    let (mut a, mut b) = (fabric.machine("a1.storage1"), fabric.machine("b1.storage1"));
+    a.receive();
+    b.receive();
+    let slow = Shaping { latency_us: 30_000, ..Shaping::default() };
+    control.shape_link(&link("room"), Ways::AToB, slow).unwrap();
+    let started = Instant::now();
+    let late = frame(BROADCAST, mac(1), STORAGE, 60);
+    a.send(&late);
+    assert_eq!(b.receive_data(), late);
+    assert!(started.elapsed() >= Duration::from_millis(30));
+    assert!(control.shape_link(&link("nowhere"), Ways::Both, slow).is_err());
+
+    let flap = Flap { down_ms: 50, up_ms: 10, cycles: 1 };
+    assert_eq!(control.flap_link(&link("b1.storage1"), flap).unwrap().len(), 1);
+    until("the end of the flap", || control.carrier().unwrap()[&nic("b1.storage1")].then_some(()));
+    assert!(started.elapsed() >= Duration::from_millis(80));
     fabric.stop();
 }
 
@@ -191,9 +215,9 @@ fn carrier_changes_are_told_and_refusals_explained() {
     let down = control.recable(&nic("a1.mgmt"), &port("tor-b", "Ethernet1/4")).unwrap();
     assert_eq!(down, [], "tor-b runs: the link comes up again at once");
     control.restore_cabling().unwrap();
-    control.cut_link(&link("a1.mgmt"), Cut::Both).unwrap();
+    control.cut_link(&link("a1.mgmt"), Ways::Both).unwrap();
     assert_eq!(control.heal().unwrap().len(), 1);
-    match control.cut_link(&link("nowhere"), Cut::Both) {
+    match control.cut_link(&link("nowhere"), Ways::Both) {
         Err(ControlError::Refused { message, .. }) => assert_eq!(message, "there is no link `nowhere`"),
         other => panic!("{other:?}"),
     }

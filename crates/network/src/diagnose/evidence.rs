@@ -10,9 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Whether what one node sends reaches another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PathState {
+    /// Heard so lately that nothing can have happened to it before the oldest silence that counts as dead began.
     Alive,
-    /// For how long, ms; `None`: since ever.
+    /// For how long by the time of the report, ms; `None`: since ever.
     Dead(Option<u32>),
+    /// Silent for longer than an interval or two, not for long enough. The next reports decide.
+    Wavering,
+    /// The receiver has not reported lately, or is not asked to listen.
     Unknown,
 }
 
@@ -24,6 +28,9 @@ pub(super) struct View<'a> {
     /// Ages of reports that aren't.
     stale: BTreeMap<&'a NodeName, u32>,
     heard: BTreeMap<(&'a NodeName, &'a NodeName, StorageNetworkIndex), Option<u32>>,
+    networks: BTreeSet<StorageNetworkIndex>,
+    silent: BTreeSet<&'a NodeName>,
+    perhaps_gone: BTreeSet<&'a NodeName>,
     thresholds: Thresholds,
 }
 
@@ -41,12 +48,17 @@ impl<'a> View<'a> {
             .filter(|report| !fresh.contains_key(&report.node))
             .map(|report| (&report.node, report.age_ms))
             .collect();
-        let heard = fresh
+        let heard: BTreeMap<_, _> = fresh
             .values()
             .flat_map(|report| report.paths.iter().map(|path| (&report.node, path)))
             .map(|(by, path)| ((by, &path.peer, path.network), path.heard_ms_ago))
             .collect();
-        Self { known_good, fresh, stale, heard, thresholds }
+        let networks = heard.keys().map(|(_, _, network)| *network).collect();
+        let (silent, perhaps_gone) = (BTreeSet::new(), BTreeSet::new());
+        let mut view = Self { known_good, fresh, stale, heard, networks, silent, perhaps_gone, thresholds };
+        view.silent = view.nodes().filter(|node| view.looks_silent(node)).collect();
+        view.perhaps_gone = view.nodes().filter(|node| view.looks_gone(node)).collect();
+        view
     }
 
     /// Nodes that have zones; the witness is no matter of storage networks.
@@ -58,14 +70,16 @@ impl<'a> View<'a> {
         self.fresh.contains_key(node)
     }
 
-    /// What the receiver says.
+    /// What the receiver says. That it heard something is reckoned to now; that it heard nothing, only up to when it said so.
     pub(super) fn path(&self, from: &NodeName, to: &NodeName, network: StorageNetworkIndex) -> PathState {
         let Some(report) = self.fresh.get(to) else { return PathState::Unknown };
+        let Thresholds { alive_within_ms, dead_after_ms, .. } = self.thresholds;
         match self.heard.get(&(to, from, network)) {
-            Some(Some(ms)) if *ms <= self.thresholds.dead_after_ms => PathState::Alive,
-            Some(Some(ms)) => PathState::Dead(Some(*ms)),
-            Some(None) if report.listening_ms > self.thresholds.dead_after_ms => PathState::Dead(None),
-            Some(None) | None => PathState::Unknown,
+            Some(Some(ms)) if ms.saturating_add(report.age_ms) <= alive_within_ms => PathState::Alive,
+            Some(Some(ms)) if *ms > dead_after_ms => PathState::Dead(Some(*ms)),
+            Some(None) if report.listening_ms > dead_after_ms => PathState::Dead(None),
+            Some(_) => PathState::Wavering,
+            None => PathState::Unknown,
         }
     }
 
@@ -74,35 +88,56 @@ impl<'a> View<'a> {
         match self.path(from, to, network) {
             PathState::Alive => Some(Seen::Heard { by, peer, network }),
             PathState::Dead(for_ms) => Some(Seen::NotHeard { by, peer, network, for_ms }),
-            PathState::Unknown => None,
+            PathState::Wavering | PathState::Unknown => None,
         }
     }
 
-    fn networks_heard(&self) -> BTreeSet<StorageNetworkIndex> {
-        self.heard.keys().map(|(_, _, network)| *network).collect()
-    }
-
-    /// A node that is silent: it does not report, and somebody who listens hears it nowhere.
+    /// A node that is silent: it does not report, and who listens and hears others hears it nowhere.
     pub(super) fn is_silent(&self, node: &NodeName) -> bool {
-        !self.reports(node) && {
-            let states: Vec<PathState> = self.towards_all(node).map(|(_, _, state)| state).collect();
-            let alive = states.contains(&PathState::Alive);
-            !alive && states.iter().any(|state| matches!(state, PathState::Dead(_)))
-        }
+        self.silent.contains(node)
     }
 
-    fn towards_all(
-        &self,
-        from: &'a NodeName,
-    ) -> impl Iterator<Item = (&'a NodeName, StorageNetworkIndex, PathState)> {
-        let networks = self.networks_heard();
-        let others: Vec<&'a NodeName> = self.nodes().filter(|to| *to != from).collect();
-        let all: Vec<_> = others
-            .into_iter()
-            .flat_map(|to| networks.iter().map(move |network| (to, *network)))
-            .map(|(to, network)| (to, network, self.path(from, to, network)))
-            .collect();
-        all.into_iter()
+    fn looks_silent(&self, node: &NodeName) -> bool {
+        if self.reports(node) {
+            return false;
+        }
+        let states: Vec<PathState> = self.towards_all(node).map(|(_, _, state)| state).collect();
+        let open = states.iter().any(|state| matches!(state, PathState::Alive | PathState::Wavering));
+        let witness = |(to, network, state): (&NodeName, StorageNetworkIndex, PathState)| {
+            matches!(state, PathState::Dead(_)) && (self.hears_somebody(to, network) || self.is_alone(to))
+        };
+        !open && self.towards_all(node).any(witness)
+    }
+
+    /// Whether a node may be gone: it has not reported for a while, and nobody hears it anywhere. As long as that is so,
+    /// its dead paths say nothing about cables and switches.
+    pub(super) fn may_be_gone(&self, node: &NodeName) -> bool {
+        self.perhaps_gone.contains(node)
+    }
+
+    fn looks_gone(&self, node: &NodeName) -> bool {
+        let age_ms = self.fresh.get(node).map_or(u32::MAX, |report| report.age_ms);
+        age_ms > self.thresholds.alive_within_ms
+            && self.towards_all(node).all(|(_, _, state)| state != PathState::Alive)
+    }
+
+    /// Whether a node has heard anybody lately on a storage network; else it may be deaf.
+    fn hears_somebody(&self, node: &NodeName, network: StorageNetworkIndex) -> bool {
+        self.nodes().any(|from| self.path(from, node, network) == PathState::Alive)
+    }
+
+    /// Whether a node is the only one that reports.
+    fn is_alone(&self, node: &NodeName) -> bool {
+        self.nodes().filter(|other| self.reports(other)).all(|other| other == node)
+    }
+
+    fn towards_all<'b>(
+        &'b self,
+        from: &'b NodeName,
+    ) -> impl Iterator<Item = (&'a NodeName, StorageNetworkIndex, PathState)> + 'b {
+        let all = self.nodes().filter(move |to| *to != from);
+        let all = all.flat_map(|to| self.networks.iter().map(move |network| (to, *network)));
+        all.map(move |(to, network)| (to, network, self.path(from, to, network)))
     }
 
     pub(super) fn silent_nodes(&self, diagnosis: &mut Diagnosis) {
@@ -114,12 +149,28 @@ impl<'a> View<'a> {
                     self.towards_all(node).filter_map(|(to, network, _)| self.seen(node, to, network));
                 let evidence = std::iter::once(missing).chain(unheard).collect();
                 let what = Lost::Node { node: node.clone() };
-                diagnosis.losses.push(Loss { what, evidence, could_also_be: Vec::new() });
+                diagnosis.losses.push(Loss { what, evidence, could_also_be: self.instead_of(node) });
             } else {
                 let what = format!("what node {node} hears");
                 diagnosis.blocked.push(Blocked { what, why: missing.to_string() });
             }
         }
+    }
+
+    /// What would make a node look silent that is well: who could know is in the other room, or may be deaf.
+    fn instead_of(&self, node: &NodeName) -> Vec<String> {
+        let zone = |name: &NodeName| {
+            self.known_good.iter().find(|known| known.node == *name).and_then(|known| known.zone.as_ref())
+        };
+        let reporting: Vec<&NodeName> = self.nodes().filter(|other| self.reports(other)).collect();
+        let mut words = Vec::new();
+        if reporting.iter().all(|other| zone(other) != zone(node)) {
+            words.push("everything between the rooms".to_owned());
+        }
+        if let [alone] = reporting.as_slice() {
+            words.push(format!("all storage NICs of {alone}, which hears nobody"));
+        }
+        words
     }
 
     /// What speaks against a NIC that had a cable, if its node reports.
@@ -134,94 +185,193 @@ impl<'a> View<'a> {
         (now.as_ref() != Some(&cable.switch)).then_some(Seen::NoNeighbour { node, adapter, now })
     }
 
-    /// Switches all of whose NICs are in trouble. Returns those NICs.
-    pub(super) fn lost_switches(&self, cables: &[Connection], diagnosis: &mut Diagnosis) -> BTreeSet<NicId> {
+    /// Switches all of whose NICs are in trouble. Returns those NICs, and those of nodes without which a switch can't be
+    /// judged.
+    ///
+    /// NICs that merely hear no LLDP convict nobody alone: what else they carry must be dead, too.
+    pub(super) fn lost_switches(
+        &self,
+        networks: &[StorageNetwork],
+        cables: &[Connection],
+        diagnosis: &mut Diagnosis,
+    ) -> BTreeSet<NicId> {
         let mut on_switch: BTreeMap<&ChassisId, Vec<&Connection>> = BTreeMap::new();
-        for cable in cables.iter().filter(|cable| self.reports(&cable.node)) {
+        for cable in cables.iter().filter(|cable| !self.is_silent(&cable.node)) {
             on_switch.entry(&cable.switch).or_default().push(cable);
         }
         let mut out = BTreeSet::new();
         for (switch, cables) in on_switch {
-            let evidence: Vec<Seen> = cables.iter().filter_map(|cable| self.trouble(cable)).collect();
-            if cables.len() < 2 || evidence.len() < cables.len() {
+            let (told, untold): (Vec<&Connection>, Vec<&Connection>) =
+                cables.into_iter().partition(|cable| self.reports(&cable.node));
+            let evidence: Vec<Seen> = told.iter().filter_map(|cable| self.trouble(cable)).collect();
+            if told.len() < 2 || evidence.len() < told.len() || !self.nothing_passes(networks, &told) {
                 continue;
             }
-            out.extend(cables.iter().map(|cable| nic_of(cable)));
-            let what = Lost::Switch { switch: switch.clone(), name: cables[0].switch_name.clone() };
-            diagnosis.losses.push(Loss { what, evidence, could_also_be: Vec::new() });
+            let name = told[0].switch_name.clone();
+            if let Some(unknown) = untold.first() {
+                let what = format!("whether switch {switch} is lost");
+                let why = format!("node {}, which is cabled to it, has not reported lately", unknown.node);
+                diagnosis.blocked.push(Blocked { what, why });
+                out.extend(untold.iter().map(|cable| nic_of(cable)));
+                continue;
+            }
+            out.extend(told.iter().map(|cable| nic_of(cable)));
+            let could_also_be = one_node_alone(&told);
+            let what = Lost::Switch { switch: switch.clone(), name };
+            diagnosis.losses.push(Loss { what, evidence, could_also_be });
         }
         out
+    }
+
+    /// Whether NICs in trouble are of no use: one at least is plainly cut off, or carries storage that is dead; and
+    /// nothing is heard through any.
+    fn nothing_passes(&self, networks: &[StorageNetwork], cables: &[&Connection]) -> bool {
+        let mut cut_off = false;
+        for cable in cables {
+            if !self.trouble(cable).as_ref().is_some_and(is_silence) {
+                cut_off = true;
+                continue;
+            }
+            let (sends, receives) = self.through(networks, cable, &BTreeSet::new());
+            let states: Vec<PathState> = sends.into_iter().chain(receives).collect();
+            if states.iter().any(|state| matches!(state, PathState::Alive | PathState::Wavering)) {
+                return false;
+            }
+            cut_off |= states.iter().any(|state| matches!(state, PathState::Dead(_)));
+        }
+        cut_off
     }
 
     /// NICs whose paths can't speak about their switch: without carrier, or cabled to another one. A neighbour that is
     /// merely missing says nothing of the kind: where a switch went mute, neighbours time out one by one.
     pub(super) fn not_on_their_switch(&self, cables: &[Connection]) -> BTreeSet<NicId> {
-        let elsewhere = |cable: &&Connection| {
-            self.trouble(cable).is_some_and(|trouble| !matches!(trouble, Seen::NoNeighbour { now: None, .. }))
-        };
+        let elsewhere =
+            |cable: &&Connection| self.trouble(cable).is_some_and(|trouble| !is_silence(&trouble));
         cables.iter().filter(elsewhere).map(nic_of).collect()
     }
 
-    /// NICs without carrier; NICs without neighbour that are no use either. Returns them.
+    /// NICs without carrier; NICs without neighbour that are no use either. Returns those that are lost, and those
+    /// that only receive nothing.
     pub(super) fn lost_nics(
         &self,
         networks: &[StorageNetwork],
         cables: &[Connection],
         explained: &BTreeSet<NicId>,
         diagnosis: &mut Diagnosis,
-    ) -> BTreeSet<NicId> {
-        let mut out = BTreeSet::new();
+    ) -> (BTreeSet<NicId>, BTreeSet<NicId>) {
+        let (mut out, mut deaf) = (BTreeSet::new(), BTreeSet::new());
         for cable in cables.iter().filter(|cable| !explained.contains(&nic_of(cable))) {
             let Some(trouble) = self.trouble(cable) else { continue };
             let mut evidence = vec![trouble];
-            let what = if matches!(evidence[0], Seen::NoNeighbour { now: None, .. }) {
-                match self.deaf(networks, cable, explained, &mut evidence) {
+            let mut could_also_be = Vec::new();
+            let what = if is_silence(&evidence[0]) {
+                evidence.extend(self.seen_through(networks, cable, explained));
+                match self.deaf(networks, cable, explained) {
                     Deaf::Lost => nic_lost(cable),
                     Deaf::OneWay => nic_one_way(cable, Way::Receive),
                     Deaf::OnlyToLldp => continue,
+                    Deaf::CantTell => {
+                        let what = format!("whether {} of node {} works", cable.adapter, cable.node);
+                        let why = "it has carrier and hears no switch, and nothing else shows".to_owned();
+                        diagnosis.blocked.push(Blocked { what, why });
+                        continue;
+                    }
                 }
             } else {
+                could_also_be.extend(self.instead_of_nic(cable, cables));
                 nic_lost(cable)
             };
-            out.insert(nic_of(cable));
-            diagnosis.losses.push(Loss { what, evidence, could_also_be: Vec::new() });
+            let one_way = matches!(what, Lost::NicOneWay { .. });
+            if one_way { &mut deaf } else { &mut out }.insert(nic_of(cable));
+            diagnosis.losses.push(Loss { what, evidence, could_also_be });
         }
-        out
+        (out, deaf)
     }
 
-    /// A NIC with carrier whose switch is not heard: paths tell what else comes through.
-    fn deaf(
+    /// Its switch, when all of its NICs that are known of are in trouble.
+    fn instead_of_nic(&self, cable: &Connection, cables: &[Connection]) -> Option<String> {
+        let mut others = cables.iter().filter(|other| other.switch == cable.switch && *other != cable);
+        let known = others.clone().any(|other| self.reports(&other.node));
+        let all = others.all(|other| !self.reports(&other.node) || self.trouble(other).is_some());
+        (known && all).then(|| format!("switch {}", cable.switch))
+    }
+
+    /// Peers that a NIC should reach on the storage networks that it carries.
+    fn peers<'b>(
+        &'b self,
+        networks: &'b [StorageNetwork],
+        cable: &'b Connection,
+        explained: &'b BTreeSet<NicId>,
+    ) -> impl Iterator<Item = (&'a NodeName, StorageNetworkIndex)> + 'b {
+        networks.iter().filter(|network| network.adapter == cable.adapter).flat_map(move |network| {
+            let reachable = move |peer: &&NodeName| {
+                **peer != cable.node
+                    && !explained.contains(&((*peer).clone(), network.adapter.clone()))
+                    && !self.may_be_gone(peer)
+            };
+            self.nodes().filter(reachable).map(move |peer| (peer, network.index))
+        })
+    }
+
+    /// The states of what a NIC sends, and of what it should receive.
+    fn through(
         &self,
         networks: &[StorageNetwork],
         cable: &Connection,
         explained: &BTreeSet<NicId>,
-        evidence: &mut Vec<Seen>,
-    ) -> Deaf {
-        let node = &cable.node;
-        let (mut sends, mut receives) = (false, false);
-        for network in networks.iter().filter(|network| network.adapter == cable.adapter) {
-            let reachable = |peer: &&NodeName| {
-                *peer != node && !explained.contains(&((*peer).clone(), network.adapter.clone()))
-            };
-            for peer in self.nodes().filter(reachable) {
-                sends |= self.path(node, peer, network.index) == PathState::Alive;
-                receives |= self.path(peer, node, network.index) == PathState::Alive;
-                evidence.extend(self.seen(node, peer, network.index));
-                evidence.extend(self.seen(peer, node, network.index));
-            }
+    ) -> (Vec<PathState>, Vec<PathState>) {
+        let both =
+            |(peer, network)| (self.path(&cable.node, peer, network), self.path(peer, &cable.node, network));
+        self.peers(networks, cable, explained).map(both).unzip()
+    }
+
+    fn seen_through(
+        &self,
+        networks: &[StorageNetwork],
+        cable: &Connection,
+        explained: &BTreeSet<NicId>,
+    ) -> Vec<Seen> {
+        let both =
+            |(peer, network)| [self.seen(&cable.node, peer, network), self.seen(peer, &cable.node, network)];
+        self.peers(networks, cable, explained).flat_map(both).flatten().collect()
+    }
+
+    /// A NIC with carrier whose switch is not heard: paths tell what else comes through.
+    fn deaf(&self, networks: &[StorageNetwork], cable: &Connection, explained: &BTreeSet<NicId>) -> Deaf {
+        let (sends, receives) = self.through(networks, cable, explained);
+        if receives.contains(&PathState::Alive) {
+            return Deaf::OnlyToLldp;
         }
-        match (sends, receives) {
-            (_, true) => Deaf::OnlyToLldp,
-            (true, false) => Deaf::OneWay,
-            (false, false) => Deaf::Lost,
+        let dead = |states: &[PathState]| {
+            !states.is_empty() && states.iter().all(|state| matches!(state, PathState::Dead(_)))
+        };
+        match (sends.contains(&PathState::Alive), dead(&sends), dead(&receives)) {
+            (true, _, true) => Deaf::OneWay,
+            (false, true, true) => Deaf::Lost,
+            _ => Deaf::CantTell,
         }
     }
+}
+
+/// What one node alone says of a switch can be its own cables' fault.
+fn one_node_alone(cables: &[&Connection]) -> Vec<String> {
+    if cables.iter().any(|cable| cable.node != cables[0].node) {
+        return Vec::new();
+    }
+    let adapters: Vec<&str> = cables.iter().map(|cable| cable.adapter.as_str()).collect();
+    vec![format!("the cables of {} {}, all at once", cables[0].node, adapters.join(" and "))]
+}
+
+/// A NIC with carrier that hears no switch at all.
+fn is_silence(trouble: &Seen) -> bool {
+    matches!(trouble, Seen::NoNeighbour { now: None, .. })
 }
 
 enum Deaf {
     Lost,
     OneWay,
     OnlyToLldp,
+    CantTell,
 }
 
 pub(super) fn nic_lost(cable: &Connection) -> Lost {

@@ -1,6 +1,6 @@
 //! What a diagnosis says.
 
-use crate::lldp::{ChassisId, PortId};
+use crate::lldp::{ChassisId, PortId, Printable};
 use model::{AdapterName, NodeName, StorageNetworkIndex, ZoneName};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -215,7 +215,7 @@ impl Lost {
 }
 
 fn called(switch: &ChassisId, name: Option<&String>) -> String {
-    name.map_or_else(|| switch.to_string(), |name| format!("{name} ({switch})"))
+    name.map_or_else(|| switch.to_string(), |name| format!("{} ({switch})", Printable(name)))
 }
 
 impl fmt::Display for RoomEnd {

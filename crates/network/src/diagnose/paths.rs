@@ -21,15 +21,21 @@ pub(super) fn lost_switches(
     cables.iter().filter(|cable| lost.contains(&&cable.switch)).map(nic_of).collect()
 }
 
-/// Judges one storage network. `out` are NICs that are explained already.
+/// Judges one storage network. `out` are NICs that are explained already, `deaf` those of which it is known that they
+/// receive nothing; they still can be heard.
 pub(super) fn judge(
     view: &View<'_>,
     network: &StorageNetwork,
     cables: &[Connection],
     out: &BTreeSet<NicId>,
+    deaf: &BTreeSet<NicId>,
     diagnosis: &mut Diagnosis,
 ) {
     let mut judge = Judge::new(view, network, cables, out);
+    let all = judge.nodes();
+    let is_deaf = |node: &&NodeName| deaf.contains(&((*node).clone(), network.adapter.clone()));
+    let deaf: Vec<&NodeName> = all.iter().copied().filter(is_deaf).collect();
+    judge.forget(&judge.between(&all, &deaf));
     judge.nics(diagnosis);
     judge.room_link(diagnosis);
     judge.rest(diagnosis);
@@ -43,6 +49,8 @@ type Path<'a> = (&'a NodeName, &'a NodeName);
 enum Together {
     AllDead,
     SomeAlive,
+    /// None is alive, and some waver: the next reports decide.
+    Wavering,
     /// None is alive, and nobody knows of some of them.
     Unknown,
     /// There are none.
@@ -59,6 +67,14 @@ struct Judge<'a> {
     explained: BTreeSet<Path<'a>>,
 }
 
+/// What is wrong with a NIC as far as other NICs can tell.
+struct NicWay<'a> {
+    node: &'a NodeName,
+    what: Lost,
+    mute: bool,
+    deaf: bool,
+}
+
 impl<'a> Judge<'a> {
     fn new(
         view: &'a View<'a>,
@@ -68,7 +84,9 @@ impl<'a> Judge<'a> {
     ) -> Self {
         let usable = |node: &&NodeName| {
             let nic = ((*node).clone(), network.adapter.clone());
-            !out.contains(&nic) && cable_of(cables, node, &network.adapter).is_some() && !view.is_silent(node)
+            !out.contains(&nic)
+                && cable_of(cables, node, &network.adapter).is_some()
+                && !view.may_be_gone(node)
         };
         let zones = zones(view.known_good)
             .into_iter()
@@ -77,7 +95,7 @@ impl<'a> Judge<'a> {
         Self { view, network, cables, zones, explained: BTreeSet::new() }
     }
 
-    fn state(&self, (from, to): Path<'a>) -> PathState {
+    fn state(&self, (from, to): Path<'_>) -> PathState {
         self.view.path(from, to, self.network.index)
     }
 
@@ -87,11 +105,23 @@ impl<'a> Judge<'a> {
             Together::Nothing
         } else if states.contains(&PathState::Alive) {
             Together::SomeAlive
+        } else if states.contains(&PathState::Wavering) {
+            Together::Wavering
         } else if states.contains(&PathState::Unknown) {
             Together::Unknown
         } else {
             Together::AllDead
         }
+    }
+
+    /// Whether a node hears anybody on this network.
+    fn hears(&self, node: &NodeName) -> bool {
+        self.nodes().into_iter().any(|from| self.state((from, node)) == PathState::Alive)
+    }
+
+    /// Whether anybody hears a node on this network.
+    fn is_heard(&self, node: &NodeName) -> bool {
+        self.nodes().into_iter().any(|to| self.state((node, to)) == PathState::Alive)
     }
 
     fn nodes(&self) -> Vec<&'a NodeName> {
@@ -104,41 +134,34 @@ impl<'a> Judge<'a> {
         all.filter(|path| path.0 != path.1 && !self.explained.contains(path)).collect()
     }
 
-    fn lose(
-        &mut self,
-        what: Lost,
-        paths: &[Path<'a>],
-        could_also_be: Vec<String>,
-        diagnosis: &mut Diagnosis,
-    ) {
+    fn lose(&self, what: Lost, paths: &[Path<'a>], could_also_be: Vec<String>, diagnosis: &mut Diagnosis) {
         let evidence: Vec<Seen> =
             paths.iter().filter_map(|(from, to)| self.view.seen(from, to, self.network.index)).collect();
-        let dead = paths.iter().filter(|path| matches!(self.state(**path), PathState::Dead(_)));
-        let dead: Vec<Path<'a>> = dead.copied().collect();
-        self.explained.extend(dead);
         diagnosis.losses.push(Loss { what, evidence, could_also_be });
     }
 
-    /// A zone whose NICs all look well and reach nobody at all: what they share is the switch.
-    fn switches(&mut self, diagnosis: &mut Diagnosis) -> Vec<&'a ChassisId> {
+    /// These paths are explained, as far as they are dead.
+    fn forget(&mut self, paths: &[Path<'a>]) {
+        let dead = paths.iter().copied().filter(|path| matches!(self.state(*path), PathState::Dead(_)));
+        self.explained.extend(dead.collect::<Vec<_>>());
+    }
+
+    /// A zone whose NICs all look well and reach nobody at all: what they share is the switch. It takes two nodes to say
+    /// so: one alone may have a bad cable.
+    fn switches(&self, diagnosis: &mut Diagnosis) -> Vec<&'a ChassisId> {
         let mut lost = Vec::new();
         let all = self.nodes();
-        for (_, nodes) in self.zones.clone() {
-            let inside = self.between(&nodes, &nodes);
-            let mut touching = self.between(&nodes, &all);
-            touching.extend(self.between(&all, &nodes).into_iter().filter(|path| !inside.contains(path)));
-            let Some(cable) =
-                nodes.first().and_then(|node| cable_of(self.cables, node, &self.network.adapter))
-            else {
-                continue;
-            };
-            let one_switch = nodes.iter().all(|node| {
-                cable_of(self.cables, node, &self.network.adapter).is_some_and(|c| c.switch == cable.switch)
-            });
-            // Two nodes that don't hear each other may have one bad cable; that they reach nobody else either decides.
+        for (_, nodes) in &self.zones {
+            let cables = nodes.iter().filter_map(|node| cable_of(self.cables, node, &self.network.adapter));
+            let cables: Vec<&Connection> = cables.collect();
+            let Some(cable) = cables.first().copied() else { continue };
+            let inside = self.between(nodes, nodes);
+            let mut touching = self.between(nodes, &all);
+            touching.extend(self.between(&all, nodes).into_iter().filter(|path| !inside.contains(path)));
+            // Without a second node there is no path inside.
             let dead =
                 self.together(&inside) == Together::AllDead && self.together(&touching) == Together::AllDead;
-            if dead && one_switch {
+            if dead && cables.iter().all(|other| other.switch == cable.switch) {
                 let what = Lost::Switch { switch: cable.switch.clone(), name: cable.switch_name.clone() };
                 self.lose(what, &touching, Vec::new(), diagnosis);
                 lost.push(&cable.switch);
@@ -148,36 +171,50 @@ impl<'a> Judge<'a> {
     }
 
     /// A NIC that nobody hears, or that hears nobody, the other nodes of its own zone included.
+    ///
+    /// All are judged before any of them explains a path: a loss of one direction explains that direction only.
     fn nics(&mut self, diagnosis: &mut Diagnosis) {
+        let zones = self.zones.clone();
+        let nodes = zones.iter().flat_map(|(_, nodes)| nodes.iter().map(move |node| (*node, nodes)));
+        let lost: Vec<NicWay<'a>> = nodes.filter_map(|(node, zone)| self.nic(node, zone)).collect();
         let all = self.nodes();
-        for (_, nodes) in self.zones.clone() {
-            for node in nodes.iter().copied() {
-                let mates: Vec<&NodeName> = nodes.iter().copied().filter(|mate| *mate != node).collect();
-                let (send, receive) = (self.between(&[node], &all), self.between(&all, &[node]));
-                let deaf = |judge: &Self, inside: &[Path<'a>], every: &[Path<'a>]| {
-                    judge.together(inside) == Together::AllDead && judge.together(every) == Together::AllDead
-                };
-                let mute = deaf(self, &self.between(&[node], &mates), &send);
-                let deaf = deaf(self, &self.between(&mates, &[node]), &receive);
-                let Some(cable) = cable_of(self.cables, node, &self.network.adapter) else { continue };
-                let others_well = {
-                    let rest: Vec<&NodeName> = all.iter().copied().filter(|other| *other != node).collect();
-                    self.together(&self.between(&rest, &rest)) == Together::SomeAlive
-                };
-                let both: Vec<Path<'a>> = send.iter().chain(&receive).copied().collect();
-                let what = match (mute, deaf) {
-                    (true, true) if others_well => nic_lost(cable),
-                    (true, false) if self.together(&receive) == Together::SomeAlive => {
-                        nic_one_way(cable, Way::Send)
-                    }
-                    (false, true) if self.together(&send) == Together::SomeAlive => {
-                        nic_one_way(cable, Way::Receive)
-                    }
-                    _ => continue,
-                };
-                self.lose(what, &both, Vec::new(), diagnosis);
+        for NicWay { node, what, mute, deaf } in lost {
+            let (send, receive) = (self.between(&[node], &all), self.between(&all, &[node]));
+            let evidence: Vec<Path<'a>> = send.iter().chain(&receive).copied().collect();
+            self.lose(what, &evidence, Vec::new(), diagnosis);
+            if mute {
+                self.forget(&send);
+            }
+            if deaf {
+                self.forget(&receive);
             }
         }
+    }
+
+    fn nic(&self, node: &'a NodeName, zone: &[&'a NodeName]) -> Option<NicWay<'a>> {
+        let all = self.nodes();
+        let cable = cable_of(self.cables, node, &self.network.adapter)?;
+        let mates: Vec<&NodeName> = zone.iter().copied().filter(|mate| *mate != node).collect();
+        // Who hears nobody can't convict a sender, and whom nobody hears no receiver.
+        let ears: Vec<&NodeName> = all.iter().copied().filter(|to| *to != node && self.hears(to)).collect();
+        let mouths: Vec<&NodeName> =
+            all.iter().copied().filter(|from| *from != node && self.is_heard(from)).collect();
+        // It isn't what lies between the rooms, if a mate is concerned, or if a mate's frames get through there.
+        let alive = |path: Path<'_>| self.state(path) == PathState::Alive;
+        let near_ear = |to: &&NodeName| mates.contains(to) || mates.iter().any(|mate| alive((mate, to)));
+        let near_mouth =
+            |from: &&NodeName| mates.contains(from) || mates.iter().any(|mate| alive((from, mate)));
+        let mute =
+            ears.iter().any(near_ear) && self.together(&self.between(&[node], &ears)) == Together::AllDead;
+        let deaf = mouths.iter().any(near_mouth)
+            && self.together(&self.between(&mouths, &[node])) == Together::AllDead;
+        let what = match (mute, deaf) {
+            (true, true) => nic_lost(cable),
+            (true, false) if self.hears(node) => nic_one_way(cable, Way::Send),
+            (false, true) if self.is_heard(node) => nic_one_way(cable, Way::Receive),
+            _ => return None,
+        };
+        Some(NicWay { node, what, mute, deaf })
     }
 
     /// All that crosses between the zones is dead, one way or both.
@@ -185,23 +222,23 @@ impl<'a> Judge<'a> {
         let zones = self.zones.clone();
         let [(a, in_a), (b, in_b)] = zones.as_slice() else { return };
         let (there, back) = (self.between(in_a, in_b), self.between(in_b, in_a));
+        // As long as a zone may be falling silent within itself, too, it may be its switch.
+        if [in_a, in_b].iter().any(|zone| self.together(&self.between(zone, zone)) == Together::Wavering) {
+            return;
+        }
         let (a, b) = (*a, *b);
         let direction = match (self.together(&there), self.together(&back)) {
             (Together::AllDead, Together::AllDead) => Direction::Both,
             (Together::AllDead, Together::SomeAlive) => Direction::OneWay { from: a.clone(), to: b.clone() },
             (Together::SomeAlive, Together::AllDead) => Direction::OneWay { from: b.clone(), to: a.clone() },
-            (Together::AllDead, _) => Direction::AtLeast { from: a.clone(), to: b.clone() },
-            (_, Together::AllDead) => Direction::AtLeast { from: b.clone(), to: a.clone() },
+            (Together::AllDead, Together::Unknown | Together::Nothing) => {
+                Direction::AtLeast { from: a.clone(), to: b.clone() }
+            }
+            (Together::Unknown | Together::Nothing, Together::AllDead) => {
+                Direction::AtLeast { from: b.clone(), to: a.clone() }
+            }
             (one, other) => {
-                let unknown = [(one, a, b), (other, b, a)];
-                for (_, from, to) in unknown.iter().filter(|(state, ..)| *state == Together::Unknown) {
-                    let what = format!(
-                        "whether zone {to} hears zone {from} on storage network {}",
-                        self.network.index
-                    );
-                    let why = format!("no node of zone {to} that should hear it has reported lately");
-                    diagnosis.blocked.push(Blocked { what, why });
-                }
+                self.untold(&[(one, a, b), (other, b, a)], diagnosis);
                 return;
             }
         };
@@ -210,27 +247,53 @@ impl<'a> Judge<'a> {
         let paths: Vec<Path<'a>> = there.into_iter().chain(back).collect();
         let what = Lost::RoomLink { network: self.network.index, ends, direction };
         self.lose(what, &paths, could_also_be, diagnosis);
+        self.forget(&paths);
     }
 
-    /// With one NIC in a zone, its cable looks like the link between the rooms; and so does its switch, both ways.
+    /// What between the zones can't be told, because nobody reports who could.
+    fn untold(&self, ways: &[(Together, &ZoneName, &ZoneName)], diagnosis: &mut Diagnosis) {
+        let nobody = self.zones.iter().any(|(_, nodes)| nodes.is_empty());
+        let gone = |zone: &ZoneName| {
+            let left: Vec<&NodeName> = zones(self.view.known_good)
+                .into_iter()
+                .filter(|(name, _)| *name == zone)
+                .flat_map(|(_, nodes)| nodes)
+                .collect();
+            left.into_iter().any(|node| self.view.may_be_gone(node) && !self.view.is_silent(node))
+        };
+        for (state, from, to) in ways {
+            let doubtful = *state == Together::Nothing && nobody && (gone(from) || gone(to));
+            if *state == Together::Unknown || doubtful {
+                let what =
+                    format!("whether zone {to} hears zone {from} on storage network {}", self.network.index);
+                let why = format!("no node of zone {to} that should hear it has reported lately");
+                diagnosis.blocked.push(Blocked { what, why });
+            }
+        }
+    }
+
+    /// With one NIC in a zone, its cable looks like the link between the rooms; and so does the switch of a zone in which
+    /// nobody is seen to hear another.
     fn look_alikes(
         &self,
         in_a: &[&'a NodeName],
         in_b: &[&'a NodeName],
         direction: &Direction,
     ) -> Vec<String> {
-        let alone = [in_a, in_b].into_iter().filter_map(|nodes| match nodes {
-            [node] => cable_of(self.cables, node, &self.network.adapter),
-            _ => None,
-        });
-        let all = *direction == Direction::Both;
-        let which = if all { "the cable" } else { "one direction of the cable" };
-        let words = alone.flat_map(|cable| {
-            let cable_words = format!("{which} of {} {}, which still has carrier", cable.node, cable.adapter);
-            let switch_words = all.then(|| format!("switch {}, whose ports are still up", cable.switch));
-            [Some(cable_words), switch_words]
-        });
-        words.flatten().collect()
+        let one_way = matches!(direction, Direction::OneWay { .. });
+        let which = if one_way { "one direction of the cable" } else { "the cable" };
+        let mut words = Vec::new();
+        for nodes in [in_a, in_b] {
+            let Some(first) = nodes.first() else { continue };
+            let Some(cable) = cable_of(self.cables, first, &self.network.adapter) else { continue };
+            if nodes.len() == 1 {
+                words.push(format!("{which} of {} {}, which still has carrier", cable.node, cable.adapter));
+            }
+            if !one_way && self.together(&self.between(nodes, nodes)) != Together::SomeAlive {
+                words.push(format!("switch {}, whose ports are still up", cable.switch));
+            }
+        }
+        words
     }
 
     fn end(&self, zone: &ZoneName) -> RoomEnd {
@@ -244,19 +307,22 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Dead paths that nothing explains.
-    fn rest(&mut self, diagnosis: &mut Diagnosis) {
+    /// Dead paths that nothing explains, once none wavers that may belong to the same loss.
+    fn rest(&self, diagnosis: &mut Diagnosis) {
         let all = self.nodes();
-        for path in self.between(&all, &all) {
-            if matches!(self.state(path), PathState::Dead(_)) {
-                let (from, to) = (path.0.clone(), path.1.clone());
-                self.lose(
-                    Lost::Path { network: self.network.index, from, to },
-                    &[path],
-                    Vec::new(),
-                    diagnosis,
-                );
-            }
+        let rest = self.between(&all, &all);
+        let dead = |path: &&Path<'a>| matches!(self.state(**path), PathState::Dead(_));
+        let wavering = rest.iter().filter(|path| self.state(**path) == PathState::Wavering).count();
+        if wavering > 0 && rest.iter().any(|path| dead(&path)) {
+            let what = format!("what is lost on storage network {}", self.network.index);
+            let why = format!("some of its paths are dead, and it is not certain yet of {wavering} others");
+            diagnosis.blocked.push(Blocked { what, why });
+            return;
+        }
+        for path in rest.iter().filter(dead) {
+            let (from, to) = (path.0.clone(), path.1.clone());
+            let what = Lost::Path { network: self.network.index, from, to };
+            self.lose(what, &[*path], Vec::new(), diagnosis);
         }
     }
 }

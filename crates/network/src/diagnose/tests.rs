@@ -237,6 +237,168 @@ fn a_switch_that_stops_sending_lldp_is_not_lost_while_frames_pass() {
     assert_eq!(diagnosis, Diagnosis::default());
 }
 
+fn judge(nodes_per_zone: u64, reports: &[NodeReport]) -> Diagnosis {
+    let spec = spec(nodes_per_zone);
+    diagnose(&spec.storage_networks, &cabling(&spec), reports, Thresholds::default())
+}
+
+fn healthy(nodes_per_zone: u64) -> Vec<NodeReport> {
+    World { spec: spec(nodes_per_zone), faults: vec![], when: When::Soon }.reports()
+}
+
+/// What `to` last heard of `from` on a storage network.
+fn set_heard(reports: &mut [NodeReport], from: u8, to: u8, network: u8, ms_ago: u32) {
+    let report = reports.iter_mut().find(|report| report.node == node_name(to)).unwrap();
+    let paths = report.paths.iter_mut();
+    let mut paths = paths.filter(|path| path.peer == node_name(from) && path.network.get() == network);
+    paths.next().unwrap().heard_ms_ago = Some(ms_ago);
+}
+
+fn blocked(diagnosis: &Diagnosis) -> Vec<String> {
+    diagnosis.blocked.iter().map(Blocked::to_string).collect()
+}
+
+/// At each moment after a node died, however old the reports of the others are and whenever each of them heard it last.
+#[test]
+fn of_a_dead_node_nothing_but_the_node_is_ever_named() {
+    for nodes_per_zone in [1, 2, 3] {
+        for (since_ms, skew_ms, heard_ms) in moments() {
+            let mut reports = healthy(nodes_per_zone);
+            // n1 died `since_ms` ago, and reported `heard_ms` before that.
+            reports[0].age_ms = since_ms + heard_ms;
+            for (number, report) in (0..).zip(&mut reports).skip(1) {
+                report.age_ms = (number * skew_ms % 260).min(since_ms);
+                for path in report.paths.iter_mut().filter(|path| path.peer == node_name(1)) {
+                    let phase_ms = (heard_ms + number * 50) % 200;
+                    path.heard_ms_ago = Some(since_ms + phase_ms - report.age_ms);
+                }
+            }
+            let diagnosis = judge(nodes_per_zone, &reports);
+            let named = ids(&diagnosis);
+            let at =
+                format!("{nodes_per_zone}, {since_ms} ms, skew {skew_ms} ms, heard {heard_ms} ms before");
+            assert!(named.is_empty() || named == ["node:n1"], "{at}: {diagnosis:#?}");
+            assert!(since_ms <= 1300 || named == ["node:n1"], "{at}: {diagnosis:#?}");
+        }
+    }
+}
+
+fn moments() -> impl Iterator<Item = (u32, u32, u32)> {
+    let skews = || (0..260).step_by(50);
+    let phases = || (0..200).step_by(60);
+    (0..=2000)
+        .step_by(20)
+        .flat_map(move |since| skews().flat_map(move |skew| phases().map(move |p| (since, skew, p))))
+}
+
+#[test]
+fn a_report_from_before_the_fault_does_not_say_that_a_path_is_alive_now() {
+    let mut reports = World { spec: spec(2), faults: vec![Fault::FrozenTor(1)], when: When::Soon }.reports();
+    reports[1] = healthy(2).swap_remove(1);
+    reports[1].age_ms = 900;
+    assert_eq!(ids(&judge(2, &reports)), Vec::<String>::new());
+}
+
+#[test]
+fn a_switch_that_stops_sending_lldp_is_not_lost_while_frames_pass_its_storage_nics() {
+    let mut reports = healthy(2);
+    for report in &mut reports[..2] {
+        for nic in [0, 2] {
+            report.nics[nic].cabling.neighbour = None;
+        }
+    }
+    let diagnosis = judge(2, &reports);
+    assert_eq!(ids(&diagnosis), Vec::<String>::new());
+    assert_eq!(
+        blocked(&diagnosis)[0],
+        "whether Ethernet of node n1 works can't be told: \
+         it has carrier and hears no switch, and nothing else shows"
+    );
+}
+
+#[test]
+fn one_node_alone_does_not_convict_a_switch_that_others_are_cabled_to() {
+    let faults = [Fault::Tor(1), Fault::Mute(2)];
+    let diagnosis = diagnosed(2, When::Soon, &faults);
+    assert_eq!(ids(&diagnosis), ["nic:n1:Ethernet", "nic:n1:Ethernet 3"]);
+    let switch = TOR1.replacen(':', " ", 1);
+    assert!(diagnosis.losses.iter().all(|loss| loss.could_also_be == [switch.as_str()]), "{diagnosis:#?}");
+    let untold = format!(
+        "whether {switch} is lost can't be told: node n2, which is cabled to it, has not reported lately"
+    );
+    assert!(blocked(&diagnosis).contains(&untold), "{diagnosis:#?}");
+}
+
+#[test]
+fn the_only_node_on_a_switch_names_it_and_says_what_else_it_could_be() {
+    let diagnosis = diagnosed(1, When::Soon, &[Fault::Tor(1)]);
+    assert_eq!(diagnosis.losses[0].could_also_be, ["the cables of n1 Ethernet and Ethernet 3, all at once"]);
+    assert_eq!(diagnosed(2, When::Soon, &[Fault::Tor(1)]).losses[0].could_also_be, Vec::<String>::new());
+}
+
+#[test]
+fn who_hears_nobody_convicts_nobody() {
+    // Neither n1 nor n4 reports. n3, which hears nobody, does not hear n1 either; n2 isn't asked for n1.
+    let faults = [Fault::Mute(1), Fault::Cable(3, 1, Cut::Receive), Fault::Cable(3, 2, Cut::Receive)];
+    let mut reports = World { spec: spec(2), faults: faults.to_vec(), when: When::Soon }.reports();
+    for report in &mut reports {
+        report.paths.retain(|path| report.node == node_name(3) || path.peer != node_name(1));
+    }
+    let diagnosis = judge(2, &reports);
+    assert!(!ids(&diagnosis).contains(&"node:n1".to_owned()), "{diagnosis:#?}");
+    assert!(
+        blocked(&diagnosis).contains(&"what node n1 hears can't be told: n1 has not reported".to_owned())
+    );
+}
+
+#[test]
+fn a_whole_zone_that_is_silent_to_the_other_can_also_be_all_that_is_between() {
+    let also = |nodes_per_zone, faults: &[Fault]| {
+        let losses = diagnosed(nodes_per_zone, When::Soon, faults).losses;
+        losses.into_iter().map(|loss| loss.could_also_be).collect::<Vec<_>>()
+    };
+    let between = "everything between the rooms";
+    assert_eq!(also(2, &[Fault::Node(3), Fault::Node(4)]), [[between], [between]]);
+    assert_eq!(also(1, &[Fault::Node(2)]), [[between, "all storage NICs of n1, which hears nobody"]]);
+    assert_eq!(also(2, &[Fault::Node(3)]), [[""; 0]]);
+}
+
+#[test]
+fn a_nic_that_lost_one_direction_explains_that_direction_only() {
+    let with_a_path = |cut, from, to| {
+        let faults = vec![Fault::Cable(1, 1, cut)];
+        let mut reports = World { spec: spec(2), faults, when: When::Soon }.reports();
+        set_heard(&mut reports, from, to, 1, 1900);
+        ids(&judge(2, &reports))
+    };
+    assert_eq!(with_a_path(Cut::Send, 3, 1), ["nic:n1:Ethernet 3:send", "path:1:n3>n1"]);
+    assert_eq!(with_a_path(Cut::Receive, 1, 3), ["nic:n1:Ethernet 3:receive", "path:1:n1>n3"]);
+}
+
+#[test]
+fn nics_that_lost_one_direction_each_do_not_hide_one_another() {
+    names(
+        2,
+        &[Fault::Cable(1, 1, Cut::Send), Fault::Cable(2, 1, Cut::Receive)],
+        &["nic:n1:Ethernet 3:send", "nic:n2:Ethernet 3:receive"],
+    );
+}
+
+#[test]
+fn while_other_paths_waver_a_dead_path_is_no_loss_yet() {
+    let mut reports = healthy(2);
+    set_heard(&mut reports, 1, 2, 1, 1001);
+    assert_eq!(ids(&judge(2, &reports)), ["path:1:n1>n2"]);
+    set_heard(&mut reports, 2, 1, 1, 700);
+    let diagnosis = judge(2, &reports);
+    assert_eq!(ids(&diagnosis), Vec::<String>::new());
+    assert_eq!(
+        blocked(&diagnosis),
+        ["what is lost on storage network 1 can't be told: \
+          some of its paths are dead, and it is not certain yet of 1 others"]
+    );
+}
+
 #[test]
 fn words_and_evidence() {
     let say = |faults: &[Fault]| {

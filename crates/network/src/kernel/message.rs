@@ -5,16 +5,21 @@
 //! (`IFLA_INFO_DATA`, which `RTM_SETLINK` ignores).
 
 use super::netlink::NetlinkError;
-use crate::link::{BondMode, LinkName, VlanEntry};
+use crate::link::{BondMode, LinkName, Reselect, Route, VlanEntry};
 use crate::op::Op;
 use ipnet::Ipv4Net;
 use model::{Priority, VlanId};
 use rtnetlink::AddressMessageBuilder;
-use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage};
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage,
+};
 use rtnetlink::packet_route::link::{
-    AfSpecBridge, AfSpecInet6, AfSpecUnspec, BondMode as KernelBondMode, BridgeFlag, BridgeVlanInfo,
-    BridgeVlanInfoFlags, In6AddrGenMode, InfoBond, InfoBridge, InfoData, InfoKind, InfoVlan, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage, VlanQosMapping,
+    AfSpecBridge, AfSpecInet6, AfSpecUnspec, BondMode as KernelBondMode, BondPrimaryReselect, BridgeFlag,
+    BridgeVlanInfo, BridgeVlanInfoFlags, In6AddrGenMode, InfoBond, InfoBridge, InfoData, InfoKind, InfoVlan,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, VlanQosMapping,
+};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::collections::BTreeMap;
@@ -32,6 +37,8 @@ pub(super) struct LinkFacts {
 
 const CHANGE: u16 = NLM_F_REQUEST | NLM_F_ACK;
 const CREATE: u16 = CHANGE | NLM_F_CREATE | NLM_F_EXCL;
+/// Several routes may have one destination and metric (`NLM_F_EXCL` would refuse); the same route twice is refused.
+const APPEND: u16 = CHANGE | NLM_F_CREATE | NLM_F_APPEND;
 
 /// The names of the links that must exist for an operation.
 pub(super) fn needs(op: &Op) -> Vec<&LinkName> {
@@ -73,6 +80,10 @@ pub(super) fn request(
             let data = InfoData::Bond(vec![InfoBond::MiiMon(*miimon_ms)]);
             (change(index(name)?, InfoKind::Bond, data), CHANGE)
         }
+        Op::SetReselect { name, reselect } => {
+            let data = InfoData::Bond(vec![InfoBond::PrimaryReselect(primary_reselect(*reselect))]);
+            (change(index(name)?, InfoKind::Bond, data), CHANGE)
+        }
         Op::SetPrimary { name, port } => {
             let port = port.as_ref().map_or(Ok(0), index)?;
             (change(index(name)?, InfoKind::Bond, InfoData::Bond(vec![InfoBond::Primary(port)])), CHANGE)
@@ -94,6 +105,12 @@ pub(super) fn request(
         }
         Op::RemoveAddress { name, address } => {
             (RouteNetlinkMessage::DelAddress(self::address(index(name)?, *address)), CHANGE)
+        }
+        Op::AddRoute { name, route } => {
+            (RouteNetlinkMessage::NewRoute(self::route(index(name)?, route)), APPEND)
+        }
+        Op::RemoveRoute { name, route } => {
+            (RouteNetlinkMessage::DelRoute(self::route(index(name)?, route)), CHANGE)
         }
         Op::SetIpv6LinkLocal { name, enabled } => {
             let mode = if *enabled { In6AddrGenMode::Eui64 } else { In6AddrGenMode::None };
@@ -138,6 +155,14 @@ fn set_flags(index: u32, flags: LinkFlags) -> RouteNetlinkMessage {
     RouteNetlinkMessage::SetLink(message)
 }
 
+fn primary_reselect(reselect: Reselect) -> BondPrimaryReselect {
+    match reselect {
+        Reselect::Always => BondPrimaryReselect::Always,
+        Reselect::Better => BondPrimaryReselect::Better,
+        Reselect::Failure => BondPrimaryReselect::Failure,
+    }
+}
+
 fn bond_mode(mode: BondMode) -> KernelBondMode {
     match mode {
         BondMode::ActiveBackup => ACTIVE_BACKUP.into(),
@@ -174,6 +199,31 @@ fn address(index: u32, address: Ipv4Net) -> rtnetlink::packet_route::address::Ad
         .index(index)
         .address(address.addr(), address.prefix_len())
         .build()
+}
+
+fn route(index: u32, route: &Route) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: AddressFamily::Inet,
+        destination_prefix_length: route.destination.prefix_len(),
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: route.protocol.into(),
+        scope: route.scope.into(),
+        kind: RouteType::Unicast,
+        flags: if route.on_link { RouteFlags::Onlink } else { RouteFlags::empty() },
+        ..RouteHeader::default()
+    };
+    message.attributes = vec![RouteAttribute::Oif(index)];
+    if route.destination.prefix_len() > 0 {
+        let to = RouteAddress::Inet(route.destination.network());
+        message.attributes.push(RouteAttribute::Destination(to));
+    }
+    message.attributes.extend(route.gateway.map(|via| RouteAttribute::Gateway(RouteAddress::Inet(via))));
+    message.attributes.extend(route.source.map(|from| RouteAttribute::PrefSource(RouteAddress::Inet(from))));
+    if route.metric != 0 {
+        message.attributes.push(RouteAttribute::Priority(route.metric));
+    }
+    message
 }
 
 #[cfg(test)]

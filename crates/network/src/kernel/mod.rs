@@ -1,15 +1,21 @@
 //! What talks to the Linux kernel: netlink, LLDP frames, echo requests, hellos. It decides nothing.
 //!
 //! Purpose: [`Netlink`] observes links and executes operations; [`apply`] brings a plan to the kernel and verifies it, or takes
-//! it back; [`LldpListener`], [`ping`] and [`Hellos`] are sockets; [`TeamWatch`] and [`broadcast`] are for change-overs. All need a tokio runtime and `CAP_NET_ADMIN`; the raw
-//! sockets need `CAP_NET_RAW`.
+//! it back; [`Monitor`] tells what changes, whoever did it; [`LldpListener`], [`ping`] and [`Hellos`] are sockets; [`TeamWatch`]
+//! and [`broadcast`] are for change-overs. All need a tokio runtime. To change links needs `CAP_NET_ADMIN`, to hear LLDP,
+//! to broadcast and to ping needs `CAP_NET_RAW`, hellos of priority 7 need either (socket(7), `SO_PRIORITY`); to observe and
+//! to monitor needs nothing.
 //!
-//! Invariants: what is decided comes from the pure modules (`diff`, `plan`, `probe`). Every wait has a bound.
+//! Invariants: what is decided comes from the pure modules (`diff`, `plan`, `probe`). Every request to the kernel and every ping has a
+//! bound; what listens ([`Monitor`], [`LldpListener`], [`Hellos`]) does so until it is dropped. Queues have a bound, and what
+//! finds them full is dropped, as each module says; only the netlink library's own queue, from its socket's task to ours, has none.
 //!
-//! On failure: a typed error per operation; tasks end when their handle is dropped.
+//! On failure: a typed error per operation. Nothing is tried again by itself, except an interrupted list. Tasks end when their
+//! handle is dropped.
 
 mod announce;
 mod apply;
+mod exchange;
 mod hello;
 mod lldp_listener;
 mod message;
@@ -20,8 +26,9 @@ mod ping;
 
 pub use announce::{TeamWatch, broadcast};
 pub use apply::{ApplyError, ApplyOutcome, ApplyReport, apply, restore};
+pub use exchange::RequestError;
 pub use hello::{HelloConfig, HelloError, HelloPeer, Hellos};
 pub use lldp_listener::{HeardFrame, ListenError, LldpListener};
-pub use monitor::{AFTERMATH, Change, ChangeKind, Monitor};
-pub use netlink::{Netlink, NetlinkError, RequestError};
+pub use monitor::{Change, ChangeKind, Monitor, Told};
+pub use netlink::{Netlink, NetlinkError};
 pub use ping::{HEADERS_BYTES, PingError, PingOptions, PingReport, ping};

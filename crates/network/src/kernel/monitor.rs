@@ -3,29 +3,28 @@
 //! Purpose: the proof that a second apply changes nothing, and a nudge for whoever watches drift.
 //!
 //! What was changed is told at once, but carrier and operational state follow up to a second later (`linkwatch`,
-//! `net/core/link_watch.c`): whoever wants to see nothing drains for longer than [`AFTERMATH`] first.
+//! `net/core/link_watch.c`): whoever wants to see nothing waits that long first.
 //!
-//! Invariants: at most [`QUEUE`] changes wait; [`Monitor::missed`] counts the others.
+//! Invariants: at most [`QUEUE`] changes wait. A change that can't be told is counted ([`Monitor::missed`]), whether the queue
+//! was full or the socket's buffer (`ENOBUFS`: the kernel dropped at least one message and doesn't say how many). Not counted
+//! is a message that the netlink library can't read: it logs and drops it.
+//!
+//! On failure: when the socket dies, [`Monitor::next`] gives what is left and then `None`; there is nothing more to hear.
 
 use super::netlink::NetlinkError;
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use rtnetlink::MulticastGroup;
-use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 
 /// How many changes wait for somebody to look at them.
 const QUEUE: usize = 1024;
-
-/// How long after a change the kernel may still tell of its consequences.
-pub const AFTERMATH: Duration = Duration::from_millis(1500);
 
 const GROUPS: [MulticastGroup; 4] =
     [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Ifaddr];
@@ -59,10 +58,19 @@ pub struct Change {
     pub name: Option<String>,
 }
 
+/// What a monitor tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// A change.
+    Change(Change),
+    /// Changes happened here that can't be told; [`Monitor::missed`] has grown.
+    Gap,
+}
+
 /// Listens from when it is made until it is dropped.
 #[derive(Debug)]
 pub struct Monitor {
-    changes: mpsc::Receiver<Change>,
+    told: mpsc::Receiver<Told>,
     missed: Arc<AtomicU64>,
     tasks: [JoinHandle<()>; 2],
 }
@@ -76,43 +84,47 @@ impl Drop for Monitor {
 impl Monitor {
     /// Starts to listen.
     pub fn open() -> Result<Self, NetlinkError> {
-        let (connection, _, mut messages) =
+        let (connection, _, messages) =
             rtnetlink::new_multicast_connection(&GROUPS).map_err(NetlinkError::Open)?;
-        let (sender, changes) = mpsc::channel(QUEUE);
+        let (sender, told) = mpsc::channel(QUEUE);
         let missed = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&missed);
-        let forward = async move {
-            while let Some((message, _)) = messages.next().await {
-                if let NetlinkPayload::InnerMessage(message) = message.payload
-                    && let Some(change) = change(&message)
-                    && sender.try_send(change).is_err()
-                {
-                    counter.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        };
-        Ok(Self { changes, missed, tasks: [tokio::spawn(connection), tokio::spawn(forward)] })
+        let forward = forward(messages.map(|(message, _)| message), sender, Arc::clone(&missed));
+        Ok(Self { told, missed, tasks: [tokio::spawn(connection), tokio::spawn(forward)] })
     }
 
-    /// The next change; `None` when the socket is closed.
-    pub async fn next(&mut self) -> Option<Change> {
-        self.changes.recv().await
+    /// What comes next; `None` when the socket died: from then on nothing is heard.
+    pub async fn next(&mut self) -> Option<Told> {
+        self.told.recv().await
     }
 
-    /// All changes until none came for `quiet`, at most `QUEUE`.
-    pub async fn drain(&mut self, quiet: Duration) -> Vec<Change> {
-        let mut drained = Vec::new();
-        while drained.len() < QUEUE
-            && let Ok(Some(change)) = timeout(quiet, self.changes.recv()).await
-        {
-            drained.push(change);
-        }
-        drained
-    }
-
-    /// Changes that nobody looked at in time.
+    /// How many changes could not be told, at least. Look after each [`Told`].
     pub fn missed(&self) -> u64 {
         self.missed.load(Ordering::Relaxed)
+    }
+}
+
+/// Hands on what the kernel tells until it tells no more. Counts before it hands on, so that a count is never behind.
+async fn forward(
+    messages: impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>>,
+    told: mpsc::Sender<Told>,
+    missed: Arc<AtomicU64>,
+) {
+    let mut messages = std::pin::pin!(messages);
+    while let Some(message) = messages.next().await {
+        let next = match &message.payload {
+            NetlinkPayload::InnerMessage(message) => change(message).map(Told::Change),
+            NetlinkPayload::Overrun(_) => {
+                missed.fetch_add(1, Ordering::Relaxed);
+                Some(Told::Gap)
+            }
+            _ => None,
+        };
+        // A gap that finds the queue full is counted already, and what is in the queue brings somebody to look.
+        if let Some(next) = next
+            && let Err(mpsc::error::TrySendError::Full(Told::Change(_))) = told.try_send(next)
+        {
+            missed.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -138,5 +150,49 @@ fn change(message: &RouteNetlinkMessage) -> Option<Change> {
         RouteNetlinkMessage::NewRoute(_) => Some(of_route(ChangeKind::Route)),
         RouteNetlinkMessage::DelRoute(_) => Some(of_route(ChangeKind::RouteGone)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+    use rtnetlink::packet_core::NetlinkHeader;
+
+    fn link(index: u32) -> NetlinkMessage<RouteNetlinkMessage> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        NetlinkMessage::from(RouteNetlinkMessage::NewLink(message))
+    }
+
+    fn monitor(messages: Vec<NetlinkMessage<RouteNetlinkMessage>>) -> Monitor {
+        let (sender, told) = mpsc::channel(QUEUE);
+        let missed = Arc::new(AtomicU64::new(0));
+        let forward = forward(stream::iter(messages), sender, Arc::clone(&missed));
+        Monitor { told, missed, tasks: [tokio::spawn(forward), tokio::spawn(async {})] }
+    }
+
+    #[tokio::test]
+    async fn a_full_socket_buffer_is_a_gap_and_the_end_is_told() {
+        let overrun = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::Overrun(Vec::new()));
+        let mut monitor = monitor(vec![link(3), overrun, link(4)]);
+        let of =
+            |index| Some(Told::Change(Change { kind: ChangeKind::Link, index: Some(index), name: None }));
+        assert_eq!(monitor.next().await, of(3));
+        assert_eq!(monitor.next().await, Some(Told::Gap));
+        assert_eq!(monitor.missed(), 1);
+        assert_eq!(monitor.next().await, of(4));
+        assert_eq!(monitor.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn what_finds_the_queue_full_is_counted() {
+        let many: Vec<_> = (0..).take(QUEUE + 7).map(link).collect();
+        let mut monitor = monitor(many);
+        let mut told = 0;
+        while monitor.next().await.is_some() {
+            told += 1;
+        }
+        assert_eq!((told, monitor.missed()), (QUEUE, 7));
     }
 }

@@ -1,21 +1,25 @@
 //! The route netlink socket: observe links, execute operations.
+//!
+//! Invariants: a request is carried out at most once; one whose answer did not come whole is an error and never sent again by
+//! itself. Lists are of a single moment each (not all of them of the same).
+//!
+//! On failure: [`NetlinkError`]. When the socket died, the next request opens a new one.
 
+use super::exchange::{self, Answer, RequestError};
 use super::message::{self, LinkFacts};
 use super::observe;
 use crate::link::{CurrentLinks, LinkName};
 use crate::op::Op;
-use futures_util::{Stream, StreamExt};
-use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::Handle;
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage};
+use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::collections::BTreeMap;
 use std::io;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
-
-/// How long the kernel may take for one request. It answers at once, unless a driver's ioctl hangs.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a netlink operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -46,55 +50,61 @@ pub enum NetlinkError {
     },
 }
 
-/// Why the kernel did not do what a request asked for.
-#[derive(Debug, thiserror::Error)]
-pub enum RequestError {
-    /// It refused.
-    #[error("the kernel refused")]
-    Refused(#[source] io::Error),
-    /// It did not answer in time.
-    #[error("the kernel did not answer within {} s", REQUEST_TIMEOUT.as_secs())]
-    Silent,
-    /// The socket's task is gone.
-    #[error("the netlink socket is closed")]
-    Closed,
-}
-
 /// A connection to the kernel's route netlink. Its task ends when this is dropped.
 #[derive(Debug)]
 pub struct Netlink {
-    handle: rtnetlink::Handle,
+    socket: Mutex<Socket>,
+}
+
+/// One socket and the task that reads it.
+#[derive(Debug)]
+struct Socket {
+    handle: Handle,
     task: JoinHandle<()>,
 }
 
-impl Drop for Netlink {
+impl Drop for Socket {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+impl Socket {
+    fn open() -> io::Result<Self> {
+        let (mut connection, handle, _) = rtnetlink::new_connection()?;
+        // Without these an answer's end looks like a socket's end.
+        connection.set_forward_ack(true);
+        connection.set_forward_done(true);
+        Ok(Self { handle, task: tokio::spawn(connection) })
     }
 }
 
 impl Netlink {
     /// Opens a socket in the network namespace of the calling thread.
     pub fn open() -> Result<Self, NetlinkError> {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Open)?;
-        Ok(Self { handle, task: tokio::spawn(connection) })
+        let socket = Mutex::new(Socket::open().map_err(NetlinkError::Open)?);
+        Ok(Self { socket })
     }
 
     /// All links as they are now.
     pub async fn observe(&self) -> Result<CurrentLinks, NetlinkError> {
         let failed = |what| move |source| NetlinkError::Observe { what, source };
-        let links = collect(self.handle.link().get().execute()).await.map_err(failed("links"))?;
-        let vlans = self
-            .handle
-            .link()
-            .get()
-            .set_filter_mask(AddressFamily::Bridge, vec![LinkExtentMask::Brvlan])
-            .execute();
-        let vlans = collect(vlans).await.map_err(failed("VLANs of bridges"))?;
-        let mut request = self.handle.address().get();
-        request.message_mut().header.family = AddressFamily::Inet;
-        let addresses = collect(request.execute()).await.map_err(failed("addresses"))?;
-        Ok(observe::assemble(&links, &vlans, &addresses))
+        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let links = self.dump(&request, link).await.map_err(failed("links"))?;
+        let mut request = LinkMessage::default();
+        request.header.interface_family = AddressFamily::Bridge;
+        request.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::Brvlan])];
+        let request = RouteNetlinkMessage::GetLink(request);
+        let vlans = self.dump(&request, link).await.map_err(failed("VLANs of bridges"))?;
+        let mut request = AddressMessage::default();
+        request.header.family = AddressFamily::Inet;
+        let request = RouteNetlinkMessage::GetAddress(request);
+        let addresses = self.dump(&request, address).await.map_err(failed("addresses"))?;
+        let mut request = RouteMessage::default();
+        request.header.address_family = AddressFamily::Inet;
+        let request = RouteNetlinkMessage::GetRoute(request);
+        let routes = self.dump(&request, route).await.map_err(failed("routes"))?;
+        Ok(observe::assemble(&links, &vlans, &addresses, &routes))
     }
 
     /// Carries one operation out.
@@ -107,17 +117,25 @@ impl Netlink {
                 Err(error) => return Err(error),
             };
         }
-        match self.send(message::request(op, &facts)?).await {
+        match self.ask(message::request(op, &facts)?).await {
             Err(RequestError::Refused(refusal)) if op.is_removal() && is_gone(&refusal) => Ok(()),
             Err(source) => Err(NetlinkError::Execute { op: Box::new(op.clone()), source }),
-            Ok(()) => Ok(()),
+            Ok(_) => Ok(()),
         }
     }
 
     async fn facts(&self, name: &LinkName) -> Result<LinkFacts, NetlinkError> {
-        let found = collect(self.handle.link().get().match_name(name.as_str()).execute()).await;
-        match found {
-            Ok(links) => links.first().map(facts_of).ok_or_else(|| NetlinkError::NoLink(name.clone())),
+        let mut request = LinkMessage::default();
+        request.attributes = vec![LinkAttribute::IfName(name.as_str().to_owned())];
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetLink(request));
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
+        match self.ask(request).await {
+            Ok(found) => found
+                .items
+                .into_iter()
+                .find_map(link)
+                .map(|link| facts_of(&link))
+                .ok_or_else(|| NetlinkError::NoLink(name.clone())),
             Err(RequestError::Refused(refusal)) if is_gone(&refusal) => {
                 Err(NetlinkError::NoLink(name.clone()))
             }
@@ -125,25 +143,64 @@ impl Netlink {
         }
     }
 
-    async fn send(&self, message: NetlinkMessage<RouteNetlinkMessage>) -> Result<(), RequestError> {
-        let mut answers = self.handle.clone().request(message).map_err(|_| RequestError::Closed)?;
-        let answered = async {
-            while let Some(answer) = answers.next().await {
-                if let NetlinkPayload::Error(error) = answer.payload
-                    && error.code.is_some()
-                {
-                    return Err(RequestError::Refused(error.to_io()));
-                }
-            }
-            Ok(())
+    /// Asks for a list. Messages of other kinds than `pick` knows are none of it.
+    async fn dump<T>(
+        &self,
+        request: &RouteNetlinkMessage,
+        pick: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, RequestError> {
+        let ask = || {
+            let mut message = NetlinkMessage::from(request.clone());
+            message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+            self.ask(message)
         };
-        timeout(REQUEST_TIMEOUT, answered).await.map_err(|_| RequestError::Silent)?
+        Ok(exchange::uninterrupted(ask).await?.into_iter().filter_map(pick).collect())
+    }
+
+    async fn ask(
+        &self,
+        message: NetlinkMessage<RouteNetlinkMessage>,
+    ) -> Result<Answer<RouteNetlinkMessage>, RequestError> {
+        let answers = self.handle()?.request(message).map_err(|_| RequestError::Closed)?;
+        exchange::read(answers).await
+    }
+
+    /// The socket's handle; a new socket's if its task has ended.
+    fn handle(&self) -> Result<Handle, RequestError> {
+        // A socket is replaced whole: after a panic elsewhere it is still good.
+        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        if socket.task.is_finished() {
+            tracing::warn!("the netlink socket died; opening another one");
+            *socket = Socket::open().map_err(RequestError::Reopen)?;
+        }
+        Ok(socket.handle.clone())
     }
 }
 
-/// `ENODEV`, `ENOENT`, `EADDRNOTAVAIL`: what was to be removed is gone.
+fn link(message: RouteNetlinkMessage) -> Option<LinkMessage> {
+    match message {
+        RouteNetlinkMessage::NewLink(link) => Some(link),
+        _ => None,
+    }
+}
+
+fn address(message: RouteNetlinkMessage) -> Option<AddressMessage> {
+    match message {
+        RouteNetlinkMessage::NewAddress(address) => Some(address),
+        _ => None,
+    }
+}
+
+fn route(message: RouteNetlinkMessage) -> Option<RouteMessage> {
+    match message {
+        RouteNetlinkMessage::NewRoute(route) => Some(route),
+        _ => None,
+    }
+}
+
+/// `ENODEV`, `ENOENT`, `EADDRNOTAVAIL`, of routes `ESRCH`: what was to be removed is gone.
 fn is_gone(refusal: &io::Error) -> bool {
-    let gone = [libc::ENODEV, libc::ENOENT, libc::EADDRNOTAVAIL];
+    let gone = [libc::ENODEV, libc::ENOENT, libc::EADDRNOTAVAIL, libc::ESRCH];
     refusal.raw_os_error().is_some_and(|code| gone.contains(&code))
 }
 
@@ -155,17 +212,36 @@ fn facts_of(message: &LinkMessage) -> LinkFacts {
     LinkFacts { index: message.header.index, is_bridge }
 }
 
-async fn collect<T>(stream: impl Stream<Item = Result<T, rtnetlink::Error>>) -> Result<Vec<T>, RequestError> {
-    let mut stream = std::pin::pin!(stream);
-    let all = async {
-        let mut items = Vec::new();
-        while let Some(item) = stream.next().await {
-            items.push(item.map_err(|error| match error {
-                rtnetlink::Error::NetlinkError(message) => RequestError::Refused(message.to_io()),
-                other => RequestError::Refused(io::Error::other(other)),
-            })?);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// On this machine's kernel; listing needs no privileges.
+    #[tokio::test]
+    async fn a_socket_that_died_is_replaced_and_its_request_is_an_error() {
+        let netlink = Netlink::open().unwrap();
+        let links = netlink.observe().await.unwrap();
+        // Ends before it reads the answer: on a runtime of one thread the task has not run since.
+        let asking = netlink.observe();
+        let kill = async { netlink.socket.lock().unwrap().task.abort() };
+        let (asked, ()) = tokio::join!(biased; asking, kill);
+        let Err(NetlinkError::Observe { what: "links", source: RequestError::Closed }) = asked else {
+            panic!("{asked:?}")
+        };
+        while !netlink.socket.lock().unwrap().task.is_finished() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        Ok(items)
-    };
-    timeout(REQUEST_TIMEOUT, all).await.map_err(|_| RequestError::Silent)?
+        let names = |links: &CurrentLinks| links.links.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&netlink.observe().await.unwrap()), names(&links));
+    }
+
+    #[tokio::test]
+    async fn a_link_that_is_not_there_is_named() {
+        let netlink = Netlink::open().unwrap();
+        let name: LinkName = "tw-none".parse().unwrap();
+        let missing = netlink.execute(&Op::SetUp { name: name.clone() }).await;
+        assert!(matches!(missing, Err(NetlinkError::NoLink(missing)) if missing == name));
+        netlink.execute(&Op::Delete { name }).await.unwrap();
+    }
 }

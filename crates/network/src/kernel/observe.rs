@@ -1,23 +1,28 @@
 //! What the kernel reports, as [`CurrentLinks`]. Pure and tolerant: what isn't understood is left out.
 
 use crate::kernel::message::ACTIVE_BACKUP;
-use crate::link::{BondMode, CurrentLink, CurrentLinks, LinkKind, LinkName, VlanEntry};
+use crate::link::{BondMode, CurrentLink, CurrentLinks, LinkKind, LinkName, Reselect, Route, VlanEntry};
 use ipnet::Ipv4Net;
 use model::{MacAddress, Priority, VlanId};
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
-    AfSpecBridge, AfSpecInet6, AfSpecUnspec, BridgeVlanInfo, BridgeVlanInfoFlags, In6AddrGenMode, InfoBond,
-    InfoBridge, InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
-    VlanQosMapping,
+    AfSpecBridge, AfSpecInet6, AfSpecUnspec, BondPrimaryReselect, BridgeVlanInfo, BridgeVlanInfoFlags,
+    In6AddrGenMode, InfoBond, InfoBridge, InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo,
+    LinkLayerType, LinkMessage, VlanQosMapping,
+};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType,
 };
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-/// Puts three dumps together: links, links of bridges with their VLANs, IPv4 addresses.
+/// Puts four dumps together: links, links of bridges with their VLANs, IPv4 addresses, IPv4 routes.
 pub(super) fn assemble(
     links: &[LinkMessage],
     bridge: &[LinkMessage],
     addresses: &[AddressMessage],
+    routes: &[RouteMessage],
 ) -> CurrentLinks {
     let names: BTreeMap<u32, LinkName> = links
         .iter()
@@ -39,6 +44,13 @@ pub(super) fn assemble(
         let member = names.get(&message.header.index).and_then(|name| current.links.get_mut(name));
         if let (Some(member), Some(address)) = (member, address(message)) {
             member.addresses.insert(address);
+        }
+    }
+    for message in routes {
+        if let Some((index, route)) = route(message)
+            && let Some(link) = names.get(&index).and_then(|name| current.links.get_mut(name))
+        {
+            link.routes.insert(route);
         }
     }
     current
@@ -69,6 +81,7 @@ fn link(message: &LinkMessage, names: &BTreeMap<u32, LinkName>) -> CurrentLink {
         addresses: BTreeSet::new(),
         bridge_vlans: BTreeMap::new(),
         ipv6_link_local: None,
+        routes: BTreeSet::new(),
     };
     let mut parent = None;
     let mut info: &[LinkInfo] = &[];
@@ -120,7 +133,8 @@ fn kind(info: &[LinkInfo], parent: Option<&LinkName>, names: &BTreeMap<u32, Link
 }
 
 fn bond(data: &[InfoBond], names: &BTreeMap<u32, LinkName>) -> LinkKind {
-    let (mut mode, mut miimon_ms, mut primary) = (BondMode::Other(0), 0, None);
+    let (mut mode, mut miimon_ms, mut primary, mut reselect) =
+        (BondMode::Other(0), 0, None, Reselect::Always);
     for attribute in data {
         match attribute {
             InfoBond::Mode(number) => {
@@ -131,10 +145,12 @@ fn bond(data: &[InfoBond], names: &BTreeMap<u32, LinkName>) -> LinkKind {
             }
             InfoBond::MiiMon(ms) => miimon_ms = *ms,
             InfoBond::Primary(index) => primary = names.get(index).cloned(),
+            InfoBond::PrimaryReselect(BondPrimaryReselect::Better) => reselect = Reselect::Better,
+            InfoBond::PrimaryReselect(BondPrimaryReselect::Failure) => reselect = Reselect::Failure,
             _ => {}
         }
     }
-    LinkKind::Bond { mode, miimon_ms, primary }
+    LinkKind::Bond { mode, miimon_ms, primary, reselect }
 }
 
 fn bridge(data: &[InfoBridge]) -> LinkKind {
@@ -199,6 +215,41 @@ fn address(message: &AddressMessage) -> Option<Ipv4Net> {
     Ipv4Net::new(local, message.header.prefix_len).ok()
 }
 
+/// A route that somebody set, with its link; `None` for the kernel's own, for other tables than the main one, and for those
+/// that [`Route`] can't hold (several next hops, a next hop object, metrics of their own, a type of service).
+fn route(message: &RouteMessage) -> Option<(u32, Route)> {
+    let header = &message.header;
+    let plain = header.address_family == AddressFamily::Inet
+        && header.table == RouteHeader::RT_TABLE_MAIN
+        && header.kind == RouteType::Unicast
+        && header.protocol != RouteProtocol::Kernel
+        && header.tos == 0
+        && !header.flags.contains(RouteFlags::Cloned);
+    let (mut index, mut to, mut gateway, mut metric, mut source) =
+        (None, Ipv4Addr::UNSPECIFIED, None, 0, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(oif) => index = Some(*oif),
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => to = *address,
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(*address),
+            RouteAttribute::Priority(number) => metric = *number,
+            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(*address),
+            RouteAttribute::Table(_) | RouteAttribute::CacheInfo(_) => {}
+            _ => return None,
+        }
+    }
+    let route = Route {
+        destination: Ipv4Net::new(to, header.destination_prefix_length).ok()?,
+        gateway,
+        metric,
+        protocol: header.protocol.into(),
+        scope: header.scope.into(),
+        source,
+        on_link: header.flags.contains(RouteFlags::Onlink),
+    };
+    plain.then_some((index?, route))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,19 +267,27 @@ mod tests {
     }
 
     fn observed(links: &[LinkMessage], name: &str) -> CurrentLink {
-        assemble(links, &[], &[]).links[&name.parse().unwrap()].clone()
+        assemble(links, &[], &[], &[]).links[&name.parse().unwrap()].clone()
     }
 
     #[test]
     fn links_are_named_where_the_kernel_gives_numbers() {
-        let primary = InfoData::Bond(vec![InfoBond::Mode(1.into()), InfoBond::Primary(2)]);
+        let primary = InfoData::Bond(vec![
+            InfoBond::Mode(1.into()),
+            InfoBond::Primary(2),
+            InfoBond::PrimaryReselect(BondPrimaryReselect::Failure),
+        ]);
         let links = [
             message(3, "tw-team", vec![of_kind(InfoKind::Bond, primary)]),
             message(2, "eth0", vec![LinkAttribute::Controller(3), LinkAttribute::Carrier(1)]),
         ];
         let (team, nic) = (observed(&links, "tw-team"), observed(&links, "eth0"));
         let primary = Some("eth0".parse().unwrap());
-        assert_eq!(team.kind, LinkKind::Bond { mode: BondMode::ActiveBackup, miimon_ms: 0, primary });
+        let reselect = Reselect::Failure;
+        assert_eq!(
+            team.kind,
+            LinkKind::Bond { mode: BondMode::ActiveBackup, miimon_ms: 0, primary, reselect }
+        );
         assert_eq!((nic.kind, nic.master, nic.carrier), (LinkKind::Nic, "tw-team".parse().ok(), Some(true)));
     }
 
@@ -254,7 +313,12 @@ mod tests {
             message(3, "a/b", vec![]),
             LinkMessage::default(),
         ];
-        let current = assemble(&links, &[message(99, "gone", vec![])], &[AddressMessage::default()]);
+        let current = assemble(
+            &links,
+            &[message(99, "gone", vec![])],
+            &[AddressMessage::default()],
+            &[RouteMessage::default()],
+        );
         assert_eq!(current.links.len(), 1);
         assert_eq!(observed(&links, "x").kind, LinkKind::Other("vlan".to_owned()));
     }

@@ -11,6 +11,7 @@
 //! error is told: a local `EMSGSIZE` means that the frame doesn't even fit the own link.
 
 use crate::link::LinkName;
+use crate::probe::ROUND_TRIP_BOUNDS_US;
 use model::Priority;
 use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
 use serde::{Deserialize, Serialize};
@@ -69,6 +70,8 @@ pub struct PingReport {
     pub p99_us: Option<u64>,
     /// The longest, µs.
     pub max_us: Option<u64>,
+    /// Answered probes by round trip: a count for each of [`ROUND_TRIP_BOUNDS_US`], and one for what is longer.
+    pub histogram: Vec<u32>,
     /// The first error of sending or receiving, in the kernel's words.
     pub first_error: Option<String>,
 }
@@ -192,6 +195,7 @@ impl Run {
             median_us: percentile(&self.round_trips_us, 50),
             p99_us: percentile(&self.round_trips_us, 99),
             max_us: percentile(&self.round_trips_us, 100),
+            histogram: histogram(&self.round_trips_us),
             first_error: self.first_error,
         }
     }
@@ -201,6 +205,15 @@ impl Run {
 fn percentile(sorted: &[u64], percent: usize) -> Option<u64> {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
     sorted.get(rank - 1).copied()
+}
+
+/// How many round trips are in each bucket.
+fn histogram(round_trips_us: &[u64]) -> Vec<u32> {
+    let mut counts = vec![0; ROUND_TRIP_BOUNDS_US.len() + 1];
+    for round_trip in round_trips_us {
+        counts[ROUND_TRIP_BOUNDS_US.partition_point(|bound| bound < round_trip)] += 1;
+    }
+    counts
 }
 
 /// An echo request (RFC 792) with a payload of zeros.
@@ -248,6 +261,15 @@ mod tests {
         assert_eq!((of(0), of(50), of(99), of(100)), (Some(1), Some(100), Some(198), Some(200)));
         assert_eq!(percentile(&[7], 99), Some(7));
         assert_eq!(percentile(&[], 50), None);
+    }
+
+    #[test]
+    fn every_round_trip_is_in_the_bucket_whose_bound_it_does_not_pass() {
+        let counts = histogram(&[0, 10, 11, 1000, 1_000_000, 1_000_001, u64::MAX]);
+        let at = |bound| ROUND_TRIP_BOUNDS_US.iter().position(|known| *known == bound).unwrap();
+        assert_eq!((counts[at(10)], counts[at(15)], counts[at(1000)], counts[at(1_000_000)]), (2, 1, 1, 1));
+        assert_eq!((counts[31], counts.iter().sum::<u32>()), (2, 7));
+        assert!(ROUND_TRIP_BOUNDS_US.is_sorted());
     }
 
     #[test]

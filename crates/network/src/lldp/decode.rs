@@ -1,7 +1,7 @@
 //! Ethernet frame to data unit.
 
 use super::{
-    Capabilities, ChassisId, DESTINATION, ETHERTYPE, Lldpdu, PortId, Received, STRING_BYTES_MAX,
+    Capabilities, ChassisId, DESTINATION, ETHERTYPE, Ets, Lldpdu, Pfc, PortId, Received, STRING_BYTES_MAX,
     VLAN_NAME_BYTES_MAX, VlanName, subtype, tlv,
 };
 use model::{MacAddress, VlanId};
@@ -236,6 +236,8 @@ fn organisation(lldpdu: &mut Lldpdu, value: &[u8]) -> Read {
             }
             None => Read::Malformed,
         },
+        tlv::ETS => Read::once(&mut lldpdu.ets, Ets::decode(value)),
+        tlv::PFC => Read::once(&mut lldpdu.pfc, Pfc::decode(value)),
         tlv::MAX_FRAME_SIZE => Read::once(&mut lldpdu.max_frame_bytes, word(value)),
         _ => Read::Unknown,
     }

@@ -74,6 +74,12 @@ pub fn encode(lldpdu: &Lldpdu, source: MacAddress) -> Result<Vec<u8>, EncodeErro
     if let Some(bytes) = lldpdu.max_frame_bytes {
         push(&mut frame, tlv::ORGANISATION, &[&tlv::MAX_FRAME_SIZE, &bytes.to_be_bytes()]);
     }
+    if let Some(ets) = &lldpdu.ets {
+        push(&mut frame, tlv::ORGANISATION, &[&tlv::ETS, &ets.encode()]);
+    }
+    if let Some(pfc) = lldpdu.pfc {
+        push(&mut frame, tlv::ORGANISATION, &[&tlv::PFC, &pfc.encode()]);
+    }
     push(&mut frame, tlv::END, &[]);
 
     if frame.len() > FRAME_BYTES_MAX {

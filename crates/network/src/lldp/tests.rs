@@ -126,7 +126,9 @@ fn optional_oddities_are_counted_and_skipped() {
         TTL_TLV,
         (127, &long_name),
         (8, &[1, 2, 3]),                              // management address: not known here
-        (127, &[0x00, 0x80, 0xc2, 9, 1, 2, 3]),       // ETS: not known here
+        (127, &[0x00, 0x80, 0xc2, 10, 1, 2, 3]),      // ETS recommendation: not known here
+        (127, &[0x00, 0x80, 0xc2, 9, 1, 2, 3]),       // ETS, too short
+        (127, &[0x00, 0x80, 0xc2, 11, 1]),            // PFC, too short
         (127, &[0x00, 0x80]),                         // no organisation
         (127, &[0x00, 0x80, 0xc2, 3, 0x0f, 0xff, 0]), // VLAN 4095
         (127, &[0x00, 0x80, 0xc2, 3, 0, 7, 9, b'x']), // a name longer than its TLV
@@ -136,7 +138,7 @@ fn optional_oddities_are_counted_and_skipped() {
         (4, &[b'p', 0xff]), // not UTF-8
     ]);
     let received = decode(&odd).unwrap();
-    assert_eq!((received.unknown_tlvs, received.malformed_tlvs), (2, 5));
+    assert_eq!((received.unknown_tlvs, received.malformed_tlvs), (2, 7));
     assert_eq!(received.lldpdu.system_name.as_deref(), Some("first"));
     assert_eq!(received.lldpdu.port_description.as_deref(), Some("p\u{fffd}"));
     assert_eq!((received.lldpdu.port_vlan, received.lldpdu.vlans), (None, vec![]));
@@ -197,6 +199,34 @@ fn it_travels_as_json() {
     assert_eq!(serde_json::to_value(received).unwrap(), expected);
 }
 
+#[test]
+fn what_a_terminal_would_obey_is_written_out() {
+    let names = [
+        "\u{1b}]0;x\u{7}",
+        "a\r\nb\u{9b}1m",
+        "p\u{202e}txt",
+        "zero\u{200b}width",
+        "back\\slash",
+        "Zürich 7/1",
+    ];
+    let shown = names.map(|name| PortId::InterfaceName(name.to_owned()).to_string());
+    let expected = [
+        r"\u{1b}]0;x\u{7}",
+        r"a\u{d}\u{a}b\u{9b}1m",
+        r"p\u{202e}txt",
+        r"zero\u{200b}width",
+        r"back\\slash",
+        "Zürich 7/1",
+    ];
+    assert_eq!(shown, expected);
+}
+
+/// Bytes as a hostile switch might choose them: control characters more often than chance has them.
+fn hostile() -> impl Strategy<Value = Vec<u8>> {
+    let chosen = prop::sample::select(vec![0x1b, 0x07, 0x0d, 0x0a, 0x00, 0x7f, 0xc2, 0x9b, b'x']);
+    vec(prop_oneof![any::<u8>(), chosen], 1..40)
+}
+
 fn text(max: usize) -> impl Strategy<Value = String> {
     vec(any::<char>(), 1..=max / 4).prop_map(String::from_iter)
 }
@@ -229,6 +259,8 @@ prop_compose! {
         port_vlan in option::of(1..=4094u64),
         vlans in vec((1..=4094u64, text(VLAN_NAME_BYTES_MAX)), 0..8),
         max_frame_bytes: Option<u16>,
+        ets: Option<[u8; 21]>,
+        pfc: Option<[u8; 2]>,
     ) -> Lldpdu {
         Lldpdu {
             chassis_id,
@@ -241,6 +273,8 @@ prop_compose! {
             port_vlan: port_vlan.map(vlan),
             vlans: vlans.into_iter().map(|(id, name)| VlanName { vlan: vlan(id), name }).collect(),
             max_frame_bytes,
+            ets: ets.and_then(|bytes| Ets::decode(&bytes)),
+            pfc: pfc.and_then(|bytes| Pfc::decode(&bytes)),
         }
     }
 }
@@ -264,6 +298,29 @@ proptest! {
         good.extend_from_slice(&frame(&parts)[14..]);
         good.extend_from_slice(&bytes);
         let _ = decode(&good);
+    }
+
+    #[test]
+    fn nothing_that_is_displayed_has_a_control_character(
+        chassis in (0..9u8, hostile()), port in (0..9u8, hostile()), name in hostile(), description in hostile(),
+    ) {
+        let id = |(subtype, bytes): (u8, Vec<u8>)| [vec![subtype], bytes].concat();
+        let (chassis, port) = (id(chassis), id(port));
+        let heard = frame(&[(1, &chassis), (2, &port), TTL_TLV, (4, &description), (5, &name)]);
+        let lldpdu = decode(&heard).unwrap().lldpdu;
+        let cable = crate::wiring::Connection {
+            zone: None,
+            node: "n1".parse().unwrap(),
+            adapter: "Ethernet".parse().unwrap(),
+            kernel_name: "eth0".to_owned(),
+            switch: lldpdu.chassis_id,
+            switch_name: lldpdu.system_name,
+            port: lldpdu.port_id,
+            port_description: lldpdu.port_description,
+        };
+        for shown in [cable.switch.to_string(), cable.port.to_string(), cable.to_string()] {
+            prop_assert!(!shown.contains(char::is_control), "{:?}", shown);
+        }
     }
 
     #[test]

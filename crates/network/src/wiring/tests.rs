@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::{ADAPTERS, cabling, chassis, neighbour, spec};
+use crate::testing::{cabling, chassis, neighbour, spec};
 use model::{Mtu, Wiring};
 
 const VLANS: [&[u64]; 4] = [&[7, 8], &[7, 8], &[711], &[712]];
@@ -147,20 +147,46 @@ fn a_port_for_small_frames_is_found_by_the_frame_and_not_by_the_mtu() {
     assert_eq!((*needed_bytes, *mtu), (9018, Mtu::JUMBO));
 }
 
+/// All storage NICs of both nodes cabled anew: (node, NIC) to TOR and VLANs.
+fn storage_on(tor: impl Fn(usize, usize) -> (u8, &'static [u64])) -> Vec<NodeCabling> {
+    let mut cabling = cabling(&spec(1));
+    for (node, nic) in [(0, 2), (0, 3), (1, 2), (1, 3)] {
+        let (tor, vlans) = tor(node, nic);
+        cabling[node].nics[nic].neighbour = Some(neighbour(tor, 10 * node + nic, vlans));
+    }
+    cabling
+}
+
+const BOTH: &[u64] = &[711, 712];
+
 #[test]
-fn both_storage_vlans_on_a_switch_are_not_option_a() {
-    let spec = spec(1);
-    let mut cabling = cabling(&spec);
-    for node in &mut cabling {
-        for nic in &mut node.nics[2..] {
-            let tor = if node.zone.as_ref().unwrap().as_str() == "a" { 1 } else { 3 };
-            let tor = tor + u8::from(nic.adapter.as_str() == ADAPTERS[3]);
-            nic.neighbour = Some(neighbour(tor, 9, &[711, 712]));
+fn both_storage_vlans_on_every_switch_are_option_b() {
+    let b = storage_on(|node, nic| ((2 * node + nic - 1) as u8, BOTH));
+    assert_eq!(recognise(&spec(1), &b), Recognised::As(Wiring::B));
+    let mixed = storage_on(|node, nic| ((2 * node + nic - 1) as u8, if nic == 2 { BOTH } else { &[712] }));
+    let said = recognise(&spec(1), &mixed);
+    assert!(matches!(&said, Recognised::Unknown { why } if why.contains("2 storage VLANs")), "{said:?}");
+}
+
+#[test]
+fn one_switch_for_every_nic_of_a_zone_is_option_c() {
+    let mut c = cabling(&spec(1));
+    for (tor, node) in (1..).zip(&mut c) {
+        for (at, nic) in node.nics.iter_mut().enumerate() {
+            nic.neighbour = Some(neighbour(tor, at, if at < 2 { &[7, 8] } else { BOTH }));
         }
     }
-    assert!(
-        matches!(recognise(&spec, &cabling), Recognised::Unknown { why } if why.contains("2 storage VLANs"))
-    );
+    assert_eq!(recognise(&spec(1), &c), Recognised::As(Wiring::C));
+    c[0].nics[0].neighbour = None;
+    assert!(matches!(recognise(&spec(1), &c), Recognised::Unknown { .. }), "a deaf NIC may be anywhere");
+}
+
+#[test]
+fn the_same_two_switches_for_both_zones_are_option_d_if_each_network_has_its_own() {
+    let d = storage_on(|_, nic| ((nic - 1) as u8, VLANS[nic]));
+    assert_eq!(recognise(&spec(1), &d), Recognised::As(Wiring::D));
+    let crossed = storage_on(|node, nic| (1 + ((node + nic) % 2) as u8, VLANS[nic]));
+    assert!(matches!(recognise(&spec(1), &crossed), Recognised::Unknown { .. }));
 }
 
 #[test]

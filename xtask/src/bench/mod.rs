@@ -1,0 +1,171 @@
+//! `cargo xtask bench`: how fast the lab's own parts are, measured as they are used.
+//!
+//! `fabric`: the fabric as a process of its own with one TOR, a sender and a receiver as processes at sockets like QEMU's. Every frame
+//! must come through, in order. The same with a bare relay in the fabric's place, in the same run, says what the sockets alone cost,
+//! so that a slow or busy machine does not look like a slow fabric.
+
+mod measure;
+mod peer;
+
+use clap::{Args, Subcommand};
+use measure::{Between, Measured, measure};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+pub(crate) use measure::BenchError;
+pub(crate) use peer::PeerError;
+
+/// Small frames a second that the fabric must move on one core.
+const SMALL_FRAMES_PER_S: f64 = 200_000.0;
+/// Bits a second that it must move in frames of 9000 bytes.
+const LARGE_BITS_PER_S: f64 = 2e9;
+const SMALL_BYTES: usize = 64;
+const LARGE_BYTES: usize = 9000;
+
+/// What to measure.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Frames through one switch: at least 200,000 small ones a second, 2 Gbit/s in large ones, none lost
+    Fabric {
+        /// How long each measurement sends, seconds
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
+        seconds: u64,
+        /// Measurements of each kind; the best one counts, but none may lose a frame
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
+        runs: u32,
+    },
+}
+
+/// A process of a measurement.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchProcess {
+    /// Sends
+    #[command(name = "bench-send", hide = true)]
+    Send {
+        /// Where it connects.
+        socket: PathBuf,
+        /// Length of its frames.
+        bytes: usize,
+        /// For how long.
+        millis: u64,
+    },
+    /// Receives
+    #[command(name = "bench-receive", hide = true)]
+    Receive {
+        /// Where it connects.
+        socket: PathBuf,
+        /// Length of the frames.
+        bytes: usize,
+    },
+    /// Passes on
+    #[command(name = "bench-relay", hide = true)]
+    Relay {
+        /// Where it listens.
+        one: PathBuf,
+        /// Where else.
+        other: PathBuf,
+    },
+}
+
+impl BenchProcess {
+    pub(crate) fn run(&self) -> Result<(), PeerError> {
+        match self {
+            Self::Send { socket, bytes, millis } => {
+                peer::send(socket, *bytes, Duration::from_millis(*millis))
+            }
+            Self::Receive { socket, bytes } => peer::receive(socket, *bytes),
+            Self::Relay { one, other } => peer::relay(one, other),
+        }
+    }
+}
+
+/// Measures, and says whether it is enough: 0, 1, or 69 when it could not be measured.
+pub(crate) fn run(arguments: &BenchArguments) -> ExitCode {
+    let What::Fabric { seconds, runs } = arguments.what;
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => {
+            eprintln!("cannot find this program: {error}");
+            return ExitCode::from(69);
+        }
+    };
+    println!("frame   fabric: frames/s    Gbit/s  CPU ns/frame   relay: frames/s  CPU ns/frame   CPU ratio");
+    let mut good = true;
+    for frame_bytes in [SMALL_BYTES, LARGE_BYTES] {
+        match best(&program, frame_bytes, Duration::from_secs(seconds), runs) {
+            Ok([fabric, relay]) => good &= told(frame_bytes, &fabric, &relay),
+            Err(error @ BenchError::Lost { .. }) => {
+                eprintln!("{frame_bytes} bytes: {}", hil::chain(&error));
+                good = false;
+            }
+            Err(error) => {
+                eprintln!("{frame_bytes} bytes: {}", hil::chain(&error));
+                return ExitCode::from(69);
+            }
+        }
+    }
+    if good { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+/// The best of several, fabric and relay in turn.
+fn best(
+    program: &Path,
+    frame_bytes: usize,
+    duration: Duration,
+    runs: u32,
+) -> Result<[Measured; 2], BenchError> {
+    let both = || -> Result<[Measured; 2], BenchError> {
+        Ok([
+            measure(program, Between::Fabric, frame_bytes, duration)?,
+            measure(program, Between::Relay, frame_bytes, duration)?,
+        ])
+    };
+    let mut best = both()?;
+    for _ in 1..runs {
+        for (best, now) in best.iter_mut().zip(both()?) {
+            if frames_per_s(&now) > frames_per_s(best) {
+                *best = now;
+            }
+        }
+    }
+    Ok(best)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people to read")]
+fn frames_per_s(measured: &Measured) -> f64 {
+    measured.frames as f64 / measured.elapsed.as_secs_f64()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people to read")]
+fn nanos_per_frame(measured: &Measured) -> f64 {
+    measured.processor.as_nanos() as f64 / measured.frames as f64
+}
+
+/// Prints a line; whether the target is met.
+#[expect(clippy::cast_precision_loss, reason = "for people to read")]
+fn told(frame_bytes: usize, fabric: &Measured, relay: &Measured) -> bool {
+    let (frames, bits) = (frames_per_s(fabric), frames_per_s(fabric) * frame_bytes as f64 * 8.0);
+    let [of_fabric, of_relay] = [fabric, relay].map(nanos_per_frame);
+    println!(
+        "{frame_bytes:5}  {frames:17.0}  {:8.2}  {of_fabric:12.0}  {:16.0}  {of_relay:12.0}  {:10.2}",
+        bits / 1e9,
+        frames_per_s(relay),
+        of_fabric / of_relay,
+    );
+    let (is_met, target) = if frame_bytes == SMALL_BYTES {
+        (frames >= SMALL_FRAMES_PER_S, "200,000 frames/s")
+    } else {
+        (bits >= LARGE_BITS_PER_S, "2 Gbit/s")
+    };
+    if !is_met {
+        eprintln!("{frame_bytes} bytes: the target is {target}");
+    }
+    is_met
+}
