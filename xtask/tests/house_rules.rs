@@ -8,17 +8,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may depend on whom, among our own crates. A new edge is a decision: make it here and in docs/ARCHITECTURE.md.
-const EDGES: [(&str, &[&str]); 11] = [
+const EDGES: [(&str, &[&str]); 12] = [
     ("model", &[]),
     ("template", &["model"]),
     ("network", &["model"]),
     ("vm", &[]),
+    ("hands", &[]),
     ("api", &["model", "network"]),
     ("agent", &["api", "model", "network"]),
     ("deploy", &["api", "model", "network"]),
     ("fabric", &["model", "network"]),
     ("cli", &["model", "template"]),
-    ("hil", &["api", "deploy", "fabric", "model", "network", "template", "vm"]),
+    ("hil", &["api", "deploy", "fabric", "hands", "model", "network", "template", "vm"]),
     ("xtask", &["fabric", "hil", "model"]),
 ];
 

@@ -75,6 +75,9 @@ pub(crate) fn run(path: &Path, owner: Owner) -> Result<(), DaemonError> {
         let address = state.config.listen;
         let listener =
             TcpListener::bind(address).await.map_err(|source| DaemonError::Listen { address, source })?;
+        if let Some(directory) = init::durable_state_dir() {
+            info!("{} outlives a power cycle", directory.display());
+        }
         stop_on_signals(&state)?;
         // Under init the machine's start counts; else the process's.
         let since_ms = if owner == Owner::Init { 0 } else { started_ms };

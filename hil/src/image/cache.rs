@@ -390,7 +390,7 @@ mod tests {
         let lock = cache.lock(&Silent).unwrap();
         let failed = cache.build(&lock, KIND, &Key::of(&["x"]), |folder| {
             fs::write(folder.join("file"), "half").unwrap();
-            Err(ImageError::NoAgent { path: "x".into() })
+            Err(ImageError::NoProgram { path: "x".into() })
         });
         assert!(failed.is_err());
         assert_eq!(entries(&cache.root.join("things")).unwrap(), Vec::<PathBuf>::new());

@@ -1,15 +1,18 @@
-//! What is in the node image: the kernel and its modules from the package, the agent and the folders that it starts in.
+//! What is in the node image: the kernel and its modules, tools from packages, our own programs and the folders that they
+//! start in.
 //!
-//! The initramfs is two archives in one file: the modules, made once for a kernel, and the agent's, made whenever the
-//! agent changes. It isn't packed: an emulated processor unpacks slower than QEMU copies (docs/image.md).
+//! The initramfs is three archives in one file: the modules, made once for a kernel; the tools, made once for their
+//! packages; the nodes' own programs, made whenever they change. It isn't packed: an emulated processor unpacks slower than QEMU copies (docs/image.md).
 //!
 //! `/lib/modules/modules.load` is for the agent: the modules' paths, one a line, in loading order.
 
+use super::apt::Package;
 use super::cache::{Cache, Facts, Lock};
 use super::cpio::Archive;
-use super::debian::{self, KernelPackage};
+use super::debian;
 use super::error::{ImageError, file_error};
 use super::modules::{self, Catalogue, ModuleInfo};
+use super::tools::{self, Wanted};
 use super::{compression, elf, kernel};
 use crate::host::run_well;
 use crate::progress::Progress;
@@ -24,6 +27,8 @@ use std::time::Duration;
 pub(super) const KERNEL: &str = "vmlinux";
 /// The modules' archive in a kernel's entry.
 const MODULES: &str = "modules.cpio";
+/// The archive in the tools' entry.
+const TOOLS: &str = "tools.cpio";
 /// The initramfs in an image's entry.
 pub(super) const INITRD: &str = "initrd";
 /// The fact that is the kernel's release.
@@ -48,17 +53,19 @@ struct ModuleFile {
 pub(super) fn fill_kernel(
     cache: &Cache,
     lock: &Lock,
-    package: &KernelPackage,
+    package: &Package,
     wanted: &[String],
     into: &Path,
     progress: &dyn Progress,
 ) -> Result<Facts, ImageError> {
     check_space(cache.root())?;
-    let file = debian::file(cache, lock, package, progress)?;
-    progress.step(&format!("unpacking {}", package.package));
+    let files = debian::files(cache, lock, std::slice::from_ref(package), progress)?;
+    progress.step(&format!("unpacking {}", package.name));
     let unpacked = cache.scratch(lock)?;
-    run_well(Command::new("dpkg-deb").arg("-x").arg(&file).arg(unpacked.path()), UNPACK_LIMIT)
-        .map_err(|source| ImageError::Unpack { path: file, source })?;
+    for file in files {
+        run_well(Command::new("dpkg-deb").arg("-x").arg(&file).arg(unpacked.path()), UNPACK_LIMIT)
+            .map_err(|source| ImageError::Unpack { path: file, source })?;
+    }
 
     let (vmlinuz, release) = find_kernel(unpacked.path(), package)?;
     progress.step(&format!("preparing kernel {release}"));
@@ -74,16 +81,41 @@ pub(super) fn fill_kernel(
     Ok(Facts::from([(RELEASE.to_owned(), release)]))
 }
 
+/// Puts the tools' archive into the folder.
+pub(super) fn fill_tools(
+    cache: &Cache,
+    lock: &Lock,
+    packages: &[Package],
+    wanted: &[Wanted],
+    into: &Path,
+    progress: &dyn Progress,
+) -> Result<Facts, ImageError> {
+    check_space(cache.root())?;
+    let files = debian::files(cache, lock, packages, progress)?;
+    progress.step("unpacking the nodes' tools");
+    let unpacked = cache.scratch(lock)?;
+    write(&into.join(TOOLS), &tools::archive(wanted, &files, unpacked.path())?)?;
+    Ok(Facts::new())
+}
+
+/// The contents of the nodes' own programs.
+#[derive(Debug)]
+pub(super) struct Own {
+    pub(super) agent: Vec<u8>,
+    pub(super) hands: Vec<u8>,
+}
+
 /// Puts the kernel and the whole initramfs into the folder.
-pub(super) fn fill_image(kernel: &Path, agent: &[u8], into: &Path) -> Result<(), ImageError> {
+pub(super) fn fill_image(kernel: &Path, tools: &Path, own: &Own, into: &Path) -> Result<(), ImageError> {
     let vmlinux = into.join(KERNEL);
     // The same file, not a copy, where the file system can.
     fs::hard_link(kernel.join(KERNEL), &vmlinux)
         .or_else(|_| fs::copy(kernel.join(KERNEL), &vmlinux).map(drop))
         .map_err(file_error("write", &vmlinux))?;
     let mut initrd = read(&kernel.join(MODULES))?;
+    initrd.extend(read(&tools.join(TOOLS))?);
     let path = into.join(INITRD);
-    agent_archive(agent).map(|archive| initrd.extend(archive)).map_err(file_error("write", &path))?;
+    own_archive(own).map(|archive| initrd.extend(archive)).map_err(file_error("write", &path))?;
     write(&path, &initrd)
 }
 
@@ -98,7 +130,7 @@ pub(super) fn check_space(root: &Path) -> Result<(), ImageError> {
 }
 
 /// The package's one kernel and its release, which is the end of its name.
-fn find_kernel(unpacked: &Path, package: &KernelPackage) -> Result<(PathBuf, String), ImageError> {
+fn find_kernel(unpacked: &Path, package: &Package) -> Result<(PathBuf, String), ImageError> {
     let boot = unpacked.join("boot");
     let listed: io::Result<Vec<PathBuf>> =
         fs::read_dir(&boot).and_then(|list| list.map(|entry| Ok(entry?.path())).collect());
@@ -113,14 +145,14 @@ fn find_kernel(unpacked: &Path, package: &KernelPackage) -> Result<(PathBuf, Str
 }
 
 /// The folder of the modules: under `/usr` from Debian 13 on.
-fn find_modules(unpacked: &Path, release: &str, package: &KernelPackage) -> Result<PathBuf, ImageError> {
+fn find_modules(unpacked: &Path, release: &str, package: &Package) -> Result<PathBuf, ImageError> {
     let places = ["lib/modules", "usr/lib/modules"].map(|place| unpacked.join(place).join(release));
     let missing = || not_in(package, format!("/lib/modules/{release}"));
     places.into_iter().find(|place| place.is_dir()).ok_or_else(missing)
 }
 
-fn not_in(package: &KernelPackage, what: String) -> ImageError {
-    ImageError::NotInPackage { package: package.package.clone(), what }
+fn not_in(package: &Package, what: String) -> ImageError {
+    ImageError::NotInPackage { package: package.name.clone(), what }
 }
 
 /// All modules under the folder, by name.
@@ -200,10 +232,10 @@ fn modules_archive(
     archive.finish().map_err(failed())
 }
 
-/// The agent as `/init`, and where it mounts and writes things.
-fn agent_archive(agent: &[u8]) -> io::Result<Vec<u8>> {
+/// The agent as `/init`, where it mounts and writes things, and the lab's hands.
+fn own_archive(own: &Own) -> io::Result<Vec<u8>> {
     let mut archive = Archive::new(Vec::new());
-    for folder in ["dev", "etc", "proc", "run", "sys", "var", "var/lib"] {
+    for folder in ["bin", "dev", "etc", "proc", "run", "sys", "var", "var/lib"] {
         archive.directory(folder, 0o755)?;
     }
     archive.directory("tmp", 0o1777)?;
@@ -211,7 +243,8 @@ fn agent_archive(agent: &[u8]) -> io::Result<Vec<u8>> {
     // the other in the place of any that is closed, and aborts when it can't.
     archive.device("dev/console", 0o600, (5, 1))?;
     archive.device("dev/null", 0o666, (1, 3))?;
-    archive.file("init", 0o755, agent)?;
+    archive.file("init", 0o755, &own.agent)?;
+    archive.file("bin/hands", 0o755, &own.hands)?;
     archive.finish()
 }
 
@@ -282,8 +315,7 @@ mod tests {
     #[test]
     fn the_kernel_names_the_release() {
         let root = tempfile::tempdir().unwrap();
-        let package =
-            KernelPackage { package: "linux-image-x".into(), version: "1".into(), sha256: "0".into() };
+        let package = Package { name: "linux-image-x".into(), version: "1".into(), sha256: "0".into() };
         fs::create_dir(root.path().join("boot")).unwrap();
         fs::write(root.path().join("boot/System.map-6.1.0-9"), "").unwrap();
         let error = find_kernel(root.path(), &package).unwrap_err();
@@ -296,17 +328,21 @@ mod tests {
     }
 
     #[test]
-    fn the_initramfs_is_the_modules_and_then_the_agent() {
+    fn the_initramfs_is_the_modules_then_the_tools_then_our_own() {
         let folder = tempfile::tempdir().unwrap();
-        let (kernel, image) = (folder.path().join("k"), folder.path().join("i"));
-        fs::create_dir(&kernel).unwrap();
-        fs::create_dir(&image).unwrap();
+        let [kernel, tools, image] = ["k", "t", "i"].map(|name| folder.path().join(name));
+        for folder in [&kernel, &tools, &image] {
+            fs::create_dir(folder).unwrap();
+        }
         fs::write(kernel.join(KERNEL), "kernel").unwrap();
         fs::write(kernel.join(MODULES), "mods").unwrap();
-        fill_image(&kernel, b"agent", &image).unwrap();
+        fs::write(tools.join(TOOLS), "tool").unwrap();
+        let own = Own { agent: b"agent".to_vec(), hands: b"hands".to_vec() };
+        fill_image(&kernel, &tools, &own, &image).unwrap();
         assert_eq!(fs::read(image.join(KERNEL)).unwrap(), b"kernel");
         let initrd = fs::read(image.join(INITRD)).unwrap();
-        assert!(initrd.starts_with(b"mods070701"));
+        assert!(initrd.starts_with(b"modstool070701"));
         assert!(initrd.windows(9).any(|bytes| bytes == b"init\0\0age"));
+        assert!(initrd.windows(15).any(|bytes| bytes == b"bin/hands\0hands"));
     }
 }

@@ -47,7 +47,12 @@ fn bytes_at<'a>(file: &'a [u8], range: Range<u64>, what: &'static str) -> Result
 }
 
 /// `length` bytes from `offset` on.
-fn slice<'a>(file: &'a [u8], offset: u64, length: u64, what: &'static str) -> Result<&'a [u8], ElfError> {
+pub(super) fn slice<'a>(
+    file: &'a [u8],
+    offset: u64,
+    length: u64,
+    what: &'static str,
+) -> Result<&'a [u8], ElfError> {
     let end = offset.checked_add(length).ok_or(ElfError::OutOfBounds { what })?;
     bytes_at(file, offset..end, what)
 }
@@ -56,10 +61,10 @@ fn slice<'a>(file: &'a [u8], offset: u64, length: u64, what: &'static str) -> Re
 fn u16_in(bytes: &[u8], at: usize) -> u16 {
     bytes.get(at..at + 2).and_then(|b| b.try_into().ok()).map_or(0, u16::from_le_bytes)
 }
-fn u32_in(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_in(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
 }
-fn u64_in(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn u64_in(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
 }
 
@@ -81,7 +86,7 @@ fn table<'a>(
     Ok(slice(file, offset, length, what)?.chunks_exact(entry_bytes))
 }
 
-fn program_headers(file: &[u8]) -> Result<std::slice::ChunksExact<'_, u8>, ElfError> {
+pub(super) fn program_headers(file: &[u8]) -> Result<std::slice::ChunksExact<'_, u8>, ElfError> {
     let header = header(file)?;
     table(file, u64_in(header, 32), u16_in(header, 56), PROGRAM_HEADER_BYTES, "the program header table")
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// The node image could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// A file of the cache, or the agent, can't be read or written.
+    /// A file of the cache, or a program, can't be read or written.
     #[error("cannot {doing} {}", path.display())]
     File {
         /// What was tried: "read", "write", …
@@ -64,14 +64,11 @@ pub enum ImageError {
     },
     /// The package could not be fetched.
     #[error(
-        "cannot download package {package} {version}; if the archive has replaced it, \
-         refresh the image to take the newer one"
+        "cannot download {packages}; if the archive has replaced that, refresh the image to take what is newer"
     )]
     Download {
-        /// The package.
-        package: String,
-        /// Its version.
-        version: String,
+        /// The packages and their versions.
+        packages: String,
         /// What apt said.
         #[source]
         source: CommandError,
@@ -102,6 +99,23 @@ pub enum ImageError {
         package: String,
         /// What was looked for.
         what: String,
+    },
+    /// A file of a package is no program or library.
+    #[error("cannot read what {} needs to run", path.display())]
+    Needs {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: ElfError,
+    },
+    /// A program's library is in none of the packages that it depends on.
+    #[error("{needed_by} needs {library}, which is in none of the packages that were fetched for it")]
+    NoLibrary {
+        /// The library's or loader's name.
+        library: String,
+        /// Who needs it, a path in the image.
+        needed_by: String,
     },
     /// The kernel isn't one that can be booted directly.
     #[error("cannot use the kernel {}", path.display())]
@@ -142,27 +156,27 @@ pub enum ImageError {
         #[source]
         source: EntryError,
     },
-    /// The agent did not build.
-    #[error("cannot build the agent")]
-    BuildAgent(#[source] CommandError),
-    /// The agent was built but isn't where it should be.
-    #[error("the agent's build left no {}", path.display())]
-    NoAgent {
+    /// The nodes' own programs did not build.
+    #[error("cannot build the nodes' programs")]
+    BuildPrograms(#[source] CommandError),
+    /// A program was built but isn't where it should be.
+    #[error("the build left no {}", path.display())]
+    NoProgram {
         /// Where it should be.
         path: PathBuf,
     },
-    /// The agent is no program.
+    /// One of our own programs is none.
     #[error("{} is no program for the nodes", path.display())]
-    Agent {
+    Program {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         #[source]
         source: ElfError,
     },
-    /// The agent needs a dynamic linker, and the image has none.
-    #[error("{} is dynamically linked; the image holds nothing beside it, so it must be static", path.display())]
-    DynamicAgent {
+    /// One of our own programs needs a loader.
+    #[error("{} is dynamically linked; a node must start without a loader, so it must be static", path.display())]
+    DynamicProgram {
         /// The file.
         path: PathBuf,
     },

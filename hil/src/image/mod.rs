@@ -2,71 +2,90 @@
 //!
 //! Debian's stock generic kernel comes from Debian's archive by apt ([`debian`]); it is taken out of its self-unpacking
 //! wrapper, because that saves an emulated node more than two seconds ([`kernel`]); the modules that were asked for
-//! and what they need are put in loading order ([`modules`]); the agent becomes the first process ([`contents`]).
+//! and what they need are put in loading order ([`modules`]); programs from packages come with their libraries ([`tools`]);
+//! the agent becomes the first process ([`contents`]).
 //!
 //! Invariants: an image is named by a hash over all that goes into it ([`cache`]); the same request gives the same
 //! image, without the network and in well under a second, until the agent changes or a refresh is asked for.
 //!
 //! On failure: a typed error with the file and a remedy; nothing half-made is ever used. See `docs/image.md`.
 
-mod agent;
+mod apt;
 mod cache;
 mod compression;
 mod contents;
 mod cpio;
 mod debian;
+mod dynamic;
 mod elf;
 mod error;
 mod kernel;
 mod modules;
+mod programs;
+mod tools;
 
-pub use agent::build_agent;
 pub use cache::EntryError;
 pub use compression::UnpackError;
 pub use elf::ElfError;
 pub use error::ImageError;
 pub use kernel::KernelError;
 pub use modules::ModuleError;
+pub use programs::{Programs, build_programs};
+pub use tools::Wanted;
 
 use crate::progress::Progress;
-use cache::{Cache, Entry, Facts, Key, Kind, Lock};
-use debian::KernelPackage;
+use apt::Package;
+use cache::{Cache, Entry, Key, Kind, Lock};
+use contents::Own;
+use debian::Packages;
 use error::file_error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Goes up when the same input gives another image: old entries are then made anew.
-const BUILDER_VERSION: &str = "1";
+const BUILDER_VERSION: &str = "2";
 
 /// Kernels with their modules: about 45 MiB each.
 const KERNELS: Kind = Kind { folder: "kernels", keep: 2 };
 
+/// Tools with their libraries: some MiB each.
+const TOOLS: Kind = Kind { folder: "tools", keep: 2 };
+
 /// Whole images; their kernels are links. Four, so that going back and forth between branches is free.
 const IMAGES: Kind = Kind { folder: "images", keep: 4 };
 
-/// The modules that every node needs: its buses, NICs, drives and watchdog, and what the networks are built from.
-pub const NODE_MODULES: [&str; 9] = [
+/// The modules that every node needs: its buses, NICs, drives, ports and watchdog, its state's file system, and what the
+/// networks are built from.
+pub const NODE_MODULES: [&str; 11] = [
     "virtio_pci",
     "virtio_net",
     "virtio_rng",
     "nvme",
     "qemu_fw_cfg",
+    "ext4",
+    "virtio_console",
     "8021q",
     "bonding",
     "bridge",
     "i6300esb",
 ];
 
+/// The programs that every node has for people, suites and workloads; the agent needs none of them.
+pub const NODE_TOOLS: [Wanted; 1] =
+    [Wanted { package: "iproute2", files: &["/usr/sbin/bridge", "/usr/sbin/ip", "/usr/sbin/tc"] }];
+
 /// What image is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageRequest {
     /// Where images are kept; made if need be.
     pub cache: PathBuf,
-    /// The agent's binary, static ([`build_agent`]).
-    pub agent: PathBuf,
+    /// The nodes' own programs, static ([`build_programs`]).
+    pub programs: Programs,
     /// The kernel modules that are to be loaded, without those that they need; built-in ones do no harm.
     pub modules: Vec<String>,
-    /// Whether to ask Debian's archive for a newer kernel.
+    /// Programs from Debian packages, without the libraries that they need.
+    pub tools: Vec<Wanted>,
+    /// Whether to ask Debian's archive for a newer kernel and newer tools.
     pub refresh: bool,
 }
 
@@ -85,33 +104,35 @@ pub struct NodeImage {
 
 /// Gives the image, making it only if it isn't in the cache.
 pub fn ensure(request: &ImageRequest, progress: &dyn Progress) -> Result<NodeImage, ImageError> {
-    let agent = fs::read(&request.agent).map_err(file_error("read", &request.agent))?;
-    check_agent(request, &agent)?;
-    let recipe = Recipe { agent_sha256: cache::sha256(&agent), modules: &request.modules };
+    let own =
+        Own { agent: read_static(&request.programs.agent)?, hands: read_static(&request.programs.hands)? };
+    let recipe = Recipe { request, own_sha256: [cache::sha256(&own.agent), cache::sha256(&own.hands)] };
     let cache = Cache::open(&request.cache)?;
+    let wanted: Vec<&str> = request.tools.iter().map(|wanted| wanted.package).collect();
     if !request.refresh
-        && let Some(package) = debian::pinned(&cache)
-        && let Some(found) = recipe.find(&cache, &package)
+        && let Some(packages) = debian::pinned(&cache, &wanted)
+        && let Some(found) = recipe.find(&cache, &packages)
     {
         return Ok(found);
     }
     let lock = cache.lock(progress)?;
-    let package = match debian::pinned(&cache) {
-        Some(package) if !request.refresh => package,
+    let packages = match debian::pinned(&cache, &wanted) {
+        Some(packages) if !request.refresh => packages,
         _ => {
             contents::check_space(cache.root())?;
-            debian::refresh(&cache, &lock, progress)?
+            debian::find(&cache, &lock, &wanted, request.refresh, progress)?
         }
     };
     // Somebody else may have made it while we waited for the lock.
-    if let Some(found) = recipe.find(&cache, &package) {
+    if let Some(found) = recipe.find(&cache, &packages) {
         return Ok(found);
     }
-    let kernel = ensure_kernel(&cache, &lock, &package, request, progress)?;
+    let kernel = recipe.ensure_kernel(&cache, &lock, &packages.kernel, progress)?;
+    let tools = recipe.ensure_tools(&cache, &lock, &packages.tools, progress)?;
     progress.step("packing the node image");
-    let key = recipe.image_key(&package);
+    let key = recipe.image_key(&packages);
     let entry = cache.build(&lock, IMAGES, &key, |folder| {
-        contents::fill_image(&kernel.path, &agent, folder)?;
+        contents::fill_image(&kernel.path, &tools.path, &own, folder)?;
         Ok(kernel.facts)
     })?;
     Ok(node_image(&entry, &key))
@@ -124,53 +145,82 @@ pub fn open(folder: &Path) -> Result<NodeImage, ImageError> {
     Ok(node_image(&entry, &key))
 }
 
-/// The agent is the only file on its machine: a dynamic one would not even start, and say nothing.
-fn check_agent(request: &ImageRequest, agent: &[u8]) -> Result<(), ImageError> {
-    match elf::is_static(agent) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(ImageError::DynamicAgent { path: request.agent.clone() }),
-        Err(source) => Err(ImageError::Agent { path: request.agent.clone(), source }),
+/// The contents of one of our programs, which must not need a loader: the agent has to start before anything else works.
+fn read_static(path: &Path) -> Result<Vec<u8>, ImageError> {
+    let program = fs::read(path).map_err(file_error("read", path))?;
+    match elf::is_static(&program) {
+        Ok(true) => Ok(program),
+        Ok(false) => Err(ImageError::DynamicProgram { path: path.to_owned() }),
+        Err(source) => Err(ImageError::Program { path: path.to_owned(), source }),
     }
 }
 
-fn ensure_kernel(
-    cache: &Cache,
-    lock: &Lock,
-    package: &KernelPackage,
-    request: &ImageRequest,
-    progress: &dyn Progress,
-) -> Result<Entry, ImageError> {
-    let key = kernel_key(package, &request.modules);
-    if let Some(found) = cache.find(KERNELS, &key) {
-        return Ok(found);
-    }
-    cache.build(lock, KERNELS, &key, |folder| -> Result<Facts, ImageError> {
-        contents::fill_kernel(cache, lock, package, &request.modules, folder, progress)
-    })
-}
-
-fn kernel_key(package: &KernelPackage, modules: &[String]) -> Key {
-    let mut parts = vec!["kernel", BUILDER_VERSION, &package.package, &package.version, &package.sha256];
-    parts.extend(modules.iter().map(String::as_str));
-    Key::of(&parts)
-}
-
-/// What an image is made from, beside the kernel package.
+/// What an image is made from, beside the packages.
 struct Recipe<'a> {
-    agent_sha256: String,
-    modules: &'a [String],
+    request: &'a ImageRequest,
+    own_sha256: [String; 2],
 }
 
 impl Recipe<'_> {
-    fn image_key(&self, package: &KernelPackage) -> Key {
-        let kernel = kernel_key(package, self.modules);
-        Key::of(&["image", kernel.whole(), &self.agent_sha256])
+    fn kernel_key(&self, package: &Package) -> Key {
+        let mut parts = vec!["kernel", BUILDER_VERSION];
+        parts.extend(package_parts(package));
+        parts.extend(self.request.modules.iter().map(String::as_str));
+        Key::of(&parts)
     }
 
-    fn find(&self, cache: &Cache, package: &KernelPackage) -> Option<NodeImage> {
-        let key = self.image_key(package);
+    fn tools_key(&self, packages: &[Package]) -> Key {
+        let mut parts = vec!["tools", BUILDER_VERSION];
+        parts.extend(packages.iter().flat_map(package_parts));
+        for Wanted { package, files } in &self.request.tools {
+            parts.push(package);
+            parts.extend(*files);
+        }
+        Key::of(&parts)
+    }
+
+    fn image_key(&self, packages: &Packages) -> Key {
+        let (kernel, tools) = (self.kernel_key(&packages.kernel), self.tools_key(&packages.tools));
+        let [agent, hands] = &self.own_sha256;
+        Key::of(&["image", kernel.whole(), tools.whole(), agent, hands])
+    }
+
+    fn find(&self, cache: &Cache, packages: &Packages) -> Option<NodeImage> {
+        let key = self.image_key(packages);
         cache.find(IMAGES, &key).map(|entry| node_image(&entry, &key))
     }
+
+    fn ensure_kernel(
+        &self,
+        cache: &Cache,
+        lock: &Lock,
+        package: &Package,
+        progress: &dyn Progress,
+    ) -> Result<Entry, ImageError> {
+        let key = self.kernel_key(package);
+        let fill = |folder: &Path| {
+            contents::fill_kernel(cache, lock, package, &self.request.modules, folder, progress)
+        };
+        cache.find(KERNELS, &key).map_or_else(|| cache.build(lock, KERNELS, &key, fill), Ok)
+    }
+
+    fn ensure_tools(
+        &self,
+        cache: &Cache,
+        lock: &Lock,
+        packages: &[Package],
+        progress: &dyn Progress,
+    ) -> Result<Entry, ImageError> {
+        let key = self.tools_key(packages);
+        let fill = |folder: &Path| {
+            contents::fill_tools(cache, lock, packages, &self.request.tools, folder, progress)
+        };
+        cache.find(TOOLS, &key).map_or_else(|| cache.build(lock, TOOLS, &key, fill), Ok)
+    }
+}
+
+fn package_parts(package: &Package) -> [&str; 3] {
+    [&package.name, &package.version, &package.sha256]
 }
 
 fn node_image(entry: &Entry, key: &Key) -> NodeImage {
@@ -186,34 +236,60 @@ fn node_image(entry: &Entry, key: &Key) -> NodeImage {
 mod tests {
     use super::elf::tests::elf;
     use super::*;
+    use crate::image::cache::Facts;
     use crate::progress::Silent;
 
-    fn package() -> KernelPackage {
-        KernelPackage { package: "linux-image-x".into(), version: "1".into(), sha256: "00".into() }
+    fn package(name: &str) -> Package {
+        Package { name: name.into(), version: "1".into(), sha256: "00".into() }
     }
 
-    /// A cache in which the package is pinned and its kernel is made.
+    const TOOL: Wanted = Wanted { package: "a", files: &["/bin/a"] };
+
+    fn recipe(request: &ImageRequest) -> Recipe<'_> {
+        Recipe { request, own_sha256: ["1".into(), "2".into()] }
+    }
+
+    /// A cache in which the packages are pinned, and the kernel and the tools are made.
     fn prepared(modules: &[String]) -> (tempfile::TempDir, ImageRequest) {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(&folder.path().join("cache")).unwrap();
-        fs::write(cache.root().join("kernel.json"), serde_json::to_vec(&package()).unwrap()).unwrap();
-        let lock = cache.lock(&Silent).unwrap();
-        cache
-            .build(&lock, KERNELS, &kernel_key(&package(), modules), |folder| {
-                fs::write(folder.join("vmlinux"), "kernel").unwrap();
-                fs::write(folder.join("modules.cpio"), "mods").unwrap();
-                Ok(Facts::from([("release".into(), "6.1.0-9".into())]))
-            })
-            .unwrap();
-        let agent = folder.path().join("agent");
-        fs::write(&agent, elf(&[(1, b"agent")], &[])).unwrap();
-        let request =
-            ImageRequest { cache: cache.root().to_owned(), agent, modules: modules.to_vec(), refresh: false };
+        let pin = |name: &str, pin: serde_json::Value| {
+            fs::write(cache.root().join(name), serde_json::to_vec(&pin).unwrap()).unwrap();
+        };
+        pin("kernel.json", serde_json::json!(package("linux-image-x")));
+        pin("tools.json", serde_json::json!({ "wanted": ["a"], "packages": [package("a"), package("b")] }));
+        let [agent, hands] = ["agent", "hands"].map(|name| {
+            let path = folder.path().join(name);
+            fs::write(&path, elf(&[(1, name.as_bytes())], &[])).unwrap();
+            path
+        });
+        let request = ImageRequest {
+            cache: cache.root().to_owned(),
+            programs: Programs { agent, hands },
+            modules: modules.to_vec(),
+            tools: vec![TOOL],
+            refresh: false,
+        };
+        let (lock, recipe) = (cache.lock(&Silent).unwrap(), recipe(&request));
+        let make = |kind, key: &Key, files: &[(&str, &str)], facts: Facts| {
+            let fill = |folder: &Path| {
+                for (name, contents) in files {
+                    fs::write(folder.join(name), contents).unwrap();
+                }
+                Ok(facts)
+            };
+            cache.build(&lock, kind, key, fill).unwrap();
+        };
+        let release = Facts::from([("release".into(), "6.1.0-9".into())]);
+        let kernel = [("vmlinux", "kernel"), ("modules.cpio", "mods")];
+        make(KERNELS, &recipe.kernel_key(&package("linux-image-x")), &kernel, release);
+        let tools = recipe.tools_key(&[package("a"), package("b")]);
+        make(TOOLS, &tools, &[("tools.cpio", "tool")], Facts::new());
         (folder, request)
     }
 
     #[test]
-    fn a_pinned_kernel_gives_an_image_without_the_network_and_the_same_one_again() {
+    fn pinned_packages_give_an_image_without_the_network_and_the_same_one_again() {
         let (_folder, request) = prepared(&["nvme".into()]);
         let image = ensure(&request, &Silent).unwrap();
         assert_eq!(image.release, "6.1.0-9");
@@ -225,7 +301,7 @@ mod tests {
     fn another_agent_is_another_image_and_the_old_one_stays() {
         let (_folder, request) = prepared(&[]);
         let first = ensure(&request, &Silent).unwrap();
-        fs::write(&request.agent, elf(&[(1, b"newer")], &[])).unwrap();
+        fs::write(&request.programs.agent, elf(&[(1, b"newer")], &[])).unwrap();
         let second = ensure(&request, &Silent).unwrap();
         assert_ne!(first.id, second.id);
         assert!(first.initrd.exists());
@@ -261,21 +337,36 @@ mod tests {
     }
 
     #[test]
-    fn a_dynamic_agent_is_refused() {
+    fn a_dynamic_program_is_refused() {
         let (_folder, request) = prepared(&[]);
-        fs::write(&request.agent, elf(&[(3, b"/lib/ld.so\0")], &[])).unwrap();
-        assert!(matches!(ensure(&request, &Silent), Err(ImageError::DynamicAgent { .. })));
-        fs::write(&request.agent, "#!/bin/sh\n").unwrap();
-        assert!(matches!(ensure(&request, &Silent), Err(ImageError::Agent { .. })));
+        for program in [&request.programs.hands, &request.programs.agent] {
+            fs::write(program, elf(&[(3, b"/lib/ld.so\0")], &[])).unwrap();
+            let Err(ImageError::DynamicProgram { path }) = ensure(&request, &Silent) else { panic!() };
+            assert_eq!(path, *program);
+            fs::write(program, "#!/bin/sh\n").unwrap();
+            let Err(ImageError::Program { path, .. }) = ensure(&request, &Silent) else { panic!() };
+            assert_eq!(path, *program);
+        }
     }
 
     #[test]
-    fn keys_tell_kernels_modules_and_agents_apart() {
-        let modules = ["a".to_owned(), "b".to_owned()];
-        let newer = KernelPackage { sha256: "01".into(), ..package() };
-        assert_ne!(kernel_key(&package(), &modules), kernel_key(&newer, &modules));
-        assert_ne!(kernel_key(&package(), &modules), kernel_key(&package(), &modules[..1]));
-        let recipe = |agent: &str| Recipe { agent_sha256: agent.into(), modules: &modules };
-        assert_ne!(recipe("1").image_key(&package()), recipe("2").image_key(&package()));
+    fn keys_tell_everything_apart_that_an_image_is_made_from() {
+        let (_folder, request) = prepared(&["x".into(), "y".into()]);
+        let packages = Packages { kernel: package("linux-image-x"), tools: vec![package("a")] };
+        let key = |request: &ImageRequest, packages: &Packages| recipe(request).image_key(packages);
+        let one = key(&request, &packages);
+        let newer = Package { sha256: "01".into(), ..package("a") };
+        assert_ne!(key(&request, &Packages { tools: vec![newer], ..packages.clone() }), one);
+        let newer = Package { sha256: "01".into(), ..package("linux-image-x") };
+        assert_ne!(key(&request, &Packages { kernel: newer, ..packages.clone() }), one);
+        let fewer = ImageRequest { modules: vec!["x".into()], ..request.clone() };
+        assert_ne!(key(&fewer, &packages), one);
+        let other = Wanted { files: &["/bin/b"], ..TOOL };
+        assert_ne!(key(&ImageRequest { tools: vec![other], ..request.clone() }, &packages), one);
+        for own in [["1", "3"], ["3", "2"]] {
+            let other = Recipe { request: &request, own_sha256: own.map(str::to_owned) };
+            assert_ne!(other.image_key(&packages), one);
+        }
+        assert_eq!(key(&request, &packages), one);
     }
 }

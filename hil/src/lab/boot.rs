@@ -3,10 +3,10 @@
 use super::error::{tail, tail_of};
 use super::handle::{Ended, Keeper};
 use super::keeper::Process;
-use super::plan::NodePlan;
+use super::plan::{DriveRole, NodePlan};
 use super::qemu::{AGENT_PORT, NodeFiles, OUT_OF_BAND_ADDRESS};
 use super::topology::Cables;
-use super::{LabError, LabNode};
+use super::{LabError, LabNode, state_drive};
 use crate::progress::Progress;
 use crate::ui::{Line, Ui};
 use api::pki::Ca;
@@ -85,7 +85,10 @@ pub(super) fn prepare(plan: &NodePlan, files: &NodeFiles, ca: &Ca) -> Result<(),
     for (index, drive) in plan.drives.iter().enumerate() {
         let path = files.drive(index);
         let made = File::create(&path).and_then(|file| file.set_len(drive.size_bytes));
-        made.map_err(|source| LabError::Write { path, source })?;
+        made.map_err(|source| LabError::Write { path: path.clone(), source })?;
+        if drive.role == DriveRole::Boot {
+            state_drive::format(&path).map_err(|source| LabError::StateDrive { path, source })?;
+        }
     }
     Ok(())
 }

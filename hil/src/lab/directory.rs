@@ -17,6 +17,7 @@ use rustix::process::geteuid;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// What lab directories are called; [`sweep`] touches no other.
@@ -27,7 +28,10 @@ const ATTEMPTS: u32 = 16;
 /// Makes a lab's directory, for this user alone. It is the caller's as long as the descriptor is open.
 pub(super) fn make(parent: &Path) -> io::Result<(PathBuf, OwnedFd)> {
     for _ in 0..ATTEMPTS {
-        let dir = tempfile::Builder::new().prefix(DIR_PREFIX).tempdir_in(parent)?.keep();
+        // Whoever may enter can write to QEMU and to the nodes' ports. By itself tempfile leaves the mode to the umask.
+        let private = fs::Permissions::from_mode(0o700);
+        let made = tempfile::Builder::new().prefix(DIR_PREFIX).permissions(private).tempdir_in(parent)?;
+        let dir = made.keep();
         if let Some(lock) = own(&dir)? {
             return Ok((dir, lock));
         }
@@ -88,6 +92,13 @@ mod tests {
 
     fn open_dir(path: &Path) -> OwnedFd {
         open(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap()
+    }
+
+    #[test]
+    fn nobody_else_may_enter() {
+        let place = place();
+        let (dir, _lock) = make(place.path()).unwrap();
+        assert_eq!(fs::metadata(dir).unwrap().permissions().mode() & 0o7777, 0o700);
     }
 
     #[test]

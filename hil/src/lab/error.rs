@@ -58,6 +58,15 @@ pub enum LabError {
         #[source]
         source: io::Error,
     },
+    /// The file system for a node's state could not be made.
+    #[error("cannot make the file system on {}", .path.display())]
+    StateDrive {
+        /// The drive's file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: crate::host::CommandError,
+    },
     /// The nodes' certificates could not be made.
     #[error("cannot make the lab's certificates")]
     Pki(#[from] api::pki::PkiError),
@@ -158,7 +167,9 @@ impl LabError {
                 "end what uses the port, or change out_of_band.first_port in the lab file (0: any free)"
             }
             Self::NoRoom { .. } => "make room there, or set TMPDIR to a place that has it",
-            Self::Write { .. } => "make room there, or see that this user may write there",
+            Self::Write { .. } | Self::StateDrive { .. } => {
+                "make room there, or see that this user may write there"
+            }
             Self::QemuDied { .. } => "its own words are above; the lab file says which QEMU runs and how",
             Self::NoAnswer { .. } => {
                 "the console above says how far it came; boot.timeout_s in the lab file is the bound"

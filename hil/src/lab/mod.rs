@@ -16,12 +16,14 @@ mod error;
 pub mod faults;
 pub mod file;
 mod handle;
+pub mod hands;
 pub mod keeper;
 mod plan;
 #[cfg(test)]
 mod plan_tests;
 mod ports;
 mod qemu;
+mod state_drive;
 mod topology;
 
 pub use access::{EndError, end_kept};
@@ -38,6 +40,7 @@ use api::{Client, Endpoint, TlsIdentity};
 use boot::Starting;
 use fabric::{Control, LinkId, Snapshot, Topology};
 use file::LabFile;
+use hands::{Hands, HandsError};
 use keeper::Process;
 use model::{AdapterName, ClusterSpec, DriveSerial, MacAddress, NodeName};
 use plan::{LabPlan, NodePlan};
@@ -115,6 +118,11 @@ impl LabNode {
     /// The fabric's names of its cables; end a is the node's.
     pub fn links(&self) -> impl Iterator<Item = LinkId> {
         self.plan.nics.iter().map(|nic| topology::cable_id(&nic.id))
+    }
+
+    /// A way to run commands on it, out of band.
+    pub async fn hands(&self) -> Result<Hands, HandsError> {
+        Hands::connect(&self.files.hands()).await
     }
 
     /// What the lab gave it.

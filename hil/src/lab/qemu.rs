@@ -62,6 +62,11 @@ impl NodeFiles {
         self.dir.join(format!("n{}.qmp", self.number))
     }
 
+    /// The port through which commands are run on the node.
+    pub(crate) fn hands(&self) -> PathBuf {
+        self.dir.join(format!("n{}.hands", self.number))
+    }
+
     /// What the node is told at boot: identity and key.
     pub(crate) fn config(&self) -> PathBuf {
         self.dir.join(format!("n{}.json", self.number))
@@ -104,6 +109,9 @@ pub(crate) fn arguments(
     args.pair("-fw_cfg", format!("name=opt/io.twinrack/config,file={}", value(&files.config())));
     args.pair("-smbios", format!("type=1,manufacturer=twinrack,product=lab-node,serial={}", node.serial));
     args.pair("-device", "virtio-rng-pci");
+    args.pair("-chardev", format!("socket,id=hands,path={},server=on,wait=off", value(&files.hands())));
+    args.pair("-device", "virtio-serial-pci");
+    args.pair("-device", format!("virtserialport,chardev=hands,name={}", hands::PORT_NAME));
     args.pair("-netdev", format!("user,id=oob,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:{AGENT_PORT}"));
     args.pair(
         "-device",

@@ -5,7 +5,7 @@ use super::{PhaseClock, RunError, blocking};
 use crate::accel::{self, Accel};
 use crate::events::{Event, EventLog, LogError, Verdict};
 use crate::host;
-use crate::image::{self, ImageRequest, NODE_MODULES, NodeImage};
+use crate::image::{self, ImageRequest, NODE_MODULES, NODE_TOOLS, NodeImage};
 use crate::lab::{Keeper, Lab, LabError, Launch};
 use crate::progress::Progress;
 use crate::report::{Environment, Phase, SUMMARY_SCHEMA, SuiteResult, Summary};
@@ -94,16 +94,17 @@ impl<'a> Session<'a> {
         let line = self.ui.line("image");
         let options = self.setup.options.clone();
         let (image, accel) = blocking(move || {
-            host::ensure_packages(&[host::QEMU], &line)?;
+            host::ensure_packages(&[host::QEMU, host::MKE2FS], &line)?;
             let target = options.root.join("target");
             let cache = target.join("hil/cache");
             let image = match &options.image {
                 Some(dir) => image::open(dir)?,
                 None => image::ensure(
                     &ImageRequest {
-                        agent: image::build_agent(&options.root, &target, &line)?,
+                        programs: image::build_programs(&options.root, &target, &line)?,
                         cache: cache.clone(),
                         modules: NODE_MODULES.map(ToOwned::to_owned).to_vec(),
+                        tools: NODE_TOOLS.to_vec(),
                         refresh: options.refresh_image,
                     },
                     &line,

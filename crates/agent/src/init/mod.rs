@@ -1,7 +1,8 @@
 //! Process 1 of a lab node: prepares the machine and keeps the daemon running.
 //!
-//! In order: kernel file systems; a trial boot ends here; kernel modules; host name, loopback and the out-of-band NIC;
-//! settings of the network stack; then the daemon as a child, started again when it ends. Every orphan is reaped.
+//! In order: kernel file systems; a trial boot ends here; kernel modules; the state drive; host name, loopback and the
+//! out-of-band NIC; settings of the network stack; a lab's hands, if the image has them; then the daemon as a child, started
+//! again when it ends. Every orphan is reaped.
 //!
 //! Two processes, so that killing the daemon is not a kernel panic and nothing that the daemon started dies with it; one
 //! binary, so that the image has one file. Linked in but not started here: tokio, TLS, everything that can fail later.
@@ -14,12 +15,15 @@
 //! On failure: one line `twinrackd init: …` on the console. If the machine can't be prepared it switches itself off; once it
 //! is, it stays up whatever becomes of the daemon.
 
+mod hands;
 mod modules;
 mod mounts;
 mod network;
+mod state_drive;
 mod supervise;
 
 pub(crate) use modules::paths as module_paths;
+pub(crate) use state_drive::durable_state_dir;
 pub(crate) use supervise::tell_ready;
 
 use crate::{chain, config};
@@ -69,6 +73,7 @@ fn prepare() -> Result<(), InitError> {
     }
     modules::load(Path::new(MODULE_LIST));
     mounts::configfs();
+    state_drive::mount();
     let config = config::load(Path::new(CONFIG))?;
     sethostname(config.node.as_str().as_bytes()).map_err(InitError::HostName)?;
     network::settings();
@@ -77,6 +82,7 @@ fn prepare() -> Result<(), InitError> {
         network::out_of_band(out_of_band)?;
     }
     network::adapters(&config.adapters)?;
+    hands::start();
     Ok(())
 }
 

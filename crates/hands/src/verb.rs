@@ -1,0 +1,96 @@
+//! What hands do themselves: an image has no shell and no `kill`.
+
+use crate::{Answer, failure};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fmt::{Display, Write};
+use std::fs;
+use std::path::Path;
+
+/// More processes than a node has.
+const PROCESSES_MAX: usize = 100_000;
+
+/// Carries out a verb, which came without its `@`.
+pub(crate) fn carry_out(verb: &str, arguments: &[String]) -> Answer {
+    match (verb, arguments) {
+        ("kill", [signal, name]) => kill(signal, name),
+        ("kill", _) => failure(None, "@kill wants a signal's number and a process's name".to_owned()),
+        _ => failure(None, format!("hands don't know how to @{verb}")),
+    }
+}
+
+/// Sends the signal to every process of that name but process 1; status 1 if there is none.
+fn kill(signal: &str, name: &str) -> Answer {
+    let Some(signal) = signal.parse().ok().and_then(Signal::from_named_raw) else {
+        return failure(None, format!("{signal} is no signal's number"));
+    };
+    let mut answer = Answer { status: Some(0), ..Answer::default() };
+    let found = named(Path::new("/proc"), name);
+    if found.is_empty() {
+        answer.status = Some(1);
+        answer.stderr = format!("no process is called {name}\n");
+    }
+    for pid in found {
+        match kill_process(pid, signal) {
+            Ok(()) => add_line(&mut answer.stdout, pid),
+            Err(errno) => {
+                answer.status = Some(1);
+                add_line(&mut answer.stderr, format_args!("{pid}: {errno}"));
+            }
+        }
+    }
+    answer
+}
+
+fn add_line(text: &mut String, line: impl Display) {
+    // Writing to a string can't fail.
+    let _ = writeln!(text, "{line}");
+}
+
+/// The processes of that name (proc(5), `comm`), without process 1: its end is the machine's.
+fn named(proc: &Path, name: &str) -> Vec<Pid> {
+    let entries = fs::read_dir(proc).into_iter().flatten().flatten().take(PROCESSES_MAX);
+    let pids = entries.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
+        // Gone meanwhile: then it is not called anything.
+        let comm = fs::read_to_string(entry.path().join("comm")).ok()?;
+        (comm.trim_end_matches('\n') == name && pid != Pid::INIT).then_some(pid)
+    });
+    let mut pids: Vec<Pid> = pids.collect();
+    pids.sort_by_key(|pid| pid.as_raw_nonzero());
+    pids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_verb_is_refused() {
+        let told = |verb: &str, arguments: &[&str]| {
+            carry_out(verb, &arguments.iter().map(|&word| word.to_owned()).collect::<Vec<_>>()).error
+        };
+        assert_eq!(told("power", &["cycle"]).as_deref(), Some("hands don't know how to @power"));
+        assert!(told("kill", &["9"]).is_some());
+        for signal in ["nine", "0", "-9", "99999", ""] {
+            assert_eq!(told("kill", &[signal, "x"]), Some(format!("{signal} is no signal's number")));
+        }
+    }
+
+    #[test]
+    fn nobody_of_that_name_is_a_status() {
+        let answer = carry_out("kill", &["9".to_owned(), "no such process".to_owned()]);
+        assert_eq!((answer.status, &*answer.stderr), (Some(1), "no process is called no such process\n"));
+    }
+
+    #[test]
+    fn processes_are_found_by_their_whole_name_and_never_the_first() {
+        let proc = std::env::temp_dir().join(format!("hands-proc-{}", std::process::id()));
+        for (pid, comm) in [("1", "x\n"), ("20", "x\n"), ("3", "x\n"), ("4", "xy\n"), ("self", "x\n")] {
+            fs::create_dir_all(proc.join(pid)).unwrap();
+            fs::write(proc.join(pid).join("comm"), comm).unwrap();
+        }
+        let found: Vec<i32> = named(&proc, "x").iter().map(|pid| pid.as_raw_nonzero().get()).collect();
+        fs::remove_dir_all(&proc).unwrap();
+        assert_eq!(found, [3, 20]);
+    }
+}
