@@ -5,19 +5,16 @@
 //! Invariants: a change-over is told at least once, also when several come so fast that they are told as one.
 //!
 //! On failure: [`TeamWatch::next`] gives `None` when its socket is closed; [`broadcast`] gives the kernel's error.
-#![expect(unsafe_code, reason = "sockaddr_ll exists in no safe wrapper that the workspace has")]
 
 use super::netlink::NetlinkError;
+use super::packet;
 use futures_util::StreamExt;
-use libc::c_int;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{InfoBond, InfoData, LinkAttribute, LinkInfo, LinkMessage};
-use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::AsRawFd;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -94,33 +91,9 @@ fn changed_over(active: &mut BTreeMap<u32, Option<u32>>, link: &LinkMessage) -> 
     })
 }
 
-/// Sends a whole Ethernet frame to everybody on a link, by the kernel's number.
+/// Sends a whole Ethernet frame on a link, by the kernel's number.
 pub fn broadcast(index: u32, frame: &[u8]) -> io::Result<()> {
-    let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
-    let index = c_int::try_from(index).map_err(|_| invalid())?;
-    // Protocol 0: a socket that hears nothing.
-    let socket = Socket::new(Domain::PACKET, Type::RAW.cloexec().nonblocking(), Some(Protocol::from(0)))?;
-    let to = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as libc::c_ushort,
-        sll_protocol: 0,
-        sll_ifindex: index,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    // SAFETY: both pointers and lengths are those of `frame` and `to`, which live until the call returns.
-    let sent = unsafe {
-        libc::sendto(
-            socket.as_raw_fd(),
-            frame.as_ptr().cast(),
-            frame.len(),
-            0,
-            (&raw const to).cast(),
-            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-        )
-    };
-    if usize::try_from(sent) == Ok(frame.len()) { Ok(()) } else { Err(io::Error::last_os_error()) }
+    packet::send(&packet::socket()?, index, frame)
 }
 
 #[cfg(test)]
