@@ -1,6 +1,6 @@
 //! From what the kernel has to what it shall have: an ordered list of operations.
 //!
-//! Purpose: [`diff`] for a plan, [`revert`] for the way back, both by [`steps`].
+//! Purpose: [`diff`] for a plan, [`revert`](crate::revert) for the way back, both by [`steps`].
 //!
 //! How: every operation is carried out on a model of the kernel ([`simulate`]) the moment it is chosen, and the next
 //! one is chosen by looking at the model. So what the kernel does by itself (a NIC that leaves a bond goes down) is seen
@@ -26,7 +26,7 @@ use crate::op::Op;
 use crate::plan::{NetworkPlan, ResolveError};
 use crate::simulate::{self, Refused};
 use model::Priority;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Why there is no list of operations.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,19 +66,6 @@ pub enum DiffError {
 /// The operations that lead to a plan on a node with these adapters.
 pub fn diff(current: &CurrentLinks, plan: &NetworkPlan, adapters: &AdapterMap) -> Result<Vec<Op>, DiffError> {
     steps(current, &plan.resolve(adapters, current)?, current)
-}
-
-/// The operations that lead back to an earlier observation: of our links, and of the NICs that `plan` touches.
-pub fn revert(
-    now: &CurrentLinks,
-    before: &CurrentLinks,
-    plan: &NetworkPlan,
-    adapters: &AdapterMap,
-) -> Result<Vec<Op>, DiffError> {
-    let touched = plan.resolve(adapters, before)?;
-    let nics: BTreeSet<LinkName> =
-        touched.links.keys().filter(|name| before.get(name).is_some()).cloned().collect();
-    steps(now, &DesiredLinks::restoring(before, &nics), before)
 }
 
 /// The operations that lead from one state to another. Routes of `keep` don't get lost on the way where the links can have them.
@@ -387,7 +374,7 @@ fn qos_change(
 }
 
 /// Whether a link can be changed into another kind without making it anew.
-fn can_become(current: &LinkKind, wanted: &LinkKind) -> bool {
+pub(crate) fn can_become(current: &LinkKind, wanted: &LinkKind) -> bool {
     match (current, wanted) {
         (LinkKind::Bond { mode: a, .. }, LinkKind::Bond { mode: b, .. }) => a == b,
         (LinkKind::Vlan { parent: a, vlan: v, .. }, LinkKind::Vlan { parent: b, vlan: w, .. }) => {
