@@ -171,11 +171,12 @@ fn any_op() -> impl Strategy<Value = Op> {
     let link = || {
         pick(&[
             "eth0", "eth1", "eth2", "eth3", "eth9", "tw-team", "tw-br", "tw-mgmt", "tw-st711", "tw-old",
-            "foreign",
+            "foreign", "backup", "above",
         ])
     };
     let master = || pick(&["tw-team", "tw-br", "foreign"]);
     let parent = || pick(&["eth0", "eth2", "tw-team", "tw-br"]);
+    let any_parent = || pick(&["eth0", "eth2", "tw-team", "tw-br", "backup"]);
     let nic = || pick(&["eth0", "eth1", "eth2", "eth3", "eth9"]);
     let id = || prop::sample::select(vec![1u64, 7, 8, 711, 712]).prop_map(vlan);
     let mtu = || prop::sample::select(vec![1280u32, 1500, 9000]);
@@ -213,6 +214,15 @@ fn any_op() -> impl Strategy<Value = Op> {
         (link(), mtu()).prop_map(|(name, mtu_bytes)| Op::SetMtu { name, mtu_bytes }),
         link().prop_map(|name| Op::SetUp { name }),
         link().prop_map(|name| Op::SetDown { name }),
+        (pick(&["backup", "above"]), any_parent(), prop::sample::select(vec![5u64, 6]).prop_map(vlan))
+            .prop_map(|(name, parent, vlan)| Op::CreateVlan {
+                name,
+                parent,
+                vlan,
+                egress_qos: BTreeMap::new()
+            }),
+        (pick(&["backup", "above"]), pick(&["tw-br", "foreign"]))
+            .prop_map(|(name, master)| Op::Join { name, master }),
         (nic(), master()).prop_map(|(name, master)| Op::Join { name, master }),
         (Just(LinkName::team()), Just(LinkName::bridge()))
             .prop_map(|(name, master)| Op::Join { name, master }),
@@ -303,6 +313,12 @@ proptest! {
                 prop_assert!(now.routes.is_subset(&before.routes), "{}", name);
                 prop_assert!(before.routes.difference(&now.routes).all(hopeless), "{}", name);
                 prop_assert_eq!(now.up, before.up, "{}", name);
+            }
+            let above = |name: &LinkName| name.as_str().starts_with("eth") || name.as_str().starts_with("tw-");
+            if let LinkKind::Vlan { parent, .. } = &before.kind && above(parent)
+                && let Some(now) = restored.get(name)
+            {
+                prop_assert_eq!((now.up, now.mtu_bytes), (before.up, before.mtu_bytes), "{}", name);
             }
         }
     }

@@ -10,7 +10,9 @@
 //! On failure: a [`DiffError`]; no list.
 
 use crate::diff::{DiffError, can_become, steps};
-use crate::link::{AdapterMap, CurrentLink, CurrentLinks, DesiredLinks, LinkKind, LinkName, is_made_by_us};
+use crate::link::{
+    AdapterMap, CurrentLink, CurrentLinks, DesiredLink, DesiredLinks, LinkKind, LinkName, is_made_by_us,
+};
 use crate::op::Op;
 use crate::plan::NetworkPlan;
 use model::MacAddress;
@@ -73,8 +75,51 @@ pub fn revert(
     let gone = gone(before, &nics, &names);
     let nics = nics.iter().filter_map(|name| names.get(name).cloned()).collect();
     let before = under(before, &names);
-    let ops = steps(now, &DesiredLinks::restoring(&before, &nics), &before)?;
+    let mut desired = DesiredLinks::restoring(&before, &nics);
+    add_foreign(&mut desired, &before, now);
+    let ops = steps(now, &desired, &before)?;
     Ok(WayBack { ops, gone })
+}
+
+/// Links that are not ours and that the kernel changed with ours: former ports of our masters, whatever they are, are that
+/// again. VLAN links above what is given back get their MTU and are up or down as before: the kernel lowers and opens them
+/// with the link below (`vlan_device_event`, net/8021q/vlan.c). All else of them is as it is now: twinrack did not change it.
+fn add_foreign(desired: &mut DesiredLinks, before: &CurrentLinks, now: &CurrentLinks) {
+    let both = |(name, was): (&LinkName, &CurrentLink)| {
+        Some((name.clone(), was.clone(), now.get(name).filter(|_| !is_made_by_us(name, &was.kind))?.clone()))
+    };
+    let mut others: Vec<_> = before.links.iter().filter_map(both).collect();
+    // From below: each round adds what stands on the last one's.
+    loop {
+        let touched = |(name, was, _): &(LinkName, CurrentLink, CurrentLink)| {
+            let port = was.master.as_ref().is_some_and(LinkName::is_ours);
+            let above =
+                matches!(&was.kind, LinkKind::Vlan { parent, .. } if desired.links.contains_key(parent));
+            !desired.links.contains_key(name) && (port || above)
+        };
+        let (found, rest): (Vec<_>, Vec<_>) = others.into_iter().partition(touched);
+        if found.is_empty() {
+            return;
+        }
+        others = rest;
+        desired.links.extend(found.into_iter().map(|(name, was, is)| (name, foreign(was, is, before))));
+    }
+}
+
+fn foreign(was: CurrentLink, is: CurrentLink, before: &CurrentLinks) -> DesiredLink {
+    let port = was.master.as_ref().is_some_and(LinkName::is_ours);
+    // Of a master that the way back deletes it can't be a port.
+    let stays = |master: &LinkName| !master.is_ours() || before.get(master).is_some();
+    DesiredLink {
+        kind: is.kind,
+        mtu_bytes: was.mtu_bytes,
+        up: was.up,
+        master: if port { was.master } else { is.master.filter(stays) },
+        addresses: is.addresses,
+        bridge_vlans: if port { was.bridge_vlans } else { is.bridge_vlans },
+        ipv6_link_local: None,
+        routes: None,
+    }
 }
 
 /// What each link of `before` is called now. One that isn't there, and that is not ours to make, has no name, nor has what

@@ -4,7 +4,7 @@ use super::*;
 use crate::diff::diff;
 use crate::plan::{Generation, plan};
 use crate::simulate;
-use crate::testing::{adapters, bare_nics, link_name, nic_mac, spec};
+use crate::testing::{adapters, bare_nics, link_name, nic_mac, spec, vlan};
 
 fn planned() -> NetworkPlan {
     plan(&spec(1), &"n1".parse().unwrap(), Generation(1)).unwrap()
@@ -100,4 +100,63 @@ fn what_hangs_on_something_that_is_gone_is_named_too() {
     let names: Vec<&str> = back.gone.iter().map(|gone| gone.name.as_str()).collect();
     assert_eq!(names, ["eth2", "ovs", "tw-st711"]);
     assert_eq!(run(stopped.clone(), &back.ops), stopped);
+}
+
+fn vlan_above(name: &str, parent: &str) -> Op {
+    let (name, parent) = (link_name(name), link_name(parent));
+    Op::CreateVlan { name, parent, vlan: vlan(100), egress_qos: BTreeMap::new() }
+}
+
+/// The kernel lowers them with the link below and opens them with it. One stands on another, under a name that sorts first.
+#[test]
+fn foreign_vlan_links_get_back_their_mtu_and_stay_down_if_they_were() {
+    let (bare, _) = before_and_after();
+    let jumbo = |name: &str| Op::SetMtu { name: link_name(name), mtu_bytes: 9000 };
+    let before = run(
+        bare,
+        &[
+            jumbo("eth0"),
+            vlan_above("eth0.100", "eth0"),
+            vlan_above("a", "eth0.100"),
+            vlan_above("eth3.100", "eth3"),
+            Op::SetUp { name: link_name("eth0.100") },
+        ],
+    );
+    let down = run(before.clone(), &[Op::SetDown { name: link_name("a") }]);
+    for before in [before, down] {
+        let after = run(before.clone(), &diff(&before, &planned(), &adapters()).unwrap());
+        assert_eq!(after.links[&link_name("a")].mtu_bytes, 1500);
+        let back = revert(&after, &before, &planned(), &adapters()).unwrap();
+        assert_eq!((run(after, &back.ops), back.gone), (before, vec![]));
+    }
+}
+
+#[test]
+fn a_port_of_any_kind_comes_back_into_the_team() {
+    let (_, settled) = before_and_after();
+    let mut before = settled;
+    let mut dummy = before.links[&link_name("eth3")].clone();
+    (dummy.kind, dummy.permanent_mac, dummy.up) = (LinkKind::Other("dummy".to_owned()), None, false);
+    before.links.insert(link_name("dummy0"), dummy);
+    let before = run(before, &[Op::Join { name: link_name("dummy0"), master: LinkName::team() }]);
+    let after = run(before.clone(), &diff(&before, &planned(), &adapters()).unwrap());
+    assert_eq!(after.links[&link_name("dummy0")].master, None);
+    let back = revert(&after, &before, &planned(), &adapters()).unwrap();
+    assert_eq!(run(after.clone(), &back.ops), before);
+    // Somebody took it away meanwhile: that is theirs to do.
+    let without = run(after, &[Op::Delete { name: link_name("dummy0") }]);
+    assert_eq!(revert(&without, &before, &planned(), &adapters()).unwrap().left(), None);
+}
+
+/// A loosely bound VLAN link is up above one that is down, which the model takes for impossible.
+#[test]
+fn what_the_model_does_not_understand_of_foreign_links_is_tried_last() {
+    let (bare, _) = before_and_after();
+    let mut before = run(bare, &[vlan_above("eth3.100", "eth3"), Op::SetDown { name: link_name("eth3") }]);
+    before.links.get_mut(&link_name("eth3.100")).unwrap().up = true;
+    let after = run(before.clone(), &diff(&before, &planned(), &adapters()).unwrap());
+    let mut back = revert(&after, &before, &planned(), &adapters()).unwrap().ops;
+    assert_eq!(back.pop(), Some(Op::SetUp { name: link_name("eth3.100") }));
+    before.links.get_mut(&link_name("eth3.100")).unwrap().up = false;
+    assert_eq!(run(after, &back), before);
 }
