@@ -1,5 +1,6 @@
 //! Hears the switches: frames from the kernel into [`Neighbours`].
 
+use crate::announce::Pending;
 use crate::clock;
 use crate::neighbours::Neighbours;
 use model::MacAddress;
@@ -7,14 +8,13 @@ use network::kernel::{ListenError, LldpListener};
 use network::lldp;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::Notify;
 use tracing::debug;
 
-/// Starts to listen on these NICs, and does as long as the runtime lives. `moved` is told of cables that lead elsewhere now.
+/// Starts to listen on these NICs, and does as long as the runtime lives. `pending` is told of cables that lead elsewhere now.
 pub(crate) fn listen(
     adapters: BTreeMap<u32, MacAddress>,
     neighbours: Arc<Mutex<Neighbours>>,
-    moved: Arc<Notify>,
+    pending: Arc<Pending>,
 ) -> Result<(), ListenError> {
     let mut listener = LldpListener::open(adapters.keys().copied())?;
     tokio::spawn(async move {
@@ -26,7 +26,7 @@ pub(crate) fn listen(
                     let at_ms = clock::uptime_ms().saturating_sub(age_ms);
                     let mut neighbours = neighbours.lock().unwrap_or_else(PoisonError::into_inner);
                     if neighbours.hear(*adapter, received.lldpdu, at_ms) {
-                        moved.notify_one();
+                        pending.moved(*adapter);
                     }
                 }
                 Err(error) => debug!("LLDP on {adapter}: {error}"),

@@ -9,7 +9,7 @@ use crate::{Owner, announce, clock, inventory, lldp};
 use api::{Health, Hello, NicState, NodeConfig, PowerAction};
 use network::kernel::{ListenError, Monitor, NetlinkError};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tracing::warn;
 
 /// Why the daemon stops.
@@ -65,9 +65,9 @@ impl State {
         let changes = Arc::<Changes>::default();
         tokio::spawn(Arc::clone(&changes).watch(Monitor::open()?));
         let neighbours = Arc::<Mutex<Neighbours>>::default();
-        let moved = Arc::<Notify>::default();
-        lldp::listen(adapters.by_index(), Arc::clone(&neighbours), Arc::clone(&moved))?;
-        announce::start(moved)?;
+        let pending = Arc::<announce::Pending>::default();
+        lldp::listen(adapters.by_index(), Arc::clone(&neighbours), Arc::clone(&pending))?;
+        announce::start(pending)?;
         Ok(Arc::new(Self {
             network,
             probes: Probes::start(store).await?,

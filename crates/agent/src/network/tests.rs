@@ -93,14 +93,18 @@ impl Executor for Simulated {
     }
 
     async fn restore(&self, before: &CurrentLinks, plan: &NetworkPlan) -> Result<Applied, ApplyError> {
-        let ops = revert(&self.links(), before, plan, &adapters())?;
+        let way = revert(&self.links(), before, plan, &adapters())?;
         if let Some(failed) = self.is_stuck(plan) {
             return Ok(failed);
         }
-        self.carry_out(&ops);
+        self.carry_out(&way.ops);
         let why = "asked".to_owned();
-        let outcome = if ops.is_empty() { Outcome::Unchanged } else { Outcome::RolledBack { why } };
-        Ok(report(plan, ops, outcome))
+        let outcome = match revert(&self.links(), before, plan, &adapters())?.left() {
+            Some(then) => Outcome::RollbackFailed { why, then },
+            None if way.ops.is_empty() => Outcome::Unchanged,
+            None => Outcome::RolledBack { why },
+        };
+        Ok(report(plan, way.ops, outcome))
     }
 }
 
@@ -184,6 +188,29 @@ async fn a_plan_that_is_not_confirmed_is_taken_back_and_one_that_is_stays() {
     assert!(bench.kernel.has_vlan(711));
     let state = agent.state().await.unwrap();
     assert_eq!((state.pending_ms, state.taken_back), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nic_that_vanishes_does_not_keep_the_rest_from_going_back() {
+    let bench = Bench::new();
+    let before = bench.kernel.links();
+    let agent = bench.agent().await;
+    agent.apply(request(plan(1, 711), Some(30_000))).await.unwrap();
+    let name = LinkName::team();
+    let (stray, gone) = (Op::CreateBridge { name, vlan_filtering: true, default_pvid: None }, "eth3".parse());
+    bench.kernel.carry_out(&[Op::Delete { name: gone.unwrap() }, stray]);
+    sleep(Duration::from_secs(31)).await;
+    assert!(bench.kernel.links().links.is_empty(), "what no plan made before is gone again");
+    let outcome = agent.state().await.unwrap().taken_back.unwrap().outcome;
+    assert!(matches!(&outcome, Outcome::RollbackFailed { then, .. } if then.contains("eth3")), "{outcome:?}");
+    let refused = agent.apply(request(plan(2, 712), None)).await.unwrap_err();
+    assert!(chain(&refused).contains("Ethernet 3"), "{refused:?}");
+    assert_eq!(agent.state().await.unwrap().generation, Some(Generation(1)), "nothing is remembered of it");
+    // It comes back, and so do the links.
+    bench.kernel.links.lock().unwrap().links.clone_from(&before.links);
+    sleep(Duration::from_mins(1)).await;
+    let outcome = agent.state().await.unwrap().taken_back.unwrap().outcome;
+    assert!(matches!(outcome, Outcome::RolledBack { .. }), "{outcome:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -113,7 +113,7 @@ impl Executor for Mortal {
         if let Some(failed) = self.kernel.is_stuck(plan) {
             return Ok(failed);
         }
-        let ops = revert(&self.kernel.links(), before, plan, &adapters())?;
+        let ops = revert(&self.kernel.links(), before, plan, &adapters())?.ops;
         self.carry_out(&ops);
         Ok(report(plan, ops, Outcome::RolledBack { why: "asked".to_owned() }))
     }
