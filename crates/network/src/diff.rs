@@ -387,7 +387,7 @@ fn qos_change(
 }
 
 /// Whether a link can be changed into another kind without making it anew.
-fn can_become(current: &LinkKind, wanted: &LinkKind) -> bool {
+pub(crate) fn can_become(current: &LinkKind, wanted: &LinkKind) -> bool {
     match (current, wanted) {
         (LinkKind::Bond { mode: a, .. }, LinkKind::Bond { mode: b, .. }) => a == b,
         (LinkKind::Vlan { parent: a, vlan: v, .. }, LinkKind::Vlan { parent: b, vlan: w, .. }) => {
@@ -399,7 +399,7 @@ fn can_become(current: &LinkKind, wanted: &LinkKind) -> bool {
     }
 }
 
-fn word(kind: &LinkKind) -> &str {
+pub(crate) fn word(kind: &LinkKind) -> &str {
     match kind {
         LinkKind::Nic => "NIC",
         LinkKind::Bond { .. } => "bond",

@@ -12,6 +12,7 @@
 mod access;
 mod boot;
 mod directory;
+pub mod drift;
 mod error;
 pub mod faults;
 pub mod file;
