@@ -10,12 +10,13 @@ use serde::Deserialize;
 use std::fmt;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 5] = [
+const BUILT_IN: [(&str, &str); 6] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
     ("miswired-rack", include_str!("../suites/miswired-rack.toml")),
     ("drift", include_str!("../suites/drift.toml")),
+    ("drift-many", include_str!("../suites/drift-many.toml")),
 ];
 
 /// A suite file.

@@ -216,13 +216,8 @@ mod tests {
     #[test]
     fn an_empty_list_proves_something_only_within_one_watch_without_gaps() {
         let look = |epoch, count, missed, named: u64| {
-            let change = |number| LinkChange {
-                number,
-                kind: "link".to_owned(),
-                index: None,
-                name: None,
-                at_ms: 0,
-            };
+            let change =
+                |number| LinkChange { number, kind: "link".to_owned(), index: None, name: None, at_ms: 0 };
             LinkChanges { epoch, count, missed, changes: (0..named).map(change).collect() }
         };
         let earlier = look(1, 40, 2, 0);

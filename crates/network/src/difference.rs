@@ -75,8 +75,7 @@ impl fmt::Display for Difference {
         let what = match attribute {
             Attribute::Presence if found == NOTHING => return write!(f, "{link}, {expected}, is gone"),
             Attribute::Presence => return write!(f, "{link}, {found}, is there, and no plan has it"),
-            Attribute::Kind => return write!(f, "{link} is {found}, not {expected}"),
-            Attribute::Up => return write!(f, "{link} is {found}, not {expected}"),
+            Attribute::Kind | Attribute::Up => return write!(f, "{link} is {found}, not {expected}"),
             Attribute::Other => return write!(f, "{link} is not as planned: to mend it, {expected}"),
             Attribute::Mtu => "MTU of",
             Attribute::Master => "master of",
@@ -181,7 +180,7 @@ impl List<'_> {
         let up = |up: &bool| if *up { "up" } else { "down" }.to_owned();
         self.check(Attribute::Mtu, &wanted.mtu_bytes, &link.mtu_bytes, ToString::to_string);
         self.check(Attribute::Up, &wanted.up, &link.up, up);
-        self.check(Attribute::Master, &wanted.master, &link.master, optional);
+        self.check(Attribute::Master, &wanted.master, &link.master, |master| optional(master.as_ref()));
         self.check(Attribute::Addresses, &wanted.addresses, &link.addresses, |addresses| listed(addresses));
         self.check(Attribute::BridgeVlans, &wanted.bridge_vlans, &link.bridge_vlans, entries);
         if let (Some(wanted), Some(found)) = (wanted.ipv6_link_local, link.ipv6_link_local) {
@@ -198,7 +197,7 @@ impl List<'_> {
                 LinkKind::Bond { miimon_ms: m, primary: p, reselect: r, .. },
             ) => {
                 self.check(Attribute::Miimon, miimon_ms, m, |ms| format!("every {ms} ms"));
-                self.check(Attribute::Primary, primary, p, optional);
+                self.check(Attribute::Primary, primary, p, |port| optional(port.as_ref()));
                 self.check(Attribute::Reselect, reselect, r, |reselect| returns(*reselect).to_owned());
             }
             (
@@ -207,7 +206,7 @@ impl List<'_> {
             ) => {
                 let on = |on: &bool| if *on { "on" } else { "off" }.to_owned();
                 self.check(Attribute::VlanFiltering, vlan_filtering, f, on);
-                self.check(Attribute::DefaultVlan, default_pvid, d, optional);
+                self.check(Attribute::DefaultVlan, default_pvid, d, |vlan| optional(vlan.as_ref()));
             }
             (LinkKind::Vlan { egress_qos, .. }, LinkKind::Vlan { egress_qos: e, .. }) => {
                 let mapped = |map: &BTreeMap<u32, _>| {
@@ -221,8 +220,8 @@ impl List<'_> {
     }
 }
 
-fn optional<T: fmt::Display>(value: &Option<T>) -> String {
-    value.as_ref().map_or_else(|| NOTHING.to_owned(), ToString::to_string)
+fn optional<T: fmt::Display>(value: Option<&T>) -> String {
+    value.map_or_else(|| NOTHING.to_owned(), ToString::to_string)
 }
 
 fn listed<T: fmt::Display>(values: impl IntoIterator<Item = T>) -> String {

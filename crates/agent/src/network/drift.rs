@@ -118,8 +118,7 @@ impl<E: Executor, D: Disk> Network<E, D> {
 
 /// Applies the plan in force. Good: how long that took, or `None` if there was nothing to do any more.
 async fn mend<E: Executor>(executor: &E, plan: &NetworkPlan) -> Result<Option<u64>, String> {
-    let Applied { outcome, duration_us, .. } =
-        executor.apply(plan).await.map_err(|error| chain(&error))?;
+    let Applied { outcome, duration_us, .. } = executor.apply(plan).await.map_err(|error| chain(&error))?;
     match outcome {
         Outcome::Applied => Ok(Some(duration_us)),
         Outcome::Unchanged => Ok(None),
@@ -341,14 +340,23 @@ mod tests {
         let (one, two) = (differs("a", "1400"), differs("b", "1400"));
         assert!(log.found(at(0), std::slice::from_ref(&one), Vec::new()));
         log.tried(at(1), Err("EBUSY".to_owned()));
-        assert!(!log.found(at(999), std::slice::from_ref(&one), Vec::new()), "not before a second has passed");
-        assert!(log.found(at(1000), &[one.clone(), two.clone()], Vec::new()), "something new is tried at once");
+        assert!(
+            !log.found(at(999), std::slice::from_ref(&one), Vec::new()),
+            "not before a second has passed"
+        );
+        assert!(
+            log.found(at(1000), &[one.clone(), two.clone()], Vec::new()),
+            "something new is tried at once"
+        );
         log.tried(at(1001), Err("EBUSY".to_owned()));
         assert!(!log.found(at(3000), &[one.clone(), two.clone()], Vec::new()), "two seconds after two tries");
         assert!(log.found(at(3001), &[one.clone(), two.clone()], Vec::new()));
         let failed = |tries| Repair::Failed { tries, why: "EBUSY".to_owned() };
         assert_eq!(repairs(&log), [failed(2), failed(1)]);
-        assert_eq!(log.last.iter().map(|drift| drift.differences.clone()).collect::<Vec<_>>(), [[one], [two]]);
+        assert_eq!(
+            log.last.iter().map(|drift| drift.differences.clone()).collect::<Vec<_>>(),
+            [[one], [two]]
+        );
         log.tried(at(3002), Ok(Some(7)));
         let mended = |after_ms| Repair::Mended { after_ms, duration_us: 7 };
         assert_eq!(repairs(&log), [mended(3002), mended(2002)]);

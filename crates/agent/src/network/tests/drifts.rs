@@ -74,7 +74,8 @@ async fn whatever_somebody_changes_is_found_told_and_mended_and_nothing_else_is_
         assert_eq!(drifts(&agent).await.count, number, "{op}");
         assert_eq!(agent.drifts_at_a_glance(), api::DriftGlance { count: number, standing: 0 });
     }
-    let told: Vec<String> = words(&agent).await.iter().map(|w| w.split(": mended").next().unwrap().to_owned()).collect();
+    let told: Vec<String> =
+        words(&agent).await.iter().map(|w| w.split(": mended").next().unwrap().to_owned()).collect();
     insta::assert_snapshot!(told.join("\n"), @r"
     tw-st711, VLAN 711 of eth3, is gone
     address of tw-st711 is 10.71.1.9/24, not nothing
@@ -82,7 +83,9 @@ async fn whatever_somebody_changes_is_found_told_and_mended_and_nothing_else_is_
     MTU of tw-st711 is 1400, not 1500
     ");
     // What is not ours may change as it likes.
-    bench.kernel.carry_out(&[address(&by_hand, "10.9.0.2/24"), Op::SetMtu { name: by_hand, mtu_bytes: 1400 }]);
+    bench
+        .kernel
+        .carry_out(&[address(&by_hand, "10.9.0.2/24"), Op::SetMtu { name: by_hand, mtu_bytes: 1400 }]);
     let changed = shape(&bench.kernel);
     sleep(Duration::from_mins(1)).await;
     assert_eq!((shape(&bench.kernel), drifts(&agent).await.count), (changed, 4));
@@ -98,7 +101,8 @@ async fn what_the_kernel_tells_is_looked_at_at_once_and_told_with_the_drift() {
     sleep(Duration::from_millis(100)).await;
     let drifts = drifts(&agent).await;
     assert!(bench.kernel.has_vlan(711), "{drifts:?}");
-    let changes: Vec<_> = drifts.last[0].changes.iter().map(|c| (c.kind.as_str(), c.name.as_deref())).collect();
+    let changes: Vec<_> =
+        drifts.last[0].changes.iter().map(|c| (c.kind.as_str(), c.name.as_deref())).collect();
     assert_eq!(changes, [("link-gone", Some("tw-st711"))]);
 }
 
