@@ -11,6 +11,7 @@
 
 mod checks;
 mod diagnosis;
+mod drift;
 mod inventory;
 mod refusal;
 mod spine;
@@ -247,6 +248,7 @@ impl<'a> Runner<'a> {
                 Ok(or_failure(self.cabling_is_right(Duration::from_millis(*within_ms)).await))
             }
             Step::LinksAreAsPlanned {} => Ok(or_failure(self.links_are_as_planned().await)),
+            Step::Drift { count } => self.drift(*count).await,
             Step::SecondApplyChangesNothing {} => Ok(or_failure(self.second_apply_changes_nothing().await)),
             Step::RoundTrips { probes } => Ok(or_failure(self.round_trips(*probes).await)),
             Step::JumboFrames {} => Ok(or_failure(self.jumbo_frames().await)),

@@ -64,6 +64,7 @@ impl State {
         }
         let changes = Arc::<Changes>::default();
         tokio::spawn(Arc::clone(&changes).watch(Monitor::open()?));
+        tokio::spawn(Arc::clone(&network).mend_drift(Arc::clone(&changes)));
         let neighbours = Arc::<Mutex<Neighbours>>::default();
         let pending = Arc::<announce::Pending>::default();
         lldp::listen(adapters.by_index(), Arc::clone(&neighbours), Arc::clone(&pending))?;
@@ -111,6 +112,7 @@ impl State {
             listening_ms,
             paths,
             nics: self.nics(),
+            drifts: self.network.drifts_at_a_glance(),
         }
     }
 

@@ -11,7 +11,7 @@
 //! On failure: a member that can't be asked has a report that gets older, which the diagnosis knows how to take.
 
 use crate::{Cluster, Member};
-use api::Health;
+use api::{DriftGlance, Health};
 use model::{NodeName, StorageNetworkIndex};
 use network::diagnose::{Diagnosis, Memory, NodeReport, Thresholds};
 use network::wiring::NodeCabling;
@@ -42,6 +42,8 @@ pub struct Sighting {
     pub paths: BTreeMap<StorageNetworkIndex, PathCount>,
     /// How many ways each storage network has.
     pub ways: u32,
+    /// The drifts that each member has found, and how many are not mended, by its last report.
+    pub drifts: BTreeMap<NodeName, DriftGlance>,
 }
 
 /// Ways of a storage network, from one node to another.
@@ -63,6 +65,12 @@ impl Sighting {
             && self.reporting == members
             && !self.paths.is_empty()
             && self.paths.values().all(carries)
+            && self.drifting().next().is_none()
+    }
+
+    /// The members whose links are not as planned.
+    pub fn drifting(&self) -> impl Iterator<Item = &NodeName> {
+        self.drifts.iter().filter(|(_, drifts)| drifts.standing > 0).map(|(node, _)| node)
     }
 
     /// The stable ids of what is lost, sorted.
@@ -118,6 +126,7 @@ impl Watch {
             not_reporting: Vec::new(),
             paths: BTreeMap::new(),
             ways: 0,
+            drifts: BTreeMap::new(),
         };
         let (tell, sightings) = watch::channel(nothing);
         let judge = Judge { cluster: cluster.clone(), known_good, thresholds, shared: Arc::clone(&shared) };
@@ -185,6 +194,7 @@ impl Judge {
                 not_reporting: self.cluster.members.iter().filter(silent).map(|m| m.name.clone()).collect(),
                 paths: self.paths(&young),
                 ways: self.ways(),
+                drifts: self.drifts(),
             });
         }
     }
@@ -212,6 +222,11 @@ impl Judge {
             .values()
             .map(|(asked, health)| health.report(milliseconds(asked.elapsed()), traffic))
             .collect()
+    }
+
+    fn drifts(&self) -> BTreeMap<NodeName, DriftGlance> {
+        let reports = lock(&self.shared.reports);
+        reports.iter().map(|(node, (_, health))| (node.clone(), health.drifts)).collect()
     }
 
     fn note_silences(&self, reports: &[NodeReport]) {

@@ -423,7 +423,7 @@ fn is_foreign_vlan(name: &LinkName, kind: &LinkKind) -> bool {
     matches!(kind, LinkKind::Vlan { .. }) && !name.is_ours()
 }
 
-fn word(kind: &LinkKind) -> &str {
+pub(crate) fn word(kind: &LinkKind) -> &str {
     match kind {
         LinkKind::Nic => "NIC",
         LinkKind::Bond { .. } => "bond",

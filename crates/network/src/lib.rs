@@ -13,6 +13,7 @@
 pub mod announce;
 pub mod diagnose;
 pub mod diff;
+pub mod difference;
 #[cfg(feature = "kernel")]
 pub mod kernel;
 pub mod link;
@@ -28,6 +29,7 @@ pub mod wiring;
 mod testing;
 
 pub use diff::{DiffError, diff, steps};
+pub use difference::{Attribute, Difference, differences};
 pub use link::{
     AdapterMap, BondMode, CurrentLink, CurrentLinks, DesiredLink, DesiredLinks, LinkKind, LinkName, Route,
     VlanEntry,

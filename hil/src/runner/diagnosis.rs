@@ -91,6 +91,7 @@ pub(super) fn unwell(sighting: &Sighting, members: usize) -> String {
     let blocked = sighting.diagnosis.blocked.iter().map(ToString::to_string);
     let losses = sighting.diagnosis.losses.iter().map(ToString::to_string);
     let mut reasons: Vec<String> = losses.chain(blocked).collect();
+    reasons.extend(sighting.drifting().map(|node| format!("the links of {node} are not as planned")));
     if sighting.reporting < members {
         reasons.push(format!("{} of {members} nodes report", sighting.reporting));
     }

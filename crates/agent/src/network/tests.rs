@@ -1,13 +1,14 @@
 //! Plans against a simulated kernel, in virtual time.
 
 mod deaths;
+mod drifts;
 
 use super::*;
 use model::{AdapterName, MacAddress, Mtu, VlanId};
 use network::CurrentLinks;
 use network::link::{AdapterMap, CurrentLink, LinkKind, LinkName};
 use network::plan::{LinkRef, PlannedKind, PlannedLink};
-use network::{Op, diff, revert, simulate};
+use network::{Difference, Op, ResolveError, diff, revert, simulate};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex as StdMutex, PoisonError};
 use tokio::time::sleep;
@@ -80,6 +81,10 @@ impl Executor for Simulated {
     fn check(&self, now: &CurrentLinks, plan: &NetworkPlan) -> Result<(), ApplyError> {
         diff(now, plan, &adapters())?;
         Ok(())
+    }
+
+    fn differences(&self, now: &CurrentLinks, plan: &NetworkPlan) -> Result<Vec<Difference>, ResolveError> {
+        network::differences(now, plan, &adapters())
     }
 
     async fn apply(&self, plan: &NetworkPlan) -> Result<Applied, ApplyError> {

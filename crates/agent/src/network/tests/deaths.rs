@@ -92,6 +92,10 @@ impl Executor for Mortal {
         Ok(self.kernel.links())
     }
 
+    fn differences(&self, now: &CurrentLinks, plan: &NetworkPlan) -> Result<Vec<Difference>, ResolveError> {
+        self.kernel.differences(now, plan)
+    }
+
     fn check(&self, now: &CurrentLinks, plan: &NetworkPlan) -> Result<(), ApplyError> {
         self.kernel.check(now, plan)
     }
