@@ -29,6 +29,7 @@ mod topology;
 pub use access::{EndError, end_kept};
 pub use error::LabError;
 pub use plan::PlanError;
+pub(crate) use topology::check_wiring;
 
 pub use handle::{KeepError, Keeper};
 

@@ -93,10 +93,8 @@ impl Cables {
 
 /// Cables the nodes, as the template says or else as option A.
 pub(super) fn build(spec: &ClusterSpec, nodes: &[NodePlan], draw: &mut Draw) -> Result<Cables, PlanError> {
+    check_wiring(spec)?;
     let wiring = spec.wiring.unwrap_or(Wiring::A);
-    if wiring == Wiring::D && is_converged(spec) {
-        return Err(PlanError::ConvergedWithoutRoomLink);
-    }
     let mut builder = Builder::new(spec, wiring, nodes, draw);
     let routed = builder.routed();
     for (room, tor) in builder.tors() {
@@ -114,6 +112,14 @@ pub(super) fn build(spec: &ClusterSpec, nodes: &[NodePlan], draw: &mut Draw) -> 
     let topology = builder.finish(draw);
     topology.validate()?;
     Ok(Cables { topology, room_links, storage_switches, spares })
+}
+
+/// Sees that the cluster can be cabled as its template says, as far as the template alone can tell.
+pub(crate) fn check_wiring(spec: &ClusterSpec) -> Result<(), PlanError> {
+    if spec.wiring == Some(Wiring::D) && is_converged(spec) {
+        return Err(PlanError::ConvergedWithoutRoomLink);
+    }
+    Ok(())
 }
 
 fn room_name(room: usize) -> String {
