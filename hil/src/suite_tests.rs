@@ -53,6 +53,62 @@ fn a_need_that_is_not_met_says_why() {
     }
 }
 
+fn wired(shape: &str, wiring: Wiring) -> ClusterSpec {
+    ClusterSpec { wiring: Some(wiring), ..spec(shape) }
+}
+
+#[test]
+fn each_wiring_has_what_it_has() {
+    use Need::{OneSwitchARoom, RoomsJoinedBySwitches, SeparateRoomLinks, SharedRoomLink};
+    use Need::{SwitchPairs, SwitchPerStorageNetwork};
+    let all = [
+        SwitchPerStorageNetwork,
+        OneSwitchARoom,
+        SwitchPairs,
+        SeparateRoomLinks,
+        SharedRoomLink,
+        RoomsJoinedBySwitches,
+    ];
+    for (wiring, expected) in [
+        (Wiring::A, vec![SwitchPerStorageNetwork, SeparateRoomLinks, RoomsJoinedBySwitches]),
+        (Wiring::B, vec![SwitchPerStorageNetwork, SwitchPairs, SharedRoomLink, RoomsJoinedBySwitches]),
+        (Wiring::C, vec![OneSwitchARoom, SharedRoomLink, RoomsJoinedBySwitches]),
+        (Wiring::D, vec![SwitchPerStorageNetwork]),
+    ] {
+        let met: Vec<Need> =
+            all.into_iter().filter(|need| need.unmet(&wired("1+1", wiring)).is_none()).collect();
+        assert_eq!(met, expected, "{wiring:?}");
+    }
+}
+
+#[test]
+fn what_wiring_d_has_in_one_room_only_is_not_broken_in_the_other() {
+    let unmet = |wiring, step: &str| {
+        let suite = parse(&format!("{step}, {{ do = 'heal' }}")).unwrap();
+        suite.unmet(&suite.scenarios[0], &wired("2+2", wiring))
+    };
+    for step in ["fail-switch", "cut-spine-link"] {
+        for (room, network, is_there) in [(1, 1, true), (1, 2, false), (2, 1, false), (2, 2, true)] {
+            let step = format!("{{ do = '{step}', room = {room}, storage_network = {network} }}");
+            assert_eq!(unmet(Wiring::D, &step).is_none(), is_there, "{step}");
+            assert_eq!(unmet(Wiring::B, &step), None, "{step}");
+        }
+    }
+    let cut = "{ do = 'cut-room-link', storage_network = 1 }";
+    assert_eq!(unmet(Wiring::D, cut).unwrap(), "with wiring D no storage crosses between the rooms");
+    assert_eq!(unmet(Wiring::C, cut), None);
+}
+
+/// What a plain run does must take at most six minutes; what is long is for the night.
+#[test]
+fn the_default_set_is_the_short_one() {
+    let names = |set| -> Vec<String> {
+        Suite::select(&[], set).unwrap().into_iter().map(|suite| suite.name).collect()
+    };
+    assert_eq!(names(Set::Default), ["wiring", "tor-loss", "room-link-loss", "miswired-rack"]);
+    assert_eq!(names(Set::Nightly).len(), BUILT_IN.len());
+}
+
 #[test]
 fn an_unknown_suite_is_answered_with_the_known_ones() {
     let error = Suite::select(&["tor-los".into()], Set::Default).unwrap_err();

@@ -15,6 +15,7 @@ mod directory;
 mod error;
 pub mod faults;
 pub mod file;
+mod flap;
 mod handle;
 pub mod hands;
 pub mod keeper;
@@ -39,7 +40,7 @@ use crate::ui::Ui;
 use api::pki::Ca;
 use api::{Client, Endpoint, TlsIdentity};
 use boot::Starting;
-use fabric::{Control, LinkId, Snapshot, Topology};
+use fabric::{Control, LinkId, NicId, Snapshot, Topology};
 use file::LabFile;
 use hands::{Hands, HandsError};
 use keeper::Process;
@@ -121,6 +122,14 @@ impl LabNode {
         self.plan.nics.iter().map(|nic| topology::cable_id(&nic.id))
     }
 
+    /// The fabric's names of the cables that carry storage, of NICs that have carrier.
+    pub(crate) fn storage_links(&self, spec: &ClusterSpec, carriers: &BTreeMap<NicId, bool>) -> Vec<LinkId> {
+        let storage = |adapter: &AdapterName| spec.storage_networks.iter().any(|n| n.adapter == *adapter);
+        let usable =
+            self.plan.nics.iter().filter(|nic| storage(&nic.adapter) && carriers.get(&nic.id) == Some(&true));
+        usable.map(|nic| topology::cable_id(&nic.id)).collect()
+    }
+
     /// A way to run commands on it, out of band.
     pub async fn hands(&self) -> Result<Hands, HandsError> {
         Hands::connect(&self.files.hands()).await
@@ -200,6 +209,11 @@ impl Lab {
     /// What went over each cable so far.
     pub fn counters(&mut self) -> Result<Snapshot, LabError> {
         Ok(self.control.counters()?)
+    }
+
+    /// Which NICs have carrier.
+    pub(crate) fn carriers(&mut self) -> Result<BTreeMap<NicId, bool>, LabError> {
+        Ok(self.control.carrier()?)
     }
 
     /// Leaves the lab running. Says how to get in and how to end it.

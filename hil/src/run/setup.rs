@@ -266,6 +266,7 @@ fn replay(options: &Options, shape: Shape, seed: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::suite::Need;
     use std::collections::BTreeSet;
 
     fn options() -> Options {
@@ -316,7 +317,7 @@ mod tests {
     fn a_run_that_could_show_nothing_is_refused_with_the_reasons() {
         let spec = |shape| read_template(&Options { shape: Some(shape), ..options() }).unwrap().0;
         let mut suites = Suite::select(&["tor-loss".into()], Set::Default).unwrap();
-        suites[0].scenarios.retain(|scenario| !scenario.needs.is_empty());
+        suites[0].scenarios.retain(|scenario| scenario.needs.contains(&Need::PeersInRoom));
         assert!(check_applicable(&suites, &spec(Shape::ALL[1])).is_ok());
         let error = check_applicable(&suites, &spec(Shape::ALL[0])).unwrap_err();
         assert!(error.exit_code() == 2 && error.to_string().contains("one node in a room"), "{error}");

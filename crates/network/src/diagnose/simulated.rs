@@ -101,7 +101,7 @@ fn tor(wiring: Wiring, zone: &str, nic: usize) -> u8 {
     match wiring {
         Wiring::A | Wiring::B => tor_of(zone, nic),
         Wiring::C => tor_of(zone, 0),
-        Wiring::D => tor_of(if nic % 2 == 0 { "a" } else { "b" }, 0),
+        Wiring::D => tor_of(if nic.is_multiple_of(2) { "a" } else { "b" }, 0),
     }
 }
 
