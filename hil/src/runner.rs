@@ -12,7 +12,9 @@
 mod checks;
 mod diagnosis;
 mod drift;
+mod flapping;
 mod inventory;
+mod partition;
 mod refusal;
 mod spine;
 
@@ -26,6 +28,7 @@ use crate::ui::{Line, Ui};
 use deploy::watch::{Sighting, Watch};
 use deploy::{Cluster, Member, NetworkStage};
 use diagnosis::Vigil;
+use flapping::Namings;
 use model::ClusterSpec;
 use network::diagnose::Thresholds;
 use std::sync::Arc;
@@ -77,6 +80,7 @@ pub(crate) struct Runner<'a> {
     faulted: Option<(Instant, Instant)>,
     /// Once a step has seen the faults named, they must stay named until they are mended.
     vigil: Vigil,
+    namings: Namings,
 }
 
 impl Drop for Runner<'_> {
@@ -113,8 +117,12 @@ impl<'a> Runner<'a> {
         deploy::start_paths(&cluster).await?;
         let watch = Watch::start(&cluster, cabling.seen, Thresholds::default());
         let vigil = Vigil::default();
-        let logger = tokio::spawn(diagnosis::log_losses(watch.sightings(), Arc::clone(log), vigil.clone()));
-        let runner = Self { cluster, lab, log: Arc::clone(log), ui, watch, logger, faulted: None, vigil };
+        let namings = Namings::default();
+        let logging =
+            diagnosis::log_losses(watch.sightings(), Arc::clone(log), vigil.clone(), namings.clone());
+        let logger = tokio::spawn(logging);
+        let log = Arc::clone(log);
+        let runner = Self { cluster, lab, log, ui, watch, logger, faulted: None, vigil, namings };
         let health = runner.well_by(Instant::now() + FIRST_HEALTH).await;
         if health.good { Ok(runner) } else { Err(RunError::Refused(health.what)) }
     }
@@ -231,9 +239,19 @@ impl<'a> Runner<'a> {
 
     async fn step(&mut self, step: &Step) -> Result<Seen, RunError> {
         match step {
-            Step::FailSwitch { .. } | Step::CutRoomLink { .. } | Step::CrossCable { .. } => {
-                self.break_it(step).await
+            Step::FailSwitch { .. }
+            | Step::CutRoomLink { .. }
+            | Step::CutSpineLink { .. }
+            | Step::CrossCable { .. } => self.break_it(step).await,
+            Step::FlapRoomLink { flapping, .. } | Step::FlapCable { flapping, .. } => {
+                self.flap(step, *flapping).await
             }
+            Step::NamedCalmly { at_least, changes_at_most } => {
+                Ok(self.named_calmly(*at_least, *changes_at_most))
+            }
+            Step::NothingNamed { for_ms } => Ok(self.nothing_named(Duration::from_millis(*for_ms)).await),
+            Step::ManagementParted { room } => Ok(or_failure(self.management_parted(*room).await)),
+            Step::SpineStaysClean {} => self.spine_stays_clean().await,
             Step::Heal {} => self.heal().await,
             Step::Named { within_ms } => Ok(self.named_within(Duration::from_millis(*within_ms)).await),
             Step::Carries { storage_network, for_ms } => {
@@ -258,6 +276,7 @@ impl<'a> Runner<'a> {
     async fn break_it(&mut self, step: &Step) -> Result<Seen, RunError> {
         if self.faulted.is_none() {
             self.watch.listen_for_silences();
+            self.namings.begin();
         }
         // From before the fault: what follows it must not look faster than it is.
         let now = Instant::now();

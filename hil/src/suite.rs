@@ -5,18 +5,28 @@
 //! What a fault must be diagnosed as is not written down in the suite: the lab knows what it broke, and the step
 //! `named` asks for exactly that, no more and no less.
 
-use model::{ClusterSpec, Intent, Mtu, StorageNetwork};
+mod needs;
+mod settings;
+
+pub use needs::Need;
+pub use settings::{Flapping, Nics, Room, SpineWay, SwitchFailure, Way};
+
+use model::{ClusterSpec, Wiring};
+use needs::{no_network, no_node, no_switch, wiring};
 use serde::Deserialize;
 use std::fmt;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 6] = [
+const BUILT_IN: [(&str, &str); 9] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
     ("miswired-rack", include_str!("../suites/miswired-rack.toml")),
     ("drift", include_str!("../suites/drift.toml")),
     ("drift-many", include_str!("../suites/drift-many.toml")),
+    ("room-cut-off", include_str!("../suites/room-cut-off.toml")),
+    ("flapping-link", include_str!("../suites/flapping-link.toml")),
+    ("spine-clean", include_str!("../suites/spine-clean.toml")),
 ];
 
 /// A suite file.
@@ -47,36 +57,6 @@ pub enum Set {
     Nightly,
 }
 
-/// Something that not every cluster has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Need {
-    /// Two storage networks on NICs of their own. A converged intent has lost that path diversity.
-    DedicatedStorage,
-    /// Another node in the same room. Without one, a switch that forwards nothing looks like a cut between the rooms.
-    PeersInRoom,
-    /// Storage with packets larger than Ethernet's usual ones.
-    JumboFrames,
-}
-
-impl Need {
-    /// Why this cluster hasn't got it; `None`: it has.
-    fn unmet(self, spec: &ClusterSpec) -> Option<&'static str> {
-        match self {
-            Self::DedicatedStorage if spec.intents.iter().any(Intent::is_converged_storage) => {
-                Some("storage shares its NICs with other traffic, so there are no two paths")
-            }
-            Self::PeersInRoom if spec.shape().nodes_per_zone() == 1 => {
-                Some("with one node in a room, this fault looks like a cut between the rooms")
-            }
-            Self::JumboFrames if spec.storage_mtu() <= Mtu::ETHERNET => {
-                Some("the template asks for no jumbo frames")
-            }
-            Self::DedicatedStorage | Self::PeersInRoom | Self::JumboFrames => None,
-        }
-    }
-}
-
 /// One story of a suite, from a healthy cluster to a healthy cluster.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -94,91 +74,6 @@ pub struct Scenario {
     /// What happens.
     #[serde(rename = "step")]
     pub steps: Vec<Step>,
-}
-
-/// One of the two rooms, by its place in the template: 1 or 2.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "u8")]
-pub struct Room(u8);
-
-impl Room {
-    /// Its index in the template's zones.
-    pub fn index(self) -> usize {
-        usize::from(self.0) - 1
-    }
-}
-
-impl TryFrom<u8> for Room {
-    type Error = String;
-    fn try_from(value: u8) -> Result<Self, String> {
-        if (1..=2).contains(&value) {
-            Ok(Self(value))
-        } else {
-            Err(format!("room {value}: there are rooms 1 and 2"))
-        }
-    }
-}
-
-impl fmt::Display for Room {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "room {}", self.0)
-    }
-}
-
-/// Which way a link or switch is cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Way {
-    /// Nothing passes.
-    #[default]
-    Both,
-    /// From the first room to the second nothing passes.
-    OneToTwo,
-    /// From the second room to the first nothing passes.
-    TwoToOne,
-}
-
-impl fmt::Display for Way {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Both => "both ways",
-            Self::OneToTwo => "from room 1 to room 2",
-            Self::TwoToOne => "from room 2 to room 1",
-        })
-    }
-}
-
-/// How a switch fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SwitchFailure {
-    /// It is off: its neighbours see no carrier.
-    #[default]
-    Off,
-    /// It still sends, but no frame gets in.
-    Deaf,
-    /// It still takes frames, but none gets out.
-    Mute,
-}
-
-impl fmt::Display for SwitchFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Off => "is off",
-            Self::Deaf => "takes no frames any more",
-            Self::Mute => "sends no frames any more",
-        })
-    }
-}
-
-/// Which NICs of a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Nics {
-    /// All of them.
-    All,
-    /// Those that carry storage.
-    Storage,
 }
 
 /// A step of a scenario: a fault, its end, or something that must hold. (Steps without settings have braces, because
@@ -204,6 +99,35 @@ pub enum Step {
         #[serde(default)]
         way: Way,
     },
+    /// The link to the spine of the switch that carries a storage network in a room is cut. No storage crosses it.
+    CutSpineLink {
+        /// The room.
+        room: Room,
+        /// The storage network whose switch it is.
+        storage_network: u8,
+        /// Which way.
+        #[serde(default)]
+        way: SpineWay,
+    },
+    /// The link between the rooms that a storage network crosses flaps. Until it is done, the storage networks that don't
+    /// cross it lose no probe.
+    FlapRoomLink {
+        /// The storage network.
+        storage_network: u8,
+        /// How.
+        flapping: Flapping,
+    },
+    /// The cable of a node's NIC for a storage network flaps, and its carrier with it. The same holds.
+    FlapCable {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// The storage network.
+        storage_network: u8,
+        /// How.
+        flapping: Flapping,
+    },
     /// A node's NICs are cabled to the same switches of the other room.
     CrossCable {
         /// The node's room.
@@ -220,6 +144,18 @@ pub enum Step {
         /// The bound from the last fault on, milliseconds.
         within_ms: u64,
     },
+    /// From the first fault on until now, nothing but the faults made was named, and that without a storm.
+    NamedCalmly {
+        /// How often something must have been named, at least.
+        at_least: usize,
+        /// How often something may have been named or no longer been, at most.
+        changes_at_most: usize,
+    },
+    /// From the first fault on, for some time, nothing is named: what was broken shows in no storage path, cable or node.
+    NothingNamed {
+        /// How long, milliseconds.
+        for_ms: u64,
+    },
     /// From the first fault on, for some time, no path of a storage network is silent; then every node reaches every
     /// other on it without losing a probe.
     Carries {
@@ -230,6 +166,11 @@ pub enum Step {
     },
     /// Every node and the witness reach each other on the management network.
     ManagementCarries {},
+    /// On the management network nobody reaches a room from outside or the other way; outside it all reach each other.
+    ManagementParted {
+        /// The room.
+        room: Room,
+    },
     /// Deployment refuses the cabling, blames the cables that were moved and no other (node, NIC, switch and port), and
     /// touches no node.
     Refused {},
@@ -262,6 +203,9 @@ pub enum Step {
     PrioritiesAreSeen {},
     /// No storage frame was ever seen on a spine link.
     SpineCarriesNoStorage {},
+    /// While every node probes every other on every storage network, whoever answers, no storage frame is seen on a
+    /// spine link.
+    SpineStaysClean {},
 }
 
 impl fmt::Display for Step {
@@ -273,16 +217,39 @@ impl fmt::Display for Step {
             Self::CutRoomLink { storage_network, way } => {
                 write!(f, "the room-to-room link of storage network {storage_network} is cut {way}")
             }
+            Self::CutSpineLink { room, storage_network, way } => {
+                write!(
+                    f,
+                    "the spine link of storage network {storage_network}'s switch in {room} is cut {way}"
+                )
+            }
+            Self::FlapRoomLink { storage_network, flapping } => {
+                write!(f, "the room-to-room link of storage network {storage_network} {flapping}")
+            }
+            Self::FlapCable { room, position, storage_network, flapping } => {
+                write!(
+                    f,
+                    "the cable of node {position} of {room} for storage network {storage_network} {flapping}"
+                )
+            }
             Self::CrossCable { room, position, nics } => {
                 let nics = if *nics == Nics::All { "all NICs" } else { "the storage NICs" };
                 write!(f, "{nics} of node {position} of {room} are cabled to the other room")
             }
             Self::Heal {} => f.write_str("everything is mended"),
             Self::Named { within_ms } => write!(f, "exactly that is named within {within_ms} ms"),
+            Self::NamedCalmly { at_least: 0, .. } => {
+                f.write_str("nothing else is named, and without a storm")
+            }
+            Self::NamedCalmly { .. } => f.write_str("exactly that is named, and without a storm"),
+            Self::NothingNamed { for_ms } => write!(f, "nothing is named for {for_ms} ms"),
             Self::Carries { storage_network, for_ms } => {
                 write!(f, "storage network {storage_network} carries on for {for_ms} ms")
             }
             Self::ManagementCarries {} => f.write_str("management carries"),
+            Self::ManagementParted { room } => {
+                write!(f, "management does not reach {room}, and carries elsewhere")
+            }
             Self::Refused {} => f.write_str("deployment refuses the cabling and names it"),
             Self::InventoryMatches {} => f.write_str("inventory is what the lab built"),
             Self::CablingIsRight { within_ms: 0 } => f.write_str("cabling is right"),
@@ -294,6 +261,9 @@ impl fmt::Display for Step {
             Self::JumboFrames {} => f.write_str("jumbo frames pass unfragmented"),
             Self::PrioritiesAreSeen {} => f.write_str("priorities are seen in the fabric"),
             Self::SpineCarriesNoStorage {} => f.write_str("no storage frame on the spine"),
+            Self::SpineStaysClean {} => {
+                f.write_str("no storage frame on the spine while all nodes send some")
+            }
         }
     }
 }
@@ -301,24 +271,35 @@ impl fmt::Display for Step {
 impl Step {
     /// Whether the step breaks something.
     pub fn is_fault(&self) -> bool {
-        matches!(self, Self::FailSwitch { .. } | Self::CutRoomLink { .. } | Self::CrossCable { .. })
+        matches!(
+            self,
+            Self::FailSwitch { .. }
+                | Self::CutRoomLink { .. }
+                | Self::CutSpineLink { .. }
+                | Self::FlapRoomLink { .. }
+                | Self::FlapCable { .. }
+                | Self::CrossCable { .. }
+        )
     }
 
     /// What the step speaks of that this cluster hasn't got.
     fn missing(&self, spec: &ClusterSpec) -> Option<String> {
         match self {
-            Self::FailSwitch { storage_network, .. }
-            | Self::CutRoomLink { storage_network, .. }
-            | Self::Carries { storage_network, .. } => {
-                let has = |network: &StorageNetwork| network.index.get() == *storage_network;
-                (!spec.storage_networks.iter().any(has))
-                    .then(|| format!("the cluster has no storage network {storage_network}"))
+            Self::FailSwitch { room, storage_network, .. }
+            | Self::CutSpineLink { room, storage_network, .. } => {
+                no_network(spec, *storage_network).or_else(|| no_switch(spec, *room, *storage_network))
             }
-            Self::CrossCable { room, position, .. } => {
-                let nodes = spec.zones.get(room.index()).map_or(0, |zone| zone.nodes.len());
-                (!(1..=nodes).contains(&usize::from(*position)))
-                    .then(|| format!("{room} has no node {position}"))
+            Self::CutRoomLink { storage_network, .. } | Self::FlapRoomLink { storage_network, .. } => {
+                no_network(spec, *storage_network).or_else(|| {
+                    (wiring(spec) == Wiring::D)
+                        .then(|| "with wiring D no storage crosses between the rooms".to_owned())
+                })
             }
+            Self::Carries { storage_network, .. } => no_network(spec, *storage_network),
+            Self::FlapCable { room, position, storage_network, .. } => {
+                no_network(spec, *storage_network).or_else(|| no_node(spec, *room, *position))
+            }
+            Self::CrossCable { room, position, .. } => no_node(spec, *room, *position),
             _ => None,
         }
     }
@@ -436,88 +417,5 @@ impl Scenario {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_built_in_suites_are_good_and_named_after_their_files() {
-        for (name, text) in BUILT_IN {
-            assert_eq!(Suite::parse(name, text).unwrap().name, name);
-        }
-        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("suites");
-        let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-        let mut files: Vec<_> = files.map(|path| path.file_stem().unwrap().to_owned()).collect();
-        files.sort();
-        let mut built_in = BUILT_IN.map(|(name, _)| name);
-        built_in.sort_unstable();
-        assert_eq!(files, built_in, "every suite file is built in");
-    }
-
-    #[test]
-    fn what_would_look_at_nothing_is_refused() {
-        assert!(matches!(parse(""), Err(SuiteError::Empty { .. })));
-        let none = "name = 's'\ntitle = 't'\nsets = []\nscenario = []";
-        assert!(matches!(Suite::parse("s", none), Err(SuiteError::Empty { .. })));
-    }
-
-    fn spec(shape: &str) -> ClusterSpec {
-        let text = std::fs::read_to_string(format!("templates/{shape}.toml")).unwrap();
-        let source = template::Source::new(shape.to_owned(), &text);
-        template::read(&source, &template::ReadOptions::default()).unwrap().spec.unwrap()
-    }
-
-    #[test]
-    fn what_a_cluster_has_not_got_makes_a_scenario_not_applicable() {
-        let unmet = |shape: &str, step: &str| {
-            let suite = parse(&format!("{step}, {{ do = 'heal' }}")).unwrap();
-            suite.unmet(&suite.scenarios[0], &spec(shape))
-        };
-        let cross = "{ do = 'cross-cable', room = 2, position = 2, nics = 'all' }";
-        assert_eq!(unmet("2+2", cross), None);
-        assert_eq!(unmet("1+1", cross).unwrap(), "room 2 has no node 2");
-        let cut = "{ do = 'cut-room-link', storage_network = 3 }";
-        assert_eq!(unmet("2+2", cut).unwrap(), "the cluster has no storage network 3");
-    }
-
-    #[test]
-    fn a_need_that_is_not_met_says_why() {
-        let small = ClusterSpec { intents: Vec::new(), ..spec("1+1") };
-        assert!(Need::PeersInRoom.unmet(&small).is_some());
-        assert!(Need::JumboFrames.unmet(&small).is_some());
-        let large = spec("2+2");
-        for need in [Need::PeersInRoom, Need::JumboFrames, Need::DedicatedStorage] {
-            assert_eq!(need.unmet(&large), None, "{need:?}");
-        }
-    }
-
-    #[test]
-    fn an_unknown_suite_is_answered_with_the_known_ones() {
-        let error = Suite::select(&["tor-los".into()], Set::Default).unwrap_err();
-        assert!(error.to_string().contains("tor-loss"), "{error}");
-    }
-
-    fn parse(steps: &str) -> Result<Suite, SuiteError> {
-        let head =
-            "name = 's'\ntitle = 't'\nsets = []\n[[scenario]]\nname = 'x'\nfault_budget = 1\nbound_ms = 1\n";
-        Suite::parse("s", &format!("{head}step = [{steps}]"))
-    }
-
-    #[test]
-    fn a_scenario_keeps_its_fault_budget_and_mends_what_it_broke() {
-        let cut = "{ do = 'cut-room-link', storage_network = 1 }";
-        assert!(parse(&format!("{cut}, {{ do = 'heal' }}")).is_ok());
-        assert!(matches!(parse(&format!("{cut}, {cut}")), Err(SuiteError::OverBudget { .. })));
-        assert!(matches!(parse(cut), Err(SuiteError::EndsBroken { .. })));
-    }
-
-    #[test]
-    fn what_a_suite_can_not_say_is_refused_with_its_place() {
-        for bad in [
-            "{ do = 'pray' }",
-            "{ do = 'heal', hard = true }",
-            "{ do = 'fail-switch', room = 3, storage_network = 1 }",
-        ] {
-            assert!(matches!(parse(bad), Err(SuiteError::Syntax { .. })), "{bad}");
-        }
-    }
-}
+#[path = "suite_tests.rs"]
+mod tests;

@@ -7,7 +7,7 @@ use hil::lab::EndError;
 use hil::run::{Options, Outcome, RunError};
 use hil::suite::Set;
 use hil::ui::Ui;
-use model::Shape;
+use model::{Shape, Wiring};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,6 +16,7 @@ const EXAMPLES: &str = "\
 Examples:
   cargo xtask hil                                 the default suites on two racks of two nodes
   cargo xtask hil --shape 1+1 --suite wiring      one suite on the smallest cluster
+  cargo xtask hil --wiring C                      one switch a rack, with both storage networks
   cargo xtask hil --template plant.toml           a template of your own, or an ARM parameters file
   cargo xtask hil --suite tor-loss --seed 7       the same random choices as an earlier run
   cargo xtask hil --keep                          leave the lab running, and say how to get in
@@ -36,6 +37,9 @@ pub(crate) struct HilArguments {
     /// Nodes per rack, from a built-in template: 1+1, 2+2, 3+3 or 4+4 [default: 2+2]
     #[arg(long, value_name = "SHAPE")]
     shape: Option<Shape>,
+    /// How the racks are wired, for a built-in template or one that doesn't say [default: A]
+    #[arg(long, value_enum, ignore_case = true, value_name = "WIRING")]
+    wiring: Option<WiringName>,
     /// A template of your own: twinrack's TOML or an Azure ARM deployment parameters file
     #[arg(long, value_name = "FILE", conflicts_with = "shape")]
     template: Option<PathBuf>,
@@ -93,6 +97,19 @@ enum HilCommand {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
+#[value(rename_all = "verbatim")]
+enum WiringName {
+    /// Two switches a rack, each storage network on a pair of its own
+    A,
+    /// Two switches a rack that are a pair; both storage networks on both, port channels between the racks
+    B,
+    /// One switch a rack with both storage networks; a port channel between the racks
+    C,
+    /// Every node on a switch in each rack; nothing of storage between them
+    D,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
 enum SetName {
     /// What a plain run does; minutes
     Default,
@@ -145,6 +162,12 @@ fn options(arguments: HilArguments) -> std::io::Result<Options> {
         root: root().to_owned(),
         program: std::env::current_exe()?,
         shape: arguments.shape,
+        wiring: arguments.wiring.map(|wiring| match wiring {
+            WiringName::A => Wiring::A,
+            WiringName::B => Wiring::B,
+            WiringName::C => Wiring::C,
+            WiringName::D => Wiring::D,
+        }),
         template: arguments.template,
         overrides: arguments.overrides,
         suites: arguments.suites,

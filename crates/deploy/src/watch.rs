@@ -288,6 +288,7 @@ mod tests {
                 })
                 .collect(),
             ways: 2,
+            drifts: BTreeMap::new(),
         };
         assert!(sighting(&[(1, 2, 0), (2, 2, 0)]).is_well(3));
         for paths in [&[][..], &[(1, 2, 0), (2, 0, 0)], &[(1, 2, 0), (2, 1, 1)], &[(1, 2, 1), (2, 2, 0)]] {

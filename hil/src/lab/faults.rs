@@ -6,8 +6,8 @@
 use super::plan::{NicPlan, NodePlan};
 use super::topology::cable_id;
 use super::{Lab, LabError};
-use crate::suite::{Nics, Room, Step, SwitchFailure, Way};
-use fabric::{CarrierChange, End, PortRef, Switch, SwitchId, Ways};
+use crate::suite::{Flapping, Nics, Room, SpineWay, Step, SwitchFailure, Way};
+use fabric::{CarrierChange, End, PortRef, Role, Switch, SwitchId, Ways};
 use futures_util::future::try_join_all;
 use model::{AdapterName, ClusterSpec, NodeName, TrafficClass};
 use network::lldp::{ChassisId, PortId};
@@ -31,6 +31,22 @@ pub enum Made {
         storage_network: u8,
         /// From this zone to that one, if only one way.
         one_way: Option<(String, String)>,
+    },
+    /// The link of a switch to the spine was cut.
+    SpineLink {
+        /// The switch's name.
+        switch: String,
+        /// Which way.
+        way: SpineWay,
+    },
+    /// Something goes down and up by itself; while it is down, this is lost.
+    Flapping {
+        /// The stable id of the loss.
+        loss_id: String,
+        /// What it is, in words.
+        what: String,
+        /// How.
+        flapping: Flapping,
     },
     /// A cable was moved.
     Cable(LabCable),
@@ -64,6 +80,8 @@ impl fmt::Display for Made {
                     "the room-to-room link of storage network {storage_network} is cut from {from} to {to}"
                 )
             }
+            Self::SpineLink { switch, way } => write!(f, "the spine link of switch {switch} is cut {way}"),
+            Self::Flapping { what, flapping, .. } => write!(f, "{what} {flapping}"),
             Self::Cable(LabCable { node, adapter, switch, port, .. }) => {
                 write!(f, "{adapter} of {node} is cabled to switch {switch} port {port}")
             }
@@ -80,7 +98,9 @@ impl Made {
             Self::RoomLink { storage_network, one_way: Some((from, to)) } => {
                 Some(format!("room-link:{storage_network}:{from}>{to}"))
             }
-            Self::Cable(_) => None,
+            Self::Flapping { loss_id, .. } => Some(loss_id.clone()),
+            // No storage crosses the spine, and the watch looks at storage.
+            Self::SpineLink { .. } | Self::Cable(_) => None,
         }
     }
 
@@ -88,7 +108,9 @@ impl Made {
     pub fn cable(&self) -> Option<&LabCable> {
         match self {
             Self::Cable(cable) => Some(cable),
-            Self::Switch { .. } | Self::RoomLink { .. } => None,
+            Self::Switch { .. } | Self::RoomLink { .. } | Self::SpineLink { .. } | Self::Flapping { .. } => {
+                None
+            }
         }
     }
 }
@@ -107,6 +129,15 @@ impl Lab {
             }
             Step::CutRoomLink { storage_network, way } => {
                 self.cut_room_link(spec, *storage_network, *way).await?
+            }
+            Step::CutSpineLink { room, storage_network, way } => {
+                self.cut_spine_link(*room, *storage_network, *way)?
+            }
+            Step::FlapRoomLink { storage_network, flapping } => {
+                self.flap_room_link(*storage_network, *flapping)?
+            }
+            Step::FlapCable { room, position, storage_network, flapping } => {
+                self.flap_cable(spec, *room, *position, *storage_network, *flapping).await?
             }
             Step::CrossCable { room, position, nics } => {
                 self.cross_cable(spec, *room, *position, *nics).await?
@@ -138,7 +169,36 @@ impl Lab {
             SwitchFailure::Mute => self.cut_around(&switch, false)?,
         };
         self.tell_carriers(changes).await?;
-        Ok(self.switch(&switch).map(|switch| made_of(switch, how)).into_iter().collect())
+        let mut made: Vec<Made> =
+            self.switch(&switch).map(|switch| made_of(switch, how)).into_iter().collect();
+        if how != SwitchFailure::Off {
+            let cut_off = self.cables.networks_cut_off_by_peer(room.index(), &switch);
+            made.extend(cut_off.map(|storage_network| Made::RoomLink { storage_network, one_way: None }));
+        }
+        Ok(made)
+    }
+
+    /// Cuts what leads to the spine from the switch of a storage network. Guests don't see it.
+    fn cut_spine_link(&mut self, room: Room, network: u8, way: SpineWay) -> Result<Vec<Made>, LabError> {
+        let switch = self.cables.storage_switch(room.index(), network).cloned();
+        let switch = switch.ok_or(LabError::NoSuchNetwork { storage_network: network })?;
+        let at = |end: &End| matches!(end, End::Port(port) if port.switch == switch);
+        let links = self.cables.topology().links_at(Role::Spine);
+        let links: Vec<_> = links
+            .filter(|link| at(&link.a) || at(&link.b))
+            .map(|link| (link.id.clone(), at(&link.a)))
+            .collect();
+        for (link, is_a) in &links {
+            let cut = match way {
+                SpineWay::Both => Ways::Both,
+                SpineWay::ToSpine if *is_a => Ways::AToB,
+                SpineWay::FromSpine if !*is_a => Ways::AToB,
+                SpineWay::ToSpine | SpineWay::FromSpine => Ways::BToA,
+            };
+            self.control.cut_link(link, cut)?;
+        }
+        let name = self.switch(&switch).map(|switch| switch.system_name.clone());
+        Ok(name.map(|switch| Made::SpineLink { switch, way }).into_iter().collect())
     }
 
     /// Cuts one direction of every cable at a switch: towards it, or away from it.
@@ -250,7 +310,7 @@ impl Lab {
     }
 
     /// Lets the guests see the carriers that the fabric has.
-    async fn tell_carriers(&mut self, changes: Vec<CarrierChange>) -> Result<(), LabError> {
+    pub(super) async fn tell_carriers(&mut self, changes: Vec<CarrierChange>) -> Result<(), LabError> {
         try_join_all(self.nodes.values_mut().map(|node| node.follow(&changes))).await.map(drop)
     }
 }

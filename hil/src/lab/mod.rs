@@ -16,6 +16,7 @@ pub mod drift;
 mod error;
 pub mod faults;
 pub mod file;
+mod flap;
 mod handle;
 pub mod hands;
 pub mod keeper;
@@ -30,6 +31,7 @@ mod topology;
 pub use access::{EndError, end_kept};
 pub use error::LabError;
 pub use plan::PlanError;
+pub(crate) use topology::check_wiring;
 
 pub use handle::{KeepError, Keeper};
 
@@ -39,7 +41,7 @@ use crate::ui::Ui;
 use api::pki::Ca;
 use api::{Client, Endpoint, TlsIdentity};
 use boot::Starting;
-use fabric::{Control, LinkId, Snapshot, Topology};
+use fabric::{Control, LinkId, NicId, Snapshot, Topology};
 use file::LabFile;
 use hands::{Hands, HandsError};
 use keeper::Process;
@@ -119,6 +121,14 @@ impl LabNode {
     /// The fabric's names of its cables; end a is the node's.
     pub fn links(&self) -> impl Iterator<Item = LinkId> {
         self.plan.nics.iter().map(|nic| topology::cable_id(&nic.id))
+    }
+
+    /// The fabric's names of the cables that carry storage, of NICs that have carrier.
+    pub(crate) fn storage_links(&self, spec: &ClusterSpec, carriers: &BTreeMap<NicId, bool>) -> Vec<LinkId> {
+        let storage = |adapter: &AdapterName| spec.storage_networks.iter().any(|n| n.adapter == *adapter);
+        let usable =
+            self.plan.nics.iter().filter(|nic| storage(&nic.adapter) && carriers.get(&nic.id) == Some(&true));
+        usable.map(|nic| topology::cable_id(&nic.id)).collect()
     }
 
     /// A way to run commands on it, out of band.
@@ -203,6 +213,11 @@ impl Lab {
     /// What went over each cable so far.
     pub fn counters(&mut self) -> Result<Snapshot, LabError> {
         Ok(self.control.counters()?)
+    }
+
+    /// Which NICs have carrier.
+    pub(crate) fn carriers(&mut self) -> Result<BTreeMap<NicId, bool>, LabError> {
+        Ok(self.control.carrier()?)
     }
 
     /// Leaves the lab running. Says how to get in and how to end it.

@@ -77,6 +77,20 @@ impl Cables {
         self.storage_switches.get(&(room, storage_network))
     }
 
+    /// Storage networks that lose the way between the rooms when a switch lives, but forwards nothing: where it is the first of a
+    /// pair, the second takes the peer channel for dead, leaves all its port channels, and its NICs reach only each other.
+    pub(crate) fn networks_cut_off_by_peer<'a>(
+        &'a self,
+        room: usize,
+        first: &'a SwitchId,
+    ) -> impl Iterator<Item = u8> + 'a {
+        let second = self.topology.pairs.iter().find(|pair| pair.switches[0] == *first);
+        let second = second.map(|pair| &pair.switches[1]);
+        let on_it =
+            move |((at, _), switch): &(&(usize, u8), &SwitchId)| *at == room && Some(*switch) == second;
+        self.storage_switches.iter().filter(on_it).map(|((_, network), _)| *network)
+    }
+
     /// The room where a NIC's cable ends when nothing is broken, which with option D is not always its node's.
     pub(crate) fn room_of_cable(&self, nic: &NicId) -> Option<usize> {
         let link = self.topology.link(&cable_id(nic))?;
@@ -93,10 +107,8 @@ impl Cables {
 
 /// Cables the nodes, as the template says or else as option A.
 pub(super) fn build(spec: &ClusterSpec, nodes: &[NodePlan], draw: &mut Draw) -> Result<Cables, PlanError> {
+    check_wiring(spec)?;
     let wiring = spec.wiring.unwrap_or(Wiring::A);
-    if wiring == Wiring::D && is_converged(spec) {
-        return Err(PlanError::ConvergedWithoutRoomLink);
-    }
     let mut builder = Builder::new(spec, wiring, nodes, draw);
     let routed = builder.routed();
     for (room, tor) in builder.tors() {
@@ -114,6 +126,14 @@ pub(super) fn build(spec: &ClusterSpec, nodes: &[NodePlan], draw: &mut Draw) -> 
     let topology = builder.finish(draw);
     topology.validate()?;
     Ok(Cables { topology, room_links, storage_switches, spares })
+}
+
+/// Sees that the cluster can be cabled as its template says, as far as the template alone can tell.
+pub(crate) fn check_wiring(spec: &ClusterSpec) -> Result<(), PlanError> {
+    if spec.wiring == Some(Wiring::D) && is_converged(spec) {
+        return Err(PlanError::ConvergedWithoutRoomLink);
+    }
+    Ok(())
 }
 
 fn room_name(room: usize) -> String {

@@ -1,10 +1,10 @@
 //! Everything of a run that can be decided before anything is started.
 
 use super::RunError;
-use crate::lab::LabError;
 use crate::lab::file::{self as lab_file, LabFile};
+use crate::lab::{self, LabError, PlanError};
 use crate::suite::{Set, Suite};
-use model::{ClusterSpec, DeploymentMode, Shape};
+use model::{ClusterSpec, DeploymentMode, Shape, Wiring};
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -37,6 +37,8 @@ pub struct Options {
     pub program: PathBuf,
     /// The shape, for a built-in template.
     pub shape: Option<Shape>,
+    /// How the lab is wired, for a built-in template or one that does not say.
+    pub wiring: Option<Wiring>,
     /// A template of one's own.
     pub template: Option<PathBuf>,
     /// Rules of the template to override.
@@ -88,6 +90,7 @@ pub(super) fn prepare(options: Options) -> Result<Setup, RunError> {
     let lab_path = || options.lab.clone().unwrap_or_else(|| "hil/labs/qemu.toml".into());
     let lab_file = LabFile::parse(&lab_text).map_err(|source| LabError::File { path: lab_path(), source })?;
     let (mut spec, mut notes) = read_template(&options)?;
+    wire(&mut spec, &options)?;
     if spec.witness.management_ip.is_none() {
         deploy::place_witness(&mut spec)?;
         let address = spec.witness.management_ip.map_or_else(String::new, |address| address.to_string());
@@ -181,6 +184,22 @@ fn read_template(options: &Options) -> Result<(ClusterSpec, Vec<String>), RunErr
     }
 }
 
+/// Gives the cluster the wiring that was asked for. An ARM file says none, a TOML file's own word stands.
+fn wire(spec: &mut ClusterSpec, options: &Options) -> Result<(), RunError> {
+    let Some(wiring) = options.wiring else { return lab::check_wiring(spec).map_err(refused) };
+    if options.template.is_some() && spec.wiring.is_some_and(|said| said != wiring) {
+        return Err(RunError::Options(
+            "the template says another wiring than --wiring; leave one of them out",
+        ));
+    }
+    spec.wiring = Some(wiring);
+    lab::check_wiring(spec).map_err(refused)
+}
+
+fn refused(error: PlanError) -> RunError {
+    RunError::Lab(LabError::Plan(error))
+}
+
 /// What the reader of a report should know of the template.
 fn notes(spec: &ClusterSpec, reading: &Reading) -> Vec<String> {
     let overridden = reading.diagnostics.iter().filter(|diagnostic| diagnostic.overridden);
@@ -227,6 +246,9 @@ fn replay(options: &Options, shape: Shape, seed: u64) -> String {
         Some(path) => option("template", &path.to_string_lossy()),
         None => option("shape", &shape.to_string()),
     }
+    if let Some(wiring) = options.wiring {
+        option("wiring", &format!("{wiring:?}"));
+    }
     options.overrides.iter().for_each(|rule| option("override", rule));
     options.suites.iter().for_each(|suite| option("suite", suite));
     if options.suites.is_empty() && options.set != Set::Default {
@@ -244,12 +266,15 @@ fn replay(options: &Options, shape: Shape, seed: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::suite::Need;
+    use std::collections::BTreeSet;
 
     fn options() -> Options {
         Options {
             root: PathBuf::new(),
             program: PathBuf::new(),
             shape: None,
+            wiring: None,
             template: None,
             overrides: Vec::new(),
             suites: Vec::new(),
@@ -276,6 +301,7 @@ mod tests {
     fn the_replay_names_everything_that_was_chosen() {
         let options = Options {
             template: Some("my lab.json".into()),
+            wiring: Some(Wiring::C),
             overrides: vec!["net.x".into()],
             suites: vec!["wiring".into(), "tor-loss".into()],
             lab: Some("l.toml".into()),
@@ -283,7 +309,7 @@ mod tests {
         };
         assert_eq!(
             replay(&options, Shape::ALL[0], 7),
-            "cargo xtask hil --template 'my lab.json' --override net.x --suite wiring --suite tor-loss --lab l.toml --seed 7"
+            "cargo xtask hil --template 'my lab.json' --wiring C --override net.x --suite wiring --suite tor-loss --lab l.toml --seed 7"
         );
     }
 
@@ -291,7 +317,7 @@ mod tests {
     fn a_run_that_could_show_nothing_is_refused_with_the_reasons() {
         let spec = |shape| read_template(&Options { shape: Some(shape), ..options() }).unwrap().0;
         let mut suites = Suite::select(&["tor-loss".into()], Set::Default).unwrap();
-        suites[0].scenarios.retain(|scenario| !scenario.needs.is_empty());
+        suites[0].scenarios.retain(|scenario| scenario.needs.contains(&Need::PeersInRoom));
         assert!(check_applicable(&suites, &spec(Shape::ALL[1])).is_ok());
         let error = check_applicable(&suites, &spec(Shape::ALL[0])).unwrap_err();
         assert!(error.exit_code() == 2 && error.to_string().contains("one node in a room"), "{error}");
@@ -312,6 +338,36 @@ mod tests {
         let left: Vec<_> =
             fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["precious"]);
+    }
+
+    #[test]
+    fn every_shape_can_have_every_wiring() {
+        for shape in Shape::ALL {
+            for wiring in [Wiring::A, Wiring::B, Wiring::C, Wiring::D] {
+                let options = Options { shape: Some(shape), wiring: Some(wiring), ..options() };
+                let (mut spec, _) = read_template(&options).unwrap();
+                wire(&mut spec, &options).unwrap();
+                assert_eq!((spec.shape(), spec.wiring), (shape, Some(wiring)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_wiring_that_the_template_contradicts_or_rules_out_is_refused() {
+        let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates/1+1.toml");
+        let asked = |wiring| Options { template: Some(template.clone()), wiring: Some(wiring), ..options() };
+        let (spec, _) = read_template(&asked(Wiring::A)).unwrap();
+        assert!(wire(&mut spec.clone(), &asked(Wiring::A)).is_ok());
+        assert_eq!(wire(&mut spec.clone(), &asked(Wiring::B)).unwrap_err().exit_code(), 2);
+        // An ARM file with one converged intent, which says no wiring.
+        let mut converged = ClusterSpec { wiring: None, ..spec };
+        let all: BTreeSet<_> = converged.intents.iter().flat_map(|intent| intent.traffic.clone()).collect();
+        converged.intents.truncate(1);
+        converged.intents[0].traffic = all;
+        assert!(wire(&mut converged.clone(), &asked(Wiring::B)).is_ok());
+        let error = wire(&mut converged, &asked(Wiring::D)).unwrap_err();
+        assert!(matches!(error, RunError::Lab(LabError::Plan(PlanError::ConvergedWithoutRoomLink))));
+        assert_eq!(error.exit_code(), 2);
     }
 
     #[test]

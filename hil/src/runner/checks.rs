@@ -1,6 +1,6 @@
 //! What must hold, looked at for real: on every node, and in the fabric's counters.
 
-use super::refusal::complaints;
+use super::refusal::{JudgedBy, complaints};
 use super::spine::on_spine;
 use super::{NEIGHBOURS_PATIENCE, Runner, Seen, inventory};
 use crate::events::{Event, RoundTrips};
@@ -8,7 +8,7 @@ use crate::lab::faults::{LabCable, Made};
 use crate::run::RunError;
 use deploy::{Cabling, DeployError, MeshProbe, NetworkStage, Over, RoundTrip};
 use fabric::{Role, Snapshot};
-use model::{NodeName, Severity, VlanId};
+use model::{NodeName, Severity, VlanId, Wiring};
 use network::Generation;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -75,7 +75,9 @@ impl Runner<'_> {
     fn refusal(&self, cabling: &Cabling) -> Seen {
         let moved: Vec<LabCable> = self.lab.faults().iter().filter_map(Made::cable).cloned().collect();
         let findings: Vec<_> = cabling.errors().collect();
-        let wrong = complaints(&findings, &self.lab.node_cables(), &moved);
+        let is_option_d = self.cluster.spec.wiring == Some(Wiring::D);
+        let judged_by = if is_option_d { JudgedBy::Adapter } else { JudgedBy::Room };
+        let wrong = complaints(&findings, &self.lab.node_cables(), &moved, judged_by);
         let said: Vec<String> = findings.iter().map(ToString::to_string).collect();
         if wrong.is_empty() {
             return Seen::held(said.join("\n"));

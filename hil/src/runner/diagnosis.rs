@@ -1,6 +1,7 @@
 //! What the watch names, held against what the lab broke.
 
 use super::checks::incomplete;
+use super::flapping::Namings;
 use super::{Runner, Seen};
 use crate::events::{Event, EventLog, Paths};
 use deploy::watch::Sighting;
@@ -18,6 +19,8 @@ impl Runner<'_> {
         let mut ids: Vec<String> =
             self.lab.faults().iter().filter_map(crate::lab::faults::Made::loss_id).collect();
         ids.sort();
+        // What one cut broke, another can't break again.
+        ids.dedup();
         ids
     }
 
@@ -142,13 +145,19 @@ impl Vigil {
 }
 
 /// Logs every loss when it is first named and when it no longer is.
-pub(super) async fn log_losses(mut sightings: watch::Receiver<Sighting>, log: Arc<EventLog>, vigil: Vigil) {
+pub(super) async fn log_losses(
+    mut sightings: watch::Receiver<Sighting>,
+    log: Arc<EventLog>,
+    vigil: Vigil,
+    namings: Namings,
+) {
     let mut named: BTreeMap<String, String> = BTreeMap::new();
     let mut paths: Option<Paths> = None;
     while sightings.changed().await.is_ok() {
         let now: BTreeMap<String, String> = {
             let sighting = sightings.borrow_and_update();
             vigil.see(&sighting);
+            namings.see(sighting.lost().into_iter().collect());
             let seen = Paths::of(&sighting);
             if paths.as_ref() != Some(&seen) {
                 log.log(Event::Paths(seen.clone()));

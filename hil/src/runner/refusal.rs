@@ -43,11 +43,12 @@ pub(super) fn complaints(
     findings: &[&WiringFinding],
     cables: &[LabCable],
     moved: &[LabCable],
+    judged_by: JudgedBy,
 ) -> Vec<String> {
     if moved.is_empty() {
         return vec!["no cable was moved, so there is nothing to refuse".to_owned()];
     }
-    let expected = at_fault(cables, moved);
+    let expected = at_fault(cables, moved, judged_by);
     let blamed: BTreeSet<Cable> =
         findings.iter().flat_map(|finding| finding.blamed()).map(Cable::from).collect();
     let missing = expected.difference(&blamed).map(|cable| format!("not blamed: {cable}"));
@@ -57,16 +58,38 @@ pub(super) fn complaints(
     missing.chain(invented).chain(beside).collect()
 }
 
+/// What shows that a cable is in the wrong place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum JudgedBy {
+    /// A switch belongs to one room.
+    Room,
+    /// Wiring D: a switch has the NICs of one adapter of every node.
+    Adapter,
+}
+
 /// The cables that were moved; and the others on a switch where now as many cables of one room as of the other are, so
-/// that nobody can tell whose it is.
-fn at_fault(cables: &[LabCable], moved: &[LabCable]) -> BTreeSet<Cable> {
+/// that nobody can tell whose it is. With wiring D, those of an adapter that now is on two switches alike.
+fn at_fault(cables: &[LabCable], moved: &[LabCable], judged_by: JudgedBy) -> BTreeSet<Cable> {
+    let of_rooms = || cables.iter().filter(|cable| cable.room.is_some());
     let on = |switch: &ChassisId, room: usize| {
-        cables.iter().filter(|cable| cable.switch == *switch && cable.room == Some(room)).count()
+        of_rooms().filter(|cable| cable.switch == *switch && cable.room == Some(room)).count()
     };
-    let tied: BTreeSet<&ChassisId> =
-        moved.iter().map(|cable| &cable.switch).filter(|switch| on(switch, 0) == on(switch, 1)).collect();
-    let alike = cables.iter().filter(|cable| tied.contains(&cable.switch) && cable.room.is_some());
-    moved.iter().chain(alike).map(Cable::from).collect()
+    let alike = |one: &LabCable| of_rooms().filter(|cable| cable.adapter == one.adapter).count();
+    let there = |one: &LabCable| {
+        of_rooms().filter(|cable| cable.adapter == one.adapter && cable.switch == one.switch).count()
+    };
+    let is_tied = |one: &&LabCable| match judged_by {
+        JudgedBy::Room => on(&one.switch, 0) == on(&one.switch, 1),
+        JudgedBy::Adapter => 2 * there(one) == alike(one),
+    };
+    let tied: Vec<&LabCable> = moved.iter().filter(is_tied).collect();
+    let with_one = |cable: &&LabCable| {
+        tied.iter().any(|one| match judged_by {
+            JudgedBy::Room => cable.switch == one.switch,
+            JudgedBy::Adapter => cable.adapter == one.adapter,
+        })
+    };
+    moved.iter().chain(of_rooms().filter(with_one)).map(Cable::from).collect()
 }
 
 #[cfg(test)]
@@ -123,17 +146,17 @@ mod tests {
         let cables = lab();
         let moved = &cables[..1];
         let good = foreign(&cables[0], &cables[2]);
-        assert_eq!(complaints(&[&good], &cables, moved), Vec::<String>::new());
+        assert_eq!(complaints(&[&good], &cables, moved, JudgedBy::Room), Vec::<String>::new());
         // A name that begins like another, a port that begins like another, and the cable that is only named beside.
         let wrong = [foreign(&cables[1], &cables[0]), foreign(&cables[2], &cables[0])];
         for wrong in &wrong {
-            let complaints = complaints(&[wrong], &cables, moved);
+            let complaints = complaints(&[wrong], &cables, moved, JudgedBy::Room);
             assert!(
                 complaints.iter().any(|word| word.starts_with("not blamed: Ethernet of a1 ")),
                 "{complaints:?}"
             );
             assert!(complaints.iter().any(|word| word.starts_with("blamed, but right")), "{complaints:?}");
-            assert_eq!(super::complaints(&[&good, wrong], &cables, moved).len(), 1);
+            assert_eq!(super::complaints(&[&good, wrong], &cables, moved, JudgedBy::Room).len(), 1);
         }
     }
 
@@ -142,10 +165,29 @@ mod tests {
         let cables = lab();
         let good = foreign(&cables[0], &cables[2]);
         let other = WiringFinding::OtherWiring { declared: Wiring::A, recognised: Wiring::C };
-        let found = complaints(&[&good, &other], &cables, &cables[..1]);
+        let found = complaints(&[&good, &other], &cables, &cables[..1], JudgedBy::Room);
         assert!(found.len() == 1 && found[0].starts_with("nothing that was done"), "{found:?}");
-        assert_eq!(complaints(&[], &cables, &[]).len(), 1, "nothing moved proves nothing");
-        assert_eq!(complaints(&[], &cables, &cables[..1]).len(), 1);
+        assert_eq!(complaints(&[], &cables, &[], JudgedBy::Room).len(), 1, "nothing moved proves nothing");
+        assert_eq!(complaints(&[], &cables, &cables[..1], JudgedBy::Room).len(), 1);
+    }
+
+    #[test]
+    fn with_wiring_d_an_adapter_on_two_switches_alike_is_at_fault_on_both() {
+        let [moved, _, beside, other] = lab();
+        let split = |cables: &[&LabCable]| WiringFinding::SplitZone {
+            zone: None,
+            adapter: moved.adapter.clone(),
+            cables: cables.iter().map(|cable| connection(cable)).collect(),
+        };
+        let home = LabCable { switch: ChassisId::Mac(MacAddress([2, 0, 0, 0, 0, 1])), ..beside.clone() };
+        let judge = |finding: &WiringFinding, cables: &[LabCable]| {
+            complaints(&[finding], cables, std::slice::from_ref(&moved), JudgedBy::Adapter)
+        };
+        let two = [moved.clone(), home.clone()];
+        assert_eq!(judge(&split(&[&moved, &home]), &two), Vec::<String>::new());
+        assert_eq!(judge(&split(&[&moved]), &two).len(), 1, "nobody can tell which of the two it is");
+        let three = [moved.clone(), home.clone(), LabCable { switch: home.switch.clone(), ..other }];
+        assert_eq!(judge(&split(&[&moved]), &three), Vec::<String>::new());
     }
 
     #[test]
@@ -155,10 +197,10 @@ mod tests {
         let switch = cables[0].switch.clone();
         let both = vec![connection(&cables[0]), connection(&cables[2])];
         let shared = WiringFinding::SharedSwitch { switch: switch.clone(), cables: both };
-        assert_eq!(complaints(&[&shared], cables, moved), Vec::<String>::new());
+        assert_eq!(complaints(&[&shared], cables, moved, JudgedBy::Room), Vec::<String>::new());
         let one = WiringFinding::SharedSwitch { switch, cables: vec![connection(&cables[0])] };
         assert_eq!(
-            complaints(&[&one], cables, moved),
+            complaints(&[&one], cables, moved, JudgedBy::Room),
             ["not blamed: Ethernet of b1 on switch 02:00:00:00:00:03 port Ethernet1/1"]
         );
     }

@@ -1,20 +1,85 @@
-//! Whether storage stays off the spine, from the fabric's counters. Pure.
+//! Whether storage stays off the spine, from the fabric's counters.
 //!
 //! The fabric sends no frame into a port that does not carry its VLAN, so that storage VLANs can't leak by tag unless the
 //! lab is cabled wrong. What a product can get wrong is to send storage traffic through the management network, as
 //! routed packets do, with whatever priority management has: so it is known by its addresses. Frames with storage's or the
 //! heartbeat's priority may not be there either.
 
-use fabric::{LinkCounters, LinkId, Snapshot};
-use model::ClusterSpec;
+use super::{Runner, Seen, or_failure};
+use crate::run::RunError;
+use deploy::{MeshProbe, Networks};
+use fabric::{LinkCounters, LinkId, Role, Snapshot};
+use model::{ClusterSpec, NodeName};
 use std::collections::BTreeSet;
 
-/// What was seen on the spine's cables.
+/// Probes a pair, direction and storage network while the spine is looked at.
+const PROBES: u16 = 5;
+
+impl Runner<'_> {
+    /// While every node probes every other on every storage network, whoever answers, no storage frame is seen on the
+    /// spine; and storage frames were sent, by every node that has a storage NIC with carrier.
+    pub(super) async fn spine_stays_clean(&mut self) -> Result<Seen, RunError> {
+        let before = self.lab.counters()?;
+        let probe = |network| MeshProbe { count: PROBES, full_size: true, over: Networks::One(network) };
+        let networks = self.cluster.spec.storage_networks.iter().map(|network| network.index);
+        let meshes = networks.map(|network| deploy::mesh(&self.cluster, probe(network)));
+        for mesh in futures_util::future::join_all(meshes).await {
+            if let Err(error) = mesh {
+                return Ok(or_failure(Err(error)));
+            }
+        }
+        let after = self.lab.counters()?;
+        let spec = &self.cluster.spec;
+        let carriers = self.lab.carriers()?;
+        let nodes = self.lab.nodes().values().filter(|node| node.holds_data());
+        let nodes: Vec<(&NodeName, Vec<LinkId>)> =
+            nodes.map(|node| (node.name(), node.storage_links(spec, &carriers))).collect();
+        let sent = sent(spec, &before, &after, &nodes);
+        let spine: BTreeSet<LinkId> =
+            self.lab.topology().links_at(Role::Spine).map(|link| link.id.clone()).collect();
+        let mut wrong = on_spine(spec, &after, &spine).wrong;
+        wrong.extend(sent.wrong);
+        let (frames, spine) = (sent.others, spine.len());
+        Ok(Seen::unless(
+            &wrong,
+            format!("nodes sent {frames} storage frames, none is on {spine} spine links"),
+        ))
+    }
+}
+
+/// The storage frames that nodes sent between two moments, by the cables given for each; wrong: those that sent none.
+fn sent(
+    spec: &ClusterSpec,
+    before: &Snapshot,
+    after: &Snapshot,
+    nodes: &[(&NodeName, Vec<LinkId>)],
+) -> OnSpine {
+    let frames = |counters: &Snapshot, link: &LinkId| -> u64 {
+        let vlans = spec.storage_networks.iter().map(|network| network.vlan);
+        let counted = counters.link(link);
+        vlans.map(|vlan| counted.map_or(0, |counted| counted.a_to_b.sent_frames(vlan))).sum()
+    };
+    let (mut wrong, mut others) = (Vec::new(), 0);
+    for (node, links) in nodes {
+        let sent: u64 =
+            links.iter().map(|link| frames(after, link).saturating_sub(frames(before, link))).sum();
+        others += sent;
+        if sent == 0 && !links.is_empty() {
+            wrong.push(format!("{node} sent no storage frame, so that none on the spine proves nothing"));
+        }
+    }
+    if others == 0 {
+        wrong.push("no node sent a storage frame".to_owned());
+    }
+    OnSpine { wrong, others }
+}
+
+/// What was seen on some cables.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct OnSpine {
     /// What may not be there, in words.
     pub(super) wrong: Vec<String>,
-    /// Frames of other VLANs and priorities.
+    /// Frames that may.
     pub(super) others: u64,
 }
 
@@ -89,6 +154,25 @@ mod tests {
     #[test]
     fn management_and_compute_may_cross_the_spine() {
         assert_eq!(seen(vec![class(7, 0), class(8, 0)], vec![], 0), OnSpine { wrong: vec![], others: 10 });
+    }
+
+    #[test]
+    fn a_node_that_could_send_and_did_not_proves_nothing() {
+        let link: LinkId = "a1.storage1".parse().unwrap();
+        let snapshot = |carried| Snapshot {
+            at_us: 0,
+            links: vec![LinkCounters {
+                link: link.clone(),
+                a_to_b: DirectionCounters { carried, ..DirectionCounters::default() },
+                b_to_a: DirectionCounters::default(),
+            }],
+        };
+        let (before, after) = (snapshot(vec![]), snapshot(vec![class(711, 3), class(7, 0)]));
+        let (a1, a2): (NodeName, NodeName) = ("a1".parse().unwrap(), "a2".parse().unwrap());
+        let cables = [(&a1, vec![link.clone()]), (&a2, vec![])];
+        assert_eq!(sent(&spec(), &before, &after, &cables), OnSpine { wrong: vec![], others: 5 });
+        assert_eq!(sent(&spec(), &after, &after, &cables).wrong.len(), 2, "nothing new was sent");
+        assert_eq!(sent(&spec(), &before, &after, &cables[1..]).wrong, ["no node sent a storage frame"]);
     }
 
     #[test]

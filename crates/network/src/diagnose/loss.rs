@@ -172,6 +172,13 @@ pub enum Seen {
         /// On which storage network.
         network: StorageNetworkIndex,
     },
+    /// What was lost has come back and gone again, and is not lost at this moment.
+    ComesAndGoes {
+        /// How often it was lost again.
+        times: u32,
+        /// For how long it has not been lost, ms.
+        well_for_ms: u64,
+    },
     /// A node has not reported.
     NoReport {
         /// Who.
@@ -282,6 +289,9 @@ impl fmt::Display for Seen {
                 write!(f, "{by} has never heard {peer} on storage network {network}")
             }
             Self::Heard { by, peer, network } => write!(f, "{by} hears {peer} on storage network {network}"),
+            Self::ComesAndGoes { times, well_for_ms } => {
+                write!(f, "it was lost {times} times again, and has been well for {well_for_ms} ms")
+            }
             Self::NoReport { node, age_ms: Some(ms) } => write!(f, "{node} has not reported for {ms} ms"),
             Self::NoReport { node, age_ms: None } => write!(f, "{node} has not reported"),
         }

@@ -61,10 +61,26 @@ struct Judge<'a> {
     view: &'a View<'a>,
     network: &'a StorageNetwork,
     cables: &'a [Connection],
-    /// Nodes whose NIC on this network looks well.
+    /// Nodes whose NIC on this network looks well. Where one switch serves both zones (wiring D), all are in the first: nothing
+    /// but that switch lies between them.
     zones: Vec<(&'a ZoneName, Vec<&'a NodeName>)>,
     /// Paths that a loss explains already.
     explained: BTreeSet<Path<'a>>,
+}
+
+/// Whether all NICs of a storage network are on one switch when all is well.
+fn one_switch(cables: &[Connection], network: &StorageNetwork) -> bool {
+    let of_network = |cable: &&Connection| cable.zone.is_some() && cable.adapter == network.adapter;
+    let switches: BTreeSet<&ChassisId> =
+        cables.iter().filter(of_network).map(|cable| &cable.switch).collect();
+    switches.len() == 1
+}
+
+/// All zones' nodes in the first.
+fn as_one<'a>(zones: Vec<(&'a ZoneName, Vec<&'a NodeName>)>) -> Vec<(&'a ZoneName, Vec<&'a NodeName>)> {
+    let first = zones.first().map(|(zone, _)| *zone);
+    let nodes: Vec<&NodeName> = zones.into_iter().flat_map(|(_, nodes)| nodes).collect();
+    first.map(|zone| (zone, nodes)).into_iter().collect()
 }
 
 /// What is wrong with a NIC as far as other NICs can tell.
@@ -90,8 +106,9 @@ impl<'a> Judge<'a> {
         };
         let zones = zones(view.known_good)
             .into_iter()
-            .map(|(zone, nodes)| (zone, nodes.into_iter().filter(usable).collect()))
+            .map(|(zone, nodes)| (zone, nodes.into_iter().filter(usable).collect::<Vec<_>>()))
             .collect();
+        let zones = if one_switch(cables, network) { as_one(zones) } else { zones };
         Self { view, network, cables, zones, explained: BTreeSet::new() }
     }
 
@@ -147,7 +164,7 @@ impl<'a> Judge<'a> {
     }
 
     /// A zone whose NICs all look well and reach nobody at all: what they share is the switch. It takes two nodes to say
-    /// so: one alone may have a bad cable.
+    /// so: one alone may have a bad cable. Where nobody is beyond the switch, it takes three: of two, either may have one.
     fn switches(&self, diagnosis: &mut Diagnosis) -> Vec<&'a ChassisId> {
         let mut lost = Vec::new();
         let all = self.nodes();
@@ -161,7 +178,8 @@ impl<'a> Judge<'a> {
             // Without a second node there is no path inside.
             let dead =
                 self.together(&inside) == Together::AllDead && self.together(&touching) == Together::AllDead;
-            if dead && cables.iter().all(|other| other.switch == cable.switch) {
+            let enough = self.zones.len() > 1 || nodes.len() > 2;
+            if dead && enough && cables.iter().all(|other| other.switch == cable.switch) {
                 let what = Lost::Switch { switch: cable.switch.clone(), name: cable.switch_name.clone() };
                 self.lose(what, &touching, Vec::new(), diagnosis);
                 lost.push(&cable.switch);

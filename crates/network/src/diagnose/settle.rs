@@ -6,18 +6,23 @@
 //! How: a loss that [`diagnose`](super::diagnose()) finds is named
 //! - at once, when dead paths alone convict it and nothing is healing: between alive and dead lies a time in which a path
 //!   convicts nobody, longer than nodes differ;
+//! - when all have spoken two hello intervals later, if it is a path that nothing explains;
 //! - when all nodes that report have spoken since, if a carrier or a neighbour convicts it: those fall from one moment to
 //!   the next;
 //! - when all have spoken two hello intervals after the last thing that became well again: then every path
 //!   that came back has been heard.
 //!
-//! Invariants: nothing is named that isn't found. What isn't found any more isn't named, at once. What is found and not named
-//! is [`Blocked`], so that nobody takes the cluster for well. What waits, waits for at most 1.2 s.
+//! What isn't found any more isn't named any more, at once; unless it had come back: a loss that is named again within 10 s of
+//! when it went comes and goes, and is then named until it has not been found for 5 s. So a link that flaps is
+//! named and gone once, and then named until it is well; nothing is named more often than every 5 s.
+//!
+//! Invariants: nothing is named that isn't found, or was a moment ago. What is found and not named is [`Blocked`], so that nobody
+//! takes the cluster for well. What waits, waits for at most 1.2 s.
 //!
 //! On failure: none. A clock that jumps back only makes things wait anew.
 
 use super::evidence::View;
-use super::loss::{Blocked, Diagnosis, Loss, Seen};
+use super::loss::{Blocked, Diagnosis, Loss, Lost, Seen};
 use super::{NodeReport, Thresholds, diagnose};
 use crate::probe::HELLO_INTERVAL_MS;
 use crate::wiring::NodeCabling;
@@ -30,6 +35,31 @@ const CARRIERS_DIFFER_MS: u64 = 100;
 const HEALED_AFTER_MS: u64 = 2 * HELLO_INTERVAL_MS as u64;
 /// For how long a loss is held back at most. Only something that heals again and again makes it so long.
 const WAIT_MAX_MS: u64 = 1200;
+
+/// A loss that is named again within this of when it went comes and goes, ms.
+const RETURNS_WITHIN_MS: u64 = 10_000;
+/// For how long what comes and goes must not have been found, to be named no more, ms.
+const HOLD_DOWN_MS: u64 = 5000;
+
+/// A loss that went.
+#[derive(Debug, Clone)]
+struct Gone {
+    /// When, ms.
+    at_ms: u64,
+    /// How often it had come again by then.
+    times: u32,
+}
+
+/// A loss that came again, and is named.
+#[derive(Debug, Clone)]
+struct Returned {
+    /// As it was found last.
+    loss: Loss,
+    /// When it was found last, ms.
+    found_ms: u64,
+    /// How often it has come again.
+    times: u32,
+}
 
 /// Something that can be well or not.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,6 +77,10 @@ pub struct Memory {
     named: BTreeSet<String>,
     /// Since when what is not named yet is found without a break, ms.
     waiting: BTreeMap<String, u64>,
+    /// What was named and went, by id, for as long as it may come back.
+    gone: BTreeMap<String, Gone>,
+    /// What is named and had gone before, by id.
+    returned: BTreeMap<String, Returned>,
     /// What was not well when it was last told of.
     unwell: BTreeSet<Sign>,
     /// When something was last seen to be well again, ms.
@@ -82,29 +116,24 @@ impl Memory {
     /// Looks for what is well again.
     fn note(&mut self, told_ms: u64, report: &NodeReport, thresholds: Thresholds) {
         let node = &report.node;
-        let mut signs = vec![(Sign::Reports(node.clone()), Some(true))];
+        let mut signs = vec![(Sign::Reports(node.clone()), true)];
         for nic in &report.nics {
             let adapter = &nic.cabling.adapter;
-            signs.push((Sign::Carrier(node.clone(), adapter.clone()), Some(nic.carrier == Some(true))));
+            signs.push((Sign::Carrier(node.clone(), adapter.clone()), nic.carrier == Some(true)));
             let heard = nic.cabling.seen().is_some();
-            signs.push((Sign::Neighbour(node.clone(), adapter.clone()), Some(heard)));
+            signs.push((Sign::Neighbour(node.clone(), adapter.clone()), heard));
         }
         for path in &report.paths {
             let sign = Sign::Path { from: path.peer.clone(), to: node.clone(), network: path.network };
-            let well = match path.heard_ms_ago {
-                Some(ms) if ms <= thresholds.alive_within_ms => Some(true),
-                Some(ms) if ms <= thresholds.dead_after_ms => None,
-                _ => Some(false),
-            };
+            // A path that was silent for a while and hardly too long heals, too: others that went with it may not have yet.
+            let well = path.heard_ms_ago.is_some_and(|ms| ms <= thresholds.alive_within_ms);
             signs.push((sign, well));
         }
         for (sign, well) in signs {
-            match well {
-                Some(true) if self.unwell.remove(&sign) => {
-                    self.healed_ms = self.healed_ms.max(Some(told_ms));
-                }
-                Some(false) => drop(self.unwell.insert(sign)),
-                Some(true) | None => {}
+            if !well {
+                self.unwell.insert(sign);
+            } else if self.unwell.remove(&sign) {
+                self.healed_ms = self.healed_ms.max(Some(told_ms));
             }
         }
     }
@@ -119,7 +148,9 @@ impl Memory {
                 let id = loss.what.id();
                 let since = self.waiting.get(&id).copied().unwrap_or(now_ms).min(now_ms);
                 let all_told = !is_sudden(loss) || all_told_ms >= since + CARRIERS_DIFFER_MS;
-                let ripe = all_told && !healing || now_ms - since >= WAIT_MAX_MS;
+                // What was silent for hardly too long is heard again soon, and not everywhere at once.
+                let sure = !is_path(loss) || all_told_ms >= since + HEALED_AFTER_MS;
+                let ripe = all_told && sure && !healing || now_ms - since >= WAIT_MAX_MS;
                 if self.named.contains(&id) || ripe {
                     named.insert(id);
                     return true;
@@ -128,12 +159,50 @@ impl Memory {
                 false
             });
         diagnosis.losses = losses;
+        self.hold_down(now_ms, &mut named, &mut diagnosis.losses);
         diagnosis.blocked.extend(held.iter().map(|loss| {
             let why = "not everybody has reported since something changed".to_owned();
             Blocked { what: format!("whether {loss}"), why }
         }));
         (self.named, self.waiting) = (named, waiting);
     }
+}
+
+impl Memory {
+    /// Keeps what comes and goes: until it has been well for a while, it is named as it was found last.
+    fn hold_down(&mut self, now_ms: u64, named: &mut BTreeSet<String>, losses: &mut Vec<Loss>) {
+        for loss in losses.iter() {
+            let id = loss.what.id();
+            let times = match (self.gone.remove(&id), self.returned.get(&id)) {
+                (Some(gone), _) if now_ms.saturating_sub(gone.at_ms) <= RETURNS_WITHIN_MS => gone.times + 1,
+                (_, Some(returned)) => returned.times,
+                (_, None) => continue,
+            };
+            self.returned.insert(id, Returned { loss: loss.clone(), found_ms: now_ms, times });
+        }
+        for id in self.named.difference(named).cloned().collect::<Vec<_>>() {
+            let well_for_ms = self.returned.get(&id).map(|last| now_ms.saturating_sub(last.found_ms));
+            match self.returned.get_mut(&id) {
+                Some(last) if well_for_ms < Some(HOLD_DOWN_MS) => {
+                    let mut loss = last.loss.clone();
+                    let well_for_ms = well_for_ms.unwrap_or_default();
+                    loss.evidence = vec![Seen::ComesAndGoes { times: last.times, well_for_ms }];
+                    losses.push(loss);
+                    named.insert(id);
+                }
+                _ => {
+                    let times = self.returned.remove(&id).map_or(0, |last| last.times);
+                    self.gone.insert(id, Gone { at_ms: now_ms, times });
+                }
+            }
+        }
+        self.gone.retain(|_, gone| now_ms.saturating_sub(gone.at_ms) <= RETURNS_WITHIN_MS);
+    }
+}
+
+/// Whether it is a path alone, which is what is said when nothing explains it.
+fn is_path(loss: &Loss) -> bool {
+    matches!(loss.what, Lost::Path { .. })
 }
 
 /// Whether it shows from one moment to the next.

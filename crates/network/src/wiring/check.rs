@@ -9,15 +9,16 @@ use std::collections::{BTreeMap, BTreeSet};
 pub fn check(spec: &ClusterSpec, cabling: &[NodeCabling]) -> Vec<WiringFinding> {
     let cables = connections(cabling);
     let mut findings = neighbours(cabling);
-    // In option D every switch serves both zones; cables prove no zones there.
-    if spec.wiring != Some(Wiring::D) {
-        let foreign = zones(cabling, &cables, &mut findings);
-        let at_home: Vec<&Connection> = cables.iter().filter(|cable| !foreign.contains(cable)).collect();
-        adapters(&at_home, &mut findings);
-    }
+    // In option D every switch serves both zones: cables prove no zones there, but an adapter has one switch everywhere.
+    let is_option_d = spec.wiring == Some(Wiring::D);
+    let foreign = if is_option_d { Vec::new() } else { zones(cabling, &cables, &mut findings) };
+    let at_home: Vec<&Connection> = cables.iter().filter(|cable| !foreign.contains(cable)).collect();
+    adapters(&at_home, is_option_d, &mut findings);
     diversity(spec, cabling, &mut findings);
     ports(spec, cabling, &cables, &mut findings);
-    if let (Some(declared), Recognised::As(recognised)) = (spec.wiring, recognise(spec, cabling))
+    // Where a cable leads to the other zone, what all of them look like says nothing.
+    if foreign.is_empty()
+        && let (Some(declared), Recognised::As(recognised)) = (spec.wiring, recognise(spec, cabling))
         && declared != recognised
     {
         findings.push(WiringFinding::OtherWiring { declared, recognised });
@@ -127,11 +128,12 @@ fn other_side(cables: &[Connection], cable: &Connection, zone: &ZoneName) -> Con
     there().find(|c| c.adapter == cable.adapter).or_else(|| there().next()).unwrap_or(cable).clone()
 }
 
-/// Per zone and adapter, all nodes see the same switch.
-fn adapters(cables: &[&Connection], findings: &mut Vec<WiringFinding>) {
-    let mut groups: BTreeMap<(&ZoneName, &AdapterName), Vec<&Connection>> = BTreeMap::new();
+/// Per adapter, all nodes of a zone see the same switch, or all nodes at all.
+fn adapters(cables: &[&Connection], across_zones: bool, findings: &mut Vec<WiringFinding>) {
+    let mut groups: BTreeMap<(Option<&ZoneName>, &AdapterName), Vec<&Connection>> = BTreeMap::new();
     for cable in cables {
         if let Some(zone) = &cable.zone {
+            let zone = (!across_zones).then_some(zone);
             groups.entry((zone, &cable.adapter)).or_default().push(cable);
         }
     }
@@ -151,7 +153,7 @@ fn adapters(cables: &[&Connection], findings: &mut Vec<WiringFinding>) {
             );
         } else {
             findings.push(WiringFinding::SplitZone {
-                zone: zone.clone(),
+                zone: zone.cloned(),
                 adapter: adapter.clone(),
                 cables: group.into_iter().cloned().collect(),
             });

@@ -59,11 +59,11 @@ pub enum WiringFinding {
     },
     /// The same NIC of a zone's nodes is on different switches, and none of them has the majority.
     SplitZone {
-        /// The zone.
-        zone: ZoneName,
+        /// The zone; `None`: with wiring D, where the nodes of both are meant.
+        zone: Option<ZoneName>,
         /// The NIC.
         adapter: AdapterName,
-        /// Its cables on all nodes of the zone.
+        /// Its cables on all those nodes.
         cables: Vec<Connection>,
     },
     /// Two storage NICs of a node are on the same switch.
@@ -169,13 +169,13 @@ impl WiringFinding {
                 )
             }
             Self::SharedSwitch { .. } => {
-                "each zone needs switches of its own: move one side's cables, or correct the zones".to_owned()
+                "each zone needs switches of its own: move one side's cables, or correct the zones; or say wiring D, if every node is meant to have cables to both racks".to_owned()
             }
             Self::OddSwitch { cable, most } => {
                 format!("move the cable of {} {} to switch {}", cable.node, cable.adapter, most.switch)
             }
             Self::SplitZone { adapter, .. } => {
-                format!("cable {adapter} of all nodes of the zone to the same switch")
+                format!("cable {adapter} of all these nodes to the same switch")
             }
             Self::StorageOnOneSwitch { second, .. } => {
                 format!("cable {} to the rack's other switch", second.adapter)
@@ -233,9 +233,12 @@ impl fmt::Display for WiringFinding {
             Self::SharedSwitch { switch, cables } => {
                 write!(f, "switch {switch} is used by both zones: {}", join(cables))
             }
-            Self::OddSwitch { cable, most } => write!(f, "{cable}, but most nodes of its zone like {most}"),
-            Self::SplitZone { zone, adapter, cables } => {
+            Self::OddSwitch { cable, most } => write!(f, "{cable}, but most of the nodes like {most}"),
+            Self::SplitZone { zone: Some(zone), adapter, cables } => {
                 write!(f, "the nodes of zone {zone} have {adapter} on different switches: {}", join(cables))
+            }
+            Self::SplitZone { zone: None, adapter, cables } => {
+                write!(f, "the nodes of both zones have {adapter} on different switches: {}", join(cables))
             }
             Self::StorageOnOneSwitch { first, second } => {
                 write!(f, "both storage networks of {} depend on one switch: {first}; {second}", first.node)

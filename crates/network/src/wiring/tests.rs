@@ -189,6 +189,50 @@ fn the_same_two_switches_for_both_zones_are_option_d_if_each_network_has_its_own
     assert!(matches!(recognise(&spec(1), &crossed), Recognised::Unknown { .. }));
 }
 
+/// Option D: the first NIC of each intent on TOR 1, the second on TOR 2, in every node.
+fn option_d(nodes_per_zone: u64) -> (model::ClusterSpec, Vec<NodeCabling>) {
+    let spec = model::ClusterSpec { wiring: Some(Wiring::D), ..spec(nodes_per_zone) };
+    let mut d = cabling(&spec);
+    for (node, cabled) in d.iter_mut().enumerate() {
+        for (at, nic) in cabled.nics.iter_mut().enumerate() {
+            nic.neighbour = Some(neighbour(1 + (at % 2) as u8, 10 * node + at, VLANS[at]));
+        }
+    }
+    (spec, d)
+}
+
+#[test]
+fn with_option_d_an_adapter_is_on_one_switch_in_every_node() {
+    let (spec, mut d) = option_d(2);
+    assert_eq!(check(&spec, &d), []);
+    d[0].nics[2].neighbour = Some(neighbour(2, 90, VLANS[2]));
+    d[0].nics[3].neighbour = Some(neighbour(1, 91, VLANS[3]));
+    let found = check(&spec, &d);
+    let blamed: Vec<_> =
+        found.iter().flat_map(WiringFinding::blamed).map(|c| (c.node.as_str(), c.adapter.as_str())).collect();
+    assert_eq!(blamed, [("n1", "Ethernet 3"), ("n1", "Ethernet 4")], "{found:?}");
+}
+
+#[test]
+fn with_option_d_of_two_nodes_that_differ_nobody_is_accused() {
+    let (spec, mut d) = option_d(1);
+    assert_eq!(check(&spec, &d), []);
+    d[0].nics[0].neighbour = Some(neighbour(2, 90, VLANS[0]));
+    let found: Vec<String> = check(&spec, &d).iter().map(ToString::to_string).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].starts_with("the nodes of both zones have Ethernet on different switches: n1 "),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn where_a_cable_leads_to_the_other_zone_no_other_wiring_is_seen() {
+    // All of both nodes on the same two switches looks like option D.
+    let found = say(1, &[(2, 0, 1), (2, 1, 2), (2, 2, 1), (2, 3, 2)]);
+    assert!(found.len() == 2 && found.iter().all(|said| said.starts_with("lldp.shared-switch")), "{found:?}");
+}
+
 #[test]
 fn another_wiring_than_the_templates_is_found() {
     let mut spec = spec(1);

@@ -1,0 +1,129 @@
+//! What steps say of where and how.
+
+use serde::Deserialize;
+use std::fmt;
+
+/// One of the two rooms, by its place in the template: 1 or 2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u8")]
+pub struct Room(u8);
+
+impl Room {
+    /// Its index in the template's zones.
+    pub fn index(self) -> usize {
+        usize::from(self.0) - 1
+    }
+}
+
+impl TryFrom<u8> for Room {
+    type Error = String;
+    fn try_from(value: u8) -> Result<Self, String> {
+        if (1..=2).contains(&value) {
+            Ok(Self(value))
+        } else {
+            Err(format!("room {value}: there are rooms 1 and 2"))
+        }
+    }
+}
+
+impl fmt::Display for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "room {}", self.0)
+    }
+}
+
+/// Which way a link or switch is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// Nothing passes.
+    #[default]
+    Both,
+    /// From the first room to the second nothing passes.
+    OneToTwo,
+    /// From the second room to the first nothing passes.
+    TwoToOne,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Both => "both ways",
+            Self::OneToTwo => "from room 1 to room 2",
+            Self::TwoToOne => "from room 2 to room 1",
+        })
+    }
+}
+
+/// How a switch fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SwitchFailure {
+    /// It is off: its neighbours see no carrier.
+    #[default]
+    Off,
+    /// It still sends, but no frame gets in.
+    Deaf,
+    /// It still takes frames, but none gets out.
+    Mute,
+}
+
+impl fmt::Display for SwitchFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "is off",
+            Self::Deaf => "takes no frames any more",
+            Self::Mute => "sends no frames any more",
+        })
+    }
+}
+
+/// Which way a switch's link to the spine is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SpineWay {
+    /// Nothing passes.
+    #[default]
+    Both,
+    /// What the room sends is lost.
+    ToSpine,
+    /// What is sent to the room is lost.
+    FromSpine,
+}
+
+impl fmt::Display for SpineWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Both => "both ways",
+            Self::ToSpine => "towards the spine",
+            Self::FromSpine => "from the spine",
+        })
+    }
+}
+
+/// How a link flaps: down and up, so many times, by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Flapping {
+    /// How long it is down each time, milliseconds.
+    pub down_ms: u32,
+    /// How long it is up in between, milliseconds.
+    pub up_ms: u32,
+    /// How often it goes down.
+    pub times: u32,
+}
+
+impl fmt::Display for Flapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "goes down {} times for {} ms and up for {} ms", self.times, self.down_ms, self.up_ms)
+    }
+}
+
+/// Which NICs of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Nics {
+    /// All of them.
+    All,
+    /// Those that carry storage.
+    Storage,
+}

@@ -1,0 +1,141 @@
+//! What suites may say, and what a cluster must have for them.
+
+use super::*;
+
+#[test]
+fn the_built_in_suites_are_good_and_named_after_their_files() {
+    for (name, text) in BUILT_IN {
+        assert_eq!(Suite::parse(name, text).unwrap().name, name);
+    }
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("suites");
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = files.map(|path| path.file_stem().unwrap().to_owned()).collect();
+    files.sort();
+    let mut built_in = BUILT_IN.map(|(name, _)| name);
+    built_in.sort_unstable();
+    assert_eq!(files, built_in, "every suite file is built in");
+}
+
+#[test]
+fn what_would_look_at_nothing_is_refused() {
+    assert!(matches!(parse(""), Err(SuiteError::Empty { .. })));
+    let none = "name = 's'\ntitle = 't'\nsets = []\nscenario = []";
+    assert!(matches!(Suite::parse("s", none), Err(SuiteError::Empty { .. })));
+}
+
+fn spec(shape: &str) -> ClusterSpec {
+    let text = std::fs::read_to_string(format!("templates/{shape}.toml")).unwrap();
+    let source = template::Source::new(shape.to_owned(), &text);
+    template::read(&source, &template::ReadOptions::default()).unwrap().spec.unwrap()
+}
+
+#[test]
+fn what_a_cluster_has_not_got_makes_a_scenario_not_applicable() {
+    let unmet = |shape: &str, step: &str| {
+        let suite = parse(&format!("{step}, {{ do = 'heal' }}")).unwrap();
+        suite.unmet(&suite.scenarios[0], &spec(shape))
+    };
+    let cross = "{ do = 'cross-cable', room = 2, position = 2, nics = 'all' }";
+    assert_eq!(unmet("2+2", cross), None);
+    assert_eq!(unmet("1+1", cross).unwrap(), "room 2 has no node 2");
+    let cut = "{ do = 'cut-room-link', storage_network = 3 }";
+    assert_eq!(unmet("2+2", cut).unwrap(), "the cluster has no storage network 3");
+}
+
+#[test]
+fn a_need_that_is_not_met_says_why() {
+    let small = ClusterSpec { intents: Vec::new(), ..spec("1+1") };
+    assert!(Need::PeersInRoom.unmet(&small).is_some());
+    assert!(Need::JumboFrames.unmet(&small).is_some());
+    let large = spec("2+2");
+    for need in [Need::PeersInRoom, Need::JumboFrames, Need::DedicatedStorage] {
+        assert_eq!(need.unmet(&large), None, "{need:?}");
+    }
+}
+
+fn wired(shape: &str, wiring: Wiring) -> ClusterSpec {
+    ClusterSpec { wiring: Some(wiring), ..spec(shape) }
+}
+
+#[test]
+fn each_wiring_has_what_it_has() {
+    use Need::{OneSwitchARoom, RoomsJoinedBySwitches, SeparateRoomLinks, SharedRoomLink};
+    use Need::{SwitchPairs, SwitchPerStorageNetwork};
+    let all = [
+        SwitchPerStorageNetwork,
+        OneSwitchARoom,
+        SwitchPairs,
+        SeparateRoomLinks,
+        SharedRoomLink,
+        RoomsJoinedBySwitches,
+    ];
+    for (wiring, expected) in [
+        (Wiring::A, vec![SwitchPerStorageNetwork, SeparateRoomLinks, RoomsJoinedBySwitches]),
+        (Wiring::B, vec![SwitchPerStorageNetwork, SwitchPairs, SharedRoomLink, RoomsJoinedBySwitches]),
+        (Wiring::C, vec![OneSwitchARoom, SharedRoomLink, RoomsJoinedBySwitches]),
+        (Wiring::D, vec![SwitchPerStorageNetwork]),
+    ] {
+        let met: Vec<Need> =
+            all.into_iter().filter(|need| need.unmet(&wired("1+1", wiring)).is_none()).collect();
+        assert_eq!(met, expected, "{wiring:?}");
+    }
+}
+
+#[test]
+fn what_wiring_d_has_in_one_room_only_is_not_broken_in_the_other() {
+    let unmet = |wiring, step: &str| {
+        let suite = parse(&format!("{step}, {{ do = 'heal' }}")).unwrap();
+        suite.unmet(&suite.scenarios[0], &wired("2+2", wiring))
+    };
+    for step in ["fail-switch", "cut-spine-link"] {
+        for (room, network, is_there) in [(1, 1, true), (1, 2, false), (2, 1, false), (2, 2, true)] {
+            let step = format!("{{ do = '{step}', room = {room}, storage_network = {network} }}");
+            assert_eq!(unmet(Wiring::D, &step).is_none(), is_there, "{step}");
+            assert_eq!(unmet(Wiring::B, &step), None, "{step}");
+        }
+    }
+    let cut = "{ do = 'cut-room-link', storage_network = 1 }";
+    assert_eq!(unmet(Wiring::D, cut).unwrap(), "with wiring D no storage crosses between the rooms");
+    assert_eq!(unmet(Wiring::C, cut), None);
+}
+
+/// What a plain run does must take at most six minutes; what is long is for the night.
+#[test]
+fn the_default_set_is_the_short_one() {
+    let names = |set| -> Vec<String> {
+        Suite::select(&[], set).unwrap().into_iter().map(|suite| suite.name).collect()
+    };
+    assert_eq!(names(Set::Default), ["wiring", "tor-loss", "room-link-loss", "miswired-rack"]);
+    assert_eq!(names(Set::Nightly).len(), BUILT_IN.len());
+}
+
+#[test]
+fn an_unknown_suite_is_answered_with_the_known_ones() {
+    let error = Suite::select(&["tor-los".into()], Set::Default).unwrap_err();
+    assert!(error.to_string().contains("tor-loss"), "{error}");
+}
+
+fn parse(steps: &str) -> Result<Suite, SuiteError> {
+    let head =
+        "name = 's'\ntitle = 't'\nsets = []\n[[scenario]]\nname = 'x'\nfault_budget = 1\nbound_ms = 1\n";
+    Suite::parse("s", &format!("{head}step = [{steps}]"))
+}
+
+#[test]
+fn a_scenario_keeps_its_fault_budget_and_mends_what_it_broke() {
+    let cut = "{ do = 'cut-room-link', storage_network = 1 }";
+    assert!(parse(&format!("{cut}, {{ do = 'heal' }}")).is_ok());
+    assert!(matches!(parse(&format!("{cut}, {cut}")), Err(SuiteError::OverBudget { .. })));
+    assert!(matches!(parse(cut), Err(SuiteError::EndsBroken { .. })));
+}
+
+#[test]
+fn what_a_suite_can_not_say_is_refused_with_its_place() {
+    for bad in [
+        "{ do = 'pray' }",
+        "{ do = 'heal', hard = true }",
+        "{ do = 'fail-switch', room = 3, storage_network = 1 }",
+    ] {
+        assert!(matches!(parse(bad), Err(SuiteError::Syntax { .. })), "{bad}");
+    }
+}
