@@ -179,7 +179,7 @@ pub enum Step {
     /// Deployment finds nothing to say about the cabling, within a bound: switches announce themselves at intervals, so
     /// that a cable that was just moved is heard of later.
     CablingIsRight {
-        /// The bound, milliseconds; 0: at the first look.
+        /// The bound, milliseconds; 0: when every NIC has had 10 s to hear a neighbour.
         within_ms: u64,
     },
     /// Each node's links are as planned, read back from its kernel.

@@ -86,9 +86,10 @@ pub(crate) fn start(pending: Arc<Pending>) -> Result<(), NetlinkError> {
 async fn watch(mut teams: TeamWatch, pending: Arc<Pending>) {
     loop {
         while let Some(changed) = teams.next().await {
-            match &changed {
-                Some(team) => info!("{team} has gone over to another port"),
-                None => info!("messages of the kernel were lost: any team may have gone over"),
+            if let Some(team) = &changed {
+                info!("{team} has gone over to another port");
+            } else {
+                info!("messages of the kernel were lost: any team may have gone over");
             }
             pending.add(changed.map_or(About::AllTeams, About::Team));
         }

@@ -18,7 +18,7 @@ pub(crate) fn carry_out(verb: &str, arguments: &[String]) -> Answer {
     }
 }
 
-/// Sends the signal to every process of that name but process 1; status 1 if there is none.
+/// Sends the signal to every process of that name but process 1 and the kernel's own; status 1 if there is none.
 fn kill(signal: &str, name: &str) -> Answer {
     let Some(signal) = signal.parse().ok().and_then(Signal::from_named_raw) else {
         return failure(None, format!("{signal} is no signal's number"));
@@ -46,18 +46,29 @@ fn add_line(text: &mut String, line: impl Display) {
     let _ = writeln!(text, "{line}");
 }
 
-/// The processes of that name (proc(5), `comm`), without process 1: its end is the machine's.
+/// The processes of that name (proc(5), `comm`), without process 1: its end is the machine's; and without the kernel's threads,
+/// which a signal does nothing to.
 fn named(proc: &Path, name: &str) -> Vec<Pid> {
     let entries = fs::read_dir(proc).into_iter().flatten().flatten().take(PROCESSES_MAX);
     let pids = entries.filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
         // Gone meanwhile: then it is not called anything.
         let comm = fs::read_to_string(entry.path().join("comm")).ok()?;
-        (comm.trim_end_matches('\n') == name && pid != Pid::INIT).then_some(pid)
+        let is_it = comm.trim_end_matches('\n') == name && pid != Pid::INIT;
+        (is_it && !is_kernel_thread(&fs::read_to_string(entry.path().join("stat")).ok()?)?).then_some(pid)
     });
     let mut pids: Vec<Pid> = pids.collect();
     pids.sort_by_key(|pid| pid.as_raw_nonzero());
     pids
+}
+
+/// By the ninth field of `/proc/PID/stat` (proc(5)); the second one, in parentheses, may contain anything.
+fn is_kernel_thread(stat: &str) -> Option<bool> {
+    /// `include/linux/sched.h`.
+    const PF_KTHREAD: u32 = 0x0020_0000;
+    let (_, rest) = stat.rsplit_once(')')?;
+    let flags: u32 = rest.split_whitespace().nth(6)?.parse().ok()?;
+    Some(flags & PF_KTHREAD != 0)
 }
 
 #[cfg(test)]
@@ -85,9 +96,20 @@ mod tests {
     #[test]
     fn processes_are_found_by_their_whole_name_and_never_the_first() {
         let proc = std::env::temp_dir().join(format!("hands-proc-{}", std::process::id()));
-        for (pid, comm) in [("1", "x\n"), ("20", "x\n"), ("3", "x\n"), ("4", "xy\n"), ("self", "x\n")] {
+        // The last one's flags as Linux 6.1 shows a kernel thread's.
+        let (usual, kernel) = (4_194_560, 69_238_848);
+        let processes = [
+            ("1", "x", usual),
+            ("20", "x", usual),
+            ("3", "x", usual),
+            ("4", "xy", usual),
+            ("self", "x", usual),
+        ];
+        for (pid, comm, flags) in processes.into_iter().chain([("5", "x", kernel)]) {
             fs::create_dir_all(proc.join(pid)).unwrap();
-            fs::write(proc.join(pid).join("comm"), comm).unwrap();
+            fs::write(proc.join(pid).join("comm"), format!("{comm}\n")).unwrap();
+            let stat = format!("{pid} ({comm} )) S 2 0 0 0 -1 {flags} 0 0 0");
+            fs::write(proc.join(pid).join("stat"), stat).unwrap();
         }
         let found: Vec<i32> = named(&proc, "x").iter().map(|pid| pid.as_raw_nonzero().get()).collect();
         fs::remove_dir_all(&proc).unwrap();

@@ -164,7 +164,7 @@ fn gone(before: &CurrentLinks, nics: &BTreeSet<LinkName>, names: &BTreeMap<LinkN
 
 /// An observation with the names of now, without what has none.
 fn under(before: &CurrentLinks, names: &BTreeMap<LinkName, LinkName>) -> CurrentLinks {
-    let named = before.links.iter().filter_map(|(name, link)| {
+    let survivors = before.links.iter().filter_map(|(name, link)| {
         let mut link = link.clone();
         link.master = link.master.and_then(|master| names.get(&master).cloned());
         match &mut link.kind {
@@ -176,7 +176,7 @@ fn under(before: &CurrentLinks, names: &BTreeMap<LinkName, LinkName>) -> Current
         }
         Some((names.get(name)?.clone(), link))
     });
-    CurrentLinks { links: named.collect() }
+    CurrentLinks { links: survivors.collect() }
 }
 
 #[cfg(test)]

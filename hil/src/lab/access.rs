@@ -58,8 +58,12 @@ fn end_kept_within(dir: &Path, bound: Duration) -> Result<(), EndError> {
     );
     let mut keeper = UnixStream::connect(dir.join(END_SOCKET)).map_err(no_lab)?;
     keeper.set_read_timeout(Some(bound)).map_err(silent)?;
-    // The keeper never answers: it closes the connection by ending.
-    keeper.read(&mut [0]).map_err(silent)?;
+    // The keeper never answers: it closes the connection by ending, or resets one that it has not taken up (unix(7)).
+    match keeper.read(&mut [0]) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+        Err(error) => return Err(silent(error)),
+    }
     match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         found => {
@@ -107,6 +111,7 @@ fn write_secret(path: &Path, content: &[u8]) -> Result<(), LabError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::event::{PollFd, PollFlags, poll};
     use std::os::unix::net::UnixListener;
 
     fn lab() -> (tempfile::TempDir, UnixListener) {
@@ -120,6 +125,21 @@ mod tests {
         let (dir, _listener) = lab();
         let error = end_kept_within(dir.path(), Duration::from_millis(50)).unwrap_err();
         assert!(matches!(error, EndError::Silent { .. }), "{error}");
+    }
+
+    /// A keeper takes up one connection; somebody else told it first.
+    #[test]
+    fn who_waits_in_the_queue_sees_the_end_too() {
+        let (dir, listener) = lab();
+        let path = dir.path().to_owned();
+        let first = UnixStream::connect(path.join(END_SOCKET)).unwrap();
+        let second = std::thread::spawn(move || end_kept_within(&path, END_BOUND));
+        let told = listener.accept().unwrap();
+        // Until the second one has come, too.
+        poll(&mut [PollFd::new(&listener, PollFlags::IN)], None).unwrap();
+        dir.close().unwrap();
+        drop((listener, told, first));
+        second.join().unwrap().unwrap();
     }
 
     #[test]

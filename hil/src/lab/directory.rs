@@ -14,14 +14,17 @@
 use rustix::fs::{FlockOperation, Mode, OFlags, Stat, flock, fstat, lstat, open};
 use rustix::io::Errno;
 use rustix::process::geteuid;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// What lab directories are called; [`sweep`] touches no other.
+/// What lab directories' names begin with.
 const DIR_PREFIX: &str = "twinrack-lab-";
+/// How many letters and digits follow ([`tempfile::Builder::rand_bytes`]).
+const DIR_RANDOM: usize = 6;
 /// How often a directory may be swept away while it is made: each time another run must start within microseconds.
 const ATTEMPTS: u32 = 16;
 
@@ -30,7 +33,11 @@ pub(super) fn make(parent: &Path) -> io::Result<(PathBuf, OwnedFd)> {
     for _ in 0..ATTEMPTS {
         // Whoever may enter can write to QEMU and to the nodes' ports. By itself tempfile leaves the mode to the umask.
         let private = fs::Permissions::from_mode(0o700);
-        let made = tempfile::Builder::new().prefix(DIR_PREFIX).permissions(private).tempdir_in(parent)?;
+        let made = tempfile::Builder::new()
+            .prefix(DIR_PREFIX)
+            .rand_bytes(DIR_RANDOM)
+            .permissions(private)
+            .tempdir_in(parent)?;
         let dir = made.keep();
         if let Some(lock) = own(&dir)? {
             return Ok((dir, lock));
@@ -39,11 +46,19 @@ pub(super) fn make(parent: &Path) -> io::Result<(PathBuf, OwnedFd)> {
     Err(io::Error::other(format!("it was swept away {ATTEMPTS} times while it was made")))
 }
 
+/// Whether [`make`] gives such names. A copy of a lab's directory that somebody keeps has another, and is not swept.
+fn is_made(name: &OsStr) -> bool {
+    let random = name.to_str().and_then(|name| name.strip_prefix(DIR_PREFIX));
+    random.is_some_and(|random| {
+        random.len() == DIR_RANDOM && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    })
+}
+
 /// Removes what keepers left that were killed outright.
 pub(super) fn sweep(parent: &Path) -> io::Result<()> {
     for entry in fs::read_dir(parent)?.filter_map(Result::ok) {
         let path = entry.path();
-        if !entry.file_name().to_string_lossy().starts_with(DIR_PREFIX) {
+        if !is_made(&entry.file_name()) {
             continue;
         }
         if let Ok(Some(lock)) = own(&path)
@@ -107,13 +122,23 @@ mod tests {
         let (owned, lock) = make(place.path()).unwrap();
         let (killed, _) = make(place.path()).unwrap();
         fs::write(killed.join("drive"), "x").unwrap();
-        let bare = place.path().join(format!("{DIR_PREFIX}bare"));
-        let other = place.path().join("other");
-        for dir in [&bare, &other] {
+        let bare = place.path().join(format!("{DIR_PREFIX}bare01"));
+        let others = [
+            "other",
+            "twinrack-lab-",
+            "twinrack-lab-bare01-copy",
+            "twinrack-lab-copy",
+            "twinrack-lab-a-copy",
+        ]
+        .map(|name| place.path().join(name));
+        for dir in others.iter().chain([&bare]) {
             fs::create_dir(dir).unwrap();
         }
         sweep(place.path()).unwrap();
-        assert_eq!([&owned, &killed, &bare, &other].map(|dir| dir.exists()), [true, false, false, true]);
+        assert_eq!([&owned, &killed, &bare].map(|dir| dir.exists()), [true, false, false]);
+        for dir in others {
+            assert!(dir.exists(), "{} is none that was made", dir.display());
+        }
         drop(lock);
         sweep(place.path()).unwrap();
         assert!(!owned.exists());

@@ -39,7 +39,7 @@ impl Runner<'_> {
         Ok(Seen::unless(&wrong, format!("{} machines, {nics} NICs, {drives} drives", inventories.len())))
     }
 
-    /// Deployment has nothing to say about the cabling, at the first look or within a bound.
+    /// Deployment has nothing to say about the cabling, when it looks as ever (with patience for neighbours) or within a bound.
     pub(super) async fn cabling_is_right(&self, bound: Duration) -> Result<Seen, DeployError> {
         let patience = if bound.is_zero() { NEIGHBOURS_PATIENCE } else { Duration::ZERO };
         self.cabling_until(bound, patience, |cabling| {

@@ -5,7 +5,7 @@
 //! Init's main thread reaps every child, this one too, so its end is seen by a pidfd, which is readable when a process has
 //! ended, whoever reaps it (`pidfd_open(2)`).
 //!
-//! On failure: a line on the console, and another try; a node without the port goes on without hands.
+//! On failure: a line on the console, and another try. A port that isn't there is waited for, with a line when it takes long.
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -22,11 +22,11 @@ const PROGRAM: &str = "/bin/hands";
 const PORT_NAME: &str = "twinrack.hands";
 /// Where ports have their names (`drivers/char/virtio_console.c`).
 const PORTS: &str = "/sys/class/virtio-ports";
-/// How long the port has to be there: the kernel is told of it after the driver is loaded.
+/// When it is said that there is no port yet: the kernel is told of it after the driver is loaded.
 const PORT_BOUND: Duration = Duration::from_secs(10);
 /// How often it is looked whether it is.
 const PORT_POLL: Duration = Duration::from_millis(50);
-/// Between two starts: one that ends at once must not eat the machine.
+/// Between two starts, and between two looks for a port that is late: one that ends at once must not eat the machine.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Starts the hands, if the image has them, and keeps them running from a thread of its own.
@@ -40,10 +40,7 @@ pub(super) fn start() {
 }
 
 fn keep_running() {
-    let Some(port) = wait_for_port() else {
-        eprintln!("twinrackd init: no hands: no port is called {PORT_NAME}");
-        return;
-    };
+    let port = wait_for_port(Path::new(PORTS), PORT_BOUND);
     loop {
         match run(&port) {
             Ok(()) => eprintln!("twinrackd init: the hands have ended; starting them again"),
@@ -53,14 +50,19 @@ fn keep_running() {
     }
 }
 
-fn wait_for_port() -> Option<PathBuf> {
-    let deadline = Instant::now() + PORT_BOUND;
+/// For as long as it takes: this thread has nothing else to do, and a look costs microseconds.
+fn wait_for_port(ports: &Path, late: Duration) -> PathBuf {
+    let start = Instant::now();
+    let mut said = false;
     loop {
-        let found = port_in(Path::new(PORTS));
-        if found.is_some() || Instant::now() >= deadline {
-            return found;
+        if let Some(port) = port_in(ports) {
+            return port;
         }
-        thread::sleep(PORT_POLL);
+        if !said && start.elapsed() >= late {
+            eprintln!("twinrackd init: no hands yet: no port is called {PORT_NAME}");
+            said = true;
+        }
+        thread::sleep(if said { PAUSE } else { PORT_POLL });
     }
 }
 
@@ -105,5 +107,19 @@ mod tests {
             fs::write(dir.path().join(port).join("name"), name).unwrap();
         }
         assert_eq!(port_in(dir.path()), Some("/dev/vport1p2".into()));
+    }
+
+    #[test]
+    fn a_port_that_comes_late_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let port = dir.path().join("vport1p2");
+        thread::scope(|scope| {
+            let found = scope.spawn(|| wait_for_port(dir.path(), Duration::ZERO));
+            // It has looked once, and said that there is none.
+            thread::sleep(PORT_POLL);
+            fs::create_dir(&port).unwrap();
+            fs::write(port.join("name"), "twinrack.hands\n").unwrap();
+            assert_eq!(found.join().unwrap(), Path::new("/dev/vport1p2"));
+        });
     }
 }

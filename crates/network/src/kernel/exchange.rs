@@ -12,7 +12,8 @@ use std::io;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How long the kernel may take for one request. It answers at once, unless a driver's ioctl hangs.
+/// How long the kernel may take for one request. It answers at once, unless a driver hangs while it holds the lock for all
+/// links; the socket has a thread of its own ([`super::own_thread`]), so that this is noticed.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often a dump is asked for before the node's links count as too restless to be listed. A dump takes milliseconds.

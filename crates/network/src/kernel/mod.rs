@@ -8,7 +8,8 @@
 //!
 //! Invariants: what is decided comes from the pure modules (`diff`, `plan`, `probe`). Every request to the kernel and every ping has a
 //! bound; what listens ([`Monitor`], [`LldpListener`], [`Hellos`]) does so until it is dropped. Queues have a bound, and what
-//! finds them full is dropped, as each module says; only the netlink library's own queue, from its socket's task to ours, has none.
+//! finds them full is dropped, as each module says; only the netlink library's own queue, from its socket's task to ours, has none. A request that hangs in the kernel
+//! hangs on a thread of its own ([`own_thread`]).
 //!
 //! On failure: a typed error per operation. Nothing is tried again by itself, except an interrupted list. Tasks end when their
 //! handle is dropped.
@@ -22,6 +23,7 @@ mod message;
 mod monitor;
 mod netlink;
 mod observe;
+mod own_thread;
 mod packet;
 mod ping;
 

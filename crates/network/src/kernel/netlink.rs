@@ -3,11 +3,13 @@
 //! Invariants: a request is carried out at most once; one whose answer did not come whole is an error and never sent again by
 //! itself. Lists are of a single moment each (not all of them of the same).
 //!
-//! On failure: [`NetlinkError`]. When the socket died, the next request opens a new one.
+//! On failure: [`NetlinkError`]. When the socket died, or a request got no answer in time, the next request opens a new one.
+//! Requests that hang in the kernel hold up nobody else ([`super::own_thread`]).
 
 use super::exchange::{self, Answer, RequestError};
 use super::message::{self, LinkFacts};
 use super::observe;
+use super::own_thread::OwnThread;
 use crate::link::{CurrentLinks, LinkName};
 use crate::op::Op;
 use rtnetlink::Handle;
@@ -18,8 +20,8 @@ use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Mutex, PoisonError};
-use tokio::task::JoinHandle;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
 
 /// Why a netlink operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -50,40 +52,18 @@ pub enum NetlinkError {
     },
 }
 
-/// A connection to the kernel's route netlink. Its task ends when this is dropped.
+/// A connection to the kernel's route netlink. Its thread ends when this is dropped.
 #[derive(Debug)]
 pub struct Netlink {
-    socket: Mutex<Socket>,
-}
-
-/// One socket and the task that reads it.
-#[derive(Debug)]
-struct Socket {
-    handle: Handle,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Socket {
-    fn open() -> io::Result<Self> {
-        let (mut connection, handle, _) = rtnetlink::new_connection()?;
-        // Without these an answer's end looks like a socket's end.
-        connection.set_forward_ack(true);
-        connection.set_forward_done(true);
-        Ok(Self { handle, task: tokio::spawn(connection) })
-    }
+    /// None while there is none in place of one that hung.
+    socket: Mutex<Option<OwnThread>>,
 }
 
 impl Netlink {
     /// Opens a socket in the network namespace of the calling thread.
     pub fn open() -> Result<Self, NetlinkError> {
-        let socket = Mutex::new(Socket::open().map_err(NetlinkError::Open)?);
-        Ok(Self { socket })
+        let socket = OwnThread::open().map_err(NetlinkError::Open)?;
+        Ok(Self { socket: Mutex::new(Some(socket)) })
     }
 
     /// All links as they are now.
@@ -161,19 +141,36 @@ impl Netlink {
         &self,
         message: NetlinkMessage<RouteNetlinkMessage>,
     ) -> Result<Answer<RouteNetlinkMessage>, RequestError> {
-        let answers = self.handle()?.request(message).map_err(|_| RequestError::Closed)?;
-        exchange::read(answers).await
+        let (mut handle, of) = self.handle()?;
+        let answers = handle.request(message).map_err(|_| RequestError::Closed)?;
+        let answer = exchange::read(answers).await;
+        if matches!(answer, Err(RequestError::Silent)) {
+            let hung = self.lock().take_if(|socket| socket.id() == of);
+            if let Some(hung) = hung {
+                tracing::warn!("the kernel does not answer; its netlink socket is given up");
+                hung.abandon();
+            }
+        }
+        answer
     }
 
-    /// The socket's handle; a new socket's if its task has ended.
-    fn handle(&self) -> Result<Handle, RequestError> {
-        // A socket is replaced whole: after a panic elsewhere it is still good.
-        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        if socket.task.is_finished() {
+    /// The socket's handle and which one it is; a new socket's if its thread has ended or hangs.
+    fn handle(&self) -> Result<(Handle, Option<ThreadId>), RequestError> {
+        let mut socket = self.lock();
+        if socket.as_ref().is_some_and(OwnThread::is_finished) {
             tracing::warn!("the netlink socket died; opening another one");
-            *socket = Socket::open().map_err(RequestError::Reopen)?;
+            *socket = None;
         }
-        Ok(socket.handle.clone())
+        let socket = match socket.take() {
+            Some(old) => socket.insert(old),
+            None => socket.insert(OwnThread::open().map_err(RequestError::Reopen)?),
+        };
+        Ok((socket.handle(), socket.id()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<OwnThread>> {
+        // A socket is replaced whole: after a panic elsewhere it is still good.
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -214,6 +211,7 @@ fn facts_of(message: &LinkMessage) -> LinkFacts {
 
 #[cfg(test)]
 mod tests {
+    use super::super::own_thread::tests::that_hangs;
     use super::*;
     use std::time::Duration;
 
@@ -222,18 +220,33 @@ mod tests {
     async fn a_socket_that_died_is_replaced_and_its_request_is_an_error() {
         let netlink = Netlink::open().unwrap();
         let links = netlink.observe().await.unwrap();
-        // Ends before it reads the answer: on a runtime of one thread the task has not run since.
-        let asking = netlink.observe();
-        let kill = async { netlink.socket.lock().unwrap().task.abort() };
-        let (asked, ()) = tokio::join!(biased; asking, kill);
+        let (hanging, hold) = that_hangs();
+        *netlink.lock() = Some(hanging);
+        // The thread ends before it has sent the request.
+        let (asked, ()) = tokio::join!(biased; netlink.observe(), async { drop(hold) });
         let Err(NetlinkError::Observe { what: "links", source: RequestError::Closed }) = asked else {
             panic!("{asked:?}")
         };
-        while !netlink.socket.lock().unwrap().task.is_finished() {
+        while !netlink.lock().as_ref().unwrap().is_finished() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let names = |links: &CurrentLinks| links.links.keys().cloned().collect::<Vec<_>>();
         assert_eq!(names(&netlink.observe().await.unwrap()), names(&links));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_hangs_in_the_kernel_ends_in_time_and_the_next_one_is_served() {
+        let (hanging, hold) = that_hangs();
+        let netlink = Netlink { socket: Mutex::new(Some(hanging)) };
+        let start = tokio::time::Instant::now();
+        let asked = netlink.observe().await;
+        let Err(NetlinkError::Observe { source: RequestError::Silent, .. }) = asked else {
+            panic!("{asked:?}")
+        };
+        assert_eq!(start.elapsed().as_secs(), exchange::REQUEST_TIMEOUT.as_secs());
+        tokio::time::resume();
+        netlink.observe().await.unwrap();
+        drop(hold);
     }
 
     #[tokio::test]
