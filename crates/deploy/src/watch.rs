@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_well_before_every_way_was_heard_of() {
+    fn nobody_is_well_before_every_way_was_heard_of_or_with_links_that_are_not_as_planned() {
         let sighting = |paths: &[(u64, u32, u32)]| Sighting {
             at: Instant::now(),
             diagnosis: Diagnosis::default(),
@@ -290,6 +290,11 @@ mod tests {
             ways: 2,
             drifts: BTreeMap::new(),
         };
+        let drifting = |standing| {
+            let drifts = [("a1".parse().unwrap(), DriftGlance { count: 4, standing })].into();
+            Sighting { drifts, ..sighting(&[(1, 2, 0), (2, 2, 0)]) }.is_well(3)
+        };
+        assert!(drifting(0) && !drifting(1));
         assert!(sighting(&[(1, 2, 0), (2, 2, 0)]).is_well(3));
         for paths in [&[][..], &[(1, 2, 0), (2, 0, 0)], &[(1, 2, 0), (2, 1, 1)], &[(1, 2, 1), (2, 2, 0)]] {
             assert!(!sighting(paths).is_well(3), "{paths:?}");

@@ -114,10 +114,9 @@ fn each_attribute_that_a_plan_sets_has_words() {
     let lines = examples().into_iter().map(|drift| {
         let state = drifted(&drift).unwrap();
         let found = compare(&state, &planned().resolve(&adapters(), &state).unwrap());
-        found.iter().map(|difference| format!("- {difference}\n")).collect::<String>()
+        found.iter().map(|difference| format!("- {difference}")).collect::<Vec<_>>().join("\n")
     });
-    let lines: Vec<String> = lines.collect();
-    insta::assert_snapshot!(lines.join("\n"));
+    insta::assert_snapshot!(lines.collect::<Vec<_>>().join("\n\n"));
 }
 
 fn any_drift() -> impl Strategy<Value = Drift> {

@@ -59,6 +59,12 @@ impl Drift {
         Some((self.ops.first()?.name().clone(), self.aims_at))
     }
 
+    #[cfg(test)]
+    pub(crate) fn lowering_the_mtu(node: &NodeName, link: &LinkName) -> Self {
+        let ops = vec![Op::SetMtu { name: link.clone(), mtu_bytes: 1400 }];
+        Self { node: node.clone(), ops, aims_at: Attribute::Mtu }
+    }
+
     /// All that may be told: what the kernel makes of it.
     pub fn follows(&self, settled: &Settled) -> BTreeSet<(LinkName, Attribute)> {
         let mut state = settled.links.clone();

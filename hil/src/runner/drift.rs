@@ -338,15 +338,84 @@ fn summary(times: &[Times]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::MacAddress;
+    use network::link::CurrentLink;
+    use network::{DesiredLinks, Difference};
 
     #[test]
     fn medians_and_maxima_are_told() {
         let times: Vec<Times> =
             [(9, 1), (100, 2), (5, 30)].map(|(found_ms, mended_ms)| Times { found_ms, mended_ms }).into();
         let words = summary(&times);
-        assert!(
-            words.starts_with("3 drifts: found after 9 ms (at most 100), mended 2 ms later (at most 30)"),
-            "{words}"
-        );
+        let expected = "3 drifts: found after 9 ms (at most 100), mended 2 ms later (at most 30)";
+        assert!(words.starts_with(expected), "{words}");
+    }
+
+    fn name() -> LinkName {
+        "eth0".parse().unwrap()
+    }
+
+    /// One NIC, which is as planned.
+    fn settled() -> Settled {
+        let nic = CurrentLink {
+            index: 2,
+            kind: LinkKind::Nic,
+            mac: None,
+            permanent_mac: Some(MacAddress([2, 0, 0, 0, 0, 2])),
+            up: true,
+            carrier: Some(true),
+            mtu_bytes: 9000,
+            master: None,
+            addresses: BTreeSet::new(),
+            bridge_vlans: BTreeMap::new(),
+            ipv6_link_local: None,
+            routes: BTreeSet::new(),
+        };
+        let links = CurrentLinks { links: [(name(), nic)].into() };
+        let nics = [name()].into();
+        Settled { node: "a1".parse().unwrap(), desired: DesiredLinks::restoring(&links, &nics), links }
+    }
+
+    fn told(attribute: Attribute, found_at_ms: u64, repair: Repair) -> api::Drift {
+        let (expected, found) = ("9000".to_owned(), "1400".to_owned());
+        let differences = vec![Difference { link: name(), attribute, expected, found }];
+        api::Drift { number: 1, found_at_ms, differences, changes: Vec::new(), contested: false, repair }
+    }
+
+    #[test]
+    fn a_drift_holds_only_if_it_is_told_as_what_it_is_in_time_once_and_mended() {
+        let settled = settled();
+        let drift = Drift::lowering_the_mtu(&settled.node, &name());
+        let mended = || Repair::Mended { after_ms: 30, duration_us: 9 };
+        let judged =
+            |told: &[api::Drift]| judge(&drift, &settled, told, 1000).map(|t| (t.found_ms, t.mended_ms));
+        let good = told(Attribute::Mtu, 1200, mended());
+        assert_eq!(judged(std::slice::from_ref(&good)), Ok((200, 30)));
+        let bad = [
+            (vec![told(Attribute::Mtu, 6001, mended())], "found only after 5001 ms"),
+            (vec![told(Attribute::Up, 1200, mended())], "does not follow"),
+            (vec![told(Attribute::Mtu, 1200, Repair::Gone)], "not mended"),
+            (vec![told(Attribute::Mtu, 1200, Repair::Due)], "not mended"),
+            (vec![good.clone(), good.clone()], "told 2 times"),
+            (vec![api::Drift { contested: true, ..good }], "something else"),
+        ];
+        for (told, why) in bad {
+            let error = judged(&told).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_not_as_before_is_seen_but_what_the_kernel_chooses() {
+        let before = settled().links;
+        let with = |change: fn(&mut CurrentLink)| {
+            let mut links = before.clone();
+            links.links.values_mut().for_each(change);
+            changed(&before, &links).len()
+        };
+        assert_eq!(with(|link| (link.index, link.carrier) = (9, None)), 0);
+        assert_eq!(with(|link| link.mtu_bytes = 1400), 1);
+        assert_eq!(changed(&before, &CurrentLinks::default()).len(), 1);
+        assert_eq!(changed(&CurrentLinks::default(), &before).len(), 1);
     }
 }

@@ -181,8 +181,8 @@ struct Log {
 /// How often the same attribute was found to differ.
 #[derive(Debug, Default)]
 struct Returns {
-    /// In the last minute.
-    found_ms: VecDeque<u64>,
+    /// When, in the last minute, milliseconds.
+    lately: VecDeque<u64>,
     last_ms: u64,
     /// 0: it is not contested.
     pause_ms: u64,
@@ -196,11 +196,11 @@ impl Returns {
             *self = Self::default();
         }
         self.last_ms = now_ms;
-        self.found_ms.push_back(now_ms);
-        self.found_ms.retain(|found_ms| now_ms - found_ms < MINUTE_MS);
+        self.lately.push_back(now_ms);
+        self.lately.retain(|found_ms| now_ms - found_ms < MINUTE_MS);
         if self.pause_ms > 0 {
             self.pause_ms = (2 * self.pause_ms).min(PAUSE_MAX_MS);
-        } else if self.found_ms.len() > RETURNS_MAX {
+        } else if self.lately.len() > RETURNS_MAX {
             self.pause_ms = PAUSE_FIRST_MS;
         }
         self.pause_ms
