@@ -445,3 +445,24 @@ proptest! {
         }
     }
 }
+
+/// The cases in which wirings differ, each for certain.
+#[test]
+fn what_wirings_share_is_named_once_and_what_they_part_is_not_invented() {
+    let faults =
+        [Fault::SwitchOff(1), Fault::SwitchDeaf(1), Fault::SwitchMute(3), Fault::RoomLink(1, Cut::Send)];
+    for wiring in [Wiring::A, Wiring::B, Wiring::C, Wiring::D] {
+        for (fault, seed) in faults.into_iter().zip(1..) {
+            let run = Run {
+                wiring,
+                nodes_per_zone: 2,
+                fault: fault.on(wiring),
+                flapping: None,
+                from_ms: 10_000,
+                until_ms: 13_000,
+                seed,
+            };
+            assert_eq!(run.judged(), Ok(()), "{run:?}");
+        }
+    }
+}
