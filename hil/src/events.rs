@@ -102,6 +102,19 @@ pub enum Event {
         /// The loss, in words.
         loss: String,
     },
+    /// Somebody changed a node's links behind its agent's back, and the agent mended them.
+    Drift {
+        /// The node.
+        node: String,
+        /// What was done to it, in words.
+        done: String,
+        /// What the agent said of it.
+        told: String,
+        /// From just before it was done until the agent found it, milliseconds.
+        found_after_ms: u64,
+        /// From then until the links were as planned again, milliseconds.
+        mended_after_ms: u64,
+    },
     /// A scenario ended.
     ScenarioEnded {
         /// The suite.

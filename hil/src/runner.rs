@@ -11,6 +11,7 @@
 
 mod checks;
 mod diagnosis;
+mod drift;
 mod flapping;
 mod inventory;
 mod partition;
@@ -33,12 +34,17 @@ use network::diagnose::Thresholds;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// How long the first neighbours may take to be heard: a few announcements of the lab's switches.
 const NEIGHBOURS_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a cluster that was just wired may take until every path carries.
 const FIRST_HEALTH: Duration = Duration::from_secs(15);
+
+/// From this time after a mending on, management must carry: switches have heard where everybody is now.
+const MANAGEMENT_BOUND: Duration = Duration::from_secs(2);
+/// How long a scenario may wait for the health that it begins with: an answer of everybody, from now on.
+const BEGIN_BOUND: Duration = Duration::from_secs(5);
 
 /// Whether something held, and what was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,7 +167,20 @@ impl<'a> Runner<'a> {
         self.log.log(Event::ScenarioStarted { suite: suite.name.clone(), scenario: scenario.name.clone() });
         let started = Instant::now();
         let mut steps = Vec::new();
-        for step in &scenario.steps {
+        let at = Instant::now();
+        let healthy = self.well_by(at + BEGIN_BOUND).await;
+        if !healthy.good {
+            // What follows would be blamed on this scenario.
+            steps.push(self.note(
+                suite,
+                scenario,
+                "the cluster is well before it begins".to_owned(),
+                healthy,
+                at,
+            ));
+        }
+        let possible = if steps.is_empty() { &scenario.steps[..] } else { &[] };
+        for step in possible {
             line.step(&format!("{}: {step}", scenario.name));
             let at = Instant::now();
             let seen = self.step(step).await?;
@@ -171,11 +190,15 @@ impl<'a> Runner<'a> {
             }
         }
         self.mend().await?;
+        let mended = scenario.steps.iter().any(Step::is_fault);
         let good_so_far = steps.iter().all(|step| step.good);
         let at = Instant::now();
         let mut well = self.well_by(at + Duration::from_millis(scenario.bound_ms)).await;
         if well.good {
-            // The watch looks at storage paths and cables; that management carries is asked for.
+            // The watch looks at storage paths and cables; that management carries is asked for, once.
+            if mended {
+                sleep_until(at + MANAGEMENT_BOUND).await;
+            }
             let management = or_failure(self.management_carries().await);
             well = if management.good { well } else { management };
         }
@@ -243,6 +266,7 @@ impl<'a> Runner<'a> {
                 Ok(or_failure(self.cabling_is_right(Duration::from_millis(*within_ms)).await))
             }
             Step::LinksAreAsPlanned {} => Ok(or_failure(self.links_are_as_planned().await)),
+            Step::Drift { count } => self.drift(*count).await,
             Step::SecondApplyChangesNothing {} => Ok(or_failure(self.second_apply_changes_nothing().await)),
             Step::RoundTrips { probes } => Ok(or_failure(self.round_trips(*probes).await)),
             Step::JumboFrames {} => Ok(or_failure(self.jumbo_frames().await)),

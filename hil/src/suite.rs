@@ -17,7 +17,7 @@ use serde::Deserialize;
 use std::fmt;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 7] = [
+const BUILT_IN: [(&str, &str); 9] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -25,6 +25,8 @@ const BUILT_IN: [(&str, &str); 7] = [
     ("room-cut-off", include_str!("../suites/room-cut-off.toml")),
     ("flapping-link", include_str!("../suites/flapping-link.toml")),
     ("spine-clean", include_str!("../suites/spine-clean.toml")),
+    ("drift", include_str!("../suites/drift.toml")),
+    ("drift-many", include_str!("../suites/drift-many.toml")),
 ];
 
 /// A suite file.
@@ -182,6 +184,12 @@ pub enum Step {
     },
     /// Each node's links are as planned, read back from its kernel.
     LinksAreAsPlanned {},
+    /// So many attributes of managed links are changed behind the agents' backs, one after another, chosen by the seed:
+    /// each is found within 5 s, told and mended, and nothing else is.
+    Drift {
+        /// How many.
+        count: u8,
+    },
     /// Applying the plans once more changes nothing, as seen by a netlink monitor on each node.
     SecondApplyChangesNothing {},
     /// Every node reaches every other on every storage network, both ways, and how fast.
@@ -247,6 +255,7 @@ impl fmt::Display for Step {
             Self::CablingIsRight { within_ms: 0 } => f.write_str("cabling is right"),
             Self::CablingIsRight { within_ms } => write!(f, "cabling is right within {within_ms} ms"),
             Self::LinksAreAsPlanned {} => f.write_str("links are as planned"),
+            Self::Drift { count } => write!(f, "{count} drifts, each found, told and mended"),
             Self::SecondApplyChangesNothing {} => f.write_str("a second apply changes nothing"),
             Self::RoundTrips { probes } => write!(f, "round trips, {probes} probes a pair"),
             Self::JumboFrames {} => f.write_str("jumbo frames pass unfragmented"),

@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 use tracing::level_filters::LevelFilter;
 use tracing::{info, warn};
@@ -70,6 +70,8 @@ pub(crate) fn run(path: &Path, owner: Owner) -> Result<(), DaemonError> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DaemonError::Runtime)?;
     let stop = runtime.block_on(async {
+        // Before the way back begins: told to end in the middle of it, the daemon ends it first.
+        let signals = Signals::catch().map_err(DaemonError::Signals)?;
         let state = State::start(config, owner, Store::in_directory(STATE_DIR)).await?;
         let tls = Arc::new(state.config.tls.server_config().map_err(DaemonError::Identity)?);
         let address = state.config.listen;
@@ -78,7 +80,7 @@ pub(crate) fn run(path: &Path, owner: Owner) -> Result<(), DaemonError> {
         if let Some(directory) = init::durable_state_dir() {
             info!("{} outlives a power cycle", directory.display());
         }
-        stop_on_signals(&state)?;
+        signals.stop(&state);
         // Under init the machine's start counts; else the process's.
         let since_ms = if owner == Owner::Init { 0 } else { started_ms };
         info!("twinrackd ready node={} after {} ms", state.config.node, clock::uptime_ms() - since_ms);
@@ -113,18 +115,33 @@ fn start_log() {
         .init();
 }
 
-fn stop_on_signals(state: &Arc<State>) -> Result<(), DaemonError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
-    let state = Arc::clone(state);
-    tokio::spawn(async move {
+/// From when it is made, these signals don't end the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits until one comes, or has come since they were caught.
+    async fn come(mut self) {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-        state.stop(Stop::Signal);
-    });
-    Ok(())
+    }
+
+    /// Stops the daemon when they come.
+    fn stop(self, state: &Arc<State>) {
+        let state = Arc::clone(state);
+        tokio::spawn(async move {
+            self.come().await;
+            state.stop(Stop::Signal);
+        });
+    }
 }
 
 /// No sync(2) first: it waits for every file system, for ever if one of them hangs. What must be durable was fsynced.
@@ -135,4 +152,17 @@ fn power(action: PowerAction) -> Result<(), DaemonError> {
     };
     warn!("power {action:?} as asked");
     rustix::system::reboot(command).map_err(|source| DaemonError::Power { action, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Signal, getpid, kill_process};
+
+    #[tokio::test]
+    async fn a_signal_while_the_daemon_starts_is_kept_and_does_not_end_it() {
+        let signals = Signals::catch().unwrap();
+        kill_process(getpid(), Signal::TERM).unwrap();
+        timeout(Duration::from_secs(10), signals.come()).await.unwrap();
+    }
 }

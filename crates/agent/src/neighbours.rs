@@ -2,12 +2,17 @@
 //!
 //! Invariants: one entry per adapter, so it is bounded whatever arrives; time only comes in as an argument.
 //!
-//! If two senders are heard on one NIC (a hub, or a machine that was cabled in between), the last one counts.
+//! If two senders are heard on one NIC (a hub, or a machine that was cabled in between), the last one counts. That they
+//! alternate is no moving of the cable, but can't be told from it at once: so a move is told at most every
+//! [`MOVES_APART_MS`]; one that comes too soon is told with the first frame after that.
 
 use model::MacAddress;
-use network::lldp::Lldpdu;
+use network::lldp::{ChassisId, Lldpdu, PortId};
 use network::wiring::Neighbour;
 use std::collections::BTreeMap;
+
+/// Between two moves of one cable that are told, ms.
+const MOVES_APART_MS: u64 = 10_000;
 
 /// The neighbours by the adapter's MAC address.
 #[derive(Debug, Default)]
@@ -17,29 +22,49 @@ pub(crate) struct Neighbours {
 
 #[derive(Debug)]
 struct Heard {
+    /// Who was heard last, also after its good-bye.
     lldpdu: Lldpdu,
     at_ms: u64,
+    /// It has said good-bye.
+    left: bool,
+    /// To whom the cable leads as far as it was told, and when it was last told to lead elsewhere.
+    told: (ChassisId, PortId),
+    moved_ms: Option<u64>,
 }
 
 impl Neighbours {
     /// Takes a frame in. One with a time to live of 0 is a good-bye (802.1AB, 9.1.2.2): its sender's entry goes, and nobody
     /// else's (9.2.7.7). A sender is known by chassis and port.
-    pub(crate) fn hear(&mut self, adapter: MacAddress, lldpdu: Lldpdu, now_ms: u64) {
+    ///
+    /// Says whether the adapter's cable leads elsewhere than when it was last heard of.
+    pub(crate) fn hear(&mut self, adapter: MacAddress, lldpdu: Lldpdu, now_ms: u64) -> bool {
+        let sender = (lldpdu.chassis_id.clone(), lldpdu.port_id.clone());
+        let known = self.heard.get_mut(&adapter);
         if lldpdu.ttl_s == 0 {
-            let from_it = |heard: &Heard| {
-                (&heard.lldpdu.chassis_id, &heard.lldpdu.port_id) == (&lldpdu.chassis_id, &lldpdu.port_id)
-            };
-            if self.heard.get(&adapter).is_some_and(from_it) {
-                self.heard.remove(&adapter);
+            if let Some(heard) = known
+                && (&heard.lldpdu.chassis_id, &heard.lldpdu.port_id) == (&sender.0, &sender.1)
+            {
+                heard.left = true;
             }
-        } else {
-            self.heard.insert(adapter, Heard { lldpdu, at_ms: now_ms });
+            return false;
         }
+        let Some(heard) = known else {
+            let heard = Heard { lldpdu, at_ms: now_ms, left: false, told: sender, moved_ms: None };
+            self.heard.insert(adapter, heard);
+            return false;
+        };
+        (heard.lldpdu, heard.at_ms, heard.left) = (lldpdu, now_ms, false);
+        let lately = heard.moved_ms.is_some_and(|moved_ms| now_ms.saturating_sub(moved_ms) < MOVES_APART_MS);
+        if heard.told == sender || lately {
+            return false;
+        }
+        (heard.told, heard.moved_ms) = (sender, Some(now_ms));
+        true
     }
 
     /// The adapter's neighbour, unless its time has passed.
     pub(crate) fn of(&self, adapter: MacAddress, now_ms: u64) -> Option<Neighbour> {
-        let heard = self.heard.get(&adapter)?;
+        let heard = self.heard.get(&adapter).filter(|heard| !heard.left)?;
         // Frames and questions come from different threads: "now" may be a little before the last frame.
         let age_ms = now_ms.saturating_sub(heard.at_ms);
         let received_age_ms = u32::try_from(age_ms).unwrap_or(u32::MAX);
@@ -50,7 +75,6 @@ impl Neighbours {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use network::lldp::{ChassisId, PortId};
     use proptest::prelude::*;
 
     const NIC: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
@@ -89,6 +113,53 @@ mod tests {
         neighbours.hear(NIC, frame("tor3", 0), 20);
         assert_eq!(switch(&neighbours, NIC, 20), None);
         assert_eq!(switch(&neighbours, OTHER, 20).as_deref(), Some("tor2"));
+    }
+
+    #[test]
+    fn a_cable_that_leads_elsewhere_is_told_once() {
+        let mut neighbours = Neighbours::default();
+        let mut moved = |frame, at_ms| neighbours.hear(NIC, frame, at_ms);
+        assert!(!moved(frame("tor1", 3), 0), "the first that was ever heard");
+        assert!(!moved(frame("tor1", 3), 1_000));
+        assert!(!moved(frame("tor3", 0), 1_500), "a stranger's good-bye");
+        assert!(moved(frame("tor3", 3), 60_000), "also after a long silence");
+        assert!(!moved(frame("tor3", 3), 61_000));
+    }
+
+    #[test]
+    fn a_move_after_a_good_bye_is_told() {
+        let mut neighbours = Neighbours::default();
+        neighbours.hear(NIC, frame("tor1", 3), 0);
+        assert!(!neighbours.hear(NIC, frame("tor1", 0), 500));
+        assert!(!neighbours.hear(NIC, frame("tor1", 3), 600), "it is back");
+        assert!(!neighbours.hear(NIC, frame("tor1", 0), 700));
+        assert!(neighbours.hear(NIC, frame("tor3", 3), 1_000));
+    }
+
+    #[test]
+    fn a_move_that_comes_too_soon_is_told_later() {
+        let mut neighbours = Neighbours::default();
+        let mut moved = |switch, at_ms| neighbours.hear(NIC, frame(switch, 120), at_ms);
+        assert!(!moved("tor1", 0));
+        assert!(moved("tor3", 1_000));
+        assert!(!moved("tor1", 2_000));
+        assert!(!moved("tor1", 10_999));
+        assert!(moved("tor1", 11_000));
+        assert!(!moved("tor1", 60_000));
+    }
+
+    /// Two speakers on one wire, each every second for an hour.
+    #[test]
+    fn speakers_that_alternate_are_told_seldom_and_other_adapters_at_once() {
+        let mut neighbours = Neighbours::default();
+        let mut told = 0;
+        for second in 0..3600 {
+            let both = ["tor1", "tor3"].map(|tor| neighbours.hear(NIC, frame(tor, 120), second * 1000));
+            told += both.iter().filter(|moved| **moved).count();
+        }
+        assert!((300..=361).contains(&told), "{told}");
+        neighbours.hear(OTHER, frame("tor1", 3), 3_600_000);
+        assert!(neighbours.hear(OTHER, frame("tor3", 3), 3_600_001));
     }
 
     proptest! {

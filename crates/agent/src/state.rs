@@ -64,9 +64,11 @@ impl State {
         }
         let changes = Arc::<Changes>::default();
         tokio::spawn(Arc::clone(&changes).watch(Monitor::open()?));
+        tokio::spawn(Arc::clone(&network).mend_drift(Arc::clone(&changes)));
         let neighbours = Arc::<Mutex<Neighbours>>::default();
-        lldp::listen(adapters.by_index(), Arc::clone(&neighbours))?;
-        announce::start()?;
+        let pending = Arc::<announce::Pending>::default();
+        lldp::listen(adapters.by_index(), Arc::clone(&neighbours), Arc::clone(&pending))?;
+        announce::start(pending)?;
         Ok(Arc::new(Self {
             network,
             probes: Probes::start(store).await?,
@@ -110,6 +112,7 @@ impl State {
             listening_ms,
             paths,
             nics: self.nics(),
+            drifts: self.network.drifts_at_a_glance(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! How a node is and what it sees, as it reports to whoever watches.
 
+use crate::DriftGlance;
 use model::{AdapterName, MacAddress, NodeName, TrafficClass};
 use network::diagnose::{NicReport, NodeReport, PathView};
 use network::wiring::{Neighbour, NicCabling};
@@ -23,6 +24,9 @@ pub struct Health {
     pub paths: Vec<PathView>,
     /// What its adapters see, in the order of their names.
     pub nics: Vec<NicState>,
+    /// Whether somebody changes its links behind its back.
+    #[serde(default)]
+    pub drifts: DriftGlance,
 }
 
 /// One adapter and what it sees.

@@ -13,6 +13,7 @@
 #[cfg(feature = "client")]
 mod client;
 mod config;
+mod drift;
 mod health;
 mod links;
 mod messages;
@@ -25,6 +26,7 @@ mod tls;
 #[cfg(feature = "client")]
 pub use client::{Client, ClientError, Endpoint, Failure};
 pub use config::{ConfigError, NodeConfig, OutOfBand, Role};
+pub use drift::{Drift, DriftGlance, Drifts, Repair};
 pub use health::{Health, Neighbours, NicState};
 pub use links::{
     Applied, ApplyRequest, ChangesGap, ChangesSince, CommitRequest, ConfirmWithin, LinkChange, LinkChanges,

@@ -8,6 +8,7 @@
 //! ```
 //! A plan that changed nothing, or that asks for no confirmation, is settled at once.
 
+use crate::Drifts;
 use model::InvalidValue;
 use network::{CurrentLinks, Generation, NetworkPlan, Op};
 use serde::{Deserialize, Serialize};
@@ -108,6 +109,9 @@ pub struct NetworkState {
     /// How the plan of `generation` was taken back, if it was or should have been, for whatever reason. `None` when nothing is
     /// pending: the plan is in force.
     pub taken_back: Option<TakenBack>,
+    /// What somebody changed behind the agent's back.
+    #[serde(default)]
+    pub drifts: Drifts,
 }
 
 /// A plan that was taken back.
@@ -186,6 +190,9 @@ pub struct LinkChange {
     pub index: Option<u32>,
     /// The link's name, where the kernel said it.
     pub name: Option<String>,
+    /// When the agent heard of it: how long the machine had been up, milliseconds.
+    #[serde(default)]
+    pub at_ms: u64,
 }
 
 #[cfg(test)]
@@ -209,7 +216,8 @@ mod tests {
     #[test]
     fn an_empty_list_proves_something_only_within_one_watch_without_gaps() {
         let look = |epoch, count, missed, named: u64| {
-            let change = |number| LinkChange { number, kind: "link".to_owned(), index: None, name: None };
+            let change =
+                |number| LinkChange { number, kind: "link".to_owned(), index: None, name: None, at_ms: 0 };
             LinkChanges { epoch, count, missed, changes: (0..named).map(change).collect() }
         };
         let earlier = look(1, 40, 2, 0);

@@ -13,7 +13,7 @@ const SMALL_BYTES: u16 = 56;
 /// From one probe to the next, microseconds: seldom enough that a mesh of emulated nodes does not measure its own load.
 const INTERVAL_US: u32 = 5000;
 /// How long a run of probes may take, milliseconds, besides what its probes take one after the other.
-const SLACK_MS: u32 = 5000;
+const SLACK_MS: u32 = 2000;
 /// How long an emulated machine may take for a probe, milliseconds.
 const PROBE_MS: u32 = 20;
 

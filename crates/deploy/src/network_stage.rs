@@ -6,24 +6,31 @@
 //!      ▼                                             └─► members take it back by themselves ◄┘
 //!   refused
 //! ```
-//! Invariants: nothing is applied while a cable contradicts the template. No plan is committed anywhere before every
-//! member has every peer in reach. A member that loses its way back to us takes the plan back by itself when the time to
+//! Invariants: nothing is applied while a cable is known to contradict the template (LLDP may know of a moved cable only
+//! after its switch's interval), and nothing is committed: the cables are looked at before both. No plan is committed
+//! anywhere before every member has every peer in reach. A run that was killed can be repeated: plans that still wait for its
+//! confirmation are waited for until the members have taken them back. A member that loses its way back to us takes the plan back by itself when the time to
 //! confirm has passed.
 
 use crate::mesh::{MeshProbe, RoundTrip, mesh};
-use crate::{Cabling, Cluster, DeployError, Member, cabling};
+use crate::{Cabling, Cluster, DeployError, Member};
 use api::{Applied, ApplyRequest, ConfirmWithin, Outcome, PathsRequest};
 use model::NodeName;
 use network::{Generation, NetworkPlan, Op, diff, plan, plan_witness};
 use std::time::Duration;
+use tokio::time::sleep;
 
 /// How long a plan waits for its confirmation: the mesh of four nodes per rack takes seconds on emulated machines.
 const CONFIRM_WITHIN_MS: u32 = 60_000;
 
+/// How often members with a plan of an earlier run are looked at.
+const PENDING_POLL: Duration = Duration::from_millis(500);
+
 /// What the network stage came to.
 #[derive(Debug)]
 pub enum NetworkStage {
-    /// A cable contradicts the template ([`Cabling::errors`] says which): nothing was applied anywhere.
+    /// A cable contradicts the template ([`Cabling::errors`] says which): nothing was applied; or one was found to when the
+    /// plans were to be committed, and the members that changed something take it back by themselves.
     Refused(Cabling),
     /// The plans were taken up.
     Applied {
@@ -60,17 +67,30 @@ impl NetworkApplied {
 /// Looks at the cables and, if they are what the template says, makes all members' links as planned. Doing it again
 /// changes nothing. Neighbours that are missing are waited for at most `patience`.
 pub async fn network(cluster: &Cluster, patience: Duration) -> Result<NetworkStage, DeployError> {
-    let cabling = cabling(cluster, patience).await?;
+    let cabling = crate::cabling(cluster, patience).await?;
     if cabling.errors().next().is_some() {
         return Ok(NetworkStage::Refused(cabling));
     }
-    let applied = apply(cluster).await?;
-    Ok(NetworkStage::Applied { cabling, applied })
+    let pending = apply(cluster).await?;
+    if !pending.applied.failures().is_empty() {
+        return Ok(NetworkStage::Applied { cabling, applied: pending.applied });
+    }
+    let cabling = crate::cabling(cluster, Duration::ZERO).await?;
+    if cabling.errors().next().is_some() {
+        return Ok(NetworkStage::Refused(cabling));
+    }
+    commit(cluster, &pending).await?;
+    Ok(NetworkStage::Applied { cabling, applied: pending.applied })
 }
 
-async fn apply(cluster: &Cluster) -> Result<NetworkApplied, DeployError> {
-    let states = cluster.ask_all(|member| member.client.network()).await?;
-    let newest = states.iter().filter_map(|state| state.generation).max();
+/// Plans that were taken up, and wait for a word where they changed something.
+struct Pending {
+    generation: Generation,
+    applied: NetworkApplied,
+}
+
+async fn apply(cluster: &Cluster) -> Result<Pending, DeployError> {
+    let newest = wait_for_none_pending(cluster).await?;
     let generation = Generation(newest.map_or(1, |newest| newest.0 + 1));
     let confirm_within_ms = ConfirmWithin::try_from(CONFIRM_WITHIN_MS).ok();
     let members = cluster
@@ -80,22 +100,36 @@ async fn apply(cluster: &Cluster) -> Result<NetworkApplied, DeployError> {
             Ok::<_, DeployError>((member.name.clone(), applied))
         })
         .await?;
-    let mut result = NetworkApplied { members, unreached: Vec::new() };
-    if !result.failures().is_empty() {
-        return Ok(result);
+    let mut applied = NetworkApplied { members, unreached: Vec::new() };
+    if applied.failures().is_empty() {
+        let trips = mesh(cluster, MeshProbe::REACH).await?;
+        applied.unreached = trips.into_iter().filter(|trip| !trip.is_complete()).collect();
     }
-    result.unreached =
-        mesh(cluster, MeshProbe::REACH).await?.into_iter().filter(|trip| !trip.is_complete()).collect();
-    if result.unreached.is_empty() {
-        let pending =
-            |name: &NodeName| result.members.iter().any(|(node, done)| node == name && done.pending);
-        let committed = cluster.ask_all(|member| {
-            let pending = pending(&member.name);
-            async move { if pending { member.client.commit(generation).await } else { Ok(()) } }
-        });
-        committed.await?;
+    Ok(Pending { generation, applied })
+}
+
+/// Waits until no member has a plan of an earlier run that waits for its confirmation; gives the newest plan that any has
+/// seen. It comes by itself: a member takes such a plan back, at the latest after the time that it was given.
+async fn wait_for_none_pending(cluster: &Cluster) -> Result<Option<Generation>, DeployError> {
+    loop {
+        let states = cluster.ask_all(|member| member.client.network()).await?;
+        let Some(left_ms) = states.iter().filter_map(|state| state.pending_ms).max() else {
+            return Ok(states.iter().filter_map(|state| state.generation).max());
+        };
+        // It counts down; that it is looked at again soon is for a commit that comes meanwhile.
+        sleep(Duration::from_millis(u64::from(left_ms)).min(PENDING_POLL)).await;
     }
-    Ok(result)
+}
+
+async fn commit(cluster: &Cluster, pending: &Pending) -> Result<(), DeployError> {
+    let waits = |name: &NodeName| {
+        pending.applied.members.iter().any(|(node, applied)| node == name && applied.pending)
+    };
+    let committed = cluster.ask_all(|member| {
+        let waits = waits(&member.name);
+        async move { if waits { member.client.commit(pending.generation).await } else { Ok(()) } }
+    });
+    Ok(committed.await.map(drop)?)
 }
 
 /// The plan of one member.

@@ -11,7 +11,7 @@
 //! On failure: a member that can't be asked has a report that gets older, which the diagnosis knows how to take.
 
 use crate::{Cluster, Member};
-use api::Health;
+use api::{DriftGlance, Health};
 use model::{NodeName, StorageNetworkIndex};
 use network::diagnose::{Diagnosis, Memory, NodeReport, Thresholds};
 use network::wiring::NodeCabling;
@@ -40,6 +40,10 @@ pub struct Sighting {
     pub not_reporting: Vec<NodeName>,
     /// How many ways of each storage network carry, as far as young reports tell.
     pub paths: BTreeMap<StorageNetworkIndex, PathCount>,
+    /// How many ways each storage network has.
+    pub ways: u32,
+    /// The drifts that each member has found, and how many are not mended, by its last report.
+    pub drifts: BTreeMap<NodeName, DriftGlance>,
 }
 
 /// Ways of a storage network, from one node to another.
@@ -52,9 +56,21 @@ pub struct PathCount {
 }
 
 impl Sighting {
-    /// Whether everything is well, and everybody says so.
+    /// Whether everything is well, and everybody says so: every way of every storage network was heard of. (That
+    /// nothing is lost is not enough: before the first hello nobody misses one.)
     pub fn is_well(&self, members: usize) -> bool {
-        self.diagnosis.losses.is_empty() && self.diagnosis.blocked.is_empty() && self.reporting == members
+        let carries = |count: &PathCount| count.carrying == self.ways && count.silent == 0;
+        self.diagnosis.losses.is_empty()
+            && self.diagnosis.blocked.is_empty()
+            && self.reporting == members
+            && !self.paths.is_empty()
+            && self.paths.values().all(carries)
+            && self.drifting().next().is_none()
+    }
+
+    /// The members whose links are not as planned.
+    pub fn drifting(&self) -> impl Iterator<Item = &NodeName> {
+        self.drifts.iter().filter(|(_, drifts)| drifts.standing > 0).map(|(node, _)| node)
     }
 
     /// The stable ids of what is lost, sorted.
@@ -109,6 +125,8 @@ impl Watch {
             reporting: 0,
             not_reporting: Vec::new(),
             paths: BTreeMap::new(),
+            ways: 0,
+            drifts: BTreeMap::new(),
         };
         let (tell, sightings) = watch::channel(nothing);
         let judge = Judge { cluster: cluster.clone(), known_good, thresholds, shared: Arc::clone(&shared) };
@@ -174,9 +192,26 @@ impl Judge {
                 diagnosis,
                 reporting: young.len(),
                 not_reporting: self.cluster.members.iter().filter(silent).map(|m| m.name.clone()).collect(),
-                paths: count_paths(&young, self.thresholds.dead_after_ms),
+                paths: self.paths(&young),
+                ways: self.ways(),
+                drifts: self.drifts(),
             });
         }
+    }
+
+    /// The ways of every storage network, those of which nobody reports anything included.
+    fn paths(&self, young: &[&NodeReport]) -> BTreeMap<StorageNetworkIndex, PathCount> {
+        let mut paths = count_paths(young, self.thresholds.dead_after_ms);
+        for network in &self.cluster.spec.storage_networks {
+            paths.entry(network.index).or_default();
+        }
+        paths
+    }
+
+    /// From every node to every other.
+    fn ways(&self) -> u32 {
+        let nodes = self.cluster.spec.nodes().count();
+        u32::try_from(nodes * nodes.saturating_sub(1)).unwrap_or(u32::MAX)
     }
 
     /// The latest report of every member, with its age.
@@ -187,6 +222,11 @@ impl Judge {
             .values()
             .map(|(asked, health)| health.report(milliseconds(asked.elapsed()), traffic))
             .collect()
+    }
+
+    fn drifts(&self) -> BTreeMap<NodeName, DriftGlance> {
+        let reports = lock(&self.shared.reports);
+        reports.iter().map(|(node, (_, health))| (node.clone(), health.drifts)).collect()
     }
 
     fn note_silences(&self, reports: &[NodeReport]) {
@@ -232,6 +272,28 @@ mod tests {
 
     fn index(number: u64) -> StorageNetworkIndex {
         StorageNetworkIndex::try_from(number).unwrap()
+    }
+
+    #[test]
+    fn nobody_is_well_before_every_way_was_heard_of() {
+        let sighting = |paths: &[(u64, u32, u32)]| Sighting {
+            at: Instant::now(),
+            diagnosis: Diagnosis::default(),
+            reporting: 3,
+            not_reporting: Vec::new(),
+            paths: paths
+                .iter()
+                .map(|(network, carrying, silent)| {
+                    (index(*network), PathCount { carrying: *carrying, silent: *silent })
+                })
+                .collect(),
+            ways: 2,
+        };
+        assert!(sighting(&[(1, 2, 0), (2, 2, 0)]).is_well(3));
+        for paths in [&[][..], &[(1, 2, 0), (2, 0, 0)], &[(1, 2, 0), (2, 1, 1)], &[(1, 2, 1), (2, 2, 0)]] {
+            assert!(!sighting(paths).is_well(3), "{paths:?}");
+        }
+        assert!(!sighting(&[(1, 2, 0), (2, 2, 0)]).is_well(4));
     }
 
     #[test]

@@ -42,6 +42,9 @@ pub struct DirectionCounters {
     pub dropped: Vec<DropCount>,
     /// LLDP and other frames that no bridge forwards.
     pub link_local: Count,
+    /// Frames, arrived or not, from or to addresses that the topology keeps off this cable.
+    #[serde(default)]
+    pub trespassing: Count,
 }
 
 /// Frames and their bytes.
@@ -175,6 +178,7 @@ pub(crate) struct Tally {
     carried: Vec<[Count; 8]>,
     dropped: BTreeMap<(DropReason, Option<u16>), Count>,
     pub(crate) link_local: Count,
+    pub(crate) trespassing: Count,
 }
 
 impl Tally {
@@ -206,6 +210,7 @@ impl Tally {
             carried: classes.collect(),
             dropped: dropped.collect(),
             link_local: self.link_local,
+            trespassing: self.trespassing,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A view, not a copy: a frame goes through any number of switches without being moved, only its tag changes.
 
 use std::io;
+use std::net::Ipv4Addr;
 
 /// Ethertype of a C-VLAN tag (IEEE 802.1Q-2018, table 9-1).
 const TAG_ETHERTYPE: [u8; 2] = [0x81, 0x00];
@@ -75,6 +76,19 @@ impl<'a> Frame<'a> {
     /// Source address.
     pub fn source(&self) -> [u8; 6] {
         self.addresses.last_chunk().copied().unwrap_or_default()
+    }
+
+    /// Whom an IPv4 packet is from and to (RFC 791), or an ARP packet for IPv4 speaks of (RFC 826: sender and target);
+    /// `None` for everything else.
+    pub fn ipv4_ends(&self) -> Option<[Ipv4Addr; 2]> {
+        let (ethertype, packet) = self.rest.split_first_chunk::<2>()?;
+        let at = match *ethertype {
+            [0x08, 0x00] => [12, 16],
+            [0x08, 0x06] => [14, 24],
+            _ => return None,
+        };
+        let address = |at: usize| Some(Ipv4Addr::from(*packet.get(at..)?.first_chunk::<4>()?));
+        Some([address(at[0])?, address(at[1])?])
     }
 
     /// Ethertype and payload.

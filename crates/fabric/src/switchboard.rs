@@ -46,7 +46,9 @@ use crate::ids::{LinkId, NicId, PortName, SwitchId};
 use crate::mac_table::{MacTable, Place};
 use flap::Flapping;
 use flight::Flights;
+use ipnet::Ipv4Net;
 use shape::Shaper;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// Switches that a frame may go through. Two racks and a spine need five.
@@ -172,9 +174,16 @@ struct Link {
     shapers: [Option<Shaper>; 2],
     tallies: [Tally; 2],
     captured: bool,
+    /// Frames from or to these trespass.
+    kept_off: Vec<Ipv4Net>,
 }
 
 impl Link {
+    fn is_trespassed_by(&self, frame: &Frame<'_>) -> bool {
+        let kept_off = |end: &Ipv4Addr| self.kept_off.iter().any(|net| net.contains(end));
+        !self.kept_off.is_empty() && frame.ipv4_ends().is_some_and(|ends| ends.iter().any(kept_off))
+    }
+
     fn is_cut(&self, direction: Direction) -> bool {
         self.flapped_down || self.cut[direction as usize]
     }
@@ -405,6 +414,9 @@ impl Switchboard {
         outlet: &mut impl Outlet,
     ) {
         let link = &mut self.links[link_index];
+        if link.is_trespassed_by(frame) {
+            link.tallies[direction as usize].trespassing.add(frame.wire_bytes());
+        }
         if link.is_cut(direction) {
             let vlan = self.counted_vlan(link_index, direction, frame, trip);
             let tally = &mut self.links[link_index].tallies[direction as usize];

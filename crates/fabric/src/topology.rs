@@ -4,6 +4,7 @@
 //! unknown keys are refused.
 
 use crate::ids::{ChannelId, LinkId, NicId, PortName, SwitchId};
+use ipnet::Ipv4Net;
 use model::{MacAddress, Mtu, VlanId};
 use network::lldp::{Ets, Pfc};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,9 @@ pub struct Topology {
     /// Switches that others are bundled to as if they were one.
     #[serde(default)]
     pub pairs: Vec<Pair>,
+    /// Addresses that no frame on a cable at a spine may be from or to; such frames are counted there.
+    #[serde(default)]
+    pub kept_off_spine: Vec<Ipv4Net>,
     /// How often every port sends LLDP, milliseconds. Real switches take 30 s (IEEE 802.1AB, 9.2.5.7); a lab 1 s.
     pub lldp_interval_ms: u32,
 }

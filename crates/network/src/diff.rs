@@ -1,6 +1,6 @@
 //! From what the kernel has to what it shall have: an ordered list of operations.
 //!
-//! Purpose: [`diff`] for a plan, [`revert`] for the way back, both by [`steps`].
+//! Purpose: [`diff`] for a plan, [`revert`](crate::revert) for the way back, both by [`steps`].
 //!
 //! How: every operation is carried out on a model of the kernel ([`simulate`]) the moment it is chosen, and the next
 //! one is chosen by looking at the model. So what the kernel does by itself (a NIC that leaves a bond goes down) is seen
@@ -14,8 +14,13 @@
 //! gateway's subnet now (so a default route moves from a NIC to the management link above the team). Where neither can take it, it
 //! is lost until the way back.
 //!
-//! Invariants: only links of the plan and links that are ours ([`is_made_by_us`]) are touched. Two exceptions: a NIC
-//! that isn't in the plan and is a port of a bond in it leaves that bond; and routes of other links are given back to them.
+//! Invariants: only links of the plan and links that are ours ([`is_made_by_us`]) are touched. Exceptions: what isn't in the
+//! plan and is a port of a bond in it leaves that bond; routes of other links are given back to them; and what the
+//! kernel did to other links with ours is undone on the way back ([`crate::way_back`]).
+//!
+//! **Not held: IPv6.** A NIC that goes down loses its static global IPv6 addresses and all its IPv6 routes (`addrconf_ifdown`,
+//! net/ipv6/addrconf.c). They are not observed and not given back: a node that is managed over IPv6 is cut off by a plan that
+//! names that NIC, and stays so.
 //!
 //! On failure: a [`DiffError`]; no list.
 
@@ -26,7 +31,7 @@ use crate::op::Op;
 use crate::plan::{NetworkPlan, ResolveError};
 use crate::simulate::{self, Refused};
 use model::Priority;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Why there is no list of operations.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,38 +73,34 @@ pub fn diff(current: &CurrentLinks, plan: &NetworkPlan, adapters: &AdapterMap) -
     steps(current, &plan.resolve(adapters, current)?, current)
 }
 
-/// The operations that lead back to an earlier observation: of our links, and of the NICs that `plan` touches.
-pub fn revert(
-    now: &CurrentLinks,
-    before: &CurrentLinks,
-    plan: &NetworkPlan,
-    adapters: &AdapterMap,
-) -> Result<Vec<Op>, DiffError> {
-    let touched = plan.resolve(adapters, before)?;
-    let nics: BTreeSet<LinkName> =
-        touched.links.keys().filter(|name| before.get(name).is_some()).cloned().collect();
-    steps(now, &DesiredLinks::restoring(before, &nics), before)
-}
-
 /// The operations that lead from one state to another. Routes of `keep` don't get lost on the way where the links can have them.
 pub fn steps(
     current: &CurrentLinks,
     desired: &DesiredLinks,
     keep: &CurrentLinks,
 ) -> Result<Vec<Op>, DiffError> {
-    let mut planner = Planner { state: current.clone(), desired, ops: Vec::new() };
+    let mut planner = Planner { state: current.clone(), desired, ops: Vec::new(), last: Vec::new() };
     planner.delete_unwanted()?;
     planner.strip()?;
     planner.prepare_masters()?;
-    for rank in 0..=Rank::Vlan as u8 {
-        for (name, wanted) in &desired.links {
-            if Rank::of(&wanted.kind) as u8 == rank {
-                planner.settle(name, wanted)?;
-            }
-        }
+    let mut from_below: Vec<_> = desired.links.iter().collect();
+    from_below.sort_by_key(|(name, wanted)| (Rank::of(&wanted.kind) as u8, depth(desired, name)));
+    // Twice: a VLAN link that is a bridge's port changes the MTU of what stands on the bridge after that was settled.
+    for (name, wanted) in from_below.iter().chain(&from_below) {
+        planner.settle(name, wanted)?;
     }
     planner.settle_routes(keep)?;
+    planner.ops.append(&mut planner.last);
     Ok(planner.ops)
+}
+
+/// How many VLAN links of those that are wanted stand below this one. Bounded: what a kernel reports could be nonsense.
+fn depth(desired: &DesiredLinks, name: &LinkName) -> usize {
+    let below = |name: &&LinkName| match &desired.links.get(*name)?.kind {
+        LinkKind::Vlan { parent, .. } => Some(parent),
+        _ => None,
+    };
+    std::iter::successors(Some(name), below).take(desired.links.len()).count()
 }
 
 /// From below: what stands on what.
@@ -126,6 +127,9 @@ struct Planner<'a> {
     state: CurrentLinks,
     desired: &'a DesiredLinks,
     ops: Vec<Op>,
+    /// What the model says that the kernel would refuse, and what must neither stop the rest nor be left out without a word:
+    /// it is tried when all else is done.
+    last: Vec<Op>,
 }
 
 impl Planner<'_> {
@@ -136,6 +140,19 @@ impl Planner<'_> {
                 Ok(())
             }
             Err(source) => Err(DiffError::Refused { op: Box::new(op), source }),
+        }
+    }
+
+    /// The same for a link that may be a VLAN link of others, with flags that the model doesn't know (a loose binding).
+    fn emit_or_last(&mut self, op: Op, name: &LinkName) -> Result<(), DiffError> {
+        match self.emit(op.clone()) {
+            Err(_) if is_foreign_vlan(name, &self.state.links[name].kind) => {
+                if !self.last.contains(&op) {
+                    self.last.push(op);
+                }
+                Ok(())
+            }
+            done => done,
         }
     }
 
@@ -230,12 +247,17 @@ impl Planner<'_> {
             if into_bond && self.state.links[name].up {
                 self.emit(Op::SetDown { name: name.clone() })?;
             }
-            self.emit(Op::Join { name: name.clone(), master: master.clone() })?;
+            self.emit_or_last(Op::Join { name: name.clone(), master: master.clone() }, name)?;
         }
         self.settle_mtu(name, wanted)?;
+        if let (LinkKind::Vlan { .. }, Some(master)) = (&wanted.kind, &wanted.master)
+            && let Some(bridge) = self.desired.links.get(master)
+        {
+            self.settle_mtu(master, bridge)?;
+        }
         match (self.state.links[name].up, wanted.up) {
-            (false, true) => self.emit(Op::SetUp { name: name.clone() })?,
-            (true, false) => self.emit(Op::SetDown { name: name.clone() })?,
+            (false, true) => self.emit_or_last(Op::SetUp { name: name.clone() }, name)?,
+            (true, false) => self.emit_or_last(Op::SetDown { name: name.clone() }, name)?,
             _ => {}
         }
         self.settle_bridge_vlans(name, wanted)?;
@@ -268,7 +290,7 @@ impl Planner<'_> {
         if self.state.links[name].mtu_bytes == wanted.mtu_bytes {
             return Ok(());
         }
-        self.emit(Op::SetMtu { name: name.clone(), mtu_bytes: wanted.mtu_bytes })
+        self.emit_or_last(Op::SetMtu { name: name.clone(), mtu_bytes: wanted.mtu_bytes }, name)
     }
 
     /// What only this kind of link has.
@@ -329,14 +351,14 @@ impl Planner<'_> {
                 self.emit(Op::RemoveRoute { name: name.clone(), route })?;
             }
         }
-        let mut hopeless = Vec::new();
         for behind_gateway in [false, true] {
             let of_phase = |route: &&Route| route.gateway.is_some() == behind_gateway;
             for (name, wanted) in &self.desired.links {
                 for route in wanted.routes.iter().flatten().filter(of_phase) {
                     let op = Op::AddRoute { name: name.clone(), route: route.clone() };
+                    // The kernel keeps routes that it would not take anew (their gateway's subnet is gone).
                     if !self.state.links[name].routes.contains(route) && self.emit(op.clone()).is_err() {
-                        hopeless.push(op);
+                        self.last.push(op);
                     }
                 }
             }
@@ -347,9 +369,6 @@ impl Planner<'_> {
                 }
             }
         }
-        // The kernel keeps routes that it would not take anew (their gateway's subnet is gone). One of them must not
-        // stop the way back, nor be left out without a word: it is tried when all the rest is done.
-        self.ops.extend(hopeless);
         Ok(())
     }
 
@@ -362,7 +381,8 @@ impl Planner<'_> {
         let own = self.state.get(name).filter(|link| link.master.is_none()).map(|_| name);
         let heir = |name: &&LinkName| {
             let takes = |gateway| self.state.links[*name].addresses.iter().any(|net| net.contains(&gateway));
-            let free = self.desired.links[*name].routes.is_none();
+            let wanted = &self.desired.links[*name];
+            let free = wanted.routes.is_none() && !is_foreign_vlan(name, &wanted.kind);
             free && !route.on_link && route.gateway.is_some_and(takes)
         };
         let heirs: Vec<_> = own.into_iter().chain(self.desired.links.keys().find(heir)).cloned().collect();
@@ -387,7 +407,7 @@ fn qos_change(
 }
 
 /// Whether a link can be changed into another kind without making it anew.
-fn can_become(current: &LinkKind, wanted: &LinkKind) -> bool {
+pub(crate) fn can_become(current: &LinkKind, wanted: &LinkKind) -> bool {
     match (current, wanted) {
         (LinkKind::Bond { mode: a, .. }, LinkKind::Bond { mode: b, .. }) => a == b,
         (LinkKind::Vlan { parent: a, vlan: v, .. }, LinkKind::Vlan { parent: b, vlan: w, .. }) => {
@@ -399,7 +419,11 @@ fn can_become(current: &LinkKind, wanted: &LinkKind) -> bool {
     }
 }
 
-fn word(kind: &LinkKind) -> &str {
+fn is_foreign_vlan(name: &LinkName, kind: &LinkKind) -> bool {
+    matches!(kind, LinkKind::Vlan { .. }) && !name.is_ours()
+}
+
+pub(crate) fn word(kind: &LinkKind) -> &str {
     match kind {
         LinkKind::Nic => "NIC",
         LinkKind::Bond { .. } => "bond",

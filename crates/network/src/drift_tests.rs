@@ -1,6 +1,7 @@
 //! What somebody changed on a settled node: the diff finds it, mends it, and does nothing else.
 
 use super::*;
+use crate::difference::compare;
 use crate::link::{BondMode, Reselect, VlanEntry};
 use crate::plan::{Generation, plan};
 use crate::testing::{adapters, bare_nics, link_name, spec, vlan};
@@ -108,6 +109,17 @@ fn each_attribute_that_a_plan_sets_is_mended_alone() {
     insta::assert_snapshot!(lines);
 }
 
+#[test]
+fn each_attribute_that_a_plan_sets_has_words() {
+    let lines = examples().into_iter().map(|drift| {
+        let state = drifted(&drift).unwrap();
+        let found = compare(&state, &planned().resolve(&adapters(), &state).unwrap());
+        found.iter().map(|difference| format!("- {difference}\n")).collect::<String>()
+    });
+    let lines: Vec<String> = lines.collect();
+    insta::assert_snapshot!(lines.join("\n"));
+}
+
 fn any_drift() -> impl Strategy<Value = Drift> {
     let names: Vec<LinkName> =
         planned().resolve(&adapters(), &settled()).unwrap().links.into_keys().collect();
@@ -170,6 +182,8 @@ proptest! {
         let Ok(state) = drifted(&drift) else { return Ok(()) };
         let ops = diff(&state, &planned(), &adapters()).unwrap();
         prop_assert_eq!(ops.is_empty(), state == settled);
+        let found = compare(&state, &planned().resolve(&adapters(), &state).unwrap());
+        prop_assert_eq!(found.is_empty(), ops.is_empty(), "words for every operation, and for nothing else");
         let foreign = |name: &LinkName| ["eth9", "backup"].contains(&name.as_str());
         prop_assert!(!ops.iter().any(|op| foreign(op.name())));
         prop_assert_eq!(without_index(&run(state, &ops)), without_index(&settled));

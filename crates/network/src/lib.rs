@@ -13,6 +13,7 @@
 pub mod announce;
 pub mod diagnose;
 pub mod diff;
+pub mod difference;
 #[cfg(feature = "kernel")]
 pub mod kernel;
 pub mod link;
@@ -21,12 +22,14 @@ pub mod op;
 pub mod plan;
 pub mod probe;
 pub mod simulate;
+pub mod way_back;
 pub mod wiring;
 
 #[cfg(test)]
 mod testing;
 
-pub use diff::{DiffError, diff, revert, steps};
+pub use diff::{DiffError, diff, steps};
+pub use difference::{Attribute, Difference, differences};
 pub use link::{
     AdapterMap, BondMode, CurrentLink, CurrentLinks, DesiredLink, DesiredLinks, LinkKind, LinkName, Route,
     VlanEntry,
@@ -34,3 +37,4 @@ pub use link::{
 pub use op::Op;
 pub use plan::{Generation, LinkRef, NetworkPlan, PlanError, PlannedKind, PlannedLink, ResolveError};
 pub use plan::{plan, plan_witness};
+pub use way_back::{Gone, WayBack, revert};

@@ -279,16 +279,33 @@ fn set_down(state: &mut CurrentLinks, name: &LinkName) -> Result<(), Refused> {
     Ok(())
 }
 
+/// Whether a link is the other one, or above it: such a one can't be its port (`__netdev_upper_dev_link`, net/core/dev.c).
+fn stands_on(state: &CurrentLinks, name: &LinkName, below: &LinkName) -> bool {
+    let parent = match state.get(name).map(|link| &link.kind) {
+        Some(LinkKind::Vlan { parent, .. }) => Some(parent),
+        _ => None,
+    };
+    name == below || parent.into_iter().chain(state.ports(name)).any(|next| stands_on(state, next, below))
+}
+
 fn join(state: &mut CurrentLinks, name: &LinkName, master: &LinkName) -> Result<(), Refused> {
     let (port, above) = (link(state, name)?, link(state, master)?);
     if port.master.is_some() {
         return Err(Refused::NotA { name: name.clone(), expected: "free" });
+    }
+    if stands_on(state, name, master) {
+        return Err(Refused::NotA { name: name.clone(), expected: "free of its master" });
     }
     match above.kind.clone() {
         // bond_enslave: refuses a port that is up, gives it the bond's MTU, opens it.
         LinkKind::Bond { .. } if port.up => Err(Refused::IsUp(name.clone())),
         LinkKind::Bond { .. } => {
             let mtu_bytes = above.mtu_bytes;
+            if let LinkKind::Vlan { parent, .. } = &port.kind
+                && !link(state, parent)?.up
+            {
+                return Err(Refused::IsDown(parent.clone()));
+            }
             link_mut(state, name)?.master = Some(master.clone());
             force_mtu(state, name, mtu_bytes);
             set_up(state, name)

@@ -155,6 +155,25 @@ pub enum LabError {
         #[source]
         source: vm::qmp::QmpError,
     },
+    /// A command on a node could not be run out of band.
+    #[error("the hands of node {node} do not do as told")]
+    Hands {
+        /// The node.
+        node: String,
+        /// Why.
+        #[source]
+        source: super::hands::HandsError,
+    },
+    /// A command that was to change a node's links was refused.
+    #[error("node {node} refuses to {what}: {said}")]
+    Drift {
+        /// The node.
+        node: String,
+        /// What was to be done.
+        what: String,
+        /// What it said.
+        said: String,
+    },
 }
 
 impl LabError {
@@ -184,6 +203,8 @@ impl LabError {
             | Self::Pki(_)
             | Self::Fabric { .. }
             | Self::Control(_)
+            | Self::Hands { .. }
+            | Self::Drift { .. }
             | Self::Qmp { .. } => "the lab itself is broken: run again, and report it if that happens twice",
         }
     }

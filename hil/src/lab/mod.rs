@@ -12,6 +12,7 @@
 mod access;
 mod boot;
 mod directory;
+pub mod drift;
 mod error;
 pub mod faults;
 pub mod file;
@@ -154,6 +155,8 @@ pub struct Lab {
     nodes: BTreeMap<NodeName, LabNode>,
     cables: topology::Cables,
     faults: Vec<faults::Made>,
+    /// What drifts are drawn from.
+    drift_rng: fastrand::Rng,
     client_identity: TlsIdentity,
 }
 
@@ -187,7 +190,8 @@ impl Lab {
         let bound = Duration::from_secs(launch.file.boot.timeout_s);
         let nodes = boot::boot_all(starting, keeper, bound, ui, &ready).await?;
         let nodes = nodes.into_iter().map(|node| (node.plan.name.clone(), node)).collect();
-        Ok(Self { control, nodes, cables: plan.cables, faults: Vec::new(), client_identity })
+        let drift_rng = fastrand::Rng::with_seed(launch.seed);
+        Ok(Self { control, nodes, cables: plan.cables, faults: Vec::new(), drift_rng, client_identity })
     }
 
     /// The nodes by name, the witness among them.

@@ -440,6 +440,15 @@ impl<'a> Builder<'a> {
             }
         });
         let switches = switches.collect();
-        Topology { switches, nics, links, channels, pairs, lldp_interval_ms: LLDP_INTERVAL_MS }
+        let kept_off_spine = spec.storage_networks.iter().map(|network| network.subnet).collect();
+        Topology {
+            switches,
+            nics,
+            links,
+            channels,
+            pairs,
+            kept_off_spine,
+            lldp_interval_ms: LLDP_INTERVAL_MS,
+        }
     }
 }

@@ -227,7 +227,8 @@ struct Losses {
 impl Teller {
     fn take(&mut self, at_ms: u64, event: &Event) {
         match event {
-            Event::RunStarted { .. } => {}
+            // Drifts are told in their step.
+            Event::RunStarted { .. } | Event::Drift { .. } => {}
             Event::PhaseStarted { phase } => {
                 self.story.phases.push(Span { what: phase.clone(), from_ms: at_ms, to_ms: None });
             }

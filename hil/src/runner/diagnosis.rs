@@ -94,8 +94,13 @@ pub(super) fn unwell(sighting: &Sighting, members: usize) -> String {
     let blocked = sighting.diagnosis.blocked.iter().map(ToString::to_string);
     let losses = sighting.diagnosis.losses.iter().map(ToString::to_string);
     let mut reasons: Vec<String> = losses.chain(blocked).collect();
+    reasons.extend(sighting.drifting().map(|node| format!("the links of {node} are not as planned")));
     if sighting.reporting < members {
         reasons.push(format!("{} of {members} nodes report", sighting.reporting));
+    }
+    for (network, count) in sighting.paths.iter().filter(|(_, count)| count.carrying < sighting.ways) {
+        reasons
+            .push(format!("{} of {} ways of storage network {network} carry", count.carrying, sighting.ways));
     }
     if reasons.is_empty() { "all was well, but too late".to_owned() } else { reasons.join("\n") }
 }
@@ -118,7 +123,9 @@ impl Vigil {
     }
 
     fn begin(&self, since: Instant, expected: Vec<String>) {
-        *self.lock() = Some(Kept { since, expected, strays: Vec::new() });
+        let mut kept = self.lock();
+        let strays = kept.take().map_or_else(Vec::new, |earlier| earlier.strays);
+        *kept = Some(Kept { since, expected, strays });
     }
 
     fn see(&self, sighting: &Sighting) {

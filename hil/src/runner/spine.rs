@@ -2,7 +2,8 @@
 //!
 //! The fabric sends no frame into a port that does not carry its VLAN, so that storage VLANs can't leak by tag unless the
 //! lab is cabled wrong. What a product can get wrong is to send storage traffic through the management network, as
-//! routed packets do: then it leaves with storage's or the heartbeat's priority, which nothing else may have.
+//! routed packets do, with whatever priority management has: so it is known by its addresses. Frames with storage's or the
+//! heartbeat's priority may not be there either.
 
 use super::{Runner, Seen, or_failure};
 use crate::run::RunError;
@@ -90,6 +91,12 @@ pub(super) fn on_spine(spec: &ClusterSpec, counters: &Snapshot, spine: &BTreeSet
         let sent = links().map(|counted| (counted, counted.sent_frames(vlan))).filter(|(_, sent)| *sent > 0);
         wrong.extend(sent.map(|(counted, sent)| format!("{sent} frames of VLAN {vlan} on {}", counted.link)));
     }
+    for counted in links() {
+        let frames = counted.a_to_b.trespassing.frames + counted.b_to_a.trespassing.frames;
+        if frames > 0 {
+            wrong.push(format!("{frames} frames from or to storage addresses on {}", counted.link));
+        }
+    }
     let reserved = [spec.qos.storage_priority, spec.qos.heartbeat_priority];
     let mut others = 0;
     for counted in links() {
@@ -129,9 +136,10 @@ mod tests {
         ClassCount { vlan: vlan.try_into().unwrap(), pcp: pcp.try_into().unwrap(), count }
     }
 
-    fn seen(carried: Vec<ClassCount>, dropped: Vec<DropCount>) -> OnSpine {
+    fn seen(carried: Vec<ClassCount>, dropped: Vec<DropCount>, trespassing: u64) -> OnSpine {
         let link: LinkId = "spine-11".parse().unwrap();
-        let a_to_b = DirectionCounters { carried, dropped, ..DirectionCounters::default() };
+        let trespassing = Count { frames: trespassing, bytes: 100 };
+        let a_to_b = DirectionCounters { carried, dropped, trespassing, ..DirectionCounters::default() };
         let counted = LinkCounters { link: link.clone(), a_to_b, b_to_a: DirectionCounters::default() };
         let elsewhere = DirectionCounters { carried: vec![class(711, 3)], ..DirectionCounters::default() };
         let other = LinkCounters {
@@ -145,7 +153,7 @@ mod tests {
 
     #[test]
     fn management_and_compute_may_cross_the_spine() {
-        assert_eq!(seen(vec![class(7, 0), class(8, 0)], vec![]), OnSpine { wrong: vec![], others: 10 });
+        assert_eq!(seen(vec![class(7, 0), class(8, 0)], vec![], 0), OnSpine { wrong: vec![], others: 10 });
     }
 
     #[test]
@@ -181,7 +189,11 @@ mod tests {
             (vec![class(7, 0), class(7, 7)], vec![], "5 frames of VLAN 7 with priority 7 on spine-11"),
             (vec![], vec![], "the spine carried no frame at all"),
         ] {
-            assert_eq!(seen(carried, dropped).wrong, [word]);
+            assert_eq!(seen(carried, dropped, 0).wrong, [word]);
         }
+        assert_eq!(
+            seen(vec![class(7, 0)], vec![], 3).wrong,
+            ["3 frames from or to storage addresses on spine-11"]
+        );
     }
 }

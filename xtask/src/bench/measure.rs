@@ -243,5 +243,14 @@ fn topology() -> Result<Topology, BenchError> {
         ports,
     };
     let (channels, pairs) = (Vec::new(), Vec::new());
-    Ok(Topology { switches: vec![switch], nics, links, channels, pairs, lldp_interval_ms: 1000 })
+    let kept_off_spine = Vec::new();
+    Ok(Topology {
+        kept_off_spine,
+        switches: vec![switch],
+        nics,
+        links,
+        channels,
+        pairs,
+        lldp_interval_ms: 1000,
+    })
 }

@@ -6,10 +6,12 @@
 //! On failure: when the monitor ends nothing more is seen, and whoever asks gets [`NotWatching`] and no list, since an empty
 //! one would say that nothing changed.
 
+use crate::clock;
 use api::{LinkChange, LinkChanges};
 use network::kernel::{Change, ChangeKind, Monitor, Told};
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -53,7 +55,7 @@ struct Log {
 }
 
 impl Log {
-    fn add(&mut self, change: Change) {
+    fn add(&mut self, change: Change, at_ms: u64) {
         self.count += 1;
         self.last.truncate(KEPT - 1);
         let kind = match change.kind {
@@ -65,7 +67,7 @@ impl Log {
             ChangeKind::RouteGone => "route-gone",
         };
         let (number, kind) = (self.count, kind.to_owned());
-        self.last.push_front(LinkChange { number, kind, index: change.index, name: change.name });
+        self.last.push_front(LinkChange { number, kind, index: change.index, name: change.name, at_ms });
     }
 
     fn since(&self, epoch: u32, since: u64) -> Result<LinkChanges, NotWatching> {
@@ -94,10 +96,10 @@ impl Changes {
         self.changed.notify_waiters();
     }
 
-    fn note(&self, told: Told, missed: u64) {
+    pub(super) fn note(&self, told: Told, missed: u64) {
         let mut log = self.log();
         if let Told::Change(change) = told {
-            log.add(change);
+            log.add(change, clock::uptime_ms());
         }
         log.missed = missed;
         drop(log);
@@ -112,6 +114,20 @@ impl Changes {
             () = sleep(QUIET_LIMIT) => {}
         }
         self.log().since(self.epoch, since)
+    }
+
+    /// Waits until there are changes after number `since`; for ever, when the kernel's changes are not seen any more.
+    pub(crate) async fn beyond(&self, since: u64) {
+        loop {
+            let told = self.changed.notified();
+            let mut told = pin!(told);
+            // Registered before the count is looked at: a change in between is not slept through.
+            told.as_mut().enable();
+            if self.log().count > since {
+                return;
+            }
+            told.await;
+        }
     }
 
     /// Every change is added whole: after a panic elsewhere the log is still good.
@@ -134,7 +150,7 @@ mod tests {
         let none = LinkChanges { epoch: 5, count: 0, missed: 0, changes: Vec::new() };
         assert_eq!(log.since(5, 0), Ok(none));
         for index in 1..=300 {
-            log.add(change(index));
+            log.add(change(index), 0);
         }
         let all = log.since(5, 0).unwrap();
         assert_eq!((all.count, all.changes.len(), all.changes[0].number), (300, KEPT, 45));

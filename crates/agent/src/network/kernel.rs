@@ -3,13 +3,15 @@
 use api::{Applied, Outcome};
 use network::kernel::{ApplyError, ApplyOutcome, ApplyReport, Netlink, NetlinkError, apply, restore};
 use network::link::AdapterMap;
-use network::{CurrentLinks, NetworkPlan, diff};
+use network::{CurrentLinks, Difference, NetworkPlan, ResolveError, diff, differences};
 
 /// What observes and changes links.
 pub(crate) trait Executor: Send + Sync + 'static {
     fn observe(&self) -> impl Future<Output = Result<CurrentLinks, NetlinkError>> + Send;
     /// Whether a way leads from these links to the plan. Touches nothing.
     fn check(&self, now: &CurrentLinks, plan: &NetworkPlan) -> Result<(), ApplyError>;
+    /// What of these links is not as planned. Touches nothing.
+    fn differences(&self, now: &CurrentLinks, plan: &NetworkPlan) -> Result<Vec<Difference>, ResolveError>;
     fn apply(&self, plan: &NetworkPlan) -> impl Future<Output = Result<Applied, ApplyError>> + Send;
     fn restore(
         &self,
@@ -39,6 +41,10 @@ impl Executor for Kernel {
     fn check(&self, now: &CurrentLinks, plan: &NetworkPlan) -> Result<(), ApplyError> {
         diff(now, plan, &self.adapters)?;
         Ok(())
+    }
+
+    fn differences(&self, now: &CurrentLinks, plan: &NetworkPlan) -> Result<Vec<Difference>, ResolveError> {
+        differences(now, plan, &self.adapters)
     }
 
     async fn apply(&self, plan: &NetworkPlan) -> Result<Applied, ApplyError> {

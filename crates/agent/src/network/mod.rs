@@ -31,10 +31,13 @@
 //! A new plan that leads on from one that is stuck takes over its way back: our links, and the NICs that the new plan
 //! names. Plans name all of a node's adapters, so that is all of them.
 //!
+//! **Drift.** While a plan is in force, [`drift`] looks again and again whether the links are as it says, and makes them so.
+//!
 //! On failure: [`ChangeError`]; the links are as they were unless the outcome or the state says otherwise.
 
 mod admit;
 mod changes;
+mod drift;
 mod kernel;
 mod saved;
 #[cfg(test)]
@@ -86,6 +89,7 @@ pub(crate) struct Network<E, D = Store> {
     executor: E,
     disk: D,
     state: Mutex<Links>,
+    drifts: drift::Shared,
 }
 
 /// What is known about the links.
@@ -138,6 +142,12 @@ impl Links {
         matches!(self.next, Next::TakeBack { stands: true, .. })
     }
 
+    /// The plan that the links shall be like, if one is: settled, with nothing pending and no end near.
+    fn in_force(&self) -> Option<&NetworkPlan> {
+        let settled = self.saved.stage == Stage::Settled && matches!(self.next, Next::Nothing);
+        self.saved.plan.as_ref().filter(|_| settled && !self.stopping)
+    }
+
     /// How the newest plan was taken back, if it was or should have been.
     fn taken_back(&self) -> Option<TakenBack> {
         let generation = self.saved.plan.as_ref()?.generation;
@@ -154,7 +164,13 @@ impl<E: Executor, D: Disk> Network<E, D> {
     /// Takes up what an earlier agent left: a plan that nobody confirmed is taken back first of all.
     pub(crate) async fn start(node: NodeName, executor: E, disk: D) -> Result<Arc<Self>, StoreError> {
         let links = Links { saved: disk.load()?, ..Links::default() };
-        let network = Arc::new(Self { node, executor, disk, state: Mutex::new(links) });
+        let network = Arc::new(Self {
+            node,
+            executor,
+            disk,
+            state: Mutex::new(links),
+            drifts: drift::Shared::default(),
+        });
         let mut links = network.state.lock().await;
         network.take_back(&mut links, "the agent restarted before it was confirmed").await;
         drop(links);
@@ -223,6 +239,7 @@ impl<E: Executor, D: Disk> Network<E, D> {
             generation: links.saved.plan.as_ref().map(|plan| plan.generation),
             pending_ms: pending.map(|timer| u32::try_from(left(timer)).unwrap_or(u32::MAX)),
             taken_back: links.taken_back(),
+            drifts: self.drifts.all(),
         })
     }
 

@@ -1,13 +1,14 @@
 //! Plans against a simulated kernel, in virtual time.
 
 mod deaths;
+mod drifts;
 
 use super::*;
 use model::{AdapterName, MacAddress, Mtu, VlanId};
 use network::CurrentLinks;
 use network::link::{AdapterMap, CurrentLink, LinkKind, LinkName};
 use network::plan::{LinkRef, PlannedKind, PlannedLink};
-use network::{Op, diff, revert, simulate};
+use network::{Difference, Op, ResolveError, diff, revert, simulate};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex as StdMutex, PoisonError};
 use tokio::time::sleep;
@@ -82,6 +83,10 @@ impl Executor for Simulated {
         Ok(())
     }
 
+    fn differences(&self, now: &CurrentLinks, plan: &NetworkPlan) -> Result<Vec<Difference>, ResolveError> {
+        network::differences(now, plan, &adapters())
+    }
+
     async fn apply(&self, plan: &NetworkPlan) -> Result<Applied, ApplyError> {
         let ops = diff(&self.links(), plan, &adapters())?;
         if let Some(outcome) = self.spoilt.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -93,14 +98,18 @@ impl Executor for Simulated {
     }
 
     async fn restore(&self, before: &CurrentLinks, plan: &NetworkPlan) -> Result<Applied, ApplyError> {
-        let ops = revert(&self.links(), before, plan, &adapters())?;
+        let way = revert(&self.links(), before, plan, &adapters())?;
         if let Some(failed) = self.is_stuck(plan) {
             return Ok(failed);
         }
-        self.carry_out(&ops);
+        self.carry_out(&way.ops);
         let why = "asked".to_owned();
-        let outcome = if ops.is_empty() { Outcome::Unchanged } else { Outcome::RolledBack { why } };
-        Ok(report(plan, ops, outcome))
+        let outcome = match revert(&self.links(), before, plan, &adapters())?.left() {
+            Some(then) => Outcome::RollbackFailed { why, then },
+            None if way.ops.is_empty() => Outcome::Unchanged,
+            None => Outcome::RolledBack { why },
+        };
+        Ok(report(plan, way.ops, outcome))
     }
 }
 
@@ -184,6 +193,29 @@ async fn a_plan_that_is_not_confirmed_is_taken_back_and_one_that_is_stays() {
     assert!(bench.kernel.has_vlan(711));
     let state = agent.state().await.unwrap();
     assert_eq!((state.pending_ms, state.taken_back), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nic_that_vanishes_does_not_keep_the_rest_from_going_back() {
+    let bench = Bench::new();
+    let before = bench.kernel.links();
+    let agent = bench.agent().await;
+    agent.apply(request(plan(1, 711), Some(30_000))).await.unwrap();
+    let name = LinkName::team();
+    let (stray, gone) = (Op::CreateBridge { name, vlan_filtering: true, default_pvid: None }, "eth3".parse());
+    bench.kernel.carry_out(&[Op::Delete { name: gone.unwrap() }, stray]);
+    sleep(Duration::from_secs(31)).await;
+    assert!(bench.kernel.links().links.is_empty(), "what no plan made before is gone again");
+    let outcome = agent.state().await.unwrap().taken_back.unwrap().outcome;
+    assert!(matches!(&outcome, Outcome::RollbackFailed { then, .. } if then.contains("eth3")), "{outcome:?}");
+    let refused = agent.apply(request(plan(2, 712), None)).await.unwrap_err();
+    assert!(chain(&refused).contains("Ethernet 3"), "{refused:?}");
+    assert_eq!(agent.state().await.unwrap().generation, Some(Generation(1)), "nothing is remembered of it");
+    // It comes back, and so do the links.
+    bench.kernel.links.lock().unwrap().links.clone_from(&before.links);
+    sleep(Duration::from_mins(1)).await;
+    let outcome = agent.state().await.unwrap().taken_back.unwrap().outcome;
+    assert!(matches!(outcome, Outcome::RolledBack { .. }), "{outcome:?}");
 }
 
 #[tokio::test(start_paused = true)]

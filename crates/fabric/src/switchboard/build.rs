@@ -9,7 +9,7 @@ use crate::mac_table::MacTable;
 use crate::topology::{self, PortRef, Topology};
 use crate::validate::TopologyError;
 use model::VlanId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 impl FromIterator<VlanId> for VlanSet {
@@ -134,6 +134,8 @@ fn build_links(
     nic_index: &BTreeMap<&NicId, usize>,
     slots: &VlanSlots,
 ) -> Result<Vec<Link>, TopologyError> {
+    let at_spine: BTreeSet<&crate::ids::LinkId> =
+        topology.links_at(topology::Role::Spine).map(|link| &link.id).collect();
     let build = |link: &topology::Link| {
         let end = |end: &topology::End| match end {
             topology::End::Port(port) => port_index
@@ -157,6 +159,7 @@ fn build_links(
             shapers: [None, None],
             tallies: [slots.tally(), slots.tally()],
             captured: false,
+            kept_off: if at_spine.contains(&link.id) { topology.kept_off_spine.clone() } else { Vec::new() },
         })
     };
     topology.links.iter().map(build).collect()

@@ -156,6 +156,39 @@ fn what_is_too_long_for_a_port_is_dropped_there() {
 }
 
 #[test]
+fn storage_addresses_at_the_spine_trespass_whatever_their_vlan_and_priority() {
+    let mut topology = topology();
+    topology.kept_off_spine = vec!["10.71.1.0/24".parse().unwrap()];
+    let mut lab = Lab::new(&topology);
+    let packet = |ethertype: [u8; 2], at: usize, end: [u8; 4]| {
+        let mut bytes = frame(BROADCAST, mac(1), None, 60);
+        bytes[12..14].copy_from_slice(&ethertype);
+        bytes[14 + at..][..4].copy_from_slice(&end);
+        bytes
+    };
+    let (ipv4, arp, ipv6) = ([0x08, 0x00], [0x08, 0x06], [0x86, 0xdd]);
+    for (bytes, so_far) in [
+        (packet(ipv4, 12, [10, 71, 2, 9]), 0),
+        (packet(ipv6, 12, [10, 71, 1, 9]), 0),
+        (packet(ipv4, 12, [10, 71, 1, 9]), 1),
+        (packet(ipv4, 16, [10, 71, 1, 9]), 2),
+        (packet(arp, 14, [10, 71, 1, 9]), 3),
+        (packet(arp, 24, [10, 71, 1, 9]), 4),
+    ] {
+        lab.send("a1.mgmt", &bytes);
+        let counters = lab.board.counters(NOW);
+        let at = |id: &str| {
+            let link = counters.link(&link(id)).unwrap();
+            link.a_to_b.trespassing.frames + link.b_to_a.trespassing.frames
+        };
+        let spine: u64 = topology.links_at(topology::Role::Spine).map(|link| at(link.id.as_str())).sum();
+        assert_eq!((at("a1.mgmt"), spine > 0), (0, so_far > 0), "{so_far}");
+        let each = topology.links_at(topology::Role::Spine).map(|link| at(link.id.as_str())).max();
+        assert_eq!(each, Some(so_far));
+    }
+}
+
+#[test]
 fn nothing_link_local_is_forwarded() {
     let mut lab = lab();
     for last in 0..=15 {

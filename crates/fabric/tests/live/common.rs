@@ -78,6 +78,7 @@ pub(crate) fn topology() -> Topology {
     let at = |switch: &str, name: &str| End::Port(port(switch, name));
     let nics = ["a1.storage1", "a2.storage1", "a1.mgmt", "b1.storage1", "b1.mgmt", "spare"];
     Topology {
+        kept_off_spine: Vec::new(),
         switches: vec![tor("a", 1), tor("b", 2), spine],
         nics: nics.map(nic).into(),
         links: vec![

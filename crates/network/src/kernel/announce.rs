@@ -2,32 +2,69 @@
 //!
 //! Purpose: [`TeamWatch`] says when a bond's active port has changed; [`broadcast`] sends a frame on a link.
 //!
-//! Invariants: a change-over is told at least once, also when several come so fast that they are told as one.
+//! Invariants: a change-over is told at least once, also when several come so fast that they are told as one; what waits is
+//! at most one entry per bond. When the kernel says that it lost messages (a full socket buffer, `ENOBUFS`), any bond may have gone
+//! over, and that is told. The socket is read whatever the listener does.
 //!
-//! On failure: [`TeamWatch::next`] gives `None` when its socket is closed; [`broadcast`] gives the kernel's error.
-#![expect(unsafe_code, reason = "sockaddr_ll exists in no safe wrapper that the workspace has")]
+//! On failure: [`TeamWatch::next`] gives what waits and then `None` when its socket is closed; [`broadcast`] gives the kernel's error.
 
 use super::netlink::NetlinkError;
-use futures_util::StreamExt;
-use libc::c_int;
+use super::packet;
+use futures_util::{Stream, StreamExt};
 use rtnetlink::MulticastGroup;
-use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{InfoBond, InfoData, LinkAttribute, LinkInfo, LinkMessage};
-use socket2::{Domain, Protocol, Socket, Type};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::AsRawFd;
-use tokio::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-/// How many change-overs wait to be looked at; the kernel is listened to again when there is room.
-const QUEUE: usize = 16;
+/// What waits to be told.
+#[derive(Debug, Default)]
+struct Waiting {
+    changed: Mutex<Changed>,
+    more: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Changed {
+    /// Bonds that went over; `None` stands for any.
+    bonds: BTreeSet<Option<String>>,
+    /// Nothing more comes.
+    ended: bool,
+}
+
+impl Waiting {
+    fn change(&self, change: impl FnOnce(&mut Changed)) {
+        change(&mut self.lock());
+        self.more.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Changed> {
+        // A set is changed whole: after a panic elsewhere it is still good.
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn next(&self) -> Option<Option<String>> {
+        loop {
+            let (next, ended) = {
+                let mut changed = self.lock();
+                (changed.bonds.pop_first(), changed.ended)
+            };
+            if next.is_some() || ended {
+                return next;
+            }
+            self.more.notified().await;
+        }
+    }
+}
 
 /// Watches the bonds of this machine from when it is made until it is dropped.
 #[derive(Debug)]
 pub struct TeamWatch {
-    changes: mpsc::Receiver<String>,
+    waiting: Arc<Waiting>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -40,35 +77,39 @@ impl Drop for TeamWatch {
 impl TeamWatch {
     /// Starts to watch.
     pub fn open() -> Result<Self, NetlinkError> {
-        let (connection, _, mut messages) =
+        let (connection, _, messages) =
             rtnetlink::new_multicast_connection(&[MulticastGroup::Link]).map_err(NetlinkError::Open)?;
-        let (tell, changes) = mpsc::channel(QUEUE);
-        let watch = async move {
-            // The active port of each bond, by the kernel's numbers, as last told.
-            let mut active = BTreeMap::new();
-            while let Some((message, _)) = messages.next().await {
-                match message.payload {
-                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-                        let Some(bond) = changed_over(&mut active, &link) else { continue };
-                        if tell.send(bond).await.is_err() {
-                            return;
-                        }
-                    }
-                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
-                        active.remove(&link.header.index);
-                    }
-                    _ => {}
-                }
-            }
-        };
-        Ok(Self { changes, tasks: [tokio::spawn(connection), tokio::spawn(watch)] })
+        let waiting = Arc::<Waiting>::default();
+        let listen = listen(messages.map(|(message, _)| message), Arc::clone(&waiting));
+        Ok(Self { waiting, tasks: [tokio::spawn(connection), tokio::spawn(listen)] })
     }
 
-    /// Waits for the next change-over, and gives the name of the bond that has another active port now; `None` when the
-    /// socket is closed.
-    pub async fn next(&mut self) -> Option<String> {
-        self.changes.recv().await
+    /// Waits for the next change-over, and gives the name of the bond that has another active port now, `Some(None)` if
+    /// messages were lost and it may be any; `None` when the socket is closed.
+    pub async fn next(&mut self) -> Option<Option<String>> {
+        self.waiting.next().await
     }
+}
+
+async fn listen(messages: impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>>, waiting: Arc<Waiting>) {
+    let mut messages = std::pin::pin!(messages);
+    // The active port of each bond, by the kernel's numbers, as last told.
+    let mut active = BTreeMap::new();
+    while let Some(message) = messages.next().await {
+        match message.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+                if let Some(bond) = changed_over(&mut active, &link) {
+                    waiting.change(|changed| _ = changed.bonds.insert(Some(bond)));
+                }
+            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
+                active.remove(&link.header.index);
+            }
+            NetlinkPayload::Overrun(_) => waiting.change(|changed| _ = changed.bonds.insert(None)),
+            _ => {}
+        }
+    }
+    waiting.change(|changed| changed.ended = true);
 }
 
 /// The bond's name, if the message says that it has another active port than known, and has one.
@@ -94,38 +135,16 @@ fn changed_over(active: &mut BTreeMap<u32, Option<u32>>, link: &LinkMessage) -> 
     })
 }
 
-/// Sends a whole Ethernet frame to everybody on a link, by the kernel's number.
+/// Sends a whole Ethernet frame on a link, by the kernel's number.
 pub fn broadcast(index: u32, frame: &[u8]) -> io::Result<()> {
-    let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
-    let index = c_int::try_from(index).map_err(|_| invalid())?;
-    // Protocol 0: a socket that hears nothing.
-    let socket = Socket::new(Domain::PACKET, Type::RAW.cloexec().nonblocking(), Some(Protocol::from(0)))?;
-    let to = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as libc::c_ushort,
-        sll_protocol: 0,
-        sll_ifindex: index,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    // SAFETY: both pointers and lengths are those of `frame` and `to`, which live until the call returns.
-    let sent = unsafe {
-        libc::sendto(
-            socket.as_raw_fd(),
-            frame.as_ptr().cast(),
-            frame.len(),
-            0,
-            (&raw const to).cast(),
-            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-        )
-    };
-    if usize::try_from(sent) == Ok(frame.len()) { Ok(()) } else { Err(io::Error::last_os_error()) }
+    packet::send(&packet::socket()?, index, frame)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::stream;
+    use rtnetlink::packet_core::NetlinkHeader;
     use rtnetlink::packet_route::link::InfoKind;
 
     fn told(index: u32, port: Option<u32>) -> LinkMessage {
@@ -137,6 +156,20 @@ mod tests {
             LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bond), LinkInfo::Data(data)]),
         ];
         message
+    }
+
+    /// Nobody asks meanwhile: what waits is one entry a bond, and a loss of messages is told.
+    #[tokio::test]
+    async fn change_overs_are_merged_while_nobody_asks_and_a_loss_means_any() {
+        let many = (0..1000).map(|at| told(1 + at % 2, Some(5 + at / 2 % 2)));
+        let messages = many.map(|link| NetlinkMessage::from(RouteNetlinkMessage::NewLink(link)));
+        let lost = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::Overrun(Vec::new()));
+        let waiting = Arc::<Waiting>::default();
+        listen(stream::iter(messages.chain([lost])), Arc::clone(&waiting)).await;
+        assert_eq!(waiting.next().await, Some(None), "any bond");
+        assert_eq!(waiting.next().await, Some(Some("bond1".to_owned())));
+        assert_eq!(waiting.next().await, Some(Some("bond2".to_owned())));
+        assert_eq!(waiting.next().await, None, "the messages have ended");
     }
 
     #[test]

@@ -1,16 +1,18 @@
 //! Brings a plan to the kernel: observe, diff, execute, read back; take it back if that fails.
 //!
-//! Invariants: nothing is executed when there is nothing to do. After the first operation there are three ends: applied
+//! Invariants: nothing is executed when there is nothing to do. What is gone is left out of the way back, not the way back
+//! because of it ([`crate::way_back`]); then it has failed, and says what is gone. After the first operation there are three ends: applied
 //! and verified, rolled back and verified, or neither, which says both reasons.
 //!
 //! Not here: the dead-man timer and reaching the peers. The agent keeps the observation from before ([`Netlink::observe`])
 //! on disk and calls [`restore`] with it when it doesn't hear that all is well.
 
 use super::netlink::{Netlink, NetlinkError};
-use crate::diff::{DiffError, diff, revert};
+use crate::diff::{DiffError, diff};
 use crate::link::{AdapterMap, CurrentLinks};
 use crate::op::Op;
 use crate::plan::NetworkPlan;
+use crate::way_back::revert;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::time::Instant;
@@ -96,10 +98,10 @@ pub async fn restore(
 ) -> Result<ApplyReport, ApplyError> {
     let start = Instant::now();
     let now = netlink.observe().await?;
-    let ops = revert(&now, before, plan, adapters)?;
+    let way = revert(&now, before, plan, adapters)?;
     let mut changed = Vec::new();
     let why = "asked to go back".to_owned();
-    let outcome = if ops.is_empty() {
+    let outcome = if way.left().is_none() {
         ApplyOutcome::Unchanged
     } else {
         match back(netlink, before, plan, adapters, &mut changed).await {
@@ -131,10 +133,11 @@ async fn back(
     changed: &mut Vec<Op>,
 ) -> Result<(), String> {
     let now = netlink.observe().await.map_err(|error| chain(&error))?;
-    let ops = revert(&now, before, plan, adapters).map_err(|error| chain(&error))?;
-    execute(netlink, &ops, changed).await?;
+    let way = revert(&now, before, plan, adapters).map_err(|error| chain(&error))?;
+    execute(netlink, &way.ops, changed).await?;
     let after = netlink.observe().await.map_err(|error| chain(&error))?;
-    nothing_left(&revert(&after, before, plan, adapters).map_err(|error| chain(&error))?)
+    let left = revert(&after, before, plan, adapters).map_err(|error| chain(&error))?.left();
+    left.map_or(Ok(()), Err)
 }
 
 async fn execute(netlink: &Netlink, ops: &[Op], changed: &mut Vec<Op>) -> Result<(), String> {

@@ -7,17 +7,12 @@
 //! Invariants: at most [`QUEUE`] frames wait; more are dropped, since switches repeat themselves every few seconds.
 //!
 //! On failure: a NIC that is gone ends its socket; the others go on. All sockets end when the listener is dropped.
-#![expect(
-    unsafe_code,
-    reason = "sockaddr_ll and packet_mreq exist in no safe wrapper that the workspace has"
-)]
 
+use super::packet;
 use crate::lldp;
-use libc::c_int;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 use std::io;
 use std::net::UdpSocket as StdUdpSocket;
-use std::os::fd::AsRawFd;
 use std::time::Instant;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
@@ -108,55 +103,9 @@ async fn hear(index: u32, socket: UdpSocket, sender: mpsc::Sender<HeardFrame>) {
     }
 }
 
-/// A socket that gets nothing until it is bound: protocol 0 first, or frames of other NICs would slip in.
 fn socket(index: u32) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::PACKET, Type::RAW.cloexec().nonblocking(), Some(Protocol::from(0)))?;
-    let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
-    let index = c_int::try_from(index).map_err(|_| invalid())?;
-    join(&socket, index)?;
-    bind(&socket, index)?;
+    let socket = packet::socket()?;
+    packet::join(&socket, index, lldp::DESTINATION)?;
+    packet::bind(&socket, index, lldp::ETHERTYPE)?;
     Ok(socket)
-}
-
-fn join(socket: &Socket, index: c_int) -> io::Result<()> {
-    let mut address = [0; 8];
-    address[..6].copy_from_slice(&lldp::DESTINATION.0);
-    let request = libc::packet_mreq {
-        mr_ifindex: index,
-        mr_type: libc::PACKET_MR_MULTICAST as libc::c_ushort,
-        mr_alen: 6,
-        mr_address: address,
-    };
-    // SAFETY: the pointer and the length are those of `request`, which lives until the call returns.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_PACKET,
-            libc::PACKET_ADD_MEMBERSHIP,
-            (&raw const request).cast(),
-            size_of::<libc::packet_mreq>() as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-fn bind(socket: &Socket, index: c_int) -> io::Result<()> {
-    let address = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as libc::c_ushort,
-        sll_protocol: lldp::ETHERTYPE.to_be(),
-        sll_ifindex: index,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    // SAFETY: the pointer and the length are those of `address`, which lives until the call returns.
-    let result = unsafe {
-        libc::bind(
-            socket.as_raw_fd(),
-            (&raw const address).cast(),
-            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -22,6 +22,7 @@ mod message;
 mod monitor;
 mod netlink;
 mod observe;
+mod packet;
 mod ping;
 
 pub use announce::{TeamWatch, broadcast};

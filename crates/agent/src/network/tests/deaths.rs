@@ -92,6 +92,10 @@ impl Executor for Mortal {
         Ok(self.kernel.links())
     }
 
+    fn differences(&self, now: &CurrentLinks, plan: &NetworkPlan) -> Result<Vec<Difference>, ResolveError> {
+        self.kernel.differences(now, plan)
+    }
+
     fn check(&self, now: &CurrentLinks, plan: &NetworkPlan) -> Result<(), ApplyError> {
         self.kernel.check(now, plan)
     }
@@ -113,7 +117,7 @@ impl Executor for Mortal {
         if let Some(failed) = self.kernel.is_stuck(plan) {
             return Ok(failed);
         }
-        let ops = revert(&self.kernel.links(), before, plan, &adapters())?;
+        let ops = revert(&self.kernel.links(), before, plan, &adapters())?.ops;
         self.carry_out(&ops);
         Ok(report(plan, ops, Outcome::RolledBack { why: "asked".to_owned() }))
     }
