@@ -187,8 +187,19 @@ impl Run {
             Some(Fault::Cable(n, at, cut)) => {
                 (n, at) != (node, nic) || (cut == Cut::Send && !sends) || (cut == Cut::Receive && sends)
             }
-            _ => self.runs(node, at_ms),
+            _ => self.runs(node, at_ms) && !(sends && self.is_carrier_young(at_ms, node, nic, tor)),
         }
+    }
+
+    /// Whether the NIC's carrier came back less than a second ago: its kernel sends nothing yet.
+    fn is_carrier_young(&self, at_ms: i64, node: u8, nic: usize, tor: u8) -> bool {
+        let mine = match self.fault {
+            Fault::SwitchOff(t) => t == tor,
+            Fault::Pulled(n, at) => (n, at) == (node, nic),
+            _ => false,
+        };
+        let delay_ms = 1 + chance(self.seed, &[7, node.into()], 1000);
+        mine && (1..=delay_ms).any(|ago_ms| self.broken(at_ms - ago_ms).is_some())
     }
 
     fn delivered(&self, at_ms: i64, from: (u8, &str), to: (u8, &str), network: u8) -> bool {
