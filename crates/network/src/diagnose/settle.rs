@@ -10,7 +10,7 @@
 //! - when all nodes that report have spoken since, if a carrier or a neighbour convicts it: those fall from one moment to
 //!   the next;
 //! - when all have spoken two hello intervals after the last thing that became well again: then every path
-//!   that came back has been heard.
+//!   that came back has been heard. A carrier that comes back counts a second later: until then its NIC may send nothing.
 //!
 //! What isn't found any more isn't named any more, at once; unless it had come back: a loss that is named again within 10 s of
 //! when it went comes and goes, and is then named until it has not been found for 5 s. So a link that flaps is
@@ -33,6 +33,9 @@ use std::collections::{BTreeMap, BTreeSet};
 const CARRIERS_DIFFER_MS: u64 = 100;
 /// After this from when something was well again, every path that came back with it has been heard.
 const HEALED_AFTER_MS: u64 = 2 * HELLO_INTERVAL_MS as u64;
+/// How long after its carrier is back a NIC may send nothing: the kernel looks at carriers once a second
+/// (`linkwatch_urgent_event` and `linkwatch_nextevent`, `net/core/link_watch.c`).
+const CARRIER_SENDS_AFTER_MS: u64 = 1000;
 /// For how long a loss is held back at most. Only something that heals again and again makes it so long.
 const WAIT_MAX_MS: u64 = 1200;
 
@@ -133,7 +136,8 @@ impl Memory {
             if !well {
                 self.unwell.insert(sign);
             } else if self.unwell.remove(&sign) {
-                self.healed_ms = self.healed_ms.max(Some(told_ms));
+                let silent_ms = if matches!(sign, Sign::Carrier(..)) { CARRIER_SENDS_AFTER_MS } else { 0 };
+                self.healed_ms = self.healed_ms.max(Some(told_ms + silent_ms));
             }
         }
     }

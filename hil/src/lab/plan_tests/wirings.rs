@@ -239,3 +239,15 @@ fn a_converged_team_can_not_be_wired_as_d() {
     let refused = LabPlan::new(&spec, &LabFile::parse(DEFAULT).unwrap(), 1);
     assert!(matches!(refused, Err(PlanError::ConvergedWithoutRoomLink)));
 }
+
+#[test]
+fn only_the_first_of_a_pair_takes_the_other_network_along() {
+    for (spec, plan) in every() {
+        for (room, network) in [(0, 1), (0, 2), (1, 1), (1, 2)] {
+            let Some(switch) = plan.cables.storage_switch(room, network) else { continue };
+            let along: Vec<u8> = plan.cables.networks_cut_off_by_peer(room, switch).collect();
+            let expected: &[u8] = if spec.wiring == Some(Wiring::B) && network == 1 { &[2] } else { &[] };
+            assert_eq!(along, expected, "{:?} room {room} network {network}", spec.wiring);
+        }
+    }
+}
