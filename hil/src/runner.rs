@@ -9,6 +9,8 @@
 //! On failure: a step that does not hold ends its scenario; the run goes on with the next. Only the lab's own failures
 //! ([`RunError`]) end the run.
 
+mod apply_faults;
+mod bad_plans;
 mod checks;
 mod diagnosis;
 mod drift;
@@ -253,6 +255,14 @@ impl<'a> Runner<'a> {
             Step::ManagementParted { room } => Ok(or_failure(self.management_parted(*room).await)),
             Step::SpineStaysClean {} => self.spine_stays_clean().await,
             Step::Heal {} => self.heal().await,
+            Step::BadPlan { room, position, plan, meanwhile, within_ms } => {
+                let bound = Duration::from_millis(*within_ms);
+                self.bad_plan((*room, *position), *plan, *meanwhile, bound).await
+            }
+            Step::DieDuringApplies { room, position, death, times, within_ms } => {
+                let bound = Duration::from_millis(*within_ms);
+                self.die_during_applies((*room, *position), *death, *times, bound).await
+            }
             Step::Named { within_ms } => Ok(self.named_within(Duration::from_millis(*within_ms)).await),
             Step::Carries { storage_network, for_ms } => {
                 Ok(or_failure(self.carries(*storage_network, Duration::from_millis(*for_ms)).await))

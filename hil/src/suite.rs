@@ -9,7 +9,7 @@ mod needs;
 mod settings;
 
 pub use needs::Need;
-pub use settings::{Flapping, Nics, Room, SpineWay, SwitchFailure, Way};
+pub use settings::{BadPlan, Death, Flapping, Nics, Room, SpineWay, SwitchFailure, Way};
 
 use model::{ClusterSpec, Wiring};
 use needs::{no_network, no_node, no_switch, wiring};
@@ -17,7 +17,7 @@ use serde::Deserialize;
 use std::fmt;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 9] = [
+const BUILT_IN: [(&str, &str); 11] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -27,6 +27,8 @@ const BUILT_IN: [(&str, &str); 9] = [
     ("room-cut-off", include_str!("../suites/room-cut-off.toml")),
     ("flapping-link", include_str!("../suites/flapping-link.toml")),
     ("spine-clean", include_str!("../suites/spine-clean.toml")),
+    ("bad-apply", include_str!("../suites/bad-apply.toml")),
+    ("kill-matrix", include_str!("../suites/kill-matrix.toml")),
 ];
 
 /// A suite file.
@@ -139,6 +141,34 @@ pub enum Step {
     },
     /// Every fault is undone.
     Heal {},
+    /// A node is given a plan that goes wrong, which nobody confirms; within a bound it is on its own again, says so and why,
+    /// and reaches every peer.
+    BadPlan {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// What is wrong with the plan.
+        plan: BadPlan,
+        /// What happens while the plan waits.
+        meanwhile: Option<Death>,
+        /// The bound, milliseconds, from what happens meanwhile on.
+        within_ms: u64,
+    },
+    /// Two plans are applied to a node in turn, and at a moment from the seed it dies; each time it is on the old or the new
+    /// one within a bound, says which, and reaches every peer.
+    DieDuringApplies {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// What dies.
+        death: Death,
+        /// How often.
+        times: u32,
+        /// The bound, milliseconds, from each death on.
+        within_ms: u64,
+    },
     /// Exactly the faults made are diagnosed, each by its name, within a bound.
     Named {
         /// The bound from the last fault on, milliseconds.
@@ -237,6 +267,13 @@ impl fmt::Display for Step {
                 write!(f, "{nics} of node {position} of {room} are cabled to the other room")
             }
             Self::Heal {} => f.write_str("everything is mended"),
+            Self::BadPlan { room, position, plan, meanwhile, .. } => {
+                write!(f, "node {position} of {room} is given {plan}")?;
+                meanwhile.map_or(Ok(()), |death| write!(f, "; {death}"))
+            }
+            Self::DieDuringApplies { room, position, death, times, .. } => {
+                write!(f, "{death} {times} times while node {position} of {room} applies a plan")
+            }
             Self::Named { within_ms } => write!(f, "exactly that is named within {within_ms} ms"),
             Self::NamedCalmly { at_least: 0, .. } => {
                 f.write_str("nothing else is named, and without a storm")
@@ -299,7 +336,9 @@ impl Step {
             Self::FlapCable { room, position, storage_network, .. } => {
                 no_network(spec, *storage_network).or_else(|| no_node(spec, *room, *position))
             }
-            Self::CrossCable { room, position, .. } => no_node(spec, *room, *position),
+            Self::CrossCable { room, position, .. }
+            | Self::BadPlan { room, position, .. }
+            | Self::DieDuringApplies { room, position, .. } => no_node(spec, *room, *position),
             _ => None,
         }
     }

@@ -2,6 +2,9 @@
 //!
 //! In this order: the address to listen on may be one that the pending plan took away.
 //!
+//! What it remembers outlives the machine where a directory does ([`init::durable_state_dir`]), else the boot. From its first
+//! moment it shows that it lives ([`crate::pulse`]).
+//!
 //! Told to end (SIGTERM, SIGINT), it takes a plan back that nobody confirmed yet, in [`TAKE_BACK_LIMIT`]: on a host nobody
 //! promises that another agent comes to do it. What could not be done by then is the next agent's first act. A machine that
 //! goes down needs none of this: its links end with it.
@@ -11,7 +14,7 @@
 use crate::config::{self, LoadError};
 use crate::state::{StartError, State, Stop};
 use crate::store::Store;
-use crate::{Owner, clock, init, server};
+use crate::{Owner, clock, init, pulse, server};
 use api::{IdentityError, PowerAction};
 use rustix::system::RebootCommand;
 use std::io;
@@ -25,8 +28,8 @@ use tokio::time::timeout;
 use tracing::level_filters::LevelFilter;
 use tracing::{info, warn};
 
-/// What is remembered here lives as long as the machine is up, like the links that it is about.
-const STATE_DIR: &str = "/run/twinrack";
+/// For a machine without a durable directory: what is remembered here ends with the boot, as the links do.
+const BOOT_STATE_DIR: &str = "/run/twinrack";
 
 /// For taking a pending plan back at the end: what the kernel does in milliseconds, on an overloaded host in seconds. A
 /// service manager must grant this and the server's three seconds (systemd grants 90).
@@ -70,16 +73,14 @@ pub(crate) fn run(path: &Path, owner: Owner) -> Result<(), DaemonError> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DaemonError::Runtime)?;
     let stop = runtime.block_on(async {
+        let pulse = pulse::start(owner);
         // Before the way back begins: told to end in the middle of it, the daemon ends it first.
         let signals = Signals::catch().map_err(DaemonError::Signals)?;
-        let state = State::start(config, owner, Store::in_directory(STATE_DIR)).await?;
+        let state = State::start(config, owner, store()).await?;
         let tls = Arc::new(state.config.tls.server_config().map_err(DaemonError::Identity)?);
         let address = state.config.listen;
         let listener =
             TcpListener::bind(address).await.map_err(|source| DaemonError::Listen { address, source })?;
-        if let Some(directory) = init::durable_state_dir() {
-            info!("{} outlives a power cycle", directory.display());
-        }
         signals.stop(&state);
         // Under init the machine's start counts; else the process's.
         let since_ms = if owner == Owner::Init { 0 } else { started_ms };
@@ -89,6 +90,7 @@ pub(crate) fn run(path: &Path, owner: Owner) -> Result<(), DaemonError> {
         {
             warn!("can't tell init that this daemon serves: {error}");
         }
+        pulse.serves();
         let stop = server::run(listener, tls, Arc::clone(&state)).await;
         if stop == Stop::Signal && timeout(TAKE_BACK_LIMIT, state.network.stop()).await.is_err() {
             warn!("ending with a plan that is not taken back yet: the next agent will");
@@ -101,6 +103,15 @@ pub(crate) fn run(path: &Path, owner: Owner) -> Result<(), DaemonError> {
         Stop::Signal => Ok(()),
         Stop::Power(action) => power(action),
     }
+}
+
+fn store() -> Store {
+    if let Some(directory) = init::durable_state_dir() {
+        info!("{} outlives a power cycle", directory.display());
+        return Store::in_directory(directory);
+    }
+    warn!("{BOOT_STATE_DIR} does not outlive a power cycle: then this node forgets its network plan");
+    Store::in_directory(BOOT_STATE_DIR)
 }
 
 fn start_log() {

@@ -24,6 +24,7 @@ mod lldp;
 mod neighbours;
 mod network;
 mod probes;
+mod pulse;
 mod server;
 mod state;
 mod store;

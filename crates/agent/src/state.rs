@@ -2,7 +2,7 @@
 
 use crate::adapters::Adapters;
 use crate::neighbours::Neighbours;
-use crate::network::{Changes, Kernel, Network};
+use crate::network::{BootId, Changes, Kernel, Network};
 use crate::probes::Probes;
 use crate::store::{Lock, Store, StoreError};
 use crate::{Owner, announce, clock, inventory, lldp};
@@ -28,6 +28,8 @@ pub(crate) enum StartError {
     Netlink(#[from] NetlinkError),
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error("the kernel doesn't say which boot this is: what an earlier agent left can't be judged")]
+    BootId,
     #[error("can't go on where the last agent ended")]
     Store(#[from] StoreError),
 }
@@ -57,7 +59,8 @@ impl State {
     ) -> Result<Arc<Self>, StartError> {
         let lock = store.lock()?;
         let kernel = Kernel::open(config.adapters.clone())?;
-        let network = Network::start(config.node.clone(), kernel, store.clone()).await?;
+        let boot = BootId::here().ok_or(StartError::BootId)?;
+        let network = Network::start(config.node.clone(), boot, kernel, store.clone()).await?;
         let adapters = Adapters::find(&config.adapters);
         for (name, mac) in adapters.missing() {
             warn!("adapter `{name}`: no NIC has MAC address {mac}");

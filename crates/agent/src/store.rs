@@ -1,4 +1,4 @@
-//! What must outlive the agent, but not the machine: small JSON files, each replaced whole.
+//! What must outlive the agent, and the machine where the directory does: small JSON files, each replaced whole.
 //!
 //! Invariants: one agent at a time has a directory ([`Store::lock`]): a second one, started by mistake, would take the first
 //! one's pending plan back.

@@ -29,8 +29,8 @@ pub use config::{ConfigError, NodeConfig, OutOfBand, Role};
 pub use drift::{Drift, DriftGlance, Drifts, Repair};
 pub use health::{Health, Neighbours, NicState};
 pub use links::{
-    Applied, ApplyRequest, ChangesGap, ChangesSince, CommitRequest, ConfirmWithin, LinkChange, LinkChanges,
-    NetworkState, Outcome, TakenBack,
+    Applied, ApplyRequest, ChangesGap, ChangesSince, CommitRequest, Committed, ConfirmWithin, LinkChange,
+    LinkChanges, NetworkState, Outcome, TakenBack,
 };
 pub use messages::{Hello, PowerAction, PowerRequest, Problem};
 pub use probes::{PathNetwork, PathPeer, PathsRequest, PingAnswer, PingRequest};

@@ -109,9 +109,21 @@ pub struct NetworkState {
     /// How the plan of `generation` was taken back, if it was or should have been, for whatever reason. `None` when nothing is
     /// pending: the plan is in force.
     pub taken_back: Option<TakenBack>,
+    /// The plan that the node is on when none is pending, and after a restart of the machine: the newest that was confirmed, or
+    /// needed no confirmation.
+    pub committed: Option<Committed>,
     /// What somebody changed behind the agent's back.
     #[serde(default)]
     pub drifts: Drifts,
+}
+
+/// The plan that was last confirmed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Committed {
+    /// Its generation.
+    pub generation: Generation,
+    /// Why it could not be made since the machine started; it is tried again. `None`: it was made.
+    pub not_made: Option<String>,
 }
 
 /// A plan that was taken back.

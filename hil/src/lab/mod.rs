@@ -24,6 +24,7 @@ mod plan;
 #[cfg(test)]
 mod plan_tests;
 mod ports;
+mod power;
 mod qemu;
 mod state_drive;
 mod topology;
@@ -158,6 +159,7 @@ pub struct Lab {
     /// What drifts are drawn from.
     drift_rng: fastrand::Rng,
     client_identity: TlsIdentity,
+    seed: u64,
 }
 
 impl Lab {
@@ -191,12 +193,25 @@ impl Lab {
         let nodes = boot::boot_all(starting, keeper, bound, ui, &ready).await?;
         let nodes = nodes.into_iter().map(|node| (node.plan.name.clone(), node)).collect();
         let drift_rng = fastrand::Rng::with_seed(launch.seed);
-        Ok(Self { control, nodes, cables: plan.cables, faults: Vec::new(), drift_rng, client_identity })
+        Ok(Self {
+            control,
+            nodes,
+            cables: plan.cables,
+            faults: Vec::new(),
+            drift_rng,
+            client_identity,
+            seed: launch.seed,
+        })
     }
 
     /// The nodes by name, the witness among them.
     pub fn nodes(&self) -> &BTreeMap<NodeName, LabNode> {
         &self.nodes
+    }
+
+    /// What every random choice comes from.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// Waits until a process of the lab ends by itself: none does while all is well.

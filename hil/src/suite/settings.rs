@@ -127,3 +127,47 @@ pub enum Nics {
     /// Those that carry storage.
     Storage,
 }
+
+/// What is wrong with a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BadPlan {
+    /// Management is on a VLAN that no switch carries.
+    WrongManagementVlan,
+    /// All storage is.
+    WrongStorageVlans,
+    /// The kernel can't make it.
+    Unmakeable,
+}
+
+impl fmt::Display for BadPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::WrongManagementVlan => "a plan with a wrong management VLAN",
+            Self::WrongStorageVlans => "a plan with wrong storage VLANs",
+            Self::Unmakeable => "a plan that its kernel can't make",
+        })
+    }
+}
+
+/// What becomes of a node while a plan is applied or waits for its confirmation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Death {
+    /// Its agent is killed.
+    AgentKilled,
+    /// Its agent is stopped, and stays so.
+    AgentFrozen,
+    /// Its power goes and comes back.
+    NodePowerCycled,
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AgentKilled => "the agent is killed",
+            Self::AgentFrozen => "the agent is frozen",
+            Self::NodePowerCycled => "the power is cycled",
+        })
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! In order: kernel file systems; a trial boot ends here; kernel modules; the state drive; host name, loopback and the
 //! out-of-band NIC; settings of the network stack; a lab's hands, if the image has them; then the daemon as a child, started
-//! again when it ends. Every orphan is reaped.
+//! again when it ends, and killed for that when it falls silent. Every orphan is reaped.
 //!
 //! Two processes, so that killing the daemon is not a kernel panic and nothing that the daemon started dies with it; one
 //! binary, so that the image has one file. Linked in but not started here: tokio, TLS, everything that can fail later.

@@ -4,14 +4,25 @@
 //! A daemon that was killed is started again at once: an agent restart fits inside a node's lease. One that can't be
 //! started, or ends before it was ready, is started ever more slowly, so that it does not eat the machine meanwhile.
 //!
-//! On failure: a line on the console, and another try.
+//! A daemon that lives and does nothing (stopped, or hung in a call) is worse than a dead one: its dead man's timers do not run
+//! out. So it has to show its pulse ([`crate::pulse`]) on its standard input, a pipe; one that is silent for [`WAITS_MAX`] waits in a
+//! row is killed, and the next one takes back. Several, because a machine whose processors were taken away for a while finds all
+//! clocks run out at once, and the daemon must then have time for a beat.
+//!
+//! On failure: a line on the console, and another try. A daemon that can't be watched runs unwatched.
 
+use crate::pulse::BEAT;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, pidfd_send_signal, wait,
+};
 use std::fs;
 use std::io;
-use std::process::Command;
-use std::thread::sleep;
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 /// The daemon makes this file when it serves. Under init alone; lives as long as the machine is up.
@@ -22,6 +33,11 @@ const SPACING: Duration = Duration::from_millis(200);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// No pause is longer: whoever mends the cause need not wait for long.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// How long a beat is waited for. Many beats: an emulated node has one processor of a busy host.
+const WAIT: Duration = BEAT.saturating_mul(4);
+/// How many waits in a row may be in vain.
+const WAITS_MAX: u32 = 2;
 
 /// How one try to run the daemon went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,8 +90,70 @@ pub(super) fn daemon(config: &str) -> ! {
 
 /// One daemon from start to end.
 fn live(config: &str) -> io::Result<WaitStatus> {
-    let child = Command::new("/proc/self/exe").args(["--under-init", "--config", config]).spawn()?;
+    let mut command = Command::new("/proc/self/exe");
+    let (child, pulse) = spawn_with_pulse(command.args(["--under-init", "--config", config]))?;
+    let ended = pidfd(&child);
+    // It ends with the daemon.
+    let watch = move || ended.and_then(|ended| watch(&pulse, &ended, WAIT));
+    let watching = thread::Builder::new().name("watch".to_owned()).spawn(move || match watch() {
+        Ok(Watched::Ended) => {}
+        Ok(Watched::Killed) => eprintln!("twinrackd init: the daemon was silent; it is killed"),
+        Err(error) => eprintln!("twinrackd init: the daemon runs unwatched: {error}"),
+    });
+    if let Err(error) = watching {
+        eprintln!("twinrackd init: the daemon runs unwatched: {error}");
+    }
     reap_until(child.id())
+}
+
+/// Starts a child whose standard input is the end of a pipe to write to; gives the other one.
+fn spawn_with_pulse(command: &mut Command) -> io::Result<(Child, OwnedFd)> {
+    // Neither side may ever block on it.
+    let (pulse, beats) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    Ok((command.stdin(Stdio::from(beats)).spawn()?, pulse))
+}
+
+/// It has not been reaped yet, so the id is its own.
+fn pidfd(child: &Child) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// How the watch over a daemon ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Watched {
+    Ended,
+    Killed,
+}
+
+/// Watches until the process has ended, whoever reaps it, or has been killed for its silence.
+fn watch(pulse: &OwnedFd, process: &OwnedFd, wait: Duration) -> io::Result<Watched> {
+    let timeout = Timespec::try_from(wait).map_err(io::Error::other)?;
+    let mut silent = 0;
+    while silent < WAITS_MAX {
+        let mut fds = [PollFd::new(process, PollFlags::IN), PollFd::new(pulse, PollFlags::IN)];
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(0) => silent += 1,
+            Ok(_) if !fds[0].revents().is_empty() => return Ok(Watched::Ended),
+            Ok(_) => match rustix::io::read(pulse, &mut [0; 64]) {
+                // Its end is closed, and it lives: that is silence, too, which poll doesn't wait for.
+                Ok(0) => {
+                    sleep(wait);
+                    silent += 1;
+                }
+                Ok(_) => silent = 0,
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            },
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    match pidfd_send_signal(process, Signal::KILL) {
+        Ok(()) => Ok(Watched::Killed),
+        Err(Errno::SRCH) => Ok(Watched::Ended),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Waits for every child, ours and orphans, until `daemon` has ended.
@@ -107,6 +185,35 @@ mod tests {
     use proptest::prelude::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    /// Real processes: real time, as little as tells beats from silence.
+    const SHORT: Duration = Duration::from_millis(500);
+
+    /// A shell that runs `script`, with its pulse as standard input. How its watch and it ended, and when.
+    fn watched(script: &str) -> (Watched, String, Duration) {
+        let (mut child, pulse) = spawn_with_pulse(Command::new("sh").args(["-c", script])).unwrap();
+        let started = Instant::now();
+        let watched = watch(&pulse, &pidfd(&child).unwrap(), SHORT).unwrap();
+        let took = started.elapsed();
+        (watched, child.wait().unwrap().to_string(), took)
+    }
+
+    #[test]
+    fn a_daemon_that_falls_silent_is_killed_frozen_or_not() {
+        for script in ["exec sleep 600", "kill -STOP $$", "exec <&-; exec sleep 600"] {
+            let (watched, end, took) = watched(script);
+            assert_eq!((watched, &*end), (Watched::Killed, "signal: 9 (SIGKILL)"), "{script}");
+            assert!(took >= SHORT * WAITS_MAX, "{script}: {took:?}");
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_beats_now_and_then_is_left_alone_until_it_ends() {
+        // Every beat comes after one wait in vain.
+        let beats = "for beat in 1 2 3; do sleep 0.7; echo >&0; done; exit 3";
+        let (watched, end, took) = watched(beats);
+        assert_eq!((watched, &*end), (Watched::Ended, "exit status: 3"));
+        assert!(took > SHORT * WAITS_MAX, "{took:?}");
+    }
 
     fn pauses_ms(lives: impl IntoIterator<Item = Life>) -> Vec<u128> {
         let mut pace = Pace::default();

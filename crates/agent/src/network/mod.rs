@@ -15,14 +15,17 @@
 //! first operation.
 //!
 //! Invariants: one plan at a time; while the plan is open on disk and the agent lives, a timer runs that takes it back, or the
-//! tries have ended and the state says `rollback-failed`; memory never runs ahead of the disk; the newest generation that was
-//! taken up is never forgotten while the links live (both end with the machine: the store is in memory). `tests/deaths.rs`
-//! kills the agent at every step and holds these.
+//! tries have ended and the state says `rollback-failed`; memory is what the disk says in this boot ([`Saved::at_start`]) and
+//! never runs ahead of it; the newest generation that was taken up is never forgotten where the store outlives the machine.
+//! `tests/deaths.rs` kills the agent and the machine at every step and holds these.
 //!
-//! **The dead-man lives and dies with the agent.** Killed, it takes back at its next start, so something must start it: on a
-//! lab node init does, for ever; on a host its service manager must (`Restart=always`). An agent that is told to end
-//! (SIGTERM) takes a pending plan back first. Killed for good on a host, it leaves the links as the plan made them until
-//! somebody starts it; what leads back waits in the store, which is lost with the machine's next boot, as the links are.
+//! **The timer outlives the agent** as long as something starts the next one, whose first act is to take back: on a lab node
+//! init does, for ever, and it kills an agent that has frozen ([`crate::pulse`]); on a host its service manager must
+//! (docs/network.md). An agent that is told to end (SIGTERM) takes a pending plan back first.
+//!
+//! **The machine dies.** Its links are gone, so nothing has to be taken back: an open plan is dropped, and the plan that was
+//! last committed is made again, at the agent's start and then as often as a plan is taken back, until it is. A new plan need
+//! not wait for that.
 //!
 //! **Sent again.** The same plan under the same generation is always taken: while it waits, its time starts anew, and the way
 //! back still leads to before the first time. A commit may be repeated too. So who lost an answer just asks again. *Another* plan
@@ -50,10 +53,11 @@ pub(crate) use kernel::{Executor, Kernel};
 use crate::chain;
 use crate::store::{Store, StoreError};
 use admit::admit;
-use api::{Applied, ApplyRequest, ConfirmWithin, NetworkState, Outcome, TakenBack};
+use api::{Applied, ApplyRequest, Committed, ConfirmWithin, NetworkState, Outcome, TakenBack};
 use model::NodeName;
 use network::kernel::{ApplyError, NetlinkError};
 use network::{Generation, NetworkPlan};
+pub(crate) use saved::BootId;
 use saved::{Disk, Saved, Stage};
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,7 +66,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-/// How often a plan is tried to be taken back, over six minutes: a kernel that still refuses then needs somebody's hand.
+/// How often a plan is tried to be taken back, or to be made again, over six minutes: a kernel that still refuses then needs somebody's hand.
 const TRIES_MAX: u32 = 12;
 /// Between tries, at most.
 const PAUSE_MAX: Duration = Duration::from_mins(1);
@@ -86,6 +90,7 @@ pub(crate) enum ChangeError {
 #[derive(Debug)]
 pub(crate) struct Network<E, D = Store> {
     node: NodeName,
+    boot: BootId,
     executor: E,
     disk: D,
     state: Mutex<Links>,
@@ -95,13 +100,13 @@ pub(crate) struct Network<E, D = Store> {
 /// What is known about the links.
 #[derive(Debug, Default)]
 struct Links {
-    /// As it is on disk.
+    /// As it is on disk, read in this boot.
     saved: Saved,
     next: Next,
     stopping: bool,
 }
 
-/// What comes next by itself. `Nothing` exactly when no plan is open.
+/// What comes next by itself. `Nothing` exactly when no plan is open and the committed one was made in this boot.
 #[derive(Debug, Default)]
 enum Next {
     #[default]
@@ -110,6 +115,8 @@ enum Next {
     TakeBack { timer: Timer, stands: bool },
     /// It could not be taken back (or not be remembered that it was). No timer: these were all tries.
     TryAgain { tries: u32, outcome: Outcome, timer: Option<Timer> },
+    /// The committed plan could not be made in this boot, for this reason. No timer: as above.
+    MakeAgain { tries: u32, why: String, timer: Option<Timer> },
 }
 
 /// The dead man's switch.
@@ -130,7 +137,7 @@ impl Links {
         match &self.next {
             Next::Nothing => None,
             Next::TakeBack { timer, .. } => Some(timer),
-            Next::TryAgain { timer, .. } => timer.as_ref(),
+            Next::TryAgain { timer, .. } | Next::MakeAgain { timer, .. } => timer.as_ref(),
         }
     }
 
@@ -148,6 +155,18 @@ impl Links {
         self.saved.plan.as_ref().filter(|_| settled && !self.stopping)
     }
 
+    /// What the node is on when nothing is pending, and why it isn't.
+    fn committed(&self, here: &BootId) -> Option<Committed> {
+        let generation = self.saved.committed.as_ref()?.generation;
+        let why = || match &self.next {
+            Next::MakeAgain { why, .. } => why.clone(),
+            Next::Nothing | Next::TakeBack { .. } | Next::TryAgain { .. } => {
+                "another plan came before it was made in this boot".to_owned()
+            }
+        };
+        Some(Committed { generation, not_made: (!self.saved.is_made_in(here)).then(why) })
+    }
+
     /// How the newest plan was taken back, if it was or should have been.
     fn taken_back(&self) -> Option<TakenBack> {
         let generation = self.saved.plan.as_ref()?.generation;
@@ -161,18 +180,27 @@ impl Links {
 }
 
 impl<E: Executor, D: Disk> Network<E, D> {
-    /// Takes up what an earlier agent left: a plan that nobody confirmed is taken back first of all.
-    pub(crate) async fn start(node: NodeName, executor: E, disk: D) -> Result<Arc<Self>, StoreError> {
-        let links = Links { saved: disk.load()?, ..Links::default() };
+    /// Takes up what an earlier agent left: a plan that nobody confirmed is taken back first of all; in another boot, the
+    /// committed one is made.
+    pub(crate) async fn start(
+        node: NodeName,
+        boot: BootId,
+        executor: E,
+        disk: D,
+    ) -> Result<Arc<Self>, StoreError> {
+        let links = Links { saved: disk.load()?.at_start(&boot), ..Links::default() };
         let network = Arc::new(Self {
             node,
+            boot,
             executor,
             disk,
             state: Mutex::new(links),
             drifts: drift::Shared::default(),
         });
         let mut links = network.state.lock().await;
-        network.take_back(&mut links, "the agent restarted before it was confirmed").await;
+        if network.take_back(&mut links, "the agent restarted before it was confirmed").await.is_none() {
+            network.make_again(&mut links).await;
+        }
         drop(links);
         Ok(network)
     }
@@ -193,10 +221,12 @@ impl<E: Executor, D: Disk> Network<E, D> {
         self.executor.check(&now, &plan).map_err(ChangeError::Apply)?;
         // The way back leads to before the first attempt, however often the plan is sent.
         let (before, was_open) = match &links.saved.stage {
-            Stage::Open { before } => (before.clone(), true),
+            Stage::Open { before, .. } => (before.clone(), true),
             Stage::Settled | Stage::TakenBack { .. } => (now, false),
         };
-        self.save(&mut links, Saved { plan: Some(plan.clone()), stage: Stage::Open { before } })?;
+        let stage = Stage::Open { before, boot: Some(self.boot.clone()) };
+        let saved = Saved { plan: Some(plan.clone()), stage, ..links.saved.clone() };
+        self.save(&mut links, saved)?;
         let unfinished = confirm_within_ms.map_or(UNFINISHED, confirm_within);
         links.next = Next::TakeBack { timer: self.arm(unfinished), stands: false };
         let report = match self.executor.apply(&plan).await {
@@ -233,13 +263,17 @@ impl<E: Executor, D: Disk> Network<E, D> {
     pub(crate) async fn state(&self) -> Result<NetworkState, ChangeError> {
         let links = self.state.lock().await;
         let left = |timer: &Timer| timer.deadline.saturating_duration_since(Instant::now()).as_millis();
-        let pending = links.timer().filter(|_| !links.is_stuck());
+        let pending = match &links.next {
+            Next::TakeBack { timer, .. } => Some(timer),
+            Next::Nothing | Next::TryAgain { .. } | Next::MakeAgain { .. } => None,
+        };
         Ok(NetworkState {
             links: self.executor.observe().await.map_err(ChangeError::Observe)?,
             generation: links.saved.plan.as_ref().map(|plan| plan.generation),
             pending_ms: pending.map(|timer| u32::try_from(left(timer)).unwrap_or(u32::MAX)),
             taken_back: links.taken_back(),
             drifts: self.drifts.all(),
+            committed: links.committed(&self.boot),
         })
     }
 
@@ -262,7 +296,9 @@ impl<E: Executor, D: Disk> Network<E, D> {
     }
 
     fn settle(&self, links: &mut Links) -> Result<(), StoreError> {
-        self.save(links, Saved { plan: links.saved.plan.clone(), stage: Stage::Settled })?;
+        let plan = links.saved.plan.clone();
+        let made_in = Some(self.boot.clone());
+        self.save(links, Saved { committed: plan.clone(), plan, stage: Stage::Settled, made_in })?;
         links.next = Next::Nothing;
         Ok(())
     }
@@ -288,14 +324,56 @@ impl<E: Executor, D: Disk> Network<E, D> {
     async fn expire(self: &Arc<Self>, deadline: Instant) {
         let mut links = self.state.lock().await;
         // Committed, or sent again, while this waited for the lock.
-        if links.timer().is_some_and(|timer| timer.deadline == deadline) {
-            self.take_back(&mut links, "it was not confirmed in time").await;
+        if links.timer().is_none_or(|timer| timer.deadline != deadline) {
+            return;
         }
+        match links.next {
+            Next::MakeAgain { .. } => self.make_again(&mut links).await,
+            Next::Nothing | Next::TakeBack { .. } | Next::TryAgain { .. } => {
+                self.take_back(&mut links, "it was not confirmed in time").await;
+            }
+        }
+    }
+
+    /// Makes the committed plan, if that has not been done in this boot.
+    async fn make_again(self: &Arc<Self>, links: &mut Links) {
+        if links.saved.is_made_in(&self.boot) {
+            return;
+        }
+        let tries = match links.next {
+            Next::MakeAgain { tries, .. } => tries.saturating_add(1),
+            Next::Nothing | Next::TakeBack { .. } | Next::TryAgain { .. } => 1,
+        };
+        // The next try is certain before this one begins.
+        links.next = self.make_later(tries, "the agent is at it");
+        match self.make(links).await {
+            Ok(()) => links.next = Next::Nothing,
+            Err(why) => {
+                warn!("the committed network plan can't be made, try {tries}: {why}");
+                links.next = self.make_later(tries, &why);
+            }
+        }
+    }
+
+    async fn make(&self, links: &mut Links) -> Result<(), String> {
+        if let Some(plan) = &links.saved.committed {
+            let report = self.executor.apply(plan).await.map_err(|error| chain(&error))?;
+            if let Some(why) = reason(&report.outcome) {
+                return Err(why.to_owned());
+            }
+            info!("network plan {} made in another boot: {:?}", plan.generation.0, report.outcome);
+        }
+        let made = Saved { made_in: Some(self.boot.clone()), ..links.saved.clone() };
+        self.save(links, made).map_err(|error| chain(&error))
+    }
+
+    fn make_later(self: &Arc<Self>, tries: u32, why: &str) -> Next {
+        Next::MakeAgain { tries, why: why.to_owned(), timer: pause(tries).map(|pause| self.arm(pause)) }
     }
 
     /// Takes the plan back that is open, if one is; says how that ended.
     async fn take_back(self: &Arc<Self>, links: &mut Links, why: &str) -> Option<Outcome> {
-        let (Some(plan), Stage::Open { before }) = (links.saved.plan.clone(), &links.saved.stage) else {
+        let (Some(plan), Stage::Open { before, .. }) = (links.saved.plan.clone(), &links.saved.stage) else {
             return None;
         };
         let before = before.clone();
@@ -304,7 +382,7 @@ impl<E: Executor, D: Disk> Network<E, D> {
             Next::TryAgain { tries, outcome, .. } => {
                 (tries.saturating_add(1), reason(outcome).unwrap_or(why))
             }
-            Next::Nothing | Next::TakeBack { .. } => (1, why),
+            Next::Nothing | Next::TakeBack { .. } | Next::MakeAgain { .. } => (1, why),
         };
         let why = why.to_owned();
         // The next try is certain before this one begins.
@@ -319,9 +397,12 @@ impl<E: Executor, D: Disk> Network<E, D> {
         };
         warn!("network plan {} taken back, try {tries}: {outcome:?}", plan.generation.0);
         if let Outcome::RolledBack { .. } = outcome {
-            match self.save(links, Saved { plan: Some(plan), stage: Stage::TakenBack { why } }) {
+            let saved = Saved { stage: Stage::TakenBack { why }, ..links.saved.clone() };
+            match self.save(links, saved) {
                 Ok(()) => {
-                    links.next = Next::Nothing;
+                    let is_made = links.saved.is_made_in(&self.boot);
+                    links.next =
+                        if is_made { Next::Nothing } else { self.make_later(1, "it waits its turn") };
                     return Some(outcome);
                 }
                 Err(error) => warn!("{}", chain(&error)),

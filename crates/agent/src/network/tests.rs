@@ -49,6 +49,11 @@ impl Simulated {
         self.links.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What a machine's restart leaves of its links.
+    fn reboot(&self) {
+        *self.links.lock().unwrap_or_else(PoisonError::into_inner) = Self::new().links();
+    }
+
     fn carry_out(&self, ops: &[Op]) {
         let mut links = self.links.lock().unwrap();
         for op in ops {
@@ -149,17 +154,28 @@ fn request(plan: NetworkPlan, confirm_within_ms: Option<u32>) -> ApplyRequest {
 struct Bench {
     kernel: Simulated,
     directory: tempfile::TempDir,
+    boots: StdMutex<u32>,
 }
 
 impl Bench {
     fn new() -> Self {
-        Self { kernel: Simulated::new(), directory: tempfile::tempdir().unwrap() }
+        Self { kernel: Simulated::new(), directory: tempfile::tempdir().unwrap(), boots: StdMutex::new(1) }
+    }
+
+    /// The machine starts anew: its links are bare.
+    fn reboot(&self) {
+        *self.boots.lock().unwrap() += 1;
+        self.kernel.reboot();
+    }
+
+    fn boot(&self) -> BootId {
+        BootId::of(*self.boots.lock().unwrap())
     }
 
     /// An agent on this kernel; the second one comes after a restart.
     async fn agent(&self) -> Arc<Network<Simulated>> {
         let store = Store::in_directory(self.directory.path());
-        Network::start(node(), self.kernel.clone(), store).await.unwrap()
+        Network::start(node(), self.boot(), self.kernel.clone(), store).await.unwrap()
     }
 }
 
@@ -390,4 +406,127 @@ async fn an_agent_that_is_told_to_end_takes_a_pending_plan_back_first_and_a_sett
     agent.apply(request(plan(2, 711), None)).await.unwrap();
     agent.stop().await;
     assert!(bench.kernel.has_vlan(711));
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap()
+}
+
+async fn committed(agent: &Arc<Network<Simulated>>) -> (u64, Option<String>) {
+    let committed = agent.state().await.unwrap().committed.unwrap();
+    (committed.generation.0, committed.not_made)
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_of_the_machine_the_committed_plan_is_made_and_an_open_one_is_dropped() {
+    let bench = Bench::new();
+    let agent = bench.agent().await;
+    agent.apply(request(plan(4, 711), None)).await.unwrap();
+    let settled = bench.kernel.links();
+    agent.apply(request(plan(5, 712), Some(600_000))).await.unwrap();
+    drop(agent);
+    for _ in 0..2 {
+        bench.reboot();
+        let agent = bench.agent().await;
+        assert_eq!(bench.kernel.links(), settled);
+        let state = agent.state().await.unwrap();
+        let why = saved::RESTARTED.to_owned();
+        assert_eq!(state.taken_back.unwrap().outcome, Outcome::RolledBack { why });
+        assert_eq!((state.generation, state.pending_ms), (Some(Generation(5)), None));
+        assert_eq!(committed(&agent).await, (4, None));
+    }
+    // Generations don't go back.
+    let agent = bench.agent().await;
+    let (offered, seen) = (Generation(4), Generation(5));
+    assert_eq!(refused(agent.apply(request(plan(4, 711), None)).await), Refused::Stale { offered, seen });
+    agent.apply(request(plan(6, 712), None)).await.unwrap();
+    drop(agent);
+    bench.reboot();
+    let agent = bench.agent().await;
+    assert!(bench.kernel.has_vlan(712) && agent.state().await.unwrap().taken_back.is_none());
+    assert_eq!(committed(&agent).await, (6, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_committed_plan_that_was_being_sent_again_when_the_machine_died_is_in_force_afterwards() {
+    let bench = Bench::new();
+    let one = plan(1, 711);
+    bench.agent().await.apply(request(one.clone(), None)).await.unwrap();
+    let before = bench.kernel.links();
+    let open = Stage::Open { before, boot: Some(bench.boot()) };
+    let made_in = Some(bench.boot());
+    let saved = Saved { plan: Some(one.clone()), stage: open, committed: Some(one), made_in };
+    Store::in_directory(bench.directory.path()).save("network.json", &saved).unwrap();
+    bench.reboot();
+    let agent = bench.agent().await;
+    assert!(bench.kernel.has_vlan(711) && agent.state().await.unwrap().taken_back.is_none());
+    assert_eq!(committed(&agent).await, (1, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_committed_plan_that_can_not_be_made_is_told_and_tried_again_and_keeps_no_new_plan_waiting() {
+    for confirmed in [None, Some(false), Some(true)] {
+        let bench = Bench::new();
+        bench.agent().await.apply(request(plan(1, 711), None)).await.unwrap();
+        bench.reboot();
+        let spoil = || {
+            *bench.kernel.spoilt.lock().unwrap() = Some(Outcome::RolledBack { why: "EBUSY".to_owned() });
+        };
+        spoil();
+        let agent = bench.agent().await;
+        assert_eq!(committed(&agent).await, (1, Some("EBUSY".to_owned())));
+        assert_eq!(agent.state().await.unwrap().pending_ms, None);
+        spoil();
+        sleep(Duration::from_millis(1_010)).await;
+        assert_eq!(committed(&agent).await, (1, Some("EBUSY".to_owned())));
+        if let Some(confirmed) = confirmed {
+            let applied = agent.apply(request(plan(2, 712), Some(30_000))).await.unwrap();
+            assert!(applied.pending && committed(&agent).await.1.is_some());
+            if confirmed {
+                agent.commit(Generation(2)).await.unwrap();
+            }
+        }
+        // Once the new plan is taken back the old one's turn comes again.
+        sleep(Duration::from_secs(32)).await;
+        let new = confirmed == Some(true);
+        assert_eq!((bench.kernel.has_vlan(711), bench.kernel.has_vlan(712)), (!new, new), "{confirmed:?}");
+        assert_eq!(committed(&agent).await, (if new { 2 } else { 1 }, None));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tries_to_make_the_committed_plan_have_an_end_and_a_restart_of_the_agent_tries_again() {
+    let bench = Bench::new();
+    bench.agent().await.apply(request(plan(1, 711), None)).await.unwrap();
+    bench.reboot();
+    let elsewhere = Simulated { links: Arc::default(), ..bench.kernel.clone() };
+    let store = Store::in_directory(bench.directory.path());
+    // No NIC is there: no way leads to the plan.
+    let agent = Network::start(node(), bench.boot(), elsewhere, store).await.unwrap();
+    sleep(Duration::from_hours(1)).await;
+    let (tries, timer) = match &agent.state.lock().await.next {
+        Next::MakeAgain { tries, timer, .. } => (*tries, timer.is_some()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((tries, timer), (TRIES_MAX, false));
+    assert!(committed(&agent).await.1.unwrap().contains("no way to the plan"));
+    drop(agent);
+    assert_eq!(committed(&bench.agent().await).await, (1, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_of_an_agent_that_knew_no_boots_is_of_this_boot() {
+    let write = |bench: &Bench, text: &str| std::fs::write(bench.directory.path().join("network.json"), text);
+    let bench = Bench::new();
+    let (before, one) = (bench.kernel.links(), plan(1, 711));
+    bench.agent().await.apply(request(one.clone(), Some(30_000))).await.unwrap();
+    let open = format!(r#"{{"plan":{},"stage":{{"open":{{"before":{}}}}}}}"#, json(&one), json(&before));
+    write(&bench, &open).unwrap();
+    let agent = bench.agent().await;
+    assert_eq!(bench.kernel.links(), before);
+    assert!(agent.state().await.unwrap().taken_back.is_some());
+    drop(agent);
+    write(&bench, &format!(r#"{{"plan":{},"stage":"settled"}}"#, json(&one))).unwrap();
+    assert_eq!(committed(&bench.agent().await).await, (1, None));
+    assert_eq!(bench.kernel.links(), before, "what was settled in this boot is not made again");
 }

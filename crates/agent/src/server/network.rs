@@ -82,7 +82,7 @@ impl From<ChangeError> for Refusal {
             ChangeError::Store(_) => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "store-failed",
-                "look at the node's /run/twinrack: is it there, is it full?",
+                "look at the folder that the message names: is it there, is it full?",
             ),
         };
         Self::new(status, code, chain(&error), help)
@@ -118,7 +118,7 @@ impl From<ProbeError> for Refusal {
             ProbeError::Store(_) => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "store-failed",
-                "look at the node's /run/twinrack: is it there, is it full?",
+                "look at the folder that the message names: is it there, is it full?",
             ),
         };
         Self::new(status, code, chain(&error), help)

@@ -1,5 +1,5 @@
-//! The agent dies at every step, twice; a task of it panics at every step; every save fails once. Whatever happens, the links
-//! end as the old plan says or as the new one does, the agent says which, and nothing stays pending.
+//! The agent or its machine dies at every step, twice; a task of it panics at every step; every save fails once. Whatever
+//! happens, the links end as the old plan says or as the new one does, the agent says which, and nothing stays pending.
 
 use super::*;
 use crate::network::saved::{Disk, Saved, Stage};
@@ -31,6 +31,14 @@ const STORIES: [Story; 8] = [
     Story::WayBackFailsTwice,
     Story::AgentToldToEnd,
 ];
+
+/// What dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Death {
+    Agent,
+    /// Its links are bare in the next boot.
+    Machine,
+}
 
 /// When an agent dies: between two of its steps. All clones are one agent's.
 #[derive(Debug, Clone)]
@@ -151,6 +159,7 @@ type Agent = Arc<Network<Mortal, Mortal>>;
 /// A node, and what its client knows.
 struct World {
     outlives: Mortal,
+    boots: AtomicUsize,
     old: CurrentLinks,
     new: CurrentLinks,
     asked_to_keep: Arc<AtomicBool>,
@@ -171,7 +180,7 @@ impl World {
             life: Life::of(usize::MAX),
             saves_left: Arc::new(AtomicUsize::new(usize::MAX)),
         };
-        let agent = Network::start(node(), outlives.clone(), outlives.clone()).await.unwrap();
+        let agent = Network::start(node(), BootId::of(1), outlives.clone(), outlives.clone()).await.unwrap();
         agent.apply(request(plan(1, 711), None)).await.unwrap();
         let old = outlives.kernel.links();
         let mut new = old.clone();
@@ -179,13 +188,25 @@ impl World {
             simulate::apply(&mut new, &op).unwrap();
         }
         let (old, new) = (unnumbered(old), unnumbered(new));
-        Self { outlives, old, new, asked_to_keep: Arc::default(), told_kept: Arc::default() }
+        let (asked_to_keep, told_kept) = (Arc::default(), Arc::default());
+        Self { outlives, boots: AtomicUsize::new(1), old, new, asked_to_keep, told_kept }
+    }
+
+    /// What else goes when an agent with this life ends.
+    fn after(&self, life: &Life, death: Death) {
+        // One that outlived its story dies now.
+        life.steps_left.store(0, SeqCst);
+        if death == Death::Machine {
+            self.outlives.kernel.reboot();
+            self.boots.fetch_add(1, SeqCst);
+        }
     }
 
     /// An agent with this life; none if it dies while it starts.
     async fn agent(&self, life: &Life) -> Option<Agent> {
         let mortal = Mortal { life: life.clone(), ..self.outlives.clone() };
-        tokio::spawn(Network::start(node(), mortal.clone(), mortal)).await.ok().map(Result::unwrap)
+        let boot = BootId::of(u32::try_from(self.boots.load(SeqCst)).unwrap());
+        tokio::spawn(Network::start(node(), boot, mortal.clone(), mortal)).await.ok().map(Result::unwrap)
     }
 
     /// The story as far as it gets; then time enough for whatever comes by itself.
@@ -207,6 +228,8 @@ impl World {
             other => panic!("{what}: {other:?}"),
         };
         assert_eq!(&links, if says_new { &self.new } else { &self.old }, "{what}: {outcome:?}");
+        let generation = Generation(if says_new { 2 } else { 1 });
+        assert_eq!(state.committed, Some(Committed { generation, not_made: None }), "{what}");
         assert_eq!(state.pending_ms, None, "{what}");
         assert!(!says_new || self.asked_to_keep.load(SeqCst), "{what}: nobody wanted that");
         assert!(says_new || !self.told_kept.load(SeqCst), "{what}: what was promised is gone");
@@ -266,11 +289,11 @@ async fn tell(
     }
 }
 
-/// Every step of every story is an agent's last one, and every step of the agent that comes to put it right, too.
-#[tokio::test(start_paused = true)]
-async fn agents_that_die_at_any_step_leave_a_node_that_is_put_right() {
+/// Every step of every story is the last one of an agent or its machine, and every step of the agent that comes to put it right,
+/// too.
+async fn die_twice(deaths: [Death; 2]) {
     for story in STORIES {
-        let mut deaths = 0;
+        let mut ends = 0;
         for first in 0.. {
             let mut survived = false;
             for second in 0.. {
@@ -280,15 +303,19 @@ async fn agents_that_die_at_any_step_leave_a_node_that_is_put_right() {
                     world.live(story, agent).await;
                 }
                 survived = !one.has_ended();
+                world.after(&one, deaths[0]);
                 if let Some(agent) = world.agent(&two).await {
                     sleep(Duration::from_secs(2)).await;
                     drop(agent);
                 }
+                let survived_twice = !two.has_ended();
+                world.after(&two, deaths[1]);
                 let last = world.agent(&Life::of(usize::MAX)).await.unwrap();
                 sleep(Duration::from_hours(1)).await;
-                world.judge(&last, &format!("{story:?}, dead after {first} and {second} steps")).await;
-                deaths += 1;
-                if !two.has_ended() {
+                let what = format!("{story:?}, {deaths:?} dead after {first} and {second} steps");
+                world.judge(&last, &what).await;
+                ends += 1;
+                if survived_twice {
                     break;
                 }
             }
@@ -296,8 +323,20 @@ async fn agents_that_die_at_any_step_leave_a_node_that_is_put_right() {
                 break;
             }
         }
-        assert!(deaths > 10, "{story:?}: only {deaths}");
+        assert!(ends > 10, "{story:?}: only {ends}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn agents_that_die_at_any_step_leave_a_node_that_is_put_right() {
+    die_twice([Death::Agent, Death::Agent]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn machines_that_die_at_any_step_come_back_as_the_old_plan_or_the_new_one_says() {
+    die_twice([Death::Machine, Death::Machine]).await;
+    die_twice([Death::Machine, Death::Agent]).await;
+    die_twice([Death::Agent, Death::Machine]).await;
 }
 
 /// A bug that ends one task of the agent takes neither the way back nor the dead man's switch along.
