@@ -146,9 +146,6 @@ pub enum LabError {
         /// The node.
         node: String,
     },
-    /// Nothing can be done on a node behind its agent's back.
-    #[error(transparent)]
-    Hands(#[from] super::hands::HandsError),
     /// QEMU doesn't do as told.
     #[error("the QEMU of node {node} does not do as told")]
     Qmp {
@@ -202,7 +199,6 @@ impl LabError {
             | Self::NoSpare { .. }
             | Self::Missing { .. }
             | Self::Client(_)
-            | Self::Hands(_)
             | Self::Keep(_)
             | Self::Pki(_)
             | Self::Fabric { .. }

@@ -324,8 +324,9 @@ impl Runner<'_> {
             }
         };
         let killed = async {
-            let mut hands = self.lab.nodes().get(name).ok_or_else(missing)?.hands().await?;
-            Ok::<_, LabError>(hands.run(&["@kill", signal, "twinrackd"]).await?)
+            let mut hands = self.lab.nodes().get(name).ok_or_else(missing)?.hands_or_lab_error().await?;
+            let killed = hands.run(&["@kill", signal, "twinrackd"]).await;
+            killed.map_err(|source| LabError::Hands { node: name.to_string(), source })
         };
         // Status 1: no process of that name. The agent is just being started again, which is a moment as good as another.
         killed.await.map(drop)
