@@ -131,7 +131,7 @@ impl Vigil {
     fn see(&self, sighting: &Sighting) {
         if let Some(kept) = self.lock().as_mut()
             && sighting.at > kept.since
-            && sighting.lost() != kept.expected
+            && strays(&sighting.lost(), &kept.expected, sighting.not_reporting.is_empty())
         {
             let after = sighting.at.duration_since(kept.since).as_millis();
             kept.strays.push(format!("{after} ms later this was named: {}", words(sighting)));
@@ -142,6 +142,12 @@ impl Vigil {
     pub(super) fn end(&self) -> Vec<String> {
         self.lock().take().map_or_else(Vec::new, |kept| kept.strays)
     }
+}
+
+/// Whether something else is named than what is expected. What is missing counts only if everybody has reported: of a node
+/// that is late, nobody can tell.
+fn strays(lost: &[String], expected: &[String], all_report: bool) -> bool {
+    lost.iter().any(|id| !expected.contains(id)) || all_report && expected.iter().any(|id| !lost.contains(id))
 }
 
 /// Logs every loss when it is first named and when it no longer is.
@@ -176,5 +182,25 @@ pub(super) async fn log_losses(
             }
         }
         named = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_invented_always_counts_and_what_is_missing_when_everybody_could_say_it() {
+        let ids = |ids: &[&str]| -> Vec<String> { ids.iter().map(ToString::to_string).collect() };
+        let expected = ids(&["a"]);
+        for (lost, all_report, stray) in [
+            (&["a"][..], true, false),
+            (&[], true, true),
+            (&[], false, false),
+            (&["a", "b"], false, true),
+            (&["b"], true, true),
+        ] {
+            assert_eq!(strays(&ids(lost), &expected, all_report), stray, "{lost:?}");
+        }
     }
 }
