@@ -25,7 +25,8 @@
 //! On failure: a [`DiffError`]; no list.
 
 use crate::link::{
-    AdapterMap, CurrentLinks, DesiredLink, DesiredLinks, LinkKind, LinkName, Route, is_made_by_us,
+    AdapterMap, CurrentLink, CurrentLinks, DesiredLink, DesiredLinks, LinkKind, LinkName, Route,
+    is_made_by_us,
 };
 use crate::op::Op;
 use crate::plan::{NetworkPlan, ResolveError};
@@ -365,7 +366,7 @@ impl Planner<'_> {
             for (name, link) in &keep.links {
                 let exact = self.desired.links.get(name).is_some_and(|wanted| wanted.routes.is_some());
                 for route in link.routes.iter().filter(of_phase).filter(|_| !exact) {
-                    self.keep_route(name, route);
+                    self.keep_route(name, link, route);
                 }
             }
         }
@@ -373,12 +374,13 @@ impl Planner<'_> {
     }
 
     /// Gives a route back that the way has cost, to the link that can have it.
-    fn keep_route(&mut self, name: &LinkName, route: &Route) {
+    fn keep_route(&mut self, name: &LinkName, before: &CurrentLink, route: &Route) {
         if self.state.get(name).is_some_and(|link| link.routes.contains(route)) {
             return;
         }
-        // A port's routes lead nowhere: what it hears goes to its master.
-        let own = self.state.get(name).filter(|link| link.master.is_none()).map(|_| name);
+        // The routes of what has become a port lead nowhere: what it hears goes to its master. What was one keeps them.
+        let is_free = |link: &&CurrentLink| link.master.is_none() || link.master == before.master;
+        let own = self.state.get(name).filter(is_free).map(|_| name);
         let heir = |name: &&LinkName| {
             let takes = |gateway| self.state.links[*name].addresses.iter().any(|net| net.contains(&gateway));
             let wanted = &self.desired.links[*name];
