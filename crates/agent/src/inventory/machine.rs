@@ -4,6 +4,7 @@ use super::tree::Tree;
 use crate::init::module_paths;
 use model::{CpuInfo, MemoryInfo};
 use std::collections::BTreeSet;
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 /// The modules that twinrack uses, in the kernel's spelling (`_` for `-`).
 const FEATURES: [&str; 21] = [
@@ -39,33 +40,18 @@ pub(super) fn serial(tree: &Tree) -> Option<String> {
     (!filler.contains(&serial.to_ascii_lowercase().as_str())).then_some(serial)
 }
 
-pub(super) fn cpu(tree: &Tree) -> CpuInfo {
-    let text = tree.text("proc/cpuinfo").unwrap_or_default();
-    CpuInfo {
-        model: cpu_model(&text).unwrap_or("unknown").to_owned(),
-        threads: text.lines().filter(|line| key(line) == Some("processor")).count(),
-    }
-}
-
-fn cpu_model(cpuinfo: &str) -> Option<&str> {
-    let line = cpuinfo.lines().find(|line| key(line) == Some("model name"))?;
-    Some(line.split_once(':')?.1.trim())
-}
-
-fn key(line: &str) -> Option<&str> {
-    Some(line.split_once(':')?.0.trim())
-}
-
-pub(super) fn memory(tree: &Tree) -> MemoryInfo {
-    let text = tree.text("proc/meminfo").unwrap_or_default();
-    MemoryInfo { total_bytes: total_bytes(&text).unwrap_or(0) }
-}
-
-/// `MemTotal:  360000 kB`; the unit is always kB, and means 1024 bytes (proc(5)).
-fn total_bytes(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find(|line| key(line) == Some("MemTotal"))?;
-    let kibibytes: u64 = line.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    kibibytes.checked_mul(1024)
+/// Processors and memory. Of a machine without `/proc` neither is known.
+pub(super) fn cpu_and_memory() -> (CpuInfo, MemoryInfo) {
+    let wanted = RefreshKind::nothing()
+        .with_cpu(CpuRefreshKind::nothing())
+        .with_memory(MemoryRefreshKind::nothing().with_ram());
+    let system = System::new_with_specifics(wanted)
+        .inspect_err(|error| tracing::warn!(%error, "cannot tell processors and memory"))
+        .ok();
+    let cpus = system.as_ref().map_or(&[][..], System::cpus);
+    let brand = cpus.first().map(|cpu| cpu.brand().trim()).filter(|brand| !brand.is_empty());
+    let cpu = CpuInfo { model: brand.unwrap_or("unknown").to_owned(), threads: cpus.len() };
+    (cpu, MemoryInfo { total_bytes: system.as_ref().map_or(0, System::total_memory) })
 }
 
 /// Features that are loaded, built in, or there to be loaded.
@@ -98,16 +84,20 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn processors_and_memory_are_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let tree = Tree::at(dir.path());
-        assert_eq!(cpu(&tree), CpuInfo { model: "unknown".to_owned(), threads: 0 });
-        fs::create_dir_all(dir.path().join("proc")).unwrap();
-        let one = "processor\t: 0\nmodel name\t: QEMU TCG CPU: v2\nflags\t\t: fpu\n\n";
-        fs::write(dir.path().join("proc/cpuinfo"), format!("{one}{one}")).unwrap();
-        fs::write(dir.path().join("proc/meminfo"), "MemTotal:         360000 kB\nMemFree: 1 kB\n").unwrap();
-        assert_eq!(cpu(&tree), CpuInfo { model: "QEMU TCG CPU: v2".to_owned(), threads: 2 });
-        assert_eq!(memory(&tree).total_bytes, 368_640_000);
+    fn processors_and_memory_are_those_that_the_kernel_tells() {
+        let (cpu, memory) = cpu_and_memory();
+        let lines = |path, word: &str| {
+            let text = fs::read_to_string(path).unwrap();
+            text.lines().filter(|line| line.starts_with(word)).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let models = lines("/proc/cpuinfo", "model name");
+        assert_eq!(cpu.threads, lines("/proc/cpuinfo", "processor").len());
+        assert_eq!(models[0].split_once(':').unwrap().1.trim(), cpu.model);
+        let kibibytes: Vec<u64> = lines("/proc/meminfo", "MemTotal:")
+            .iter()
+            .map(|line| line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap())
+            .collect();
+        assert_eq!(memory.total_bytes, kibibytes[0] * 1024);
     }
 
     #[test]
@@ -142,9 +132,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text in "(MemTotal|model name|processor)?[: \\t]*.*\n?.*") {
-            cpu_model(&text);
-            total_bytes(&text);
+        fn no_text_panics(text in ".*(\\.ko)?.*") {
             module_name(&text);
         }
     }

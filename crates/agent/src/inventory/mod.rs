@@ -1,7 +1,7 @@
 //! What the machine has, as its kernel reports it.
 //!
-//! Read afresh at each request: nothing here is cached. Everything but two ioctls comes from `/sys` and `/proc`, under a
-//! root that tests replace by a directory of their own.
+//! Read afresh at each request: nothing here is cached. Processors and memory come by `sysinfo`; everything else but two
+//! ioctls from `/sys` and `/proc`, under a root that tests replace by a directory of their own.
 //!
 //! Left out on purpose: the out-of-band NIC (no part of the cluster), virtual links and drives, drives of other machines
 //! (NVMe over a fabric: a peer's leg is not our drive), and drives without a serial number, which nothing could identify.
@@ -38,11 +38,12 @@ pub(crate) fn read(config: &NodeConfig) -> Inventory {
     let tree = Tree::host();
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let features = machine::features(&tree, &release);
+    let (cpu, memory) = machine::cpu_and_memory();
     Inventory {
         node: config.node.clone(),
         machine_serial: machine::serial(&tree),
-        cpu: machine::cpu(&tree),
-        memory: machine::memory(&tree),
+        cpu,
+        memory,
         nics: nic::all(&tree, config.out_of_band.map(|oob| oob.mac)),
         drives: drive::all(&tree),
         kernel: KernelInfo { release, boot_id: boot_id(), features },
