@@ -205,13 +205,13 @@ impl Lab {
         self.power_on(keeper, &all).await
     }
 
-    /// Brings a step's nodes back, or takes note that they are; gives their names.
+    /// Brings a step's nodes back, or takes note that they are.
     pub async fn bring_back(
         &mut self,
         keeper: &mut Keeper,
         spec: &ClusterSpec,
         step: &Step,
-    ) -> Result<BTreeSet<NodeName>, LabError> {
+    ) -> Result<(), LabError> {
         let names = self.nodes_of(spec, step)?;
         match step {
             Step::PowerOn { .. } => self.power_on(keeper, &names).await?,
@@ -219,11 +219,11 @@ impl Lab {
             _ => {}
         }
         self.faults.retain(|made| !matches!(made, Made::Down { node, .. } if names.contains(node)));
-        Ok(names)
+        Ok(())
     }
 
     /// The nodes that a step takes the power of, freezes, or brings back.
-    fn nodes_of(&self, spec: &ClusterSpec, step: &Step) -> Result<BTreeSet<NodeName>, LabError> {
+    pub(crate) fn nodes_of(&self, spec: &ClusterSpec, step: &Step) -> Result<BTreeSet<NodeName>, LabError> {
         let Some(Whom { room, position }) = step.whom() else { return Ok(BTreeSet::new()) };
         let nodes = spec.zones.get(room.index()).map_or(&[][..], |zone| &zone.nodes);
         let here = (1u8..).zip(nodes).filter(|(at, _)| position.is_none_or(|position| *at == position));

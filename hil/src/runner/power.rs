@@ -61,12 +61,17 @@ impl Runner<'_> {
         (since, deadline): (Instant, Instant),
     ) -> Result<Seen, RunError> {
         let broken = self.expected();
-        let names = self.lab.bring_back(self.keeper, &self.cluster.spec, step).await?;
-        let is_whole = self.lab.faults().is_empty();
-        if is_whole {
-            self.note_healed();
+        let names = self.lab.nodes_of(&self.cluster.spec, step)?;
+        // Who lost its power for a moment is broken until it answers.
+        let is_cycle = matches!(step, Step::PowerCycle { .. });
+        if !is_cycle {
+            self.undo(step).await?;
         }
         let made = or_failure(self.made_their_links(&names, since, deadline).await);
+        if is_cycle {
+            self.undo(step).await?;
+        }
+        let is_whole = self.lab.faults().is_empty();
         if !made.good || !is_whole {
             return Ok(made);
         }
@@ -78,6 +83,14 @@ impl Runner<'_> {
         let named = self.namings.judged(&broken, 0, usize::MAX);
         let what = format!("{}; all well after {after} ms", made.what);
         Ok(if named.good { Seen::held(what) } else { named })
+    }
+
+    async fn undo(&mut self, step: &Step) -> Result<(), RunError> {
+        self.lab.bring_back(self.keeper, &self.cluster.spec, step).await?;
+        if self.lab.faults().is_empty() {
+            self.note_healed();
+        }
+        Ok(())
     }
 
     /// Waits until nodes answer and are on their confirmed plans.
