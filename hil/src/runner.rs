@@ -17,11 +17,12 @@ mod drift;
 mod flapping;
 mod inventory;
 mod partition;
+mod power;
 mod refusal;
 mod spine;
 
 use crate::events::{Counters, Event, EventLog, Topology, Verdict};
-use crate::lab::{Lab, LabError};
+use crate::lab::{Keeper, Lab, LabError};
 use crate::progress::Progress;
 use crate::report::{ScenarioResult, StepResult};
 use crate::run::RunError;
@@ -42,6 +43,9 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 const NEIGHBOURS_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a cluster that was just wired may take until every path carries.
 const FIRST_HEALTH: Duration = Duration::from_secs(15);
+
+/// How often a node is asked while it is waited for.
+const POLL: Duration = Duration::from_millis(50);
 
 /// From this time after a mending on, management must carry: switches have heard where everybody is now.
 const MANAGEMENT_BOUND: Duration = Duration::from_secs(2);
@@ -74,6 +78,8 @@ impl Seen {
 pub(crate) struct Runner<'a> {
     cluster: Cluster,
     lab: &'a mut Lab,
+    /// What ends and starts nodes.
+    keeper: &'a mut Keeper,
     log: Arc<EventLog>,
     ui: &'a Ui,
     watch: Watch,
@@ -95,7 +101,7 @@ impl<'a> Runner<'a> {
     /// Deploys the cluster in the lab: cabling, network, first health.
     pub(crate) async fn deploy(
         spec: &ClusterSpec,
-        lab: &'a mut Lab,
+        (lab, keeper): (&'a mut Lab, &'a mut Keeper),
         log: &Arc<EventLog>,
         ui: &'a Ui,
     ) -> Result<Self, RunError> {
@@ -124,7 +130,7 @@ impl<'a> Runner<'a> {
             diagnosis::log_losses(watch.sightings(), Arc::clone(log), vigil.clone(), namings.clone());
         let logger = tokio::spawn(logging);
         let log = Arc::clone(log);
-        let runner = Self { cluster, lab, log, ui, watch, logger, faulted: None, vigil, namings };
+        let runner = Self { cluster, lab, keeper, log, ui, watch, logger, faulted: None, vigil, namings };
         let health = runner.well_by(Instant::now() + FIRST_HEALTH).await;
         if health.good { Ok(runner) } else { Err(RunError::Refused(health.what)) }
     }
@@ -244,7 +250,16 @@ impl<'a> Runner<'a> {
             Step::FailSwitch { .. }
             | Step::CutRoomLink { .. }
             | Step::CutSpineLink { .. }
-            | Step::CrossCable { .. } => self.break_it(step).await,
+            | Step::CrossCable { .. }
+            | Step::PowerOff { .. }
+            | Step::Freeze { .. } => self.break_it(step).await,
+            Step::PowerCycle { within_ms, .. } => {
+                self.power_cycle(step, Duration::from_millis(*within_ms)).await
+            }
+            Step::PowerOn { within_ms, .. } | Step::Thaw { within_ms, .. } => {
+                self.bring_back(step, Duration::from_millis(*within_ms)).await
+            }
+            Step::StaysNamed { for_ms } => Ok(self.stays_named(Duration::from_millis(*for_ms)).await),
             Step::FlapRoomLink { flapping, .. } | Step::FlapCable { flapping, .. } => {
                 self.flap(step, *flapping).await
             }
@@ -290,7 +305,7 @@ impl<'a> Runner<'a> {
         }
         // From before the fault: what follows it must not look faster than it is.
         let now = Instant::now();
-        let made = self.lab.break_it(&self.cluster.spec, step).await?;
+        let made = self.lab.break_it(self.keeper, &self.cluster.spec, step).await?;
         self.faulted = Some((self.faulted.map_or(now, |(first, _)| first), now));
         let words: Vec<String> = made.iter().map(ToString::to_string).collect();
         for fault in &words {
@@ -308,11 +323,15 @@ impl<'a> Runner<'a> {
     async fn mend(&mut self) -> Result<(), RunError> {
         self.vigil.end();
         // A fault that failed half-way is in force, too: mending undoes what there is.
-        self.lab.mend().await?;
+        self.lab.mend(self.keeper).await?;
+        self.note_healed();
+        Ok(())
+    }
+
+    fn note_healed(&mut self) {
         if self.faulted.take().is_some() {
             self.log.log(Event::Healed);
         }
-        Ok(())
     }
 
     /// Waits until everything is well and everybody says so.

@@ -9,7 +9,7 @@ mod needs;
 mod settings;
 
 pub use needs::Need;
-pub use settings::{BadPlan, Death, Flapping, Nics, Room, SpineWay, SwitchFailure, Way};
+pub use settings::{BadPlan, Death, Flapping, Nics, Room, SpineWay, SwitchFailure, Way, Whom};
 
 use model::{ClusterSpec, Wiring};
 use needs::{no_network, no_node, no_switch, wiring};
@@ -17,7 +17,7 @@ use serde::Deserialize;
 use std::fmt;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 11] = [
+const BUILT_IN: [(&str, &str); 14] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -27,6 +27,9 @@ const BUILT_IN: [(&str, &str); 11] = [
     ("room-cut-off", include_str!("../suites/room-cut-off.toml")),
     ("flapping-link", include_str!("../suites/flapping-link.toml")),
     ("spine-clean", include_str!("../suites/spine-clean.toml")),
+    ("node-loss", include_str!("../suites/node-loss.toml")),
+    ("node-frozen", include_str!("../suites/node-frozen.toml")),
+    ("rack-loss", include_str!("../suites/rack-loss.toml")),
     ("bad-apply", include_str!("../suites/bad-apply.toml")),
     ("kill-matrix", include_str!("../suites/kill-matrix.toml")),
 ];
@@ -139,6 +142,48 @@ pub enum Step {
         /// Which NICs.
         nics: Nics,
     },
+    /// A node, or a whole room at once, loses its power.
+    PowerOff {
+        /// The room.
+        room: Room,
+        /// The node's position there, from 1; none: all of them.
+        position: Option<u8>,
+    },
+    /// It gets its power back. Within a bound it has made its links by itself as they are planned; if nothing else is broken, all
+    /// is well then, and since the first fault nothing but the faults made was named.
+    PowerOn {
+        /// The room.
+        room: Room,
+        /// As above.
+        position: Option<u8>,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// Its power goes and comes back at once. It is named while it boots; then the same holds.
+    PowerCycle {
+        /// The room.
+        room: Room,
+        /// As above.
+        position: Option<u8>,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// A node, or a whole room, stands still.
+    Freeze {
+        /// The room.
+        room: Room,
+        /// As above.
+        position: Option<u8>,
+    },
+    /// It goes on. The same holds as after power on.
+    Thaw {
+        /// The room.
+        room: Room,
+        /// As above.
+        position: Option<u8>,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
     /// Every fault is undone.
     Heal {},
     /// A node is given a plan that goes wrong, which nobody confirms; within a bound it is on its own again, says so and why,
@@ -173,6 +218,11 @@ pub enum Step {
     Named {
         /// The bound from the last fault on, milliseconds.
         within_ms: u64,
+    },
+    /// From when they were named on, until so long after the first fault, exactly the faults made are named.
+    StaysNamed {
+        /// How long after the first fault, milliseconds.
+        for_ms: u64,
     },
     /// From the first fault on until now, nothing but the faults made was named, and that without a storm.
     NamedCalmly {
@@ -266,6 +316,24 @@ impl fmt::Display for Step {
                 let nics = if *nics == Nics::All { "all NICs" } else { "the storage NICs" };
                 write!(f, "{nics} of node {position} of {room} are cabled to the other room")
             }
+            Self::PowerOff { room, position } => {
+                write!(f, "{} loses its power", Whom { room: *room, position: *position })
+            }
+            Self::PowerOn { room, position, within_ms } => {
+                let whom = Whom { room: *room, position: *position };
+                write!(f, "{whom} gets its power back and is well by itself within {within_ms} ms")
+            }
+            Self::PowerCycle { room, position, within_ms } => {
+                let whom = Whom { room: *room, position: *position };
+                write!(f, "{whom} loses its power for a moment, and is well by itself within {within_ms} ms")
+            }
+            Self::Freeze { room, position } => {
+                write!(f, "{} freezes", Whom { room: *room, position: *position })
+            }
+            Self::Thaw { room, position, within_ms } => {
+                let whom = Whom { room: *room, position: *position };
+                write!(f, "{whom} goes on and is well within {within_ms} ms")
+            }
             Self::Heal {} => f.write_str("everything is mended"),
             Self::BadPlan { room, position, plan, meanwhile, .. } => {
                 write!(f, "node {position} of {room} is given {plan}")?;
@@ -275,6 +343,7 @@ impl fmt::Display for Step {
                 write!(f, "{death} {times} times while node {position} of {room} applies a plan")
             }
             Self::Named { within_ms } => write!(f, "exactly that is named within {within_ms} ms"),
+            Self::StaysNamed { for_ms } => write!(f, "exactly that is named for {for_ms} ms"),
             Self::NamedCalmly { at_least: 0, .. } => {
                 f.write_str("nothing else is named, and without a storm")
             }
@@ -316,7 +385,35 @@ impl Step {
                 | Self::FlapRoomLink { .. }
                 | Self::FlapCable { .. }
                 | Self::CrossCable { .. }
+                | Self::PowerOff { .. }
+                | Self::PowerCycle { .. }
+                | Self::Freeze { .. }
         )
+    }
+
+    /// Whose power it is about, or who freezes or goes on.
+    pub fn whom(&self) -> Option<Whom> {
+        match *self {
+            Self::PowerOff { room, position }
+            | Self::PowerOn { room, position, .. }
+            | Self::PowerCycle { room, position, .. }
+            | Self::Freeze { room, position }
+            | Self::Thaw { room, position, .. } => Some(Whom { room, position }),
+            _ => None,
+        }
+    }
+
+    /// Whether this step ends what an earlier one broke.
+    fn undoes(&self, fault: &Self) -> bool {
+        match (self, fault) {
+            (Self::Heal {}, _) => true,
+            (Self::PowerOn { .. }, Self::PowerOff { .. }) | (Self::Thaw { .. }, Self::Freeze { .. }) => {
+                self.whom() == fault.whom()
+            }
+            // It comes back in the same step.
+            (_, Self::PowerCycle { .. }) => true,
+            _ => false,
+        }
     }
 
     /// What the step speaks of that this cluster hasn't got.
@@ -339,7 +436,10 @@ impl Step {
             Self::CrossCable { room, position, .. }
             | Self::BadPlan { room, position, .. }
             | Self::DieDuringApplies { room, position, .. } => no_node(spec, *room, *position),
-            _ => None,
+            _ => {
+                let Whom { room, position } = self.whom()?;
+                no_node(spec, room, position?)
+            }
         }
     }
 }
@@ -383,6 +483,18 @@ pub enum SuiteError {
         suite: String,
         /// What.
         what: String,
+    },
+    /// Power on where nothing is off, or thawing where nothing is frozen.
+    #[error(
+        "suite {suite}, scenario `{scenario}`: nothing was done before that this step could undo: {step}"
+    )]
+    NothingToUndo {
+        /// The suite.
+        suite: String,
+        /// The scenario.
+        scenario: String,
+        /// The step, in words.
+        step: String,
     },
     /// A scenario ends broken.
     #[error("suite {suite}, scenario `{scenario}`: ends without mending what it broke")]
@@ -441,17 +553,24 @@ impl Suite {
 
 impl Scenario {
     fn check_budget(&self, suite: &str) -> Result<(), SuiteError> {
-        let mut at_once = 0;
+        let mut in_force: Vec<&Step> = Vec::new();
         let mut most = 0;
-        for step in &self.steps {
-            at_once = if *step == (Step::Heal {}) { 0 } else { at_once + usize::from(step.is_fault()) };
-            most = most.max(at_once);
-        }
         let (suite, scenario) = (suite.to_owned(), self.name.clone());
+        for step in &self.steps {
+            let before = in_force.len();
+            in_force.retain(|fault| !step.undoes(fault));
+            let undoes_nothing = in_force.len() == before;
+            if undoes_nothing && matches!(step, Step::PowerOn { .. } | Step::Thaw { .. }) {
+                return Err(SuiteError::NothingToUndo { suite, scenario, step: step.to_string() });
+            }
+            in_force.extend(step.is_fault().then_some(step));
+            most = most.max(in_force.len());
+        }
+        in_force.retain(|fault| !matches!(fault, Step::PowerCycle { .. }));
         if most > self.fault_budget {
             return Err(SuiteError::OverBudget { suite, scenario, faults: most, budget: self.fault_budget });
         }
-        if at_once > 0 { Err(SuiteError::EndsBroken { suite, scenario }) } else { Ok(()) }
+        if in_force.is_empty() { Ok(()) } else { Err(SuiteError::EndsBroken { suite, scenario }) }
     }
 }
 

@@ -131,6 +131,34 @@ fn a_scenario_keeps_its_fault_budget_and_mends_what_it_broke() {
 }
 
 #[test]
+fn power_that_is_given_back_is_no_fault_any_more_and_is_given_only_where_it_was_taken() {
+    let off = "{ do = 'power-off', room = 1, position = 1 }";
+    let on = "{ do = 'power-on', room = 1, position = 1, within_ms = 1 }";
+    let cycle = "{ do = 'power-cycle', room = 2, within_ms = 1 }";
+    for good in [vec![off, on], vec![off, on, off, on], vec![off, "{ do = 'heal' }"], vec![cycle, cycle]] {
+        assert!(parse(&good.join(", ")).is_ok(), "{good:?}");
+    }
+    let freeze = "{ do = 'freeze', room = 1, position = 1 }";
+    assert!(matches!(parse(&[off, freeze].join(", ")), Err(SuiteError::OverBudget { .. })));
+    assert!(matches!(parse(off), Err(SuiteError::EndsBroken { .. })));
+    let whole_room = "{ do = 'power-on', room = 1, within_ms = 1 }";
+    let thaw = "{ do = 'thaw', room = 1, position = 1, within_ms = 1 }";
+    for bad in [vec![on], vec![off, on, on], vec![off, whole_room], vec![off, thaw]] {
+        assert!(matches!(parse(&bad.join(", ")), Err(SuiteError::NothingToUndo { .. })), "{bad:?}");
+    }
+}
+
+#[test]
+fn a_whole_room_is_everywhere_and_a_node_is_not() {
+    let unmet = |step: &str| {
+        let suite = parse(&format!("{step}, {{ do = 'heal' }}")).unwrap();
+        suite.unmet(&suite.scenarios[0], &spec("1+1"))
+    };
+    assert_eq!(unmet("{ do = 'power-off', room = 2 }"), None);
+    assert_eq!(unmet("{ do = 'freeze', room = 2, position = 2 }").unwrap(), "room 2 has no node 2");
+}
+
+#[test]
 fn what_a_suite_can_not_say_is_refused_with_its_place() {
     for bad in [
         "{ do = 'pray' }",

@@ -84,10 +84,40 @@ impl Sighting {
 /// The longest silences since somebody began to listen for them, milliseconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Silences {
-    /// Of any path of a storage network. A path that was never heard counts since the beginning.
-    pub by_network_ms: BTreeMap<StorageNetworkIndex, u32>,
-    /// Of any node's reports: while nobody reports, nobody knows.
-    pub unobserved_ms: u32,
+    /// Of each path: network, sender, receiver. A path that was never heard counts since the beginning.
+    paths_ms: BTreeMap<(StorageNetworkIndex, NodeName, NodeName), u32>,
+    /// Of each node's reports: while it does not report, nobody knows what it hears.
+    unobserved_ms: BTreeMap<NodeName, u32>,
+}
+
+impl Silences {
+    /// The longest silence of any path of a storage network between nodes of which this holds; `None`: there is no such path.
+    pub fn of_network(&self, number: u8, among: impl Fn(&NodeName) -> bool) -> Option<u32> {
+        let paths = self
+            .paths_ms
+            .iter()
+            .filter(|((network, from, to), _)| network.get() == number && among(from) && among(to));
+        paths.map(|(_, ms)| *ms).max()
+    }
+
+    /// The longest time without a report of any node of which this holds.
+    pub fn unobserved_ms(&self, among: impl Fn(&NodeName) -> bool) -> u32 {
+        let nodes = self.unobserved_ms.iter().filter(|(node, _)| among(node));
+        nodes.map(|(_, ms)| *ms).max().unwrap_or_default()
+    }
+
+    fn note(&mut self, reports: &[NodeReport], listening_ms: u32) {
+        for report in reports {
+            let unobserved = self.unobserved_ms.entry(report.node.clone()).or_default();
+            *unobserved = report.age_ms.min(listening_ms).max(*unobserved);
+            for path in &report.paths {
+                let silent_ms = path.heard_ms_ago.unwrap_or(listening_ms).min(listening_ms);
+                let way = (path.network, path.peer.clone(), report.node.clone());
+                let longest = self.paths_ms.entry(way).or_default();
+                *longest = silent_ms.max(*longest);
+            }
+        }
+    }
 }
 
 /// A running watch. It ends when dropped.
@@ -232,15 +262,7 @@ impl Judge {
     fn note_silences(&self, reports: &[NodeReport]) {
         let mut guard = lock(&self.shared.silences);
         let (since, silences) = &mut *guard;
-        let listening_ms = milliseconds(since.elapsed());
-        for report in reports {
-            silences.unobserved_ms = silences.unobserved_ms.max(report.age_ms.min(listening_ms));
-            for path in &report.paths {
-                let silent_ms = path.heard_ms_ago.unwrap_or(listening_ms).min(listening_ms);
-                let longest = silences.by_network_ms.entry(path.network).or_default();
-                *longest = silent_ms.max(*longest);
-            }
-        }
+        silences.note(reports, milliseconds(since.elapsed()));
     }
 }
 
@@ -300,6 +322,31 @@ mod tests {
             assert!(!sighting(paths).is_well(3), "{paths:?}");
         }
         assert!(!sighting(&[(1, 2, 0), (2, 2, 0)]).is_well(4));
+    }
+
+    #[test]
+    fn what_is_silent_for_whom_is_told_apart() {
+        let heard = |peer: &str, heard_ms_ago| PathView {
+            peer: peer.parse().unwrap(),
+            network: index(1),
+            heard_ms_ago,
+        };
+        let report = |node: &str, age_ms, paths| NodeReport {
+            node: node.parse().unwrap(),
+            age_ms,
+            listening_ms: 9000,
+            paths,
+            nics: Vec::new(),
+        };
+        let mut silences = Silences::default();
+        let a1 = report("a1", 100, vec![heard("b1", Some(250)), heard("b2", None)]);
+        silences.note(&[a1, report("b2", 4000, vec![heard("a1", Some(700))])], 3000);
+        silences.note(&[report("a1", 50, vec![heard("b1", Some(10)), heard("b2", Some(10))])], 3200);
+        let but_b2 = |name: &NodeName| name.as_str() != "b2";
+        assert_eq!(silences.of_network(1, |_| true), Some(3000));
+        assert_eq!(silences.of_network(1, but_b2), Some(250));
+        assert_eq!(silences.of_network(2, |_| true), None);
+        assert_eq!((silences.unobserved_ms(|_| true), silences.unobserved_ms(but_b2)), (3000, 100));
     }
 
     #[test]

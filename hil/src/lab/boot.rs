@@ -1,9 +1,13 @@
 //! From a plan to nodes that answer.
+//!
+//! A node's power comes on in two steps, the first time as any other: its QEMU is started and stands still, and
+//! [`release`] lets it go once its cables are as the fabric has them.
 
 use super::error::{tail, tail_of};
 use super::handle::{Ended, Keeper};
 use super::keeper::Process;
 use super::plan::{DriveRole, NodePlan};
+use super::power::{Machine, Power};
 use super::qemu::{AGENT_PORT, NodeFiles, OUT_OF_BAND_ADDRESS};
 use super::topology::Cables;
 use super::{LabError, LabNode, state_drive};
@@ -11,10 +15,12 @@ use crate::progress::Progress;
 use crate::ui::{Line, Ui};
 use api::pki::Ca;
 use api::{Client, NodeConfig, OutOfBand, Role};
-use fabric::Control;
+use fabric::{Control, NicId};
 use futures_util::future::try_join_all;
 use ipnet::Ipv4Net;
 use model::NodeName;
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,7 +28,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
-use vm::qmp::Qmp;
+use vm::qmp::{Qmp, QmpError};
 
 /// How long the switches have to be there; they need milliseconds.
 const FABRIC_BOUND: Duration = Duration::from_secs(10);
@@ -31,10 +37,14 @@ const FABRIC_POLL: Duration = Duration::from_millis(20);
 /// How long QEMU has to answer a command.
 const QMP_BOUND: Duration = Duration::from_secs(10);
 
-/// A node whose power is on.
+/// How often it is tried whether a QEMU that was just started takes commands.
+const QMP_POLL: Duration = Duration::from_millis(5);
+
+/// A node whose QEMU was started.
 pub(super) struct Starting {
     pub(super) plan: NodePlan,
     pub(super) files: NodeFiles,
+    pub(super) machine: Machine,
     pub(super) client: Client,
     pub(super) address: SocketAddr,
     pub(super) powered_on: Instant,
@@ -116,24 +126,11 @@ async fn boot(
     ready: &impl Fn(&NodeName, u64),
 ) -> Result<LabNode, LabError> {
     line.step("boots");
-    let name = node.plan.name.to_string();
-    let process = Process::Node(node.plan.name.clone());
-    let died = async {
-        match ended.wait_for(|ended| ended.contains_key(&process)).await {
-            Ok(ended) => ended.get(&process).cloned().unwrap_or_default(),
-            Err(_) => "is gone with the lab's keeper".to_owned(),
-        }
-    };
-    let answered = tokio::select! {
-        biased;
-        status = died => {
-            return Err(LabError::QemuDied { node: name, status, tail: tail(&node.files) });
-        }
-        answered = node.client.wait_ready(bound) => answered,
-    };
+    let qmp = release(&node.plan, &node.files, ended.clone(), &BTreeMap::new()).await?;
+    let answered = unless_dead(&node.plan, &node.files, &mut ended, node.client.wait_ready(bound)).await?;
     if let Err(source) = answered {
         return Err(LabError::NoAnswer {
-            node: name,
+            node: node.plan.name.to_string(),
             bound,
             tail: tail(&node.files),
             source: Box::new(source),
@@ -142,17 +139,69 @@ async fn boot(
     let boot_ms = u64::try_from(node.powered_on.elapsed().as_millis()).unwrap_or(u64::MAX);
     line.step("answers");
     ready(&node.plan.name, boot_ms);
-    let qmp = Qmp::connect(&node.files.qmp(), QMP_BOUND)
-        .await
-        .map_err(|source| LabError::Qmp { node: name, source })?;
     Ok(LabNode {
         plan: node.plan,
         files: node.files,
-        qmp,
+        machine: node.machine,
+        power: Power::On { qmp, frozen: false },
         client: node.client,
         address: node.address,
         boot_ms,
     })
+}
+
+/// Lets a machine go that was started and stands still: first its cables are as the fabric has them. A NIC of which
+/// nothing is said has carrier.
+pub(super) async fn release(
+    plan: &NodePlan,
+    files: &NodeFiles,
+    mut ended: watch::Receiver<Ended>,
+    carriers: &BTreeMap<NicId, bool>,
+) -> Result<Qmp, LabError> {
+    let released = async {
+        let mut qmp = take_hold(&files.qmp()).await?;
+        for nic in plan.nics.iter().filter(|nic| carriers.get(&nic.id) == Some(&false)) {
+            qmp.set_link(&nic.device, false).await?;
+        }
+        qmp.execute("cont", Value::Null).await?;
+        Ok(qmp)
+    };
+    let released = unless_dead(plan, files, &mut ended, released).await?;
+    released.map_err(|source| LabError::Qmp { node: plan.name.to_string(), source })
+}
+
+/// Connects to a QEMU that may not listen yet. What an earlier one left at its socket refuses.
+async fn take_hold(socket: &Path) -> Result<Qmp, QmpError> {
+    let deadline = Instant::now() + QMP_BOUND;
+    loop {
+        match Qmp::connect(socket, QMP_BOUND).await {
+            Err(QmpError::Connect { .. }) if Instant::now() < deadline => tokio::time::sleep(QMP_POLL).await,
+            connected => return connected,
+        }
+    }
+}
+
+/// What comes of something, unless the node's QEMU ends before.
+async fn unless_dead<T>(
+    plan: &NodePlan,
+    files: &NodeFiles,
+    ended: &mut watch::Receiver<Ended>,
+    something: impl Future<Output = T>,
+) -> Result<T, LabError> {
+    let process = Process::Node(plan.name.clone());
+    let died = async {
+        match ended.wait_for(|ended| ended.contains_key(&process)).await {
+            Ok(ended) => ended.get(&process).cloned().unwrap_or_default(),
+            Err(_) => "is gone with the lab's keeper".to_owned(),
+        }
+    };
+    tokio::select! {
+        biased;
+        status = died => {
+            Err(LabError::QemuDied { node: plan.name.to_string(), status, tail: tail(files) })
+        }
+        outcome = something => Ok(outcome),
+    }
 }
 
 fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), LabError> {
@@ -175,8 +224,55 @@ mod tests {
     use super::*;
     use crate::lab::plan_tests::plan;
     use api::Endpoint;
-    use tokio::io::AsyncWriteExt;
-    use tokio::net::TcpListener;
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::{TcpListener, UnixListener};
+
+    /// A QEMU that does everything it is told. What that was.
+    async fn obey(listener: UnixListener) -> Vec<String> {
+        let (stream, _) = listener.accept().await.unwrap();
+        let (reader, mut writer) = stream.into_split();
+        let mut lines = BufReader::new(reader).lines();
+        let mut told = Vec::new();
+        while let Ok(Some(line)) = lines.next_line().await {
+            let order: Value = serde_json::from_str(&line).unwrap();
+            let answer = format!("{}\n", serde_json::json!({ "return": {}, "id": order["id"] }));
+            writer.write_all(answer.as_bytes()).await.unwrap();
+            told.push(format!("{} {}", order["execute"].as_str().unwrap(), order["arguments"]));
+        }
+        told
+    }
+
+    #[tokio::test]
+    async fn a_machine_is_let_go_when_its_cables_are_as_the_fabric_has_them() {
+        let plan = plan(model::Shape::ALL[0], 1).nodes.remove(0);
+        let dir = tempfile::tempdir().unwrap();
+        let files = NodeFiles::new(dir.path(), &plan, Path::new("/nowhere"));
+        // What an earlier QEMU left.
+        drop(UnixListener::bind(files.qmp()).unwrap());
+        let qemu = tokio::spawn({
+            let socket = files.qmp();
+            async move {
+                std::fs::remove_file(&socket).unwrap();
+                obey(UnixListener::bind(socket).unwrap()).await
+            }
+        });
+        let (_tell, ended) = watch::channel(Ended::new());
+        let carriers = plan.nics.iter().map(|nic| (nic.id.clone(), nic.device != "nic2")).collect();
+        drop(release(&plan, &files, ended, &carriers).await.unwrap());
+        let cut = r#"set_link {"name":"nic2","up":false}"#;
+        assert_eq!(qemu.await.unwrap(), ["qmp_capabilities null", cut, "cont null"]);
+    }
+
+    #[tokio::test]
+    async fn a_qemu_that_ends_instead_of_listening_is_told_at_once() {
+        let plan = plan(model::Shape::ALL[0], 1).nodes.remove(0);
+        let files = NodeFiles::new(Path::new("/nowhere"), &plan, Path::new("/nowhere"));
+        let (tell, ended) = watch::channel(Ended::new());
+        let process = Process::Node(plan.name.clone());
+        tell.send_modify(|ended| drop(ended.insert(process, "ended with exit code 1".to_owned())));
+        let error = release(&plan, &files, ended, &BTreeMap::new()).await.unwrap_err();
+        assert!(matches!(error, LabError::QemuDied { .. }), "{error}");
+    }
 
     #[tokio::test]
     async fn an_answer_that_is_not_an_agents_is_told_as_such_and_at_once() {
@@ -190,8 +286,12 @@ mod tests {
         let plan = plan(model::Shape::ALL[0], 1).nodes.remove(0);
         let identity = Ca::new("test", Duration::from_hours(1)).unwrap().issue_client("lab").unwrap();
         let client = Client::new(Endpoint { node: plan.name.clone(), address }, &identity).unwrap();
-        let files = NodeFiles::new(Path::new("/nowhere"), &plan, Path::new("/nowhere"));
-        let node = Starting { plan, files, client, address, powered_on: Instant::now() };
+        let dir = tempfile::tempdir().unwrap();
+        let files = NodeFiles::new(dir.path(), &plan, Path::new("/nowhere"));
+        let qemu = UnixListener::bind(files.qmp()).unwrap();
+        tokio::spawn(async move { obey(qemu).await });
+        let machine = Machine { binary: "/nowhere".into(), arguments: Vec::new() };
+        let node = Starting { plan, files, machine, client, address, powered_on: Instant::now() };
         let (_tell, ended) = watch::channel(Ended::new());
         let bound = Duration::from_mins(10);
         let booted = boot(node, ended, bound, Ui::new().line("a1"), &|_, _| {}).await;

@@ -155,6 +155,14 @@ pub enum LabError {
         #[source]
         source: vm::qmp::QmpError,
     },
+    /// The switches don't see what the lab did to a NIC.
+    #[error("the lab's switches see NIC {nic} plugged {}, which it is not any more", if *plugged_in { "in" } else { "out" })]
+    Plug {
+        /// The fabric's name of the NIC.
+        nic: String,
+        /// How they see it.
+        plugged_in: bool,
+    },
     /// A command on a node could not be run out of band.
     #[error("the hands of node {node} do not do as told")]
     Hands {
@@ -203,6 +211,7 @@ impl LabError {
             | Self::Pki(_)
             | Self::Fabric { .. }
             | Self::Control(_)
+            | Self::Plug { .. }
             | Self::Hands { .. }
             | Self::Drift { .. }
             | Self::Qmp { .. } => "the lab itself is broken: run again, and report it if that happens twice",

@@ -1,16 +1,18 @@
 //! Breaking a lab and mending it, and what a good diagnosis must then say.
 //!
-//! Invariants: a fault goes to the fabric first, then the guests' carriers follow it. [`Lab::mend`] undoes every fault,
-//! whichever were made, and may be repeated.
+//! Invariants: a fault goes to the fabric first, then the guests' carriers follow it; those of a node that is off, when its
+//! power comes back. [`Lab::mend`] undoes every fault, whichever were made, and may be repeated.
 
 use super::plan::{NicPlan, NodePlan};
+use super::power::Power;
 use super::topology::cable_id;
-use super::{Lab, LabError};
-use crate::suite::{Flapping, Nics, Room, SpineWay, Step, SwitchFailure, Way};
+use super::{Keeper, Lab, LabError};
+use crate::suite::{Flapping, Nics, Room, SpineWay, Step, SwitchFailure, Way, Whom};
 use fabric::{CarrierChange, End, PortRef, Role, Switch, SwitchId, Ways};
 use futures_util::future::try_join_all;
 use model::{AdapterName, ClusterSpec, NodeName, TrafficClass};
 use network::lldp::{ChassisId, PortId};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// A fault that was made, with what the lab knows of it.
@@ -50,6 +52,24 @@ pub enum Made {
     },
     /// A cable was moved.
     Cable(LabCable),
+    /// A node does nothing.
+    Down {
+        /// Which.
+        node: NodeName,
+        /// Why.
+        how: Stop,
+    },
+}
+
+/// Why a node does nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// It has no power.
+    Off,
+    /// Its power went and came back at once: it boots.
+    Cycled,
+    /// It stands still.
+    Frozen,
 }
 
 /// A cable from a node to a switch, as it is: what a refusal must name if it was moved there.
@@ -85,6 +105,9 @@ impl fmt::Display for Made {
             Self::Cable(LabCable { node, adapter, switch, port, .. }) => {
                 write!(f, "{adapter} of {node} is cabled to switch {switch} port {port}")
             }
+            Self::Down { node, how: Stop::Off } => write!(f, "node {node} is off"),
+            Self::Down { node, how: Stop::Cycled } => write!(f, "node {node} lost its power for a moment"),
+            Self::Down { node, how: Stop::Frozen } => write!(f, "node {node} is frozen"),
         }
     }
 }
@@ -99,6 +122,7 @@ impl Made {
                 Some(format!("room-link:{storage_network}:{from}>{to}"))
             }
             Self::Flapping { loss_id, .. } => Some(loss_id.clone()),
+            Self::Down { node, .. } => Some(format!("node:{node}")),
             // No storage crosses the spine, and the watch looks at storage.
             Self::SpineLink { .. } | Self::Cable(_) => None,
         }
@@ -108,9 +132,11 @@ impl Made {
     pub fn cable(&self) -> Option<&LabCable> {
         match self {
             Self::Cable(cable) => Some(cable),
-            Self::Switch { .. } | Self::RoomLink { .. } | Self::SpineLink { .. } | Self::Flapping { .. } => {
-                None
-            }
+            Self::Switch { .. }
+            | Self::RoomLink { .. }
+            | Self::SpineLink { .. }
+            | Self::Flapping { .. }
+            | Self::Down { .. } => None,
         }
     }
 }
@@ -122,7 +148,12 @@ impl Lab {
     }
 
     /// Makes the fault of a step; gives what was made. Steps that are no faults make none.
-    pub async fn break_it(&mut self, spec: &ClusterSpec, step: &Step) -> Result<Vec<Made>, LabError> {
+    pub async fn break_it(
+        &mut self,
+        keeper: &mut Keeper,
+        spec: &ClusterSpec,
+        step: &Step,
+    ) -> Result<Vec<Made>, LabError> {
         let made = match step {
             Step::FailSwitch { room, storage_network, how } => {
                 self.fail_switch(*room, *storage_network, *how).await?
@@ -142,17 +173,64 @@ impl Lab {
             Step::CrossCable { room, position, nics } => {
                 self.cross_cable(spec, *room, *position, *nics).await?
             }
+            Step::PowerOff { .. } => {
+                let names = self.nodes_of(spec, step)?;
+                self.power_off(keeper, &names).await?;
+                down(names, Stop::Off)
+            }
+            Step::PowerCycle { .. } => {
+                let names = self.nodes_of(spec, step)?;
+                self.power_off(keeper, &names).await?;
+                self.power_on(keeper, &names).await?;
+                down(names, Stop::Cycled)
+            }
+            Step::Freeze { .. } => {
+                let names = self.nodes_of(spec, step)?;
+                self.freeze(&names).await?;
+                down(names, Stop::Frozen)
+            }
             _ => Vec::new(),
         };
         self.faults.extend(made.iter().cloned());
         Ok(made)
     }
 
-    /// Undoes every fault.
-    pub async fn mend(&mut self) -> Result<(), LabError> {
+    /// Undoes every fault. Nodes that were off have power then, and boot.
+    pub async fn mend(&mut self, keeper: &mut Keeper) -> Result<(), LabError> {
         let changes = self.control.heal()?;
         self.faults.clear();
-        self.tell_carriers(changes).await
+        self.tell_carriers(changes).await?;
+        let all = self.nodes.keys().cloned().collect();
+        self.thaw(&all).await?;
+        self.power_on(keeper, &all).await
+    }
+
+    /// Brings a step's nodes back, or takes note that they are.
+    pub async fn bring_back(
+        &mut self,
+        keeper: &mut Keeper,
+        spec: &ClusterSpec,
+        step: &Step,
+    ) -> Result<(), LabError> {
+        let names = self.nodes_of(spec, step)?;
+        match step {
+            Step::PowerOn { .. } => self.power_on(keeper, &names).await?,
+            Step::Thaw { .. } => self.thaw(&names).await?,
+            _ => {}
+        }
+        self.faults.retain(|made| !matches!(made, Made::Down { node, .. } if names.contains(node)));
+        Ok(())
+    }
+
+    /// The nodes that a step takes the power of, freezes, or brings back.
+    pub(crate) fn nodes_of(&self, spec: &ClusterSpec, step: &Step) -> Result<BTreeSet<NodeName>, LabError> {
+        let Some(Whom { room, position }) = step.whom() else { return Ok(BTreeSet::new()) };
+        let nodes = spec.zones.get(room.index()).map_or(&[][..], |zone| &zone.nodes);
+        let here = (1u8..).zip(nodes).filter(|(at, _)| position.is_none_or(|position| *at == position));
+        let names: BTreeSet<NodeName> = here.map(|(_, node)| node.name.clone()).collect();
+        let all_there = !names.is_empty() && names.iter().all(|name| self.nodes.contains_key(name));
+        let position = position.unwrap_or(1);
+        if all_there { Ok(names) } else { Err(LabError::NoSuchNode { room: room.index() + 1, position }) }
     }
 
     async fn fail_switch(
@@ -315,6 +393,10 @@ impl Lab {
     }
 }
 
+fn down(names: BTreeSet<NodeName>, how: Stop) -> Vec<Made> {
+    names.into_iter().map(|node| Made::Down { node, how }).collect()
+}
+
 fn made_of(switch: &Switch, how: SwitchFailure) -> Made {
     Made::Switch { chassis: ChassisId::Mac(switch.chassis_mac), name: switch.system_name.clone(), how }
 }
@@ -323,7 +405,8 @@ impl super::LabNode {
     async fn follow(&mut self, changes: &[CarrierChange]) -> Result<(), LabError> {
         for change in changes {
             let Some(nic) = self.plan.nics.iter().find(|nic| nic.id == change.nic) else { continue };
-            let told = self.qmp.set_link(&nic.device, change.carrier).await;
+            let Power::On { qmp, .. } = &mut self.power else { return Ok(()) };
+            let told = qmp.set_link(&nic.device, change.carrier).await;
             told.map_err(|source| LabError::Qmp { node: self.plan.name.to_string(), source })?;
         }
         Ok(())

@@ -5,7 +5,7 @@
 use super::LabError;
 use super::directory::sweep;
 use super::keeper::{Notice, Order, Process};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -44,7 +44,7 @@ pub enum KeepError {
     },
 }
 
-/// Processes that have ended, and how.
+/// Processes that have ended unasked, and how.
 pub(crate) type Ended = BTreeMap<Process, String>;
 
 /// A running keeper.
@@ -134,7 +134,17 @@ impl Keeper {
         }
     }
 
-    /// Processes that have ended so far, and a way to wait for more.
+    /// Ends processes at once, as a power loss does: nothing in them gets to do anything any more. Returns when they are gone.
+    pub(crate) async fn kill(&mut self, processes: BTreeSet<Process>) -> Result<(), KeepError> {
+        self.order(&Order::Kill { processes }).await?;
+        match self.answer("killing a process").await? {
+            Notice::Killed => Ok(()),
+            Notice::Failed { why } => Err(KeepError::Refused(why)),
+            other => Err(KeepError::Refused(format!("{other:?}"))),
+        }
+    }
+
+    /// Processes that have ended unasked so far, and a way to wait for more.
     pub(crate) fn ended(&self) -> watch::Receiver<Ended> {
         self.ended.clone()
     }

@@ -17,6 +17,8 @@
 //! - It holds nothing of whoever started the harness but standard error, which shows why a keeper can't go on, and lets go of
 //!   that when the lab is kept: a kept lab holds nobody's pipe or lock.
 //! - It signals only children that it has not yet reaped, so a recycled process id is never hit.
+//! - A process that ends is told, once: as [`Notice::Killed`] if it was ordered and SIGKILL is what ended it, else as
+//!   [`Notice::Exited`]. What is killed is gone, with all its sockets and locks, when that is told.
 //!
 //! On failure: an order that can't be carried out is answered by [`Notice::Failed`]; the keeper goes on.
 
@@ -28,9 +30,9 @@ use rustix::process::{Pid, Signal, kill_process, setsid};
 use rustix::stdio::dup2_stderr;
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGCHLD, SIGTERM};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -68,7 +70,7 @@ impl fmt::Display for Process {
 /// What the harness asks of the keeper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
-    /// Start a process, its output and errors to a file each.
+    /// Start a process.
     Spawn {
         /// Which.
         process: Process,
@@ -76,8 +78,13 @@ pub(crate) enum Order {
         program: PathBuf,
         /// Its arguments.
         args: Vec<String>,
-        /// Where standard output and standard error go; truncated.
+        /// Where standard output and standard error go: after what is there.
         output: PathBuf,
+    },
+    /// End these at once, all before any is waited for: a rack's machines lose their power together.
+    Kill {
+        /// Which.
+        processes: BTreeSet<Process>,
     },
     /// Don't end the lab when the harness is gone, and let go of its standard error.
     Keep,
@@ -98,9 +105,11 @@ pub(crate) enum Notice {
         /// Its process id.
         pid: u32,
     },
+    /// The processes were killed and are gone.
+    Killed,
     /// The lab stays.
     Kept,
-    /// A process has ended.
+    /// A process has ended, and nobody had ordered that.
     Exited {
         /// Which.
         process: Process,
@@ -284,6 +293,10 @@ impl Keeper {
                 };
                 self.notify(&notice);
             }
+            Order::Kill { processes } => {
+                let notice = self.kill_all(&processes);
+                self.notify(&notice);
+            }
             Order::Keep => {
                 let notice = match self.let_go() {
                     Ok(()) => {
@@ -302,6 +315,27 @@ impl Keeper {
     fn let_go(&self) -> io::Result<()> {
         let log = File::create(self.dir.join(LOG_FILE))?;
         dup2_stderr(&log).map_err(io::Error::from)
+    }
+
+    /// Kills processes and waits until they are gone. One that had ended before is told as what it is: one that ended unasked.
+    fn kill_all(&mut self, processes: &BTreeSet<Process>) -> Notice {
+        self.reap();
+        if let Some(missing) = processes.iter().find(|process| !self.children.contains_key(process)) {
+            return Notice::Failed { why: format!("{missing}: it does not run") };
+        }
+        for process in processes {
+            self.children.get(process).into_iter().for_each(kill);
+        }
+        let mut unasked = Vec::new();
+        for process in processes {
+            let status = self.children.remove(process).and_then(|mut child| child.wait().ok());
+            if let Some(status) = status.filter(|status| status.signal() != Some(Signal::KILL.as_raw())) {
+                let status = in_words(status);
+                unasked.push(format!("{process}: it {status} before it was killed"));
+                self.notify(&Notice::Exited { process: process.clone(), status });
+            }
+        }
+        if unasked.is_empty() { Notice::Killed } else { Notice::Failed { why: unasked.join("; ") } }
     }
 
     fn reap(&mut self) {
@@ -345,7 +379,7 @@ impl Keeper {
 
 /// Starts a process that dies with the keeper.
 fn spawn(program: &Path, args: &[String], output: &Path) -> io::Result<Child> {
-    let out = File::create(output)?;
+    let out = OpenOptions::new().create(true).append(true).open(output)?;
     let err = out.try_clone()?;
     bound_to_us(program.as_os_str()).args(args).stdin(Stdio::null()).stdout(out).stderr(err).spawn()
 }
@@ -375,6 +409,11 @@ fn in_words(status: ExitStatus) -> String {
 mod tests {
     use super::*;
 
+    fn keeper() -> Keeper {
+        let dir = tempfile::tempdir().unwrap().keep();
+        Keeper { dir, children: BTreeMap::new(), phase: Phase::Kept, waiting: None }
+    }
+
     fn spawn_order(process: &str) -> Order {
         let order = format!(
             r#"{{"Spawn":{{"process":{process},"program":"/bin/sleep","args":["600"],"output":"/dev/null"}}}}"#
@@ -384,8 +423,7 @@ mod tests {
 
     #[test]
     fn a_node_called_as_the_fabric_is_another_process() {
-        let dir = tempfile::tempdir().unwrap().keep();
-        let mut keeper = Keeper { dir, children: BTreeMap::new(), phase: Phase::Kept, waiting: None };
+        let mut keeper = keeper();
         for process in ["\"Fabric\"", r#"{"Node":"fabric"}"#, r#"{"Node":"keeper"}"#] {
             keeper.carry_out(spawn_order(process));
         }
@@ -396,5 +434,56 @@ mod tests {
             assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{pid} was forgotten");
         }
         assert!(!keeper.dir.exists());
+    }
+    fn node(name: &str) -> Process {
+        Process::Node(name.parse().unwrap())
+    }
+
+    /// A keeper with a process of this name that runs a shell script to its end, or is still at it.
+    fn with_child(keeper: &mut Keeper, name: &str, script: &str) -> u32 {
+        let args = ["-c".to_owned(), script.to_owned()];
+        let child = spawn(Path::new("/bin/sh"), &args, &keeper.dir.join(name)).unwrap();
+        let pid = child.id();
+        keeper.children.insert(node(name), child);
+        pid
+    }
+
+    #[test]
+    fn what_is_killed_is_gone_and_the_rest_goes_on() {
+        let mut keeper = keeper();
+        let [a, b, c] = ["a1", "a2", "b1"].map(|name| with_child(&mut keeper, name, "exec sleep 600"));
+        let killed = keeper.kill_all(&[node("a1"), node("a2")].into());
+        assert!(matches!(killed, Notice::Killed), "{killed:?}");
+        let there = [a, b, c].map(|pid| Path::new(&format!("/proc/{pid}")).exists());
+        assert_eq!(there, [false, false, true]);
+        assert_eq!(keeper.children.keys().collect::<Vec<_>>(), [&node("b1")]);
+        assert!(matches!(keeper.kill_all(&[node("a1")].into()), Notice::Failed { .. }), "it is off already");
+        keeper.end_all();
+    }
+
+    #[test]
+    fn what_ended_by_itself_was_not_killed() {
+        let mut keeper = keeper();
+        let pid = with_child(&mut keeper, "a1", "exit 3");
+        with_child(&mut keeper, "a2", "exec sleep 600");
+        // A zombie: it has ended, and its parent does not know yet.
+        while !fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") Z ") {
+            std::thread::yield_now();
+        }
+        let killed = keeper.kill_all(&[node("a1"), node("a2")].into());
+        assert!(matches!(&killed, Notice::Failed { why } if why == "node a1: it does not run"), "{killed:?}");
+        assert!(keeper.children.contains_key(&node("a2")), "none is killed where one can't be");
+        keeper.end_all();
+    }
+
+    #[test]
+    fn what_a_process_says_comes_after_what_was_said_before() {
+        let mut keeper = keeper();
+        for word in ["one", "two"] {
+            with_child(&mut keeper, "a1", &format!("echo {word}"));
+            keeper.children.remove(&node("a1")).unwrap().wait().unwrap();
+        }
+        assert_eq!(fs::read_to_string(keeper.dir.join("a1")).unwrap(), "one\ntwo\n");
+        keeper.end_all();
     }
 }

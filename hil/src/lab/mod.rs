@@ -48,13 +48,13 @@ use hands::{Hands, HandsError};
 use keeper::Process;
 use model::{AdapterName, ClusterSpec, DriveSerial, MacAddress, NodeName};
 use plan::{LabPlan, NodePlan};
+use power::{Machine, Power};
 use qemu::{BootFiles, NodeFiles};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use vm::qmp::Qmp;
 
 /// How long the lab's certificates are good for: a soak run takes days.
 const CERTIFICATES_VALID_FOR: Duration = Duration::from_hours(30 * 24);
@@ -83,12 +83,13 @@ pub struct Launch<'a> {
 pub struct LabNode {
     plan: NodePlan,
     files: NodeFiles,
-    qmp: Qmp,
+    machine: Machine,
+    power: Power,
     /// Its agent.
     pub client: Client,
     /// The loopback address that leads to its agent.
     pub address: SocketAddr,
-    /// From power on to the agent's first answer, milliseconds.
+    /// From the first power on to the agent's first answer, milliseconds.
     pub boot_ms: u64,
 }
 
@@ -160,6 +161,8 @@ pub struct Lab {
     drift_rng: fastrand::Rng,
     client_identity: TlsIdentity,
     seed: u64,
+    /// Held while nodes are off, too.
+    _ports: ports::Held,
 }
 
 impl Lab {
@@ -172,12 +175,12 @@ impl Lab {
     ) -> Result<Self, LabError> {
         let plan = LabPlan::new(launch.spec, launch.file, launch.seed)?;
         let names: Vec<String> = plan.nodes.iter().map(|node| node.name.to_string()).collect();
-        let ports = ports::choose(launch.file.out_of_band.first_port, &names)?;
+        let ports = ports::hold(launch.file.out_of_band.first_port, &names)?;
         let control = boot::start_fabric(keeper, launch.program, &plan.cables).await?;
         let ca = Ca::new(launch.spec.name.as_str(), CERTIFICATES_VALID_FOR)?;
         let client_identity = ca.issue_client("lab")?;
         let mut starting = Vec::new();
-        for (node, port) in plan.nodes.into_iter().zip(ports) {
+        for (node, port) in plan.nodes.into_iter().zip(ports.ports.iter().copied()) {
             let files = NodeFiles::new(&keeper.dir, &node, launch.consoles);
             boot::prepare(&node, &files, &ca)?;
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -186,8 +189,11 @@ impl Lab {
             let boot = BootFiles::new(launch.image, launch.file);
             let arguments = qemu::arguments(&node, &files, &boot, launch.accel, port)?;
             let process = Process::Node(node.name.clone());
-            keeper.spawn(process, &launch.file.qemu.binary, arguments, &files.output()).await?;
-            starting.push(Starting { plan: node, files, client, address, powered_on: Instant::now() });
+            let machine = Machine { binary: launch.file.qemu.binary.clone(), arguments };
+            let (binary, arguments) = (&machine.binary, machine.arguments.clone());
+            keeper.spawn(process, binary, arguments, &files.output()).await?;
+            let powered_on = Instant::now();
+            starting.push(Starting { plan: node, files, machine, client, address, powered_on });
         }
         let bound = Duration::from_secs(launch.file.boot.timeout_s);
         let nodes = boot::boot_all(starting, keeper, bound, ui, &ready).await?;
@@ -201,6 +207,7 @@ impl Lab {
             drift_rng,
             client_identity,
             seed: launch.seed,
+            _ports: ports,
         })
     }
 

@@ -1,8 +1,9 @@
-//! A node as a QEMU command line. Pure: the same plan and paths give the same arguments.
+//! A node as a QEMU command line. Pure: the same plan and paths give the same arguments, each time its power comes on.
 //!
 //! Invariants: no default devices, no display, no configuration files of the user; the only network besides the
 //! fabric's sockets is the out-of-band NIC, restricted to one forwarded port on loopback. Secrets are passed by file,
-//! never as arguments.
+//! never as arguments. The machine stands still until it is told to go on: its cables are as they should be before its first
+//! instruction.
 
 use super::file::LabFile;
 use super::plan::{DriveRole, NodePlan};
@@ -92,7 +93,7 @@ pub(crate) fn arguments(
     port: u16,
 ) -> Result<Vec<String>, SocketError> {
     let mut args = Arguments(Vec::new());
-    args.flag("-nodefaults").flag("-no-user-config").flag("-no-reboot");
+    args.flag("-nodefaults").flag("-no-user-config").flag("-no-reboot").flag("-S");
     args.pair("-name", format!("guest={},debug-threads=on", node.name));
     args.pair("-display", "none").pair("-machine", "q35,vmport=off,graphics=off");
     match accel {
@@ -103,7 +104,7 @@ pub(crate) fn arguments(
     // Not lists of options: here a comma is just one.
     args.pair("-kernel", boot.kernel.to_string_lossy()).pair("-initrd", boot.initrd.to_string_lossy());
     args.pair("-append", format!("{KERNEL_ARGUMENTS} {}", boot.kernel_arguments).trim_end());
-    args.pair("-chardev", format!("file,id=console,path={}", value(&files.console)));
+    args.pair("-chardev", format!("file,id=console,path={},append=on", value(&files.console)));
     args.pair("-serial", "chardev:console");
     args.pair("-qmp", format!("unix:{},server=on,wait=off", value(&files.qmp())));
     args.pair("-fw_cfg", format!("name=opt/io.twinrack/config,file={}", value(&files.config())));

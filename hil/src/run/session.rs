@@ -60,21 +60,23 @@ impl<'a> Session<'a> {
         self.boot(&image, &accel).await?;
         self.phases.push(clock.end());
 
-        // Whatever a suite breaks, no process of the lab ends by that: if one does, the lab has failed, not the product.
+        // Whatever a suite breaks, no process of the lab ends unasked: if one does, the lab has failed, not the product.
         let (Some(lab), Some(keeper)) = (&self.lab, &self.keeper) else { return Ok(()) };
         let death = lab.first_death(keeper);
         tokio::select! {
-            result = self.examine() => result,
+            // What a death brings with it, a QEMU that does not answer, is told as what it is.
+            biased;
             error = death => Err(error.into()),
+            result = self.examine() => result,
         }
     }
 
     /// The phases that are about the product.
     async fn examine(&mut self) -> Result<(), RunError> {
         let log = Arc::clone(&self.log);
-        let Some(lab) = &mut self.lab else { return Ok(()) };
+        let (Some(lab), Some(keeper)) = (&mut self.lab, &mut self.keeper) else { return Ok(()) };
         let clock = PhaseClock::start(&log, "deploy");
-        let mut runner = Runner::deploy(&self.setup.spec, lab, &log, self.ui).await?;
+        let mut runner = Runner::deploy(&self.setup.spec, (lab, keeper), &log, self.ui).await?;
         self.phases.push(clock.end());
 
         let clock = PhaseClock::start(&log, "suites");

@@ -8,7 +8,7 @@
 
 use super::bad_plans::{changed, pairs, spoil};
 use super::checks::incomplete;
-use super::{Runner, Seen};
+use super::{POLL, Runner, Seen};
 use crate::lab::LabError;
 use crate::run::RunError;
 use crate::suite::{BadPlan, Death, Room};
@@ -24,8 +24,6 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// How long a plan waits for its confirmation: longer than all that is done meanwhile.
 const CONFIRM_WITHIN_MS: u32 = 2500;
-/// How often a node is asked while it is waited for.
-const POLL: Duration = Duration::from_millis(50);
 /// How long it has to answer. A frozen agent doesn't.
 const ANSWER_BOUND: Duration = Duration::from_secs(2);
 /// How long probes are waited for that shall not be answered.
@@ -34,6 +32,7 @@ const CUT_OFF_MS: u32 = 400;
 const BACK_BOUND: Duration = Duration::from_secs(30);
 /// A death may come this long before a plan arrives.
 const LEAD: Duration = Duration::from_millis(100);
+
 /// A node as it is before something is done to it.
 struct Node {
     member: Member,
@@ -319,7 +318,7 @@ impl Runner<'_> {
             Death::AgentFrozen => "19", // SIGSTOP on x86 and ARM (signal(7))
             Death::NodePowerCycled => {
                 // If it does not come back, whoever asks it next finds that out.
-                let _ = self.lab.power_cycle(name, &node.boot_id, BACK_BOUND).await?;
+                let _ = self.lab.power_cycle(self.keeper, name, BACK_BOUND).await?;
                 return Ok(());
             }
         };

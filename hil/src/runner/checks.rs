@@ -184,7 +184,7 @@ impl Runner<'_> {
 
     /// Every member, the witness included, reaches every other on the management network.
     pub(super) async fn management_carries(&self) -> Result<Seen, DeployError> {
-        let trips = deploy::mesh(&self.cluster, MeshProbe::MANAGEMENT).await?;
+        let trips = deploy::mesh(&self.working(), MeshProbe::MANAGEMENT).await?;
         let lost = incomplete(&trips);
         Ok(Seen::unless(&lost, format!("no probe was lost on {} ways", trips.len())))
     }

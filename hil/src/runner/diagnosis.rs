@@ -6,7 +6,7 @@ use super::{Runner, Seen};
 use crate::events::{Event, EventLog, Paths};
 use deploy::watch::Sighting;
 use deploy::{DeployError, MeshProbe};
-use model::StorageNetworkIndex;
+use model::{NodeName, StorageNetworkIndex};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -45,8 +45,18 @@ impl Runner<'_> {
         Seen::not(format!("expected {}; named: {}", expected.join(", "), words(&last)))
     }
 
-    /// From the first fault on, for some time, no path of a storage network is silent for as long as makes it dead; then
-    /// no probe on it is lost.
+    /// From when the faults were named on, until some time after the first of them, exactly they are named.
+    pub(super) async fn stays_named(&self, for_long: Duration) -> Seen {
+        let Some((since, _)) = self.faulted else { return Seen::not("nothing was broken") };
+        sleep_until(since + for_long).await;
+        match self.vigil.so_far() {
+            None => Seen::not("nothing was named before"),
+            Some(strays) => Seen::unless(&strays, words(&self.watch.sightings().borrow())),
+        }
+    }
+
+    /// From the first fault on, for some time, no path of a storage network between nodes that work is silent for as long as makes
+    /// it dead; then no probe on it is lost.
     pub(super) async fn carries(&self, storage_network: u8, watched: Duration) -> Result<Seen, DeployError> {
         let Some((since, _)) = self.faulted else { return Ok(Seen::not("nothing was broken")) };
         sleep_until(since + watched).await;
@@ -54,7 +64,7 @@ impl Runner<'_> {
         let Some(network) = self.storage_network(storage_network).filter(|_| silence.good) else {
             return Ok(silence);
         };
-        let trips = deploy::mesh(&self.cluster, MeshProbe::carries(network)).await?;
+        let trips = deploy::mesh(&self.working(), MeshProbe::carries(network)).await?;
         let lost = incomplete(&trips);
         Ok(Seen::unless(&lost, format!("{}; no probe was lost on {} ways", silence.what, trips.len())))
     }
@@ -64,21 +74,20 @@ impl Runner<'_> {
         networks.find(|index| index.get() == number)
     }
 
-    /// Whether any path of a storage network was silent for as long as makes it dead.
+    /// Whether any path of a storage network between nodes that work was silent for as long as makes it dead.
     fn silence(&self, storage_network: u8) -> Seen {
         let silences = self.watch.silences();
         let dead_after_ms = network::diagnose::Thresholds::default().dead_after_ms;
-        if silences.unobserved_ms > dead_after_ms {
-            return Seen::not(format!(
-                "a node did not report for {} ms: nobody knows",
-                silences.unobserved_ms
-            ));
+        let down = self.lab.down();
+        let works = |node: &NodeName| !down.contains(node);
+        let unobserved_ms = silences.unobserved_ms(works);
+        if unobserved_ms > dead_after_ms {
+            return Seen::not(format!("a node did not report for {unobserved_ms} ms: nobody knows"));
         }
-        let silence = silences.by_network_ms.iter().find(|(index, _)| index.get() == storage_network);
-        match silence {
+        match silences.of_network(storage_network, works) {
             None => Seen::not("no node reports a path on it"),
-            Some((_, ms)) if *ms > dead_after_ms => Seen::not(format!("a path was silent for {ms} ms")),
-            Some((_, ms)) => Seen::held(format!("no path was silent for more than {ms} ms")),
+            Some(ms) if ms > dead_after_ms => Seen::not(format!("a path was silent for {ms} ms")),
+            Some(ms) => Seen::held(format!("no path was silent for more than {ms} ms")),
         }
     }
 }
@@ -116,6 +125,14 @@ struct Kept {
     strays: Vec<String>,
 }
 
+impl Kept {
+    /// Whether everybody reports who can: a node that is down by our own doing can't.
+    fn all_report(&self, sighting: &Sighting) -> bool {
+        let is_down = |node: &NodeName| self.expected.contains(&format!("node:{node}"));
+        sighting.not_reporting.iter().all(is_down)
+    }
+}
+
 impl Vigil {
     fn lock(&self) -> MutexGuard<'_, Option<Kept>> {
         // Nothing panics while it holds this; if it did, the data is whole all the same.
@@ -131,11 +148,16 @@ impl Vigil {
     fn see(&self, sighting: &Sighting) {
         if let Some(kept) = self.lock().as_mut()
             && sighting.at > kept.since
-            && strays(&sighting.lost(), &kept.expected, sighting.not_reporting.is_empty())
+            && strays(&sighting.lost(), &kept.expected, kept.all_report(sighting))
         {
             let after = sighting.at.duration_since(kept.since).as_millis();
             kept.strays.push(format!("{after} ms later this was named: {}", words(sighting)));
         }
+    }
+
+    /// What else was named so far while it lasts; `None`: it does not.
+    fn so_far(&self) -> Option<Vec<String>> {
+        self.lock().as_ref().map(|kept| kept.strays.clone())
     }
 
     /// Ends the vigil, and gives what else was named while it lasted.

@@ -46,6 +46,11 @@ impl Namings {
         *named = Named { ever: now.clone(), now, ..Named::default() };
     }
 
+    /// Whether only what was expected was named since then, often enough, and not too often.
+    pub(super) fn judged(&self, expected: &[String], at_least: usize, changes_at_most: usize) -> Seen {
+        self.lock().judged(expected, at_least, changes_at_most)
+    }
+
     /// Sees what is named at a moment.
     pub(super) fn see(&self, now: BTreeSet<String>) {
         let mut named = self.lock();
@@ -110,14 +115,14 @@ impl Runner<'_> {
 
     /// From the first fault on until now, nothing but the faults made was named, often enough and not too often.
     pub(super) fn named_calmly(&self, at_least: usize, changes_at_most: usize) -> Seen {
-        self.namings.lock().judged(&self.expected(), at_least, changes_at_most)
+        self.namings.judged(&self.expected(), at_least, changes_at_most)
     }
 
     /// From the first fault on, for some time, nothing is named.
     pub(super) async fn nothing_named(&self, for_long: Duration) -> Seen {
         let Some((since, _)) = self.faulted else { return Seen::not("nothing was broken") };
         sleep_until(since + for_long).await;
-        self.namings.lock().judged(&[], 0, 0)
+        self.namings.judged(&[], 0, 0)
     }
 }
 

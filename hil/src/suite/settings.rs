@@ -128,6 +128,24 @@ pub enum Nics {
     Storage,
 }
 
+/// Who loses power, freezes or comes back: one node, or a whole room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whom {
+    /// The room.
+    pub room: Room,
+    /// The node's position there, from 1; none: all of them.
+    pub position: Option<u8>,
+}
+
+impl fmt::Display for Whom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.position {
+            Some(position) => write!(f, "node {position} of {}", self.room),
+            None => write!(f, "{}", self.room),
+        }
+    }
+}
+
 /// What is wrong with a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]

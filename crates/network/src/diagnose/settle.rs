@@ -16,6 +16,9 @@
 //! when it went comes and goes, and is then named until it has not been found for 5 s. So a link that flaps is
 //! named and gone once, and then named until it is well; nothing is named more often than every 5 s.
 //!
+//! A node that is named as silent stays so until it reports or is heard: while those who heard it no more don't report either, as
+//! when their host is overloaded, nobody has found it well.
+//!
 //! Invariants: nothing is named that isn't found, or was a moment ago. What is found and not named is [`Blocked`], so that nobody
 //! takes the cluster for well. What waits, waits for at most 1.2 s.
 //!
@@ -84,6 +87,8 @@ pub struct Memory {
     gone: BTreeMap<String, Gone>,
     /// What is named and had gone before, by id.
     returned: BTreeMap<String, Returned>,
+    /// The nodes that are named, as they were found last.
+    silent: BTreeMap<NodeName, Loss>,
     /// What was not well when it was last told of.
     unwell: BTreeSet<Sign>,
     /// When something was last seen to be well again, ms.
@@ -112,6 +117,7 @@ impl Memory {
         self.unwell.extend(silent.map(|node| Sign::Reports(node.clone())));
         let all_told_ms = fresh().map(told_ms).min().unwrap_or(now_ms);
         let mut diagnosis = diagnose(networks, known_good, reports, thresholds);
+        self.keep_silent(&view, &mut diagnosis);
         self.hold_back(now_ms, all_told_ms, &mut diagnosis);
         diagnosis
     }
@@ -142,6 +148,16 @@ impl Memory {
         }
     }
 
+    /// Puts in the nodes that were named and of which nothing was heard since.
+    fn keep_silent(&self, view: &View<'_>, diagnosis: &mut Diagnosis) {
+        let still = self.silent.iter().filter(|(node, _)| !view.reports(node) && view.may_be_gone(node));
+        let unfound: Vec<Loss> = still
+            .filter(|(_, loss)| diagnosis.losses.iter().all(|found| found.what != loss.what))
+            .map(|(_, loss)| loss.clone())
+            .collect();
+        diagnosis.losses.extend(unfound);
+    }
+
     /// Takes out what is not to be named yet.
     fn hold_back(&mut self, now_ms: u64, all_told_ms: u64, diagnosis: &mut Diagnosis) {
         let healing = self.healed_ms.is_some_and(|healed| all_told_ms < healed + HEALED_AFTER_MS);
@@ -163,6 +179,7 @@ impl Memory {
                 false
             });
         diagnosis.losses = losses;
+        self.silent = diagnosis.losses.iter().filter_map(silent_node).collect();
         self.hold_down(now_ms, &mut named, &mut diagnosis.losses);
         diagnosis.blocked.extend(held.iter().map(|loss| {
             let why = "not everybody has reported since something changed".to_owned();
@@ -201,6 +218,14 @@ impl Memory {
             }
         }
         self.gone.retain(|_, gone| now_ms.saturating_sub(gone.at_ms) <= RETURNS_WITHIN_MS);
+    }
+}
+
+/// The node that is silent, if that is the loss.
+fn silent_node(loss: &Loss) -> Option<(NodeName, Loss)> {
+    match &loss.what {
+        Lost::Node { node } => Some((node.clone(), loss.clone())),
+        _ => None,
     }
 }
 

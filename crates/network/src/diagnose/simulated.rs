@@ -43,6 +43,10 @@ enum Fault {
     Frozen(u8),
     /// A node stops and starts anew.
     Rebooted(u8),
+    /// The nodes of a rack, from this one to that, stop and go on, all at once.
+    RackFrozen(u8, u8),
+    /// They stop and start anew.
+    RackRebooted(u8, u8),
 }
 
 impl Fault {
@@ -69,7 +73,24 @@ impl Fault {
             Self::Cable(node, nic, Cut::Send) => format!("nic:n{node}:{}:send", adapter(nic)),
             Self::Cable(node, nic, Cut::Receive) => format!("nic:n{node}:{}:receive", adapter(nic)),
             Self::Frozen(node) | Self::Rebooted(node) => format!("node:n{node}"),
+            Self::RackFrozen(first, last) | Self::RackRebooted(first, last) => {
+                return (first..=last).map(|node| format!("node:n{node}")).collect();
+            }
         }]
+    }
+
+    /// Whether a node does nothing while this is in force.
+    fn stops(self, node: u8) -> bool {
+        match self {
+            Self::Frozen(n) | Self::Rebooted(n) => n == node,
+            Self::RackFrozen(first, last) | Self::RackRebooted(first, last) => (first..=last).contains(&node),
+            _ => false,
+        }
+    }
+
+    /// Whether a node that did nothing begins anew afterwards.
+    fn is_of_another_boot(self, node: u8) -> bool {
+        matches!(self, Self::Rebooted(_) | Self::RackRebooted(..)) && self.stops(node)
     }
 
     /// The same on the switches that a wiring has.
@@ -170,12 +191,12 @@ impl Run {
     }
 
     fn runs(&self, node: u8, at_ms: i64) -> bool {
-        !matches!(self.broken(at_ms), Some(Fault::Frozen(n) | Fault::Rebooted(n)) if n == node)
+        !self.broken(at_ms).is_some_and(|fault| fault.stops(node))
     }
 
     /// Since when a node runs that answers at a time.
     fn booted(&self, node: u8, at_ms: i64) -> i64 {
-        let anew = self.fault == Fault::Rebooted(node) && at_ms >= self.until_ms;
+        let anew = self.fault.is_of_another_boot(node) && at_ms >= self.until_ms;
         if anew { self.until_ms } else { -60_000 }
     }
 
@@ -382,6 +403,10 @@ fn anywhere(nodes: u8) -> impl Strategy<Value = Fault> {
         (1..=nodes, 0..4usize).prop_map(|(node, nic)| Fault::Pulled(node, nic)),
         (1..=nodes).prop_map(Fault::Frozen),
         (1..=nodes).prop_map(Fault::Rebooted),
+        (any::<bool>(), any::<bool>()).prop_map(move |(second, anew)| {
+            let (first, last) = if second { (nodes / 2 + 1, nodes) } else { (1, nodes / 2) };
+            if anew { Fault::RackRebooted(first, last) } else { Fault::RackFrozen(first, last) }
+        }),
     ]
 }
 
@@ -465,8 +490,14 @@ proptest! {
 /// The cases in which wirings differ, each for certain.
 #[test]
 fn what_wirings_share_is_named_once_and_what_they_part_is_not_invented() {
-    let faults =
-        [Fault::SwitchOff(1), Fault::SwitchDeaf(1), Fault::SwitchMute(3), Fault::RoomLink(1, Cut::Send)];
+    let faults = [
+        Fault::SwitchOff(1),
+        Fault::SwitchDeaf(1),
+        Fault::SwitchMute(3),
+        Fault::RoomLink(1, Cut::Send),
+        Fault::RackRebooted(1, 2),
+        Fault::RackFrozen(3, 4),
+    ];
     for wiring in [Wiring::A, Wiring::B, Wiring::C, Wiring::D] {
         for (fault, seed) in faults.into_iter().zip(1..) {
             let run = Run {

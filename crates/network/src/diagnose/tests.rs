@@ -450,3 +450,34 @@ proptest! {
         }
     }
 }
+
+/// While those who hear the others don't report either, nobody has found a silent node well.
+#[test]
+fn a_node_that_is_named_stays_so_until_it_reports_or_is_heard() {
+    for (nodes_per_zone, gone) in [(1, &[2][..]), (2, &[1]), (2, &[3, 4])] {
+        let world = |nodes: &[u8]| World {
+            spec: spec(nodes_per_zone),
+            faults: nodes.iter().copied().map(Fault::Node).collect(),
+            when: When::Soon,
+        };
+        let known_good = cabling(&spec(nodes_per_zone));
+        let mut memory = Memory::default();
+        let mut named = |at_ms: u64, reports: &[NodeReport]| {
+            let networks = &spec(nodes_per_zone).storage_networks;
+            let diagnosis = memory.diagnose(at_ms, networks, &known_good, reports, Thresholds::default());
+            let mut ids: Vec<String> = diagnosis.losses.iter().map(|loss| loss.what.id()).collect();
+            ids.sort();
+            ids
+        };
+        let expected: Vec<String> = gone.iter().map(|node| format!("node:n{node}")).collect();
+        let young = world(gone).reports();
+        let old = |reports: Vec<NodeReport>| -> Vec<NodeReport> {
+            reports.into_iter().map(|report| NodeReport { age_ms: 1500, ..report }).collect()
+        };
+        assert_eq!(named(200, &young), expected);
+        assert_eq!(named(1700, &old(young.clone())), expected, "nobody reports");
+        assert_eq!(named(1900, &young), expected);
+        assert_eq!(named(3500, &world(&[]).reports()), Vec::<String>::new());
+        assert_eq!(named(5000, &old(young)), Vec::<String>::new(), "it was well");
+    }
+}
