@@ -33,6 +33,7 @@ use deploy::{Cluster, Member, NetworkStage};
 use diagnosis::Vigil;
 use flapping::Namings;
 use model::ClusterSpec;
+use network::AdapterSpeeds;
 use network::diagnose::Thresholds;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,7 +107,8 @@ impl<'a> Runner<'a> {
         ui: &'a Ui,
     ) -> Result<Self, RunError> {
         let line = ui.line("deploy");
-        let cluster = cluster(spec, lab)?;
+        let mut cluster = cluster(spec, lab)?;
+        cluster.learn_speeds().await?;
         line.step("listens to the switches, then configures the networks");
         let (cabling, applied) = match deploy::network(&cluster, NEIGHBOURS_PATIENCE).await? {
             NetworkStage::Applied { cabling, applied } => (cabling, applied),
@@ -358,7 +360,8 @@ fn cluster(spec: &ClusterSpec, lab: &Lab) -> Result<Cluster, LabError> {
         let node = lab.nodes().get(&name).ok_or_else(missing)?;
         Ok(Member { zone, adapters: node.adapters(), client: node.client.clone(), name })
     });
-    Ok(Cluster { spec: spec.clone(), members: members.collect::<Result<_, LabError>>()? })
+    let members = members.collect::<Result<_, LabError>>()?;
+    Ok(Cluster { spec: spec.clone(), members, speeds: AdapterSpeeds::new() })
 }
 
 /// An agent that can't be asked is the product's failure, not the lab's.

@@ -196,7 +196,8 @@ impl LinkChanges {
 pub struct LinkChange {
     /// Which, from 1.
     pub number: u64,
-    /// What kind: `link`, `link-gone`, `address`, `address-gone`, `route`, `route-gone`.
+    /// What kind: `link`, `link-gone`, `address`, `address-gone`, `route`, `route-gone`, `queue`,
+    /// `queue-gone`, `filter`, `filter-gone`, `dcb`.
     pub kind: String,
     /// The kernel's number of the link; none for routes.
     pub index: Option<u32>,

@@ -4,7 +4,7 @@ use crate::DeployError;
 use api::{Client, ClientError};
 use futures_util::future::try_join_all;
 use model::{AdapterName, ClusterSpec, Node, NodeName, TrafficClass, ZoneName};
-use network::AdapterMap;
+use network::{AdapterMap, AdapterSpeeds};
 use std::collections::BTreeSet;
 use std::future::Future;
 
@@ -15,6 +15,8 @@ pub struct Cluster {
     pub spec: ClusterSpec,
     /// The nodes in the order of their ordinals, then the witness.
     pub members: Vec<Member>,
+    /// How fast the adapters are, as far as nodes have told ([`Cluster::learn_speeds`]): what heartbeats get of a NIC depends on it.
+    pub speeds: AdapterSpeeds,
 }
 
 /// A machine of a cluster.
@@ -50,6 +52,24 @@ impl Cluster {
         F: Future<Output = Result<T, E>>,
     {
         try_join_all(self.members.iter().map(ask)).await
+    }
+
+    /// Asks all members how fast their NICs are. An adapter is as fast as the fastest of its NICs: a NIC without carrier may
+    /// not know, and those of one adapter are alike.
+    pub async fn learn_speeds(&mut self) -> Result<(), DeployError> {
+        let inventories = self.inventories().await?;
+        let mut speeds = AdapterSpeeds::new();
+        for (member, inventory) in self.members.iter().zip(&inventories) {
+            for (adapter, mac) in &member.adapters {
+                let nic = inventory.nics.iter().find(|nic| nic.mac == *mac);
+                if let Some(speed) = nic.and_then(|nic| nic.speed_mbps) {
+                    let fastest = speeds.entry(adapter.clone()).or_insert(speed);
+                    *fastest = speed.max(*fastest);
+                }
+            }
+        }
+        self.speeds = speeds;
+        Ok(())
     }
 
     /// What every member has, in their order.

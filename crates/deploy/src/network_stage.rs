@@ -16,7 +16,7 @@ use crate::mesh::{MeshProbe, RoundTrip, mesh};
 use crate::{Cabling, Cluster, DeployError, Member};
 use api::{Applied, ApplyRequest, ConfirmWithin, Outcome, PathsRequest};
 use model::NodeName;
-use network::{Generation, NetworkPlan, Op, diff, plan, plan_witness};
+use network::{Generation, NetworkPlan, Op, diff, plan_at, plan_witness};
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -139,7 +139,7 @@ pub fn plan_for(
     generation: Generation,
 ) -> Result<NetworkPlan, DeployError> {
     let planned = if member.zone.is_some() {
-        plan(&cluster.spec, &member.name, generation)
+        plan_at(&cluster.spec, &member.name, generation, &cluster.speeds)
     } else {
         let adapters: Vec<_> = member.adapters.keys().cloned().collect();
         plan_witness(&cluster.spec, &adapters, generation)

@@ -73,6 +73,7 @@ mod tests {
             master: master.map(|name| name.parse().unwrap()),
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect::<BTreeSet<_>>(),
             routes: BTreeSet::new(),
+            traffic: crate::traffic::Traffic::default(),
             bridge_vlans: BTreeMap::new(),
             ipv6_link_local: None,
         }

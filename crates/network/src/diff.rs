@@ -24,6 +24,10 @@
 //!
 //! On failure: a [`DiffError`]; no list.
 
+mod traffic;
+
+pub(crate) use traffic::{same_ets, same_pfc};
+
 use crate::link::{
     AdapterMap, CurrentLink, CurrentLinks, DesiredLink, DesiredLinks, LinkKind, LinkName, Route,
     is_made_by_us,
@@ -240,6 +244,7 @@ impl Planner<'_> {
         {
             self.emit(Op::SetIpv6LinkLocal { name: name.clone(), enabled })?;
         }
+        self.settle_traffic(name, wanted)?;
         if let Some(master) = &wanted.master
             && self.state.links[name].master.is_none()
         {

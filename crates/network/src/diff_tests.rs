@@ -5,7 +5,8 @@ use crate::link::{BondMode, Route, VlanEntry};
 use crate::plan::{Generation, plan};
 use crate::revert;
 use crate::testing::{adapters, bare_nics, converged, link_name, spec, vlan};
-use model::ClusterSpec;
+use crate::traffic::{Filter, MarkRule, Packets, Queue, Shares};
+use model::{ClusterSpec, Qos};
 use proptest::prelude::*;
 
 fn plan_of(spec: &ClusterSpec) -> NetworkPlan {
@@ -201,6 +202,12 @@ fn any_op() -> impl Strategy<Value = Op> {
             on_link: metric == 1,
         },
     );
+    let ours = || pick(&["tw-mgmt", "tw-st711", "tw-st712", "tw-old"]);
+    let queue = || {
+        let other = |kind: &str| Queue::Other { kind: kind.to_owned(), options: vec![1, 2], whole: true };
+        let ets = Queue::Ets(Shares::of(Qos::default(), Some(25_000)).ets());
+        prop::sample::select(vec![Queue::Default, ets, other("fq"), other("pfifo")])
+    };
     let mode = prop_oneof![Just(BondMode::ActiveBackup), Just(BondMode::Other(4))];
     let entry = (any::<bool>(), any::<bool>()).prop_map(|(pvid, untagged)| VlanEntry { pvid, untagged });
     prop_oneof![
@@ -233,6 +240,12 @@ fn any_op() -> impl Strategy<Value = Op> {
         (link(), address()).prop_map(|(name, address)| Op::AddAddress { name, address }),
         (link(), route).prop_map(|(name, route)| Op::AddRoute { name, route }),
         (nic(), any::<bool>()).prop_map(|(name, enabled)| Op::SetIpv6LinkLocal { name, enabled }),
+        (link(), queue()).prop_map(|(name, queue)| Op::SetQueue { name, queue }),
+        ours().prop_map(|name| Op::AddClassifier { name }),
+        (ours(), 1u16..9, 1u16..9).prop_map(|(name, preference, port)| {
+            let rule = MarkRule { of: Packets::TcpFrom(port), priority: Priority::STORAGE };
+            Op::AddFilter { name, preference, filter: Filter::Mark(rule) }
+        }),
     ]
 }
 
@@ -310,6 +323,7 @@ proptest! {
                 prop_assert_eq!(&now.master, &before.master);
                 prop_assert_eq!(&now.addresses, &before.addresses);
                 prop_assert_eq!(&now.bridge_vlans, &before.bridge_vlans);
+                prop_assert_eq!(&now.traffic, &before.traffic);
                 let hopeless = |route: &Route| {
                     let op = Op::AddRoute { name: name.clone(), route: route.clone() };
                     lost.is_some() && simulate::apply(&mut restored.clone(), &op).is_err()
@@ -334,6 +348,7 @@ proptest! {
             let now = &after.links[name];
             prop_assert_eq!(&now.addresses, &before.addresses);
             prop_assert_eq!(now.ipv6_link_local, before.ipv6_link_local);
+            prop_assert_eq!(&now.traffic, &before.traffic);
             // What is sent from an address that the plan took away can't be kept.
             let addresses = || after.links.values().filter(|link| link.up).flat_map(|link| &link.addresses);
             let can_be = |route: &&Route| route.source.is_none_or(|from| addresses().any(|net| net.addr() == from));

@@ -10,10 +10,11 @@
 //! On failure: [`ResolveError`]: a NIC that the plan names is not there. Then nothing is compared, and nothing can be mended:
 //! a NIC's fault is no drift.
 
-use crate::diff::{can_become, steps, word};
+use crate::diff::{can_become, same_ets, same_pfc, steps, word};
 use crate::link::{AdapterMap, BondMode, CurrentLink, CurrentLinks, DesiredLink, DesiredLinks};
 use crate::link::{LinkKind, LinkName, Reselect, VlanEntry, is_made_by_us};
 use crate::plan::{NetworkPlan, ResolveError};
+use crate::traffic::{Traffic, WantedTraffic};
 use model::VlanId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -51,6 +52,14 @@ pub enum Attribute {
     DefaultVlan,
     /// A VLAN link's map of priorities.
     EgressPriorities,
+    /// Its root queue.
+    Queue,
+    /// Its filters on the way out.
+    Filters,
+    /// The shares of a NIC's own traffic classes.
+    DcbEts,
+    /// The priorities that a NIC may be told to pause.
+    DcbPfc,
     /// Something else: what mends it is said in its place.
     Other,
 }
@@ -88,6 +97,10 @@ impl fmt::Display for Difference {
             Attribute::VlanFiltering => "VLAN filtering of",
             Attribute::DefaultVlan => "default VLAN of",
             Attribute::EgressPriorities => "map of priorities of",
+            Attribute::Queue => "queue of",
+            Attribute::Filters => "filter list of",
+            Attribute::DcbEts => "ETS of",
+            Attribute::DcbPfc => "PFC of",
         };
         write!(f, "{what} {link} is {found}, not {expected}")
     }
@@ -186,6 +199,27 @@ impl List<'_> {
         if let (Some(wanted), Some(found)) = (wanted.ipv6_link_local, link.ipv6_link_local) {
             let word = |allowed: &bool| if *allowed { "allowed" } else { "forbidden" }.to_owned();
             self.check(Attribute::Ipv6LinkLocal, &wanted, &found, word);
+        }
+        self.traffic(&link.traffic, &wanted.traffic);
+    }
+
+    fn traffic(&mut self, found: &Traffic, wanted: &WantedTraffic) {
+        if let Some(queue) = &wanted.queue {
+            self.check(Attribute::Queue, queue, &found.queue, ToString::to_string);
+        }
+        if let Some(marks) = &wanted.marks {
+            self.check(Attribute::Filters, marks, &found.marks, ToString::to_string);
+        }
+        let Some(dcb) = &found.dcb else { return };
+        if let (Some(wanted), Some(found)) = (&wanted.dcb_ets, &dcb.ets)
+            && !same_ets(found, wanted)
+        {
+            self.check(Attribute::DcbEts, wanted, found, ToString::to_string);
+        }
+        if let (Some(wanted), Some(found)) = (wanted.dcb_pfc, dcb.pfc)
+            && !same_pfc(found, wanted)
+        {
+            self.check(Attribute::DcbPfc, &wanted, &found, ToString::to_string);
         }
     }
 

@@ -5,6 +5,8 @@ use crate::difference::compare;
 use crate::link::{BondMode, Reselect, VlanEntry};
 use crate::plan::{Generation, plan};
 use crate::testing::{adapters, bare_nics, link_name, spec, vlan};
+use crate::traffic::{Dcb, DcbEts, DcbPfc, Ets, Filter, MarkRule, Packets, Queue, Shares};
+use model::Qos;
 use proptest::prelude::*;
 
 fn planned() -> NetworkPlan {
@@ -89,6 +91,13 @@ fn examples() -> Vec<Drift> {
         Op::SetIpv6LinkLocal { name: bridge(), enabled: true },
         Op::SetIpv6LinkLocal { name: link_name("eth3"), enabled: true },
         Op::Delete { name: storage() },
+        Op::SetQueue { name: link_name("eth2"), queue: Queue::Default },
+        Op::SetQueue { name: link_name("eth2"), queue: codel() },
+        Op::SetQueue { name: link_name("eth3"), queue: Queue::Ets(other_shares()) },
+        Op::SetQueue { name: storage(), queue: codel() },
+        Op::RemoveClassifier { name: storage() },
+        Op::RemoveFilter { name: storage(), preference: 2 },
+        Op::AddFilter { name: storage(), preference: 9, filter: mark(443) },
     ];
     ops.into_iter().map(Drift::By).chain([Drift::Mode]).collect()
 }
@@ -119,6 +128,19 @@ fn each_attribute_that_a_plan_sets_has_words() {
     insta::assert_snapshot!(lines.collect::<Vec<_>>().join("\n\n"));
 }
 
+fn codel() -> Queue {
+    Queue::Other { kind: "fq_codel".to_owned(), options: vec![8, 0, 1, 0, 0, 0, 0, 0], whole: true }
+}
+
+fn other_shares() -> Ets {
+    let qos = Qos { storage_bandwidth_percent: 30, ..Qos::default() };
+    Shares::of(qos, None).ets()
+}
+
+fn mark(port: u16) -> Filter {
+    Filter::Mark(MarkRule { of: Packets::TcpTo(port), priority: Priority::HEARTBEAT })
+}
+
 fn any_drift() -> impl Strategy<Value = Drift> {
     let names: Vec<LinkName> =
         planned().resolve(&adapters(), &settled()).unwrap().links.into_keys().collect();
@@ -138,6 +160,9 @@ fn any_drift() -> impl Strategy<Value = Drift> {
     };
     let entry = (any::<bool>(), any::<bool>()).prop_map(|(pvid, untagged)| VlanEntry { pvid, untagged });
     let master = || prop::sample::select(vec![LinkName::team(), LinkName::bridge()]);
+    let marked = || prop::sample::select(vec![711, 712]).prop_map(|id| LinkName::storage(vlan(id)));
+    let managed_queue =
+        || prop_oneof![marked(), prop::sample::select(vec!["eth2", "eth3"]).prop_map(link_name)];
     let ops = prop_oneof![
         (link(), 1200u32..9200).prop_map(|(name, mtu_bytes)| Op::SetMtu { name, mtu_bytes }),
         link().prop_map(|name| Op::SetDown { name }),
@@ -158,8 +183,53 @@ fn any_drift() -> impl Strategy<Value = Drift> {
         (link(), address()).prop_map(|(name, address)| Op::AddAddress { name, address }),
         (link(), address()).prop_map(|(name, address)| Op::RemoveAddress { name, address }),
         link().prop_map(|name| Op::SetIpv6LinkLocal { name, enabled: true }),
+        (managed_queue(), prop::sample::select(vec![Queue::Default, codel(), Queue::Ets(other_shares())]))
+            .prop_map(|(name, queue)| Op::SetQueue { name, queue }),
+        marked().prop_map(|name| Op::RemoveClassifier { name }),
+        (marked(), 1u16..9).prop_map(|(name, preference)| Op::RemoveFilter { name, preference }),
+        (marked(), 1u16..9, 1u16..9).prop_map(|(name, preference, port)| Op::AddFilter {
+            name,
+            preference,
+            filter: mark(port)
+        }),
     ];
     prop_oneof![20 => ops.prop_map(Drift::By), 1 => Just(Drift::Mode)]
+}
+
+/// A NIC whose driver has shares of its own gets those, and no queue.
+#[test]
+fn a_nic_with_dcb_is_given_its_own_shares_and_mended() {
+    let has = DcbEts {
+        willing: true,
+        classes: 8,
+        credit_based_shaper: false,
+        transmit_percent: [0; 8],
+        receive_percent: [0; 8],
+        selection: [0; 8],
+        class_of: [0; 8],
+        recommended_percent: [0; 8],
+        recommended_selection: [0; 8],
+        recommended_class_of: [0; 8],
+    };
+    let pfc = DcbPfc { classes: 8, enabled: 0, macsec_bypass: false, delay_bits: 0 };
+    let mut state = settled();
+    let nic = state.links.get_mut(&link_name("eth2")).unwrap();
+    nic.traffic.queue = Queue::Default;
+    nic.traffic.dcb = Some(Dcb { ets: Some(has), pfc: Some(pfc) });
+    let found = compare(&state, &planned().resolve(&adapters(), &state).unwrap());
+    let ops = diff(&state, &planned(), &adapters()).unwrap();
+    let lines: Vec<String> =
+        found.iter().map(ToString::to_string).chain(ops.iter().map(ToString::to_string)).collect();
+    insta::assert_snapshot!(lines.join("\n"));
+    let mended = run(state.clone(), &ops);
+    assert_eq!(diff(&mended, &planned(), &adapters()), Ok(vec![]));
+    let back = crate::revert(&mended, &state, &planned(), &adapters()).unwrap();
+    assert_eq!(run(mended, &back.ops), state);
+    // Too few classes: a queue it is.
+    let nic = state.links.get_mut(&link_name("eth2")).unwrap();
+    nic.traffic.dcb.as_mut().unwrap().ets.as_mut().unwrap().classes = 2;
+    let ops = diff(&state, &planned(), &adapters()).unwrap();
+    assert!(matches!(ops[..], [Op::SetQueue { queue: Queue::Ets(_), .. }, Op::SetDcbPfc { .. }]), "{ops:?}");
 }
 
 /// Without what the kernel chooses when a link is made anew.

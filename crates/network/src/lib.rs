@@ -22,6 +22,7 @@ pub mod op;
 pub mod plan;
 pub mod probe;
 pub mod simulate;
+pub mod traffic;
 pub mod way_back;
 pub mod wiring;
 
@@ -35,6 +36,6 @@ pub use link::{
     VlanEntry,
 };
 pub use op::Op;
+pub use plan::{AdapterSpeeds, plan, plan_at, plan_witness};
 pub use plan::{Generation, LinkRef, NetworkPlan, PlanError, PlannedKind, PlannedLink, ResolveError};
-pub use plan::{plan, plan_witness};
 pub use way_back::{Gone, WayBack, revert};

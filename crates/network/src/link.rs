@@ -3,6 +3,7 @@
 //! Invariants: a [`LinkName`] is one that Linux accepts. What the kernel reports is kept even where twinrack would never
 //! ask for it (any MTU, any bond mode), so that the way back to it can be computed.
 
+use crate::traffic::{Traffic, WantedTraffic};
 use ipnet::Ipv4Net;
 use model::{AdapterName, InvalidValue, MacAddress, Priority, VlanId};
 use serde::{Deserialize, Serialize};
@@ -222,6 +223,9 @@ pub struct CurrentLink {
     /// The routes through it that somebody set.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub routes: BTreeSet<Route>,
+    /// What is set of its outgoing traffic.
+    #[serde(default, skip_serializing_if = "Traffic::is_default")]
+    pub traffic: Traffic,
 }
 
 /// All links of a node.
@@ -275,6 +279,9 @@ pub struct DesiredLink {
     /// The routes through it, all of them; `None`: those that it has stay, as far as its addresses let them.
     #[serde(default)]
     pub routes: Option<BTreeSet<Route>>,
+    /// What its outgoing traffic shall have.
+    #[serde(default)]
+    pub traffic: WantedTraffic,
 }
 
 /// The links that a plan names, by kernel name. Bonds, bridges and VLANs called `tw-…` that are not here are unwanted.
@@ -304,11 +311,24 @@ impl DesiredLinks {
                     bridge_vlans: link.bridge_vlans.clone(),
                     ipv6_link_local: link.ipv6_link_local,
                     routes: Some(link.routes.clone()),
+                    traffic: was(name, link),
                 };
                 (name.clone(), wanted)
             })
             .collect();
         Self { links }
+    }
+}
+
+/// All that was seen of a link's outgoing traffic.
+fn was(name: &LinkName, link: &CurrentLink) -> WantedTraffic {
+    let Traffic { queue, marks, dcb } = link.traffic.clone();
+    let dcb = dcb.unwrap_or_default();
+    WantedTraffic {
+        queue: Some(queue),
+        marks: is_made_by_us(name, &link.kind).then_some(marks),
+        dcb_ets: dcb.ets,
+        dcb_pfc: dcb.pfc,
     }
 }
 

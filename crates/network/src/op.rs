@@ -1,6 +1,7 @@
 //! One change of one link: what a diff consists of and an executor carries out.
 
 use crate::link::{BondMode, LinkName, Reselect, Route, VlanEntry};
+use crate::traffic::{DcbEts, DcbPfc, Filter, Queue};
 use ipnet::Ipv4Net;
 use model::{Priority, VlanId};
 use serde::{Deserialize, Serialize};
@@ -162,6 +163,53 @@ pub enum Op {
         /// Whether it may.
         enabled: bool,
     },
+    /// Give a link another root queue, anew even if it has one of the kind; the kernel's own takes away what somebody set.
+    SetQueue {
+        /// Which.
+        name: LinkName,
+        /// The queue.
+        queue: Queue,
+    },
+    /// Make a place for filters on a link's ways in and out.
+    AddClassifier {
+        /// Which.
+        name: LinkName,
+    },
+    /// Take that away with all filters.
+    RemoveClassifier {
+        /// Which.
+        name: LinkName,
+    },
+    /// Add a filter on the way out.
+    AddFilter {
+        /// Of which link.
+        name: LinkName,
+        /// When it is asked: the lowest number first.
+        preference: u16,
+        /// What it does.
+        filter: Filter,
+    },
+    /// Take all filters of a preference away.
+    RemoveFilter {
+        /// From which link.
+        name: LinkName,
+        /// Which.
+        preference: u16,
+    },
+    /// Change the shares of a NIC's own traffic classes.
+    SetDcbEts {
+        /// Of which NIC.
+        name: LinkName,
+        /// The shares.
+        ets: DcbEts,
+    },
+    /// Change which priorities a NIC may be told to pause.
+    SetDcbPfc {
+        /// Of which NIC.
+        name: LinkName,
+        /// The priorities.
+        pfc: DcbPfc,
+    },
 }
 
 impl Op {
@@ -188,7 +236,14 @@ impl Op {
             | Self::RemoveAddress { name, .. }
             | Self::AddRoute { name, .. }
             | Self::RemoveRoute { name, .. }
-            | Self::SetIpv6LinkLocal { name, .. } => name,
+            | Self::SetIpv6LinkLocal { name, .. }
+            | Self::SetQueue { name, .. }
+            | Self::AddClassifier { name }
+            | Self::RemoveClassifier { name }
+            | Self::AddFilter { name, .. }
+            | Self::RemoveFilter { name, .. }
+            | Self::SetDcbEts { name, .. }
+            | Self::SetDcbPfc { name, .. } => name,
         }
     }
 
@@ -201,6 +256,9 @@ impl Op {
                 | Self::RemoveBridgeVlan { .. }
                 | Self::RemoveAddress { .. }
                 | Self::RemoveRoute { .. }
+                | Self::SetQueue { queue: Queue::Default, .. }
+                | Self::RemoveClassifier { .. }
+                | Self::RemoveFilter { .. }
         )
     }
 }
@@ -262,6 +320,15 @@ impl fmt::Display for Op {
             Self::SetIpv6LinkLocal { name, enabled } => {
                 write!(f, "{} IPv6 link-local addresses on {name}", if *enabled { "allow" } else { "forbid" })
             }
+            Self::SetQueue { name, queue } => write!(f, "make the queue of {name} {queue}"),
+            Self::AddClassifier { name } => write!(f, "make a place for filters on {name}"),
+            Self::RemoveClassifier { name } => write!(f, "take the place for filters from {name}"),
+            Self::AddFilter { name, preference, filter } => {
+                write!(f, "let filter {preference} of {name} mark {filter}")
+            }
+            Self::RemoveFilter { name, preference } => write!(f, "remove filter {preference} of {name}"),
+            Self::SetDcbEts { name, ets } => write!(f, "set ETS of {name} to {ets}"),
+            Self::SetDcbPfc { name, pfc } => write!(f, "let {name} be paused for {pfc}"),
         }
     }
 }

@@ -25,6 +25,7 @@
 use crate::link::{
     AdapterMap, BondMode, CurrentLinks, DesiredLink, DesiredLinks, LinkKind, LinkName, Reselect, VlanEntry,
 };
+use crate::traffic::{MarkRule, Marks, Queue, Shares, Traffic, WantedTraffic, mark_rules};
 use ipnet::Ipv4Net;
 use model::{
     AdapterName, ClusterSpec, Intent, IntentName, MacAddress, ManagementNetwork, Mtu, NodeName, NodeOrdinal,
@@ -108,7 +109,16 @@ pub struct PlannedLink {
     pub address: Option<Ipv4Net>,
     /// Its VLANs on the bridge.
     pub bridge_vlans: BTreeMap<VlanId, VlanEntry>,
+    /// What its packets are marked with: the first rule that matches counts. Empty: filters and queue stay as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub marks: Vec<MarkRule>,
+    /// How classes of traffic share it; `None`: its queue stays as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shares: Option<Shares>,
 }
+
+/// The speeds of adapters as far as they are known, Mb/s; the same on every node.
+pub type AdapterSpeeds = BTreeMap<AdapterName, u32>;
 
 /// Why a specification has no plan. The template's rules exclude all of these.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -187,8 +197,18 @@ pub enum ResolveError {
     },
 }
 
-/// The links of a node.
+/// The links of a node whose NICs are of unknown speed.
 pub fn plan(spec: &ClusterSpec, node: &NodeName, generation: Generation) -> Result<NetworkPlan, PlanError> {
+    plan_at(spec, node, generation, &AdapterSpeeds::new())
+}
+
+/// The links of a node.
+pub fn plan_at(
+    spec: &ClusterSpec,
+    node: &NodeName,
+    generation: Generation,
+    speeds: &AdapterSpeeds,
+) -> Result<NetworkPlan, PlanError> {
     let (_, member) =
         spec.nodes().find(|(_, n)| n.name == *node).ok_or_else(|| PlanError::UnknownNode(node.clone()))?;
     check_adapters(spec)?;
@@ -210,6 +230,7 @@ pub fn plan(spec: &ClusterSpec, node: &NodeName, generation: Generation) -> Resu
     for network in &spec.storage_networks {
         add_storage(&mut links, spec, intent, network, member.ordinal)?;
     }
+    share(&mut links, spec, speeds);
     Ok(NetworkPlan { generation, node: member.name.clone(), links })
 }
 
@@ -338,7 +359,16 @@ impl Team<'_> {
 }
 
 fn bare(link: LinkRef, kind: PlannedKind, mtu: Mtu) -> PlannedLink {
-    PlannedLink { link, kind, mtu, master: None, address: None, bridge_vlans: BTreeMap::new() }
+    PlannedLink {
+        link,
+        kind,
+        mtu,
+        master: None,
+        address: None,
+        bridge_vlans: BTreeMap::new(),
+        marks: Vec::new(),
+        shares: None,
+    }
 }
 
 /// The NIC of a storage network, unless it is in the team or planned already, and its VLAN link.
@@ -368,11 +398,23 @@ fn add_storage(
     let kind = PlannedKind::Vlan { parent, vlan: network.vlan, egress_qos: egress_qos(spec.qos) };
     let address = in_subnet(ClusterSpec::storage_address(network, ordinal), network.subnet)?;
     let link = LinkRef::Ours(LinkName::storage(network.vlan));
-    links.push(PlannedLink { address: Some(address), ..bare(link, kind, intent.mtu) });
+    let marks = mark_rules(spec.qos);
+    links.push(PlannedLink { address: Some(address), marks, ..bare(link, kind, intent.mtu) });
     Ok(())
 }
 
-/// Sockets say their priority (`SO_PRIORITY`; the NVMe/TCP drivers have a parameter for it), the tag has the same.
+/// Every NIC that storage may leave by, also as a port of the team, divides its bandwidth.
+fn share(links: &mut [PlannedLink], spec: &ClusterSpec, speeds: &AdapterSpeeds) {
+    for link in links {
+        let LinkRef::Adapter(adapter) = &link.link else { continue };
+        let mut storage = spec.intents.iter().filter(|intent| intent.carries(TrafficClass::Storage));
+        if !spec.storage_networks.is_empty() && storage.any(|intent| intent.adapters.contains(adapter)) {
+            link.shares = Some(Shares::of(spec.qos, speeds.get(adapter).copied()));
+        }
+    }
+}
+
+/// The filters of the link say the priority ([`mark_rules`]), the tag has the same.
 fn egress_qos(qos: Qos) -> BTreeMap<u32, Priority> {
     [qos.storage_priority, qos.heartbeat_priority]
         .into_iter()
@@ -422,6 +464,7 @@ impl NetworkPlan {
                 bridge_vlans: planned.bridge_vlans.clone(),
                 ipv6_link_local: Some(false),
                 routes: None,
+                traffic: wanted_traffic(planned, current.get(&at).map(|link| &link.traffic)),
             };
             if links.insert(at.clone(), desired).is_some()
                 && let LinkRef::Adapter(adapter) = &planned.link
@@ -430,6 +473,23 @@ impl NetworkPlan {
             }
         }
         Ok(DesiredLinks { links })
+    }
+}
+
+/// A NIC's own means come before a queue of the kernel's.
+fn wanted_traffic(planned: &PlannedLink, now: Option<&Traffic>) -> WantedTraffic {
+    if !planned.marks.is_empty() {
+        let (queue, marks) = (Some(Queue::Default), Some(Marks::of(&planned.marks)));
+        return WantedTraffic { queue, marks, ..WantedTraffic::default() };
+    }
+    let Some(shares) = &planned.shares else { return WantedTraffic::default() };
+    let dcb = now.and_then(|traffic| traffic.dcb.as_ref());
+    let own = dcb.and_then(|dcb| dcb.ets_of(shares.classes()));
+    WantedTraffic {
+        queue: own.is_none().then(|| Queue::Ets(shares.ets())),
+        marks: None,
+        dcb_ets: own.map(|own| shares.dcb_ets(own)),
+        dcb_pfc: dcb.and_then(|dcb| dcb.pfc).map(|pfc| shares.dcb_pfc(pfc)),
     }
 }
 

@@ -10,8 +10,11 @@
 //!
 //! On failure: [`Refused`] says what the kernel would object to; nothing has changed then.
 
+mod traffic;
+
 use crate::link::{CurrentLink, CurrentLinks, LinkKind, LinkName, Reselect, Route, VlanEntry};
 use crate::op::Op;
+use crate::traffic::Traffic;
 use model::{Priority, VlanId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -78,6 +81,9 @@ pub enum Refused {
     /// The route's source address is none of this node's.
     #[error("{0} is no address of a link that is up")]
     NoSource(Ipv4Addr),
+    /// The kernel tells too little of what was there to make it again. (It isn't the kernel that refuses: nothing can be asked of it.)
+    #[error("the kernel does not tell enough of what {0} had to make it again")]
+    NotTold(LinkName),
 }
 
 /// Carries one operation out on the model.
@@ -141,6 +147,13 @@ pub fn apply(state: &mut CurrentLinks, op: &Op) -> Result<(), Refused> {
             link_mut(state, name)?.ipv6_link_local = Some(*enabled);
             Ok(())
         }
+        Op::SetQueue { name, queue } => traffic::set_queue(state, name, queue),
+        Op::AddClassifier { name } => traffic::add_classifier(state, name),
+        Op::RemoveClassifier { name } => traffic::remove_classifier(state, name),
+        Op::AddFilter { name, preference, filter } => traffic::add_filter(state, name, *preference, filter),
+        Op::RemoveFilter { name, preference } => traffic::remove_filter(state, name, *preference),
+        Op::SetDcbEts { name, ets } => traffic::set_dcb_ets(state, name, ets),
+        Op::SetDcbPfc { name, pfc } => traffic::set_dcb_pfc(state, name, *pfc),
     }
 }
 
@@ -170,6 +183,7 @@ fn create(state: &mut CurrentLinks, name: &LinkName, kind: LinkKind, mtu_bytes: 
         bridge_vlans: BTreeMap::new(),
         ipv6_link_local: has_ipv6.then_some(true),
         routes: BTreeSet::new(),
+        traffic: Traffic::default(),
     };
     state.links.insert(name.clone(), new);
     Ok(())

@@ -3,6 +3,7 @@
 use crate::diagnose::{NicReport, NodeReport, PathView};
 use crate::link::{AdapterMap, CurrentLink, CurrentLinks, LinkKind, LinkName};
 use crate::lldp::{ChassisId, Lldpdu, PortId, VlanName};
+use crate::traffic::Traffic;
 use crate::wiring::{Neighbour, NicCabling, NodeCabling};
 use model::{
     AdapterName, ClusterSpec, ConfigurationMode, DeploymentMode, Intent, MacAddress, ManagementNetwork, Mtu,
@@ -160,6 +161,7 @@ pub(crate) fn bare_nics() -> CurrentLinks {
         bridge_vlans: BTreeMap::new(),
         ipv6_link_local: Some(true),
         routes: BTreeSet::new(),
+        traffic: Traffic::default(),
     };
     CurrentLinks { links: (0..4).map(|at| (link_name(&format!("eth{at}")), nic(at))).collect() }
 }

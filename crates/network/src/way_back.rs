@@ -15,6 +15,7 @@ use crate::link::{
 };
 use crate::op::Op;
 use crate::plan::NetworkPlan;
+use crate::traffic::WantedTraffic;
 use model::MacAddress;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -119,6 +120,7 @@ fn foreign(was: CurrentLink, is: CurrentLink, before: &CurrentLinks) -> DesiredL
         bridge_vlans: if port { was.bridge_vlans } else { is.bridge_vlans },
         ipv6_link_local: None,
         routes: None,
+        traffic: WantedTraffic::default(),
     }
 }
 

@@ -5,6 +5,7 @@ use crate::diff::diff;
 use crate::plan::{Generation, plan};
 use crate::simulate;
 use crate::testing::{adapters, bare_nics, link_name, nic_mac, spec, vlan};
+use crate::traffic::{Filter, Marks, Queue};
 
 fn planned() -> NetworkPlan {
     plan(&spec(1), &"n1".parse().unwrap(), Generation(1)).unwrap()
@@ -159,4 +160,33 @@ fn what_the_model_does_not_understand_of_foreign_links_is_tried_last() {
     assert_eq!(back.pop(), Some(Op::SetUp { name: link_name("eth3.100") }));
     before.links.get_mut(&link_name("eth3.100")).unwrap().up = false;
     assert_eq!(run(after, &back), before);
+}
+
+/// A queue with classes, and a filter that isn't understood: nobody can make them again, and the way back says so.
+#[test]
+fn what_the_kernel_does_not_tell_all_of_is_tried_last_and_left_over() {
+    let (_, mut before) = before_and_after();
+    let htb = Queue::Other { kind: "htb".to_owned(), options: Vec::new(), whole: true };
+    before.links.get_mut(&link_name("eth2")).unwrap().traffic.queue = htb.clone();
+    let storage = before.links.get_mut(&link_name("tw-st712")).unwrap();
+    let foreign = Filter::Other("bpf".to_owned());
+    let Marks::Filters(filters) = &mut storage.traffic.marks else { panic!("a place for filters") };
+    filters.insert(9, foreign.clone());
+    let after = run(before.clone(), &diff(&before, &planned(), &adapters()).unwrap());
+    let back = revert(&after, &before, &planned(), &adapters()).unwrap();
+    let add = Op::AddFilter { name: link_name("tw-st712"), preference: 9, filter: foreign };
+    assert_eq!(back.ops, [Op::SetQueue { name: link_name("eth2"), queue: htb }, add]);
+    assert!(back.left().is_some());
+}
+
+#[test]
+fn a_queue_that_somebody_set_on_a_nic_comes_back() {
+    let (mut before, _) = before_and_after();
+    let codel =
+        Queue::Other { kind: "fq_codel".to_owned(), options: vec![8, 0, 1, 0, 9, 0, 0, 0], whole: true };
+    before.links.get_mut(&link_name("eth2")).unwrap().traffic.queue = codel;
+    let after = run(before.clone(), &diff(&before, &planned(), &adapters()).unwrap());
+    assert!(matches!(after.links[&link_name("eth2")].traffic.queue, Queue::Ets(_)));
+    let back = revert(&after, &before, &planned(), &adapters()).unwrap();
+    assert_eq!(run(after, &back.ops), before);
 }

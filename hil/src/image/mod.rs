@@ -56,7 +56,7 @@ const IMAGES: Kind = Kind { folder: "images", keep: 4 };
 
 /// The modules that every node needs: its buses, NICs, drives, ports and watchdog, its state's file system, and what the
 /// networks are built from.
-pub const NODE_MODULES: [&str; 11] = [
+pub const NODE_MODULES: [&str; 15] = [
     "virtio_pci",
     "virtio_net",
     "virtio_rng",
@@ -68,6 +68,10 @@ pub const NODE_MODULES: [&str; 11] = [
     "bonding",
     "bridge",
     "i6300esb",
+    "sch_ets",
+    "sch_ingress",
+    "cls_flower",
+    "act_skbedit",
 ];
 
 /// The programs that every node has for people, suites and workloads; the agent needs none of them.

@@ -9,6 +9,8 @@
 //!
 //! On failure: [`LabError::Drift`], with what the command said.
 
+mod traffic;
+
 use super::hands::Hands;
 use super::{Lab, LabError, LabNode};
 use fastrand::Rng;
@@ -87,7 +89,8 @@ impl Drift {
             // As fast as one process can: the agent may be quicker than two.
             many => {
                 let lines: Vec<String> = many.iter().map(|words| words[1..].join(" ") + "\n").collect();
-                hands.run_with(&["ip", "-batch", "-"], &lines.concat(), LIMIT_DEFAULT).await
+                let program = many.first().and_then(|words| words.first()).map_or("ip", String::as_str);
+                hands.run_with(&[program, "-batch", "-"], &lines.concat(), LIMIT_DEFAULT).await
             }
         };
         done(&self.node, &self.to_string(), run)
@@ -140,6 +143,7 @@ fn candidates(rng: &mut Rng, settled: &Settled) -> Vec<(Attribute, Vec<Op>)> {
         of_any(rng, name, link, &mut found);
         of_ports(rng, name, link, &settled.links, &mut found);
         of_kind(rng, name, link, &settled.links, &mut found);
+        traffic::of_traffic(rng, name, link, &mut found);
     }
     found
 }
@@ -248,7 +252,7 @@ fn of_kind(rng: &mut Rng, name: &LinkName, link: &CurrentLink, links: &CurrentLi
     }
 }
 
-/// What a person types (ip-link(8), ip-address(8), bridge(8)). Operations that no candidate has say so by an empty command.
+/// What a person types (ip-link(8), ip-address(8), bridge(8), tc(8)). Operations that no candidate has say so by an empty command.
 fn command(op: &Op) -> Vec<String> {
     let line = match op {
         Op::Delete { name } => format!("ip link del dev {name}"),
@@ -287,7 +291,14 @@ fn command(op: &Op) -> Vec<String> {
         Op::SetIpv6LinkLocal { name, enabled } => {
             format!("ip link set dev {name} addrgenmode {}", if *enabled { "eui64" } else { "none" })
         }
-        Op::SetPrimary { port: None, .. }
+        Op::SetQueue { .. }
+        | Op::AddClassifier { .. }
+        | Op::RemoveClassifier { .. }
+        | Op::AddFilter { .. }
+        | Op::RemoveFilter { .. } => traffic::command(op),
+        Op::SetDcbEts { .. }
+        | Op::SetDcbPfc { .. }
+        | Op::SetPrimary { port: None, .. }
         | Op::SetUp { .. }
         | Op::AddRoute { .. }
         | Op::RemoveRoute { .. }

@@ -3,9 +3,10 @@
 use super::*;
 use model::MacAddress;
 use network::link::AdapterMap;
+use network::traffic::Traffic;
 use network::{Generation, diff, plan};
 
-const ATTRIBUTES: [Attribute; 12] = [
+const ATTRIBUTES: [Attribute; 14] = [
     Attribute::Presence,
     Attribute::Mtu,
     Attribute::Up,
@@ -18,6 +19,8 @@ const ATTRIBUTES: [Attribute; 12] = [
     Attribute::Reselect,
     Attribute::VlanFiltering,
     Attribute::DefaultVlan,
+    Attribute::Queue,
+    Attribute::Filters,
 ];
 
 fn nodes() -> Vec<(Settled, AdapterMap)> {
@@ -42,6 +45,7 @@ fn nodes() -> Vec<(Settled, AdapterMap)> {
             bridge_vlans: BTreeMap::new(),
             ipv6_link_local: Some(true),
             routes: BTreeSet::new(),
+            traffic: Traffic::default(),
         };
         bare.links.insert(format!("eth{index}").parse().unwrap(), nic);
     }

@@ -370,6 +370,7 @@ mod tests {
             bridge_vlans: BTreeMap::new(),
             ipv6_link_local: None,
             routes: BTreeSet::new(),
+            traffic: network::traffic::Traffic::default(),
         };
         let links = CurrentLinks { links: [(name(), nic)].into() };
         let nics = [name()].into();

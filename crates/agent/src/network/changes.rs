@@ -65,6 +65,11 @@ impl Log {
             ChangeKind::AddressGone => "address-gone",
             ChangeKind::Route => "route",
             ChangeKind::RouteGone => "route-gone",
+            ChangeKind::Queue => "queue",
+            ChangeKind::QueueGone => "queue-gone",
+            ChangeKind::Filter => "filter",
+            ChangeKind::FilterGone => "filter-gone",
+            ChangeKind::Dcb => "dcb",
         };
         let (number, kind) = (self.count, kind.to_owned());
         self.last.push_front(LinkChange { number, kind, index: change.index, name: change.name, at_ms });

@@ -4,10 +4,11 @@ mod deaths;
 mod drifts;
 
 use super::*;
-use model::{AdapterName, MacAddress, Mtu, VlanId};
+use model::{AdapterName, MacAddress, Mtu, Qos, VlanId};
 use network::CurrentLinks;
 use network::link::{AdapterMap, CurrentLink, LinkKind, LinkName};
 use network::plan::{LinkRef, PlannedKind, PlannedLink};
+use network::traffic::{Shares, Traffic, mark_rules};
 use network::{Difference, Op, ResolveError, diff, revert, simulate};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex as StdMutex, PoisonError};
@@ -40,6 +41,7 @@ impl Simulated {
             bridge_vlans: BTreeMap::new(),
             ipv6_link_local: Some(false),
             routes: BTreeSet::new(),
+            traffic: Traffic::default(),
         };
         let links = CurrentLinks { links: BTreeMap::from([("eth3".parse().unwrap(), nic)]) };
         Self { links: Arc::new(StdMutex::new(links)), spoilt: Arc::default(), stuck: Arc::default() }
@@ -130,7 +132,7 @@ fn node() -> NodeName {
     "node1".parse().unwrap()
 }
 
-/// One VLAN on the one NIC.
+/// One VLAN on the one NIC, with a queue there and filters here.
 fn plan(generation: u64, vlan: u64) -> NetworkPlan {
     let bare = |link, kind| PlannedLink {
         link,
@@ -139,11 +141,16 @@ fn plan(generation: u64, vlan: u64) -> NetworkPlan {
         master: None,
         address: None,
         bridge_vlans: BTreeMap::new(),
+        marks: Vec::new(),
+        shares: None,
     };
+    let qos = Qos::default();
     let vlan = VlanId::try_from(vlan).unwrap();
     let nic = LinkRef::Adapter(adapter());
     let kind = PlannedKind::Vlan { parent: nic.clone(), vlan, egress_qos: BTreeMap::new() };
-    let links = vec![bare(nic, PlannedKind::Nic), bare(LinkRef::Ours(LinkName::storage(vlan)), kind)];
+    let nic = PlannedLink { shares: Some(Shares::of(qos, None)), ..bare(nic, PlannedKind::Nic) };
+    let storage = PlannedLink { marks: mark_rules(qos), ..bare(LinkRef::Ours(LinkName::storage(vlan)), kind) };
+    let links = vec![nic, storage];
     NetworkPlan { generation: Generation(generation), node: node(), links }
 }
 

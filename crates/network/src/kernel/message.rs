@@ -5,13 +5,16 @@
 //! (`IFLA_INFO_DATA`, which `RTM_SETLINK` ignores).
 
 use super::netlink::NetlinkError;
+use super::wire::{self, Message, Raw};
+use super::{dcb, tc};
 use crate::link::{BondMode, LinkName, Reselect, Route, VlanEntry};
 use crate::op::Op;
+use crate::traffic::Queue;
 use ipnet::Ipv4Net;
 use model::{Priority, VlanId};
 use rtnetlink::AddressMessageBuilder;
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage,
+    NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
 };
 use rtnetlink::packet_route::link::{
     AfSpecBridge, AfSpecInet6, AfSpecUnspec, BondMode as KernelBondMode, BondPrimaryReselect, BridgeFlag,
@@ -39,6 +42,8 @@ const CHANGE: u16 = NLM_F_REQUEST | NLM_F_ACK;
 const CREATE: u16 = CHANGE | NLM_F_CREATE | NLM_F_EXCL;
 /// Several routes may have one destination and metric (`NLM_F_EXCL` would refuse); the same route twice is refused.
 const APPEND: u16 = CHANGE | NLM_F_CREATE | NLM_F_APPEND;
+/// A new root queue in the place of any other, also of one of its kind (`tc_modify_qdisc`, `net/sched/sch_api.c`).
+const REPLACE: u16 = CREATE | NLM_F_REPLACE;
 
 /// The names of the links that must exist for an operation.
 pub(super) fn needs(op: &Op) -> Vec<&LinkName> {
@@ -55,10 +60,21 @@ pub(super) fn needs(op: &Op) -> Vec<&LinkName> {
 pub(super) fn request(
     op: &Op,
     facts: &BTreeMap<LinkName, LinkFacts>,
-) -> Result<NetlinkMessage<RouteNetlinkMessage>, NetlinkError> {
+) -> Result<NetlinkMessage<Message>, NetlinkError> {
     let find = |name: &LinkName| facts.get(name).copied().ok_or_else(|| NetlinkError::NoLink(name.clone()));
     let index = |name: &LinkName| find(name).map(|facts| facts.index);
     let (payload, flags) = match op {
+        Op::SetQueue { name, .. }
+        | Op::AddClassifier { name }
+        | Op::RemoveClassifier { name }
+        | Op::AddFilter { name, .. }
+        | Op::RemoveFilter { name, .. }
+        | Op::SetDcbEts { name, .. }
+        | Op::SetDcbPfc { name, .. } => {
+            let (raw, flags) =
+                traffic(op, index(name)?).ok_or_else(|| NetlinkError::NotTold(Box::new(op.clone())))?;
+            return Ok(wire::request(raw, flags));
+        }
         Op::CreateBond { name, mode, miimon_ms } => {
             let data = InfoData::Bond(vec![InfoBond::Mode(bond_mode(*mode)), InfoBond::MiiMon(*miimon_ms)]);
             (create(name, InfoKind::Bond, data, None), CREATE)
@@ -118,9 +134,22 @@ pub(super) fn request(
             (set(index(name)?, LinkAttribute::AfSpecUnspec(vec![spec])), CHANGE)
         }
     };
-    let mut message = NetlinkMessage::from(payload);
-    message.header.flags = flags;
-    Ok(message)
+    Ok(wire::request(payload, flags))
+}
+
+/// `None`: it can't be made from what is known, or is about something else.
+fn traffic(op: &Op, index: u32) -> Option<(Raw, u16)> {
+    Some(match op {
+        Op::SetQueue { queue: Queue::Default, .. } => (tc::set_queue(index, &Queue::Default)?, CHANGE),
+        Op::SetQueue { queue, .. } => (tc::set_queue(index, queue)?, REPLACE),
+        Op::AddClassifier { .. } => (tc::add_classifier(index), CREATE),
+        Op::RemoveClassifier { .. } => (tc::remove_classifier(index), CHANGE),
+        Op::AddFilter { preference, filter, .. } => (tc::add_filter(index, *preference, filter)?, CREATE),
+        Op::RemoveFilter { preference, .. } => (tc::remove_filter(index, *preference), CHANGE),
+        Op::SetDcbEts { name, ets } => (dcb::set_ets(name, ets), CHANGE),
+        Op::SetDcbPfc { name, pfc } => (dcb::set_pfc(name, *pfc), CHANGE),
+        _ => return None,
+    })
 }
 
 fn link(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
@@ -273,6 +302,9 @@ mod tests {
         let op = Op::SetMiimon { name: "tw-team".parse().unwrap(), miimon_ms: 100 };
         let message = request(&op, &facts()).unwrap();
         assert_eq!(message.header.flags, CHANGE);
-        assert!(matches!(message.payload, NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(_))));
+        assert!(matches!(
+            message.payload,
+            NetlinkPayload::InnerMessage(Message::Route(RouteNetlinkMessage::NewLink(_)))
+        ));
     }
 }

@@ -16,6 +16,8 @@
 
 mod announce;
 mod apply;
+mod attribute;
+mod dcb;
 mod exchange;
 mod hello;
 mod lldp_listener;
@@ -26,6 +28,8 @@ mod observe;
 mod own_thread;
 mod packet;
 mod ping;
+mod tc;
+mod wire;
 
 pub use announce::{TeamWatch, broadcast};
 pub use apply::{ApplyError, ApplyOutcome, ApplyReport, apply, restore};

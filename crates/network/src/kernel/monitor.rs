@@ -12,11 +12,15 @@
 //! On failure: when the socket dies, [`Monitor::next`] gives what is left and then `None`; there is nothing more to hear.
 
 use super::netlink::NetlinkError;
+use super::tc;
+use super::wire::{self, Message, Raw};
 use futures_util::{Stream, StreamExt};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use rtnetlink::sys::{AsyncSocket, SocketAddr, TokioSocket};
 use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,8 +30,14 @@ use tokio::task::JoinHandle;
 /// How many changes wait for somebody to look at them.
 const QUEUE: usize = 1024;
 
-const GROUPS: [MulticastGroup; 4] =
-    [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Ifaddr];
+const GROUPS: [MulticastGroup; 6] = [
+    MulticastGroup::Link,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Tc,
+    MulticastGroup::Dcb,
+];
 
 /// What kind of message the kernel sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -45,6 +55,16 @@ pub enum ChangeKind {
     Route,
     /// A route is gone.
     RouteGone,
+    /// A queue or a place for filters is new or changed.
+    Queue,
+    /// A queue or a place for filters is gone.
+    QueueGone,
+    /// A filter is new or changed.
+    Filter,
+    /// A filter is gone.
+    FilterGone,
+    /// A NIC's data centre bridging changed.
+    Dcb,
 }
 
 /// One change.
@@ -52,7 +72,7 @@ pub enum ChangeKind {
 pub struct Change {
     /// What kind.
     pub kind: ChangeKind,
-    /// The kernel's number of the link; `None` for routes.
+    /// The kernel's number of the link; `None` for routes and data centre bridging.
     pub index: Option<u32>,
     /// The link's name, where the message has it.
     pub name: Option<String>,
@@ -84,8 +104,11 @@ impl Drop for Monitor {
 impl Monitor {
     /// Starts to listen.
     pub fn open() -> Result<Self, NetlinkError> {
-        let (connection, _, messages) =
-            rtnetlink::new_multicast_connection(&GROUPS).map_err(NetlinkError::Open)?;
+        let (mut connection, _, messages) =
+            rtnetlink::proto::new_connection(NETLINK_ROUTE).map_err(NetlinkError::Open)?;
+        let groups = GROUPS.iter().fold(0, |groups, group| groups | 1 << (*group as u32 - 1));
+        let socket: &mut TokioSocket = connection.socket_mut();
+        socket.socket_mut().bind(&SocketAddr::new(0, groups)).map_err(NetlinkError::Open)?;
         let (sender, told) = mpsc::channel(QUEUE);
         let missed = Arc::new(AtomicU64::new(0));
         let forward = forward(messages.map(|(message, _)| message), sender, Arc::clone(&missed));
@@ -105,7 +128,7 @@ impl Monitor {
 
 /// Hands on what the kernel tells until it tells no more. Counts before it hands on, so that a count is never behind.
 async fn forward(
-    messages: impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>>,
+    messages: impl Stream<Item = NetlinkMessage<Message>>,
     told: mpsc::Sender<Told>,
     missed: Arc<AtomicU64>,
 ) {
@@ -128,7 +151,27 @@ async fn forward(
     }
 }
 
-fn change(message: &RouteNetlinkMessage) -> Option<Change> {
+fn change(message: &Message) -> Option<Change> {
+    match message {
+        Message::Route(message) => of_library(message),
+        Message::Raw(raw) => of_bytes(raw),
+    }
+}
+
+fn of_bytes(raw: &Raw) -> Option<Change> {
+    let kind = match raw.kind {
+        wire::NEW_QUEUE => ChangeKind::Queue,
+        wire::DELETE_QUEUE => ChangeKind::QueueGone,
+        wire::NEW_FILTER => ChangeKind::Filter,
+        wire::DELETE_FILTER => ChangeKind::FilterGone,
+        wire::GET_DCB | wire::SET_DCB => ChangeKind::Dcb,
+        _ => return None,
+    };
+    let index = if kind == ChangeKind::Dcb { None } else { tc::index(raw) };
+    Some(Change { kind, index, name: None })
+}
+
+fn of_library(message: &RouteNetlinkMessage) -> Option<Change> {
     let of_link = |kind, link: &LinkMessage| {
         let name = link.attributes.iter().find_map(|attribute| match attribute {
             LinkAttribute::IfName(name) => Some(name.clone()),
@@ -159,13 +202,13 @@ mod tests {
     use futures_util::stream;
     use rtnetlink::packet_core::NetlinkHeader;
 
-    fn link(index: u32) -> NetlinkMessage<RouteNetlinkMessage> {
+    fn link(index: u32) -> NetlinkMessage<Message> {
         let mut message = LinkMessage::default();
         message.header.index = index;
-        NetlinkMessage::from(RouteNetlinkMessage::NewLink(message))
+        wire::request(RouteNetlinkMessage::NewLink(message), 0)
     }
 
-    fn monitor(messages: Vec<NetlinkMessage<RouteNetlinkMessage>>) -> Monitor {
+    fn monitor(messages: Vec<NetlinkMessage<Message>>) -> Monitor {
         let (sender, told) = mpsc::channel(QUEUE);
         let missed = Arc::new(AtomicU64::new(0));
         let forward = forward(stream::iter(messages), sender, Arc::clone(&missed));
@@ -183,6 +226,16 @@ mod tests {
         assert_eq!(monitor.missed(), 1);
         assert_eq!(monitor.next().await, of(4));
         assert_eq!(monitor.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn queues_and_filters_are_told_of() {
+        let told = [tc::add_classifier(3), tc::remove_filter(3, 1), tc::remove_classifier(3)];
+        let mut monitor = monitor(told.into_iter().map(|raw| wire::request(raw, 0)).collect());
+        for kind in [ChangeKind::Queue, ChangeKind::FilterGone, ChangeKind::QueueGone] {
+            let change = Change { kind, index: Some(3), name: None };
+            assert_eq!(monitor.next().await, Some(Told::Change(change)));
+        }
     }
 
     #[tokio::test]

@@ -10,15 +10,19 @@ use super::exchange::{self, Answer, RequestError};
 use super::message::{self, LinkFacts};
 use super::observe;
 use super::own_thread::OwnThread;
-use crate::link::{CurrentLinks, LinkName};
+use super::wire::{self, Message, Raw};
+use super::{dcb, tc};
+use crate::link::{CurrentLinks, LinkKind, LinkName, is_made_by_us};
 use crate::op::Op;
-use rtnetlink::Handle;
+use crate::traffic::Dcb;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage};
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use std::collections::BTreeMap;
+use rtnetlink::proto::ConnectionHandle;
+use rtnetlink::sys::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
@@ -50,6 +54,9 @@ pub enum NetlinkError {
         #[source]
         source: RequestError,
     },
+    /// The kernel tells too little of what was there to make it again.
+    #[error("can't {0}: the kernel does not tell enough of it to make it again")]
+    NotTold(Box<Op>),
 }
 
 /// A connection to the kernel's route netlink. Its thread ends when this is dropped.
@@ -57,34 +64,81 @@ pub enum NetlinkError {
 pub struct Netlink {
     /// None while there is none in place of one that hung.
     socket: Mutex<Option<OwnThread>>,
+    /// NICs, by the kernel's numbers, whose drivers have nothing of data centre bridging: that does not change.
+    without_dcb: Mutex<BTreeSet<u32>>,
 }
 
 impl Netlink {
     /// Opens a socket in the network namespace of the calling thread.
     pub fn open() -> Result<Self, NetlinkError> {
         let socket = OwnThread::open().map_err(NetlinkError::Open)?;
-        Ok(Self { socket: Mutex::new(Some(socket)) })
+        Ok(Self { socket: Mutex::new(Some(socket)), without_dcb: Mutex::default() })
     }
 
     /// All links as they are now.
     pub async fn observe(&self) -> Result<CurrentLinks, NetlinkError> {
         let failed = |what| move |source| NetlinkError::Observe { what, source };
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let links = self.dump(&request, link).await.map_err(failed("links"))?;
+        let links = self.dump(request, link).await.map_err(failed("links"))?;
         let mut request = LinkMessage::default();
         request.header.interface_family = AddressFamily::Bridge;
         request.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::Brvlan])];
         let request = RouteNetlinkMessage::GetLink(request);
-        let vlans = self.dump(&request, link).await.map_err(failed("VLANs of bridges"))?;
+        let vlans = self.dump(request, link).await.map_err(failed("VLANs of bridges"))?;
         let mut request = AddressMessage::default();
         request.header.family = AddressFamily::Inet;
         let request = RouteNetlinkMessage::GetAddress(request);
-        let addresses = self.dump(&request, address).await.map_err(failed("addresses"))?;
+        let addresses = self.dump(request, address).await.map_err(failed("addresses"))?;
         let mut request = RouteMessage::default();
         request.header.address_family = AddressFamily::Inet;
         let request = RouteNetlinkMessage::GetRoute(request);
-        let routes = self.dump(&request, route).await.map_err(failed("routes"))?;
-        Ok(observe::assemble(&links, &vlans, &addresses, &routes))
+        let routes = self.dump(request, route).await.map_err(failed("routes"))?;
+        let mut current = observe::assemble(&links, &vlans, &addresses, &routes);
+        self.observe_traffic(&mut current, &observe::names(&links)).await?;
+        Ok(current)
+    }
+
+    /// Queues of all links, filters of ours, and what NICs have of data centre bridging.
+    async fn observe_traffic(
+        &self,
+        current: &mut CurrentLinks,
+        names: &BTreeMap<u32, LinkName>,
+    ) -> Result<(), NetlinkError> {
+        let failed = |what| move |source| NetlinkError::Observe { what, source };
+        let queues = self.dump(tc::list_queues(), raw).await.map_err(failed("queues"))?;
+        for name in tc::place_queues(current, names, &queues) {
+            let Some(link) = current.links.get_mut(&name) else { continue };
+            if is_made_by_us(&name, &link.kind) && matches!(link.kind, LinkKind::Vlan { .. }) {
+                let filters = self.dump(tc::list_filters(link.index), raw).await;
+                link.traffic.marks = tc::marks(&filters.map_err(failed("filters"))?);
+            }
+        }
+        for (name, link) in &mut current.links {
+            if link.kind == LinkKind::Nic {
+                link.traffic.dcb = self.dcb(name, link.index).await.map_err(failed("a NIC's DCB"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a NIC has of data centre bridging; `None`: nothing, or it is gone meanwhile.
+    async fn dcb(&self, name: &LinkName, index: u32) -> Result<Option<Dcb>, RequestError> {
+        if lock(&self.without_dcb).contains(&index) {
+            return Ok(None);
+        }
+        match self.ask(wire::request(dcb::get(name), NLM_F_REQUEST | NLM_F_ACK)).await {
+            Ok(answer) => Ok(answer.items.into_iter().filter_map(raw).find_map(|raw| dcb::read(&raw))),
+            Err(RequestError::Refused(refusal)) => {
+                // EOPNOTSUPP: the driver has no such operations, or the kernel has none for anybody.
+                if refusal.raw_os_error() == Some(libc::EOPNOTSUPP) {
+                    lock(&self.without_dcb).insert(index);
+                } else {
+                    tracing::debug!("data centre bridging of {name}: {refusal}");
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Carries one operation out.
@@ -100,15 +154,20 @@ impl Netlink {
         match self.ask(message::request(op, &facts)?).await {
             Err(RequestError::Refused(refusal)) if op.is_removal() && is_gone(&refusal) => Ok(()),
             Err(source) => Err(NetlinkError::Execute { op: Box::new(op.clone()), source }),
-            Ok(_) => Ok(()),
+            Ok(answer) => match answer.items.into_iter().filter_map(raw).find_map(|raw| dcb::refusal(&raw)) {
+                None => Ok(()),
+                Some(refusal) => {
+                    let source = RequestError::Refused(refusal);
+                    Err(NetlinkError::Execute { op: Box::new(op.clone()), source })
+                }
+            },
         }
     }
 
     async fn facts(&self, name: &LinkName) -> Result<LinkFacts, NetlinkError> {
         let mut request = LinkMessage::default();
         request.attributes = vec![LinkAttribute::IfName(name.as_str().to_owned())];
-        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetLink(request));
-        request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
+        let request = wire::request(RouteNetlinkMessage::GetLink(request), NLM_F_REQUEST | NLM_F_ACK);
         match self.ask(request).await {
             Ok(found) => found
                 .items
@@ -126,23 +185,17 @@ impl Netlink {
     /// Asks for a list. Messages of other kinds than `pick` knows are none of it.
     async fn dump<T>(
         &self,
-        request: &RouteNetlinkMessage,
-        pick: impl Fn(RouteNetlinkMessage) -> Option<T>,
+        request: impl Into<Message>,
+        pick: impl Fn(Message) -> Option<T>,
     ) -> Result<Vec<T>, RequestError> {
-        let ask = || {
-            let mut message = NetlinkMessage::from(request.clone());
-            message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-            self.ask(message)
-        };
+        let request = request.into();
+        let ask = || self.ask(wire::request(request.clone(), NLM_F_REQUEST | NLM_F_DUMP));
         Ok(exchange::uninterrupted(ask).await?.into_iter().filter_map(pick).collect())
     }
 
-    async fn ask(
-        &self,
-        message: NetlinkMessage<RouteNetlinkMessage>,
-    ) -> Result<Answer<RouteNetlinkMessage>, RequestError> {
-        let (mut handle, of) = self.handle()?;
-        let answers = handle.request(message).map_err(|_| RequestError::Closed)?;
+    async fn ask(&self, message: NetlinkMessage<Message>) -> Result<Answer<Message>, RequestError> {
+        let (handle, of) = self.handle()?;
+        let answers = handle.request(message, SocketAddr::new(0, 0)).map_err(|_| RequestError::Closed)?;
         let answer = exchange::read(answers).await;
         if matches!(answer, Err(RequestError::Silent)) {
             let hung = self.lock().take_if(|socket| socket.id() == of);
@@ -155,7 +208,7 @@ impl Netlink {
     }
 
     /// The socket's handle and which one it is; a new socket's if its thread has ended or hangs.
-    fn handle(&self) -> Result<(Handle, Option<ThreadId>), RequestError> {
+    fn handle(&self) -> Result<(ConnectionHandle<Message>, Option<ThreadId>), RequestError> {
         let mut socket = self.lock();
         if socket.as_ref().is_some_and(OwnThread::is_finished) {
             tracing::warn!("the netlink socket died; opening another one");
@@ -169,28 +222,39 @@ impl Netlink {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<OwnThread>> {
-        // A socket is replaced whole: after a panic elsewhere it is still good.
-        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.socket)
     }
 }
 
-fn link(message: RouteNetlinkMessage) -> Option<LinkMessage> {
+/// What is behind these locks is replaced whole: after a panic elsewhere it is still good.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn raw(message: Message) -> Option<Raw> {
     match message {
-        RouteNetlinkMessage::NewLink(link) => Some(link),
+        Message::Raw(raw) => Some(raw),
+        Message::Route(_) => None,
+    }
+}
+
+fn link(message: Message) -> Option<LinkMessage> {
+    match message {
+        Message::Route(RouteNetlinkMessage::NewLink(link)) => Some(link),
         _ => None,
     }
 }
 
-fn address(message: RouteNetlinkMessage) -> Option<AddressMessage> {
+fn address(message: Message) -> Option<AddressMessage> {
     match message {
-        RouteNetlinkMessage::NewAddress(address) => Some(address),
+        Message::Route(RouteNetlinkMessage::NewAddress(address)) => Some(address),
         _ => None,
     }
 }
 
-fn route(message: RouteNetlinkMessage) -> Option<RouteMessage> {
+fn route(message: Message) -> Option<RouteMessage> {
     match message {
-        RouteNetlinkMessage::NewRoute(route) => Some(route),
+        Message::Route(RouteNetlinkMessage::NewRoute(route)) => Some(route),
         _ => None,
     }
 }
@@ -237,7 +301,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_that_hangs_in_the_kernel_ends_in_time_and_the_next_one_is_served() {
         let (hanging, hold) = that_hangs();
-        let netlink = Netlink { socket: Mutex::new(Some(hanging)) };
+        let netlink = Netlink { socket: Mutex::new(Some(hanging)), without_dcb: Mutex::default() };
         let start = tokio::time::Instant::now();
         let asked = netlink.observe().await;
         let Err(NetlinkError::Observe { source: RequestError::Silent, .. }) = asked else {

@@ -2,6 +2,7 @@
 
 use crate::kernel::message::ACTIVE_BACKUP;
 use crate::link::{BondMode, CurrentLink, CurrentLinks, LinkKind, LinkName, Reselect, Route, VlanEntry};
+use crate::traffic::Traffic;
 use ipnet::Ipv4Net;
 use model::{MacAddress, Priority, VlanId};
 use rtnetlink::packet_route::AddressFamily;
@@ -24,10 +25,7 @@ pub(super) fn assemble(
     addresses: &[AddressMessage],
     routes: &[RouteMessage],
 ) -> CurrentLinks {
-    let names: BTreeMap<u32, LinkName> = links
-        .iter()
-        .filter_map(|message| Some((message.header.index, name_of(message)?.parse().ok()?)))
-        .collect();
+    let names = names(links);
     let mut current = CurrentLinks::default();
     for message in links.iter().filter(|message| message.header.link_layer_type != LinkLayerType::Loopback) {
         if let Some(name) = names.get(&message.header.index) {
@@ -56,6 +54,12 @@ pub(super) fn assemble(
     current
 }
 
+/// The kernel's numbers of links, with their names.
+pub(super) fn names(links: &[LinkMessage]) -> BTreeMap<u32, LinkName> {
+    let named = |message: &LinkMessage| Some((message.header.index, name_of(message)?.parse().ok()?));
+    links.iter().filter_map(named).collect()
+}
+
 fn name_of(message: &LinkMessage) -> Option<&str> {
     message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => Some(name.as_str()),
@@ -82,6 +86,7 @@ fn link(message: &LinkMessage, names: &BTreeMap<u32, LinkName>) -> CurrentLink {
         bridge_vlans: BTreeMap::new(),
         ipv6_link_local: None,
         routes: BTreeSet::new(),
+        traffic: Traffic::default(),
     };
     let mut parent = None;
     let mut info: &[LinkInfo] = &[];

@@ -9,7 +9,9 @@
 //!
 //! On failure: the error of the operating system.
 
-use rtnetlink::Handle;
+use super::wire::Message;
+use rtnetlink::proto::ConnectionHandle;
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{Builder, JoinHandle, ThreadId};
@@ -23,7 +25,7 @@ static ABANDONED: Mutex<Vec<JoinHandle<()>>> = Mutex::new(Vec::new());
 /// A connection and the thread that serves it.
 #[derive(Debug)]
 pub(super) struct OwnThread {
-    handle: Handle,
+    handle: ConnectionHandle<Message>,
     /// Taken only when this is dropped.
     thread: Option<JoinHandle<()>>,
     end: Arc<Notify>,
@@ -58,7 +60,7 @@ impl OwnThread {
                 Err(error) => return drop(opened.send(Err(error))),
             };
             runtime.block_on(async {
-                let mut connection = match rtnetlink::new_connection() {
+                let mut connection = match rtnetlink::proto::new_connection(NETLINK_ROUTE) {
                     Ok((connection, handle, _)) => {
                         // Room for one is in the channel, and nobody waits if the other end is gone.
                         drop(opened.send(Ok(handle)));
@@ -80,7 +82,7 @@ impl OwnThread {
         Ok(Self { handle, thread: Some(thread), end })
     }
 
-    pub(super) fn handle(&self) -> Handle {
+    pub(super) fn handle(&self) -> ConnectionHandle<Message> {
         self.handle.clone()
     }
 
@@ -102,7 +104,7 @@ impl OwnThread {
     }
 }
 
-type Connection = rtnetlink::proto::Connection<rtnetlink::packet_route::RouteNetlinkMessage>;
+type Connection = rtnetlink::proto::Connection<Message>;
 
 /// The abandoned threads that have not come back.
 fn hanging() -> MutexGuard<'static, Vec<JoinHandle<()>>> {
