@@ -22,6 +22,7 @@ pub mod op;
 pub mod plan;
 pub mod probe;
 pub mod simulate;
+pub mod throughput;
 pub mod way_back;
 pub mod wiring;
 
