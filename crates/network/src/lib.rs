@@ -18,6 +18,7 @@ pub mod difference;
 pub mod kernel;
 pub mod link;
 pub mod lldp;
+pub mod measure;
 pub mod op;
 pub mod plan;
 pub mod probe;

@@ -42,11 +42,12 @@ use crate::ui::Ui;
 use api::pki::Ca;
 use api::{Client, Endpoint, TlsIdentity};
 use boot::Starting;
-use fabric::{Control, LinkId, NicId, Snapshot, Topology};
-use file::LabFile;
+use fabric::{Control, LinkId, NicId, Shaping, Snapshot, Topology, Ways};
+use file::{LabFile, LabKind};
 use hands::{Hands, HandsError};
 use keeper::Process;
 use model::{AdapterName, ClusterSpec, DriveSerial, MacAddress, NodeName};
+use network::measure::Machines;
 use plan::{LabPlan, NodePlan};
 use qemu::{BootFiles, NodeFiles};
 use std::collections::BTreeMap;
@@ -132,6 +133,12 @@ impl LabNode {
         usable.map(|nic| topology::cable_id(&nic.id)).collect()
     }
 
+    /// The fabric's name of the cable of one of its NICs; end a is the node's.
+    pub(crate) fn link_of(&self, adapter: &AdapterName) -> Option<LinkId> {
+        let nic = self.plan.nics.iter().find(|nic| nic.adapter == *adapter)?;
+        Some(topology::cable_id(&nic.id))
+    }
+
     /// A way to run commands on it, out of band.
     pub async fn hands(&self) -> Result<Hands, HandsError> {
         Hands::connect(&self.files.hands()).await
@@ -160,6 +167,7 @@ pub struct Lab {
     drift_rng: fastrand::Rng,
     client_identity: TlsIdentity,
     seed: u64,
+    kind: LabKind,
 }
 
 impl Lab {
@@ -201,6 +209,7 @@ impl Lab {
             drift_rng,
             client_identity,
             seed: launch.seed,
+            kind: launch.file.kind,
         })
     }
 
@@ -228,6 +237,18 @@ impl Lab {
     /// What went over each cable so far.
     pub fn counters(&mut self) -> Result<Snapshot, LabError> {
         Ok(self.control.counters()?)
+    }
+
+    /// Shapes a cable; the default shaping ends it. No fault: nothing needs to be named for it.
+    pub(crate) fn shape(&mut self, link: &LinkId, ways: Ways, shaping: Shaping) -> Result<(), LabError> {
+        Ok(self.control.shape_link(link, ways, shaping)?)
+    }
+
+    /// What its figures are worth.
+    pub(crate) fn machines(&self) -> Machines {
+        match self.kind {
+            LabKind::Qemu => Machines::Emulated,
+        }
     }
 
     /// Which NICs have carrier.
