@@ -11,7 +11,7 @@ mod measured;
 
 pub use measured::{
     Bucket, CabledNic, CabledNode, Cables, Carried, Counters, Dropped, NetworkPaths, Paths, RoundTrips,
-    SwitchPort, Topology,
+    SwitchPort, Throughput, Topology,
 };
 
 use serde::{Deserialize, Serialize};
@@ -61,6 +61,8 @@ pub enum Event {
     Paths(Paths),
     /// Round trips were measured.
     RoundTrips(RoundTrips),
+    /// What a storage path carried was measured.
+    Throughput(Throughput),
     /// What went over the lab's cables, at the end of its suites.
     Counters(Counters),
     /// A scenario of a suite began.

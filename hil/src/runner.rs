@@ -16,10 +16,14 @@ mod diagnosis;
 mod drift;
 mod flapping;
 mod inventory;
+mod isolation;
 mod partition;
 mod power;
+mod priority;
 mod refusal;
+mod round_trips;
 mod spine;
+mod storage_paths;
 
 use crate::events::{Counters, Event, EventLog, Topology, Verdict};
 use crate::lab::{Keeper, Lab, LabError};
@@ -286,7 +290,9 @@ impl<'a> Runner<'a> {
             }
             Step::ManagementCarries {} => Ok(or_failure(self.management_carries().await)),
             Step::SpineCarriesNoStorage {} => self.spine_carries_no_storage(),
-            Step::PrioritiesAreSeen {} => self.priorities_are_seen(),
+            Step::PrioritiesAreSeen {} => self.priorities_are_seen().await,
+            Step::Throughput { alone_ms, together_ms } => self.throughput(*alone_ms, *together_ms).await,
+            Step::StorageIsIsolated {} => self.storage_is_isolated().await,
             Step::Refused {} => Ok(or_failure(self.refused().await)),
             Step::InventoryMatches {} => Ok(or_failure(self.inventory_matches().await)),
             Step::CablingIsRight { within_ms } => {

@@ -279,8 +279,18 @@ pub enum Step {
     },
     /// The largest packets of the storage MTU pass unfragmented, everywhere.
     JumboFrames {},
-    /// Storage and heartbeat frames carry their priorities in the fabric.
+    /// While nodes send on all storage networks, over a lossy cable as well, every frame in the fabric carries the priority of
+    /// what it is about.
     PrioritiesAreSeen {},
+    /// What storage paths between the rooms carry, each alone and all at once, beside what the bandwidth rule asks for.
+    Throughput {
+        /// How long each is sent on alone, milliseconds.
+        alone_ms: u32,
+        /// How long all are sent on at once, milliseconds.
+        together_ms: u32,
+    },
+    /// No storage network is reached from another network, whoever tries, and no frame goes astray.
+    StorageIsIsolated {},
     /// No storage frame was ever seen on a spine link.
     SpineCarriesNoStorage {},
     /// While every node probes every other on every storage network, whoever answers, no storage frame is seen on a
@@ -365,7 +375,11 @@ impl fmt::Display for Step {
             Self::SecondApplyChangesNothing {} => f.write_str("a second apply changes nothing"),
             Self::RoundTrips { probes } => write!(f, "round trips, {probes} probes a pair"),
             Self::JumboFrames {} => f.write_str("jumbo frames pass unfragmented"),
-            Self::PrioritiesAreSeen {} => f.write_str("priorities are seen in the fabric"),
+            Self::PrioritiesAreSeen {} => {
+                f.write_str("every frame in the fabric has the priority of its kind")
+            }
+            Self::Throughput { .. } => f.write_str("throughput of the storage paths between the rooms"),
+            Self::StorageIsIsolated {} => f.write_str("no storage network is reached from another network"),
             Self::SpineCarriesNoStorage {} => f.write_str("no storage frame on the spine"),
             Self::SpineStaysClean {} => {
                 f.write_str("no storage frame on the spine while all nodes send some")

@@ -24,7 +24,7 @@ const EDGES: [(&str, &[&str]); 12] = [
 ];
 
 /// Code that decides: it may not look at a clock, a file or a socket, and may not start anything.
-const PURE: [&str; 22] = [
+const PURE: [&str; 26] = [
     "crates/model/src",
     "crates/template/src",
     "crates/network/src/announce.rs",
@@ -37,11 +37,15 @@ const PURE: [&str; 22] = [
     "crates/network/src/diagnose",
     "crates/network/src/lldp.rs",
     "crates/network/src/lldp",
+    "crates/network/src/measure.rs",
+    "crates/network/src/measure",
+    "crates/network/src/throughput.rs",
     "crates/fabric/src/switchboard.rs",
     "crates/fabric/src/switchboard",
     "hil/src/lab/plan.rs",
     "hil/src/lab/topology.rs",
     "hil/src/runner/inventory.rs",
+    "hil/src/runner/priority.rs",
     "hil/src/runner/refusal.rs",
     "hil/src/runner/spine.rs",
     "hil/src/report/story.rs",

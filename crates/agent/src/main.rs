@@ -28,6 +28,7 @@ mod pulse;
 mod server;
 mod state;
 mod store;
+mod throughput;
 
 use std::error::Error;
 use std::path::PathBuf;

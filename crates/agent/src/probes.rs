@@ -9,7 +9,9 @@
 use crate::store::{Store, StoreError};
 use api::{PathsRequest, PingAnswer, PingRequest};
 use network::diagnose::PathView;
-use network::kernel::{HelloConfig, HelloError, HelloPeer, Hellos, PingError, PingOptions, ping};
+use network::kernel::{
+    HelloConfig, HelloError, HelloPeer, Hellos, PingError, PingOptions, ThroughputError, ping,
+};
 use network::probe::ClusterTag;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -35,6 +37,8 @@ pub(crate) enum ProbeError {
     Hello(#[from] HelloError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Throughput(#[from] ThroughputError),
 }
 
 /// What is being sent and what was heard.

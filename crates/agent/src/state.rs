@@ -5,6 +5,7 @@ use crate::neighbours::Neighbours;
 use crate::network::{BootId, Changes, Kernel, Network};
 use crate::probes::Probes;
 use crate::store::{Lock, Store, StoreError};
+use crate::throughput::Throughput;
 use crate::{Owner, announce, clock, inventory, lldp};
 use api::{Health, Hello, NicState, NodeConfig, PowerAction};
 use network::kernel::{ListenError, Monitor, NetlinkError};
@@ -42,6 +43,7 @@ pub(crate) struct State {
     pub(crate) network: Arc<Network<Kernel>>,
     pub(crate) changes: Arc<Changes>,
     pub(crate) probes: Probes,
+    pub(crate) throughput: Throughput,
     pub(crate) inventory: inventory::Turn,
     boot_id: String,
     adapters: Adapters,
@@ -75,6 +77,7 @@ impl State {
         Ok(Arc::new(Self {
             network,
             probes: Probes::start(store).await?,
+            throughput: Throughput::default(),
             inventory: inventory::Turn::default(),
             boot_id: inventory::boot_id(),
             stop: watch::Sender::new(None),

@@ -13,8 +13,8 @@ mod tests;
 
 use crate::{
     Applied, ApplyRequest, CommitRequest, Health, Hello, IdentityError, LinkChanges, Neighbours,
-    NetworkState, PathsRequest, PingAnswer, PingRequest, PowerAction, PowerRequest, Problem, TlsIdentity,
-    path, server_name,
+    NetworkState, PathsRequest, PingAnswer, PingRequest, PowerAction, PowerRequest, Problem, ReceiveAnswer,
+    ReceiveRequest, SendAnswer, SendRequest, TlsIdentity, path, server_name,
 };
 use model::{Inventory, NodeName};
 use network::Generation;
@@ -244,6 +244,17 @@ impl Client {
     pub async fn ping(&self, request: &PingRequest) -> Result<PingAnswer, ClientError> {
         let limit = QUICK + Duration::from_millis(u64::from(request.deadline_ms));
         self.ask(Method::POST, path::PING, Some(request), limit).await
+    }
+
+    /// `POST /v1/probes/throughput/receive`.
+    pub async fn throughput_receive(&self, request: &ReceiveRequest) -> Result<ReceiveAnswer, ClientError> {
+        self.ask(Method::POST, path::THROUGHPUT_RECEIVE, Some(request), QUICK).await
+    }
+
+    /// `POST /v1/probes/throughput/send`.
+    pub async fn throughput_send(&self, request: &SendRequest) -> Result<SendAnswer, ClientError> {
+        let limit = SLOW + Duration::from_millis(u64::from(request.duration_ms));
+        self.ask(Method::POST, path::THROUGHPUT_SEND, Some(request), limit).await
     }
 
     /// `POST /v1/power`. The answer comes before the deed.

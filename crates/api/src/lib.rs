@@ -21,6 +21,7 @@ pub mod path;
 #[cfg(feature = "pki")]
 pub mod pki;
 mod probes;
+mod throughput;
 mod tls;
 
 #[cfg(feature = "client")]
@@ -34,4 +35,5 @@ pub use links::{
 };
 pub use messages::{Hello, PowerAction, PowerRequest, Problem};
 pub use probes::{PathNetwork, PathPeer, PathsRequest, PingAnswer, PingRequest};
+pub use throughput::{ArrivedBytes, ReceiveAnswer, ReceiveRequest, SendAnswer, SendRequest};
 pub use tls::{IdentityError, PrivateKeyPem, TlsIdentity, server_name};

@@ -20,3 +20,7 @@ pub const NETLINK_CHANGES: &str = "/v1/netlink-changes";
 pub const PATHS: &str = "/v1/paths";
 /// `POST` [`crate::PingRequest`]: answers [`crate::PingAnswer`].
 pub const PING: &str = "/v1/probes/ping";
+/// `POST` [`crate::ReceiveRequest`]: a peer may send, once. Answers [`crate::ReceiveAnswer`].
+pub const THROUGHPUT_RECEIVE: &str = "/v1/probes/throughput/receive";
+/// `POST` [`crate::SendRequest`]: answers [`crate::SendAnswer`].
+pub const THROUGHPUT_SEND: &str = "/v1/probes/throughput/send";

@@ -15,14 +15,18 @@
 
 mod cabling;
 mod cluster;
+mod isolation;
 mod mesh;
 mod network_stage;
+mod throughput;
 pub mod watch;
 
 pub use cabling::{Cabling, cabling};
 pub use cluster::{Cluster, Member, place_witness};
+pub use isolation::{Crossing, crossings};
 pub use mesh::{MeshProbe, Networks, Over, RoundTrip, mesh};
 pub use network_stage::{NetworkApplied, NetworkStage, network, plan_for, read_back, start_paths};
+pub use throughput::{Load, StoragePath, Transfer};
 
 use api::ClientError;
 use model::NodeName;

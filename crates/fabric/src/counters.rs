@@ -4,8 +4,12 @@
 //! the sending switch (or, from a NIC, in the receiving one), whether or not it carries a tag on that cable; so an
 //! untagged frame counts in the native VLAN, with priority 0. Bytes are those on the wire, tag included, check sequence
 //! not.
+//!
+//! What is put on a cable is also counted by what it is about ([`Kind`]), whether it arrives or not: so no frame of a kind that
+//! has the wrong priority can hide.
 
 use crate::ids::LinkId;
+use crate::kind::Kind;
 use model::{Priority, VlanId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -45,6 +49,29 @@ pub struct DirectionCounters {
     /// Frames, arrived or not, from or to addresses that the topology keeps off this cable.
     #[serde(default)]
     pub trespassing: Count,
+    /// Frames, arrived or not, by VLAN, priority and what they are about; only those that are not zero.
+    #[serde(default)]
+    pub sent: Vec<KindCount>,
+    /// Packets to addresses whose home is another VLAN, and ARP packets whose sender is such an address. Arrived or not.
+    #[serde(default)]
+    pub astray: Count,
+    /// ARP questions for addresses whose home is another VLAN, from addresses that are at home or have none. Arrived or not.
+    #[serde(default)]
+    pub asked_astray: Count,
+}
+
+/// Frames of one VLAN, priority and kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KindCount {
+    /// Their VLAN; `None` if they belong to none that a port carries.
+    pub vlan: Option<VlanId>,
+    /// Their priority code point.
+    pub pcp: Priority,
+    /// What they are about.
+    pub kind: Kind,
+    /// How many.
+    pub frames: u64,
 }
 
 /// Frames and their bytes.
@@ -144,6 +171,11 @@ impl Snapshot {
 }
 
 impl LinkCounters {
+    /// Both ways over the cable.
+    pub fn ways(&self) -> impl Iterator<Item = &DirectionCounters> {
+        [&self.a_to_b, &self.b_to_a].into_iter()
+    }
+
     /// Frames of a VLAN that were put on this cable from either end, also those that the other end refused. For storage
     /// VLANs and a spine's cables this must stay zero.
     pub fn sent_frames(&self, vlan: VlanId) -> u64 {
@@ -168,7 +200,11 @@ impl VlanSlots {
     }
 
     pub(crate) fn tally(&self) -> Tally {
-        Tally { carried: vec![[Count::default(); 8]; self.vlans.len()], ..Tally::default() }
+        Tally {
+            carried: vec![[Count::default(); 8]; self.vlans.len()],
+            sent: vec![[[0; Kind::ALL.len()]; 8]; self.vlans.len() + 1],
+            ..Tally::default()
+        }
     }
 }
 
@@ -179,9 +215,35 @@ pub(crate) struct Tally {
     dropped: BTreeMap<(DropReason, Option<u16>), Count>,
     pub(crate) link_local: Count,
     pub(crate) trespassing: Count,
+    /// By VLAN, priority and kind; the last VLAN is none.
+    sent: Vec<[[u64; Kind::ALL.len()]; 8]>,
+    pub(crate) astray: Count,
+    pub(crate) asked_astray: Count,
 }
 
 impl Tally {
+    pub(crate) fn send(&mut self, slots: &VlanSlots, vlan: Option<u16>, pcp: u8, kind: Kind) {
+        let slot = vlan.and_then(|vlan| slots.slot_of.get(&vlan)).copied().unwrap_or(slots.vlans.len());
+        let class = self.sent.get_mut(slot).and_then(|classes| classes.get_mut(usize::from(pcp)));
+        if let Some(frames) = class.and_then(|kinds| kinds.get_mut(kind as usize)) {
+            *frames += 1;
+        }
+    }
+
+    fn sent(&self, slots: &VlanSlots) -> Vec<KindCount> {
+        let vlans = slots.vlans.iter().copied().map(Some).chain([None]);
+        let of_vlan = |(vlan, classes): (Option<VlanId>, &[[u64; Kind::ALL.len()]; 8])| {
+            let of_class = |(pcp, kinds): (u64, &[u64; Kind::ALL.len()])| {
+                let pcp = Priority::try_from(pcp).ok();
+                let counted = Kind::ALL.into_iter().zip(*kinds).filter(|(_, frames)| *frames > 0);
+                let count = |(kind, frames)| pcp.map(|pcp| KindCount { vlan, pcp, kind, frames });
+                counted.filter_map(count).collect::<Vec<_>>()
+            };
+            (0u64..).zip(classes).flat_map(of_class).collect::<Vec<_>>()
+        };
+        vlans.zip(&self.sent).flat_map(of_vlan).collect()
+    }
+
     pub(crate) fn carry(&mut self, slots: &VlanSlots, vlan: Option<u16>, pcp: u8, bytes: usize) {
         let class =
             vlan.and_then(|vlan| slots.slot_of.get(&vlan)).and_then(|slot| self.carried.get_mut(*slot));
@@ -211,6 +273,9 @@ impl Tally {
             dropped: dropped.collect(),
             link_local: self.link_local,
             trespassing: self.trespassing,
+            sent: self.sent(slots),
+            astray: self.astray,
+            asked_astray: self.asked_astray,
         }
     }
 }

@@ -91,6 +91,19 @@ impl<'a> Frame<'a> {
         Some([address(at[0])?, address(at[1])?])
     }
 
+    /// Whether it is an ARP packet.
+    pub fn is_arp(&self) -> bool {
+        self.rest.starts_with(&[0x08, 0x06])
+    }
+
+    /// Whether it is an ARP question (RFC 826, operation 1). Who asks without an address of its own asks in its own
+    /// behalf, whether anybody has the address already (RFC 5227): that is a claim, not a question.
+    pub fn is_arp_question(&self) -> bool {
+        let Some((ethertype, packet)) = self.rest.split_first_chunk::<2>() else { return false };
+        let names_itself = packet.get(14..18).is_some_and(|sender| sender != [0; 4]);
+        *ethertype == [0x08, 0x06] && packet.get(6..8) == Some(&[0, 1]) && names_itself
+    }
+
     /// Ethertype and payload.
     pub(crate) fn rest(&self) -> &'a [u8] {
         self.rest

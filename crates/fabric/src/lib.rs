@@ -20,6 +20,7 @@ mod counters;
 mod flow;
 mod frame;
 mod ids;
+mod kind;
 mod lldp;
 mod mac_table;
 mod pcap;
@@ -36,12 +37,15 @@ extern crate self as fabric; // so that unit tests share what integration tests 
 mod testing;
 
 pub use control::{Answer, Control, ControlError, NicState, Request, Response};
-pub use counters::{ClassCount, Count, DirectionCounters, DropCount, DropReason, LinkCounters, Snapshot};
+pub use counters::{
+    ClassCount, Count, DirectionCounters, DropCount, DropReason, KindCount, LinkCounters, Snapshot,
+};
 pub use frame::{Frame, Tag};
 pub use ids::{ChannelId, LinkId, NicId, PortName, SwitchId};
+pub use kind::Kind;
 pub use lldp::lldpdu;
 pub use pcap::CaptureReport;
 pub use server::{Config, Fabric, RunError, SocketError, Stopper, run, socket_path};
 pub use switchboard::{CarrierChange, Flap, Shaping, Ways};
-pub use topology::{Channel, Dcb, End, Link, Pair, Port, PortRef, Role, Switch, Topology};
+pub use topology::{Channel, Dcb, End, Home, Link, Pair, Port, PortRef, Role, Switch, Topology};
 pub use validate::TopologyError;

@@ -25,6 +25,8 @@ mod channel;
 #[cfg(test)]
 mod channel_tests;
 #[cfg(test)]
+mod count_tests;
+#[cfg(test)]
 pub(crate) use channel_tests::rooms;
 mod faults;
 mod flap;
@@ -43,6 +45,7 @@ pub use shape::Shaping;
 use crate::counters::{DropReason, LinkCounters, Snapshot, Tally, VlanSlots};
 use crate::frame::{Frame, Tag};
 use crate::ids::{LinkId, NicId, PortName, SwitchId};
+use crate::kind::Kind;
 use crate::mac_table::{MacTable, Place};
 use flap::Flapping;
 use flight::Flights;
@@ -90,6 +93,8 @@ pub struct Switchboard {
     links: Vec<Link>,
     channels: Vec<Channel>,
     slots: VlanSlots,
+    /// Which VLAN addresses belong to.
+    homes: Vec<(Ipv4Net, u16)>,
     lldp_interval: Duration,
     lldp_due: Duration,
     /// The latest time that anybody told.
@@ -179,14 +184,24 @@ struct Link {
 }
 
 impl Link {
+    /// Somebody else's question for an address is no frame of that address: its answer would be.
     fn is_trespassed_by(&self, frame: &Frame<'_>) -> bool {
         let kept_off = |end: &Ipv4Addr| self.kept_off.iter().any(|net| net.contains(end));
-        !self.kept_off.is_empty() && frame.ipv4_ends().is_some_and(|ends| ends.iter().any(kept_off))
+        let speakers = if frame.is_arp_question() { 1 } else { 2 };
+        !self.kept_off.is_empty()
+            && frame.ipv4_ends().is_some_and(|ends| ends[..speakers].iter().any(kept_off))
     }
 
     fn is_cut(&self, direction: Direction) -> bool {
         self.flapped_down || self.cut[direction as usize]
     }
+}
+
+/// How a frame is in a VLAN that is not its address's home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stray {
+    Packet,
+    Question,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -413,10 +428,10 @@ impl Switchboard {
         trip: Trip,
         outlet: &mut impl Outlet,
     ) {
-        let link = &mut self.links[link_index];
-        if link.is_trespassed_by(frame) {
-            link.tallies[direction as usize].trespassing.add(frame.wire_bytes());
+        if !frame.is_link_local() {
+            self.note(link_index, direction, frame, trip);
         }
+        let link = &mut self.links[link_index];
         if link.is_cut(direction) {
             let vlan = self.counted_vlan(link_index, direction, frame, trip);
             let tally = &mut self.links[link_index].tallies[direction as usize];
@@ -436,6 +451,41 @@ impl Switchboard {
             return;
         }
         self.come_out(link_index, direction, frame, trip, outlet);
+    }
+
+    /// Counts what is put on a cable by what it is, before anything becomes of it.
+    fn note(&mut self, link_index: usize, direction: Direction, frame: &Frame<'_>, trip: Trip) {
+        let vlan = self.counted_vlan(link_index, direction, frame, trip);
+        let strays = self.strays(frame, vlan);
+        let link = &mut self.links[link_index];
+        let trespasses = link.is_trespassed_by(frame);
+        let tally = &mut link.tallies[direction as usize];
+        tally.send(&self.slots, vlan, frame.tag().map_or(0, Tag::pcp), Kind::of(frame));
+        let bytes = frame.wire_bytes();
+        if trespasses {
+            tally.trespassing.add(bytes);
+        }
+        match strays {
+            Some(Stray::Packet) => tally.astray.add(bytes),
+            Some(Stray::Question) => tally.asked_astray.add(bytes),
+            None => {}
+        }
+    }
+
+    /// Whether a frame in a VLAN goes to an address, or comes from one that speaks by ARP, whose home is another VLAN.
+    fn strays(&self, frame: &Frame<'_>, vlan: Option<u16>) -> Option<Stray> {
+        let [from, to] = if self.homes.is_empty() { None } else { frame.ipv4_ends() }?;
+        let is_astray = |address: Ipv4Addr| {
+            self.homes.iter().any(|(subnet, home)| subnet.contains(&address) && vlan != Some(*home))
+        };
+        if frame.is_arp() {
+            let question = || (frame.is_arp_question() && is_astray(to)).then_some(Stray::Question);
+            // An answer's target is whoever asked; a claim's is the address itself.
+            let claim = from.is_unspecified() && is_astray(to);
+            if is_astray(from) || claim { Some(Stray::Packet) } else { question() }
+        } else {
+            is_astray(to).then_some(Stray::Packet)
+        }
     }
 
     /// The VLAN that a frame on a cable is counted in.

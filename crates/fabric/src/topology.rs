@@ -30,8 +30,21 @@ pub struct Topology {
     /// Addresses that no frame on a cable at a spine may be from or to; such frames are counted there.
     #[serde(default)]
     pub kept_off_spine: Vec<Ipv4Net>,
+    /// Which VLANs addresses belong to; packets to them in other VLANs are counted.
+    #[serde(default)]
+    pub homes: Vec<Home>,
     /// How often every port sends LLDP, milliseconds. Real switches take 30 s (IEEE 802.1AB, 9.2.5.7); a lab 1 s.
     pub lldp_interval_ms: u32,
+}
+
+/// The one VLAN that a subnet's addresses may be reached in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Home {
+    /// The addresses.
+    pub subnet: Ipv4Net,
+    /// The VLAN.
+    pub vlan: VlanId,
 }
 
 /// Where a switch stands in the wiring. Forwarding doesn't look at it; checks of the counters do.

@@ -4,7 +4,7 @@
 //! Invariants: numbers are integers with their unit in the name; what was not seen is left out, not guessed.
 
 use deploy::watch::PathCount;
-use deploy::{Cabling, Cluster, Over, RoundTrip};
+use deploy::{Cabling, Cluster, Over, RoundTrip, Transfer};
 use fabric::{Role, Snapshot};
 use model::NodeName;
 use network::probe::ROUND_TRIP_BOUNDS_US;
@@ -53,6 +53,27 @@ pub struct SwitchPort {
     pub name: Option<String>,
     /// The port.
     pub port: String,
+}
+
+/// What a storage path carried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Throughput {
+    /// The storage network, from 1.
+    pub network: u8,
+    /// Who sent.
+    pub from: String,
+    /// Who received, and measured.
+    pub to: String,
+    /// Whether all paths between the rooms were sent on at once.
+    pub at_once: bool,
+    /// To which TCP port.
+    pub port: u16,
+    /// Payload that arrived, bytes.
+    pub bytes: u64,
+    /// In which time, microseconds.
+    pub took_us: u64,
+    /// Payload per time, bits per second; 0: nothing arrived.
+    pub bits_per_s: u64,
 }
 
 /// Round trips of all pairs of a kind on a network.
@@ -186,6 +207,22 @@ impl Topology {
                 .collect(),
         });
         Self { wiring: cabling.wiring.to_string(), nodes: nodes.collect() }
+    }
+}
+
+impl Throughput {
+    /// What a transfer came to.
+    pub fn of(transfer: &Transfer, at_once: bool) -> Self {
+        Self {
+            network: transfer.path.network.get(),
+            from: transfer.path.from.to_string(),
+            to: transfer.path.to.to_string(),
+            at_once,
+            port: transfer.port,
+            bytes: transfer.arrived.map_or(0, |arrived| arrived.bytes),
+            took_us: transfer.arrived.map_or(0, |arrived| arrived.took_us),
+            bits_per_s: transfer.bits_per_s(),
+        }
     }
 }
 

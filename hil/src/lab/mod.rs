@@ -42,11 +42,12 @@ use crate::ui::Ui;
 use api::pki::Ca;
 use api::{Client, Endpoint, TlsIdentity};
 use boot::Starting;
-use fabric::{Control, LinkId, NicId, Snapshot, Topology};
-use file::LabFile;
+use fabric::{Control, LinkId, NicId, Shaping, Snapshot, Topology, Ways};
+use file::{LabFile, LabKind};
 use hands::{Hands, HandsError};
 use keeper::Process;
 use model::{AdapterName, ClusterSpec, DriveSerial, MacAddress, NodeName};
+use network::measure::Machines;
 use plan::{LabPlan, NodePlan};
 use power::{Machine, Power};
 use qemu::{BootFiles, NodeFiles};
@@ -133,6 +134,12 @@ impl LabNode {
         usable.map(|nic| topology::cable_id(&nic.id)).collect()
     }
 
+    /// The fabric's name of the cable of one of its NICs; end a is the node's.
+    pub(crate) fn link_of(&self, adapter: &AdapterName) -> Option<LinkId> {
+        let nic = self.plan.nics.iter().find(|nic| nic.adapter == *adapter)?;
+        Some(topology::cable_id(&nic.id))
+    }
+
     /// A way to run commands on it, out of band.
     pub async fn hands(&self) -> Result<Hands, HandsError> {
         Hands::connect(&self.files.hands()).await
@@ -163,6 +170,7 @@ pub struct Lab {
     seed: u64,
     /// Held while nodes are off, too.
     _ports: ports::Held,
+    kind: LabKind,
 }
 
 impl Lab {
@@ -208,6 +216,7 @@ impl Lab {
             client_identity,
             seed: launch.seed,
             _ports: ports,
+            kind: launch.file.kind,
         })
     }
 
@@ -235,6 +244,18 @@ impl Lab {
     /// What went over each cable so far.
     pub fn counters(&mut self) -> Result<Snapshot, LabError> {
         Ok(self.control.counters()?)
+    }
+
+    /// Shapes a cable; the default shaping ends it. No fault: nothing needs to be named for it.
+    pub(crate) fn shape(&mut self, link: &LinkId, ways: Ways, shaping: Shaping) -> Result<(), LabError> {
+        Ok(self.control.shape_link(link, ways, shaping)?)
+    }
+
+    /// What its figures are worth.
+    pub(crate) fn machines(&self) -> Machines {
+        match self.kind {
+            LabKind::Qemu => Machines::Emulated,
+        }
     }
 
     /// Which NICs have carrier.

@@ -17,10 +17,10 @@
 
 use super::plan::{Draw, NodePlan, PlanError};
 use fabric::{
-    Channel, ChannelId, Dcb, End, Link, LinkId, NicId, Pair, Port, PortName, PortRef, Role, Switch, SwitchId,
-    Topology,
+    Channel, ChannelId, Dcb, End, Home, Link, LinkId, NicId, Pair, Port, PortName, PortRef, Role, Switch,
+    SwitchId, Topology,
 };
-use model::{AdapterName, ClusterSpec, Mtu, Qos, TrafficClass, VlanId, Wiring};
+use model::{AdapterName, ClusterSpec, Mtu, Qos, StorageNetwork, TrafficClass, VlanId, Wiring};
 use network::lldp::{Ets, Pfc, Selection};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -440,6 +440,8 @@ impl<'a> Builder<'a> {
             }
         });
         let switches = switches.collect();
+        let home = |network: &StorageNetwork| Home { subnet: network.subnet, vlan: network.vlan };
+        let homes = spec.storage_networks.iter().map(home);
         let kept_off_spine = spec.storage_networks.iter().map(|network| network.subnet).collect();
         Topology {
             switches,
@@ -448,6 +450,7 @@ impl<'a> Builder<'a> {
             channels,
             pairs,
             kept_off_spine,
+            homes: homes.collect(),
             lldp_interval_ms: LLDP_INTERVAL_MS,
         }
     }

@@ -3,12 +3,11 @@
 use super::refusal::{JudgedBy, complaints};
 use super::spine::on_spine;
 use super::{NEIGHBOURS_PATIENCE, Runner, Seen, inventory};
-use crate::events::{Event, RoundTrips};
 use crate::lab::faults::{LabCable, Made};
 use crate::run::RunError;
-use deploy::{Cabling, DeployError, MeshProbe, NetworkStage, Over, RoundTrip};
-use fabric::{Role, Snapshot};
-use model::{NodeName, Severity, VlanId, Wiring};
+use deploy::{Cabling, DeployError, MeshProbe, NetworkStage, RoundTrip};
+use fabric::Role;
+use model::{Severity, Wiring};
 use network::Generation;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -171,17 +170,6 @@ impl Runner<'_> {
         Ok(changes)
     }
 
-    /// Every node reaches every other on every storage network, both ways, and how fast.
-    pub(super) async fn round_trips(&self, probes: u32) -> Result<Seen, DeployError> {
-        let probes = u16::try_from(probes).unwrap_or(u16::MAX);
-        let trips = deploy::mesh(&self.cluster, MeshProbe::round_trips(probes)).await?;
-        for measured in RoundTrips::of(&self.cluster, &trips) {
-            self.log.log(Event::RoundTrips(measured));
-        }
-        let lost = incomplete(&trips);
-        Ok(Seen::unless(&lost, round_trip_table(&self.cluster, &trips)))
-    }
-
     /// Every member, the witness included, reaches every other on the management network.
     pub(super) async fn management_carries(&self) -> Result<Seen, DeployError> {
         let trips = deploy::mesh(&self.working(), MeshProbe::MANAGEMENT).await?;
@@ -195,26 +183,6 @@ impl Runner<'_> {
         let lost = incomplete(&trips);
         let mtu = self.cluster.spec.storage_mtu();
         Ok(Seen::unless(&lost, format!("{} ways, {mtu} bytes undivided", trips.len())))
-    }
-
-    /// Storage and heartbeat frames of every node carry their priorities in the fabric.
-    pub(super) fn priorities_are_seen(&mut self) -> Result<Seen, RunError> {
-        let counters = self.lab.counters()?;
-        let spec = &self.cluster.spec;
-        let priorities = [spec.qos.storage_priority, spec.qos.heartbeat_priority];
-        let vlans: Vec<VlanId> = spec.storage_networks.iter().map(|network| network.vlan).collect();
-        let mut wrong = Vec::new();
-        let mut frames = 0;
-        for node in self.lab.nodes().values().filter(|node| node.holds_data()) {
-            for (vlan, pcp) in vlans.iter().flat_map(|vlan| priorities.map(|pcp| (*vlan, pcp))) {
-                let sent: u64 = node.links().map(|link| frames_from(&counters, &link, vlan, pcp)).sum();
-                frames += sent;
-                if sent == 0 {
-                    wrong.push(format!("{}: no frame with priority {pcp} on VLAN {vlan}", node.name()));
-                }
-            }
-        }
-        Ok(Seen::unless(&wrong, format!("{frames} frames with priority")))
     }
 
     /// No storage frame was ever seen on a spine link, neither passed on nor dropped.
@@ -249,37 +217,4 @@ fn changed_since(
 /// The round trips that lost a probe, in words.
 pub(super) fn incomplete(trips: &[RoundTrip]) -> Vec<String> {
     trips.iter().filter(|trip| !trip.is_complete()).map(ToString::to_string).collect()
-}
-
-/// Frames with this priority that a NIC sent into its cable.
-fn frames_from(counters: &Snapshot, link: &fabric::LinkId, vlan: VlanId, pcp: model::Priority) -> u64 {
-    let classes = counters.link(link).map_or(&[][..], |counted| &counted.a_to_b.carried[..]);
-    classes
-        .iter()
-        .filter(|class| class.vlan == vlan && class.pcp == pcp)
-        .map(|class| class.count.frames)
-        .sum()
-}
-
-/// Medians and 99th percentiles, within the rooms and between them.
-fn round_trip_table(cluster: &deploy::Cluster, trips: &[RoundTrip]) -> String {
-    let zone = |name: &NodeName| {
-        cluster.members.iter().find(|member| member.name == *name).and_then(|member| member.zone.as_ref())
-    };
-    let mut groups: BTreeMap<(Over, bool), Vec<&RoundTrip>> = BTreeMap::new();
-    for trip in trips {
-        groups.entry((trip.over, zone(&trip.from) == zone(&trip.to))).or_default().push(trip);
-    }
-    let lines = groups.into_iter().map(|((over, inside), trips)| {
-        let place = if inside { "inside a room" } else { "between the rooms" };
-        let worst = |read: fn(&RoundTrip) -> Option<u64>| {
-            trips.iter().filter_map(|trip| read(trip)).max().unwrap_or(0)
-        };
-        let (median, p99) = (worst(|trip| trip.answer.median_us), worst(|trip| trip.answer.p99_us));
-        format!(
-            "{over}, {place}: {} ways, worst median {median} µs, worst 99th percentile {p99} µs",
-            trips.len()
-        )
-    });
-    lines.collect::<Vec<_>>().join("\n")
 }

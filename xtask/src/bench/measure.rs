@@ -243,9 +243,10 @@ fn topology() -> Result<Topology, BenchError> {
         ports,
     };
     let (channels, pairs) = (Vec::new(), Vec::new());
-    let kept_off_spine = Vec::new();
+    let (kept_off_spine, homes) = (Vec::new(), Vec::new());
     Ok(Topology {
         kept_off_spine,
+        homes,
         switches: vec![switch],
         nics,
         links,

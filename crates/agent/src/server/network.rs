@@ -8,12 +8,12 @@ use crate::network::{ChangeError, NotWatching, Refused};
 use crate::probes::ProbeError;
 use api::{
     Applied, ApplyRequest, ChangesSince, CommitRequest, LinkChanges, NetworkState, PathsRequest, PingAnswer,
-    PingRequest,
+    PingRequest, ReceiveAnswer, ReceiveRequest, SendAnswer, SendRequest,
 };
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
-use network::kernel::ApplyError;
+use network::kernel::{ApplyError, ThroughputError};
 
 pub(super) async fn state(Shared(state): Daemon) -> Result<Json<NetworkState>, Refusal> {
     Ok(Json(state.network.state().await?))
@@ -63,6 +63,20 @@ pub(super) async fn ping(
     Ok(Json(state.probes.ping(&request).await?))
 }
 
+pub(super) async fn throughput_receive(
+    Shared(state): Daemon,
+    Body(request): Body<ReceiveRequest>,
+) -> Result<Json<ReceiveAnswer>, Refusal> {
+    Ok(Json(state.throughput.receive(&request)?))
+}
+
+pub(super) async fn throughput_send(
+    Shared(state): Daemon,
+    Body(request): Body<SendRequest>,
+) -> Result<Json<SendAnswer>, Refusal> {
+    Ok(Json(state.throughput.send(&request).await?))
+}
+
 impl From<ChangeError> for Refusal {
     fn from(error: ChangeError) -> Self {
         let (status, code, help) = match &error {
@@ -109,8 +123,10 @@ impl From<ProbeError> for Refusal {
             ProbeError::OutOfRange { .. } => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "out-of-range", "docs/api.md has the bounds")
             }
-            ProbeError::Busy => (StatusCode::TOO_MANY_REQUESTS, "busy", "wait for the other runs to end"),
-            ProbeError::Ping(_) | ProbeError::Hello(_) => (
+            ProbeError::Busy | ProbeError::Throughput(ThroughputError::Busy) => {
+                (StatusCode::TOO_MANY_REQUESTS, "busy", "wait for the other runs to end")
+            }
+            ProbeError::Ping(_) | ProbeError::Hello(_) | ProbeError::Throughput(_) => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "kernel-refused",
                 "check that the node has the address and the link",

@@ -36,6 +36,8 @@ pub(super) fn all(state: Arc<State>) -> Router {
         .route(path::NETLINK_CHANGES, get(network::changes))
         .route(path::PATHS, put(network::greet))
         .route(path::PING, post(network::ping))
+        .route(path::THROUGHPUT_RECEIVE, post(network::throughput_receive))
+        .route(path::THROUGHPUT_SEND, post(network::throughput_send))
         .route(path::POWER, post(power))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)

@@ -53,6 +53,7 @@ impl Switchboard {
             links,
             channels: Vec::new(),
             slots,
+            homes: topology.homes.iter().map(|home| (home.subnet, home.vlan.get())).collect(),
             lldp_interval: Duration::from_millis(topology.lldp_interval_ms.into()),
             lldp_due: Duration::ZERO,
             now: Duration::ZERO,

@@ -17,6 +17,7 @@ const STORAGE: Option<u16> = Some(0x62c7);
 pub(crate) fn rooms(switches_per_room: u8, nics_per_switch: u8, members: u8) -> Topology {
     let mut topology = Topology {
         kept_off_spine: Vec::new(),
+        homes: Vec::new(),
         switches: Vec::new(),
         nics: Vec::new(),
         links: Vec::new(),

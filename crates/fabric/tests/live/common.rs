@@ -79,6 +79,7 @@ pub(crate) fn topology() -> Topology {
     let nics = ["a1.storage1", "a2.storage1", "a1.mgmt", "b1.storage1", "b1.mgmt", "spare"];
     Topology {
         kept_off_spine: Vec::new(),
+        homes: Vec::new(),
         switches: vec![tor("a", 1), tor("b", 2), spine],
         nics: nics.map(nic).into(),
         links: vec![

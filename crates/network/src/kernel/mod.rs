@@ -1,7 +1,7 @@
 //! What talks to the Linux kernel: netlink, LLDP frames, echo requests, hellos. It decides nothing.
 //!
 //! Purpose: [`Netlink`] observes links and executes operations; [`apply`] brings a plan to the kernel and verifies it, or takes
-//! it back; [`Monitor`] tells what changes, whoever did it; [`LldpListener`], [`ping`] and [`Hellos`] are sockets; [`TeamWatch`]
+//! it back; [`Monitor`] tells what changes, whoever did it; [`LldpListener`], [`ping`], [`Hellos`], [`Receivers`] and [`send`] are sockets; [`TeamWatch`]
 //! and [`broadcast`] are for change-overs. All need a tokio runtime. To change links needs `CAP_NET_ADMIN`, to hear LLDP,
 //! to broadcast and to ping needs `CAP_NET_RAW`, hellos of priority 7 need either (socket(7), `SO_PRIORITY`); to observe and
 //! to monitor needs nothing.
@@ -29,6 +29,7 @@ mod own_thread;
 mod packet;
 mod ping;
 mod tc;
+mod throughput;
 mod wire;
 
 pub use announce::{TeamWatch, broadcast};
@@ -39,3 +40,4 @@ pub use lldp_listener::{HeardFrame, ListenError, LldpListener};
 pub use monitor::{Change, ChangeKind, Monitor, Told};
 pub use netlink::{Netlink, NetlinkError};
 pub use ping::{HEADERS_BYTES, PingError, PingOptions, PingReport, ping};
+pub use throughput::{Expected, Opened, Receivers, SendOptions, SendReport, ThroughputError, send};

@@ -1,0 +1,70 @@
+//! Round trips on the storage networks: how long they take, and whether the rooms are near enough.
+
+use super::checks::incomplete;
+use super::{Runner, Seen};
+use crate::events::{Event, RoundTrips};
+use deploy::{Cluster, DeployError, MeshProbe, Over, RoundTrip};
+use network::measure::latency::{self, Way};
+use std::collections::BTreeMap;
+
+impl Runner<'_> {
+    /// Every node reaches every other on every storage network, both ways, and the rooms are near enough to each other.
+    pub(super) async fn round_trips(&self, probes: u32) -> Result<Seen, DeployError> {
+        let probes = u16::try_from(probes).unwrap_or(u16::MAX);
+        let trips = deploy::mesh(&self.cluster, MeshProbe::round_trips(probes)).await?;
+        for measured in RoundTrips::of(&self.cluster, &trips) {
+            self.log.log(Event::RoundTrips(measured));
+        }
+        let mut wrong = incomplete(&trips);
+        let judgement = latency::judge(&ways(&self.cluster, &trips), self.lab.machines());
+        wrong.extend(judgement.findings.iter().map(|finding| format!("{}: {finding}", finding.id())));
+        let mut said = vec![table(&self.cluster, &trips)];
+        let limits = judgement.limits.iter();
+        said.extend(
+            limits.map(|(network, limit)| format!("storage network {network}, between the rooms: {limit}")),
+        );
+        if !wrong.is_empty() {
+            wrong.extend(said.clone());
+        }
+        Ok(Seen::unless(&wrong, said.join("\n")))
+    }
+}
+
+/// What is judged of a mesh.
+fn ways(cluster: &Cluster, trips: &[RoundTrip]) -> Vec<Way> {
+    let way = |trip: &RoundTrip| match trip.over {
+        Over::Management => None,
+        Over::Storage(network) => Some(Way {
+            from: trip.from.clone(),
+            to: trip.to.clone(),
+            network,
+            between_rooms: cluster.zone_of(&trip.from) != cluster.zone_of(&trip.to),
+            answered: trip.answer.received,
+            median_us: trip.answer.median_us,
+        }),
+    };
+    trips.iter().filter_map(way).collect()
+}
+
+/// Medians and 99th percentiles, within the rooms and between them.
+fn table(cluster: &Cluster, trips: &[RoundTrip]) -> String {
+    let mut groups: BTreeMap<(Over, bool), Vec<&RoundTrip>> = BTreeMap::new();
+    for trip in trips {
+        groups
+            .entry((trip.over, cluster.zone_of(&trip.from) == cluster.zone_of(&trip.to)))
+            .or_default()
+            .push(trip);
+    }
+    let lines = groups.into_iter().map(|((over, inside), trips)| {
+        let place = if inside { "inside a room" } else { "between the rooms" };
+        let worst = |read: fn(&RoundTrip) -> Option<u64>| {
+            trips.iter().filter_map(|trip| read(trip)).max().unwrap_or(0)
+        };
+        let (median, p99) = (worst(|trip| trip.answer.median_us), worst(|trip| trip.answer.p99_us));
+        format!(
+            "{over}, {place}: {} ways, worst median {median} µs, worst 99th percentile {p99} µs",
+            trips.len()
+        )
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
