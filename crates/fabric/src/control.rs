@@ -5,10 +5,11 @@
 //! After a failed call it connects anew at the next one, so that a late answer is never taken for another's.
 
 use crate::counters::Snapshot;
-use crate::ids::{LinkId, NicId, SwitchId};
+use crate::ids::{LinkId, NicId, PortName, SwitchId};
 use crate::pcap::CaptureReport;
 use crate::switchboard::{CarrierChange, Flap, Shaping, Ways};
 use crate::topology::PortRef;
+use model::{Mtu, VlanId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -81,6 +82,24 @@ pub enum Request {
     },
     /// Plug every cable back to where the topology has it.
     RestoreCabling {},
+    /// Take a VLAN from a port. No NIC's carrier changes.
+    RemoveVlan {
+        /// The port.
+        port: PortRef,
+        /// The VLAN.
+        vlan: VlanId,
+    },
+    /// Lower the largest packet that ports take; those that take no larger one stay as they are. No NIC's carrier changes.
+    LowerMtu {
+        /// The switch.
+        switch: SwitchId,
+        /// The port; `None`: all of the switch's.
+        port: Option<PortName>,
+        /// The largest packet from now on, bytes.
+        mtu: Mtu,
+        /// Whether LLDP says so.
+        announced: bool,
+    },
     /// Undo every fault.
     Heal {},
     /// Write all frames of a cable to a file. Answer: [`Answer::Capturing`].
@@ -278,6 +297,23 @@ impl Control {
     /// Plugs every cable back to where the topology has it.
     pub fn restore_cabling(&mut self) -> Result<Vec<CarrierChange>, ControlError> {
         self.change(Request::RestoreCabling {})
+    }
+
+    /// Takes a VLAN from a port.
+    pub fn remove_vlan(&mut self, port: &PortRef, vlan: VlanId) -> Result<(), ControlError> {
+        self.change(Request::RemoveVlan { port: port.clone(), vlan }).map(drop)
+    }
+
+    /// Lowers the largest packet that a port takes, or all of a switch's do; LLDP says so, or does not.
+    pub fn lower_mtu(
+        &mut self,
+        switch: &SwitchId,
+        port: Option<&PortName>,
+        mtu: Mtu,
+        announced: bool,
+    ) -> Result<(), ControlError> {
+        let (switch, port) = (switch.clone(), port.cloned());
+        self.change(Request::LowerMtu { switch, port, mtu, announced }).map(drop)
     }
 
     /// Undoes every fault.

@@ -32,6 +32,9 @@ mod faults;
 mod flap;
 mod flight;
 mod forward;
+mod misset;
+#[cfg(test)]
+mod misset_tests;
 mod shape;
 #[cfg(test)]
 mod shape_tests;
@@ -47,10 +50,13 @@ use crate::frame::{Frame, Tag};
 use crate::ids::{LinkId, NicId, PortName, SwitchId};
 use crate::kind::Kind;
 use crate::mac_table::{MacTable, Place};
+use crate::topology::Topology;
 use flap::Flapping;
 use flight::Flights;
 use ipnet::Ipv4Net;
+use misset::Misset;
 use shape::Shaper;
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -87,6 +93,10 @@ pub trait Outlet {
 /// All switches, NICs and cables at work.
 #[derive(Debug)]
 pub struct Switchboard {
+    /// As it is meant to be.
+    topology: Topology,
+    /// Ports that are set up otherwise, by their index.
+    missets: BTreeMap<usize, Misset>,
     switches: Vec<Switch>,
     ports: Vec<Port>,
     nics: Vec<Nic>,

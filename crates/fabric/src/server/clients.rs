@@ -162,6 +162,12 @@ impl Fabric {
             Request::SwitchUp { switch } => changed(board.set_switch_up(&switch, true, io)),
             Request::Recable { nic, to } => changed(board.recable(&nic, &to, io)),
             Request::RestoreCabling {} => Ok(Answer::Changed(board.restore_cabling(io))),
+            Request::RemoveVlan { port, vlan } => {
+                changed(board.remove_vlan(&port, vlan, io).map(|()| Vec::new()))
+            }
+            Request::LowerMtu { switch, port, mtu, announced } => {
+                changed(board.lower_mtu(&switch, port.as_ref(), mtu, announced, io).map(|()| Vec::new()))
+            }
             Request::Heal {} => Ok(Answer::Changed(board.heal(io))),
             Request::StartCapture { link, path, max_bytes } => {
                 if !path.is_absolute() {

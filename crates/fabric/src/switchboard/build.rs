@@ -47,6 +47,8 @@ impl Switchboard {
             topology.nics.iter().enumerate().map(|(index, nic)| (nic, index)).collect();
         let links = build_links(topology, &port_index, &nic_index, &slots)?;
         let mut board = Self {
+            topology: topology.clone(),
+            missets: BTreeMap::new(),
             switches,
             ports,
             nics: topology.nics.iter().map(|id| Nic { id: id.clone(), link: None }).collect(),

@@ -155,8 +155,9 @@ impl Switchboard {
         self.change(outlet, Self::rewire_home)
     }
 
-    /// Undoes every fault: cables mended, not shaped, and where they belong, switches running.
+    /// Undoes every fault: cables mended, not shaped, and where they belong, switches running, ports set up rightly.
     pub fn heal(&mut self, outlet: &mut impl Outlet) -> Vec<CarrierChange> {
+        self.set_up_rightly(outlet);
         self.change(outlet, |board| {
             board.links.iter_mut().for_each(|link| link.cut = [false; 2]);
             board.switches.iter_mut().for_each(|switch| switch.up = true);

@@ -48,7 +48,7 @@ impl Lab {
         self.received()
     }
 
-    fn received(&mut self) -> Vec<(String, Vec<u8>)> {
+    pub(super) fn received(&mut self) -> Vec<(String, Vec<u8>)> {
         let names: Vec<_> = self.board.nics().map(ToString::to_string).collect();
         let mut received: Vec<_> =
             self.out.delivered.drain(..).map(|(nic, bytes)| (names[nic.0].clone(), bytes)).collect();
@@ -56,12 +56,12 @@ impl Lab {
         received
     }
 
-    fn receivers(&mut self, from: &str, bytes: &[u8]) -> Vec<String> {
+    pub(super) fn receivers(&mut self, from: &str, bytes: &[u8]) -> Vec<String> {
         self.send(from, bytes).into_iter().map(|(nic, _)| nic).collect()
     }
 
     /// (frames carried from a to b, from b to a, frames dropped for the reason) of a cable.
-    fn counted(&self, id: &str, reason: DropReason) -> (u64, u64, u64) {
+    pub(super) fn counted(&self, id: &str, reason: DropReason) -> (u64, u64, u64) {
         let snapshot = self.board.counters(NOW);
         let link = snapshot.link(&link(id)).unwrap();
         let carried = |way: &crate::DirectionCounters| way.carried.iter().map(|c| c.count.frames).sum();
@@ -70,7 +70,7 @@ impl Lab {
     }
 }
 
-fn lab() -> Lab {
+pub(super) fn lab() -> Lab {
     Lab::new(&topology())
 }
 
