@@ -271,7 +271,7 @@ impl<'a> Runner<'a> {
             }
             Step::ManagementCarries {} => Ok(or_failure(self.management_carries().await)),
             Step::SpineCarriesNoStorage {} => self.spine_carries_no_storage(),
-            Step::PrioritiesAreSeen {} => self.priorities_are_seen(),
+            Step::PrioritiesAreSeen {} => self.priorities_are_seen().await,
             Step::Refused {} => Ok(or_failure(self.refused().await)),
             Step::InventoryMatches {} => Ok(or_failure(self.inventory_matches().await)),
             Step::CablingIsRight { within_ms } => {
@@ -332,7 +332,7 @@ impl<'a> Runner<'a> {
 }
 
 /// The lab's nodes as a cluster to deploy.
-fn cluster(spec: &ClusterSpec, lab: &Lab) -> Result<Cluster, LabError> {
+pub(crate) fn cluster(spec: &ClusterSpec, lab: &Lab) -> Result<Cluster, LabError> {
     let mut names: Vec<_> =
         spec.nodes().map(|(zone, node)| (Some(zone.name.clone()), node.name.clone())).collect();
     names.push((None, spec.witness.name.clone()));

@@ -4,13 +4,15 @@ use super::refusal::{JudgedBy, complaints};
 use super::spine::on_spine;
 use super::{NEIGHBOURS_PATIENCE, Runner, Seen, inventory};
 use crate::events::{Event, RoundTrips};
+use crate::lab::LabError;
 use crate::lab::faults::{LabCable, Made};
 use crate::run::RunError;
 use deploy::{Cabling, DeployError, MeshProbe, NetworkStage, Over, RoundTrip};
 use fabric::{Role, Snapshot};
-use model::{NodeName, Severity, VlanId, Wiring};
+use model::{ClusterSpec, NodeName, Severity, VlanId, Wiring};
 use network::Generation;
-use std::collections::BTreeMap;
+use network::traffic::STORAGE_PORT;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::{Instant, interval, sleep};
 
@@ -36,7 +38,11 @@ impl Runner<'_> {
         }
         let drives: usize = inventories.iter().map(|inventory| inventory.drives.len()).sum();
         let nics: usize = inventories.iter().map(|inventory| inventory.nics.len()).sum();
-        Ok(Seen::unless(&wrong, format!("{} machines, {nics} NICs, {drives} drives", inventories.len())))
+        let dcb: BTreeSet<String> =
+            inventories.iter().flat_map(|inventory| &inventory.nics).map(|nic| nic.dcb.to_string()).collect();
+        let dcb = dcb.into_iter().collect::<Vec<_>>().join("; ");
+        let machines = inventories.len();
+        Ok(Seen::unless(&wrong, format!("{machines} machines, {nics} NICs (DCB: {dcb}), {drives} drives")))
     }
 
     /// Deployment has nothing to say about the cabling, when it looks as ever (with patience for neighbours) or within a bound.
@@ -197,24 +203,57 @@ impl Runner<'_> {
         Ok(Seen::unless(&lost, format!("{} ways, {mtu} bytes undivided", trips.len())))
     }
 
-    /// Storage and heartbeat frames of every node carry their priorities in the fabric.
-    pub(super) fn priorities_are_seen(&mut self) -> Result<Seen, RunError> {
+    /// Every node calls every other's storage port on every storage network, where nobody listens: its kernel sends the call, the other's
+    /// an answer that belongs to no socket. All of them leave with storage's priority, and hellos go by with theirs.
+    pub(super) async fn priorities_are_seen(&mut self) -> Result<Seen, RunError> {
+        let before = self.lab.counters()?;
+        let spec = self.cluster.spec.clone();
+        let calls = self.call_all(&spec).await?;
         let counters = self.lab.counters()?;
-        let spec = &self.cluster.spec;
-        let priorities = [spec.qos.storage_priority, spec.qos.heartbeat_priority];
-        let vlans: Vec<VlanId> = spec.storage_networks.iter().map(|network| network.vlan).collect();
         let mut wrong = Vec::new();
         let mut frames = 0;
         for node in self.lab.nodes().values().filter(|node| node.holds_data()) {
-            for (vlan, pcp) in vlans.iter().flat_map(|vlan| priorities.map(|pcp| (*vlan, pcp))) {
-                let sent: u64 = node.links().map(|link| frames_from(&counters, &link, vlan, pcp)).sum();
-                frames += sent;
-                if sent == 0 {
-                    wrong.push(format!("{}: no frame with priority {pcp} on VLAN {vlan}", node.name()));
+            for vlan in spec.storage_networks.iter().map(|network| network.vlan) {
+                for (pcp, expected) in
+                    [(spec.qos.storage_priority, 2 * calls), (spec.qos.heartbeat_priority, 1)]
+                {
+                    let sent = |counters: &Snapshot| -> u64 {
+                        node.links().map(|link| frames_from(counters, &link, vlan, pcp)).sum()
+                    };
+                    // Hellos go all the time, not just now.
+                    let earlier = if pcp == spec.qos.storage_priority { sent(&before) } else { 0 };
+                    let now = sent(&counters).saturating_sub(earlier);
+                    frames += now;
+                    if now < expected {
+                        wrong.push(format!(
+                            "{}: {now} frames with priority {pcp} on VLAN {vlan}, not {expected} or more",
+                            node.name()
+                        ));
+                    }
                 }
             }
         }
-        Ok(Seen::unless(&wrong, format!("{frames} frames with priority")))
+        Ok(Seen::unless(&wrong, format!("{frames} frames with priority; {calls} calls of each node, and as many answers")))
+    }
+
+    /// Has every node call every other on every storage network; how many calls each has made on one.
+    async fn call_all(&self, spec: &ClusterSpec) -> Result<u64, RunError> {
+        let mut peers = 0;
+        for (_, caller) in spec.nodes() {
+            let Some(node) = self.lab.nodes().get(&caller.name) else { continue };
+            let mut hands = node.hands_or_lab_error().await?;
+            peers = 0;
+            for (_, peer) in spec.nodes().filter(|(_, peer)| peer.name != caller.name) {
+                peers += 1;
+                for network in &spec.storage_networks {
+                    let address = ClusterSpec::storage_address(network, peer.ordinal);
+                    let call = ["@connect", &format!("{address}:{STORAGE_PORT}")];
+                    let run = hands.run(&call).await;
+                    run.map_err(|source| LabError::Hands { node: caller.name.to_string(), source })?;
+                }
+            }
+        }
+        Ok(peers)
     }
 
     /// No storage frame was ever seen on a spine link, neither passed on nor dropped.

@@ -149,7 +149,8 @@ fn plan(generation: u64, vlan: u64) -> NetworkPlan {
     let nic = LinkRef::Adapter(adapter());
     let kind = PlannedKind::Vlan { parent: nic.clone(), vlan, egress_qos: BTreeMap::new() };
     let nic = PlannedLink { shares: Some(Shares::of(qos, None)), ..bare(nic, PlannedKind::Nic) };
-    let storage = PlannedLink { marks: mark_rules(qos), ..bare(LinkRef::Ours(LinkName::storage(vlan)), kind) };
+    let storage =
+        PlannedLink { marks: mark_rules(qos), ..bare(LinkRef::Ours(LinkName::storage(vlan)), kind) };
     let links = vec![nic, storage];
     NetworkPlan { generation: Generation(generation), node: node(), links }
 }
