@@ -233,7 +233,10 @@ impl Runner<'_> {
                 }
             }
         }
-        Ok(Seen::unless(&wrong, format!("{frames} frames with priority; {calls} calls of each node, and as many answers")))
+        Ok(Seen::unless(
+            &wrong,
+            format!("{frames} frames with priority; {calls} calls of each node, and as many answers"),
+        ))
     }
 
     /// Has every node call every other on every storage network; how many calls each has made on one.
