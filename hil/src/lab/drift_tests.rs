@@ -104,7 +104,7 @@ fn what_a_person_types() {
     let nodes = settled();
     let mut lines: Vec<String> = deal(&mut Rng::with_seed(7), &nodes[..1], usize::MAX)
         .iter()
-        .flat_map(|drift| drift.ops.iter().map(|op| by_hand::command(op)))
+        .flat_map(|drift| drift.ops.iter().map(by_hand::command))
         .collect();
     lines.sort();
     lines.dedup();
