@@ -10,9 +10,11 @@
 //! on, unless the report itself can't be written; the lab is gone unless it was to be kept, and it is kept only if it
 //! did not fail itself and nobody interrupted it.
 
+mod apply_bench;
 mod session;
 mod setup;
 
+pub use apply_bench::{ApplyBench, PROGRAMS, Round, bench_apply, median};
 pub use setup::Options;
 
 use crate::events::{Event, EventLog, LogError};

@@ -357,7 +357,7 @@ impl<'a> Runner<'a> {
 }
 
 /// The lab's nodes as a cluster to deploy.
-fn cluster(spec: &ClusterSpec, lab: &Lab) -> Result<Cluster, LabError> {
+pub(crate) fn cluster(spec: &ClusterSpec, lab: &Lab) -> Result<Cluster, LabError> {
     let mut names: Vec<_> =
         spec.nodes().map(|(zone, node)| (Some(zone.name.clone()), node.name.clone())).collect();
     names.push((None, spec.witness.name.clone()));

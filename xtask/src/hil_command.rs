@@ -29,7 +29,7 @@ Exit codes: 0 good; 1 what was examined is wrong; 2 the input or the command lin
 130 interrupted.";
 
 /// What to run.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub(crate) struct HilArguments {
     #[command(subcommand)]
@@ -109,8 +109,9 @@ enum WiringName {
     D,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
 enum SetName {
+    #[default]
     /// What a plain run does; minutes
     Default,
     /// Everything
@@ -131,13 +132,10 @@ pub(crate) fn run(arguments: HilArguments) -> ExitCode {
         Ok(options) => options,
         Err(error) => return lab_failure(&error),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
-        Ok(runtime) => runtime,
+    let outcome = match blocking(hil::run::run(options, &ui)) {
+        Ok(outcome) => outcome,
         Err(error) => return lab_failure(&error),
     };
-    let outcome = runtime.block_on(hil::run::run(options, &ui));
-    // Work that was interrupted may still block a thread: a build, a download. It ends with this process.
-    runtime.shutdown_background();
     match outcome {
         Ok(outcome) => show(&outcome),
         Err(error) => {
@@ -145,6 +143,20 @@ pub(crate) fn run(arguments: HilArguments) -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// Runs something of the harness to its end.
+pub(crate) fn blocking<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(work);
+    // Work that was interrupted may still block a thread: a build, a download. It ends with this process.
+    runtime.shutdown_background();
+    Ok(outcome)
+}
+
+/// The smallest lab there is, for measurements on one node.
+pub(crate) fn smallest() -> std::io::Result<Options> {
+    options(HilArguments { shape: Shape::ALL.first().copied(), ..HilArguments::default() })
 }
 
 fn end(dir: &Path) -> ExitCode {

@@ -45,7 +45,8 @@ pub struct Request {
     /// Comes back in the answer.
     pub id: u64,
     /// The program and its arguments; or something that hands do themselves: `["@kill", SIGNAL, NAME]` sends the signal
-    /// (a number) to every process of that name and says their process ids.
+    /// (a number) to every process of that name and says their process ids; `["@connect", ADDRESS:PORT]` calls a TCP port and
+    /// hangs up.
     pub argv: Vec<String>,
     /// The command's standard input.
     #[serde(default)]
@@ -77,6 +78,9 @@ pub struct Answer {
     /// Whether it said more than is kept.
     #[serde(skip_serializing_if = "is_false")]
     pub truncated: bool,
+    /// From when it was started until it had ended, µs; none if it did not run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub took_us: Option<u64>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]

@@ -35,6 +35,7 @@ pub(crate) fn run(program: &str, arguments: &[String], stdin: &[u8], limit: Dura
         .env("LC_ALL", "C")
         .current_dir("/")
         .process_group(0);
+    let started = Instant::now();
     command.stdin(if stdin.is_empty() { Stdio::null() } else { Stdio::piped() });
     let mut child = match command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() {
         Ok(child) => child,
@@ -47,6 +48,7 @@ pub(crate) fn run(program: &str, arguments: &[String], stdin: &[u8], limit: Dura
         }
         Err(error) => (Outputs::default(), Err(error)),
     };
+    let took_us = u64::try_from(started.elapsed().as_micros()).ok();
     // The child is not yet waited for, so that the number of its group is nobody else's.
     let waited = end(&mut child);
     outputs.read_what_is_there();
@@ -57,7 +59,7 @@ pub(crate) fn run(program: &str, arguments: &[String], stdin: &[u8], limit: Dura
         ..Answer::default()
     };
     match followed.and_then(|ended| Ok((ended, waited?))) {
-        Ok((true, status)) => Answer { status: status.code(), signal: status.signal(), ..answer },
+        Ok((true, status)) => Answer { status: status.code(), signal: status.signal(), took_us, ..answer },
         Ok((false, _)) => {
             let error = format!("{program} was killed: it still ran after {} ms", limit.as_millis());
             Answer { error: Some(error), ..answer }

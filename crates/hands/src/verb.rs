@@ -1,10 +1,15 @@
-//! What hands do themselves: an image has no shell and no `kill`.
+//! What hands do themselves: an image has no shell, no `kill` and nothing that calls a port.
 
 use crate::{Answer, failure};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fmt::{Display, Write};
 use std::fs;
+use std::net::TcpStream;
 use std::path::Path;
+use std::time::Duration;
+
+/// How long a call may ring: longer than the kernel takes to try again twice.
+const CALL_LIMIT: Duration = Duration::from_secs(5);
 
 /// More processes than a node has.
 const PROCESSES_MAX: usize = 100_000;
@@ -14,7 +19,20 @@ pub(crate) fn carry_out(verb: &str, arguments: &[String]) -> Answer {
     match (verb, arguments) {
         ("kill", [signal, name]) => kill(signal, name),
         ("kill", _) => failure(None, "@kill wants a signal's number and a process's name".to_owned()),
+        ("connect", [address]) => connect(address),
+        ("connect", _) => failure(None, "@connect wants an address with a port".to_owned()),
         _ => failure(None, format!("hands don't know how to @{verb}")),
+    }
+}
+
+/// Calls a TCP port, and hangs up; status 1 if nobody takes the call.
+fn connect(address: &str) -> Answer {
+    let Ok(address) = address.parse() else {
+        return failure(None, format!("{address} is no address with a port"));
+    };
+    match TcpStream::connect_timeout(&address, CALL_LIMIT) {
+        Ok(_) => Answer { status: Some(0), ..Answer::default() },
+        Err(error) => Answer { status: Some(1), stderr: format!("{error}\n"), ..Answer::default() },
     }
 }
 
@@ -85,6 +103,17 @@ mod tests {
         for signal in ["nine", "0", "-9", "99999", ""] {
             assert_eq!(told("kill", &[signal, "x"]), Some(format!("{signal} is no signal's number")));
         }
+    }
+
+    #[test]
+    fn a_call_is_taken_or_refused() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let call = |address: &str| carry_out("connect", &[address.to_owned()]);
+        assert_eq!(call(&address).status, Some(0));
+        drop(listener);
+        assert_eq!(call(&address).status, Some(1));
+        assert_eq!(call("nowhere").error.as_deref(), Some("nowhere is no address with a port"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use crate::{DriveSerial, MacAddress, Mtu, NodeName};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Everything a node has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +62,39 @@ pub struct Nic {
     pub mtu: Option<Mtu>,
     /// Whether an RDMA device stands on it.
     pub rdma: bool,
+    /// What its driver has of data centre bridging.
+    #[serde(default)]
+    pub dcb: NicDcb,
+}
+
+/// What a NIC's driver has of data centre bridging.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NicDcb {
+    /// Nobody could ask.
+    #[default]
+    Unknown,
+    /// Nothing: its classes share it by a queue of the kernel's.
+    NotApplicable,
+    /// Some.
+    Has {
+        /// Traffic classes that can share the NIC (ETS).
+        ets_classes: Option<u8>,
+        /// Traffic classes that can be paused (PFC).
+        pfc_classes: Option<u8>,
+    },
+}
+
+impl fmt::Display for NicDcb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ets, pfc) = match self {
+            Self::Unknown => return f.write_str("unknown"),
+            Self::NotApplicable => return f.write_str("not applicable"),
+            Self::Has { ets_classes, pfc_classes } => (ets_classes, pfc_classes),
+        };
+        let classes = |classes: &Option<u8>| classes.map_or("none".to_owned(), |count| count.to_string());
+        write!(f, "ETS classes {}, PFC classes {}", classes(ets), classes(pfc))
+    }
 }
 
 /// What a drive is made of.

@@ -20,7 +20,7 @@ pub use ids::{
     Priority, StorageNetworkIndex, VlanId, ZoneName,
 };
 pub use intent::{Intent, Qos, RdmaTechnology, StorageNetwork, TrafficClass};
-pub use inventory::{CpuInfo, Drive, DriveClass, Inventory, KernelInfo, MemoryInfo, Nic};
+pub use inventory::{CpuInfo, Drive, DriveClass, Inventory, KernelInfo, MemoryInfo, Nic, NicDcb};
 pub use shape::{Mirror, Shape};
 pub use spec::{
     ClusterSpec, ConfigurationMode, DeploymentMode, ManagementNetwork, Node, Wiring, Witness, WitnessKind,

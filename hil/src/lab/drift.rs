@@ -11,6 +11,7 @@
 
 mod traffic;
 
+use super::by_hand;
 use super::hands::Hands;
 use super::{Lab, LabError, LabNode};
 use fastrand::Rng;
@@ -83,7 +84,7 @@ impl Drift {
 
     /// Has it done.
     pub async fn make(&self, hands: &mut Hands) -> Result<(), LabError> {
-        let commands: Vec<Vec<String>> = self.ops.iter().map(command).collect();
+        let commands: Vec<Vec<String>> = self.ops.iter().map(words).collect();
         let run = match commands.as_slice() {
             [one] => hands.run(&one.iter().map(String::as_str).collect::<Vec<_>>()).await,
             // As fast as one process can: the agent may be quicker than two.
@@ -108,6 +109,11 @@ fn done(
         Ok(output) if output.status == 0 => Ok(()),
         Ok(output) => Err(LabError::Drift { node, what: what.to_owned(), said: output.stderr }),
     }
+}
+
+/// A command as its words.
+fn words(op: &Op) -> Vec<String> {
+    by_hand::command(op).split(' ').map(ToOwned::to_owned).collect()
 }
 
 /// Draws so many drifts: each kind of attribute in turn, in the seed's order, and none twice while there are others.
@@ -250,68 +256,6 @@ fn of_kind(rng: &mut Rng, name: &LinkName, link: &CurrentLink, links: &CurrentLi
         }
         LinkKind::Nic | LinkKind::Other(_) => {}
     }
-}
-
-/// What a person types (ip-link(8), ip-address(8), bridge(8), tc(8)). Operations that no candidate has say so by an empty command.
-fn command(op: &Op) -> Vec<String> {
-    let line = match op {
-        Op::Delete { name } => format!("ip link del dev {name}"),
-        Op::SetMtu { name, mtu_bytes } => format!("ip link set dev {name} mtu {mtu_bytes}"),
-        Op::SetDown { name } => format!("ip link set dev {name} down"),
-        Op::Leave { name } => format!("ip link set dev {name} nomaster"),
-        Op::Join { name, master } => format!("ip link set dev {name} master {master}"),
-        Op::SetMiimon { name, miimon_ms } => format!("ip link set dev {name} type bond miimon {miimon_ms}"),
-        Op::SetPrimary { name, port: Some(port) } => {
-            format!("ip link set dev {name} type bond primary {port}")
-        }
-        Op::SetReselect { name, reselect } => {
-            let word = match reselect {
-                Reselect::Always => "always",
-                Reselect::Better => "better",
-                Reselect::Failure => "failure",
-            };
-            format!("ip link set dev {name} type bond primary_reselect {word}")
-        }
-        Op::SetFiltering { name, vlan_filtering, default_pvid } => {
-            let (on, vlan) = (u8::from(*vlan_filtering), default_pvid.map_or(0, VlanId::get));
-            format!("ip link set dev {name} type bridge vlan_filtering {on} vlan_default_pvid {vlan}")
-        }
-        Op::SetEgressQos { name, egress_qos } => {
-            let map: Vec<String> = egress_qos.iter().map(|(from, to)| format!("{from}:{to}")).collect();
-            format!("ip link set dev {name} type vlan egress-qos-map {}", map.join(" "))
-        }
-        Op::SetBridgeVlan { name, vlan, entry } => {
-            let pvid = if entry.pvid { " pvid" } else { "" };
-            let untagged = if entry.untagged { " untagged" } else { "" };
-            format!("bridge vlan add dev {name} vid {vlan}{pvid}{untagged}{}", own(name))
-        }
-        Op::RemoveBridgeVlan { name, vlan } => format!("bridge vlan del dev {name} vid {vlan}{}", own(name)),
-        Op::AddAddress { name, address } => format!("ip address add {address} dev {name}"),
-        Op::RemoveAddress { name, address } => format!("ip address del {address} dev {name}"),
-        Op::SetIpv6LinkLocal { name, enabled } => {
-            format!("ip link set dev {name} addrgenmode {}", if *enabled { "eui64" } else { "none" })
-        }
-        Op::SetQueue { .. }
-        | Op::AddClassifier { .. }
-        | Op::RemoveClassifier { .. }
-        | Op::AddFilter { .. }
-        | Op::RemoveFilter { .. } => traffic::command(op),
-        Op::SetDcbEts { .. }
-        | Op::SetDcbPfc { .. }
-        | Op::SetPrimary { port: None, .. }
-        | Op::SetUp { .. }
-        | Op::AddRoute { .. }
-        | Op::RemoveRoute { .. }
-        | Op::CreateBond { .. }
-        | Op::CreateBridge { .. }
-        | Op::CreateVlan { .. } => String::new(),
-    };
-    line.split(' ').map(ToOwned::to_owned).collect()
-}
-
-/// bridge(8): VLANs of the bridge itself.
-fn own(name: &LinkName) -> &'static str {
-    if *name == LinkName::bridge() { " self" } else { "" }
 }
 
 /// A link that is not ours on a node, made and removed by hands: whatever drifts, it must stay as it is.

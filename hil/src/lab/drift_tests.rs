@@ -77,7 +77,7 @@ fn every_candidate_can_be_made_and_is_a_drift_that_names_its_aim() {
             "{drift}: {:?}",
             drift.follows(settled)
         );
-        assert!(drift.ops.iter().all(|op| command(op).len() > 3), "{drift}");
+        assert!(drift.ops.iter().all(|op| words(op).len() > 3), "{drift}");
     }
 }
 
@@ -104,7 +104,7 @@ fn what_a_person_types() {
     let nodes = settled();
     let mut lines: Vec<String> = deal(&mut Rng::with_seed(7), &nodes[..1], usize::MAX)
         .iter()
-        .flat_map(|drift| drift.ops.iter().map(|op| command(op).join(" ")))
+        .flat_map(|drift| drift.ops.iter().map(by_hand::command))
         .collect();
     lines.sort();
     lines.dedup();

@@ -31,6 +31,8 @@ pub struct Output {
     pub stdout: String,
     /// What it said on standard error, at most as much.
     pub stderr: String,
+    /// From when it was started on the node until it had ended.
+    pub took: Duration,
 }
 
 /// A command didn't run to its end.
@@ -171,12 +173,15 @@ impl Hands {
 }
 
 fn output(command: String, answer: Answer) -> Result<Output, HandsError> {
-    let Answer { status, signal, error, stdout, stderr, truncated, .. } = answer;
+    let Answer { status, signal, error, stdout, stderr, truncated, took_us, .. } = answer;
     match (status, signal, error) {
         (_, _, Some(why)) => Err(HandsError::NotRun { command, why, stderr }),
         (_, Some(signal), None) => Err(HandsError::Signal { command, signal, stderr }),
         (Some(_), None, None) if truncated => Err(HandsError::TooMuch { command }),
-        (Some(status), None, None) => Ok(Output { status, stdout, stderr }),
+        (Some(status), None, None) => {
+            let took = Duration::from_micros(took_us.unwrap_or_default());
+            Ok(Output { status, stdout, stderr, took })
+        }
         (None, None, None) => {
             let why = "the answer doesn't say how it ended".to_owned();
             Err(HandsError::NotRun { command, why, stderr })
@@ -208,7 +213,9 @@ mod tests {
     async fn commands_run_one_after_another() {
         let (_dir, mut hands) = with_hands(b"").await;
         let output = hands.run(&["sh", "-c", "echo out; echo err >&2; exit 3"]).await.unwrap();
-        assert_eq!(output, Output { status: 3, stdout: "out\n".into(), stderr: "err\n".into() });
+        assert!(output.took > Duration::ZERO);
+        let Output { status, stdout, stderr, .. } = output;
+        assert_eq!((status, &*stdout, &*stderr), (3, "out\n", "err\n"));
         let output = hands.run_with(&["cat"], "in", LIMIT_DEFAULT).await.unwrap();
         assert_eq!((output.status, &*output.stdout), (0, "in"));
     }

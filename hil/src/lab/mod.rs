@@ -11,6 +11,7 @@
 
 mod access;
 mod boot;
+pub(crate) mod by_hand;
 mod directory;
 pub mod drift;
 mod error;

@@ -1,5 +1,6 @@
 //! The part of a run that starts things: phases in order, and their end in any order.
 
+use super::apply_bench::{ApplyBench, Bench};
 use super::setup::{self, Setup};
 use super::{PhaseClock, RunError, blocking};
 use crate::accel::{self, Accel};
@@ -9,7 +10,7 @@ use crate::image::{self, ImageRequest, NODE_MODULES, NODE_TOOLS, NodeImage};
 use crate::lab::{Keeper, Lab, LabError, Launch};
 use crate::progress::Progress;
 use crate::report::{Environment, Phase, SUMMARY_SCHEMA, SuiteResult, Summary};
-use crate::runner::Runner;
+use crate::runner::{self, Runner};
 use crate::ui::Ui;
 use std::sync::Arc;
 
@@ -68,6 +69,24 @@ impl<'a> Session<'a> {
             biased;
             error = death => Err(error.into()),
             result = self.examine() => result,
+        }
+    }
+
+    /// Boots the lab and measures how fast its first node's links are made.
+    pub(super) async fn measure(&mut self, rounds: u32) -> Result<ApplyBench, RunError> {
+        let (image, accel) = self.image().await?;
+        self.boot(&image, &accel).await?;
+        let (Some(lab), Some(keeper)) = (&self.lab, &self.keeper) else { return Err(RunError::Interrupted) };
+        let death = lab.first_death(keeper);
+        let mut cluster = runner::cluster(&self.setup.spec, lab)?;
+        cluster.learn_speeds().await?;
+        let missing = || LabError::Missing { node: self.setup.spec.name.to_string() };
+        let (member, _) = cluster.nodes().next().ok_or_else(missing)?;
+        let node = lab.nodes().get(&member.name).ok_or_else(missing)?;
+        let bench = Bench { cluster: &cluster, member, node, ui: self.ui };
+        tokio::select! {
+            measured = bench.measure(accel.to_string(), rounds) => measured,
+            error = death => Err(error.into()),
         }
     }
 

@@ -9,7 +9,7 @@ use deploy::{Cabling, DeployError, MeshProbe, NetworkStage, RoundTrip};
 use fabric::Role;
 use model::{Severity, Wiring};
 use network::Generation;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::{Instant, interval, sleep};
 
@@ -35,7 +35,11 @@ impl Runner<'_> {
         }
         let drives: usize = inventories.iter().map(|inventory| inventory.drives.len()).sum();
         let nics: usize = inventories.iter().map(|inventory| inventory.nics.len()).sum();
-        Ok(Seen::unless(&wrong, format!("{} machines, {nics} NICs, {drives} drives", inventories.len())))
+        let dcb: BTreeSet<String> =
+            inventories.iter().flat_map(|inventory| &inventory.nics).map(|nic| nic.dcb.to_string()).collect();
+        let dcb = dcb.into_iter().collect::<Vec<_>>().join("; ");
+        let machines = inventories.len();
+        Ok(Seen::unless(&wrong, format!("{machines} machines, {nics} NICs (DCB: {dcb}), {drives} drives")))
     }
 
     /// Deployment has nothing to say about the cabling, when it looks as ever (with patience for neighbours) or within a bound.

@@ -1,7 +1,7 @@
 //! What a node says it has, held against what the lab gave it. Pure.
 
 use crate::lab::NodeHardware;
-use model::{DriveClass, Inventory};
+use model::{DriveClass, Inventory, NicDcb};
 use std::collections::BTreeSet;
 
 /// The driver of the lab's NICs.
@@ -30,6 +30,7 @@ pub(super) fn mismatches(built: &NodeHardware, found: &Inventory) -> Vec<String>
         expect(format!("{} driver", nic.mac), NIC_DRIVER.into(), nic.driver.clone().unwrap_or_default());
         let speed = nic.speed_mbps.map(|speed| speed.to_string()).unwrap_or_default();
         expect(format!("{} speed", nic.mac), built.nic_speed_mbps.to_string(), speed);
+        expect(format!("{} DCB", nic.mac), NicDcb::NotApplicable.to_string(), nic.dcb.to_string());
     }
     let built_drives: BTreeSet<String> = built
         .drives
@@ -87,6 +88,7 @@ mod tests {
                 carrier: Some(true),
                 mtu: None,
                 rdma: false,
+                dcb: NicDcb::NotApplicable,
             }],
             drives: vec![Drive {
                 kernel_name: "nvme0n1".into(),
@@ -110,12 +112,13 @@ mod tests {
 
     #[test]
     fn each_difference_is_named() {
-        let changes: [(&str, Change); 8] = [
+        let changes: [(&str, Change); 9] = [
             ("serial", |i| i.machine_serial = None),
             ("processors", |i| i.cpu.threads = 2),
             ("NICs", |i| i.nics.clear()),
             ("driver", |i| i.nics[0].driver = Some("e1000".into())),
             ("speed", |i| i.nics[0].speed_mbps = Some(10000)),
+            ("DCB", |i| i.nics[0].dcb = NicDcb::Unknown),
             ("drives", |i| i.drives[0].size_bytes = 7),
             ("drives", |i| i.drives[0].class = DriveClass::Hdd),
             ("memory", |i| i.memory.total_bytes = 100 << 20),

@@ -3,7 +3,10 @@
 //! `fabric`: the fabric as a process of its own with one TOR, a sender and a receiver as processes at sockets like QEMU's. Every frame
 //! must come through, in order. The same with a bare relay in the fabric's place, in the same run, says what the sockets alone cost,
 //! so that a slow or busy machine does not look like a slow fabric.
+//!
+//! `apply`: a node's links, made by its agent and by batches of ip(8), bridge(8) and tc(8), in the same run on the same node.
 
+mod apply;
 mod measure;
 mod peer;
 
@@ -40,6 +43,12 @@ enum What {
         /// Measurements of each kind; the best one counts, but none may lose a frame
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
         runs: u32,
+    },
+    /// A node's links by its agent: planned in under 1 ms, made in under 100 ms, at most 1.5 times what ip, bridge and tc take
+    Apply {
+        /// Rounds of agent and batches on one node; medians count
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
     },
 }
 
@@ -88,7 +97,10 @@ impl BenchProcess {
 
 /// Measures, and says whether it is enough: 0, 1, or 69 when it could not be measured.
 pub(crate) fn run(arguments: &BenchArguments) -> ExitCode {
-    let What::Fabric { seconds, runs } = arguments.what;
+    let (seconds, runs) = match arguments.what {
+        What::Fabric { seconds, runs } => (seconds, runs),
+        What::Apply { rounds } => return apply::run(rounds),
+    };
     let program = match std::env::current_exe() {
         Ok(program) => program,
         Err(error) => {

@@ -20,6 +20,7 @@ use model::{Inventory, KernelInfo, MacAddress};
 use std::collections::BTreeMap;
 use tree::Tree;
 
+pub(crate) use nic::dcb;
 pub(crate) use turn::{Turn, TurnError};
 
 /// The kernel's id of this boot.

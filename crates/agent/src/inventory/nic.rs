@@ -1,8 +1,9 @@
-//! Physical NICs.
+//! Physical NICs. What they have of data centre bridging is asked over netlink, by whoever asks for the inventory ([`dcb`]).
 
 use super::tree::Tree;
 use crate::ioctl::Interfaces;
-use model::{MacAddress, Mtu, Nic};
+use model::{MacAddress, Mtu, Nic, NicDcb};
+use network::CurrentLinks;
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use tracing::warn;
@@ -18,6 +19,19 @@ pub(super) fn all(tree: &Tree, out_of_band: Option<MacAddress>) -> Vec<Nic> {
         read(tree, name, asked, &rdma)
     };
     physical.filter_map(nic).filter(|nic| Some(nic.mac) != out_of_band).collect()
+}
+
+/// What a NIC's driver has of data centre bridging, as its link was seen.
+pub(crate) fn dcb(nic: &Nic, links: &CurrentLinks) -> NicDcb {
+    let name = nic.kernel_name.parse();
+    let Some(link) = name.ok().and_then(|name| links.get(&name)) else { return NicDcb::Unknown };
+    match &link.traffic.dcb {
+        None => NicDcb::NotApplicable,
+        Some(dcb) => NicDcb::Has {
+            ets_classes: dcb.ets.as_ref().map(|ets| ets.classes),
+            pfc_classes: dcb.pfc.map(|pfc| pfc.classes),
+        },
+    }
 }
 
 /// What only ethtool knows.
@@ -64,6 +78,7 @@ fn read(tree: &Tree, name: String, asked: Asked, rdma: &BTreeSet<String>) -> Opt
         carrier: tree.number::<u8>(format!("{base}/carrier")).map(|carrier| carrier == 1),
         mtu: mtu.and_then(|mtu| Mtu::try_from(mtu).ok()),
         rdma: rdma.contains(&name),
+        dcb: NicDcb::Unknown,
         kernel_name: name,
     })
 }

@@ -56,7 +56,7 @@ use admit::admit;
 use api::{Applied, ApplyRequest, Committed, ConfirmWithin, NetworkState, Outcome, TakenBack};
 use model::NodeName;
 use network::kernel::{ApplyError, NetlinkError};
-use network::{Generation, NetworkPlan};
+use network::{CurrentLinks, Generation, NetworkPlan};
 pub(crate) use saved::BootId;
 use saved::{Disk, Saved, Stage};
 use std::sync::Arc;
@@ -259,6 +259,11 @@ impl<E: Executor, D: Disk> Network<E, D> {
         Ok(())
     }
 
+    /// The links now, whatever is being done to them.
+    pub(crate) async fn links(&self) -> Result<CurrentLinks, NetlinkError> {
+        self.executor.observe().await
+    }
+
     /// The links now, and where the node stands with its plan.
     pub(crate) async fn state(&self) -> Result<NetworkState, ChangeError> {
         let links = self.state.lock().await;
@@ -435,11 +440,7 @@ fn reason(outcome: &Outcome) -> Option<&str> {
 }
 
 /// Puts the links back and sees that they are.
-async fn restore<E: Executor>(
-    executor: &E,
-    before: &network::CurrentLinks,
-    plan: &NetworkPlan,
-) -> Result<(), String> {
+async fn restore<E: Executor>(executor: &E, before: &CurrentLinks, plan: &NetworkPlan) -> Result<(), String> {
     match executor.restore(before, plan).await {
         Ok(Applied { outcome: Outcome::RollbackFailed { then, .. }, .. }) => Err(then),
         Ok(_) => Ok(()),

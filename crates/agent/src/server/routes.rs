@@ -4,7 +4,7 @@ use super::refusal::Body;
 use super::{Refusal, network};
 use crate::inventory::TurnError;
 use crate::state::{State, Stop};
-use crate::{Owner, inventory};
+use crate::{Owner, chain, inventory};
 use api::{Health, Hello, Neighbours, PowerRequest, path};
 use axum::extract::{DefaultBodyLimit, Request, State as Shared};
 use axum::http::StatusCode;
@@ -74,7 +74,12 @@ async fn hello(Shared(state): Daemon) -> Json<Hello> {
 
 async fn inventory(Shared(state): Daemon) -> Result<Json<Inventory>, Refusal> {
     let reader = Arc::clone(&state);
-    Ok(Json(state.inventory.read(move || inventory::read(&reader.config)).await?))
+    let mut inventory = state.inventory.read(move || inventory::read(&reader.config)).await?;
+    match state.network.links().await {
+        Ok(links) => inventory.nics.iter_mut().for_each(|nic| nic.dcb = inventory::dcb(nic, &links)),
+        Err(error) => warn!("nobody can say what NICs have of data centre bridging: {}", chain(&error)),
+    }
+    Ok(Json(inventory))
 }
 
 impl From<TurnError> for Refusal {

@@ -7,7 +7,7 @@
 //! Not here: the dead-man timer and reaching the peers. The agent keeps the observation from before ([`Netlink::observe`])
 //! on disk and calls [`restore`] with it when it doesn't hear that all is well.
 
-use super::netlink::{Netlink, NetlinkError};
+use super::netlink::{Known, Netlink, NetlinkError};
 use crate::diff::{DiffError, diff};
 use crate::link::{AdapterMap, CurrentLinks};
 use crate::op::Op;
@@ -77,7 +77,7 @@ pub async fn apply(
     let outcome = if ops.is_empty() {
         ApplyOutcome::Unchanged
     } else {
-        match forward(netlink, &ops, plan, adapters, &mut changed).await {
+        match forward(netlink, (&before, &ops), plan, adapters, &mut changed).await {
             Ok(()) => ApplyOutcome::Applied,
             Err(why) => match back(netlink, &before, plan, adapters, &mut changed).await {
                 Ok(()) => ApplyOutcome::RolledBack { why },
@@ -114,12 +114,12 @@ pub async fn restore(
 
 async fn forward(
     netlink: &Netlink,
-    ops: &[Op],
+    (now, ops): (&CurrentLinks, &[Op]),
     plan: &NetworkPlan,
     adapters: &AdapterMap,
     changed: &mut Vec<Op>,
 ) -> Result<(), String> {
-    execute(netlink, ops, changed).await?;
+    execute(netlink, now, ops, changed).await?;
     let after = netlink.observe().await.map_err(|error| chain(&error))?;
     let left = diff(&after, plan, adapters).map_err(|error| chain(&error))?;
     nothing_left(&left)
@@ -134,15 +134,22 @@ async fn back(
 ) -> Result<(), String> {
     let now = netlink.observe().await.map_err(|error| chain(&error))?;
     let way = revert(&now, before, plan, adapters).map_err(|error| chain(&error))?;
-    execute(netlink, &way.ops, changed).await?;
+    execute(netlink, &now, &way.ops, changed).await?;
     let after = netlink.observe().await.map_err(|error| chain(&error))?;
     let left = revert(&after, before, plan, adapters).map_err(|error| chain(&error))?.left();
     left.map_or(Ok(()), Err)
 }
 
-async fn execute(netlink: &Netlink, ops: &[Op], changed: &mut Vec<Op>) -> Result<(), String> {
+/// Carries operations out on links that were just seen as `now`.
+async fn execute(
+    netlink: &Netlink,
+    now: &CurrentLinks,
+    ops: &[Op],
+    changed: &mut Vec<Op>,
+) -> Result<(), String> {
+    let mut known = Known::of(now);
     for op in ops {
-        netlink.execute(op).await.map_err(|error| chain(&error))?;
+        netlink.execute_knowing(op, &mut known).await.map_err(|error| chain(&error))?;
         changed.push(op.clone());
     }
     Ok(())

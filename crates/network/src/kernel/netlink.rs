@@ -59,6 +59,22 @@ pub enum NetlinkError {
     NotTold(Box<Op>),
 }
 
+/// What is known of links while operations are carried out one after another. The kernel gives a number to one link only, so that one
+/// which is out of date names no other link: the kernel refuses it.
+#[derive(Debug, Default)]
+pub(super) struct Known(BTreeMap<LinkName, LinkFacts>);
+
+impl Known {
+    /// From what was just observed.
+    pub(super) fn of(links: &CurrentLinks) -> Self {
+        let facts = links.links.iter().map(|(name, link)| {
+            let is_bridge = matches!(link.kind, LinkKind::Bridge { .. });
+            (name.clone(), LinkFacts { index: link.index, is_bridge })
+        });
+        Self(facts.collect())
+    }
+}
+
 /// A connection to the kernel's route netlink. Its thread ends when this is dropped.
 #[derive(Debug)]
 pub struct Netlink {
@@ -143,15 +159,27 @@ impl Netlink {
 
     /// Carries one operation out.
     pub async fn execute(&self, op: &Op) -> Result<(), NetlinkError> {
-        let mut facts = BTreeMap::new();
+        self.execute_knowing(op, &mut Known::default()).await
+    }
+
+    /// The same for one of several: what is known of links is not asked for again.
+    pub(super) async fn execute_knowing(&self, op: &Op, known: &mut Known) -> Result<(), NetlinkError> {
         for name in message::needs(op) {
+            if known.0.contains_key(name) {
+                continue;
+            }
             match self.facts(name).await {
-                Ok(found) => facts.insert(name.clone(), found),
+                Ok(found) => known.0.insert(name.clone(), found),
                 Err(NetlinkError::NoLink(_)) if op.is_removal() => return Ok(()),
                 Err(error) => return Err(error),
             };
         }
-        match self.ask(message::request(op, &facts)?).await {
+        let request = message::request(op, &known.0)?;
+        if matches!(op, Op::Delete { .. }) {
+            // What stands on it goes with it.
+            known.0.clear();
+        }
+        match self.ask(request).await {
             Err(RequestError::Refused(refusal)) if op.is_removal() && is_gone(&refusal) => Ok(()),
             Err(source) => Err(NetlinkError::Execute { op: Box::new(op.clone()), source }),
             Ok(answer) => match answer.items.into_iter().filter_map(raw).find_map(|raw| dcb::refusal(&raw)) {

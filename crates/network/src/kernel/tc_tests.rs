@@ -110,7 +110,7 @@ fn a_filter_with_anything_besides_is_another_one() {
                 put(options, TCA_FLOWER_KEY_TCP_DST, &4420u16.to_be_bytes());
                 put(options, kind, value);
                 put_nest(options, TCA_FLOWER_ACT, |actions| {
-                    put_nest(actions, 1, |one| put_action(one, rule))
+                    put_nest(actions, 1, |one| put_action(one, rule));
                 });
             });
         })
@@ -130,7 +130,7 @@ fn a_filter_with_anything_besides_is_another_one() {
     let elsewhere = listed(3, 1, rule, |bytes| put(bytes, TCA_CHAIN, &7u32.to_ne_bytes()));
     assert_eq!(marks(&[elsewhere]), Marks::Filters(BTreeMap::new()), "nothing leads to another chain");
     let unknown = listed(3, 1, rule, |bytes| {
-        *bytes = [&bytes[..HEADER_BYTES], &[8, 0, 1, 0, b'b', b'p', b'f', 0]].concat()
+        *bytes = [&bytes[..HEADER_BYTES], &[8, 0, 1, 0, b'b', b'p', b'f', 0]].concat();
     });
     assert_eq!(one(unknown), Filter::Other("bpf".to_owned()));
 }

@@ -39,35 +39,3 @@ pub(super) fn of_traffic(rng: &mut Rng, name: &LinkName, link: &CurrentLink, fou
 fn plain() -> Queue {
     Queue::Other { kind: "pfifo".to_owned(), options: Vec::new(), whole: true }
 }
-
-/// What a person types (tc(8), tc-ets(8), tc-flower(8), tc-skbedit(8)); empty for what no candidate has.
-pub(super) fn command(op: &Op) -> String {
-    match op {
-        Op::SetQueue { name, queue: Queue::Default } => format!("tc qdisc del dev {name} root"),
-        Op::SetQueue { name, queue: Queue::Ets(ets) } => {
-            let quanta: Vec<String> = ets.quanta_bytes.iter().map(ToString::to_string).collect();
-            let bands: Vec<String> = ets.bands.iter().map(ToString::to_string).collect();
-            let (count, quanta, bands) = (quanta.len(), quanta.join(" "), bands.join(" "));
-            format!("tc qdisc replace dev {name} root ets bands {count} quanta {quanta} priomap {bands}")
-        }
-        Op::SetQueue { name, queue: Queue::Other { kind, .. } } => {
-            format!("tc qdisc replace dev {name} root {kind}")
-        }
-        Op::AddClassifier { name } => format!("tc qdisc add dev {name} clsact"),
-        Op::RemoveClassifier { name } => format!("tc qdisc del dev {name} clsact"),
-        Op::AddFilter { name, preference, filter: Filter::Mark(MarkRule { of, priority }) } => {
-            let (protocol, of) = match of {
-                Packets::TcpTo(port) => ("ip", format!(" ip_proto tcp dst_port {port}")),
-                Packets::TcpFrom(port) => ("ip", format!(" ip_proto tcp src_port {port}")),
-                Packets::UdpTo(port) => ("ip", format!(" ip_proto udp dst_port {port}")),
-                Packets::All => ("all", String::new()),
-            };
-            format!(
-                "tc filter add dev {name} egress pref {preference} protocol {protocol} flower{of} \
-                 action skbedit priority :{priority} pass"
-            )
-        }
-        Op::RemoveFilter { name, preference } => format!("tc filter del dev {name} egress pref {preference}"),
-        _ => String::new(),
-    }
-}
