@@ -105,7 +105,7 @@ fn the_default_set_is_the_short_one() {
     let names = |set| -> Vec<String> {
         Suite::select(&[], set).unwrap().into_iter().map(|suite| suite.name).collect()
     };
-    let default = ["wiring", "tor-loss", "room-link-loss", "miswired-rack", "drift"];
+    let default = ["wiring", "tor-loss", "room-link-loss", "miswired-rack", "drift", "bad-apply"];
     assert_eq!(names(Set::Default), default);
     assert_eq!(names(Set::Nightly).len(), BUILT_IN.len());
 }

@@ -179,7 +179,7 @@ fn the_plain_run_is_good_and_leaves_nothing() {
     let summary = place.summary();
     assert_eq!(summary["good"], true);
     assert_eq!(summary["schema"], "twinrack.hil.summary/1");
-    assert_eq!(summary["suites"].as_array().unwrap().len(), 5);
+    assert_eq!(summary["suites"].as_array().unwrap().len(), 6);
     assert!(
         fs::read_to_string(place.out().join("junit.xml")).unwrap().contains("failures=\"0\" errors=\"0\"")
     );
@@ -260,6 +260,50 @@ fn ctrl_c_ends_the_lab_and_still_reports_whenever_it_comes() {
         assert_eq!(place.summary()["aborted"], "interrupted", "{what}");
         assert!(said.contains("replay: cargo xtask hil --shape 1+1 --suite wiring --seed"), "{what}: {said}");
     }
+}
+
+fn a_node_is_off(place: &Place) -> bool {
+    place.events().contains("node b1 is off")
+}
+
+/// Its power is back: it boots.
+fn it_is_started_again(place: &Place) -> bool {
+    place.events().contains("\"event\":\"healed\"")
+}
+
+#[test]
+fn a_node_that_is_off_or_starts_again_is_the_keepers_like_any_other() {
+    let moments: [(&str, Moment, &str); 4] = [
+        ("a node that is off", a_node_is_off, "-KILL"),
+        ("a node that starts again", it_is_started_again, "-KILL"),
+        ("a node that is off", a_node_is_off, "-INT"),
+        ("a node that starts again", it_is_started_again, "-INT"),
+    ];
+    for (what, moment, end) in moments {
+        let place = Place::new();
+        let mut run = place.start(&["--shape", "1+1", "--suite", "node-loss"]);
+        place.reach(&mut run, what, moment);
+        signal(run.id(), end);
+        let status = run.wait().unwrap();
+        if end == "-INT" {
+            assert_eq!(status.code(), Some(130), "{what}: {}", place.said());
+            assert_eq!(place.leftovers(), Vec::<String>::new(), "{what}");
+        }
+        place.wait("the end of everything", GONE_WITHIN, || place.leftovers().is_empty());
+    }
+}
+
+#[test]
+fn a_node_that_dies_unasked_after_its_power_came_back_is_a_lab_failure() {
+    let place = Place::new();
+    let mut run = place.start(&["--shape", "1+1", "--suite", "node-loss"]);
+    place.reach(&mut run, "a node that starts again", it_is_started_again);
+    signal(place.process("guest=b1"), "-KILL");
+    assert_eq!(run.wait().unwrap().code(), Some(69), "{}", place.said());
+    let said = place.said();
+    assert!(said.contains("the QEMU of node b1 was killed by signal 9"), "{said}");
+    assert!(said.contains("=== the lab: power on ==="), "the console's end is of the new boot: {said}");
+    assert_eq!(place.leftovers(), Vec::<String>::new());
 }
 
 #[test]

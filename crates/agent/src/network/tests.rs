@@ -2,6 +2,7 @@
 
 mod deaths;
 mod drifts;
+mod every_step;
 
 use super::*;
 use model::{AdapterName, MacAddress, Mtu, Qos, VlanId};
