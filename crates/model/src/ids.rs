@@ -137,6 +137,12 @@ checked_name! {
 }
 caseless!(DriveSerial);
 
+checked_name! {
+    /// A volume's name.
+    VolumeName, check_plain_name
+}
+caseless!(VolumeName);
+
 /// RFC 1123, section 2.1, one label.
 fn check_host_label(value: &str) -> Result<(), InvalidValue> {
     let expected = "1 to 63 letters, digits and hyphens, neither starting nor ending with a hyphen";

@@ -13,11 +13,12 @@ mod intent;
 mod inventory;
 mod shape;
 mod spec;
+mod volume;
 
 pub use diagnostic::{Diagnostic, Location, RuleId, Severity};
 pub use ids::{
     AdapterName, ClusterName, DriveSerial, IntentName, InvalidValue, MacAddress, Mtu, NodeName, NodeOrdinal,
-    Priority, StorageNetworkIndex, VlanId, ZoneName,
+    Priority, StorageNetworkIndex, VlanId, VolumeName, ZoneName,
 };
 pub use intent::{Intent, Qos, RdmaTechnology, StorageNetwork, TrafficClass};
 pub use inventory::{CpuInfo, Drive, DriveClass, Inventory, KernelInfo, MemoryInfo, Nic, NicDcb};
@@ -25,4 +26,8 @@ pub use shape::{Mirror, Shape};
 pub use spec::{
     ClusterSpec, ConfigurationMode, DeploymentMode, ManagementNetwork, Node, Wiring, Witness, WitnessKind,
     Zone,
+};
+pub use volume::{
+    BootId, DriveId, Epoch, Incarnation, LedgerIncarnation, LegId, MapSequence, NodeId, PowerCycles,
+    Provision, VolumeId,
 };

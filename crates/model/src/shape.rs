@@ -11,13 +11,23 @@ use std::str::FromStr;
 pub struct Shape(u8);
 
 /// How many copies a volume has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mirror {
     /// One leg per rack.
     TwoWay,
     /// Two legs per rack, on different nodes.
     FourWay,
+}
+
+impl Mirror {
+    /// How many legs that is.
+    pub fn legs(self) -> usize {
+        match self {
+            Self::TwoWay => 2,
+            Self::FourWay => 4,
+        }
+    }
 }
 
 impl Shape {

@@ -1,0 +1,219 @@
+//! Commands about the cluster: nodes, drives, voters, operations, and forced quorum.
+
+use super::volume;
+use crate::command::{ClusterCommand, Event, LegRef, Rejected};
+use crate::state::{
+    Base, Doubt, Drive, LegState, Node, Overridden, Override, Phase, Spec, State, Volume, Voters,
+};
+use crate::transition::{self, LegCause, VolumeCause};
+use model::{BootId, DriveId, Epoch, LegId, MapSequence, NodeId, PowerCycles};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Applies a command about the cluster. On an error the state may be half changed: the caller gives a copy.
+pub(super) fn apply(state: &mut State, command: &ClusterCommand) -> Result<Vec<Event>, Rejected> {
+    use ClusterCommand as C;
+    match command {
+        C::SetSpec { from_generation, cluster } => {
+            let present = state.spec.as_ref().map_or(0, |spec| spec.generation);
+            if present != *from_generation {
+                return Err(Rejected::OtherGeneration { present });
+            }
+            state.spec = Some(Spec { generation: present + 1, cluster: cluster.clone() });
+        }
+        C::SetSettings(settings) => state.settings = *settings,
+        C::AddNode { name, zone } => {
+            if state.nodes.values().any(|node| node.name == *name) {
+                return Err(Rejected::NameTaken);
+            }
+            state.minted.node = state.minted.node.next();
+            let node = Node { name: name.clone(), zone: zone.clone(), boot: None };
+            state.nodes.insert(state.minted.node, node);
+            return Ok(vec![Event::NodeAdded(state.minted.node)]);
+        }
+        C::RemoveNode(id) => remove_node(state, *id)?,
+        C::Register { node, was, boot, drives } => register(state, *node, (*was, *boot), drives)?,
+        C::AddDrive { node, serial, size_bytes, cache, power_cycles } => {
+            let host = state.nodes.get(node).ok_or(Rejected::NoSuchNode(*node))?;
+            if host.zone.is_none() {
+                return Err(Rejected::CannotOwn(*node));
+            }
+            if state.drives.values().any(|drive| drive.serial == *serial) {
+                return Err(Rejected::NameTaken);
+            }
+            state.minted.drive = state.minted.drive.next();
+            let (node, size_bytes, cache, power_cycles) = (*node, *size_bytes, *cache, Some(*power_cycles));
+            let drive =
+                Drive { node, serial: serial.clone(), size_bytes, cache, power_cycles, retired: false };
+            state.drives.insert(state.minted.drive, drive);
+            return Ok(vec![Event::DriveAdded(state.minted.drive)]);
+        }
+        C::RetireDrive(id) => drive_mut(state, *id)?.retired = true,
+        C::ReplaceDrive { drive, with } => {
+            drive_mut(state, *drive)?.retired = true;
+            let mut events = volume::replace_drive(state, *drive, *with)?;
+            events.push(Event::Changed);
+            return Ok(events);
+        }
+        C::RemoveDrive(id) => {
+            drive_mut(state, *id)?;
+            let holds = |volume: &Volume| volume.legs.values().any(|leg| leg.drive == *id);
+            if state.volumes.values().any(holds) {
+                return Err(Rejected::InUse);
+            }
+            state.drives.remove(id);
+        }
+        C::CreateVolume { .. } => return create_volume(state, command),
+        C::ChangeVoters(to) => change_voters(state, to)?,
+        C::VotersSettled => {
+            let Voters::Changing { to, .. } = &state.voters else { return Err(Rejected::VotersAreSettled) };
+            state.voters = Voters::Settled(to.clone());
+        }
+        C::Begin(subject, operation) => {
+            if let Some(running) = state.operations.get(subject) {
+                return Err(Rejected::Busy(running.what.clone()));
+            }
+            state.operations.insert(*subject, operation.clone());
+        }
+        C::End(subject) => {
+            state.operations.remove(subject).ok_or(Rejected::NotBusy)?;
+        }
+        C::ForceQuorum { voters, by, loses } => return force_quorum(state, voters, by, loses),
+    }
+    Ok(vec![Event::Changed])
+}
+
+/// Keeps an override; the oldest goes when there are too many.
+pub(super) fn record(state: &mut State, overridden: Override) {
+    if state.overrides.len() == State::OVERRIDES_MAX {
+        state.overrides.remove(0);
+    }
+    state.overrides.push(overridden);
+}
+
+fn drive_mut(state: &mut State, id: DriveId) -> Result<&mut Drive, Rejected> {
+    state.drives.get_mut(&id).ok_or(Rejected::NoSuchDrive(id))
+}
+
+fn remove_node(state: &mut State, id: NodeId) -> Result<(), Rejected> {
+    let votes = match &state.voters {
+        Voters::Settled(set) => set.contains(&id),
+        Voters::Changing { from, to } => from.contains(&id) || to.contains(&id),
+    };
+    let owns = |volume: &Volume| volume.owner == id && volume.phase != Phase::Closed;
+    let has_drive = state.drives.values().any(|drive| drive.node == id);
+    if votes || has_drive || state.volumes.values().any(owns) {
+        return Err(Rejected::InUse);
+    }
+    state.nodes.remove(&id).map(|_| ()).ok_or(Rejected::NoSuchNode(id))
+}
+
+/// A new run voids what was promised in the last: confirmations of it no longer count, and legs that were given out in it
+/// are no longer given out. Both is seen by comparing runs; nothing else needs to change here.
+fn register(
+    state: &mut State,
+    node: NodeId,
+    (was, boot): (Option<BootId>, BootId),
+    drives: &BTreeMap<DriveId, PowerCycles>,
+) -> Result<(), Rejected> {
+    let found = state.nodes.get_mut(&node).ok_or(Rejected::NoSuchNode(node))?;
+    if found.boot != was && found.boot != Some(boot) {
+        return Err(Rejected::OldRegistration);
+    }
+    found.boot = Some(boot);
+    for (id, power_cycles) in drives {
+        let drive = drive_mut(state, *id)?;
+        if drive.node != node {
+            return Err(Rejected::NoSuchDrive(*id));
+        }
+        if drive.power_cycles.is_some_and(|known| known > *power_cycles) {
+            return Err(Rejected::OldRegistration);
+        }
+        drive.power_cycles = Some(*power_cycles);
+    }
+    Ok(())
+}
+
+fn create_volume(state: &mut State, command: &ClusterCommand) -> Result<Vec<Event>, Rejected> {
+    let ClusterCommand::CreateVolume { name, mirror, provision, size_bytes, drives, owner } = command else {
+        return Ok(Vec::new());
+    };
+    if state.volumes.values().any(|volume| volume.name == *name) {
+        return Err(Rejected::NameTaken);
+    }
+    let volume = Volume {
+        name: name.clone(),
+        mirror: *mirror,
+        provision: *provision,
+        size_bytes: *size_bytes,
+        epoch: Epoch::first(state.incarnation),
+        owner: *owner,
+        running: None,
+        phase: Phase::Fencing { confirmed: BTreeMap::new() },
+        legs: BTreeMap::new(),
+        map_sequence: MapSequence(0),
+        leg_minted: LegId(0),
+    };
+    let volume = volume::created(state, volume, drives)?;
+    let id = state.minted.volume.next();
+    state.minted.volume = id;
+    let legs: Vec<LegId> = volume.legs.keys().copied().collect();
+    state.volumes.insert(id, volume);
+    let added = legs.into_iter().map(|leg| Event::LegAdded(id, leg));
+    Ok([Event::VolumeCreated(id)].into_iter().chain(added).collect())
+}
+
+fn is_voter_set(state: &State, voters: &BTreeSet<NodeId>) -> Result<(), Rejected> {
+    if let Some(unknown) = voters.iter().find(|id| !state.nodes.contains_key(id)) {
+        return Err(Rejected::NoSuchNode(*unknown));
+    }
+    if voters.len() % 2 == 1 { Ok(()) } else { Err(Rejected::EvenVoters) }
+}
+
+fn change_voters(state: &mut State, to: &BTreeSet<NodeId>) -> Result<(), Rejected> {
+    is_voter_set(state, to)?;
+    let Voters::Settled(from) = &state.voters else { return Err(Rejected::VotersChanging) };
+    state.voters = Voters::Changing { from: from.clone(), to: to.clone() };
+    Ok(())
+}
+
+/// What the lost majority had committed is not known: no leg is proven, and whoever was there is a stranger.
+fn force_quorum(
+    state: &mut State,
+    voters: &BTreeSet<NodeId>,
+    by: &str,
+    loses: &str,
+) -> Result<Vec<Event>, Rejected> {
+    is_voter_set(state, voters)?;
+    state.incarnation = state.incarnation.next();
+    state.voters = Voters::Settled(voters.clone());
+    state.operations.clear();
+    let mut events = Vec::new();
+    let ids: Vec<_> = state.volumes.keys().copied().collect();
+    for id in ids {
+        let Some(volume) = state.volumes.get_mut(&id) else { continue };
+        volume.epoch = Epoch::first(state.incarnation);
+        volume.running = None;
+        for (leg_id, leg) in &mut volume.legs {
+            let (cause, to) = match leg.state {
+                LegState::InSync => (LegCause::Unproven, LegState::Suspect { why: Doubt::Unproven }),
+                LegState::Suspect { .. } => continue,
+                LegState::Stale { .. } | LegState::Rebuilding { .. } => {
+                    (LegCause::Superseded, LegState::Stale { base: Base::Scratch, back: false })
+                }
+            };
+            transition::leg(leg.state, cause, to)?;
+            let named = LegRef { id: *leg_id, incarnation: leg.incarnation };
+            events.push(Event::Leg(id, named, leg.state.kind(), cause, to.kind()));
+            leg.state = to;
+        }
+        let cause = VolumeCause::ForcedQuorum;
+        transition::volume(&volume.phase, cause, &Phase::Offline)?;
+        let (from, to) = (volume.phase.kind(), Phase::Offline.kind());
+        events.push(Event::Volume(id, volume.epoch, from, cause, to));
+        volume.phase = Phase::Offline;
+    }
+    let what = Overridden::Quorum(state.incarnation);
+    record(state, Override { what, by: by.to_owned(), loses: loses.to_owned() });
+    events.push(Event::Changed);
+    Ok(events)
+}

@@ -1,0 +1,394 @@
+//! The state machine by example, by random sequences, and by its table.
+
+use crate::command::{ClusterCommand, Command, Event, LegRef, Rejected, VolumeCommand as V};
+use crate::state::{Base, Cache, Doubt, LegState, Phase, State, Subject, Voters};
+use crate::testing::{cluster, leg_ref, must, now, open, opened, register, run, volume, with_volume};
+use crate::transition::{LEGS, LegCause, PhaseKind, VOLUMES, VolumeCause};
+use crate::{check, check_step};
+use model::{DriveId, Epoch, LegId, MapSequence, Mirror, NodeId, Provision};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+fn two_way(caches: &[Cache]) -> State {
+    let mut state = with_volume(4, 1, Mirror::TwoWay, caches);
+    open(&mut state, &[1, 2]);
+    state
+}
+
+fn refused(state: &State, command: V) -> Rejected {
+    let command = now(state, command);
+    let mut copy = state.clone();
+    let why = copy.apply(&command).expect_err("refused");
+    assert_eq!(copy, *state, "a refused command changes nothing");
+    why
+}
+
+fn does(state: &mut State, command: V) {
+    let command = now(state, command);
+    must(state, &command);
+}
+
+/// Does something to a leg as it is.
+fn on(state: &mut State, id: u16, command: impl FnOnce(LegRef) -> V) {
+    let leg = leg_ref(state, id);
+    does(state, command(leg));
+}
+
+fn leg(state: &State, id: u16) -> LegState {
+    volume(state).legs[&LegId(id)].state
+}
+
+const STALE: LegState = LegState::Stale { base: Base::Changes, back: false };
+const BACK: LegState = LegState::Stale { base: Base::Changes, back: true };
+
+#[test]
+fn a_leg_is_lost_comes_back_and_is_in_sync_under_a_new_incarnation() {
+    let mut state = two_way(&[Cache::Safe]);
+    let (before, run) = (leg_ref(&state, 2), run(NodeId(2), 1, 1));
+    does(&mut state, V::LegStale(before));
+    assert_eq!(leg(&state, 2), STALE);
+    assert_eq!(refused(&state, V::BeginRebuild(before)), Rejected::NotBack);
+    does(&mut state, V::Reexport { leg: before, run });
+    assert_eq!(leg(&state, 2), BACK);
+    assert_eq!(
+        refused(&state, V::BeginRebuild(before)),
+        Rejected::OtherIncarnation { present: before.incarnation.next() }
+    );
+    let after = leg_ref(&state, 2);
+    assert_eq!(refused(&state, V::Reexport { leg: after, run }), Rejected::AlreadyBack);
+    does(&mut state, V::BeginRebuild(after));
+    let behind = MapSequence(0);
+    let present = volume(&state).map_sequence;
+    assert_eq!(refused(&state, V::LegInSync { leg: after, maps: behind }), Rejected::MapSequence { present });
+    does(&mut state, V::LegInSync { leg: after, maps: present });
+    assert_eq!(leg(&state, 2), LegState::InSync);
+}
+
+#[test]
+fn the_last_in_sync_leg_is_never_let_go() {
+    let mut state = two_way(&[Cache::Safe]);
+    let (first, second) = (leg_ref(&state, 1), leg_ref(&state, 2));
+    does(&mut state, V::LegStale(second));
+    assert_eq!(refused(&state, V::LegStale(first)), Rejected::NoInSyncLegLeft);
+}
+
+#[test]
+fn the_old_owner_can_let_nothing_go_once_a_takeover_has_begun() {
+    let mut state = two_way(&[Cache::Safe]);
+    let old = now(&state, V::LegStale(leg_ref(&state, 2)));
+    does(&mut state, V::Takeover { owner: NodeId(2) });
+    let present = volume(&state).epoch;
+    assert_eq!(state.clone().apply(&old), Err(Rejected::Superseded { present }));
+    let leg = leg_ref(&state, 1);
+    assert_eq!(refused(&state, V::LegStale(leg)), Rejected::WrongPhase { phase: PhaseKind::Fencing });
+}
+
+#[test]
+fn activation_marks_the_unconfirmed_stale_and_needs_one_that_is_confirmed() {
+    let mut state = two_way(&[Cache::Safe]);
+    does(&mut state, V::Takeover { owner: NodeId(2) });
+    assert_eq!(refused(&state, V::Activate), Rejected::NothingConfirmed);
+    let leg_2 = leg_ref(&state, 2);
+    let wrong = run(NodeId(2), 2, 1);
+    let registered = Some(run(NodeId(2), 1, 1));
+    let confirm = |run| V::ConfirmFence { leg: leg_2, run, errored: false };
+    assert_eq!(refused(&state, confirm(wrong)), Rejected::OtherRun { registered });
+    does(&mut state, confirm(run(NodeId(2), 1, 1)));
+    does(&mut state, V::Activate);
+    assert_eq!((leg(&state, 1), leg(&state, 2)), (STALE, LegState::InSync));
+    let late = V::ConfirmFence { leg: leg_ref(&state, 2), run: run(NodeId(2), 1, 1), errored: false };
+    assert_eq!(refused(&state, late), Rejected::WrongPhase { phase: PhaseKind::Opening });
+}
+
+#[test]
+fn a_confirmation_does_not_outlive_its_run() {
+    let mut state = two_way(&[Cache::Safe]);
+    does(&mut state, V::Takeover { owner: NodeId(2) });
+    for (id, node) in [(1, NodeId(1)), (2, NodeId(2))] {
+        let leg = leg_ref(&state, id);
+        does(&mut state, V::ConfirmFence { leg, run: run(node, 1, 1), errored: false });
+    }
+    let restarted = register(&state, NodeId(1), run(NodeId(1), 2, 2));
+    must(&mut state, &restarted);
+    does(&mut state, V::Activate);
+    assert_eq!((leg(&state, 1), leg(&state, 2)), (STALE, LegState::InSync));
+}
+
+/// After power loss everywhere: both confirm in new runs, and the last set is whole.
+#[test]
+fn a_safe_drive_keeps_its_leg_through_a_restart_and_a_volatile_one_does_not() {
+    for (cache, expected) in
+        [(Cache::Safe, LegState::InSync), (Cache::Volatile, LegState::Suspect { why: Doubt::CacheLost })]
+    {
+        let mut state = two_way(&[Cache::Safe, cache]);
+        for node in [NodeId(1), NodeId(2)] {
+            let restarted = register(&state, node, run(node, 2, 2));
+            must(&mut state, &restarted);
+        }
+        does(&mut state, V::Takeover { owner: NodeId(1) });
+        for (id, node) in [(1, NodeId(1)), (2, NodeId(2))] {
+            let leg = leg_ref(&state, id);
+            does(&mut state, V::ConfirmFence { leg, run: run(node, 2, 2), errored: false });
+        }
+        does(&mut state, V::Activate);
+        assert_eq!((leg(&state, 1), leg(&state, 2)), (LegState::InSync, expected));
+    }
+}
+
+#[test]
+fn a_restarted_target_gets_a_new_incarnation_only_when_its_leg_was_let_go_or_is_the_last() {
+    let mut state = two_way(&[Cache::Safe]);
+    let new_run = run(NodeId(2), 2, 2);
+    let restarted = register(&state, NodeId(2), new_run);
+    must(&mut state, &restarted);
+    let second = leg_ref(&state, 2);
+    assert_eq!(refused(&state, V::Reexport { leg: second, run: new_run }), Rejected::StillInSync);
+    on(&mut state, 1, V::LegStale);
+    does(&mut state, V::Reexport { leg: second, run: new_run });
+    assert_eq!(leg(&state, 2), LegState::InSync);
+    assert_eq!(leg_ref(&state, 2).incarnation, second.incarnation.next());
+}
+
+#[test]
+fn a_volume_whose_last_leg_erred_is_offline_until_an_override_that_is_written_down() {
+    let mut state = two_way(&[Cache::Safe]);
+    on(&mut state, 2, V::LegStale);
+    on(&mut state, 1, V::LegSuspect);
+    assert_eq!(volume(&state).phase, Phase::Offline);
+    assert_eq!(
+        refused(&state, V::Takeover { owner: NodeId(2) }),
+        Rejected::VolumeCannot { phase: PhaseKind::Offline, cause: VolumeCause::Takeover }
+    );
+    let leg_1 = leg_ref(&state, 1);
+    let (by, loses) = ("operator".to_owned(), "what could not be read".to_owned());
+    does(&mut state, V::Override { leg: leg_1, owner: NodeId(1), by, loses });
+    assert_eq!(leg(&state, 2), LegState::Stale { base: Base::Scratch, back: false });
+    assert_eq!(state.overrides.len(), 1);
+    open(&mut state, &[1]);
+}
+
+#[test]
+fn forced_quorum_proves_nothing_and_begins_epochs_above_all_others() {
+    let mut state = two_way(&[Cache::Safe]);
+    let before = volume(&state).epoch;
+    let (by, loses) = ("operator".to_owned(), "the last writes".to_owned());
+    let force = ClusterCommand::ForceQuorum { voters: BTreeSet::from([NodeId(1)]), by, loses };
+    must(&mut state, &Command::Cluster(force));
+    assert!(volume(&state).epoch > Epoch { number: u32::MAX, ..before });
+    assert_eq!(leg(&state, 1), LegState::Suspect { why: Doubt::Unproven });
+    assert_eq!(check(&state), []);
+}
+
+#[test]
+fn a_clean_close_keeps_every_leg_and_a_handover_moves_epoch_and_side_at_once() {
+    let mut state = two_way(&[Cache::Volatile]);
+    does(&mut state, V::HandOver { to: NodeId(2) });
+    assert_eq!((volume(&state).owner, volume(&state).running), (NodeId(2), Some(NodeId(2))));
+    assert!(matches!(volume(&state).phase, Phase::Opening { make_equal: false, .. }));
+    opened(&mut state);
+    does(&mut state, V::Close);
+    let restarted = register(&state, NodeId(2), run(NodeId(2), 2, 2));
+    must(&mut state, &restarted);
+    does(&mut state, V::Open { owner: NodeId(1) });
+    let id = LegId(2);
+    assert!(state.same_run(&volume(&state).legs[&id]), "it was flushed when it was closed");
+}
+
+#[test]
+fn a_moved_leg_goes_in_the_commit_that_makes_its_successor_in_sync() {
+    let mut state = two_way(&[Cache::Safe]);
+    let old = leg_ref(&state, 2);
+    assert_eq!(refused(&state, V::MoveLeg { leg: old, to: DriveId(1) }), Rejected::DriveInUse(DriveId(1)));
+    does(&mut state, V::MoveLeg { leg: old, to: DriveId(3) });
+    assert_eq!(refused(&state, V::MoveLeg { leg: old, to: DriveId(4) }), Rejected::Moving);
+    let going = leg_ref(&state, 3);
+    does(&mut state, V::MoveLeg { leg: going, to: DriveId(4) });
+    on(&mut state, 4, |leg| V::Reexport { leg, run: run(NodeId(4), 1, 1) });
+    on(&mut state, 4, V::BeginRebuild);
+    assert_eq!(leg(&state, 2), LegState::InSync);
+    let maps = volume(&state).map_sequence;
+    on(&mut state, 4, |leg| V::LegInSync { leg, maps });
+    assert_eq!(volume(&state).legs.keys().map(|leg| leg.0).collect::<Vec<_>>(), [1, 4]);
+    assert_eq!(check(&state), []);
+}
+
+#[test]
+fn voters_are_odd_and_change_one_change_at_a_time() {
+    let mut state = cluster(2, 1, &[Cache::Safe]);
+    let set = |ids: &[u32]| ids.iter().map(|id| NodeId(*id)).collect::<BTreeSet<_>>();
+    let change = |ids: &[u32]| Command::Cluster(ClusterCommand::ChangeVoters(set(ids)));
+    must(&mut state, &change(&[1, 2, 3]));
+    assert_eq!(state.apply(&change(&[1])), Err(Rejected::VotersChanging));
+    must(&mut state, &Command::Cluster(ClusterCommand::VotersSettled));
+    assert_eq!(state.apply(&change(&[1, 2])), Err(Rejected::EvenVoters));
+    assert_eq!(state.voters, Voters::Settled(set(&[1, 2, 3])));
+}
+
+#[test]
+fn no_more_legs_are_rebuilt_on_a_node_than_may_be() {
+    let mut state = with_volume(2, 3, Mirror::TwoWay, &[Cache::Safe]);
+    open(&mut state, &[1, 2]);
+    state.settings.rebuilds_per_node_max = 0;
+    let run = run(NodeId(2), 1, 1);
+    on(&mut state, 2, V::LegStale);
+    on(&mut state, 2, |leg| V::Reexport { leg, run });
+    let leg = leg_ref(&state, 2);
+    assert_eq!(refused(&state, V::BeginRebuild(leg)), Rejected::RebuildLimit(NodeId(2)));
+}
+
+/// A command that some participant of this state could send, or one from long ago, from a few random bytes.
+fn command(state: &State, log: &[Command], pick: [u8; 4]) -> Command {
+    let [what, a, b, c] = pick;
+    let node = NodeId(1 + u32::from(a % 5));
+    if what >= 250 && !log.is_empty() {
+        return log[usize::from(a) * log.len() / 256].clone();
+    }
+    let cluster = |command| Command::Cluster(command);
+    let text = || "a test".to_owned();
+    let Some((id, volume)) = state.volumes.iter().nth(usize::from(a) % state.volumes.len().max(1)) else {
+        return create(pick);
+    };
+    let Some((leg, found)) = volume.legs.iter().nth(usize::from(b) % volume.legs.len()) else {
+        return create(pick);
+    };
+    let leg_node = state.node_of(found).unwrap();
+    let leg_run = state.run(found.drive).unwrap();
+    let leg = LegRef { id: *leg, incarnation: found.incarnation };
+    let owner = NodeId(1 + u32::from(c % 4));
+    let maps = volume.map_sequence;
+    let about = match what % 50 {
+        0 => return create(pick),
+        1 => {
+            let (boots, cycles) = (u32::from(b % 3) + 1, u32::from(c % 3) + 1);
+            return register(state, node, run(node, boots, cycles));
+        }
+        2 if c < 40 => {
+            let voters = BTreeSet::from([node]);
+            return cluster(ClusterCommand::ForceQuorum { voters, by: text(), loses: text() });
+        }
+        3 => return cluster(ClusterCommand::ChangeVoters((1..=u32::from(a % 6)).map(NodeId).collect())),
+        4 => return cluster(ClusterCommand::VotersSettled),
+        5 => return cluster(ClusterCommand::RetireDrive(DriveId(u32::from(a % 9)))),
+        6 => {
+            let (drive, with) = (DriveId(u32::from(a % 9)), DriveId(u32::from(b % 9)));
+            return cluster(ClusterCommand::ReplaceDrive { drive, with });
+        }
+        7 => return cluster(ClusterCommand::RemoveNode(node)),
+        8 if c < 20 => V::Delete,
+        9 => V::Grow { size_bytes: volume.size_bytes + u64::from(c) },
+        10 => V::MoveLeg { leg, to: DriveId(1 + u32::from(c % 8)) },
+        11 if c < 60 => V::Override { leg, owner, by: text(), loses: text() },
+        12 => V::Running((c > 60).then_some(owner)),
+        13 | 14 => V::Takeover { owner },
+        15 => V::Open { owner },
+        16 => V::HandOver { to: owner },
+        17 if c < 40 => V::Close,
+        18 if c < 60 => V::LegSuspect(leg),
+        19..=21 => V::LegStale(leg),
+        22..=27 => V::Reexport { leg, run: leg_run },
+        28..=32 => V::BeginRebuild(leg),
+        33..=37 => V::LegInSync { leg, maps },
+        38..=42 => V::ConfirmFence {
+            leg,
+            run: run(leg_node, leg_run.boot.0 as u32 % 1000, 1 + u32::from(c % 2)),
+            errored: c > 250,
+        },
+        43..=45 => V::Activate,
+        46 => V::MapDurable { maps: maps.next() },
+        _ => V::Opened { maps: maps.next() },
+    };
+    Command::Volume(*id, volume.epoch, about)
+}
+
+fn create(pick: [u8; 4]) -> Command {
+    let [_, a, b, _] = pick;
+    let mirror = if b % 2 == 0 { Mirror::TwoWay } else { Mirror::FourWay };
+    let first = u32::from(a % 5);
+    Command::Cluster(ClusterCommand::CreateVolume {
+        name: format!("v{}", a % 3).parse().unwrap(),
+        mirror,
+        provision: Provision::Fixed,
+        size_bytes: 100,
+        drives: (0..mirror.legs() as u32).map(|leg| DriveId(1 + first + leg)).collect(),
+        owner: NodeId(1 + u32::from(a % 4)),
+    })
+}
+
+/// Applies what comes and checks every state and every step; gives the state, the log of what was taken, and the events.
+fn play(picks: &[[u8; 4]]) -> (State, Vec<Command>, Vec<Event>) {
+    let mut state = cluster(4, 2, &[Cache::Safe, Cache::Volatile]);
+    let (mut log, mut events) = (Vec::new(), Vec::new());
+    for pick in picks {
+        let command = command(&state, &log, *pick);
+        let before = state.clone();
+        match state.apply(&command) {
+            Ok(more) => {
+                assert_eq!(check(&state), [], "after {command:?}");
+                assert_eq!(check_step(&before, &state), [], "{command:?}");
+                events.extend(more);
+                log.push(command);
+            }
+            Err(why) => assert_eq!(state, before, "{command:?} was refused ({why}) and changed something"),
+        }
+    }
+    (state, log, events)
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_asked_the_invariants_hold_and_the_log_says_it_all(
+        picks in proptest::collection::vec(any::<[u8; 4]>(), 1..200)
+    ) {
+        let (state, log, _) = play(&picks);
+        let mut replayed = cluster(4, 2, &[Cache::Safe, Cache::Volatile]);
+        for command in &log {
+            let written = serde_json::to_string(command).unwrap();
+            let read: Command = serde_json::from_str(&written).unwrap();
+            prop_assert_eq!(&read, command);
+            must(&mut replayed, &read);
+        }
+        prop_assert_eq!(&replayed, &state);
+        let written = serde_json::to_string(&state).unwrap();
+        prop_assert_eq!(serde_json::from_str::<State>(&written).unwrap(), state);
+    }
+}
+
+/// Every row of the table is reached, so that no row is there for nothing.
+#[test]
+fn every_legal_transition_is_reached() {
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut legs: BTreeMap<_, u32> = LEGS.into_iter().map(|row| (row, 0)).collect();
+    let mut volumes: BTreeMap<_, u32> = VOLUMES.into_iter().map(|row| (row, 0)).collect();
+    for _ in 0..2000 {
+        let picks: Vec<[u8; 4]> = (0..200).map(|_| std::array::from_fn(|_| random.u8(..))).collect();
+        for event in play(&picks).2 {
+            match event {
+                Event::Leg(_, _, from, cause, to) => *legs.get_mut(&(from, cause, to)).unwrap() += 1,
+                Event::Volume(_, _, from, cause, to) => *volumes.get_mut(&(from, cause, to)).unwrap() += 1,
+                _ => {}
+            }
+        }
+    }
+    let never = |count: &u32| *count == 0;
+    assert_eq!(legs.iter().filter(|(_, count)| never(count)).collect::<Vec<_>>(), []);
+    assert_eq!(volumes.iter().filter(|(_, count)| never(count)).collect::<Vec<_>>(), []);
+}
+
+#[test]
+fn an_operation_is_alone_on_its_subject() {
+    let mut state = cluster(2, 1, &[Cache::Safe]);
+    let operation = crate::state::Operation { what: "drain".to_owned(), driver: NodeId(1) };
+    let begin = Command::Cluster(ClusterCommand::Begin(Subject::Node(NodeId(2)), operation));
+    must(&mut state, &begin);
+    assert_eq!(state.apply(&begin), Err(Rejected::Busy("drain".to_owned())));
+    let written = serde_json::to_string(&state).unwrap();
+    assert_eq!(serde_json::from_str::<State>(&written).unwrap(), state);
+    must(&mut state, &Command::Cluster(ClusterCommand::End(Subject::Node(NodeId(2)))));
+}
+
+/// A command that costs nothing to refuse: kept so that the cause's name stays in the message an operator reads.
+#[test]
+fn a_refusal_says_why_in_words() {
+    let why = Rejected::LegCannot { state: crate::transition::LegKind::Stale, cause: LegCause::Rebuilt };
+    assert_eq!(why.to_string(), "a leg that is Stale can't change by Rebuilt");
+}

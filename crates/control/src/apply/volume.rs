@@ -1,0 +1,475 @@
+//! Commands about one volume.
+//!
+//! An [`Edit`] holds a copy of the volume; it takes the original's place when the whole command has gone through. A leg's
+//! state and a volume's phase change only by [`Edit::go`] and [`Edit::enter`], which look into the table.
+
+use crate::bug::{Bug, Bugs};
+use crate::command::{Event, LegRef, Rejected, VolumeCommand};
+use crate::state::{Base, Cache, Doubt, Leg, LegState, Overridden, Override, Phase, Run, State, Volume};
+use crate::transition::{self, LegCause, VolumeCause};
+use model::{BootId, DriveId, Epoch, Incarnation, LegId, MapSequence, NodeId, VolumeId};
+use std::collections::BTreeMap;
+
+/// Applies a command about a volume.
+pub(super) fn apply(
+    state: &mut State,
+    id: VolumeId,
+    epoch: Epoch,
+    command: &VolumeCommand,
+    bugs: Bugs,
+) -> Result<Vec<Event>, Rejected> {
+    let volume = state.volumes.get(&id).ok_or(Rejected::NoSuchVolume(id))?.clone();
+    if epoch != volume.epoch {
+        return Err(Rejected::Superseded { present: volume.epoch });
+    }
+    if *command == VolumeCommand::Delete {
+        return delete(state, id, &volume);
+    }
+    let mut edit = Edit { state, id, volume, bugs, events: Vec::new(), overridden: None };
+    edit.command(command)?;
+    let Edit { volume, mut events, overridden, .. } = edit;
+    if let Some(overridden) = overridden {
+        super::cluster::record(state, overridden);
+    }
+    state.volumes.insert(id, volume);
+    if events.is_empty() {
+        events.push(Event::Changed);
+    }
+    Ok(events)
+}
+
+fn delete(state: &mut State, id: VolumeId, volume: &Volume) -> Result<Vec<Event>, Rejected> {
+    if !matches!(volume.phase, Phase::Closed | Phase::Offline) {
+        return Err(Rejected::wrong_phase(&volume.phase));
+    }
+    state.volumes.remove(&id);
+    Ok(vec![Event::VolumeDeleted(id)])
+}
+
+/// Every leg of every volume on a drive is to be moved to another.
+pub(super) fn replace_drive(
+    state: &mut State,
+    drive: DriveId,
+    with: DriveId,
+) -> Result<Vec<Event>, Rejected> {
+    let on_it = |volume: &Volume| {
+        let legs = volume.legs.iter().filter(|(_, leg)| leg.drive == drive);
+        legs.map(|(id, leg)| LegRef { id: *id, incarnation: leg.incarnation }).collect::<Vec<_>>()
+    };
+    let moves: Vec<_> = state.volumes.iter().map(|(id, volume)| (*id, volume.epoch, on_it(volume))).collect();
+    let mut events = Vec::new();
+    for (id, epoch, legs) in moves {
+        for leg in legs {
+            let command = VolumeCommand::MoveLeg { leg, to: with };
+            events.extend(apply(state, id, epoch, &command, Bugs::default())?);
+        }
+    }
+    Ok(events)
+}
+
+/// A volume that nobody has had yet.
+pub(super) fn created(state: &State, volume: Volume, drives: &[DriveId]) -> Result<Volume, Rejected> {
+    let needed = volume.mirror.legs();
+    let mut edit =
+        Edit { state, id: VolumeId(0), volume, bugs: Bugs::default(), events: Vec::new(), overridden: None };
+    if drives.len() != needed {
+        return Err(Rejected::WrongLegCount { needed });
+    }
+    edit.can_own(edit.volume.owner)?;
+    for drive in drives {
+        edit.add_leg(*drive, LegState::InSync, None)?;
+    }
+    Ok(edit.volume)
+}
+
+struct Edit<'a> {
+    state: &'a State,
+    id: VolumeId,
+    volume: Volume,
+    bugs: Bugs,
+    events: Vec<Event>,
+    overridden: Option<Override>,
+}
+
+impl Edit<'_> {
+    fn command(&mut self, command: &VolumeCommand) -> Result<(), Rejected> {
+        use VolumeCommand as C;
+        match command {
+            C::LegStale(leg) => self.leg_stale(*leg),
+            C::LegSuspect(leg) => self.leg_suspect(*leg, Doubt::Errored),
+            C::Takeover { owner } => self.takeover(*owner),
+            C::ConfirmFence { leg, run, errored } => self.confirm(*leg, *run, *errored),
+            C::Activate => self.activate(),
+            C::Opened { maps } => self.opened(*maps),
+            C::MapDurable { maps } => self.map_durable(*maps),
+            C::Reexport { leg, run } => self.reexport(*leg, *run),
+            C::BeginRebuild(leg) => self.begin_rebuild(*leg),
+            C::LegInSync { leg, maps } => self.leg_in_sync(*leg, *maps),
+            C::Close => self.close(),
+            C::Open { owner } => self.open(*owner),
+            C::HandOver { to } => self.hand_over(*to),
+            C::Running(node) => self.running(*node),
+            C::Override { leg, owner, by, loses } => self.declare_good(*leg, *owner, by, loses),
+            C::Grow { size_bytes } => self.grow(*size_bytes),
+            C::MoveLeg { leg, to } => self.move_leg(*leg, *to),
+            C::Delete => Err(Rejected::wrong_phase(&self.volume.phase)),
+        }
+    }
+
+    /// The leg, if it is the one that the sender means.
+    fn leg(&self, leg: LegRef) -> Result<&Leg, Rejected> {
+        let found = self.volume.legs.get(&leg.id).ok_or(Rejected::NoSuchLeg(leg.id))?;
+        if found.incarnation == leg.incarnation {
+            Ok(found)
+        } else {
+            Err(Rejected::OtherIncarnation { present: found.incarnation })
+        }
+    }
+
+    /// Changes a leg's state, if the table has it.
+    fn go(&mut self, id: LegId, cause: LegCause, to: LegState) -> Result<(), Rejected> {
+        let leg = self.volume.legs.get_mut(&id).ok_or(Rejected::NoSuchLeg(id))?;
+        transition::leg(leg.state, cause, to)?;
+        let named = LegRef { id, incarnation: leg.incarnation };
+        self.events.push(Event::Leg(self.id, named, leg.state.kind(), cause, to.kind()));
+        leg.state = to;
+        Ok(())
+    }
+
+    /// Changes the phase, if the table has it.
+    fn enter(&mut self, cause: VolumeCause, to: Phase) -> Result<(), Rejected> {
+        transition::volume(&self.volume.phase, cause, &to)?;
+        let (from, to_kind) = (self.volume.phase.kind(), to.kind());
+        self.events.push(Event::Volume(self.id, self.volume.epoch, from, cause, to_kind));
+        self.volume.phase = to;
+        Ok(())
+    }
+
+    /// The boot of a node that may own a volume.
+    fn can_own(&self, node: NodeId) -> Result<BootId, Rejected> {
+        let found = self.state.nodes.get(&node).ok_or(Rejected::NoSuchNode(node))?;
+        found.boot.filter(|_| found.zone.is_some()).ok_or(Rejected::CannotOwn(node))
+    }
+
+    /// The run that was given is the drive's present one.
+    fn is_present(&self, drive: DriveId, run: Run) -> Result<(), Rejected> {
+        let registered = self.state.run(drive);
+        let counts = registered == Some(run) || self.bugs.has(Bug::AnyRunConfirms);
+        if counts { Ok(()) } else { Err(Rejected::OtherRun { registered }) }
+    }
+
+    /// Whether a leg that is known from one run may have forgotten something until another.
+    fn forgot(&self, leg: &Leg, run: Run) -> bool {
+        let volatile = self.state.drives.get(&leg.drive).is_none_or(|drive| drive.cache == Cache::Volatile);
+        volatile && leg.run.is_some_and(|known| known != run)
+    }
+
+    fn is_activated(&self) -> Result<(), Rejected> {
+        self.volume.activated().map(|_| ()).ok_or(Rejected::wrong_phase(&self.volume.phase))
+    }
+
+    fn is_open(&self) -> Result<(), Rejected> {
+        let open = matches!(self.volume.phase, Phase::Open { .. });
+        if open { Ok(()) } else { Err(Rejected::wrong_phase(&self.volume.phase)) }
+    }
+
+    fn leg_stale(&mut self, leg: LegRef) -> Result<(), Rejected> {
+        self.is_activated()?;
+        let state = self.leg(leg)?.state;
+        if state == LegState::InSync && self.volume.is_last_in_sync(leg.id) {
+            return Err(Rejected::NoInSyncLegLeft);
+        }
+        let base = if let LegState::Rebuilding { base } = state { base } else { Base::Changes };
+        self.go(leg.id, LegCause::Lost, LegState::Stale { base, back: false })
+    }
+
+    /// The volume goes offline with its last leg: an error on it was an error for its users, too.
+    fn leg_suspect(&mut self, leg: LegRef, why: Doubt) -> Result<(), Rejected> {
+        self.leg(leg)?;
+        self.go(leg.id, why.cause(), LegState::Suspect { why })?;
+        if let Phase::Fencing { confirmed } = &mut self.volume.phase {
+            confirmed.remove(&leg.id);
+        }
+        if self.volume.in_sync().next().is_none() && self.volume.phase != Phase::Offline {
+            self.supersede(false)?;
+            self.enter(VolumeCause::LastLegSuspect, Phase::Offline)?;
+        }
+        Ok(())
+    }
+
+    fn takeover(&mut self, owner: NodeId) -> Result<(), Rejected> {
+        self.can_own(owner)?;
+        self.supersede(false)?;
+        self.begin_epoch(self.volume.epoch.next(), owner);
+        self.enter(VolumeCause::Takeover, Phase::Fencing { confirmed: BTreeMap::new() })
+    }
+
+    fn begin_epoch(&mut self, epoch: Epoch, owner: NodeId) {
+        self.volume.epoch = epoch;
+        self.volume.owner = owner;
+        self.volume.running = None;
+    }
+
+    /// Rebuilds end with their epoch. If its owner may still write, what was back must be fenced once more.
+    fn supersede(&mut self, stays_back: bool) -> Result<(), Rejected> {
+        for (id, state) in self.states() {
+            let (base, back) = match state {
+                LegState::Rebuilding { base } => (base, stays_back),
+                LegState::Stale { base, back: true } if !stays_back => (base, false),
+                _ => continue,
+            };
+            self.go(id, LegCause::Superseded, LegState::Stale { base, back })?;
+        }
+        Ok(())
+    }
+
+    fn states(&self) -> Vec<(LegId, LegState)> {
+        self.volume.legs.iter().map(|(id, leg)| (*id, leg.state)).collect()
+    }
+
+    fn confirm(&mut self, leg: LegRef, run: Run, errored: bool) -> Result<(), Rejected> {
+        let found = self.leg(leg)?;
+        self.is_present(found.drive, run)?;
+        if found.state != LegState::InSync {
+            return Err(Rejected::LegCannot { state: found.state.kind(), cause: LegCause::Unconfirmed });
+        }
+        let Phase::Fencing { confirmed } = &mut self.volume.phase else {
+            return Err(Rejected::wrong_phase(&self.volume.phase));
+        };
+        if errored {
+            return self.leg_suspect(leg, Doubt::Errored);
+        }
+        confirmed.insert(leg.id, run);
+        Ok(())
+    }
+
+    /// Until here the last activated set stands; from here on the confirmed part of it does.
+    fn activate(&mut self) -> Result<(), Rejected> {
+        let Phase::Fencing { confirmed } = self.volume.phase.clone() else {
+            return Err(Rejected::wrong_phase(&self.volume.phase));
+        };
+        let boot = self.can_own(self.volume.owner)?;
+        let mut any = false;
+        let in_sync: Vec<(LegId, Leg)> = self.volume.in_sync().map(|(id, leg)| (id, leg.clone())).collect();
+        for (id, leg) in in_sync {
+            // A confirmation counts only while its run goes on.
+            let run = confirmed.get(&id).copied().filter(|run| self.is_present(leg.drive, *run).is_ok());
+            match run {
+                Some(run) if self.forgot(&leg, run) => {
+                    self.go(id, LegCause::CacheLost, LegState::Suspect { why: Doubt::CacheLost })?;
+                }
+                Some(run) => {
+                    any = true;
+                    let naive =
+                        self.bugs.has(Bug::AnyRunConfirms).then(|| self.state.run(leg.drive)).flatten();
+                    self.volume.legs.entry(id).and_modify(|leg| leg.run = naive.or(Some(run)));
+                }
+                None => {
+                    // One that has never been confirmed has never been made.
+                    let base = if leg.run.is_some() { Base::Changes } else { Base::Scratch };
+                    self.go(id, LegCause::Unconfirmed, LegState::Stale { base, back: false })?;
+                }
+            }
+        }
+        if !any {
+            return Err(Rejected::NothingConfirmed);
+        }
+        self.enter(VolumeCause::Activate, Phase::Opening { boot, make_equal: true })
+    }
+
+    fn opened(&mut self, maps: MapSequence) -> Result<(), Rejected> {
+        let Phase::Opening { boot, .. } = self.volume.phase else {
+            return Err(Rejected::wrong_phase(&self.volume.phase));
+        };
+        self.next_maps(maps)?;
+        self.enter(VolumeCause::Opened, Phase::Open { boot })
+    }
+
+    fn map_durable(&mut self, maps: MapSequence) -> Result<(), Rejected> {
+        self.is_open()?;
+        self.next_maps(maps)
+    }
+
+    fn next_maps(&mut self, maps: MapSequence) -> Result<(), Rejected> {
+        let present = self.volume.map_sequence;
+        if maps != present.next() {
+            return Err(Rejected::MapSequence { present });
+        }
+        self.volume.map_sequence = maps;
+        Ok(())
+    }
+
+    /// The target has fenced the leg; what was sent to it as it was never reaches it as it will be.
+    fn reexport(&mut self, leg: LegRef, run: Run) -> Result<(), Rejected> {
+        self.is_activated()?;
+        let found = self.leg(leg)?.clone();
+        if self.state.run(found.drive) != Some(run) {
+            return Err(Rejected::OtherRun { registered: self.state.run(found.drive) });
+        }
+        let anything_in_sync = self.volume.in_sync().next().is_some();
+        match found.state {
+            LegState::InSync if !self.volume.is_last_in_sync(leg.id) => return Err(Rejected::StillInSync),
+            LegState::InSync if self.forgot(&found, run) => return self.leg_suspect(leg, Doubt::CacheLost),
+            LegState::InSync => self.go(leg.id, LegCause::Kept, LegState::InSync)?,
+            LegState::Stale { back: true, .. } if found.run == Some(run) => {
+                return Err(Rejected::AlreadyBack);
+            }
+            LegState::Stale { base, .. } => {
+                // Its map says what it was not given, not what it forgot of what it was given.
+                let base = if self.forgot(&found, run) { Base::Scratch } else { base };
+                self.go(leg.id, LegCause::Returned, LegState::Stale { base, back: true })?;
+            }
+            LegState::Suspect { .. } if !anything_in_sync => return Err(Rejected::NothingBetter),
+            LegState::Suspect { .. } => {
+                self.go(leg.id, LegCause::Returned, LegState::Stale { base: Base::Scratch, back: true })?;
+            }
+            LegState::Rebuilding { .. } => {
+                return Err(Rejected::LegCannot { state: found.state.kind(), cause: LegCause::Returned });
+            }
+        }
+        self.volume.legs.entry(leg.id).and_modify(|leg| {
+            leg.incarnation = leg.incarnation.next();
+            leg.run = Some(run);
+        });
+        Ok(())
+    }
+
+    fn begin_rebuild(&mut self, leg: LegRef) -> Result<(), Rejected> {
+        self.is_open()?;
+        let found = self.leg(leg)?;
+        let base = match found.state {
+            LegState::Stale { base, back: true } if self.state.same_run(found) => base,
+            LegState::Stale { .. } => return Err(Rejected::NotBack),
+            other => {
+                return Err(Rejected::LegCannot { state: other.kind(), cause: LegCause::RebuildBegun });
+            }
+        };
+        if let Some(node) = self.state.node_of(found)
+            && crate::rebuild::running_on(self.state, node)
+                >= usize::from(self.state.settings.rebuilds_per_node_max)
+        {
+            return Err(Rejected::RebuildLimit(node));
+        }
+        self.go(leg.id, LegCause::RebuildBegun, LegState::Rebuilding { base })
+    }
+
+    fn leg_in_sync(&mut self, leg: LegRef, maps: MapSequence) -> Result<(), Rejected> {
+        self.is_open()?;
+        let found = self.leg(leg)?;
+        if found.state.kind() != transition::LegKind::Rebuilding {
+            return Err(Rejected::LegCannot { state: found.state.kind(), cause: LegCause::Rebuilt });
+        }
+        if !self.state.same_run(found) {
+            return Err(Rejected::NotBack);
+        }
+        if maps != self.volume.map_sequence {
+            return Err(Rejected::MapSequence { present: self.volume.map_sequence });
+        }
+        let replaces = found.replaces;
+        self.go(leg.id, LegCause::Rebuilt, LegState::InSync)?;
+        self.volume.legs.entry(leg.id).and_modify(|leg| leg.replaces = None);
+        if let Some(old) = replaces
+            && self.volume.legs.remove(&old).is_some()
+        {
+            self.events.push(Event::LegRemoved(self.id, old));
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), Rejected> {
+        self.is_open()?;
+        self.supersede(true)?;
+        self.volume.running = None;
+        self.enter(VolumeCause::Close, Phase::Closed)
+    }
+
+    fn open(&mut self, owner: NodeId) -> Result<(), Rejected> {
+        let boot = self.can_own(owner)?;
+        if self.volume.phase != Phase::Closed {
+            return Err(Rejected::wrong_phase(&self.volume.phase));
+        }
+        self.begin_epoch(self.volume.epoch.next(), owner);
+        // It was flushed when it was closed: restarts since then took nothing.
+        for leg in self.volume.legs.values_mut().filter(|leg| leg.state == LegState::InSync) {
+            leg.run = self.state.run(leg.drive).or(leg.run);
+        }
+        self.enter(VolumeCause::Open, Phase::Opening { boot, make_equal: false })
+    }
+
+    fn hand_over(&mut self, to: NodeId) -> Result<(), Rejected> {
+        let boot = self.can_own(to)?;
+        self.is_open()?;
+        self.supersede(true)?;
+        self.begin_epoch(self.volume.epoch.next(), to);
+        self.volume.running = Some(to);
+        self.enter(VolumeCause::HandOver, Phase::Opening { boot, make_equal: false })
+    }
+
+    fn running(&mut self, node: Option<NodeId>) -> Result<(), Rejected> {
+        self.is_open()?;
+        if let Some(node) = node.filter(|node| *node != self.volume.owner) {
+            return Err(Rejected::NotTheOwner(node));
+        }
+        self.volume.running = node;
+        Ok(())
+    }
+
+    /// The leg's target still has to confirm the fence under the new epoch.
+    fn declare_good(&mut self, leg: LegRef, owner: NodeId, by: &str, loses: &str) -> Result<(), Rejected> {
+        // One that was being made in another's place never had everything.
+        if self.leg(leg)?.replaces.is_some() {
+            return Err(Rejected::Moving);
+        }
+        self.can_own(owner)?;
+        for (id, state) in self.states() {
+            if id != leg.id {
+                self.go(id, LegCause::SetAside, LegState::Stale { base: Base::Scratch, back: false })?;
+            } else if state != LegState::InSync {
+                self.go(id, LegCause::Overridden, LegState::InSync)?;
+                // What it may have forgotten is among what the operator was told.
+                self.volume.legs.entry(id).and_modify(|leg| leg.run = None);
+            }
+        }
+        self.begin_epoch(self.volume.epoch.next(), owner);
+        let what = Overridden::Leg(self.id, leg.id);
+        self.overridden = Some(Override { what, by: by.to_owned(), loses: loses.to_owned() });
+        self.enter(VolumeCause::Override, Phase::Fencing { confirmed: BTreeMap::new() })
+    }
+
+    fn grow(&mut self, size_bytes: u64) -> Result<(), Rejected> {
+        if size_bytes <= self.volume.size_bytes {
+            return Err(Rejected::NotLarger { present_bytes: self.volume.size_bytes });
+        }
+        self.volume.size_bytes = size_bytes;
+        Ok(())
+    }
+
+    fn move_leg(&mut self, leg: LegRef, to: DriveId) -> Result<(), Rejected> {
+        let found = self.leg(leg)?.clone();
+        if self.volume.legs.values().any(|other| other.replaces == Some(leg.id)) {
+            return Err(Rejected::Moving);
+        }
+        // A move that has not got there may be turned elsewhere.
+        let replaces = found.replaces.or(Some(leg.id));
+        if found.replaces.is_some() {
+            self.volume.legs.remove(&leg.id);
+            self.events.push(Event::LegRemoved(self.id, leg.id));
+        }
+        self.add_leg(to, LegState::Stale { base: Base::Scratch, back: false }, replaces)
+    }
+
+    fn add_leg(&mut self, drive: DriveId, state: LegState, replaces: Option<LegId>) -> Result<(), Rejected> {
+        let found = self.state.drives.get(&drive).ok_or(Rejected::NoSuchDrive(drive))?;
+        if found.retired {
+            return Err(Rejected::DriveRetired(drive));
+        }
+        if self.volume.legs.values().any(|leg| leg.drive == drive) {
+            return Err(Rejected::DriveInUse(drive));
+        }
+        let id = self.volume.leg_minted.next();
+        self.volume.leg_minted = id;
+        self.volume.legs.insert(id, Leg { drive, incarnation: Incarnation(1), run: None, state, replaces });
+        self.events.push(Event::LegAdded(self.id, id));
+        Ok(())
+    }
+}

@@ -1,0 +1,67 @@
+//! Bugs that can be switched on, so that the checks which must catch them can be seen to.
+//!
+//! They are built only for tests and with the feature `seeded-bugs`. Without it [`Bugs`] is nothing and [`Bugs::has`] always
+//! false.
+
+/// A rule of the protocol, broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Bug {
+    /// The owner lets a leg go before the ledger says that it is stale.
+    LetGoBeforeCommit,
+    /// The owner answers md without having looked at every leg.
+    ReleaseWithoutLook,
+    /// The target confirms a fence before the barrier is through.
+    SkipBarrier,
+    /// A confirmation counts whatever the run in which it was made.
+    AnyRunConfirms,
+    /// The owner calls a returning leg in sync because md has it.
+    InSyncByItself,
+    /// A restarted target gives out again what it gave out before.
+    RestoreExports,
+    /// The owner does not add to the maps of stale legs when it assembles.
+    ForgetMap,
+    /// The owner lets users in before it has made the legs equal.
+    OpenUnequal,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::LetGoBeforeCommit,
+        Self::ReleaseWithoutLook,
+        Self::SkipBarrier,
+        Self::AnyRunConfirms,
+        Self::InSyncByItself,
+        Self::RestoreExports,
+        Self::ForgetMap,
+        Self::OpenUnequal,
+    ];
+}
+
+/// The bugs that are switched on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Bugs {
+    #[cfg(any(test, feature = "seeded-bugs"))]
+    bug: Option<Bug>,
+}
+
+impl Bugs {
+    /// Whether this one is.
+    #[cfg(any(test, feature = "seeded-bugs"))]
+    pub(crate) fn has(self, bug: Bug) -> bool {
+        self.bug == Some(bug)
+    }
+
+    /// Whether this one is: never.
+    #[cfg(not(any(test, feature = "seeded-bugs")))]
+    #[expect(clippy::unused_self, reason = "the other build looks at it")]
+    pub(crate) fn has(self, _: Bug) -> bool {
+        false
+    }
+
+    /// With this one on.
+    #[cfg(any(test, feature = "seeded-bugs"))]
+    pub fn with(bug: Bug) -> Self {
+        Self { bug: Some(bug) }
+    }
+}

@@ -1,0 +1,148 @@
+//! What must hold of every state of the ledger, and of every step from one to the next.
+//!
+//! One function each, used by all tests, the model check and the simulation: [`check`] and [`check_step`].
+
+use crate::state::{LegState, Phase, State, Volume};
+use model::{Epoch, LegId, VolumeId};
+use std::collections::BTreeSet;
+
+/// What does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    /// A volume that is not offline has a leg with every acknowledged write; one that is has none.
+    #[error("{0} has no in-sync leg and is not offline, or has one and is")]
+    InSyncLegs(VolumeId),
+    /// Only in-sync legs are confirmed.
+    #[error("{0}: {1} is confirmed and not in sync")]
+    Confirmed(VolumeId, LegId),
+    /// Only an open volume is rebuilt.
+    #[error("{0}: {1} is rebuilt and the volume is not open")]
+    Rebuilding(VolumeId, LegId),
+    /// Legs are on drives of the pool, each on its own.
+    #[error("{0}: the drive of {1} is not its own")]
+    Drives(VolumeId, LegId),
+    /// A leg in sync replaces nothing; what is replaced is there.
+    #[error("{0}: {1} replaces what it may not")]
+    Replaces(VolumeId, LegId),
+    /// The owner is a node with drives; the virtual machine runs there.
+    #[error("{0}: its owner is none, or runs elsewhere")]
+    Owner(VolumeId),
+    /// Ids are below what was given out.
+    #[error("an id was used that was not given out")]
+    Minted,
+    /// Voters are nodes, and odd.
+    #[error("the voters are no set of voters")]
+    Voters,
+    /// Epochs, incarnations, map sequences, sizes and generations only grow.
+    #[error("{0} went back")]
+    WentBack(String),
+    /// A leg is in sync again only under a new incarnation, or by an override in a new epoch.
+    #[error("{0}: {1} is in sync again by itself")]
+    InSyncByItself(VolumeId, LegId),
+    /// In one epoch a volume has one owner.
+    #[error("{0} has two owners in epoch {1}")]
+    TwoOwners(VolumeId, Epoch),
+}
+
+/// Everything that does not hold of a state.
+pub fn check(state: &State) -> Vec<Broken> {
+    let mut broken = Vec::new();
+    for (id, volume) in &state.volumes {
+        check_volume(state, *id, volume, &mut broken);
+    }
+    let nodes = state.nodes.keys().all(|id| *id <= state.minted.node);
+    let drives = state.drives.keys().all(|id| *id <= state.minted.drive);
+    let volumes = state.volumes.keys().all(|id| *id <= state.minted.volume);
+    if !(nodes && drives && volumes) {
+        broken.push(Broken::Minted);
+    }
+    let voters = state.voters.present();
+    let known = voters.iter().all(|id| state.nodes.contains_key(id));
+    if !known || (!voters.is_empty() && voters.len().is_multiple_of(2)) {
+        broken.push(Broken::Voters);
+    }
+    broken
+}
+
+fn check_volume(state: &State, id: VolumeId, volume: &Volume, broken: &mut Vec<Broken>) {
+    let in_sync = volume.in_sync().next().is_some();
+    if in_sync == (volume.phase == Phase::Offline) {
+        broken.push(Broken::InSyncLegs(id));
+    }
+    if let Phase::Fencing { confirmed } = &volume.phase {
+        let wrong = |leg: &&LegId| volume.legs.get(leg).is_none_or(|leg| leg.state != LegState::InSync);
+        broken.extend(confirmed.keys().filter(wrong).map(|leg| Broken::Confirmed(id, *leg)));
+    }
+    let mut drives = BTreeSet::new();
+    for (leg_id, leg) in &volume.legs {
+        let open = matches!(volume.phase, Phase::Open { .. });
+        if matches!(leg.state, LegState::Rebuilding { .. }) && !open {
+            broken.push(Broken::Rebuilding(id, *leg_id));
+        }
+        if !state.drives.contains_key(&leg.drive) || !drives.insert(leg.drive) {
+            broken.push(Broken::Drives(id, *leg_id));
+        }
+        if *leg_id > volume.leg_minted {
+            broken.push(Broken::Minted);
+        }
+        let replaces_nothing =
+            leg.replaces.is_none_or(|old| old != *leg_id && volume.legs.contains_key(&old));
+        if !replaces_nothing || (leg.replaces.is_some() && leg.state == LegState::InSync) {
+            broken.push(Broken::Replaces(id, *leg_id));
+        }
+    }
+    let storage = state.nodes.get(&volume.owner).is_some_and(|node| node.zone.is_some());
+    let gone = matches!(volume.phase, Phase::Closed);
+    let elsewhere = volume.running.is_some_and(|node| node != volume.owner);
+    if !(storage || gone) || elsewhere {
+        broken.push(Broken::Owner(id));
+    }
+}
+
+/// Everything that does not hold of a step.
+pub fn check_step(before: &State, after: &State) -> Vec<Broken> {
+    let mut broken = Vec::new();
+    let generation = |state: &State| state.spec.as_ref().map_or(0, |spec| spec.generation);
+    if after.incarnation < before.incarnation || generation(after) < generation(before) {
+        broken.push(Broken::WentBack("the ledger's incarnation or generation".to_owned()));
+    }
+    for (id, new) in &after.volumes {
+        let Some(old) = before.volumes.get(id) else {
+            if *id <= before.minted.volume {
+                broken.push(Broken::Minted);
+            }
+            continue;
+        };
+        if new.epoch < old.epoch || new.map_sequence < old.map_sequence || new.size_bytes < old.size_bytes {
+            broken.push(Broken::WentBack(id.to_string()));
+        }
+        if new.epoch == old.epoch && new.owner != old.owner {
+            broken.push(Broken::TwoOwners(*id, new.epoch));
+        }
+        check_legs(*id, old, new, &mut broken);
+    }
+    broken
+}
+
+fn check_legs(id: VolumeId, old: &Volume, new: &Volume, broken: &mut Vec<Broken>) {
+    for (leg_id, leg) in &new.legs {
+        let Some(was) = old.legs.get(leg_id) else {
+            if *leg_id <= old.leg_minted {
+                broken.push(Broken::Minted);
+            }
+            continue;
+        };
+        if leg.incarnation < was.incarnation {
+            broken.push(Broken::WentBack(format!("{id}, {leg_id}")));
+        }
+        let again = leg.state == LegState::InSync && was.state != LegState::InSync;
+        let rebuilt = matches!(was.state, LegState::Rebuilding { .. }) && new.epoch == old.epoch;
+        if again && !rebuilt && new.epoch == old.epoch {
+            broken.push(Broken::InSyncByItself(id, *leg_id));
+        }
+        let lost = was.state == LegState::InSync && leg.state != LegState::InSync;
+        if lost && leg.incarnation != was.incarnation {
+            broken.push(Broken::WentBack(format!("{id}, {leg_id}: lost and given out anew at once")));
+        }
+    }
+}

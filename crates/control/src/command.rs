@@ -1,0 +1,407 @@
+//! What may be asked of the ledger, what it answers, and what a commit changed.
+//!
+//! A command names the epoch and incarnation that its sender believes in. Whoever is behind gets an error that says so, and
+//! nothing has changed: a proposal is a compare-and-swap. Sending one twice is harmless.
+
+use crate::state::{Cache, Doubt, Operation, Phase, Run, Settings, Subject};
+use crate::transition::{LegCause, LegKind, PhaseKind, VolumeCause};
+use model::{
+    BootId, ClusterSpec, DriveId, DriveSerial, Epoch, Incarnation, LegId, MapSequence, Mirror, NodeId,
+    NodeName, PowerCycles, Provision, VolumeId, VolumeName, ZoneName,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What may be asked of the ledger: about one volume, or about the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Command {
+    /// About a volume, in the epoch that the sender believes in.
+    Volume(VolumeId, Epoch, VolumeCommand),
+    /// About the cluster.
+    Cluster(ClusterCommand),
+}
+
+/// What may be asked about a volume. The epoch that comes with it must be the volume's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VolumeCommand {
+    /// The owner can't write a leg and wants to go on without it; or gives up its rebuild.
+    LegStale(LegRef),
+    /// A drive reported an error on a leg (owner or target).
+    LegSuspect(LegRef),
+    /// The decider: begin the next epoch with this owner.
+    Takeover {
+        /// The new owner.
+        owner: NodeId,
+    },
+    /// A target: nobody of an older epoch can write this leg any more.
+    ConfirmFence {
+        /// Which leg.
+        leg: LegRef,
+        /// In which run the fence was made.
+        run: Run,
+        /// Whether the drive has counted errors since the leg was activated.
+        errored: bool,
+    },
+    /// The decider: unconfirmed legs are stale *and* the epoch is activated, in one commit.
+    Activate,
+    /// The owner: legs are equal, and maps are durable on each with this sequence. From now on it may be opened.
+    Opened {
+        /// One more than the ledger's.
+        maps: MapSequence,
+    },
+    /// The owner: maps are durable on every in-sync leg with this sequence.
+    MapDurable {
+        /// One more than the ledger's.
+        maps: MapSequence,
+    },
+    /// A target: the leg is fenced; give it out anew.
+    Reexport {
+        /// Which leg, as it was.
+        leg: LegRef,
+        /// The present run.
+        run: Run,
+    },
+    /// The owner: a leg that is back shall be brought up to date.
+    BeginRebuild(LegRef),
+    /// The owner: it is, it has been flushed, and maps of this sequence are durable on it.
+    LegInSync {
+        /// Which leg.
+        leg: LegRef,
+        /// The maps on it.
+        maps: MapSequence,
+    },
+    /// The owner has let nobody in any more, stopped its array in order, and flushed.
+    Close,
+    /// Open a closed volume.
+    Open {
+        /// Where.
+        owner: NodeId,
+    },
+    /// As [`Self::Close`] and [`Self::Open`] at once: epoch and running side move in one commit.
+    HandOver {
+        /// Where to.
+        to: NodeId,
+    },
+    /// Where the virtual machine runs.
+    Running(Option<NodeId>),
+    /// An operator: this leg is good, whatever the ledger says; all others are made from it.
+    Override {
+        /// Which leg.
+        leg: LegRef,
+        /// Who shall own the volume.
+        owner: NodeId,
+        /// Who orders it.
+        by: String,
+        /// What the operator was told is lost.
+        loses: String,
+    },
+    /// Make it larger.
+    Grow {
+        /// The new size.
+        size_bytes: u64,
+    },
+    /// Make a leg on another drive, which replaces this one as soon as it is in sync.
+    MoveLeg {
+        /// Which.
+        leg: LegRef,
+        /// Where to.
+        to: DriveId,
+    },
+    /// It is no longer wanted.
+    Delete,
+}
+
+/// A leg as its sender knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LegRef {
+    /// Which.
+    pub id: LegId,
+    /// In which incarnation.
+    pub incarnation: Incarnation,
+}
+
+/// What may be asked about the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClusterCommand {
+    /// A new specification, made from the one of the generation given.
+    SetSpec {
+        /// What it was made from; 0: from nothing.
+        from_generation: u64,
+        /// What is wanted.
+        cluster: Box<ClusterSpec>,
+    },
+    /// What all nodes must agree on.
+    SetSettings(Settings),
+    /// A node joins, under the next id.
+    AddNode {
+        /// Its host name.
+        name: NodeName,
+        /// Its rack; `None`: the witness.
+        zone: Option<ZoneName>,
+    },
+    /// A node is gone for good. It has no drives and no vote, and owns nothing.
+    RemoveNode(NodeId),
+    /// A node, before it does anything in this boot: in which run it and its drives are.
+    Register {
+        /// Who.
+        node: NodeId,
+        /// The boot that the ledger knew: a registration that comes late must not bring an old one back.
+        was: Option<BootId>,
+        /// Its boot.
+        boot: BootId,
+        /// Its drives, as far as they answer.
+        drives: BTreeMap<DriveId, PowerCycles>,
+    },
+    /// A drive joins the pool, under the next id.
+    AddDrive {
+        /// Where it is.
+        node: NodeId,
+        /// What it calls itself.
+        serial: DriveSerial,
+        /// Its size.
+        size_bytes: u64,
+        /// Whether it may forget.
+        cache: Cache,
+        /// Its count.
+        power_cycles: PowerCycles,
+    },
+    /// Put nothing new on a drive.
+    RetireDrive(DriveId),
+    /// Retire a drive and move all its legs to another.
+    ReplaceDrive {
+        /// Which.
+        drive: DriveId,
+        /// Where its legs go.
+        with: DriveId,
+    },
+    /// A drive without legs leaves the pool.
+    RemoveDrive(DriveId),
+    /// Make a volume, under the next id, with a leg on each of the drives. Its first epoch is activated when the targets have made
+    /// the legs and confirmed them, as after a takeover.
+    CreateVolume {
+        /// Its name.
+        name: VolumeName,
+        /// How many copies.
+        mirror: Mirror,
+        /// When its space is given out.
+        provision: Provision,
+        /// Its size.
+        size_bytes: u64,
+        /// Where the copies go: placement has chosen.
+        drives: Vec<DriveId>,
+        /// Who opens it first.
+        owner: NodeId,
+    },
+    /// Change the set of voters; in flight until it is settled.
+    ChangeVoters(BTreeSet<NodeId>),
+    /// The change in flight is done.
+    VotersSettled,
+    /// Something that takes more than one commit begins; only one at a time on each subject.
+    Begin(Subject, Operation),
+    /// It is done, or given up.
+    End(Subject),
+    /// An operator: the majority is gone for good; go on with these voters.
+    ForceQuorum {
+        /// Who votes from now on. All other nodes have no vote and come back only under a new id.
+        voters: BTreeSet<NodeId>,
+        /// Who orders it.
+        by: String,
+        /// What the operator was told may be lost.
+        loses: String,
+    },
+}
+
+/// What a commit changed, for the timeline and for counting.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Event {
+    /// A volume's phase.
+    Volume(VolumeId, Epoch, PhaseKind, VolumeCause, PhaseKind),
+    /// A leg's state.
+    Leg(VolumeId, LegRef, LegKind, LegCause, LegKind),
+    /// A node has its id.
+    NodeAdded(NodeId),
+    /// A drive has its id.
+    DriveAdded(DriveId),
+    /// A volume has its id.
+    VolumeCreated(VolumeId),
+    /// A leg has its number.
+    LegAdded(VolumeId, LegId),
+    /// A leg is no longer there: its target may use the space.
+    LegRemoved(VolumeId, LegId),
+    /// A volume is no longer there.
+    VolumeDeleted(VolumeId),
+    /// Anything else.
+    Changed,
+}
+
+/// Why a command was refused. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rejected {
+    /// No such volume.
+    #[error("there is no {0}")]
+    NoSuchVolume(VolumeId),
+    /// No such leg.
+    #[error("the volume has no {0}")]
+    NoSuchLeg(LegId),
+    /// No such node.
+    #[error("there is no {0}")]
+    NoSuchNode(NodeId),
+    /// No such drive.
+    #[error("there is no {0}")]
+    NoSuchDrive(DriveId),
+    /// The volume has gone on to another epoch.
+    #[error("superseded: the volume is in epoch {present}")]
+    Superseded {
+        /// Its epoch.
+        present: Epoch,
+    },
+    /// The leg has been given out anew.
+    #[error("the leg is in incarnation {present}")]
+    OtherIncarnation {
+        /// Its incarnation.
+        present: Incarnation,
+    },
+    /// The leg's state does not allow it.
+    #[error("a leg that is {state:?} can't change by {cause:?}")]
+    LegCannot {
+        /// Its state.
+        state: LegKind,
+        /// What was wanted.
+        cause: LegCause,
+    },
+    /// The volume's phase does not allow it.
+    #[error("a volume that is {phase:?} can't change by {cause:?}")]
+    VolumeCannot {
+        /// Its phase.
+        phase: PhaseKind,
+        /// What was wanted.
+        cause: VolumeCause,
+    },
+    /// The command is for another phase.
+    #[error("the volume is {phase:?}")]
+    WrongPhase {
+        /// Its phase.
+        phase: PhaseKind,
+    },
+    /// It would leave no leg that has every acknowledged write.
+    #[error("no in-sync leg would be left")]
+    NoInSyncLegLeft,
+    /// No in-sync leg has been confirmed.
+    #[error("no in-sync leg has confirmed the fence")]
+    NothingConfirmed,
+    /// The fence was made in a run that is over, or not registered.
+    #[error("this run is not the one that is registered ({registered:?})")]
+    OtherRun {
+        /// The one that is.
+        registered: Option<Run>,
+    },
+    /// The node has registered another boot meanwhile, or the drive a higher count.
+    #[error("another run is registered")]
+    OldRegistration,
+    /// The owner lets a leg go before its target gives it out anew.
+    #[error("the leg is in sync and its owner has not let it go")]
+    StillInSync,
+    /// The leg is suspect and nothing better is there: it stays as it is, for an override.
+    #[error("the leg is suspect, and no other is in sync")]
+    NothingBetter,
+    /// The leg has already been given out anew in this run.
+    #[error("the leg has been given out anew already")]
+    AlreadyBack,
+    /// The leg's target has not fenced it and given it out anew in this run.
+    #[error("the leg is not back")]
+    NotBack,
+    /// As many rebuilds as are allowed are under way on that node's drives.
+    #[error("{0} rebuilds as many legs as it may")]
+    RebuildLimit(NodeId),
+    /// Maps must grow one by one.
+    #[error("maps are at sequence {present}")]
+    MapSequence {
+        /// The ledger's.
+        present: MapSequence,
+    },
+    /// That node is a witness, or has not registered.
+    #[error("{0} can't own a volume: it is a witness or has not registered")]
+    CannotOwn(NodeId),
+    /// The virtual machine runs where the volume is.
+    #[error("{0} does not own the volume")]
+    NotTheOwner(NodeId),
+    /// A volume only grows.
+    #[error("the volume has {present_bytes} bytes already")]
+    NotLarger {
+        /// Its size.
+        present_bytes: u64,
+    },
+    /// Legs must be on drives of their own.
+    #[error("{0} holds a leg of this volume already")]
+    DriveInUse(DriveId),
+    /// The drive takes nothing new.
+    #[error("{0} is retired")]
+    DriveRetired(DriveId),
+    /// The leg is being moved, or made in place of another.
+    #[error("the leg is being moved")]
+    Moving,
+    /// A volume has as many legs as its mirror says.
+    #[error("the volume needs {needed} drives")]
+    WrongLegCount {
+        /// How many.
+        needed: usize,
+    },
+    /// Names are unique.
+    #[error("the name is taken")]
+    NameTaken,
+    /// It holds legs, drives, a volume or a vote.
+    #[error("it is in use")]
+    InUse,
+    /// The specification has been changed meanwhile.
+    #[error("the specification is at generation {present}")]
+    OtherGeneration {
+        /// The ledger's.
+        present: u64,
+    },
+    /// A set of voters has odd size and knows all its members.
+    #[error("a set of voters has odd size")]
+    EvenVoters,
+    /// A change of voters is in flight.
+    #[error("a change of voters is in flight")]
+    VotersChanging,
+    /// No change of voters is in flight.
+    #[error("no change of voters is in flight")]
+    VotersAreSettled,
+    /// Something else is under way there.
+    #[error("`{0}` is under way there")]
+    Busy(String),
+    /// Nothing is under way there.
+    #[error("nothing is under way there")]
+    NotBusy,
+}
+
+impl Rejected {
+    /// The command is for a phase that the volume isn't in.
+    pub fn wrong_phase(phase: &Phase) -> Self {
+        Self::WrongPhase { phase: phase.kind() }
+    }
+
+    /// Why a leg may have to be rebuilt is one thing, that it may not be now another: only the latter is worth another try.
+    pub fn is_for_now(&self) -> bool {
+        matches!(
+            self,
+            Self::RebuildLimit(_) | Self::MapSequence { .. } | Self::Busy(_) | Self::VotersChanging
+        )
+    }
+}
+
+impl Doubt {
+    /// Why a leg in sync becomes suspect by it.
+    pub fn cause(self) -> LegCause {
+        match self {
+            Self::Errored => LegCause::Errored,
+            Self::CacheLost => LegCause::CacheLost,
+            Self::Unproven => LegCause::Unproven,
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! What the kernel, the drives and the engine do with what they are ordered.
+
+use super::world::{Array, Member, NOW, Order, Value, World, node_of};
+use crate::owner::{self, LegLook, Look};
+use crate::state::{Base, Cache};
+use crate::target;
+use crate::testing::{VOLUME, volume};
+use model::{DriveId, LegId, NodeId};
+use std::collections::BTreeMap;
+
+impl World {
+    pub(super) fn tell_target(&mut self, node: NodeId, event: target::Event) {
+        let machine = self.machines.get_mut(&node).expect("machines stay");
+        if !machine.up {
+            return;
+        }
+        for effect in machine.target.step(NOW, &self.ledger, event) {
+            match effect {
+                target::Effect::Remember(leg, floor) => {
+                    self.machines.get_mut(&node).expect("machines stay").floors.insert(leg, floor);
+                }
+                target::Effect::Fence((_, leg), floor) => {
+                    let machine = self.machines.get_mut(&node).expect("machines stay");
+                    // Local arrays are stopped with their openers; the barrier is for what is in flight.
+                    if machine.array.as_ref().is_some_and(|array| array.legs.contains_key(&leg)) {
+                        machine.array = None;
+                        machine.orders.clear();
+                    }
+                    let disk = self.disk(leg);
+                    disk.given = None;
+                    disk.fencing = Some(floor);
+                    if self.config.coarse {
+                        self.barrier(leg);
+                    }
+                }
+                target::Effect::GiveOut((_, leg), key, to) => {
+                    let disk = self.disk(leg);
+                    disk.given = Some((key, to));
+                    disk.errored = false;
+                }
+                target::Effect::Free(_) => {}
+                target::Effect::Propose(command) => self.propose(command),
+            }
+        }
+    }
+
+    pub(super) fn barrier(&mut self, leg: LegId) {
+        let disk = self.disk(leg);
+        let (floor, errored) = (disk.fencing.take(), disk.errored);
+        if let Some(floor) = floor {
+            self.tell_target(node_of(leg), target::Event::Fenced { leg: (VOLUME, leg), floor, errored });
+        }
+    }
+
+    pub(super) fn tell_owner(&mut self, node: NodeId, event: owner::Event) {
+        let machine = self.machines.get_mut(&node).expect("machines stay");
+        if !machine.up {
+            return;
+        }
+        for effect in machine.owner.step(NOW, &self.ledger, event) {
+            self.order(node, effect);
+        }
+    }
+
+    fn order(&mut self, node: NodeId, effect: owner::Effect) {
+        let machine = self.machines.get_mut(&node).expect("machines stay");
+        match effect {
+            owner::Effect::Assemble(assembly) => machine.assembling = Some(assembly),
+            owner::Effect::Admit => machine.array.iter_mut().for_each(|array| array.admitted = true),
+            owner::Effect::Repoint(leg, _) => {
+                self.member(node, leg.id, |member| member.incarnation = leg.incarnation);
+            }
+            owner::Effect::Rebuild(leg, _, base) => {
+                if let Some(array) = &mut machine.array {
+                    let member = Member { incarnation: leg.incarnation, failed: false, recovering: true };
+                    array.legs.insert(leg.id, member);
+                    array.copying = Some((leg, base));
+                }
+            }
+            owner::Effect::StopRebuild(_) => machine.array.iter_mut().for_each(|array| array.copying = None),
+            owner::Effect::Stop { .. } => {
+                (machine.array, machine.assembling) = (None, None);
+                machine.orders.clear();
+                if let owner::Stage::Stopping { epoch, .. } = machine.owner.stage() {
+                    let stopped = owner::Event::Stopped(*epoch);
+                    self.tell_owner(node, stopped);
+                }
+            }
+            owner::Effect::ResetNode => panic!("an array stops at once here"),
+            owner::Effect::Propose(command) => self.propose(command),
+            owner::Effect::Look => self.ordered(node, Order::Look),
+            owner::Effect::LetGo(leg) => self.ordered(node, Order::LetGo(leg)),
+            owner::Effect::Release(legs) => self.ordered(node, Order::Release(legs)),
+        }
+    }
+
+    fn ordered(&mut self, node: NodeId, order: Order) {
+        if !self.config.slow_engine {
+            return self.engine(node, order);
+        }
+        let machine = self.machines.get_mut(&node).expect("machines stay");
+        if !machine.orders.contains(&order) {
+            machine.orders.push_back(order);
+        }
+    }
+
+    pub(super) fn engine(&mut self, node: NodeId, order: Order) {
+        let Some(array) = self.machines.get_mut(&node).and_then(|machine| machine.array.as_mut()) else {
+            return;
+        };
+        match order {
+            Order::Look => {
+                let failed = |member: &Member| if member.failed { LegLook::Failed } else { LegLook::Fine };
+                let legs = array.legs.iter().map(|(leg, member)| (*leg, failed(member))).collect();
+                let pending = array.writing.iter().flat_map(|(_, pending)| pending);
+                let waits = pending.into_iter().any(|leg| array.legs.get(leg).is_some_and(|leg| leg.failed));
+                self.tell_owner(node, owner::Event::Looked(Look { waits, legs }));
+            }
+            Order::LetGo(leg) => {
+                self.member(node, leg.id, |member| member.failed = true);
+                self.tell_owner(node, owner::Event::LetGo(leg.id));
+            }
+            Order::Release(legs) => {
+                for leg in legs {
+                    let failed = |member: &Member| member.failed && member.incarnation == leg.incarnation;
+                    if !array.legs.get(&leg.id).is_some_and(failed) {
+                        continue;
+                    }
+                    array.legs.remove(&leg.id);
+                    if let Some((_, pending)) = &mut array.writing {
+                        pending.remove(&leg.id);
+                    }
+                }
+                self.acknowledge(node);
+                self.tell_owner(node, owner::Event::Released);
+            }
+        }
+    }
+
+    pub(super) fn write(&mut self, node: NodeId) {
+        self.spent.writes += 1;
+        self.written += 1;
+        let value = self.written;
+        self.maybe.insert(value);
+        let array = self.machines.get_mut(&node).and_then(|machine| machine.array.as_mut());
+        if let Some(array) = array {
+            array.writing = Some((value, array.legs.keys().copied().collect()));
+        }
+    }
+
+    /// The bitmap's bit is on disk with the write, and the answer goes back if the way that it came is still there.
+    pub(super) fn land(&mut self, leg: LegId) {
+        let disk = self.disk(leg);
+        let Some((value, from)) = disk.queue.take() else { return };
+        (disk.value, disk.bitmap) = (value, true);
+        let volatile = self.ledger.drives[&DriveId(u32::from(leg.0))].cache == Cache::Volatile;
+        if !volatile {
+            self.disk(leg).durable = value;
+        }
+        let Some(array) = self.array(from).cloned() else { return };
+        let Some(member) = array.legs.get(&leg) else { return };
+        let same = array.writing.as_ref().is_some_and(|(writing, _)| *writing == value);
+        if same && !member.failed && self.reaches(from, array.epoch, leg, *member) {
+            let array = self.machines.get_mut(&from).and_then(|machine| machine.array.as_mut());
+            if let Some((_, pending)) = array.and_then(|array| array.writing.as_mut()) {
+                pending.remove(&leg);
+            }
+            self.acknowledge(from);
+        }
+    }
+
+    fn acknowledge(&mut self, node: NodeId) {
+        let legs = volume(&self.ledger).legs.len();
+        let Some(array) = self.machines.get_mut(&node).and_then(|machine| machine.array.as_mut()) else {
+            return;
+        };
+        let Some((value, _)) = array.writing.take_if(|(_, pending)| pending.is_empty()) else { return };
+        let whole = array.legs.values().filter(|member| !member.failed && !member.recovering).count() == legs;
+        let members: Vec<LegId> = array.legs.keys().copied().collect();
+        if self.maybe.remove(&value) {
+            self.truth = value;
+            self.settled.insert(value);
+        } else if !self.settled.contains(&value) {
+            self.broken =
+                Some(format!("write {value} is acknowledged and was lost when the volume was opened"));
+        }
+        for leg in members.into_iter().filter(|_| whole) {
+            self.disk(leg).bitmap = false;
+        }
+    }
+
+    pub(super) fn allowed(&self, value: Value) -> bool {
+        value == self.truth || self.maybe.contains(&value)
+    }
+
+    pub(super) fn assemble(&mut self, node: NodeId) {
+        let machine = self.machines.get_mut(&node).expect("machines stay");
+        let Some(assembly) = machine.assembling.take() else { return };
+        let legs: Vec<LegId> = assembly.legs.keys().copied().collect();
+        let disks = || legs.iter().map(|leg| &self.disks[leg]);
+        let union = disks().any(|disk| disk.bitmap);
+        let source = self.disks[&legs[0]].value;
+        let known = volume(&self.ledger).map_sequence;
+        let readable: Vec<_> =
+            disks().filter(|disk| disk.maps.0 >= known).map(|disk| disk.maps.1.clone()).collect();
+        let missed = |stale: &LegId| {
+            union
+                || readable.is_empty()
+                || readable.iter().any(|map| map.get(stale).copied().unwrap_or(false))
+        };
+        let map: BTreeMap<LegId, bool> = assembly.stale.iter().map(|leg| (*leg, missed(leg))).collect();
+        for leg in &legs {
+            if !self.allowed(self.disks[leg].value) {
+                self.broken = Some(format!("opened from {leg}, which misses an acknowledged write"));
+            }
+            let disk = self.disk(*leg);
+            if assembly.make_equal && union {
+                (disk.value, disk.durable) = (source, source);
+            }
+            if disk.value != source {
+                self.broken = Some(format!("opened with {leg} unequal"));
+                return;
+            }
+            disk.maps = (assembly.maps, map.clone());
+            // What md does to bits that it loads: without "needed" they are cleared.
+            disk.bitmap = false;
+        }
+        self.truth = source;
+        self.settled.insert(source);
+        self.maybe.clear();
+        let member = |incarnation| Member { incarnation, failed: false, recovering: false };
+        let members =
+            assembly.legs.iter().map(|(leg, (incarnation, _))| (*leg, member(*incarnation))).collect();
+        let epoch = assembly.epoch;
+        let array = Array { epoch, admitted: false, legs: members, writing: None, copying: None };
+        self.machines.get_mut(&node).expect("machines stay").array = Some(array);
+        self.tell_owner(node, owner::Event::Assembled(epoch));
+    }
+
+    pub(super) fn copy(&mut self, node: NodeId) {
+        let Some(array) = self.array(node).cloned() else { return };
+        let Some((leg, base)) = array.copying else { return };
+        let Some(member) = array.legs.get(&leg.id).filter(|member| !member.failed) else { return };
+        let usable = |(leg, member): &(&LegId, &Member)| {
+            !member.failed && !member.recovering && self.reaches(node, array.epoch, **leg, **member)
+        };
+        let sources: Vec<LegId> = array.legs.iter().filter(usable).map(|(leg, _)| *leg).collect();
+        let reached = self.reaches(node, array.epoch, leg.id, *member);
+        if !reached || sources.is_empty() {
+            return;
+        }
+        let known = volume(&self.ledger).map_sequence;
+        let readable = || sources.iter().map(|leg| &self.disks[leg]).filter(|disk| disk.maps.0 >= known);
+        let mapped = readable().any(|disk| disk.maps.1.get(&leg.id).copied().unwrap_or(false));
+        let bits = sources.iter().chain([&leg.id]).any(|leg| self.disks[leg].bitmap);
+        let source = self.disks[&sources[0]].clone();
+        let copies = mapped || bits || readable().next().is_none() || base == Base::Scratch;
+        let disk = self.disk(leg.id);
+        if copies {
+            disk.value = source.value;
+        }
+        (disk.durable, disk.maps) = (disk.value, source.maps.clone());
+        self.member(node, leg.id, |member| member.recovering = false);
+        let machine = self.machines.get_mut(&node).expect("machines stay");
+        machine.array.iter_mut().for_each(|array| array.copying = None);
+        self.tell_owner(node, owner::Event::Rebuilt(leg, source.maps.0));
+    }
+
+    pub(super) fn crash(&mut self, node: NodeId) {
+        self.spent.crashes += 1;
+        let machine = self.machines.get_mut(&node).expect("machines stay");
+        machine.up = false;
+        (machine.array, machine.assembling) = (None, None);
+        machine.orders.clear();
+        for (leg, disk) in &mut self.disks {
+            if node_of(*leg) == node {
+                (disk.given, disk.queue, disk.fencing) = (None, None, None);
+                disk.value = disk.durable;
+                disk.power_cycles += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! A node as owner of one volume: assembling it, losing legs, getting them back, closing it.
+//!
+//! Purpose: hold the array that this node has against the ledger, and lead from one to the other.
+//!
+//! ```text
+//!          the epoch is activated           assembled, legs equal, maps durable
+//!  ┌──────┐ for this node and boot  ┌────────────┐          ┌─────────────────────────────┐
+//!  │ Idle ├────────────────────────►│ Assembling ├─────────►│ Up (users are let in when    │
+//!  └──▲───┘                         └─────┬──────┘          │  the ledger says Open)      │
+//!     │                                   │ superseded,     └──────────────┬──────────────┘
+//!     │       ┌─────────┐  stopped  ┌─────▼────┐    lease lost, close,     │
+//!     └───────┤ Stopped │◄──────────┤ Stopping │◄──────────────────────────┘
+//!  ledger     └─────────┘           └──────────┘    hand over
+//!  has it
+//! ```
+//!
+//! Losing a leg, each arrow a step that can fail and is taken again:
+//! ```text
+//!  gate without path ─ evidence ─► propose "stale" ─ commit seen ─► look ─► let go (the gate) ─► look ─► release (md) ─► look …
+//!                                         ▲                                                       │
+//!                                         └────── an error that is not committed yet ◄────────────┘
+//! ```
+//!
+//! Invariants:
+//! - Only what the ledger says is acted on; an answer to a proposal is not needed and not used.
+//! - A leg is let go, and md answered, only when every leg that failed is no longer in sync by the ledger ([`Up::looked`]).
+//! - Superseded is superseded: kill the openers, stop, never come back in that epoch.
+//! - A rebuilt leg is called in sync when the engine has flushed it, not when md says so.
+//!
+//! On failure: what can't be decided waits, and so do the writes. An array that can't be stopped costs the node
+//! ([`Effect::ResetNode`]).
+
+mod up;
+
+use crate::bug::{Bug, Bugs};
+use crate::command::{Command, LegRef, VolumeCommand};
+use crate::moment::Moment;
+use crate::state::{Base, LegState, Phase, State, Volume};
+use model::{BootId, Epoch, Incarnation, LegId, MapSequence, NodeId, VolumeId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+pub use up::{Gate, Held, LegLook, Look, Rebuild, Standing, Up};
+
+/// How long an owner waits for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Timing {
+    /// A gate without path is given up after this, whatever the peer's heartbeat says.
+    pub gate_patience: Duration,
+    /// A rebuild that copies nothing for this long is given up.
+    pub rebuild_patience: Duration,
+    /// The first pause before a rebuild that failed is tried again.
+    pub rebuild_pause: Duration,
+    /// An array that has not stopped after this costs the node.
+    pub stop_max: Duration,
+}
+
+impl Default for Timing {
+    /// Path loss is seen after 1 s (`queue/io_timeout`); both storage networks get 2 s more to come back.
+    fn default() -> Self {
+        Self {
+            gate_patience: Duration::from_secs(3),
+            rebuild_patience: Duration::from_secs(30),
+            rebuild_pause: Duration::from_secs(2),
+            stop_max: Duration::from_secs(2),
+        }
+    }
+}
+
+/// What an owner is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Nothing but that time has passed or the ledger has changed. At least every 100 ms.
+    Look,
+    /// The array of this epoch stands: legs equal if that was ordered, maps durable on every leg.
+    Assembled(Epoch),
+    /// A leg's gate queues: no path is left.
+    GateLost(LegId),
+    /// It has a path again, and goes on with what it queued.
+    GateBack(LegId),
+    /// A peer's heartbeat has stopped.
+    Silent(NodeId),
+    /// It is back.
+    Heard(NodeId),
+    /// The array's state may have changed (`POLLPRI`).
+    Stirred,
+    /// What [`Effect::Look`] found.
+    Looked(Look),
+    /// What [`Effect::LetGo`] was to do is done.
+    LetGo(LegId),
+    /// What [`Effect::Release`] was to do is done.
+    Released,
+    /// How far a rebuild is.
+    Rebuilding {
+        /// Copied.
+        done_bytes: u64,
+        /// To be copied.
+        total_bytes: u64,
+    },
+    /// It is through; the leg is flushed, and maps of this sequence are durable on it.
+    Rebuilt(LegRef, MapSequence),
+    /// It failed.
+    RebuildFailed(LegRef),
+    /// This node has a lease: without one it makes no array.
+    Leased,
+    /// Its lease is over, or will be before an array could be stopped.
+    LeaseLost,
+    /// Close it: users have gone.
+    Close,
+    /// Close it, for another node to open: users are paused.
+    HandOver(NodeId),
+    /// The array is stopped, and nobody can write.
+    Stopped(Epoch),
+}
+
+/// What an owner orders of the engine and the ledger: few words, none of them md's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Make the array. Replaces an earlier order.
+    Assemble(Assembly),
+    /// Let users in.
+    Admit,
+    /// Look at every leg, and say [`Event::Looked`].
+    Look,
+    /// Let this leg's gate fail what it holds, so that the array goes on without it.
+    LetGo(LegRef),
+    /// Answer the array: it may acknowledge what failed on these legs, and only these.
+    Release(BTreeSet<LegRef>),
+    /// A leg is to be reached under its new incarnation.
+    Repoint(LegRef, NodeId),
+    /// Bring a leg up to date.
+    Rebuild(LegRef, NodeId, Base),
+    /// Give up on it, and take the leg out.
+    StopRebuild(LegRef),
+    /// Stop the array. `kill`: SIGKILL its openers first, and see that none returns.
+    Stop {
+        /// Whether users are still there.
+        kill: bool,
+    },
+    /// The array does not stop: the node must not go on.
+    ResetNode,
+    /// Ask the ledger. May be ordered again and again until the ledger has changed; one in flight is enough.
+    Propose(Command),
+}
+
+/// What an array is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Assembly {
+    /// In this epoch.
+    pub epoch: Epoch,
+    /// From these legs, which all are in sync.
+    pub legs: BTreeMap<LegId, (Incarnation, NodeId)>,
+    /// Whether they may differ: the union of all bitmaps is copied from one to the others, and flushed.
+    pub make_equal: bool,
+    /// For these legs the union of all bitmaps is added to what they have missed …
+    pub stale: BTreeSet<LegId>,
+    /// … and made durable on every leg of the array under this sequence. Before the array starts.
+    pub maps: MapSequence,
+}
+
+/// What comes after the array has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Then {
+    /// Nothing: another has the volume.
+    Nothing,
+    /// Tell the ledger that it was closed in order.
+    Close,
+    /// Give it to another in the same commit.
+    HandOver(NodeId),
+}
+
+/// What this node has of the volume.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Nothing.
+    Idle,
+    /// An array is being made.
+    Assembling(Assembly, BTreeMap<LegId, Gate>),
+    /// An array.
+    Up(Up),
+    /// An array that is being stopped.
+    Stopping {
+        /// Of which epoch.
+        epoch: Epoch,
+        /// What comes after.
+        then: Then,
+        /// Since when.
+        since: Moment,
+    },
+    /// No array any more, and the ledger still says so.
+    Stopped {
+        /// Of which epoch.
+        epoch: Epoch,
+        /// What to tell it.
+        then: Then,
+    },
+}
+
+/// A node as owner of one volume.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Owner {
+    id: VolumeId,
+    node: NodeId,
+    boot: BootId,
+    timing: Timing,
+    silent: BTreeSet<NodeId>,
+    leased: bool,
+    stage: Stage,
+    bugs: Bugs,
+}
+
+/// What an array is held against.
+struct Sight<'a> {
+    now: Moment,
+    ledger: &'a State,
+    id: VolumeId,
+    volume: &'a Volume,
+    silent: &'a BTreeSet<NodeId>,
+    timing: Timing,
+    bugs: Bugs,
+}
+
+impl Sight<'_> {
+    fn propose(&self, command: VolumeCommand) -> Effect {
+        Effect::Propose(Command::Volume(self.id, self.volume.epoch, command))
+    }
+
+    /// Whether a leg is to be given up: no path, and the peer is silent or it has been so for long.
+    fn is_hopeless(&self, gate: Gate, node: NodeId) -> bool {
+        match gate {
+            Gate::Path => false,
+            Gate::NoPath { since } => {
+                self.silent.contains(&node) || self.now >= since.after(self.timing.gate_patience)
+            }
+        }
+    }
+
+    /// "This leg, in this incarnation, is stale", if the ledger does not say so already and would take it.
+    fn stale(&self, leg: LegId) -> Option<Effect> {
+        let found = self.volume.legs.get(&leg)?;
+        let writes = matches!(found.state, LegState::InSync | LegState::Rebuilding { .. });
+        let last = found.state == LegState::InSync && self.volume.is_last_in_sync(leg);
+        let named = LegRef { id: leg, incarnation: found.incarnation };
+        (writes && !last).then(|| self.propose(VolumeCommand::LegStale(named)))
+    }
+}
+
+impl Owner {
+    /// At the agent's start; `found` is an array that an earlier run of the agent has left.
+    pub fn new(id: VolumeId, node: NodeId, boot: BootId, timing: Timing, found: Option<Up>) -> Self {
+        let stage = found.map_or(Stage::Idle, Stage::Up);
+        let (silent, leased, bugs) = (BTreeSet::new(), false, Bugs::default());
+        Self { id, node, boot, timing, silent, leased, stage, bugs }
+    }
+
+    /// With rules broken on purpose.
+    #[must_use]
+    pub fn with_bugs(self, bugs: Bugs) -> Self {
+        Self { bugs, ..self }
+    }
+
+    /// What this node has of the volume.
+    pub fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    /// Something happened, and the ledger is this now.
+    pub fn step(&mut self, now: Moment, ledger: &State, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.take(now, ledger, event, &mut effects);
+        self.look(now, ledger, &mut effects);
+        effects
+    }
+
+    fn take(&mut self, now: Moment, ledger: &State, event: Event, effects: &mut Vec<Effect>) {
+        match (event, &mut self.stage) {
+            (Event::Silent(node), _) => drop(self.silent.insert(node)),
+            (Event::Heard(node), _) => drop(self.silent.remove(&node)),
+            (Event::Leased, _) => self.leased = true,
+            (Event::LeaseLost, _) => {
+                self.leased = false;
+                self.stop(now, true, Then::Close, effects);
+            }
+            (Event::GateLost(leg), Stage::Assembling(_, gates)) => {
+                gates.entry(leg).or_insert(Gate::NoPath { since: now });
+            }
+            (Event::GateBack(leg), Stage::Assembling(_, gates)) => drop(gates.remove(&leg)),
+            (Event::Assembled(epoch), Stage::Assembling(assembly, _)) if assembly.epoch == epoch => {
+                self.stage = Stage::Up(Up::new(assembly));
+            }
+            (Event::Close, Stage::Up(_)) => self.stop(now, false, Then::Close, effects),
+            (Event::HandOver(to), Stage::Up(_)) => self.stop(now, false, Then::HandOver(to), effects),
+            (Event::Close, Stage::Stopped { then: then @ Then::HandOver(_), .. }) => *then = Then::Close,
+            (Event::Stopped(stopped), Stage::Stopping { epoch, then, .. }) if stopped == *epoch => {
+                self.stage = Stage::Stopped { epoch: *epoch, then: *then };
+            }
+            (event, Stage::Up(_)) => {
+                self.with_array(now, ledger, |up, sight| up.take(sight, event, effects));
+            }
+            _ => {}
+        }
+    }
+
+    /// Does something with the array that stands, if it is the ledger's.
+    fn with_array(&mut self, now: Moment, ledger: &State, work: impl FnOnce(&mut Up, &Sight<'_>)) {
+        let Some(volume) = self.activated(ledger) else { return };
+        let Stage::Up(up) = &mut self.stage else { return };
+        let (id, silent, timing, bugs) = (self.id, &self.silent, self.timing, self.bugs);
+        if up.epoch == volume.epoch {
+            work(up, &Sight { now, ledger, id, volume, silent, timing, bugs });
+        }
+    }
+
+    fn stop(&mut self, now: Moment, kill: bool, then: Then, effects: &mut Vec<Effect>) {
+        let (epoch, then) = match &self.stage {
+            // Legs may have been made equal half-way: that is no orderly close.
+            Stage::Assembling(assembly, _) => (assembly.epoch, Then::Nothing),
+            Stage::Up(up) => (up.epoch, if up.admitted { then } else { Then::Nothing }),
+            Stage::Idle | Stage::Stopping { .. } | Stage::Stopped { .. } => return,
+        };
+        self.stage = Stage::Stopping { epoch, then, since: now };
+        effects.push(Effect::Stop { kill });
+    }
+
+    /// The epoch that this node may have an array of, by the ledger.
+    fn activated<'a>(&self, ledger: &'a State) -> Option<&'a Volume> {
+        let volume = ledger.volumes.get(&self.id).filter(|volume| volume.owner == self.node)?;
+        (volume.activated() == Some(self.boot)).then_some(volume)
+    }
+
+    fn look(&mut self, now: Moment, ledger: &State, effects: &mut Vec<Effect>) {
+        let volume = self.activated(ledger);
+        let ours = volume.map(|volume| volume.epoch);
+        match &mut self.stage {
+            Stage::Assembling(Assembly { epoch, .. }, _) | Stage::Up(Up { epoch, .. })
+                if ours != Some(*epoch) =>
+            {
+                self.stop(now, true, Then::Nothing, effects);
+            }
+            Stage::Idle => {
+                if let Some(volume) = volume.filter(|_| self.leased) {
+                    self.begin(ledger, volume, effects);
+                }
+            }
+            Stage::Assembling(..) => self.assembling(now, ledger, effects),
+            Stage::Up(_) => self.with_array(now, ledger, |up, sight| up.look(sight, effects)),
+            Stage::Stopping { since, .. } => {
+                if now > since.after(self.timing.stop_max) {
+                    effects.push(Effect::ResetNode);
+                }
+            }
+            Stage::Stopped { epoch, then: Then::Close } if ours == Some(*epoch) => {
+                effects.push(Effect::Propose(Command::Volume(self.id, *epoch, VolumeCommand::Close)));
+            }
+            Stage::Stopped { epoch, then: Then::HandOver(to) } if ours == Some(*epoch) => {
+                let command = VolumeCommand::HandOver { to: *to };
+                effects.push(Effect::Propose(Command::Volume(self.id, *epoch, command)));
+            }
+            Stage::Stopped { .. } => self.stage = Stage::Idle,
+        }
+    }
+
+    fn assembling(&mut self, now: Moment, ledger: &State, effects: &mut Vec<Effect>) {
+        let Some(volume) = self.activated(ledger) else { return };
+        let Stage::Assembling(assembly, gates) = &mut self.stage else { return };
+        let wanted = assembly_of(ledger, volume, self.bugs);
+        if *assembly != wanted {
+            gates.retain(|leg, _| wanted.legs.contains_key(leg));
+            *assembly = wanted.clone();
+            effects.push(Effect::Assemble(wanted));
+            return;
+        }
+        let (id, silent, timing, bugs) = (self.id, &self.silent, self.timing, self.bugs);
+        let sight = Sight { now, ledger, id, volume, silent, timing, bugs };
+        let hopeless = |(leg, gate): &(&LegId, &Gate)| {
+            assembly.legs.get(leg).is_some_and(|(_, node)| sight.is_hopeless(**gate, *node))
+        };
+        effects.extend(gates.iter().filter(hopeless).filter_map(|(leg, _)| sight.stale(*leg)));
+    }
+
+    fn begin(&mut self, ledger: &State, volume: &Volume, effects: &mut Vec<Effect>) {
+        if matches!(volume.phase, Phase::Open { .. }) {
+            // It was open here, and no array is left: its legs may differ. That is a takeover, if from oneself.
+            let command = VolumeCommand::Takeover { owner: self.node };
+            effects.push(Effect::Propose(Command::Volume(self.id, volume.epoch, command)));
+            return;
+        }
+        let assembly = assembly_of(ledger, volume, self.bugs);
+        effects.push(Effect::Assemble(assembly.clone()));
+        self.stage = Stage::Assembling(assembly, BTreeMap::new());
+    }
+}
+
+/// Starts from in-sync legs only, never with one that is being rebuilt.
+fn assembly_of(ledger: &State, volume: &Volume, bugs: Bugs) -> Assembly {
+    let place = |(id, leg): (LegId, &crate::state::Leg)| Some((id, (leg.incarnation, ledger.node_of(leg)?)));
+    let unequal = matches!(volume.phase, Phase::Opening { make_equal: true, .. });
+    let stale = volume.legs.iter().filter(|(_, leg)| leg.state != LegState::InSync).map(|(id, _)| *id);
+    Assembly {
+        epoch: volume.epoch,
+        legs: volume.in_sync().filter_map(place).collect(),
+        make_equal: unequal && !bugs.has(Bug::OpenUnequal),
+        stale: if bugs.has(Bug::ForgetMap) { BTreeSet::new() } else { stale.collect() },
+        maps: volume.map_sequence.next(),
+    }
+}

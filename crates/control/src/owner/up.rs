@@ -1,0 +1,298 @@
+//! An array that stands: its legs, the order in which they are let go, and the one that is being rebuilt.
+
+use super::{Assembly, Effect, Event, Sight};
+use crate::bug::Bug;
+use crate::command::{LegRef, VolumeCommand};
+use crate::moment::Moment;
+use crate::rebuild::{self, Patience, Progress};
+use crate::state::{LegState, Phase, Volume};
+use model::{Epoch, Incarnation, LegId, MapSequence, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The way to a leg.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Gate {
+    /// It has a path.
+    Path,
+    /// It queues.
+    NoPath {
+        /// Since when.
+        since: Moment,
+    },
+}
+
+/// A leg in the array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Held {
+    /// As it is reached.
+    pub incarnation: Incarnation,
+    /// Where it is.
+    pub node: NodeId,
+    /// The way to it.
+    pub gate: Gate,
+    /// How far it is in, or out.
+    pub standing: Standing,
+}
+
+/// How far a leg is in the array, or out of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// The ledger has it in the set, or being rebuilt: nothing is acknowledged without it.
+    In,
+    /// The ledger has taken it out: the array may go on without it, and must.
+    TakenOut,
+    /// Its gate has been told to fail. It stays here until it is out of the array, so that it can't come back before.
+    LetGo,
+}
+
+/// What one leg looks like to the array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LegLook {
+    /// It takes writes, or its gate queues them.
+    Fine,
+    /// It failed: `faulty`, or `write_error`. What failed on it is held, or should be.
+    Failed,
+    /// It is out of the array.
+    Out,
+}
+
+/// What the array looks like.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Look {
+    /// Whether it waits for an answer (`write-pending`, `blocked`).
+    pub waits: bool,
+    /// Every leg.
+    pub legs: BTreeMap<LegId, LegLook>,
+}
+
+/// A rebuild under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Rebuild {
+    /// Of which leg.
+    pub leg: LegRef,
+    /// How far.
+    pub progress: Progress,
+    /// It is through, with these maps.
+    pub done: Option<MapSequence>,
+}
+
+/// An array that stands.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Up {
+    /// In this epoch.
+    pub epoch: Epoch,
+    /// The maps that are durable on its legs.
+    pub maps: MapSequence,
+    /// Whether users have been let in.
+    pub admitted: bool,
+    /// Its legs, the one that is being rebuilt among them.
+    pub legs: BTreeMap<LegId, Held>,
+    /// One at a time.
+    pub rebuild: Option<Rebuild>,
+    /// How long legs are left alone whose rebuild failed.
+    pub patience: BTreeMap<LegId, Patience>,
+}
+
+impl Up {
+    pub(super) fn new(assembly: &Assembly) -> Self {
+        let held = |(id, (incarnation, node)): (&LegId, &(Incarnation, NodeId))| {
+            let held =
+                Held { incarnation: *incarnation, node: *node, gate: Gate::Path, standing: Standing::In };
+            (*id, held)
+        };
+        let legs = assembly.legs.iter().map(held).collect();
+        let (epoch, maps) = (assembly.epoch, assembly.maps);
+        Self { epoch, maps, admitted: false, legs, rebuild: None, patience: BTreeMap::new() }
+    }
+
+    pub(super) fn take(&mut self, sight: &Sight<'_>, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::GateLost(leg) => {
+                if let Some(held) = self.legs.get_mut(&leg).filter(|held| held.gate == Gate::Path) {
+                    held.gate = Gate::NoPath { since: sight.now };
+                    let named = LegRef { id: leg, incarnation: held.incarnation };
+                    if sight.bugs.has(Bug::LetGoBeforeCommit) {
+                        effects.push(Effect::LetGo(named));
+                    }
+                }
+            }
+            Event::GateBack(leg) => {
+                if let Some(held) = self.legs.get_mut(&leg) {
+                    held.gate = Gate::Path;
+                }
+            }
+            Event::Stirred | Event::Released => effects.push(Effect::Look),
+            Event::LetGo(leg) => {
+                if sight.bugs.has(Bug::ReleaseWithoutLook) {
+                    effects.push(Effect::Release(self.legs.iter().map(named).collect()));
+                }
+                if let Some(held) = self.legs.get_mut(&leg) {
+                    held.standing = Standing::LetGo;
+                }
+                effects.push(Effect::Look);
+            }
+            Event::Looked(look) => self.looked(sight, &look, effects),
+            Event::Rebuilding { done_bytes, total_bytes } => {
+                if let Some(rebuild) = &mut self.rebuild {
+                    rebuild.progress.report(sight.now, done_bytes, total_bytes);
+                }
+            }
+            Event::Rebuilt(leg, maps) => {
+                if let Some(rebuild) = self.rebuild.as_mut().filter(|rebuild| rebuild.leg == leg) {
+                    rebuild.done = Some(maps);
+                    self.patience.remove(&leg.id);
+                }
+            }
+            Event::RebuildFailed(leg) => self.rebuild_failed(sight, leg),
+            _ => {}
+        }
+    }
+
+    /// Lets go and releases, one answer at a time, and nothing while an error is not committed.
+    fn looked(&mut self, sight: &Sight<'_>, look: &Look, effects: &mut Vec<Effect>) {
+        let failed = |leg: &LegId| look.legs.get(leg) == Some(&LegLook::Failed);
+        let uncommitted: Vec<LegId> = self
+            .legs
+            .iter()
+            .filter(|(leg, held)| failed(leg) && held.standing == Standing::In)
+            .map(|(leg, _)| *leg)
+            .collect();
+        if !uncommitted.is_empty() {
+            // An error came through the gate: the drive's. What it has is in doubt from now on, also if it is the last.
+            effects.extend(uncommitted.iter().filter_map(|leg| suspect(sight, *leg)));
+            return;
+        }
+        let out = |leg: &LegId| look.legs.get(leg).is_none_or(|look| *look == LegLook::Out);
+        self.legs.retain(|leg, held| held.standing == Standing::In || !out(leg));
+        let next = self.legs.iter().find(|(leg, held)| held.standing == Standing::TakenOut && !failed(leg));
+        if let Some((leg, held)) = next {
+            effects.push(Effect::LetGo(LegRef { id: *leg, incarnation: held.incarnation }));
+            return;
+        }
+        let failed: BTreeSet<LegRef> = self.legs.iter().filter(|(leg, _)| failed(leg)).map(named).collect();
+        if look.waits || !failed.is_empty() {
+            effects.push(Effect::Release(failed));
+        }
+    }
+
+    fn rebuild_failed(&mut self, sight: &Sight<'_>, leg: LegRef) {
+        if self.rebuild.is_some_and(|rebuild| rebuild.leg == leg) {
+            self.patience.entry(leg.id).or_default().failed(sight.now, sight.timing.rebuild_pause);
+            // The ledger hears of it as of a leg without path.
+            if let Some(held) = self.legs.get_mut(&leg.id) {
+                held.gate = Gate::NoPath { since: Moment(0) };
+            }
+        }
+    }
+
+    pub(super) fn look(&mut self, sight: &Sight<'_>, effects: &mut Vec<Effect>) {
+        let volume = sight.volume;
+        let open = matches!(volume.phase, Phase::Open { .. });
+        if open && !self.admitted {
+            self.admitted = true;
+            effects.push(Effect::Admit);
+        }
+        if !open {
+            effects.push(sight.propose(VolumeCommand::Opened { maps: self.maps }));
+        }
+        if self.compare(volume, effects) {
+            effects.push(Effect::Look);
+        }
+        let hopeless = |held: &Held| held.standing == Standing::In && sight.is_hopeless(held.gate, held.node);
+        let given_up = self.legs.iter().filter(|(_, held)| hopeless(held));
+        effects.extend(given_up.filter_map(|(leg, _)| sight.stale(*leg)));
+        if open {
+            self.look_after_rebuild(sight, effects);
+        }
+    }
+
+    /// Holds the legs against the ledger's; whether one was taken out of the set.
+    fn compare(&mut self, volume: &Volume, effects: &mut Vec<Effect>) -> bool {
+        let mut taken_out = false;
+        for (leg_id, held) in &mut self.legs {
+            let leg = volume.legs.get(leg_id);
+            match leg {
+                Some(leg)
+                    if leg.state == LegState::InSync
+                        && leg.incarnation > held.incarnation
+                        && held.standing == Standing::In =>
+                {
+                    // The last one, whose target restarted: what its gate queues goes to it as it is now.
+                    held.incarnation = leg.incarnation;
+                    effects.push(Effect::Repoint(
+                        LegRef { id: *leg_id, incarnation: leg.incarnation },
+                        held.node,
+                    ));
+                }
+                Some(leg)
+                    if leg.incarnation == held.incarnation
+                        && matches!(leg.state, LegState::InSync | LegState::Rebuilding { .. }) => {}
+                _ if held.standing != Standing::In => {}
+                _ => {
+                    held.standing = Standing::TakenOut;
+                    taken_out = true;
+                }
+            }
+        }
+        if let Some(rebuild) = self.rebuild
+            && self.legs.get(&rebuild.leg.id).is_none_or(|held| held.standing != Standing::In)
+        {
+            self.rebuild = None;
+            effects.push(Effect::StopRebuild(rebuild.leg));
+        }
+        taken_out
+    }
+
+    fn look_after_rebuild(&mut self, sight: &Sight<'_>, effects: &mut Vec<Effect>) {
+        let volume = sight.volume;
+        if let Some(rebuild) = self.rebuild {
+            let in_sync = volume.legs.get(&rebuild.leg.id).is_some_and(|leg| leg.state == LegState::InSync);
+            let done = rebuild.done.or(sight.bugs.has(Bug::InSyncByItself).then_some(self.maps));
+            match done {
+                _ if in_sync => self.rebuild = None,
+                Some(maps) => {
+                    effects.push(sight.propose(VolumeCommand::LegInSync { leg: rebuild.leg, maps }));
+                }
+                None if rebuild.progress.is_stuck(sight.now, sight.timing.rebuild_patience) => {
+                    self.rebuild_failed(sight, rebuild.leg);
+                }
+                None => {}
+            }
+            return;
+        }
+        for (leg_id, leg) in &volume.legs {
+            let named = LegRef { id: *leg_id, incarnation: leg.incarnation };
+            match (leg.state, sight.ledger.node_of(leg)) {
+                // One that is let go and not out yet comes back later.
+                _ if self.legs.contains_key(leg_id) => {}
+                (LegState::Rebuilding { base }, Some(node)) => {
+                    let held =
+                        Held { incarnation: leg.incarnation, node, gate: Gate::Path, standing: Standing::In };
+                    self.legs.insert(*leg_id, held);
+                    self.rebuild =
+                        Some(Rebuild { leg: named, progress: Progress::begun(sight.now), done: None });
+                    effects.push(Effect::Rebuild(named, node, base));
+                    return;
+                }
+                (LegState::Stale { back: true, .. }, _) => {
+                    let patient =
+                        self.patience.get(leg_id).is_some_and(|patience| !patience.is_over(sight.now));
+                    if !patient && rebuild::is_next(sight.ledger, sight.id, *leg_id) {
+                        effects.push(sight.propose(VolumeCommand::BeginRebuild(named)));
+                        return;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn named((id, held): (&LegId, &Held)) -> LegRef {
+    LegRef { id: *id, incarnation: held.incarnation }
+}
+
+fn suspect(sight: &Sight<'_>, leg: LegId) -> Option<Effect> {
+    let incarnation = sight.volume.legs.get(&leg)?.incarnation;
+    Some(sight.propose(VolumeCommand::LegSuspect(LegRef { id: leg, incarnation })))
+}

@@ -1,0 +1,402 @@
+//! What the ledger says: the replicated state, as data.
+//!
+//! A volume is in one of five phases, a leg in one of four states; [`crate::transition`] has the pictures and the table of
+//! what may follow what. Everything here is plain data that derives equality, hash and serde; [`State::apply`] is the only
+//! code that changes it.
+//!
+//! Invariants: [`crate::check`]. On failure: none, data can't fail.
+
+use model::{
+    BootId, ClusterSpec, DriveId, DriveSerial, Epoch, Incarnation, LedgerIncarnation, LegId, MapSequence,
+    Mirror, NodeId, NodeName, PowerCycles, Provision, VolumeId, VolumeName, ZoneName,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
+
+/// The whole of the ledger: kilobytes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct State {
+    /// How often it was begun anew by forced quorum.
+    pub incarnation: LedgerIncarnation,
+    /// What the cluster shall be.
+    pub spec: Option<Spec>,
+    /// What all nodes must agree on.
+    pub settings: Settings,
+    /// Every node, the witness included.
+    pub nodes: BTreeMap<NodeId, Node>,
+    /// Every drive of the pool.
+    pub drives: BTreeMap<DriveId, Drive>,
+    /// Every volume.
+    pub volumes: BTreeMap<VolumeId, Volume>,
+    /// Who votes.
+    pub voters: Voters,
+    /// What takes more than one commit and is under way. The key is what it is done to: one at a time on each.
+    pub operations: BTreeMap<Subject, Operation>,
+    /// What operators overrode, latest last; at most [`State::OVERRIDES_MAX`].
+    pub overrides: Vec<Override>,
+    /// The highest ids given out.
+    pub minted: Minted,
+}
+
+/// The specification and its generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// Grows by one with each change; plans carry it.
+    pub generation: u64,
+    /// What was asked for.
+    pub cluster: Box<ClusterSpec>,
+}
+
+impl Hash for Spec {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.generation.hash(state);
+    }
+}
+
+/// What all nodes must agree on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Settings {
+    /// How long a node's lease is, ms, counted from when the node asked for it.
+    pub lease_ms: u32,
+    /// By how much two clocks may have drifted apart at a lease's end, ms.
+    pub drift_ms: u32,
+    /// How many legs may be rebuilt at a time on one node's drives.
+    pub rebuilds_per_node_max: u8,
+}
+
+impl Default for Settings {
+    /// A lease of 3 s lets a dead rack's volumes be taken over within the 6 s that are promised; 150 ms are 5 %.
+    fn default() -> Self {
+        Self { lease_ms: 3000, drift_ms: 150, rebuilds_per_node_max: 2 }
+    }
+}
+
+/// The highest ids given out, so that none is given out twice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Minted {
+    /// Of nodes.
+    pub node: NodeId,
+    /// Of drives.
+    pub drive: DriveId,
+    /// Of volumes.
+    pub volume: VolumeId,
+}
+
+/// A machine of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Node {
+    /// Its host name.
+    pub name: NodeName,
+    /// Its rack; `None`: the witness, which has no drives and owns nothing.
+    pub zone: Option<ZoneName>,
+    /// The boot that it last registered with; `None`: it never did.
+    pub boot: Option<BootId>,
+}
+
+/// Whether what a drive has acknowledged survives its power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cache {
+    /// No volatile write cache, or power-loss protection, or every write goes through it.
+    Safe,
+    /// It may forget.
+    Volatile,
+}
+
+/// A physical disk of the pool.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Drive {
+    /// Where it is.
+    pub node: NodeId,
+    /// What it calls itself.
+    pub serial: DriveSerial,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Whether it may forget.
+    pub cache: Cache,
+    /// The count that its node last registered; `None`: never.
+    pub power_cycles: Option<PowerCycles>,
+    /// Nothing new is put on it.
+    pub retired: bool,
+}
+
+/// One run of a node's kernel and of a drive. What was promised in one is not promised in the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Run {
+    /// The kernel's.
+    pub boot: BootId,
+    /// The drive's.
+    pub power_cycles: PowerCycles,
+}
+
+/// A mirrored block device.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Volume {
+    /// Its name.
+    pub name: VolumeName,
+    /// How many copies it shall have.
+    pub mirror: Mirror,
+    /// When its space is given out.
+    pub provision: Provision,
+    /// Its size. Only grows.
+    pub size_bytes: u64,
+    /// Its ownership generation: the one in `phase`, activated or not.
+    pub epoch: Epoch,
+    /// Who owns that epoch.
+    pub owner: NodeId,
+    /// Where its virtual machine runs.
+    pub running: Option<NodeId>,
+    /// What may be done with it.
+    pub phase: Phase,
+    /// Its copies.
+    pub legs: BTreeMap<LegId, Leg>,
+    /// Maps of what stale legs have missed are durable on every in-sync leg with at least this sequence.
+    pub map_sequence: MapSequence,
+    /// The highest leg number given out.
+    pub leg_minted: LegId,
+}
+
+/// What may be done with a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// The epoch has begun and is not activated: nobody may write, targets confirm that nobody can.
+    Fencing {
+        /// Whose targets have, and in which run.
+        confirmed: BTreeMap<LegId, Run>,
+    },
+    /// Activated: the owner assembles it. Nobody may open it yet.
+    Opening {
+        /// The owner's boot; if it registers another, the array is gone.
+        boot: BootId,
+        /// Whether the legs may differ (anything but a clean hand-over) and must be made equal first.
+        make_equal: bool,
+    },
+    /// Activated, assembled, legs equal, maps durable: it may be written.
+    Open {
+        /// The owner's boot.
+        boot: BootId,
+    },
+    /// Closed in order: no array, legs equal.
+    Closed,
+    /// No in-sync leg is left. Only an operator's override leads on.
+    Offline,
+}
+
+/// One copy of a volume, on one drive.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Leg {
+    /// Where.
+    pub drive: DriveId,
+    /// How often it has been given out anew.
+    pub incarnation: Incarnation,
+    /// The run in which it was last known to be good or was last given out. If the drive's present run is another, the target has
+    /// restarted and exports nothing of it. `None`: never yet.
+    pub run: Option<Run>,
+    /// What the ledger says of its content.
+    pub state: LegState,
+    /// The leg that goes as soon as this one is in sync.
+    pub replaces: Option<LegId>,
+}
+
+/// What the ledger says of a leg's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LegState {
+    /// Has every acknowledged write.
+    InSync,
+    /// Has missed writes.
+    Stale {
+        /// What brings it up to date.
+        base: Base,
+        /// Whether its target has fenced it since and given it out under a new incarnation, so that a rebuild may begin.
+        back: bool,
+    },
+    /// The owner copies onto it what it missed. Every write goes to it, too.
+    Rebuilding {
+        /// What is copied.
+        base: Base,
+    },
+    /// May have lost what it had. Never opened, also when it is the only one left, until rebuilt or overridden.
+    Suspect {
+        /// Why.
+        why: Doubt,
+    },
+}
+
+/// What brings a leg up to date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Base {
+    /// What its map says that it missed.
+    Changes,
+    /// Everything.
+    Scratch,
+}
+
+/// Why a leg may have lost what it had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Doubt {
+    /// Its drive reported an error.
+    Errored,
+    /// Its drive has a volatile cache and has restarted.
+    CacheLost,
+    /// Forced quorum: what the lost majority had committed about it is not known.
+    Unproven,
+}
+
+/// Who votes in the ledger. Changes are serialised.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Voters {
+    /// These.
+    Settled(BTreeSet<NodeId>),
+    /// A joint change is in flight.
+    Changing {
+        /// From these.
+        from: BTreeSet<NodeId>,
+        /// To these.
+        to: BTreeSet<NodeId>,
+    },
+}
+
+/// What an operation is done to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", into = "String", try_from = "String")]
+pub enum Subject {
+    /// The whole cluster.
+    Cluster,
+    /// A node.
+    Node(NodeId),
+    /// A drive.
+    Drive(DriveId),
+    /// A volume.
+    Volume(VolumeId),
+}
+
+/// What takes more than one commit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Operation {
+    /// In an operator's words: `drain`, `grow`.
+    pub what: String,
+    /// Who drives it; another may take it up when that node is gone.
+    pub driver: NodeId,
+}
+
+/// What an operator overrode, and what that lost.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Override {
+    /// What was done.
+    pub what: Overridden,
+    /// Who ordered it.
+    pub by: String,
+    /// What the operator was told would be lost.
+    pub loses: String,
+}
+
+/// What an operator may override.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overridden {
+    /// A leg that was not in sync was declared to be.
+    Leg(VolumeId, LegId),
+    /// A quorum was forced, and the ledger is this incarnation since.
+    Quorum(LedgerIncarnation),
+}
+
+impl State {
+    /// How many overrides are kept.
+    pub const OVERRIDES_MAX: usize = 64;
+
+    /// A ledger that knows of nothing.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            incarnation: LedgerIncarnation(1),
+            spec: None,
+            settings,
+            nodes: BTreeMap::new(),
+            drives: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            voters: Voters::Settled(BTreeSet::new()),
+            operations: BTreeMap::new(),
+            overrides: Vec::new(),
+            minted: Minted::default(),
+        }
+    }
+
+    /// The present run of a drive, as far as its node has registered it.
+    pub fn run(&self, drive: DriveId) -> Option<Run> {
+        let drive = self.drives.get(&drive)?;
+        let boot = self.nodes.get(&drive.node)?.boot?;
+        Some(Run { boot, power_cycles: drive.power_cycles? })
+    }
+
+    /// The node that a leg is on.
+    pub fn node_of(&self, leg: &Leg) -> Option<NodeId> {
+        self.drives.get(&leg.drive).map(|drive| drive.node)
+    }
+
+    /// Whether a leg's target is still in the run in which the leg was last given out.
+    pub fn same_run(&self, leg: &Leg) -> bool {
+        leg.run.is_some() && leg.run == self.run(leg.drive)
+    }
+}
+
+impl Volume {
+    /// The legs that have every acknowledged write.
+    pub fn in_sync(&self) -> impl Iterator<Item = (LegId, &Leg)> {
+        self.legs.iter().filter(|(_, leg)| leg.state == LegState::InSync).map(|(id, leg)| (*id, leg))
+    }
+
+    /// Whether this is the only leg that has every acknowledged write.
+    pub fn is_last_in_sync(&self, id: LegId) -> bool {
+        self.in_sync().all(|(other, _)| other == id)
+    }
+
+    /// The boot under which the owner may have it assembled, if the epoch is activated.
+    pub fn activated(&self) -> Option<BootId> {
+        match self.phase {
+            Phase::Opening { boot, .. } | Phase::Open { boot } => Some(boot),
+            Phase::Fencing { .. } | Phase::Closed | Phase::Offline => None,
+        }
+    }
+}
+
+impl Voters {
+    /// Who votes, while a change is in flight those who did before.
+    pub fn present(&self) -> &BTreeSet<NodeId> {
+        match self {
+            Self::Settled(set) | Self::Changing { from: set, .. } => set,
+        }
+    }
+}
+
+impl From<Subject> for String {
+    fn from(subject: Subject) -> Self {
+        match subject {
+            Subject::Cluster => "cluster".to_owned(),
+            Subject::Node(id) => id.to_string(),
+            Subject::Drive(id) => id.to_string(),
+            Subject::Volume(id) => id.to_string(),
+        }
+    }
+}
+
+impl TryFrom<String> for Subject {
+    type Error = model::InvalidValue;
+
+    fn try_from(value: String) -> Result<Self, Self::Error> {
+        let number = |prefix| value.strip_prefix(prefix).and_then(|digits: &str| digits.parse().ok());
+        let subject = (value == "cluster").then_some(Self::Cluster);
+        let subject = subject.or_else(|| number("node-").map(|id| Self::Node(NodeId(id))));
+        let subject = subject.or_else(|| number("drive-").map(|id| Self::Drive(DriveId(id))));
+        let subject = subject.or_else(|| number("volume-").map(|id| Self::Volume(VolumeId(id))));
+        subject.ok_or_else(|| model::InvalidValue {
+            what: "subject of an operation",
+            value: value.clone(),
+            expected: "`cluster`, or `node-`, `drive-` or `volume-` and a number",
+        })
+    }
+}

@@ -1,0 +1,335 @@
+//! A node as target: which legs it gives out, to whom, and how it makes sure that nobody else has them.
+//!
+//! Purpose: for every leg on this node's drives, hold what is given out against what the ledger wants, and lead from one to the
+//! other: fence (unlink from all ports, disable the namespace, stop local arrays), then confirm or give out. All of it follows
+//! from the ledger as it is now and from a [`Guard`] per leg; nothing is remembered of how it came to be.
+//!
+//! ```text
+//!            ┌───────────┐   the ledger wants it otherwise, or it stalls    ┌─────────┐
+//!  start ──► │ Unknown   ├─────────────────┐          ┌────────────────────┤  Given  │
+//!            └───────────┘                 ▼          ▼                     └────▲────┘
+//!                                        ┌──────────────┐  barrier   ┌────────┐  │ the ledger wants a key
+//!                                        │   Fencing    ├───────────►│ Fenced ├──┘ at or above the floor
+//!                                        └──────────────┘            └────────┘
+//! ```
+//!
+//! Invariants:
+//! - Nothing happens before the ledger knows this boot and these drives' counts.
+//! - A leg is given out under a key (epoch, incarnation). The lowest key that may still be is its floor, on disk before it
+//!   is acted on ([`Effect::Remember`]); it only rises, also over a restart.
+//! - A fence is confirmed when the barrier is through, never before; a leg given out in an earlier run is fenced first.
+//!
+//! On failure: a fence that hangs stays `Fencing` and is not confirmed; the ledger goes on without the leg. A leg that can't be
+//! given out goes back to `Unknown`.
+
+use crate::bug::{Bug, Bugs};
+use crate::command::{ClusterCommand, Command, LegRef, VolumeCommand};
+use crate::moment::Moment;
+use crate::state::{Leg, LegState, Phase, Run, State, Volume};
+use model::{BootId, DriveId, Epoch, Incarnation, LegId, NodeId, PowerCycles, VolumeId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Under what a leg is given out; its subsystem's name contains it. Ordered: epoch first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Key {
+    /// The volume's.
+    pub epoch: Epoch,
+    /// The leg's.
+    pub incarnation: Incarnation,
+}
+
+/// A leg of a volume.
+pub type LegOf = (VolumeId, LegId);
+
+/// What this node knows about who has a leg.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Guard {
+    /// Nothing: an earlier run of the agent may have left something.
+    Unknown,
+    /// A fence was ordered, and its barrier is not through.
+    Fencing {
+        /// What may be given out after it.
+        floor: Key,
+    },
+    /// Nobody has it.
+    Fenced {
+        /// What may be given out.
+        floor: Key,
+    },
+    /// Given out.
+    Given {
+        /// Under this.
+        key: Key,
+        /// To this node; this one itself: as a local device.
+        to: NodeId,
+    },
+}
+
+/// What a target is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Nothing but that time has passed or the ledger has changed.
+    Look,
+    /// A fence is through: no link, no I/O in flight, no local array.
+    Fenced {
+        /// Of which leg.
+        leg: LegOf,
+        /// As it was ordered.
+        floor: Key,
+        /// Whether the drive has counted errors since the leg was given out.
+        errored: bool,
+    },
+    /// A leg could not be given out.
+    Failed(LegOf),
+    /// A leg's oldest I/O is older than a path may stall.
+    Stalled(LegOf),
+    /// A drive reported an error on a leg.
+    Errored(LegOf),
+    /// A drive was reset, or came back: its count now.
+    DriveReset(DriveId, PowerCycles),
+}
+
+/// What a target orders. In this order, each when the one before it is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Write this floor to disk, and wait until it is there.
+    Remember(LegOf, Key),
+    /// Unlink every subsystem of the leg from all ports, disable the namespace (this is the barrier), stop local arrays that
+    /// hold it; then tell [`Event::Fenced`].
+    Fence(LegOf, Key),
+    /// Give it out to this node under this key; to this node itself: keep it as a local device.
+    GiveOut(LegOf, Key, NodeId),
+    /// The ledger knows the leg no more: its space is free.
+    Free(LegOf),
+    /// Ask the ledger. May be ordered again and again until the ledger has changed; one in flight is enough.
+    Propose(Command),
+}
+
+/// A node as target.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Target {
+    node: NodeId,
+    boot: BootId,
+    drives: BTreeMap<DriveId, PowerCycles>,
+    guards: BTreeMap<LegOf, Guard>,
+    floors: BTreeMap<LegOf, Key>,
+    errored: BTreeMap<LegOf, bool>,
+    bugs: Bugs,
+}
+
+impl Target {
+    /// At the agent's start: this boot, its drives, the floors from disk, and what the kernel has given out (from an earlier run of the
+    /// agent in the same boot).
+    pub fn new(
+        node: NodeId,
+        boot: BootId,
+        drives: BTreeMap<DriveId, PowerCycles>,
+        floors: BTreeMap<LegOf, Key>,
+        found: BTreeMap<LegOf, (Key, NodeId)>,
+    ) -> Self {
+        let given = found.into_iter().map(|(leg, (key, to))| (leg, Guard::Given { key, to }));
+        let (guards, errored) = (given.collect(), BTreeMap::new());
+        Self { node, boot, drives, guards, floors, errored, bugs: Bugs::default() }
+    }
+
+    /// With rules broken on purpose.
+    #[must_use]
+    pub fn with_bugs(self, bugs: Bugs) -> Self {
+        Self { bugs, ..self }
+    }
+
+    /// What is known about a leg.
+    pub fn guard(&self, leg: LegOf) -> Guard {
+        self.guards.get(&leg).copied().unwrap_or(Guard::Unknown)
+    }
+
+    /// Something happened, and the ledger is this now.
+    pub fn step(&mut self, _now: Moment, ledger: &State, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Look => {}
+            Event::Fenced { leg, floor, errored } => {
+                if self.guard(leg) == (Guard::Fencing { floor }) {
+                    self.guards.insert(leg, Guard::Fenced { floor });
+                    self.errored.insert(leg, errored);
+                }
+            }
+            Event::Failed(leg) => {
+                self.guards.insert(leg, Guard::Unknown);
+            }
+            Event::Stalled(leg) => {
+                if let Guard::Given { key, .. } = self.guard(leg) {
+                    let floor = Key { incarnation: key.incarnation.next(), ..key };
+                    self.fence(leg, floor, &mut effects);
+                }
+            }
+            Event::Errored(leg) => effects.extend(suspect(ledger, leg)),
+            Event::DriveReset(drive, power_cycles) => {
+                self.drives.insert(drive, power_cycles);
+            }
+        }
+        self.look(ledger, &mut effects);
+        effects
+    }
+
+    fn look(&mut self, ledger: &State, effects: &mut Vec<Effect>) {
+        if !self.is_registered(ledger) {
+            let (node, boot, drives) = (self.node, self.boot, self.drives.clone());
+            let was = ledger.nodes.get(&node).and_then(|node| node.boot);
+            let register = ClusterCommand::Register { node, was, boot, drives };
+            effects.push(Effect::Propose(Command::Cluster(register)));
+            if !self.bugs.has(Bug::RestoreExports) {
+                return;
+            }
+        }
+        for (id, volume) in &ledger.volumes {
+            for (leg_id, leg) in &volume.legs {
+                if self.drives.contains_key(&leg.drive) {
+                    self.look_at(ledger, (*id, *leg_id), volume, leg, effects);
+                }
+            }
+        }
+        let known = |(volume, leg): &LegOf| {
+            let leg = ledger.volumes.get(volume).and_then(|volume| volume.legs.get(leg));
+            leg.is_some_and(|leg| self.drives.contains_key(&leg.drive))
+        };
+        let gone: Vec<LegOf> = self.guards.keys().filter(|leg| !known(leg)).copied().collect();
+        for leg in gone {
+            self.let_go_for_good(leg, effects);
+        }
+    }
+
+    fn is_registered(&self, ledger: &State) -> bool {
+        let boot = ledger.nodes.get(&self.node).and_then(|node| node.boot);
+        let same = |(id, count): (&DriveId, &PowerCycles)| {
+            ledger.drives.get(id).is_none_or(|drive| drive.power_cycles == Some(*count))
+        };
+        boot == Some(self.boot) && self.drives.iter().all(same)
+    }
+
+    fn look_at(&mut self, ledger: &State, id: LegOf, volume: &Volume, leg: &Leg, effects: &mut Vec<Effect>) {
+        let wanted = self.wanted(ledger, volume, leg);
+        match self.guard(id) {
+            Guard::Fencing { .. } => {}
+            Guard::Given { key, to } if wanted == Some((key, to)) => {}
+            Guard::Unknown if wanted.is_some() && self.bugs.has(Bug::RestoreExports) => {
+                let (key, to) = wanted.unwrap_or((floor_for(volume, leg, None), self.node));
+                self.give_out(id, key, to, effects);
+            }
+            Guard::Given { .. } | Guard::Unknown => {
+                self.fence(id, floor_for(volume, leg, wanted), effects);
+                if self.bugs.has(Bug::SkipBarrier) {
+                    effects.extend(self.answer(ledger, id, volume, leg, floor_for(volume, leg, wanted)));
+                }
+            }
+            Guard::Fenced { floor } => match wanted {
+                Some((key, to)) if key >= floor => self.give_out(id, key, to, effects),
+                _ => {
+                    let floor = floor.max(floor_for(volume, leg, wanted));
+                    if self.guard(id) != (Guard::Fenced { floor }) {
+                        self.remember(id, floor, effects);
+                        self.guards.insert(id, Guard::Fenced { floor });
+                    }
+                    effects.extend(self.answer(ledger, id, volume, leg, floor));
+                }
+            },
+        }
+    }
+
+    /// What the ledger wants of a leg: given out under this key to this node, or to nobody.
+    fn wanted(&self, ledger: &State, volume: &Volume, leg: &Leg) -> Option<(Key, NodeId)> {
+        volume.activated()?;
+        let in_use = match leg.state {
+            LegState::InSync | LegState::Rebuilding { .. } => true,
+            LegState::Stale { back, .. } => back,
+            LegState::Suspect { .. } => false,
+        };
+        let key = Key { epoch: volume.epoch, incarnation: leg.incarnation };
+        let same_run = ledger.same_run(leg) || self.bugs.has(Bug::RestoreExports);
+        (in_use && same_run).then_some((key, volume.owner))
+    }
+
+    /// What to tell the ledger about a leg that nobody has.
+    fn answer(&self, ledger: &State, id: LegOf, volume: &Volume, leg: &Leg, floor: Key) -> Option<Effect> {
+        let run = Run { boot: self.boot, power_cycles: *self.drives.get(&leg.drive)? };
+        let key = Key { epoch: volume.epoch, incarnation: leg.incarnation };
+        let named = LegRef { id: id.1, incarnation: leg.incarnation };
+        let command = match (&volume.phase, leg.state) {
+            (Phase::Fencing { confirmed }, LegState::InSync) => {
+                let errored = self.errored.get(&id).copied().unwrap_or(false);
+                let news = confirmed.get(&id.1) != Some(&run) && floor >= key;
+                news.then_some(VolumeCommand::ConfirmFence { leg: named, run, errored })?
+            }
+            (Phase::Opening { .. } | Phase::Open { .. }, state) => {
+                let wants = match state {
+                    LegState::InSync => volume.is_last_in_sync(id.1),
+                    LegState::Stale { back, .. } => !back || !ledger.same_run(leg),
+                    LegState::Suspect { .. } => volume.in_sync().next().is_some(),
+                    LegState::Rebuilding { .. } => false,
+                };
+                let fenced = floor > key;
+                (wants && fenced).then_some(VolumeCommand::Reexport { leg: named, run })?
+            }
+            _ => return None,
+        };
+        Some(Effect::Propose(Command::Volume(id.0, volume.epoch, command)))
+    }
+
+    fn remember(&mut self, id: LegOf, key: Key, effects: &mut Vec<Effect>) {
+        if self.floors.get(&id).is_none_or(|floor| *floor < key) {
+            self.floors.insert(id, key);
+            effects.push(Effect::Remember(id, key));
+        }
+    }
+
+    fn fence(&mut self, id: LegOf, floor: Key, effects: &mut Vec<Effect>) {
+        let floor = self.floors.get(&id).copied().map_or(floor, |known| known.max(floor));
+        self.remember(id, floor, effects);
+        self.guards.insert(id, Guard::Fencing { floor });
+        effects.push(Effect::Fence(id, floor));
+    }
+
+    fn give_out(&mut self, id: LegOf, key: Key, to: NodeId, effects: &mut Vec<Effect>) {
+        if self.floors.get(&id).is_some_and(|floor| key < *floor) {
+            return;
+        }
+        self.remember(id, key, effects);
+        self.guards.insert(id, Guard::Given { key, to });
+        effects.push(Effect::GiveOut(id, key, to));
+    }
+
+    fn let_go_for_good(&mut self, id: LegOf, effects: &mut Vec<Effect>) {
+        match self.guard(id) {
+            Guard::Fencing { .. } => {}
+            Guard::Fenced { .. } => {
+                self.guards.remove(&id);
+                self.errored.remove(&id);
+                effects.push(Effect::Free(id));
+            }
+            Guard::Given { key, .. } => {
+                self.fence(id, Key { incarnation: key.incarnation.next(), ..key }, effects);
+            }
+            Guard::Unknown => {
+                self.guards.remove(&id);
+            }
+        }
+    }
+}
+
+/// The lowest key that may be given out once a leg is fenced.
+fn floor_for(volume: &Volume, leg: &Leg, wanted: Option<(Key, NodeId)>) -> Key {
+    let key = Key { epoch: volume.epoch, incarnation: leg.incarnation };
+    // Of an epoch that is not activated nothing has been given out yet: the leg may be, as it is.
+    let unused = wanted.is_some() || matches!(volume.phase, Phase::Fencing { .. });
+    if unused { key } else { Key { incarnation: key.incarnation.next(), ..key } }
+}
+
+fn suspect(ledger: &State, (id, leg_id): LegOf) -> Option<Effect> {
+    let volume = ledger.volumes.get(&id)?;
+    let leg = volume.legs.get(&leg_id)?;
+    let named = LegRef { id: leg_id, incarnation: leg.incarnation };
+    let known = matches!(leg.state, LegState::Suspect { .. });
+    let command = Command::Volume(id, volume.epoch, VolumeCommand::LegSuspect(named));
+    (!known).then_some(Effect::Propose(command))
+}

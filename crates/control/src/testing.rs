@@ -1,0 +1,101 @@
+//! Small clusters for tests.
+
+use crate::command::{ClusterCommand, Command, Event, LegRef, VolumeCommand};
+use crate::state::{Cache, Run, Settings, State, Volume};
+use model::{BootId, DriveId, LegId, Mirror, NodeId, PowerCycles, Provision, VolumeId};
+use std::collections::BTreeMap;
+
+pub(crate) const VOLUME: VolumeId = VolumeId(1);
+
+/// The boot of a node, counted from 1.
+pub(crate) fn boot(node: NodeId, count: u32) -> BootId {
+    BootId(u128::from(node.0) * 1000 + u128::from(count))
+}
+
+pub(crate) fn run(node: NodeId, boots: u32, power_cycles: u32) -> Run {
+    Run { boot: boot(node, boots), power_cycles: PowerCycles(power_cycles) }
+}
+
+/// Registers a node and its drives.
+pub(crate) fn register(state: &State, node: NodeId, run: Run) -> Command {
+    let own = state.drives.iter().filter(|(_, drive)| drive.node == node);
+    let drives: BTreeMap<_, _> = own.map(|(id, _)| (*id, run.power_cycles)).collect();
+    let was = state.nodes[&node].boot;
+    Command::Cluster(ClusterCommand::Register { node, was, boot: run.boot, drives })
+}
+
+pub(crate) fn must(state: &mut State, command: &Command) -> Vec<Event> {
+    state.apply(command).unwrap_or_else(|why| panic!("{command:?}: {why}"))
+}
+
+/// `nodes` storage nodes, in turns in zone 1 and 2, with `drives` drives each, and a witness after them. All have registered.
+pub(crate) fn cluster(nodes: u32, drives: u32, caches: &[Cache]) -> State {
+    let mut state = State::new(Settings::default());
+    for number in 1..=nodes {
+        let zone = Some(if number % 2 == 1 { "zone1" } else { "zone2" }.parse().unwrap());
+        let name = format!("n{number}").parse().unwrap();
+        must(&mut state, &Command::Cluster(ClusterCommand::AddNode { name, zone }));
+        let node = NodeId(number);
+        for drive in 0..drives {
+            let cache = caches[(number as usize - 1) % caches.len()];
+            let serial = format!("serial-{number}-{drive}").parse().unwrap();
+            let power_cycles = PowerCycles(1);
+            let add = ClusterCommand::AddDrive { node, serial, size_bytes: 1 << 30, cache, power_cycles };
+            must(&mut state, &Command::Cluster(add));
+        }
+        let register = register(&state, node, run(node, 1, 1));
+        must(&mut state, &register);
+    }
+    let name = "witness".parse().unwrap();
+    must(&mut state, &Command::Cluster(ClusterCommand::AddNode { name, zone: None }));
+    state
+}
+
+/// As [`cluster`], with a volume whose legs are on the first drive of the first nodes. Its epoch is not activated.
+pub(crate) fn with_volume(nodes: u32, drives: u32, mirror: Mirror, caches: &[Cache]) -> State {
+    let mut state = cluster(nodes, drives, caches);
+    let on = (0..mirror.legs() as u32).map(|leg| DriveId(1 + leg * drives)).collect();
+    let create = ClusterCommand::CreateVolume {
+        name: "data".parse().unwrap(),
+        mirror,
+        provision: Provision::Thin,
+        size_bytes: 1 << 20,
+        drives: on,
+        owner: NodeId(1),
+    };
+    must(&mut state, &Command::Cluster(create));
+    state
+}
+
+pub(crate) fn volume(state: &State) -> &Volume {
+    &state.volumes[&VOLUME]
+}
+
+pub(crate) fn leg_ref(state: &State, id: u16) -> LegRef {
+    let id = LegId(id);
+    LegRef { id, incarnation: volume(state).legs[&id].incarnation }
+}
+
+/// A command about the volume in its present epoch.
+pub(crate) fn now(state: &State, command: VolumeCommand) -> Command {
+    Command::Volume(VOLUME, volume(state).epoch, command)
+}
+
+/// Confirms these legs, activates, and opens.
+pub(crate) fn open(state: &mut State, confirm: &[u16]) {
+    for leg in confirm {
+        let leg = leg_ref(state, *leg);
+        let run = state.run(volume(state).legs[&leg.id].drive).unwrap();
+        let confirm = now(state, VolumeCommand::ConfirmFence { leg, run, errored: false });
+        must(state, &confirm);
+    }
+    let activate = now(state, VolumeCommand::Activate);
+    must(state, &activate);
+    opened(state);
+}
+
+pub(crate) fn opened(state: &mut State) {
+    let maps = volume(state).map_sequence.next();
+    let opened = now(state, VolumeCommand::Opened { maps });
+    must(state, &opened);
+}
