@@ -74,7 +74,7 @@ impl<'a> Session<'a> {
         let log = Arc::clone(&self.log);
         let Some(lab) = &mut self.lab else { return Ok(()) };
         let clock = PhaseClock::start(&log, "deploy");
-        let mut runner = Runner::deploy(&self.setup.spec, lab, &log, self.ui).await?;
+        let mut runner = Runner::deploy(&self.setup.spec, lab, &log, self.ui, &self.setup.dir).await?;
         self.phases.push(clock.end());
 
         let clock = PhaseClock::start(&log, "suites");
