@@ -2,8 +2,9 @@
 //!
 //! The event log is written while the run goes on ([`crate::events`]); what is here is written once, at the end, from
 //! one [`Summary`], and the page from the log, so that it can be drawn again ([`redraw`]) and two runs be held against each
-//! other ([`compare()`]). The schema of `summary.json` is documented in `docs/report.md`; its `schema` field changes with it.
+//! other ([`compare()`]). `cabling.json` is written when a deployment has looked at the cables ([`write_cabling`]). The schema of `summary.json` is documented in `docs/report.md`; its `schema` field changes with it.
 
+mod cabling;
 mod compare;
 mod junit;
 mod page;
@@ -11,6 +12,7 @@ mod read;
 pub mod story;
 mod terminal;
 
+pub use cabling::{CABLING, CABLING_SCHEMA, write_cabling};
 pub use compare::{COMPARE_SCHEMA, Comparison, NumberChange, Side, VerdictChange, WordsChange, compare};
 pub use junit::junit;
 pub use page::page;

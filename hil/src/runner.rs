@@ -28,7 +28,7 @@ mod storage_paths;
 use crate::events::{Counters, Event, EventLog, Topology, Verdict};
 use crate::lab::{Keeper, Lab, LabError};
 use crate::progress::Progress;
-use crate::report::{ScenarioResult, StepResult};
+use crate::report::{ScenarioResult, StepResult, write_cabling};
 use crate::run::RunError;
 use crate::suite::{Scenario, Step, Suite};
 use crate::ui::{Line, Ui};
@@ -39,6 +39,7 @@ use flapping::Namings;
 use model::ClusterSpec;
 use network::AdapterSpeeds;
 use network::diagnose::Thresholds;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -103,18 +104,22 @@ impl Drop for Runner<'_> {
 }
 
 impl<'a> Runner<'a> {
-    /// Deploys the cluster in the lab: cabling, network, first health.
+    /// Deploys the cluster in the lab: cabling, which is written into the run's folder, network, first health.
     pub(crate) async fn deploy(
         spec: &ClusterSpec,
         (lab, keeper): (&'a mut Lab, &'a mut Keeper),
         log: &Arc<EventLog>,
         ui: &'a Ui,
+        folder: &Path,
     ) -> Result<Self, RunError> {
         let line = ui.line("deploy");
         let mut cluster = cluster(spec, lab)?;
         cluster.learn_speeds().await?;
         line.step("listens to the switches, then configures the networks");
-        let (cabling, applied) = match deploy::network(&cluster, NEIGHBOURS_PATIENCE).await? {
+        let stage = deploy::network(&cluster, NEIGHBOURS_PATIENCE).await?;
+        let (NetworkStage::Applied { cabling, .. } | NetworkStage::Refused(cabling)) = &stage;
+        write_cabling(cabling, folder)?;
+        let (cabling, applied) = match stage {
             NetworkStage::Applied { cabling, applied } => (cabling, applied),
             NetworkStage::Refused(cabling) => {
                 let errors = cabling.errors();

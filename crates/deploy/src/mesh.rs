@@ -2,9 +2,12 @@
 
 use crate::{Cluster, DeployError, Member};
 use api::{PingAnswer, PingRequest};
+use futures_util::future::try_join_all;
 use model::{ClusterSpec, Mtu, Node, NodeName, Priority, StorageNetwork, StorageNetworkIndex};
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::time::Duration;
+use tokio::time::sleep;
 
 /// Headers of an ICMP echo in an IPv4 packet, bytes (RFC 791: 20; RFC 792: 8).
 const HEADER_BYTES: u16 = 28;
@@ -26,6 +29,9 @@ pub struct MeshProbe {
     pub full_size: bool,
     /// Which networks are probed.
     pub over: Networks,
+    /// Whether a member probes all its peers on a network in the same time, as often together as one after the other: then
+    /// whatever else goes on meets all of them alike, and their figures can be compared.
+    pub interleaved: bool,
 }
 
 /// Which networks a mesh probes.
@@ -43,21 +49,23 @@ pub enum Networks {
 
 impl MeshProbe {
     /// Whether everybody can be reached at all.
-    pub const REACH: Self = Self { count: 3, full_size: false, over: Networks::All };
+    pub const REACH: Self = Self { count: 3, full_size: false, over: Networks::All, interleaved: false };
     /// Whether the largest packets pass.
-    pub const FULL_SIZE: Self = Self { count: 3, full_size: true, over: Networks::Storage };
+    pub const FULL_SIZE: Self =
+        Self { count: 3, full_size: true, over: Networks::Storage, interleaved: false };
 
     /// Whether management still carries.
-    pub const MANAGEMENT: Self = Self { count: 10, full_size: false, over: Networks::Management };
+    pub const MANAGEMENT: Self =
+        Self { count: 10, full_size: false, over: Networks::Management, interleaved: false };
 
     /// How fast.
     pub fn round_trips(count: u16) -> Self {
-        Self { count, full_size: false, over: Networks::Storage }
+        Self { count, full_size: false, over: Networks::Storage, interleaved: true }
     }
 
     /// Whether a storage network still carries.
     pub fn carries(network: StorageNetworkIndex) -> Self {
-        Self { count: 20, full_size: false, over: Networks::One(network) }
+        Self { count: 20, full_size: false, over: Networks::One(network), interleaved: false }
     }
 }
 
@@ -125,14 +133,22 @@ struct Probe {
     priority: Priority,
 }
 
-/// Probes the full mesh. All members probe at once; each takes its peers one after the other, beginning with the one
-/// after itself, so that no member has to answer all others at the same time.
+/// Probes the full mesh. All members probe at once; each takes its peers one after the other, or interleaved, beginning with
+/// the one after itself, so that no member has to answer all others at the same time.
 pub async fn mesh(cluster: &Cluster, probe: MeshProbe) -> Result<Vec<RoundTrip>, DeployError> {
     let of_members = cluster.ask_all(|member| async move {
         let mut trips = Vec::new();
-        for way in ways(&cluster.spec, member, probe.over) {
-            let answer = member.client.ping(&request(&way, probe)).await?;
-            trips.push(RoundTrip { from: member.name.clone(), to: way.to, over: way.over, answer });
+        let ways = ways(&cluster.spec, member, probe.over);
+        for together in ways.chunk_by(|a, b| probe.interleaved && a.over == b.over) {
+            let peers = u32::try_from(together.len()).unwrap_or(u32::MAX);
+            let asked = (0u32..).zip(together).map(|(place, way)| async move {
+                // Each at its own place in the interval, or they would wait for each other.
+                sleep(Duration::from_micros(u64::from(INTERVAL_US) * u64::from(place))).await;
+                let answer = member.client.ping(&request(way, probe, peers)).await?;
+                let (from, to) = (member.name.clone(), way.to.clone());
+                Ok::<_, DeployError>(RoundTrip { from, to, over: way.over, answer })
+            });
+            trips.extend(try_join_all(asked).await?);
         }
         Ok::<_, DeployError>(trips)
     });
@@ -179,16 +195,17 @@ fn ways(spec: &ClusterSpec, member: &Member, over: Networks) -> Vec<Probe> {
     ways
 }
 
-fn request(way: &Probe, probe: MeshProbe) -> PingRequest {
+/// `peers` are probed in the same time: each so much less often.
+fn request(way: &Probe, probe: MeshProbe, peers: u32) -> PingRequest {
     PingRequest {
         source: way.source,
         target: way.target,
         device: None,
         count: probe.count,
-        interval_us: INTERVAL_US,
+        interval_us: INTERVAL_US * peers,
         payload_bytes: if probe.full_size { way.mtu.get() - HEADER_BYTES } else { SMALL_BYTES },
         dont_fragment: true,
         priority: way.priority,
-        deadline_ms: SLACK_MS + u32::from(probe.count) * PROBE_MS,
+        deadline_ms: SLACK_MS + u32::from(probe.count) * (PROBE_MS + peers * INTERVAL_US / 1000),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::diagnose::{NicReport, NodeReport, PathView};
 use crate::link::{AdapterMap, CurrentLink, CurrentLinks, LinkKind, LinkName};
-use crate::lldp::{ChassisId, Lldpdu, PortId, VlanName};
+use crate::lldp::{ChassisId, Ets, Lldpdu, Pfc, PortId, Selection, VlanName};
 use crate::traffic::Traffic;
 use crate::wiring::{Neighbour, NicCabling, NodeCabling};
 use model::{
@@ -110,6 +110,17 @@ pub(crate) fn neighbour(tor: u8, port: usize, vlans: &[u64]) -> Neighbour {
     lldpdu.port_vlan = Some(vlan(99));
     lldpdu.vlans = vlans.iter().map(|id| VlanName { vlan: vlan(*id), name: format!("v{id}") }).collect();
     lldpdu.max_frame_bytes = Some(9216);
+    if vlans.iter().any(|id| [711, 712].contains(id)) {
+        lldpdu.ets = Some(Ets {
+            willing: false,
+            credit_based_shaper: false,
+            max_classes: 8,
+            class_of: [0, 0, 0, 1, 0, 0, 0, 2],
+            bandwidth_percent: [49, 50, 1, 0, 0, 0, 0, 0],
+            selection: [Selection::Ets; 8],
+        });
+        lldpdu.pfc = Some(Pfc { willing: false, macsec_bypass: false, capability: 8, enabled: 1 << 3 });
+    }
     Neighbour { lldpdu, received_age_ms: 1000 }
 }
 

@@ -14,6 +14,7 @@
 
 mod check;
 mod finding;
+mod priorities;
 mod recognise;
 
 use crate::lldp::{ChassisId, Lldpdu, PortId, Printable};

@@ -95,7 +95,8 @@ impl<'a> Session<'a> {
         let log = Arc::clone(&self.log);
         let (Some(lab), Some(keeper)) = (&mut self.lab, &mut self.keeper) else { return Ok(()) };
         let clock = PhaseClock::start(&log, "deploy");
-        let mut runner = Runner::deploy(&self.setup.spec, (lab, keeper), &log, self.ui).await?;
+        let dir = &self.setup.dir;
+        let mut runner = Runner::deploy(&self.setup.spec, (lab, keeper), &log, self.ui, dir).await?;
         self.phases.push(clock.end());
 
         let clock = PhaseClock::start(&log, "suites");

@@ -23,7 +23,7 @@ pub(super) const EVENTS: &str = "events.jsonl";
 /// The folder of the nodes' consoles.
 pub(super) const CONSOLES: &str = "console";
 /// Everything else that a run writes.
-const REPORT_FILES: [&str; 4] = [EVENTS, "summary.json", "junit.xml", "report.html"];
+const REPORT_FILES: [&str; 5] = [EVENTS, crate::report::CABLING, "summary.json", "junit.xml", "report.html"];
 
 /// The shape of a plain run: the smallest one in which a room has a majority to tell who is wrong.
 const DEFAULT_SHAPE: &str = "2+2";

@@ -122,11 +122,7 @@ mod tests {
         assert_eq!(judged.wrong, [""; 0]);
         let vlan = Some(711u64.try_into().unwrap());
         assert_eq!(judged.sent.get(&("a1".to_owned(), vlan, Kind::Storage)), Some(&10));
-        assert_eq!(
-            judged.sent.len(),
-            5,
-            "an echo in either VLAN, the rest once, nothing of the room: {judged:?}"
-        );
+        assert_eq!(judged.sent.len(), 6, "nothing of the room and of the way back: {judged:?}");
     }
 
     #[test]

@@ -23,11 +23,26 @@ impl Runner<'_> {
         said.extend(
             limits.map(|(network, limit)| format!("storage network {network}, between the rooms: {limit}")),
         );
+        said.push(medians(&trips));
         if !wrong.is_empty() {
             wrong.extend(said.clone());
         }
         Ok(Seen::unless(&wrong, said.join("\n")))
     }
+}
+
+/// The median of every way, in the order of the mesh.
+fn medians(trips: &[RoundTrip]) -> String {
+    let way = |trip: &RoundTrip| {
+        let median = trip.answer.median_us.map_or_else(|| "none".to_owned(), |us| us.to_string());
+        format!("{} to {}: {median}", trip.from, trip.to)
+    };
+    let mut by_network: BTreeMap<Over, Vec<String>> = BTreeMap::new();
+    for trip in trips {
+        by_network.entry(trip.over).or_default().push(way(trip));
+    }
+    let line = |(over, ways): (Over, Vec<String>)| format!("{over}, medians in µs: {}", ways.join(", "));
+    by_network.into_iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// What is judged of a mesh.

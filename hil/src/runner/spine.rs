@@ -20,7 +20,12 @@ impl Runner<'_> {
     /// spine; and storage frames were sent, by every node that has a storage NIC with carrier.
     pub(super) async fn spine_stays_clean(&mut self) -> Result<Seen, RunError> {
         let before = self.lab.counters()?;
-        let probe = |network| MeshProbe { count: PROBES, full_size: true, over: Networks::One(network) };
+        let probe = |network| MeshProbe {
+            count: PROBES,
+            full_size: true,
+            over: Networks::One(network),
+            interleaved: false,
+        };
         let networks = self.cluster.spec.storage_networks.iter().map(|network| network.index);
         let meshes = networks.map(|network| deploy::mesh(&self.cluster, probe(network)));
         for mesh in futures_util::future::join_all(meshes).await {

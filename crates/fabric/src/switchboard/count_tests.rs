@@ -102,6 +102,7 @@ fn what_is_put_on_a_cable_is_counted_by_kind_and_priority_whether_it_arrives_or_
     let segment = |tci: u16, port: u16| {
         let mut bytes = frame(mac(9), mac(1), Some(tci), 60);
         bytes[16..20].copy_from_slice(&[0x08, 0x00, 0x45, 0]);
+        bytes[24..26].copy_from_slice(&[0, 0]);
         bytes[27] = 6;
         bytes[38..40].copy_from_slice(&port.to_be_bytes());
         bytes

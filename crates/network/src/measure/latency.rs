@@ -4,8 +4,10 @@
 //! rooms, in both directions. The 99th percentile is reported.
 //!
 //! On emulated machines a round trip is mostly the time that the host's scheduler takes, inside a room as between rooms. So
-//! there the bound is [`LIMIT_US`] above a baseline: the median of the medians of the ways inside the rooms, of the same storage
-//! network in the same measurement. With one node a room there are no such ways: then the figures are reported and not judged.
+//! there the bound is [`LIMIT_US`] above a baseline: the median of the slowest way inside the rooms, of the same storage network in
+//! the same measurement. The slowest, because ways of one kind differ among themselves by as much as the bound (on four nodes and two busy processors,
+//! medians from 1567 to 2735 µs were measured inside the rooms): what the slowest way between the rooms is held against has to be its like.
+//! With one node a room there are no such ways: then the figures are reported and not judged.
 
 use super::Machines;
 use model::{NodeName, StorageNetworkIndex};
@@ -47,7 +49,7 @@ pub enum Limit {
     },
     /// So much above what round trips take inside the rooms.
     OverBaseline {
-        /// The median of the medians inside the rooms, µs.
+        /// The median of the slowest way inside the rooms, µs.
         baseline_us: u64,
         /// µs, the baseline included.
         us: u64,
@@ -72,7 +74,7 @@ impl fmt::Display for Limit {
             Self::Fixed { us } => write!(f, "limit {us} µs"),
             Self::OverBaseline { baseline_us, us } => write!(
                 f,
-                "limit {us} µs: on emulated machines {LIMIT_US} µs above {baseline_us} µs, the median inside the rooms"
+                "limit {us} µs: on emulated machines {LIMIT_US} µs above {baseline_us} µs, the slowest median inside the rooms"
             ),
             Self::Nothing => f.write_str(
                 "not judged: on emulated machines the limit stands on round trips inside the rooms, and here are none",
@@ -146,13 +148,8 @@ fn limit(ways: &[Way], network: StorageNetworkIndex, machines: Machines) -> Limi
         return Limit::Fixed { us: LIMIT_US };
     }
     let inside = ways.iter().filter(|way| way.network == network && !way.between_rooms);
-    let mut medians: Vec<u64> = inside.filter_map(|way| way.median_us).collect();
-    medians.sort_unstable();
-    // The lower of the two in the middle: where it matters, the bound is the tighter one.
-    match medians.get(medians.len().saturating_sub(1) / 2) {
-        Some(baseline_us) => {
-            Limit::OverBaseline { baseline_us: *baseline_us, us: baseline_us.saturating_add(LIMIT_US) }
-        }
+    match inside.filter_map(|way| way.median_us).max() {
+        Some(baseline_us) => Limit::OverBaseline { baseline_us, us: baseline_us.saturating_add(LIMIT_US) },
         None => Limit::Nothing,
     }
 }
@@ -192,16 +189,16 @@ mod tests {
             way("a1", "a2", 1, 400),
             way("a2", "a1", 1, 700),
             way("b1", "b2", 1, 500),
-            way("b2", "b1", 1, 9000),
-            way("a1", "b1", 1, 1500),
-            way("b1", "a1", 1, 1501),
+            way("b2", "b1", 1, 450),
+            way("a1", "b1", 1, 1700),
+            way("b1", "a1", 1, 1701),
             way("a1", "b1", 2, 90_000),
         ];
         assert_eq!(
             said(&ways, Machines::Emulated),
             [
-                "latency.rooms-too-far: b1 to a1 over storage network 1: median 1501 µs; limit 1500 µs: on emulated \
-                 machines 1000 µs above 500 µs, the median inside the rooms"
+                "latency.rooms-too-far: b1 to a1 over storage network 1: median 1701 µs; limit 1700 µs: on emulated \
+                 machines 1000 µs above 700 µs, the slowest median inside the rooms"
             ]
         );
         let limits = judge(&ways, Machines::Emulated).limits;

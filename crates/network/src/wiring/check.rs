@@ -1,8 +1,12 @@
 //! The checks themselves.
 
-use super::{Connection, NicCabling, NodeCabling, Recognised, WiringFinding, connections, recognise};
+use super::{
+    Connection, NicCabling, NodeCabling, Recognised, WiringFinding, connections, priorities, recognise,
+};
 use crate::lldp::{ChassisId, FRAME_OVERHEAD_BYTES, Lldpdu};
-use model::{AdapterName, ClusterSpec, Mtu, NodeName, TrafficClass, VlanId, Wiring, ZoneName};
+use model::{
+    AdapterName, ClusterSpec, Mtu, NodeName, RdmaTechnology, TrafficClass, VlanId, Wiring, ZoneName,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything that is wrong with the cables of a cluster; empty when they are as the template says.
@@ -200,6 +204,9 @@ fn diversity(spec: &ClusterSpec, cabling: &[NodeCabling], findings: &mut Vec<Wir
 struct Needs {
     vlans: BTreeMap<VlanId, String>,
     mtu: Mtu,
+    /// Whether it carries storage.
+    storage: bool,
+    rdma: Option<RdmaTechnology>,
 }
 
 fn needs(spec: &ClusterSpec) -> BTreeMap<&AdapterName, Needs> {
@@ -219,7 +226,8 @@ fn needs(spec: &ClusterSpec) -> BTreeMap<&AdapterName, Needs> {
             if intent.carries(TrafficClass::Management) {
                 vlans.extend(spec.management.vlan.map(|vlan| (vlan, "management".to_owned())));
             }
-            needs.insert(adapter, Needs { vlans, mtu: intent.mtu });
+            let (mtu, rdma, storage) = (intent.mtu, intent.rdma, intent.carries(TrafficClass::Storage));
+            needs.insert(adapter, Needs { vlans, mtu, storage, rdma });
         }
     }
     needs
@@ -231,7 +239,7 @@ pub(super) fn carried(seen: &Lldpdu) -> Option<BTreeSet<VlanId>> {
     (!seen.vlans.is_empty()).then(|| named.chain(seen.port_vlan).collect())
 }
 
-/// VLANs and frame sizes that ports advertise, against what the intents need. Only nodes of a zone have intents.
+/// VLANs, frame sizes and priorities that ports advertise, against what the intents need. Only nodes of a zone have intents.
 fn ports(
     spec: &ClusterSpec,
     cabling: &[NodeCabling],
@@ -248,6 +256,9 @@ fn ports(
                 (needs.get(&nic.adapter), nic.seen(), cable_of(&node.node, nic))
             {
                 port(needed, seen, &cable, findings);
+                if needed.storage {
+                    priorities::check(spec.qos, needed.rdma, seen, &cable, findings);
+                }
             }
         }
     }

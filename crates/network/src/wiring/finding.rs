@@ -2,7 +2,7 @@
 
 use super::Connection;
 use crate::lldp::ChassisId;
-use model::{AdapterName, Diagnostic, Mtu, NodeName, RuleId, Severity, VlanId, Wiring, ZoneName};
+use model::{AdapterName, Diagnostic, Mtu, NodeName, Priority, RuleId, Severity, VlanId, Wiring, ZoneName};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -100,6 +100,54 @@ pub enum WiringFinding {
         /// The largest frame that the port takes, bytes.
         max_frame_bytes: u16,
     },
+    /// The switch's port does not pause storage's priority: it loses frames instead.
+    PfcOff {
+        /// The cable.
+        cable: Connection,
+        /// Storage's priority.
+        priority: Priority,
+        /// Whether RDMA needs it.
+        needed: bool,
+    },
+    /// The switch's port pauses other priorities than storage's.
+    PfcOnOthers {
+        /// The cable.
+        cable: Connection,
+        /// Which.
+        priorities: Vec<Priority>,
+    },
+    /// The switch does not say what its port pauses.
+    PfcUnknown {
+        /// The cable.
+        cable: Connection,
+    },
+    /// A priority has less of the port than was asked for.
+    EtsShareTooSmall {
+        /// The cable.
+        cable: Connection,
+        /// The priority: storage's or the heartbeat's.
+        priority: Priority,
+        /// Its class's share, percent.
+        percent: u8,
+        /// What was asked for, percent.
+        asked_percent: u8,
+    },
+    /// Storage or the heartbeat is in one traffic class with other priorities, which take of its share.
+    EtsClassShared {
+        /// The cable.
+        cable: Connection,
+        /// The priority: storage's or the heartbeat's.
+        priority: Priority,
+        /// The traffic class.
+        class: u8,
+        /// Who else is in it.
+        others: Vec<Priority>,
+    },
+    /// The switch does not say how it shares its port.
+    EtsUnknown {
+        /// The cable.
+        cable: Connection,
+    },
     /// The wiring is another one than the template says.
     OtherWiring {
         /// What the template says.
@@ -123,6 +171,12 @@ impl WiringFinding {
             Self::VlanMissing { .. } => "lldp.vlan-missing",
             Self::VlansUnknown { .. } => "lldp.vlans-unknown",
             Self::FrameTooBig { .. } => "lldp.frame-too-big",
+            Self::PfcOff { .. } => "lldp.pfc-off",
+            Self::PfcOnOthers { .. } => "lldp.pfc-on-others",
+            Self::PfcUnknown { .. } => "lldp.pfc-unknown",
+            Self::EtsShareTooSmall { .. } => "lldp.ets-share-too-small",
+            Self::EtsClassShared { .. } => "lldp.ets-class-shared",
+            Self::EtsUnknown { .. } => "lldp.ets-unknown",
             Self::OtherWiring { .. } => "lldp.other-wiring",
         }
     }
@@ -130,7 +184,11 @@ impl WiringFinding {
     /// How bad it is.
     pub fn severity(&self) -> Severity {
         match self {
-            Self::VlansUnknown { .. } => Severity::Note,
+            Self::VlansUnknown { .. } | Self::PfcUnknown { .. } | Self::EtsUnknown { .. } => Severity::Note,
+            Self::PfcOff { needed: false, .. }
+            | Self::PfcOnOthers { .. }
+            | Self::EtsShareTooSmall { .. }
+            | Self::EtsClassShared { .. } => Severity::Warning,
             _ => Severity::Error,
         }
     }
@@ -143,7 +201,13 @@ impl WiringFinding {
             | Self::OddSwitch { cable, .. }
             | Self::VlanMissing { cable, .. }
             | Self::VlansUnknown { cable }
-            | Self::FrameTooBig { cable, .. } => vec![cable],
+            | Self::FrameTooBig { cable, .. }
+            | Self::PfcOff { cable, .. }
+            | Self::PfcOnOthers { cable, .. }
+            | Self::PfcUnknown { cable }
+            | Self::EtsShareTooSmall { cable, .. }
+            | Self::EtsClassShared { cable, .. }
+            | Self::EtsUnknown { cable } => vec![cable],
             Self::NodeInOtherZone { cables, .. }
             | Self::SharedSwitch { cables, .. }
             | Self::SplitZone { cables, .. } => cables.iter().collect(),
@@ -191,6 +255,22 @@ impl WiringFinding {
                     "raise the frame size of port {} to {needed_bytes} bytes, or lower the intent's MTU",
                     cable.port
                 )
+            }
+            Self::PfcOff { priority, cable, .. } => {
+                format!("switch on priority flow control for priority {priority} on port {}", cable.port)
+            }
+            Self::PfcOnOthers { cable, .. } => {
+                format!("switch off priority flow control for these on port {}: one paused flow holds all others up", cable.port)
+            }
+            Self::EtsShareTooSmall { priority, asked_percent, cable, .. } => {
+                format!("give the traffic class of priority {priority} {asked_percent} percent of port {}", cable.port)
+            }
+            Self::EtsClassShared { priority, cable, .. } => {
+                format!("give priority {priority} a traffic class of its own on port {}", cable.port)
+            }
+            Self::PfcUnknown { .. } | Self::EtsUnknown { .. } => {
+                "switch on the DCBX TLVs of LLDP (IEEE 802.1Q, annex D) on that port, or look at its settings by hand"
+                    .to_owned()
             }
             Self::OtherWiring { recognised, .. } => {
                 format!("say {recognised:?} in the template, or change the cables")
@@ -254,6 +334,27 @@ impl fmt::Display for WiringFinding {
                 f,
                 "{cable}: MTU {mtu} needs frames of {needed_bytes} bytes, the port takes {max_frame_bytes}"
             ),
+            Self::PfcOff { cable, priority, .. } => {
+                write!(f, "{cable}: the port does not pause priority {priority}, which is storage's")
+            }
+            Self::PfcOnOthers { cable, priorities } => {
+                write!(f, "{cable}: the port pauses priority {}, which are not storage's", list(priorities))
+            }
+            Self::PfcUnknown { cable } => {
+                write!(f, "{cable}: the switch does not say what it pauses (PFC)")
+            }
+            Self::EtsShareTooSmall { cable, priority, percent, asked_percent } => write!(
+                f,
+                "{cable}: priority {priority} has {percent} percent of the port, and is to have {asked_percent}"
+            ),
+            Self::EtsClassShared { cable, priority, class, others } => write!(
+                f,
+                "{cable}: priority {priority} shares traffic class {class} with priority {}",
+                list(others)
+            ),
+            Self::EtsUnknown { cable } => {
+                write!(f, "{cable}: the switch does not say how it shares the port (ETS)")
+            }
             Self::OtherWiring { declared, recognised } => {
                 write!(f, "the template says wiring {declared:?}, the cables are wiring {recognised:?}")
             }
@@ -263,4 +364,8 @@ impl fmt::Display for WiringFinding {
 
 fn join(cables: &[Connection]) -> String {
     cables.iter().map(Connection::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn list(priorities: &[Priority]) -> String {
+    priorities.iter().map(Priority::to_string).collect::<Vec<_>>().join(", ")
 }
