@@ -8,7 +8,7 @@
 use crate::probes::ProbeError;
 use api::{ReceiveAnswer, ReceiveRequest, SendAnswer, SendRequest};
 use network::kernel::{Expected, Receivers, SendOptions, send};
-use network::throughput::STORAGE_PORT;
+use network::traffic::STORAGE_PORT;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 

@@ -24,7 +24,7 @@ pub struct ReceiveRequest {
 /// Where the peer may send to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReceiveAnswer {
-    /// The port: storage's own, [`network::throughput::STORAGE_PORT`], unless something else listens there.
+    /// The port: storage's own, [`network::traffic::STORAGE_PORT`], unless something else listens there.
     pub port: u16,
     /// Whether it is storage's own.
     pub is_storage_port: bool,

@@ -5,7 +5,7 @@
 
 use crate::frame::Frame;
 use network::probe::HELLO_PORT;
-use network::throughput::STORAGE_PORT;
+use network::traffic::STORAGE_PORT;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 

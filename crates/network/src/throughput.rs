@@ -14,9 +14,6 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// The TCP port of storage traffic: NVMe over TCP (IANA: `nvme`). Switches see by it that a frame is storage's.
-pub const STORAGE_PORT: u16 = 4420;
-
 /// Bytes of a token.
 pub const TOKEN_BYTES: usize = 16;
 

@@ -3,11 +3,13 @@
 use super::priority::{self, Cable, Judged};
 use super::{Runner, Seen, or_failure};
 use crate::events::{Event, Throughput};
+use crate::lab::LabError;
 use crate::run::RunError;
 use deploy::{Load, StoragePath, Transfer};
 use fabric::{DropReason, Kind, LinkId, Shaping, Snapshot, Ways};
-use model::{NodeName, StorageNetworkIndex, VlanId};
+use model::{ClusterSpec, NodeName, StorageNetworkIndex, VlanId};
 use network::measure::bandwidth::{self, Rule};
+use network::traffic::STORAGE_PORT;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -24,6 +26,8 @@ const LOSS_PPM: u32 = 30_000;
 /// How long hellos of all nodes may take to be seen.
 const HELLOS_BOUND: Duration = Duration::from_secs(2);
 const HELLOS_POLL: Duration = Duration::from_millis(50);
+/// What a call says that was answered with a reset (`ECONNREFUSED`).
+const REFUSED: &str = "Connection refused";
 
 impl Runner<'_> {
     /// What each path between the rooms carries alone, and all of them at once, beside what the bandwidth rule asks for.
@@ -74,8 +78,8 @@ impl Runner<'_> {
         Ok(Seen::unless(&wrong, text))
     }
 
-    /// Every node sends by TCP to the next on every storage network, and once over a cable that loses frames: every frame that
-    /// is put on any cable meanwhile has the priority of what it is about.
+    /// Every node sends by TCP to the next on every storage network, calls it once while nobody listens, and one sends over a cable
+    /// that loses frames: every frame that is put on any cable meanwhile has the priority of what it is about.
     pub(super) async fn priorities_are_seen(&mut self) -> Result<Seen, RunError> {
         let before = self.lab.counters()?;
         let ring = ring(&self.cluster.storage_paths());
@@ -84,6 +88,7 @@ impl Runner<'_> {
             Err(error) => return Ok(or_failure(Err(error))),
         };
         let mut wrong = failures(&transfers);
+        wrong.extend(self.refused_calls(&ring).await?);
         let Some(path) = ring.first() else { return Ok(Seen::not("there is no storage path")) };
         let lost = match self.lossy_transfer(path).await? {
             Ok(lost) => lost,
@@ -108,6 +113,32 @@ impl Runner<'_> {
                 sum(Kind::Other) + sum(Kind::Echo)
             ),
         ))
+    }
+
+    /// Every node calls the next one's storage port, where nobody listens now: the reset that answers comes from the kernel itself
+    /// and belongs to no socket. Says which calls were not refused so.
+    async fn refused_calls(&self, ring: &[StoragePath]) -> Result<Vec<String>, RunError> {
+        let spec = &self.cluster.spec;
+        let mut wrong = Vec::new();
+        for path in ring {
+            let network = spec.storage_networks.iter().find(|network| network.index == path.network);
+            let target = spec.nodes().find(|(_, node)| node.name == path.to);
+            let caller = self.lab.nodes().get(&path.from);
+            let (Some(network), Some((_, target)), Some(caller)) = (network, target, caller) else {
+                continue;
+            };
+            let address = ClusterSpec::storage_address(network, target.ordinal);
+            let mut hands = caller.hands_or_lab_error().await?;
+            let call = hands.run(&["@connect", &format!("{address}:{STORAGE_PORT}")]).await;
+            let call = call.map_err(|source| LabError::Hands { node: path.from.to_string(), source })?;
+            if !call.stderr.contains(REFUSED) {
+                wrong.push(format!(
+                    "{path}: a call was not refused: status {:?}, {}",
+                    call.status, call.stderr
+                ));
+            }
+        }
+        Ok(wrong)
     }
 
     /// Waits until every node has sent storage frames and hellos on every storage network, within a bound, and judges all frames.
