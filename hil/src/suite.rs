@@ -7,6 +7,7 @@
 
 mod needs;
 mod settings;
+mod words;
 
 pub use needs::Need;
 pub use settings::{BadPlan, Death, Flapping, Nics, Room, SpineWay, SwitchFailure, Way, Whom};
@@ -14,7 +15,6 @@ pub use settings::{BadPlan, Death, Flapping, Nics, Room, SpineWay, SwitchFailure
 use model::{ClusterSpec, Wiring};
 use needs::{no_network, no_node, no_switch, wiring};
 use serde::Deserialize;
-use std::fmt;
 
 /// The suites that come with the harness, in the order in which they run.
 const BUILT_IN: [(&str, &str); 14] = [
@@ -298,96 +298,6 @@ pub enum Step {
     SpineStaysClean {},
 }
 
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::FailSwitch { room, storage_network, how } => {
-                write!(f, "the switch of storage network {storage_network} in {room} {how}")
-            }
-            Self::CutRoomLink { storage_network, way } => {
-                write!(f, "the room-to-room link of storage network {storage_network} is cut {way}")
-            }
-            Self::CutSpineLink { room, storage_network, way } => {
-                write!(
-                    f,
-                    "the spine link of storage network {storage_network}'s switch in {room} is cut {way}"
-                )
-            }
-            Self::FlapRoomLink { storage_network, flapping } => {
-                write!(f, "the room-to-room link of storage network {storage_network} {flapping}")
-            }
-            Self::FlapCable { room, position, storage_network, flapping } => {
-                write!(
-                    f,
-                    "the cable of node {position} of {room} for storage network {storage_network} {flapping}"
-                )
-            }
-            Self::CrossCable { room, position, nics } => {
-                let nics = if *nics == Nics::All { "all NICs" } else { "the storage NICs" };
-                write!(f, "{nics} of node {position} of {room} are cabled to the other room")
-            }
-            Self::PowerOff { room, position } => {
-                write!(f, "{} loses its power", Whom { room: *room, position: *position })
-            }
-            Self::PowerOn { room, position, within_ms } => {
-                let whom = Whom { room: *room, position: *position };
-                write!(f, "{whom} gets its power back and is well by itself within {within_ms} ms")
-            }
-            Self::PowerCycle { room, position, within_ms } => {
-                let whom = Whom { room: *room, position: *position };
-                write!(f, "{whom} loses its power for a moment, and is well by itself within {within_ms} ms")
-            }
-            Self::Freeze { room, position } => {
-                write!(f, "{} freezes", Whom { room: *room, position: *position })
-            }
-            Self::Thaw { room, position, within_ms } => {
-                let whom = Whom { room: *room, position: *position };
-                write!(f, "{whom} goes on and is well within {within_ms} ms")
-            }
-            Self::Heal {} => f.write_str("everything is mended"),
-            Self::BadPlan { room, position, plan, meanwhile, .. } => {
-                write!(f, "node {position} of {room} is given {plan}")?;
-                meanwhile.map_or(Ok(()), |death| write!(f, "; {death}"))
-            }
-            Self::DieDuringApplies { room, position, death, times, .. } => {
-                write!(f, "{death} {times} times while node {position} of {room} applies a plan")
-            }
-            Self::Named { within_ms } => write!(f, "exactly that is named within {within_ms} ms"),
-            Self::StaysNamed { for_ms } => write!(f, "exactly that is named for {for_ms} ms"),
-            Self::NamedCalmly { at_least: 0, .. } => {
-                f.write_str("nothing else is named, and without a storm")
-            }
-            Self::NamedCalmly { .. } => f.write_str("exactly that is named, and without a storm"),
-            Self::NothingNamed { for_ms } => write!(f, "nothing is named for {for_ms} ms"),
-            Self::Carries { storage_network, for_ms } => {
-                write!(f, "storage network {storage_network} carries on for {for_ms} ms")
-            }
-            Self::ManagementCarries {} => f.write_str("management carries"),
-            Self::ManagementParted { room } => {
-                write!(f, "management does not reach {room}, and carries elsewhere")
-            }
-            Self::Refused {} => f.write_str("deployment refuses the cabling and names it"),
-            Self::InventoryMatches {} => f.write_str("inventory is what the lab built"),
-            Self::CablingIsRight { within_ms: 0 } => f.write_str("cabling is right"),
-            Self::CablingIsRight { within_ms } => write!(f, "cabling is right within {within_ms} ms"),
-            Self::LinksAreAsPlanned {} => f.write_str("links are as planned"),
-            Self::Drift { count } => write!(f, "{count} drifts, each found, told and mended"),
-            Self::SecondApplyChangesNothing {} => f.write_str("a second apply changes nothing"),
-            Self::RoundTrips { probes } => write!(f, "round trips, {probes} probes a pair"),
-            Self::JumboFrames {} => f.write_str("jumbo frames pass unfragmented"),
-            Self::PrioritiesAreSeen {} => {
-                f.write_str("every frame in the fabric has the priority of its kind")
-            }
-            Self::Throughput { .. } => f.write_str("throughput of the storage paths between the rooms"),
-            Self::StorageIsIsolated {} => f.write_str("no storage network is reached from another network"),
-            Self::SpineCarriesNoStorage {} => f.write_str("no storage frame on the spine"),
-            Self::SpineStaysClean {} => {
-                f.write_str("no storage frame on the spine while all nodes send some")
-            }
-        }
-    }
-}
-
 impl Step {
     /// Whether the step breaks something.
     pub fn is_fault(&self) -> bool {
@@ -420,12 +330,11 @@ impl Step {
     /// Whether this step ends what an earlier one broke.
     fn undoes(&self, fault: &Self) -> bool {
         match (self, fault) {
-            (Self::Heal {}, _) => true,
+            // Who only lost its power for a moment comes back in the same step.
+            (Self::Heal {}, _) | (_, Self::PowerCycle { .. }) => true,
             (Self::PowerOn { .. }, Self::PowerOff { .. }) | (Self::Thaw { .. }, Self::Freeze { .. }) => {
                 self.whom() == fault.whom()
             }
-            // It comes back in the same step.
-            (_, Self::PowerCycle { .. }) => true,
             _ => false,
         }
     }

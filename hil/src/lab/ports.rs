@@ -100,7 +100,7 @@ mod tests {
         }
         let without_asking = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None);
         let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, held.ports[0]);
-        assert!(bind(&without_asking.unwrap(), &address).is_err());
+        assert!(bind(without_asking.unwrap(), &address).is_err());
     }
 
     #[test]

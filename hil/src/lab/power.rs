@@ -138,14 +138,14 @@ impl Lab {
 
     /// Lets nodes stand still, their clocks included. What is off or frozen already is let alone.
     pub async fn freeze(&mut self, names: &BTreeSet<NodeName>) -> Result<(), LabError> {
-        let named = self.nodes.values_mut().filter(|node| names.contains(&node.plan.name));
-        try_join_all(named.map(|node| node.stand_still(true))).await.map(drop)
+        let chosen = self.nodes.values_mut().filter(|node| names.contains(&node.plan.name));
+        try_join_all(chosen.map(|node| node.stand_still(true))).await.map(drop)
     }
 
     /// Lets frozen nodes go on, as if nothing had been.
     pub async fn thaw(&mut self, names: &BTreeSet<NodeName>) -> Result<(), LabError> {
-        let named = self.nodes.values_mut().filter(|node| names.contains(&node.plan.name));
-        try_join_all(named.map(|node| node.stand_still(false))).await.map(drop)
+        let chosen = self.nodes.values_mut().filter(|node| names.contains(&node.plan.name));
+        try_join_all(chosen.map(|node| node.stand_still(false))).await.map(drop)
     }
 
     /// Waits until the switches see all of these NICs plugged in, or none of them.

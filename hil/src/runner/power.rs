@@ -80,9 +80,9 @@ impl Runner<'_> {
             return Ok(well);
         }
         let after = since.elapsed().as_millis();
-        let named = self.namings.judged(&broken, 0, usize::MAX);
+        let judged = self.namings.judged(&broken, 0, usize::MAX);
         let what = format!("{}; all well after {after} ms", made.what);
-        Ok(if named.good { Seen::held(what) } else { named })
+        Ok(if judged.good { Seen::held(what) } else { judged })
     }
 
     async fn undo(&mut self, step: &Step) -> Result<(), RunError> {

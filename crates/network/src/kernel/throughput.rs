@@ -483,7 +483,9 @@ mod tests {
     #[tokio::test]
     async fn no_answer_of_a_peer_panics_the_sender() {
         let (one, two) = addresses(36);
-        for answer in [&b"TWTP\x02\0\0\0aaaaaaaabbbbbbbb"[..], b"HTTP/1.1 400 Bad Request\r\n\r\n", b"TWTP\x01"] {
+        for answer in
+            [&b"TWTP\x02\0\0\0aaaaaaaabbbbbbbb"[..], b"HTTP/1.1 400 Bad Request\r\n\r\n", b"TWTP\x01"]
+        {
             let listener = TcpListener::bind((one, 0)).await.unwrap();
             let opened =
                 Opened { port: listener.local_addr().unwrap().port(), token: Token([0; TOKEN_BYTES]) };
