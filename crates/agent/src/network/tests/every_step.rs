@@ -33,9 +33,9 @@ impl Life {
         self.dies_before.is_some_and(|step| self.steps().len() > step)
     }
 
-    fn step(&self, what: impl ToString) {
+    fn step(&self, what: impl Into<String>) {
         if !self.has_ended() {
-            self.steps.lock().unwrap_or_else(PoisonError::into_inner).push(what.to_string());
+            self.steps.lock().unwrap_or_else(PoisonError::into_inner).push(what.into());
         }
         if self.has_ended() {
             // Not `panic!`: hundreds of these would fill the screen.
