@@ -255,18 +255,14 @@ impl Edit<'_> {
         for (id, leg) in in_sync {
             // A confirmation counts only while its run goes on.
             let run = confirmed.get(&id).copied().filter(|run| self.is_present(leg.drive, *run).is_ok());
-            match run {
-                Some(run) => {
-                    any = true;
-                    let naive =
-                        self.bugs.has(Bug::AnyRunConfirms).then(|| self.state.run(leg.drive)).flatten();
-                    self.volume.legs.entry(id).and_modify(|leg| leg.run = naive.or(Some(run)));
-                }
-                None => {
-                    // One that has never been confirmed has never been made.
-                    let base = if leg.run.is_some() { Base::Changes } else { Base::Scratch };
-                    self.go(id, LegCause::Unconfirmed, LegState::Stale { base, back: false })?;
-                }
+            if let Some(run) = run {
+                any = true;
+                let naive = self.bugs.has(Bug::AnyRunConfirms).then(|| self.state.run(leg.drive)).flatten();
+                self.volume.legs.entry(id).and_modify(|leg| leg.run = naive.or(Some(run)));
+            } else {
+                // One that has never been confirmed has never been made.
+                let base = if leg.run.is_some() { Base::Changes } else { Base::Scratch };
+                self.go(id, LegCause::Unconfirmed, LegState::Stale { base, back: false })?;
             }
         }
         if !any {
