@@ -1,6 +1,8 @@
 //! What happens when things fail: the ledger's state machine, and the code that decides on every node.
 //!
 //! Purpose: [`State`] is what the ledger says, [`State::apply`] how it changes, [`transition`] has the pictures and the table.
+//! [`target`], [`owner`] and [`decider`] hold what a node has against it and order what leads from one to the other; [`lease`]
+//! says who may run anything, [`voters`] who shall vote, [`rebuild`] which leg is next.
 //!
 //! Invariants: sans-IO. Nothing here reads a clock, opens a file, starts a task or knows Raft, NVMe or md. [`check()`] and
 //! [`check_step`] say what must hold of the ledger.
@@ -12,6 +14,8 @@ pub mod apply;
 pub mod bug;
 pub mod check;
 pub mod command;
+pub mod decider;
+pub mod lease;
 #[cfg(test)]
 mod model_check;
 pub mod moment;
@@ -22,6 +26,7 @@ pub mod target;
 #[cfg(test)]
 mod testing;
 pub mod transition;
+pub mod voters;
 
 pub use check::{Broken, check, check_step};
 pub use command::{ClusterCommand, Command, Event, LegRef, Rejected, VolumeCommand};

@@ -110,7 +110,13 @@ pub enum Event {
     /// Close it, for another node to open: users are paused.
     HandOver(NodeId),
     /// The array is stopped, and nobody can write.
-    Stopped(Epoch),
+    Stopped {
+        /// Of which epoch.
+        epoch: Epoch,
+        /// Whether every leg of the set took a flush before, seen at its target: md's own word does not count. If not, it was no
+        /// orderly close, and the volume comes back as after a takeover.
+        flushed: bool,
+    },
 }
 
 /// What an owner orders of the engine and the ledger: few words, none of them md's.
@@ -132,7 +138,8 @@ pub enum Effect {
     Rebuild(LegRef, NodeId, Base),
     /// Give up on it, and take the leg out.
     StopRebuild(LegRef),
-    /// Stop the array. `kill`: SIGKILL its openers first, and see that none returns.
+    /// Flush every leg, with its status checked at the target, and stop the array; a leg without path is not waited for. `kill`:
+    /// SIGKILL its openers first, and see that none returns.
     Stop {
         /// Whether users are still there.
         kill: bool,
@@ -291,8 +298,11 @@ impl Owner {
             (Event::Close, Stage::Up(_)) => self.stop(now, false, Then::Close, effects),
             (Event::HandOver(to), Stage::Up(_)) => self.stop(now, false, Then::HandOver(to), effects),
             (Event::Close, Stage::Stopped { then: then @ Then::HandOver(_), .. }) => *then = Then::Close,
-            (Event::Stopped(stopped), Stage::Stopping { epoch, then, .. }) if stopped == *epoch => {
-                self.stage = Stage::Stopped { epoch: *epoch, then: *then };
+            (Event::Stopped { epoch: stopped, flushed }, Stage::Stopping { epoch, then, .. })
+                if stopped == *epoch =>
+            {
+                let then = if flushed { *then } else { Then::Nothing };
+                self.stage = Stage::Stopped { epoch: stopped, then };
             }
             (event, Stage::Up(_)) => {
                 self.with_array(now, ledger, |up, sight| up.take(sight, event, effects));

@@ -95,8 +95,9 @@ pub enum Event {
 pub enum Effect {
     /// Write this floor to disk, and wait until it is there.
     Remember(LegOf, Key),
-    /// Unlink every subsystem of the leg from all ports, disable the namespace (this is the barrier), stop local arrays that
-    /// hold it; then tell [`Event::Fenced`].
+    /// Unlink every subsystem of the leg from all ports, disable the namespace (this is the barrier). A local array that holds the
+    /// leg: one of an epoch below the floor's is stopped, openers first; one of the same epoch is the present owner's, goes on
+    /// without the leg, and its letting go is waited for. Then tell [`Event::Fenced`].
     Fence(LegOf, Key),
     /// Give it out to this node under this key; to this node itself: keep it as a local device.
     GiveOut(LegOf, Key, NodeId),

@@ -20,7 +20,7 @@ pub(crate) fn run(node: NodeId, boots: u32, power_cycles: u32) -> Run {
 pub(crate) fn register(state: &State, node: NodeId, run: Run) -> Command {
     let own = state.drives.iter().filter(|(_, drive)| drive.node == node);
     let drives: BTreeMap<_, _> = own.map(|(id, _)| (*id, run.power_cycles)).collect();
-    let was = state.nodes[&node].boot;
+    let was = state.nodes.get(&node).and_then(|node| node.boot);
     Command::Cluster(ClusterCommand::Register { node, was, boot: run.boot, drives })
 }
 

@@ -230,14 +230,15 @@ impl Edit<'_> {
     fn confirm(&mut self, leg: LegRef, run: Run, errored: bool) -> Result<(), Rejected> {
         let found = self.leg(leg)?;
         self.is_present(found.drive, run)?;
+        let forgot = self.forgot(found, run);
         if found.state != LegState::InSync {
             return Err(Rejected::LegCannot { state: found.state.kind(), cause: LegCause::Unconfirmed });
         }
         let Phase::Fencing { confirmed } = &mut self.volume.phase else {
             return Err(Rejected::wrong_phase(&self.volume.phase));
         };
-        if errored {
-            return self.leg_suspect(leg, Doubt::Errored);
+        if errored || forgot {
+            return self.leg_suspect(leg, if errored { Doubt::Errored } else { Doubt::CacheLost });
         }
         confirmed.insert(leg.id, run);
         Ok(())
@@ -254,21 +255,14 @@ impl Edit<'_> {
         for (id, leg) in in_sync {
             // A confirmation counts only while its run goes on.
             let run = confirmed.get(&id).copied().filter(|run| self.is_present(leg.drive, *run).is_ok());
-            match run {
-                Some(run) if self.forgot(&leg, run) => {
-                    self.go(id, LegCause::CacheLost, LegState::Suspect { why: Doubt::CacheLost })?;
-                }
-                Some(run) => {
-                    any = true;
-                    let naive =
-                        self.bugs.has(Bug::AnyRunConfirms).then(|| self.state.run(leg.drive)).flatten();
-                    self.volume.legs.entry(id).and_modify(|leg| leg.run = naive.or(Some(run)));
-                }
-                None => {
-                    // One that has never been confirmed has never been made.
-                    let base = if leg.run.is_some() { Base::Changes } else { Base::Scratch };
-                    self.go(id, LegCause::Unconfirmed, LegState::Stale { base, back: false })?;
-                }
+            if let Some(run) = run {
+                any = true;
+                let naive = self.bugs.has(Bug::AnyRunConfirms).then(|| self.state.run(leg.drive)).flatten();
+                self.volume.legs.entry(id).and_modify(|leg| leg.run = naive.or(Some(run)));
+            } else {
+                // One that has never been confirmed has never been made.
+                let base = if leg.run.is_some() { Base::Changes } else { Base::Scratch };
+                self.go(id, LegCause::Unconfirmed, LegState::Stale { base, back: false })?;
             }
         }
         if !any {

@@ -24,7 +24,7 @@ pub(super) struct Causes {
 }
 
 impl Causes {
-    fn count(&mut self, events: Vec<Event>) {
+    pub(super) fn count(&mut self, events: Vec<Event>) {
         for event in events {
             match event {
                 Event::Leg(_, _, _, cause, _) => drop(self.legs.insert(cause)),

@@ -2,8 +2,9 @@
 
 use super::world::{Member, World, node_of};
 use crate::check;
-use crate::state::Cache;
-use crate::testing::{run, volume};
+use crate::owner::Stage;
+use crate::state::{Cache, Phase};
+use crate::testing::{boot, run, volume};
 use model::{LegId, NodeId};
 
 impl World {
@@ -40,6 +41,15 @@ impl World {
             }
         }
         None
+    }
+
+    /// An owner that is up in the boot that the ledger knows, and has no array: it asks to take over from itself.
+    pub(super) fn orphaned(&self) -> Option<NodeId> {
+        let volume = volume(&self.ledger);
+        let machine = self.machines.get(&volume.owner).filter(|machine| machine.up)?;
+        let same_boot = volume.activated() == Some(boot(volume.owner, machine.boots));
+        let open = matches!(volume.phase, Phase::Open { .. });
+        (open && same_boot && *machine.owner.stage() == Stage::Idle).then_some(volume.owner)
     }
 
     /// Whether users of a node's array would get an answer to a write.

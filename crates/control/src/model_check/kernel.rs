@@ -21,15 +21,16 @@ impl World {
                 }
                 target::Effect::Fence((_, leg), floor) => {
                     let machine = self.machines.get_mut(&node).expect("machines stay");
-                    // Local arrays are stopped with their openers; the barrier is for what is in flight.
-                    if machine.array.as_ref().is_some_and(|array| array.legs.contains_key(&leg)) {
+                    // A local array of an older epoch is stopped with its openers; one of this epoch lets the leg go itself.
+                    let holds = |array: &Array| array.epoch < floor.epoch && array.legs.contains_key(&leg);
+                    if machine.array.as_ref().is_some_and(holds) {
                         machine.array = None;
                         machine.orders.clear();
                     }
                     let disk = self.disk(leg);
                     disk.given = None;
                     disk.fencing = Some(floor);
-                    if self.config.coarse {
+                    if self.config.coarse && self.is_through(leg) {
                         self.barrier(leg);
                     }
                 }
@@ -42,6 +43,14 @@ impl World {
                 target::Effect::Propose(command) => self.propose(command),
             }
         }
+    }
+
+    /// Whether nothing is in flight to a leg, and no local array holds it as it was.
+    pub(super) fn is_through(&self, leg: LegId) -> bool {
+        let Some(floor) = self.disks[&leg].fencing else { return false };
+        let member = self.array(node_of(leg)).and_then(|array| array.legs.get(&leg));
+        let held = member.is_some_and(|member| member.incarnation < floor.incarnation);
+        self.disks[&leg].queue.is_none() && !held
     }
 
     pub(super) fn barrier(&mut self, leg: LegId) {
@@ -78,20 +87,31 @@ impl World {
                 }
             }
             owner::Effect::StopRebuild(_) => machine.array.iter_mut().for_each(|array| array.copying = None),
-            owner::Effect::Stop { .. } => {
-                (machine.array, machine.assembling) = (None, None);
-                machine.orders.clear();
-                if let owner::Stage::Stopping { epoch, .. } = machine.owner.stage() {
-                    let stopped = owner::Event::Stopped(*epoch);
-                    self.tell_owner(node, stopped);
-                }
-            }
+            owner::Effect::Stop { .. } => self.stop(node),
             owner::Effect::ResetNode => panic!("an array stops at once here"),
             owner::Effect::Propose(command) => self.propose(command),
             owner::Effect::Look => self.ordered(node, Order::Look),
             owner::Effect::LetGo(leg) => self.ordered(node, Order::LetGo(leg)),
             owner::Effect::Release(legs) => self.ordered(node, Order::Release(legs)),
         }
+    }
+
+    fn stop(&mut self, node: NodeId) {
+        let array = self.array(node).cloned();
+        let machine = self.machines.get_mut(&node).expect("machines stay");
+        (machine.array, machine.assembling) = (None, None);
+        machine.orders.clear();
+        let owner::Stage::Stopping { epoch, .. } = machine.owner.stage() else { return };
+        let epoch = *epoch;
+        let mut flushed = true;
+        for (leg, member) in array.iter().flat_map(|array| &array.legs) {
+            flushed &= !member.failed && self.reaches(node, epoch, *leg, *member);
+            if flushed {
+                let disk = self.disk(*leg);
+                disk.durable = disk.value;
+            }
+        }
+        self.tell_owner(node, owner::Event::Stopped { epoch, flushed });
     }
 
     fn ordered(&mut self, node: NodeId, order: Order) {
@@ -256,6 +276,8 @@ impl World {
         let source = self.disks[&sources[0]].clone();
         let copies = mapped || bits || readable().next().is_none() || base == Base::Scratch;
         let disk = self.disk(leg.id);
+        // Its own bitmap says from now on what the others' say: it may be the one that is left to say it.
+        disk.bitmap = bits || mapped;
         if copies {
             disk.value = source.value;
         }

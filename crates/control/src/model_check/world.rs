@@ -34,7 +34,7 @@ pub(super) struct Config {
     pub(super) gates: u8,
     /// Drive errors.
     pub(super) errors: u8,
-    /// Orderly changes of owner.
+    /// Orderly changes of owner, and orderly closes.
     pub(super) handovers: u8,
     /// Whether writes land, and barriers are through, at once.
     pub(super) coarse: bool,
@@ -80,6 +80,10 @@ pub(super) enum Action {
     Boot(NodeId),
     /// An orderly change of owner.
     HandOver(NodeId, NodeId),
+    /// An orderly close.
+    Close(NodeId),
+    /// A closed volume is opened.
+    Open(NodeId),
 }
 
 /// A node's boot before, and its run now.
@@ -310,6 +314,9 @@ impl World {
                 continue;
             }
             actions.push(Action::See(*node));
+            if volume.phase == Phase::Closed {
+                actions.push(Action::Open(*node));
+            }
             if self.spent.crashes < self.config.crashes {
                 actions.push(Action::Crash(*node));
             }
@@ -332,7 +339,7 @@ impl World {
         for (leg, disk) in &self.disks {
             if disk.queue.is_some() {
                 actions.push(Action::Land(*leg));
-            } else if disk.fencing.is_some() {
+            } else if self.is_through(*leg) {
                 actions.push(Action::Barrier(*leg));
             }
         }
@@ -363,6 +370,7 @@ impl World {
         if array.admitted && array.writing.is_none() && self.spent.handovers < self.config.handovers {
             let others = self.machines.keys().filter(|other| **other != node);
             actions.extend(others.map(|other| Action::HandOver(node, *other)));
+            actions.push(Action::Close(node));
         }
     }
 
@@ -370,6 +378,27 @@ impl World {
     pub(super) fn reaches(&self, node: NodeId, epoch: Epoch, leg: LegId, member: Member) -> bool {
         let key = Key { epoch, incarnation: member.incarnation };
         node_of(leg) == node || self.disks[&leg].given == Some((key, node))
+    }
+
+    /// Owners hear of the gates that have no path, as they do from keep-alives.
+    pub(super) fn notice_lost_gates(&mut self) {
+        let mut lost = Vec::new();
+        for (node, machine) in &self.machines {
+            let wanted = machine.assembling.iter().flat_map(|assembly| {
+                assembly.legs.iter().map(|(leg, (incarnation, _))| (assembly.epoch, *leg, *incarnation))
+            });
+            let members = machine.array.iter().flat_map(|array| {
+                array.legs.iter().map(|(leg, member)| (array.epoch, *leg, member.incarnation))
+            });
+            let without = |(epoch, leg, incarnation): &(Epoch, LegId, Incarnation)| {
+                let given = self.disks[leg].given;
+                given != Some((Key { epoch: *epoch, incarnation: *incarnation }, *node))
+            };
+            lost.extend(wanted.chain(members).filter(without).map(|(_, leg, _)| (*node, leg)));
+        }
+        for (node, leg) in lost {
+            self.tell_owner(node, owner::Event::GateLost(leg));
+        }
     }
 
     fn can_assemble(&self, node: NodeId, assembly: &Assembly) -> bool {
@@ -391,8 +420,8 @@ impl World {
                 return self.commit(&Command::Volume(VOLUME, *epoch, command.clone()));
             }
             Action::Register(node, (was, run)) => {
-                let drives = self.ledger.drives.iter().filter(|(_, drive)| drive.node == *node);
-                let drives = drives.map(|(id, _)| (*id, run.power_cycles)).collect();
+                let own = self.disks.keys().filter(|leg| node_of(**leg) == *node);
+                let drives = own.map(|leg| (DriveId(u32::from(leg.0)), run.power_cycles)).collect();
                 let (node, was, boot) = (*node, *was, run.boot);
                 return self.commit(&Command::Cluster(ClusterCommand::Register { node, was, boot, drives }));
             }
@@ -440,11 +469,16 @@ impl World {
                 self.spent.handovers += 1;
                 self.tell_owner(*node, owner::Event::HandOver(*to));
             }
+            Action::Close(node) => {
+                self.spent.handovers += 1;
+                self.tell_owner(*node, owner::Event::Close);
+            }
+            Action::Open(node) => return self.commit_now(VolumeCommand::Open { owner: *node }),
         }
         Vec::new()
     }
 
-    fn commit_now(&mut self, command: VolumeCommand) -> Vec<Event> {
+    pub(super) fn commit_now(&mut self, command: VolumeCommand) -> Vec<Event> {
         let epoch = volume(&self.ledger).epoch;
         self.commit(&Command::Volume(VOLUME, epoch, command))
     }

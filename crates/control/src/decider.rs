@@ -1,0 +1,296 @@
+//! Where the ledger's leader is: when a volume is taken over, by whom, and when its new epoch is activated.
+//!
+//! Purpose: look at every volume and at who is alive, and propose what leads on. Nothing here is needed for safety: any takeover
+//! at any time loses no write (the model check does just that). It is here so that volumes come back soon, and that no
+//! virtual machine runs twice: a takeover waits for the end of the owner's lease.
+//!
+//! Invariants: nothing is proposed before a quorum has confirmed the leadership. A volume is given only to a live node, and only when
+//! a live node holds an in-sync leg: otherwise it would lose its epoch for nothing.
+//!
+//! On failure: what can't be decided is [`Blocked`], with its reason, for operators to read; it is looked at again at every step.
+
+use crate::command::{Command, VolumeCommand};
+use crate::lease::{Grantor, GrantorEffect, GrantorEvent};
+use crate::moment::Moment;
+use crate::state::{Phase, State, Volume};
+use model::{Epoch, LegId, NodeId, VolumeId};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long the decider waits for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Timing {
+    /// A node is not alive when nothing came from it for this long.
+    pub silent_after: Duration,
+    /// Live targets that have not confirmed a fence after this are done without.
+    pub fence_max: Duration,
+}
+
+impl Default for Timing {
+    /// Heartbeats come every 200 ms. A barrier waits for what a drive has in flight: a second is long for flash.
+    fn default() -> Self {
+        Self { silent_after: Duration::from_secs(1), fence_max: Duration::from_secs(1) }
+    }
+}
+
+/// What a decider is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Nothing but that time has passed or the ledger has changed. At least every 100 ms.
+    Look,
+    /// A node's heartbeat came.
+    Heard(NodeId),
+    /// About leadership and leases.
+    Lease(GrantorEvent),
+}
+
+/// What a decider orders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// About leadership and leases.
+    Lease(GrantorEffect),
+    /// Ask the ledger. May be ordered again and again until the ledger has changed; one in flight is enough.
+    Propose(Command),
+}
+
+/// Why a volume waits.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Blocked {
+    /// Its owner is silent and may still have a lease.
+    #[error("{0} is silent, and its lease may not be over")]
+    Lease(NodeId),
+    /// No live node holds an in-sync leg.
+    #[error("no live node holds a leg that is in sync")]
+    NoLeg,
+    /// A fence is not confirmed yet.
+    #[error("fences are not confirmed: {0:?}")]
+    Fence(Vec<LegId>),
+    /// No leg is in sync at all.
+    #[error("no leg is in sync: only an operator's override leads on")]
+    Offline,
+}
+
+/// The leader's decisions.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Decider {
+    timing: Timing,
+    grantor: Grantor,
+    heard: BTreeMap<NodeId, Moment>,
+    fencing: BTreeMap<VolumeId, (Epoch, Moment)>,
+}
+
+impl Decider {
+    /// At the agent's start, on every voter: only the leader's is told that it leads.
+    pub fn new(timing: Timing) -> Self {
+        Self { timing, ..Self::default() }
+    }
+
+    /// Something happened, and the ledger is this now.
+    pub fn step(&mut self, now: Moment, ledger: &State, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match event {
+            Event::Look => {}
+            Event::Heard(node) => drop(self.heard.insert(node, now)),
+            Event::Lease(event) => {
+                effects.extend(self.grantor.step(now, ledger.settings, event).into_iter().map(Effect::Lease));
+                if event == GrantorEvent::Deposed {
+                    self.fencing.clear();
+                }
+            }
+        }
+        if self.grantor.is_confirmed() {
+            self.fencing.retain(|id, _| ledger.volumes.contains_key(id));
+            for (id, volume) in &ledger.volumes {
+                if let Ok(Some(command)) = self.decide(now, ledger, *id, volume) {
+                    effects.push(Effect::Propose(Command::Volume(*id, volume.epoch, command)));
+                }
+            }
+        }
+        effects
+    }
+
+    /// Why volumes wait, for operators.
+    pub fn blocked(&mut self, now: Moment, ledger: &State) -> Vec<(VolumeId, Blocked)> {
+        let volumes = ledger.volumes.iter();
+        volumes.filter_map(|(id, volume)| Some((*id, self.decide(now, ledger, *id, volume).err()?))).collect()
+    }
+
+    fn is_live(&self, now: Moment, node: NodeId) -> bool {
+        self.heard.get(&node).is_some_and(|heard| now < heard.after(self.timing.silent_after))
+    }
+
+    fn decide(
+        &mut self,
+        now: Moment,
+        ledger: &State,
+        id: VolumeId,
+        volume: &Volume,
+    ) -> Result<Option<VolumeCommand>, Blocked> {
+        match &volume.phase {
+            Phase::Closed => Ok(None),
+            Phase::Offline => Err(Blocked::Offline),
+            Phase::Opening { boot, .. } | Phase::Open { boot } => {
+                let present = ledger.nodes.get(&volume.owner).and_then(|node| node.boot);
+                // Another boot: the array is gone, and with it whoever used it.
+                if present == Some(*boot) {
+                    if self.is_live(now, volume.owner) {
+                        return Ok(None);
+                    }
+                    if self.grantor.may_hold(now, ledger.settings, volume.owner) {
+                        return Err(Blocked::Lease(volume.owner));
+                    }
+                }
+                self.takeover(now, ledger, volume).map(Some)
+            }
+            Phase::Fencing { .. } => {
+                if !self.is_live(now, volume.owner) {
+                    return self.takeover(now, ledger, volume).map(Some);
+                }
+                let begun = self.fencing.entry(id).or_insert((volume.epoch, now));
+                if begun.0 != volume.epoch {
+                    *begun = (volume.epoch, now);
+                }
+                let late = now >= begun.1.after(self.timing.fence_max);
+                self.activate(now, ledger, volume, late).map(Some)
+            }
+        }
+    }
+
+    /// All that live have confirmed, or time is up and one has.
+    fn activate(
+        &self,
+        now: Moment,
+        ledger: &State,
+        volume: &Volume,
+        late: bool,
+    ) -> Result<VolumeCommand, Blocked> {
+        let Phase::Fencing { confirmed } = &volume.phase else { return Err(Blocked::NoLeg) };
+        let (mut counts, mut awaited) = (false, Vec::new());
+        for (id, leg) in volume.in_sync() {
+            let run = ledger.run(leg.drive);
+            if run.is_some() && confirmed.get(&id).copied() == run {
+                counts = true;
+            } else if ledger.node_of(leg).is_some_and(|node| self.is_live(now, node)) {
+                awaited.push(id);
+            }
+        }
+        match (counts, awaited.is_empty()) {
+            (true, true) => Ok(VolumeCommand::Activate),
+            (true, false) if late => Ok(VolumeCommand::Activate),
+            (false, true) => Err(Blocked::NoLeg),
+            (_, false) => Err(Blocked::Fence(awaited)),
+        }
+    }
+
+    /// To the first live node that holds an in-sync leg; another than the present owner's if there is one.
+    fn takeover(&self, now: Moment, ledger: &State, volume: &Volume) -> Result<VolumeCommand, Blocked> {
+        let holders = volume.in_sync().filter_map(|(_, leg)| ledger.node_of(leg));
+        let live = holders.filter(|node| self.is_live(now, *node));
+        let owner = live.min_by_key(|node| (*node == volume.owner, *node)).ok_or(Blocked::NoLeg)?;
+        Ok(VolumeCommand::Takeover { owner })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Cache;
+    use crate::testing::{VOLUME, leg_ref, must, now as command, open, register, run, volume, with_volume};
+    use model::Mirror;
+
+    struct Cluster {
+        ledger: State,
+        decider: Decider,
+        live: Vec<NodeId>,
+    }
+
+    impl Cluster {
+        /// A volume that is open at node 1, and a leader whose quorum has just confirmed it.
+        fn new(nodes: u32, mirror: Mirror) -> Self {
+            let mut ledger = with_volume(nodes, 1, mirror, &[Cache::Safe]);
+            let legs: Vec<u16> = (1..=mirror.legs() as u16).collect();
+            open(&mut ledger, &legs);
+            let mut decider = Decider::new(Timing::default());
+            for event in [GrantorEvent::Leading, GrantorEvent::Confirmed(1)] {
+                decider.step(Moment(0), &ledger, Event::Lease(event));
+            }
+            Self { ledger, decider, live: (1..=nodes).map(NodeId).collect() }
+        }
+
+        /// Runs on to a moment; what is proposed then.
+        fn until(&mut self, from: u64, to: u64) -> Vec<VolumeCommand> {
+            let mut proposed = Vec::new();
+            for at in (from..=to).step_by(100) {
+                proposed.clear();
+                for node in self.live.clone() {
+                    self.decider.step(Moment(at), &self.ledger, Event::Heard(node));
+                }
+                for effect in self.decider.step(Moment(at), &self.ledger, Event::Look) {
+                    if let Effect::Propose(Command::Volume(_, _, command)) = effect {
+                        proposed.push(command);
+                    }
+                }
+            }
+            proposed
+        }
+    }
+
+    #[test]
+    fn a_dead_owners_volume_is_taken_over_when_its_lease_is_over_and_not_before() {
+        let mut cluster = Cluster::new(4, Mirror::FourWay);
+        assert_eq!(cluster.until(0, 2000), []);
+        cluster.live.retain(|node| *node != NodeId(1));
+        assert_eq!(cluster.until(2100, 3100), [], "a lease of the leader before may last until 3150");
+        let blocked = cluster.decider.blocked(Moment(3100), &cluster.ledger);
+        assert_eq!(blocked, [(VOLUME, Blocked::Lease(NodeId(1)))]);
+        assert_eq!(cluster.until(3200, 3200), [VolumeCommand::Takeover { owner: NodeId(2) }]);
+    }
+
+    #[test]
+    fn an_owner_that_has_booted_anew_loses_its_volume_at_once_and_may_get_it_back_as_the_last() {
+        let mut cluster = Cluster::new(2, Mirror::TwoWay);
+        let stale = command(&cluster.ledger, VolumeCommand::LegStale(leg_ref(&cluster.ledger, 2)));
+        must(&mut cluster.ledger, &stale);
+        let booted = register(&cluster.ledger, NodeId(1), run(NodeId(1), 2, 2));
+        must(&mut cluster.ledger, &booted);
+        assert_eq!(cluster.until(0, 0), [VolumeCommand::Takeover { owner: NodeId(1) }]);
+    }
+
+    #[test]
+    fn without_a_live_in_sync_leg_nothing_is_begun() {
+        let mut cluster = Cluster::new(2, Mirror::TwoWay);
+        let stale = command(&cluster.ledger, VolumeCommand::LegStale(leg_ref(&cluster.ledger, 2)));
+        must(&mut cluster.ledger, &stale);
+        cluster.live = vec![NodeId(2)];
+        assert_eq!(cluster.until(0, 6000), []);
+        assert_eq!(cluster.decider.blocked(Moment(6000), &cluster.ledger), [(VOLUME, Blocked::NoLeg)]);
+    }
+
+    #[test]
+    fn an_epoch_is_activated_when_all_that_live_have_confirmed_or_time_is_up() {
+        let mut cluster = Cluster::new(4, Mirror::FourWay);
+        let takeover = command(&cluster.ledger, VolumeCommand::Takeover { owner: NodeId(2) });
+        must(&mut cluster.ledger, &takeover);
+        cluster.live.retain(|node| *node != NodeId(1));
+        assert_eq!(cluster.until(0, 100), []);
+        for id in [2, 3] {
+            let (leg, run) = (leg_ref(&cluster.ledger, id), run(NodeId(id.into()), 1, 1));
+            let confirm = VolumeCommand::ConfirmFence { leg, run, errored: false };
+            let confirm = command(&cluster.ledger, confirm);
+            must(&mut cluster.ledger, &confirm);
+        }
+        let blocked = cluster.decider.blocked(Moment(200), &cluster.ledger);
+        assert_eq!(blocked, [(VOLUME, Blocked::Fence(vec![LegId(4)]))]);
+        assert_eq!(cluster.until(200, 900), [], "leg 4's node lives: its barrier is waited for");
+        assert_eq!(cluster.until(1000, 1000), [VolumeCommand::Activate]);
+        assert!(matches!(volume(&cluster.ledger).phase, Phase::Fencing { .. }));
+    }
+
+    #[test]
+    fn whoever_no_longer_leads_proposes_nothing() {
+        let mut cluster = Cluster::new(2, Mirror::TwoWay);
+        cluster.decider.step(Moment(0), &cluster.ledger, Event::Lease(GrantorEvent::Deposed));
+        cluster.live = vec![NodeId(2)];
+        assert_eq!(cluster.until(0, 9000), []);
+    }
+}
