@@ -16,6 +16,7 @@
 
 mod announce;
 mod apply;
+mod arrival;
 mod exchange;
 mod hello;
 mod lldp_listener;
