@@ -16,11 +16,13 @@ mod diagnosis;
 mod drift;
 mod flapping;
 mod inventory;
+mod miswired;
 mod partition;
 mod refusal;
 mod spine;
 
 use crate::events::{Counters, Event, EventLog, Topology, Verdict};
+use crate::lab::faults::Made;
 use crate::lab::{Lab, LabError};
 use crate::progress::Progress;
 use crate::report::{ScenarioResult, StepResult};
@@ -185,7 +187,7 @@ impl<'a> Runner<'a> {
         for step in possible {
             line.step(&format!("{}: {step}", scenario.name));
             let at = Instant::now();
-            let seen = self.step(step).await?;
+            let seen = self.step(step, line).await?;
             steps.push(self.note(suite, scenario, step.to_string(), seen, at));
             if !steps.iter().all(|step| step.good) {
                 break;
@@ -239,12 +241,21 @@ impl<'a> Runner<'a> {
         result
     }
 
-    async fn step(&mut self, step: &Step) -> Result<Seen, RunError> {
+    async fn step(&mut self, step: &Step, line: &Line) -> Result<Seen, RunError> {
         match step {
             Step::FailSwitch { .. }
             | Step::CutRoomLink { .. }
             | Step::CutSpineLink { .. }
-            | Step::CrossCable { .. } => self.break_it(step).await,
+            | Step::CrossCable { .. }
+            | Step::Miswire { .. } => self.break_it(step).await,
+            Step::MiswireMany { count, named_within_ms, well_within_ms } => {
+                let bounds =
+                    (Duration::from_millis(*named_within_ms), Duration::from_millis(*well_within_ms));
+                self.miswire_many(*count, bounds, line).await
+            }
+            Step::NothingRaised { for_ms } => {
+                Ok(self.nothing_raised(Duration::from_millis(*for_ms), line).await)
+            }
             Step::FlapRoomLink { flapping, .. } | Step::FlapCable { flapping, .. } => {
                 self.flap(step, *flapping).await
             }
@@ -284,19 +295,29 @@ impl<'a> Runner<'a> {
     }
 
     async fn break_it(&mut self, step: &Step) -> Result<Seen, RunError> {
+        self.before_a_fault();
+        // From before the fault: what follows it must not look faster than it is.
+        let now = Instant::now();
+        let made = self.lab.break_it(&self.cluster.spec, step).await?;
+        Ok(self.made(now, &made))
+    }
+
+    /// What is listened for from before the first fault on.
+    fn before_a_fault(&self) {
         if self.faulted.is_none() {
             self.watch.listen_for_silences();
             self.namings.begin();
         }
-        // From before the fault: what follows it must not look faster than it is.
-        let now = Instant::now();
-        let made = self.lab.break_it(&self.cluster.spec, step).await?;
+    }
+
+    /// Notes what was made, from this moment on.
+    fn made(&mut self, now: Instant, made: &[Made]) -> Seen {
         self.faulted = Some((self.faulted.map_or(now, |(first, _)| first), now));
         let words: Vec<String> = made.iter().map(ToString::to_string).collect();
         for fault in &words {
             self.log.log(Event::FaultMade { fault: fault.clone() });
         }
-        Ok(if words.is_empty() { Seen::not("nothing was broken") } else { Seen::held(words.join("\n")) })
+        if words.is_empty() { Seen::not("nothing was broken") } else { Seen::held(words.join("\n")) }
     }
 
     async fn heal(&mut self) -> Result<Seen, RunError> {

@@ -9,19 +9,22 @@ mod needs;
 mod settings;
 
 pub use needs::Need;
-pub use settings::{BadPlan, Death, Flapping, Nics, Room, SpineWay, SwitchFailure, Way};
+pub use settings::{BadPlan, Death, Flapping, Nics, Room, SpineWay, SwitchFailure, Way, Wrong};
 
+use crate::lab::miswiring::Miswiring;
 use model::{ClusterSpec, Wiring};
 use needs::{no_network, no_node, no_switch, wiring};
 use serde::Deserialize;
 use std::fmt;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 11] = [
+const BUILT_IN: [(&str, &str); 14] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
     ("miswired-rack", include_str!("../suites/miswired-rack.toml")),
+    ("miswired", include_str!("../suites/miswired.toml")),
+    ("miswired-many", include_str!("../suites/miswired-many.toml")),
     ("drift", include_str!("../suites/drift.toml")),
     ("drift-many", include_str!("../suites/drift-many.toml")),
     ("room-cut-off", include_str!("../suites/room-cut-off.toml")),
@@ -29,6 +32,7 @@ const BUILT_IN: [(&str, &str); 11] = [
     ("spine-clean", include_str!("../suites/spine-clean.toml")),
     ("bad-apply", include_str!("../suites/bad-apply.toml")),
     ("kill-matrix", include_str!("../suites/kill-matrix.toml")),
+    ("healthy-hour", include_str!("../suites/healthy-hour.toml")),
 ];
 
 /// A suite file.
@@ -138,6 +142,35 @@ pub enum Step {
         position: u8,
         /// Which NICs.
         nics: Nics,
+    },
+    /// Something is wired or set up wrongly.
+    Miswire {
+        /// What.
+        what: Wrong,
+        /// The node's or switch's room.
+        #[serde(default)]
+        room: Room,
+        /// The node's position there, from 1.
+        #[serde(default = "one")]
+        position: u8,
+        /// The storage network.
+        #[serde(default = "one")]
+        storage_network: u8,
+    },
+    /// Miswirings drawn from the seed are made and mended one after another: each is named, all of it and nothing else, and is
+    /// gone when it is mended.
+    MiswireMany {
+        /// How many.
+        count: u8,
+        /// Within what time each is named, milliseconds.
+        named_within_ms: u64,
+        /// Within what time after its mending all is well, milliseconds.
+        well_within_ms: u64,
+    },
+    /// For so long nothing is wrong and nothing is said to be: no loss, no condition, no drift, and everybody reports.
+    NothingRaised {
+        /// How long, milliseconds.
+        for_ms: u64,
     },
     /// Every fault is undone.
     Heal {},
@@ -266,6 +299,13 @@ impl fmt::Display for Step {
                 let nics = if *nics == Nics::All { "all NICs" } else { "the storage NICs" };
                 write!(f, "{nics} of node {position} of {room} are cabled to the other room")
             }
+            Self::Miswire { what, room, position, storage_network } => {
+                wrong_in_words(f, *what, (*room, *position), *storage_network)
+            }
+            Self::MiswireMany { count, .. } => {
+                write!(f, "{count} miswirings from the seed, each named and gone when mended")
+            }
+            Self::NothingRaised { for_ms } => write!(f, "nothing is raised for {} s", for_ms / 1000),
             Self::Heal {} => f.write_str("everything is mended"),
             Self::BadPlan { room, position, plan, meanwhile, .. } => {
                 write!(f, "node {position} of {room} is given {plan}")?;
@@ -305,6 +345,35 @@ impl fmt::Display for Step {
     }
 }
 
+fn one() -> u8 {
+    1
+}
+
+fn wrong_in_words(
+    f: &mut fmt::Formatter<'_>,
+    what: Wrong,
+    (room, position): (Room, u8),
+    network: u8,
+) -> fmt::Result {
+    let nic = format!("the storage network {network} NIC of node {position} of {room}");
+    let switch = format!("the switch of storage network {network} in {room}");
+    match what {
+        Wrong::OtherPort => write!(f, "{nic} is cabled to another port of its switch"),
+        Wrong::NoVlan => write!(f, "{nic} is at a port without its VLAN"),
+        Wrong::SmallPort => write!(f, "{nic} is at a port for small packets that says so"),
+        Wrong::SmallPortUnsaid => write!(f, "{nic} is at a port for small packets that does not say so"),
+        Wrong::SmallSwitch => write!(f, "{switch} takes small packets only and says so"),
+        Wrong::SmallSwitchUnsaid => write!(f, "{switch} takes small packets only and does not say so"),
+        Wrong::SlowCable => write!(f, "{nic} has a cable that takes 3 ms there and back"),
+        Wrong::SlowRoomLink => write!(f, "storage network {network} takes 3 ms between the rooms and back"),
+        Wrong::SwappedStorageNics => {
+            write!(f, "the storage NICs of node {position} of {room} have each other's cables")
+        }
+        Wrong::SendsNothing => write!(f, "{nic} sends nothing any more"),
+        Wrong::ReceivesNothing => write!(f, "{nic} receives nothing any more"),
+    }
+}
+
 impl Step {
     /// Whether the step breaks something.
     pub fn is_fault(&self) -> bool {
@@ -316,6 +385,7 @@ impl Step {
                 | Self::FlapRoomLink { .. }
                 | Self::FlapCable { .. }
                 | Self::CrossCable { .. }
+                | Self::Miswire { .. }
         )
     }
 
@@ -333,6 +403,16 @@ impl Step {
                 })
             }
             Self::Carries { storage_network, .. } => no_network(spec, *storage_network),
+            Self::Miswire { what, room, position, storage_network } => no_network(spec, *storage_network)
+                .or_else(|| no_node(spec, *room, *position))
+                .or_else(|| match what {
+                    Wrong::SmallSwitch | Wrong::SmallSwitchUnsaid => no_switch(spec, *room, *storage_network),
+                    _ => None,
+                })
+                .or_else(|| {
+                    let miswiring = Miswiring::of(spec, *what, (*room, *position), *storage_network)?;
+                    miswiring.unmet(spec).map(ToOwned::to_owned)
+                }),
             Self::FlapCable { room, position, storage_network, .. } => {
                 no_network(spec, *storage_network).or_else(|| no_node(spec, *room, *position))
             }

@@ -3,13 +3,14 @@
 //! Invariants: a fault goes to the fabric first, then the guests' carriers follow it. [`Lab::mend`] undoes every fault,
 //! whichever were made, and may be repeated.
 
+use super::miswiring::Miswiring;
 use super::plan::{NicPlan, NodePlan};
 use super::topology::cable_id;
 use super::{Lab, LabError};
 use crate::suite::{Flapping, Nics, Room, SpineWay, Step, SwitchFailure, Way};
 use fabric::{CarrierChange, End, PortRef, Role, Switch, SwitchId, Ways};
 use futures_util::future::try_join_all;
-use model::{AdapterName, ClusterSpec, NodeName, TrafficClass};
+use model::{AdapterName, ClusterSpec, NodeName, TrafficClass, Wiring};
 use network::lldp::{ChassisId, PortId};
 use std::fmt;
 
@@ -49,7 +50,21 @@ pub enum Made {
         flapping: Flapping,
     },
     /// A cable was moved.
-    Cable(LabCable),
+    Cable {
+        /// The cable as it is now.
+        cable: LabCable,
+        /// Whether its storage network has nothing to do with the switch that it leads to now.
+        is_cut_off: bool,
+    },
+    /// Something is wired or set up wrongly.
+    Wrong {
+        /// What, in words.
+        what: String,
+        /// What it must be called, all of it.
+        names: Vec<String>,
+        /// The cables for which a deployment must refuse it; none: it can't tell from the cables.
+        refused: Vec<LabCable>,
+    },
 }
 
 /// A cable from a node to a switch, as it is: what a refusal must name if it was moved there.
@@ -82,34 +97,42 @@ impl fmt::Display for Made {
             }
             Self::SpineLink { switch, way } => write!(f, "the spine link of switch {switch} is cut {way}"),
             Self::Flapping { what, flapping, .. } => write!(f, "{what} {flapping}"),
-            Self::Cable(LabCable { node, adapter, switch, port, .. }) => {
+            Self::Cable { cable: LabCable { node, adapter, switch, port, .. }, .. } => {
                 write!(f, "{adapter} of {node} is cabled to switch {switch} port {port}")
             }
+            Self::Wrong { what, .. } => f.write_str(what),
         }
     }
 }
 
 impl Made {
-    /// The stable id of the loss that a diagnosis must name; `None` if the fault stops nothing.
-    pub fn loss_id(&self) -> Option<String> {
+    /// The stable ids of the losses and conditions that the watch must name; none if the fault stops nothing that it looks at.
+    pub fn names(&self) -> Vec<String> {
         match self {
-            Self::Switch { chassis, .. } => Some(format!("switch:{chassis}")),
-            Self::RoomLink { storage_network, one_way: None } => Some(format!("room-link:{storage_network}")),
+            Self::Switch { chassis, .. } => vec![format!("switch:{chassis}")],
+            Self::RoomLink { storage_network, one_way: None } => vec![format!("room-link:{storage_network}")],
             Self::RoomLink { storage_network, one_way: Some((from, to)) } => {
-                Some(format!("room-link:{storage_network}:{from}>{to}"))
+                vec![format!("room-link:{storage_network}:{from}>{to}")]
             }
-            Self::Flapping { loss_id, .. } => Some(loss_id.clone()),
+            Self::Flapping { loss_id, .. } => vec![loss_id.clone()],
             // No storage crosses the spine, and the watch looks at storage.
-            Self::SpineLink { .. } | Self::Cable(_) => None,
+            Self::SpineLink { .. } => Vec::new(),
+            Self::Cable { cable: LabCable { node, adapter, switch, port, .. }, is_cut_off } => {
+                let mut names = vec![format!("cable-moved:{node}:{adapter}>{switch}:{port}")];
+                names.extend(is_cut_off.then(|| format!("nic:{node}:{adapter}")));
+                names
+            }
+            Self::Wrong { names, .. } => names.clone(),
         }
     }
 
-    /// The cable that was moved, if that is what was done.
-    pub fn cable(&self) -> Option<&LabCable> {
+    /// The cables for which a deployment must refuse it.
+    pub fn refused(&self) -> &[LabCable] {
         match self {
-            Self::Cable(cable) => Some(cable),
+            Self::Cable { cable, .. } => std::slice::from_ref(cable),
+            Self::Wrong { refused, .. } => refused,
             Self::Switch { .. } | Self::RoomLink { .. } | Self::SpineLink { .. } | Self::Flapping { .. } => {
-                None
+                &[]
             }
         }
     }
@@ -141,6 +164,12 @@ impl Lab {
             }
             Step::CrossCable { room, position, nics } => {
                 self.cross_cable(spec, *room, *position, *nics).await?
+            }
+            Step::Miswire { what, room, position, storage_network } => {
+                let miswiring = Miswiring::of(spec, *what, (*room, *position), *storage_network);
+                let missing = LabError::NoSuchNode { room: room.index() + 1, position: *position };
+                // It tells of its faults itself.
+                return self.miswire(spec, &miswiring.ok_or(missing)?).await;
             }
             _ => Vec::new(),
         };
@@ -270,7 +299,8 @@ impl Lab {
             let home = self.cables.room_of_cable(&nic.id).ok_or_else(no_spare)?;
             let port = self.cables.spare(1 - home, &nic.adapter).cloned().ok_or_else(no_spare)?;
             changes.extend(self.control.recable(&nic.id, &port)?);
-            made.extend(self.cable(&node.plan, &nic.adapter, &port).map(Made::Cable));
+            let cable = self.cable(&node.plan, &nic.adapter, &port);
+            made.extend(cable.map(|cable| moved(spec, cable)));
         }
         self.tell_carriers(changes).await?;
         Ok(made)
@@ -278,9 +308,13 @@ impl Lab {
 
     /// Every cable from a node to a switch, as it is now.
     pub(crate) fn node_cables(&self) -> Vec<LabCable> {
+        let of = |cables: &[LabCable], node: &NodeName, adapter: &AdapterName| {
+            cables.iter().find(|cable| cable.node == *node && cable.adapter == *adapter).cloned()
+        };
         let moved = |node: &NodeName, adapter: &AdapterName| {
             self.faults.iter().find_map(|made| match made {
-                Made::Cable(cable) if cable.node == *node && cable.adapter == *adapter => Some(cable.clone()),
+                Made::Cable { cable, .. } => of(std::slice::from_ref(cable), node, adapter),
+                Made::Wrong { refused, .. } => of(refused, node, adapter),
                 _ => None,
             })
         };
@@ -298,7 +332,7 @@ impl Lab {
         self.nodes.values().flat_map(|node| of_node(&node.plan)).collect()
     }
 
-    fn cable(&self, node: &NodePlan, adapter: &AdapterName, port: &PortRef) -> Option<LabCable> {
+    pub(super) fn cable(&self, node: &NodePlan, adapter: &AdapterName, port: &PortRef) -> Option<LabCable> {
         let switch = ChassisId::Mac(self.switch(&port.switch)?.chassis_mac);
         let (node, room) = (node.name.clone(), node.zone);
         let port = PortId::InterfaceName(port.port.to_string());
@@ -313,6 +347,12 @@ impl Lab {
     pub(super) async fn tell_carriers(&mut self, changes: Vec<CarrierChange>) -> Result<(), LabError> {
         try_join_all(self.nodes.values_mut().map(|node| node.follow(&changes))).await.map(drop)
     }
+}
+
+/// A cable that leads elsewhere now. With wiring D each storage network has one switch.
+pub(super) fn moved(spec: &ClusterSpec, cable: LabCable) -> Made {
+    let is_storage = spec.storage_networks.iter().any(|network| network.adapter == cable.adapter);
+    Made::Cable { cable, is_cut_off: is_storage && spec.wiring == Some(Wiring::D) }
 }
 
 fn made_of(switch: &Switch, how: SwitchFailure) -> Made {
