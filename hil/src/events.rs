@@ -104,6 +104,16 @@ pub enum Event {
         /// The loss, in words.
         loss: String,
     },
+    /// The watch raises a condition: something is wrong, and not everything stops.
+    ConditionRaised {
+        /// The condition, in words.
+        condition: String,
+    },
+    /// A condition is over.
+    ConditionCleared {
+        /// The condition, in words.
+        condition: String,
+    },
     /// Somebody changed a node's links behind its agent's back, and the agent mended them.
     Drift {
         /// The node.

@@ -17,6 +17,7 @@ mod drift;
 mod flapping;
 mod inventory;
 mod isolation;
+mod miswired;
 mod partition;
 mod power;
 mod priority;
@@ -26,6 +27,7 @@ mod spine;
 mod storage_paths;
 
 use crate::events::{Counters, Event, EventLog, Topology, Verdict};
+use crate::lab::faults::Made;
 use crate::lab::{Keeper, Lab, LabError};
 use crate::progress::Progress;
 use crate::report::{ScenarioResult, StepResult, write_cabling};
@@ -202,7 +204,7 @@ impl<'a> Runner<'a> {
         for step in possible {
             line.step(&format!("{}: {step}", scenario.name));
             let at = Instant::now();
-            let seen = self.step(step).await?;
+            let seen = self.step(step, line).await?;
             steps.push(self.note(suite, scenario, step.to_string(), seen, at));
             if !steps.iter().all(|step| step.good) {
                 break;
@@ -256,14 +258,15 @@ impl<'a> Runner<'a> {
         result
     }
 
-    async fn step(&mut self, step: &Step) -> Result<Seen, RunError> {
+    async fn step(&mut self, step: &Step, line: &Line) -> Result<Seen, RunError> {
         match step {
             Step::FailSwitch { .. }
             | Step::CutRoomLink { .. }
             | Step::CutSpineLink { .. }
             | Step::CrossCable { .. }
             | Step::PowerOff { .. }
-            | Step::Freeze { .. } => self.break_it(step).await,
+            | Step::Freeze { .. }
+            | Step::Miswire { .. } => self.break_it(step).await,
             Step::PowerCycle { within_ms, .. } => {
                 self.power_cycle(step, Duration::from_millis(*within_ms)).await
             }
@@ -271,6 +274,14 @@ impl<'a> Runner<'a> {
                 self.bring_back(step, Duration::from_millis(*within_ms)).await
             }
             Step::StaysNamed { for_ms } => Ok(self.stays_named(Duration::from_millis(*for_ms)).await),
+            Step::MiswireMany { count, named_within_ms, well_within_ms } => {
+                let bounds =
+                    (Duration::from_millis(*named_within_ms), Duration::from_millis(*well_within_ms));
+                self.miswire_many(*count, bounds, line).await
+            }
+            Step::NothingRaised { for_ms } => {
+                Ok(self.nothing_raised(Duration::from_millis(*for_ms), line).await)
+            }
             Step::FlapRoomLink { flapping, .. } | Step::FlapCable { flapping, .. } => {
                 self.flap(step, *flapping).await
             }
@@ -312,19 +323,29 @@ impl<'a> Runner<'a> {
     }
 
     async fn break_it(&mut self, step: &Step) -> Result<Seen, RunError> {
+        self.before_a_fault();
+        // From before the fault: what follows it must not look faster than it is.
+        let now = Instant::now();
+        let made = self.lab.break_it(self.keeper, &self.cluster.spec, step).await?;
+        Ok(self.made(now, &made))
+    }
+
+    /// What is listened for from before the first fault on.
+    fn before_a_fault(&self) {
         if self.faulted.is_none() {
             self.watch.listen_for_silences();
             self.namings.begin();
         }
-        // From before the fault: what follows it must not look faster than it is.
-        let now = Instant::now();
-        let made = self.lab.break_it(self.keeper, &self.cluster.spec, step).await?;
+    }
+
+    /// Notes what was made, from this moment on.
+    fn made(&mut self, now: Instant, made: &[Made]) -> Seen {
         self.faulted = Some((self.faulted.map_or(now, |(first, _)| first), now));
         let words: Vec<String> = made.iter().map(ToString::to_string).collect();
         for fault in &words {
             self.log.log(Event::FaultMade { fault: fault.clone() });
         }
-        Ok(if words.is_empty() { Seen::not("nothing was broken") } else { Seen::held(words.join("\n")) })
+        if words.is_empty() { Seen::not("nothing was broken") } else { Seen::held(words.join("\n")) }
     }
 
     async fn heal(&mut self) -> Result<Seen, RunError> {

@@ -10,18 +10,21 @@ mod settings;
 mod words;
 
 pub use needs::Need;
-pub use settings::{BadPlan, Death, Flapping, Nics, Room, SpineWay, SwitchFailure, Way, Whom};
+pub use settings::{BadPlan, Death, Flapping, Nics, Room, SpineWay, SwitchFailure, Way, Whom, Wrong};
 
+use crate::lab::miswiring::Miswiring;
 use model::{ClusterSpec, Wiring};
 use needs::{no_network, no_node, no_switch, wiring};
 use serde::Deserialize;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 14] = [
+const BUILT_IN: [(&str, &str); 17] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
     ("miswired-rack", include_str!("../suites/miswired-rack.toml")),
+    ("miswired", include_str!("../suites/miswired.toml")),
+    ("miswired-many", include_str!("../suites/miswired-many.toml")),
     ("drift", include_str!("../suites/drift.toml")),
     ("drift-many", include_str!("../suites/drift-many.toml")),
     ("room-cut-off", include_str!("../suites/room-cut-off.toml")),
@@ -32,6 +35,7 @@ const BUILT_IN: [(&str, &str); 14] = [
     ("rack-loss", include_str!("../suites/rack-loss.toml")),
     ("bad-apply", include_str!("../suites/bad-apply.toml")),
     ("kill-matrix", include_str!("../suites/kill-matrix.toml")),
+    ("healthy-hour", include_str!("../suites/healthy-hour.toml")),
 ];
 
 /// A suite file.
@@ -184,6 +188,35 @@ pub enum Step {
         /// The bound, milliseconds.
         within_ms: u64,
     },
+    /// Something is wired or set up wrongly.
+    Miswire {
+        /// What.
+        what: Wrong,
+        /// The node's or switch's room.
+        #[serde(default)]
+        room: Room,
+        /// The node's position there, from 1.
+        #[serde(default = "one")]
+        position: u8,
+        /// The storage network.
+        #[serde(default = "one")]
+        storage_network: u8,
+    },
+    /// Miswirings drawn from the seed are made and mended one after another: each is named, all of it and nothing else, and is
+    /// gone when it is mended.
+    MiswireMany {
+        /// How many.
+        count: u8,
+        /// Within what time each is named, milliseconds.
+        named_within_ms: u64,
+        /// Within what time after its mending all is well, milliseconds.
+        well_within_ms: u64,
+    },
+    /// For so long nothing is wrong and nothing is said to be: no loss, no condition, no drift, and everybody reports.
+    NothingRaised {
+        /// How long, milliseconds.
+        for_ms: u64,
+    },
     /// Every fault is undone.
     Heal {},
     /// A node is given a plan that goes wrong, which nobody confirms; within a bound it is on its own again, says so and why,
@@ -298,6 +331,10 @@ pub enum Step {
     SpineStaysClean {},
 }
 
+fn one() -> u8 {
+    1
+}
+
 impl Step {
     /// Whether the step breaks something.
     pub fn is_fault(&self) -> bool {
@@ -312,6 +349,7 @@ impl Step {
                 | Self::PowerOff { .. }
                 | Self::PowerCycle { .. }
                 | Self::Freeze { .. }
+                | Self::Miswire { .. }
         )
     }
 
@@ -353,6 +391,16 @@ impl Step {
                 })
             }
             Self::Carries { storage_network, .. } => no_network(spec, *storage_network),
+            Self::Miswire { what, room, position, storage_network } => no_network(spec, *storage_network)
+                .or_else(|| no_node(spec, *room, *position))
+                .or_else(|| match what {
+                    Wrong::SmallSwitch | Wrong::SmallSwitchUnsaid => no_switch(spec, *room, *storage_network),
+                    _ => None,
+                })
+                .or_else(|| {
+                    let miswiring = Miswiring::of(spec, *what, (*room, *position), *storage_network)?;
+                    miswiring.unmet(spec).map(ToOwned::to_owned)
+                }),
             Self::FlapCable { room, position, storage_network, .. } => {
                 no_network(spec, *storage_network).or_else(|| no_node(spec, *room, *position))
             }

@@ -53,6 +53,22 @@ fn a_need_that_is_not_met_says_why() {
     }
 }
 
+#[test]
+fn what_nobody_could_name_is_not_miswired() {
+    let unmet = |spec: &ClusterSpec, what: &str| {
+        let suite = parse(&format!("{{ do = 'miswire', what = '{what}' }}, {{ do = 'heal' }}")).unwrap();
+        suite.unmet(&suite.scenarios[0], spec)
+    };
+    for what in ["other-port", "no-vlan", "small-switch-unsaid", "slow-room-link", "swapped-storage-nics"] {
+        assert_eq!(unmet(&spec("2+2"), what), None, "{what}");
+    }
+    assert!(unmet(&spec("1+1"), "receives-nothing").unwrap().contains("one node in a room"));
+    assert_eq!(unmet(&spec("1+1"), "small-switch"), None);
+    assert!(unmet(&wired("2+2", Wiring::D), "slow-room-link").unwrap().contains("wiring D"));
+    assert!(unmet(&wired("2+2", Wiring::D), "small-switch").is_none());
+    assert!(unmet(&wired("2+2", Wiring::C), "swapped-storage-nics").is_some());
+}
+
 fn wired(shape: &str, wiring: Wiring) -> ClusterSpec {
     ClusterSpec { wiring: Some(wiring), ..spec(shape) }
 }
@@ -105,7 +121,7 @@ fn the_default_set_is_the_short_one() {
     let names = |set| -> Vec<String> {
         Suite::select(&[], set).unwrap().into_iter().map(|suite| suite.name).collect()
     };
-    let default = ["wiring", "tor-loss", "room-link-loss", "miswired-rack", "drift", "bad-apply"];
+    let default = ["wiring", "tor-loss", "room-link-loss", "miswired-rack", "miswired", "drift", "bad-apply"];
     assert_eq!(names(Set::Default), default);
     assert_eq!(names(Set::Nightly).len(), BUILT_IN.len());
 }

@@ -8,6 +8,7 @@
 
 use crate::store::{Store, StoreError};
 use api::{PathsRequest, PingAnswer, PingRequest};
+use network::conditions::PathQuality;
 use network::diagnose::PathView;
 use network::kernel::{
     HelloConfig, HelloError, HelloPeer, Hellos, PingError, PingOptions, ThroughputError, ping,
@@ -104,6 +105,11 @@ impl Probes {
         hellos.as_ref().map_or_else(Default::default, |hellos| (hellos.paths(), hellos.listening_ms()))
     }
 
+    /// How well the hellos come that are heard.
+    pub(crate) fn qualities(&self) -> Vec<PathQuality> {
+        self.hellos().as_ref().map(Hellos::qualities).unwrap_or_default()
+    }
+
     /// Measures round trips.
     pub(crate) async fn ping(&self, request: &PingRequest) -> Result<PingAnswer, ProbeError> {
         let options = ping_options(request)?;
@@ -146,6 +152,7 @@ fn hello_config(request: &PathsRequest) -> HelloConfig {
         sender: request.sender,
         interval_ms: request.interval_ms,
         priority: request.priority,
+        packet: request.packet_bytes,
         networks: networks.collect(),
     }
 }
@@ -210,6 +217,7 @@ mod tests {
             sender: sender.try_into().unwrap(),
             interval_ms: 10,
             priority: Priority::DEFAULT,
+            packet_bytes: None,
             networks: vec![api::PathNetwork {
                 network: index,
                 address: own,
@@ -264,6 +272,7 @@ mod tests {
             sender: 1.try_into().unwrap(),
             interval_ms: 10,
             priority: Priority::DEFAULT,
+            packet_bytes: None,
             networks,
         };
         let (here, there) = (Ipv4Addr::new(127, 71, 9, 1), Ipv4Addr::new(127, 71, 9, 3));

@@ -117,6 +117,7 @@ impl State {
             wall_ms: clock::wall_ms(),
             listening_ms,
             paths,
+            qualities: self.probes.qualities(),
             nics: self.nics(),
             drifts: self.network.drifts_at_a_glance(),
         }

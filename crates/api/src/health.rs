@@ -2,6 +2,7 @@
 
 use crate::DriftGlance;
 use model::{AdapterName, MacAddress, NodeName, TrafficClass};
+use network::conditions::PathQuality;
 use network::diagnose::{NicReport, NodeReport, PathView};
 use network::wiring::{Neighbour, NicCabling};
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,9 @@ pub struct Health {
     pub listening_ms: u32,
     /// What it has heard of its peers.
     pub paths: Vec<PathView>,
+    /// How well the hellos come that it hears.
+    #[serde(default)]
+    pub qualities: Vec<PathQuality>,
     /// What its adapters see, in the order of their names.
     pub nics: Vec<NicState>,
     /// Whether somebody changes its links behind its back.

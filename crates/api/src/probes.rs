@@ -1,6 +1,6 @@
 //! What a node finds out about the way to its peers.
 
-use model::{ClusterName, ClusterSpec, NodeName, NodeOrdinal, Priority, StorageNetworkIndex};
+use model::{ClusterName, ClusterSpec, Mtu, NodeName, NodeOrdinal, Priority, StorageNetworkIndex};
 use network::LinkName;
 use network::probe::HELLO_INTERVAL_MS;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,9 @@ pub struct PathsRequest {
     pub interval_ms: u32,
     /// The priority that its hellos leave with.
     pub priority: Priority,
+    /// How large the largest packets are: once a second a hello is as large. None: no hello is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packet_bytes: Option<Mtu>,
     /// The storage networks.
     pub networks: Vec<PathNetwork>,
 }
@@ -70,6 +73,7 @@ impl PathsRequest {
             sender,
             interval_ms: HELLO_INTERVAL_MS,
             priority: spec.qos.heartbeat_priority,
+            packet_bytes: Some(spec.storage_mtu()),
             networks: spec.storage_networks.iter().map(network).collect(),
         })
     }

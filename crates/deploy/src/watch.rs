@@ -1,18 +1,20 @@
-//! The watch: looks at the whole cluster again and again, and names what is lost.
+//! The watch: looks at the whole cluster again and again, names what is lost, and raises what is wrong while all carries.
 //!
 //! ```text
-//!   asker (one per member) ──health──► latest reports ──► judge ──► Sighting (what is lost, how long paths were silent)
+//!   asker (one per member) ──health──► latest reports ──► judge ──► Sighting (what is lost or wrong, how long paths were silent)
 //! ```
 //!
 //! Invariants: members are asked independently, so that one that hangs delays nobody else; a report's age is counted from
 //! when it was asked for, so that it never looks younger than it is. What is lost is decided by
-//! [`network::diagnose`], which remembers what it saw in a [`Memory`]; here is only the clock.
+//! [`network::diagnose`], what else is wrong by [`network::conditions`]; each remembers what it saw in a memory of its own; here is
+//! only the clock.
 //!
 //! On failure: a member that can't be asked has a report that gets older, which the diagnosis knows how to take.
 
 use crate::{Cluster, Member};
 use api::{DriftGlance, Health};
 use model::{NodeName, StorageNetworkIndex};
+use network::conditions::{self, Raised, Told};
 use network::diagnose::{Diagnosis, Memory, NodeReport, Thresholds};
 use network::wiring::NodeCabling;
 use std::collections::BTreeMap;
@@ -34,6 +36,10 @@ pub struct Sighting {
     pub at: Instant,
     /// What is lost, and what can't be told.
     pub diagnosis: Diagnosis,
+    /// What is wrong besides, in the order in which it was raised.
+    pub conditions: Vec<Raised>,
+    /// What may be wrong besides, and is not certain yet.
+    pub suspected: usize,
     /// Members whose report is young enough to be believed.
     pub reporting: usize,
     /// The other members.
@@ -62,6 +68,8 @@ impl Sighting {
         let carries = |count: &PathCount| count.carrying == self.ways && count.silent == 0;
         self.diagnosis.losses.is_empty()
             && self.diagnosis.blocked.is_empty()
+            && self.conditions.is_empty()
+            && self.suspected == 0
             && self.reporting == members
             && !self.paths.is_empty()
             && self.paths.values().all(carries)
@@ -73,9 +81,11 @@ impl Sighting {
         self.drifts.iter().filter(|(_, drifts)| drifts.standing > 0).map(|(node, _)| node)
     }
 
-    /// The stable ids of what is lost, sorted.
-    pub fn lost(&self) -> Vec<String> {
-        let mut ids: Vec<String> = self.diagnosis.losses.iter().map(|loss| loss.what.id()).collect();
+    /// The stable ids of what is lost and of what is wrong besides, sorted.
+    pub fn named(&self) -> Vec<String> {
+        let lost = self.diagnosis.losses.iter().map(|loss| loss.what.id());
+        let wrong = self.conditions.iter().map(|raised| raised.condition.what.id());
+        let mut ids: Vec<String> = lost.chain(wrong).collect();
         ids.sort();
         ids
     }
@@ -152,6 +162,8 @@ impl Watch {
         let nothing = Sighting {
             at: now,
             diagnosis: Diagnosis::default(),
+            conditions: Vec::new(),
+            suspected: 0,
             reporting: 0,
             not_reporting: Vec::new(),
             paths: BTreeMap::new(),
@@ -205,21 +217,27 @@ impl Judge {
     async fn run(self, tell: watch::Sender<Sighting>) {
         let start = Instant::now();
         let mut memory = Memory::default();
+        let mut attention = conditions::Memory::default();
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !tell.is_closed() {
             ticks.tick().await;
-            let reports = self.reports();
+            let told = self.told();
+            let reports: Vec<NodeReport> = told.iter().map(|told| told.report.clone()).collect();
             self.note_silences(&reports);
             let networks = &self.cluster.spec.storage_networks;
             let now_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
             let diagnosis = memory.diagnose(now_ms, networks, &self.known_good, &reports, self.thresholds);
+            let conditions =
+                attention.judge(now_ms, &self.cluster.spec, &self.known_good, &told, self.thresholds);
             let young: Vec<&NodeReport> =
                 reports.iter().filter(|report| report.age_ms <= self.thresholds.stale_after_ms).collect();
             let silent = |member: &&Member| young.iter().all(|report| report.node != member.name);
             tell.send_replace(Sighting {
                 at: Instant::now(),
                 diagnosis,
+                conditions,
+                suspected: attention.suspected(),
                 reporting: young.len(),
                 not_reporting: self.cluster.members.iter().filter(silent).map(|m| m.name.clone()).collect(),
                 paths: self.paths(&young),
@@ -245,13 +263,14 @@ impl Judge {
     }
 
     /// The latest report of every member, with its age.
-    fn reports(&self) -> Vec<NodeReport> {
+    fn told(&self) -> Vec<Told> {
         let reports = lock(&self.shared.reports);
         let traffic = |adapter: &_| self.cluster.traffic(adapter);
-        reports
-            .values()
-            .map(|(asked, health)| health.report(milliseconds(asked.elapsed()), traffic))
-            .collect()
+        let told = |(asked, health): &(Instant, Health)| Told {
+            report: health.report(milliseconds(asked.elapsed()), traffic),
+            qualities: health.qualities.clone(),
+        };
+        reports.values().map(told).collect()
     }
 
     fn drifts(&self) -> BTreeMap<NodeName, DriftGlance> {
@@ -301,6 +320,8 @@ mod tests {
         let sighting = |paths: &[(u64, u32, u32)]| Sighting {
             at: Instant::now(),
             diagnosis: Diagnosis::default(),
+            conditions: Vec::new(),
+            suspected: 0,
             reporting: 3,
             not_reporting: Vec::new(),
             paths: paths

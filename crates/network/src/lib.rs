@@ -1,8 +1,8 @@
 //! The network of a cluster: intents to desired links, wiring, losses, probes.
 //!
 //! Purpose: decide, purely, what the links of a node shall look like ([`plan()`]), which operations lead there
-//! ([`diff()`]), whether the cables say what the template says ([`wiring`]) and what just failed ([`diagnose`]); and carry
-//! that out on a Linux kernel (`kernel`, behind the cargo feature of that name, which decides nothing).
+//! ([`diff()`]), whether the cables say what the template says ([`wiring`]), what just failed ([`diagnose`]) and what is wrong while all
+//! carries ([`conditions`]); and carry that out on a Linux kernel (`kernel`, behind the cargo feature of that name, which decides nothing).
 //!
 //! Invariants: without the feature `kernel` nothing here knows sockets, clocks or tokio. Links that twinrack makes are
 //! called `tw-…`; of other links only the adapters that a plan names are touched. Peers' bytes and kernel answers
@@ -11,6 +11,7 @@
 //! On failure: every operation has its error type, which names the link, adapter or byte concerned.
 
 pub mod announce;
+pub mod conditions;
 pub mod diagnose;
 pub mod diff;
 pub mod difference;

@@ -1,17 +1,25 @@
-//! The hello that nodes send each other on storage networks: 32 bytes of UDP.
+//! The hello that nodes send each other on storage networks: 48 bytes of UDP.
 //!
 //! ```text
 //!  0        4        5        6        7        8               16              24            32
 //!  | "TWHB" | version| sender | network| 0      | cluster       | sequence      | sent, µs    |
+//!  32                                40                44           48
+//!  | echoed: `sent` of a hello of    | held, µs        | 0          | … nothing, in large hellos
+//!  | the receiver's, as it came here |                 |            |
 //! ```
-//! Numbers are big-endian. `sent` is the sender's own monotonic clock and means nothing to others.
+//! Numbers are big-endian. `sent` is the sender's own monotonic clock and means nothing to others; whoever gets its own back
+//! knows the round trip: now, less `echoed`, less the time for which the peer `held` it. Who has nothing to echo says
+//! that it held it for `0xffff_ffff`.
+//!
+//! From time to time a hello is filled up to the largest packet of the storage network, and may not be divided: whoever gets it
+//! knows that such packets pass.
 //!
 //! Invariants: what a peer sends is checked before it counts; longer hellos of the same version are read as far as
-//! they are known, so that fields can be added.
+//! they are known, so that fields can be added; shorter ones, down to 32 bytes, echo nothing.
 //!
 //! On failure: [`ProbeError`]; the datagram is dropped, nothing else happens.
 
-use model::{ClusterName, NodeOrdinal, StorageNetworkIndex};
+use model::{ClusterName, Mtu, NodeOrdinal, StorageNetworkIndex};
 
 /// The UDP port that hellos go to (in IANA's user range, registered by nobody).
 pub const HELLO_PORT: u16 = 7117;
@@ -19,8 +27,20 @@ pub const HELLO_PORT: u16 = 7117;
 /// How often a node sends hellos, ms: five are lost before a path counts as dead.
 pub const HELLO_INTERVAL_MS: u32 = 200;
 
+/// Each so many hellos one more is sent that is as large as a packet may be: once a second.
+pub const LARGE_HELLO_EVERY: u64 = 5;
+
 /// Bytes of a hello.
-pub const HELLO_BYTES: usize = 32;
+pub const HELLO_BYTES: usize = 48;
+
+/// Bytes of the first hellos that were ever sent, which echoed nothing.
+const SHORTEST_BYTES: usize = 32;
+
+/// Headers of a UDP datagram in an IPv4 packet, bytes (RFC 791: 20; RFC 768: 8).
+const HEADER_BYTES: usize = 28;
+
+/// What is echoed later than this is not: a clock may have been set anew meanwhile, and it says nothing of now.
+const HELD_MAX_US: u32 = 2_000_000;
 
 /// The upper bounds of the buckets that round trips are counted in, µs; what is longer is counted in one more. Six to a
 /// decade, evenly on a logarithmic scale (the E6 series of IEC 60063), from 10 µs to 1 s.
@@ -45,6 +65,26 @@ pub struct Hello {
     pub sequence: u64,
     /// The sender's monotonic clock, µs.
     pub sent_us: u64,
+    /// The last hello that the sender heard from whom it greets.
+    pub echo: Option<Echo>,
+}
+
+/// A hello that came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Echo {
+    /// The clock of who sent it, when it did, µs.
+    pub sent_us: u64,
+    /// How long it was held before it was sent back, µs.
+    pub held_us: u32,
+}
+
+impl Echo {
+    /// The round trip of a hello that is back `now_us`, by the clock of who sent it; `None`: it was held too long, or another
+    /// clock's.
+    pub fn round_trip_us(self, now_us: u64) -> Option<u32> {
+        let away_us = now_us.checked_sub(self.sent_us)?.checked_sub(self.held_us.into())?;
+        (self.held_us <= HELD_MAX_US).then(|| u32::try_from(away_us).ok()).flatten()
+    }
 }
 
 /// A cluster's name as eight bytes.
@@ -85,17 +125,27 @@ impl Hello {
     /// The bytes on the wire.
     pub fn encode(&self) -> [u8; HELLO_BYTES] {
         let mut bytes = [0; HELLO_BYTES];
+        let echo = self.echo.unwrap_or(Echo { sent_us: 0, held_us: u32::MAX });
         bytes[..4].copy_from_slice(&MAGIC);
         bytes[4..8].copy_from_slice(&[VERSION, self.sender.get(), self.network.get(), 0]);
         bytes[8..16].copy_from_slice(&self.cluster.0.to_be_bytes());
         bytes[16..24].copy_from_slice(&self.sequence.to_be_bytes());
-        bytes[24..].copy_from_slice(&self.sent_us.to_be_bytes());
+        bytes[24..32].copy_from_slice(&self.sent_us.to_be_bytes());
+        bytes[32..40].copy_from_slice(&echo.sent_us.to_be_bytes());
+        bytes[40..44].copy_from_slice(&echo.held_us.to_be_bytes());
+        bytes
+    }
+
+    /// The same, filled up to a packet of this size.
+    pub fn encode_large(&self, packet: Mtu) -> Vec<u8> {
+        let mut bytes = self.encode().to_vec();
+        bytes.resize(large_bytes(packet), 0);
         bytes
     }
 
     /// Reads a datagram.
     pub fn decode(datagram: &[u8]) -> Result<Self, ProbeError> {
-        let bytes: &[u8; HELLO_BYTES] = datagram.first_chunk().ok_or(ProbeError::Short(datagram.len()))?;
+        let bytes: &[u8; SHORTEST_BYTES] = datagram.first_chunk().ok_or(ProbeError::Short(datagram.len()))?;
         let [m0, m1, m2, m3, version, sender, network, ..] = *bytes;
         if [m0, m1, m2, m3] != MAGIC {
             return Err(ProbeError::Magic([m0, m1, m2, m3]));
@@ -110,11 +160,23 @@ impl Hello {
                 .map_err(|_| ProbeError::Network(network))?,
             sequence: number(bytes, 16),
             sent_us: number(bytes, 24),
+            echo: echo(datagram),
         })
     }
 }
 
-fn number(bytes: &[u8; HELLO_BYTES], at: usize) -> u64 {
+/// Bytes of the datagram that fills a packet of this size.
+pub fn large_bytes(packet: Mtu) -> usize {
+    usize::from(packet.get()) - HEADER_BYTES
+}
+
+fn echo(datagram: &[u8]) -> Option<Echo> {
+    let (sent, rest) = datagram.get(SHORTEST_BYTES..)?.split_first_chunk::<8>()?;
+    let held_us = u32::from_be_bytes(*rest.first_chunk::<4>()?);
+    (held_us != u32::MAX).then_some(Echo { sent_us: u64::from_be_bytes(*sent), held_us })
+}
+
+fn number(bytes: &[u8; SHORTEST_BYTES], at: usize) -> u64 {
     bytes[at..at + 8].iter().fold(0, |number, byte| (number << 8) | u64::from(*byte))
 }
 
@@ -130,14 +192,36 @@ mod tests {
             network: StorageNetworkIndex::try_from(network).unwrap(),
             sequence,
             sent_us,
+            echo: None,
         }
     }
 
     #[test]
     fn the_layout_is_that_of_the_drawing() {
-        let bytes = hello(2, 1, 0x0102_0304_0506_0708, 9).encode();
+        let hello = hello(2, 1, 0x0102_0304_0506_0708, 9);
+        let bytes = Hello { echo: Some(Echo { sent_us: 0x0a, held_us: 0x0b0c }), ..hello }.encode();
         assert_eq!(bytes[..8], *b"TWHB\x01\x02\x01\x00");
-        assert_eq!(bytes[16..], [1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 0, 0, 9]);
+        assert_eq!(bytes[16..32], [1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 0, 0, 9]);
+        assert_eq!(bytes[32..], [0, 0, 0, 0, 0, 0, 0, 0x0a, 0, 0, 0x0b, 0x0c, 0, 0, 0, 0]);
+        assert_eq!(hello.encode()[40..44], [0xff; 4]);
+    }
+
+    #[test]
+    fn a_large_hello_fills_a_packet_and_one_of_the_first_layout_echoes_nothing() {
+        let hello = Hello { echo: Some(Echo { sent_us: 1, held_us: 2 }), ..hello(1, 1, 3, 4) };
+        let large = hello.encode_large(Mtu::JUMBO);
+        assert_eq!((large.len(), Hello::decode(&large)), (8972, Ok(hello)));
+        assert_eq!(Hello::decode(&large[..32]), Ok(Hello { echo: None, ..hello }));
+        assert_eq!(Hello::decode(&large[..43]).map(|hello| hello.echo), Ok(None));
+    }
+
+    #[test]
+    fn a_round_trip_is_the_time_away_less_the_time_held() {
+        let trip = |sent_us, held_us, now_us| Echo { sent_us, held_us }.round_trip_us(now_us);
+        assert_eq!(trip(1000, 150_000, 151_700), Some(700));
+        assert_eq!(trip(1000, 150_000, 150_999), None, "sooner than it was held");
+        assert_eq!(trip(9000, 0, 8000), None, "of a clock that was set anew");
+        assert_eq!(trip(0, 2_000_001, 2_000_900), None, "too old to say anything");
     }
 
     #[test]
@@ -166,8 +250,10 @@ mod tests {
         #[test]
         fn hellos_round_trip_and_may_be_longer(
             sender in 1u64..=254, network in 1u64..=8, sequence: u64, sent_us: u64, more: Vec<u8>,
+            echo in prop::option::of((any::<u64>(), 0..u32::MAX)),
         ) {
-            let hello = hello(sender, network, sequence, sent_us);
+            let echo = echo.map(|(sent_us, held_us)| Echo { sent_us, held_us });
+            let hello = Hello { echo, ..hello(sender, network, sequence, sent_us) };
             let datagram = [&hello.encode()[..], &more].concat();
             prop_assert_eq!(Hello::decode(&datagram), Ok(hello));
         }

@@ -3,6 +3,7 @@
 //! Invariants: a fault goes to the fabric first, then the guests' carriers follow it; those of a node that is off, when its
 //! power comes back. [`Lab::mend`] undoes every fault, whichever were made, and may be repeated.
 
+use super::miswiring::Miswiring;
 use super::plan::{NicPlan, NodePlan};
 use super::power::Power;
 use super::topology::cable_id;
@@ -10,7 +11,7 @@ use super::{Keeper, Lab, LabError};
 use crate::suite::{Flapping, Nics, Room, SpineWay, Step, SwitchFailure, Way, Whom};
 use fabric::{CarrierChange, End, PortRef, Role, Switch, SwitchId, Ways};
 use futures_util::future::try_join_all;
-use model::{AdapterName, ClusterSpec, NodeName, TrafficClass};
+use model::{AdapterName, ClusterSpec, NodeName, TrafficClass, Wiring};
 use network::lldp::{ChassisId, PortId};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -51,7 +52,21 @@ pub enum Made {
         flapping: Flapping,
     },
     /// A cable was moved.
-    Cable(LabCable),
+    Cable {
+        /// The cable as it is now.
+        cable: LabCable,
+        /// Whether its storage network has nothing to do with the switch that it leads to now.
+        is_cut_off: bool,
+    },
+    /// Something is wired or set up wrongly.
+    Wrong {
+        /// What, in words.
+        what: String,
+        /// What it must be called, all of it.
+        names: Vec<String>,
+        /// The cables for which a deployment must refuse it; none: it can't tell from the cables.
+        refused: Vec<LabCable>,
+    },
     /// A node does nothing.
     Down {
         /// Which.
@@ -102,41 +117,49 @@ impl fmt::Display for Made {
             }
             Self::SpineLink { switch, way } => write!(f, "the spine link of switch {switch} is cut {way}"),
             Self::Flapping { what, flapping, .. } => write!(f, "{what} {flapping}"),
-            Self::Cable(LabCable { node, adapter, switch, port, .. }) => {
+            Self::Cable { cable: LabCable { node, adapter, switch, port, .. }, .. } => {
                 write!(f, "{adapter} of {node} is cabled to switch {switch} port {port}")
             }
             Self::Down { node, how: Stop::Off } => write!(f, "node {node} is off"),
             Self::Down { node, how: Stop::Cycled } => write!(f, "node {node} lost its power for a moment"),
             Self::Down { node, how: Stop::Frozen } => write!(f, "node {node} is frozen"),
+            Self::Wrong { what, .. } => f.write_str(what),
         }
     }
 }
 
 impl Made {
-    /// The stable id of the loss that a diagnosis must name; `None` if the fault stops nothing.
-    pub fn loss_id(&self) -> Option<String> {
+    /// The stable ids of the losses and conditions that the watch must name; none if the fault stops nothing that it looks at.
+    pub fn names(&self) -> Vec<String> {
         match self {
-            Self::Switch { chassis, .. } => Some(format!("switch:{chassis}")),
-            Self::RoomLink { storage_network, one_way: None } => Some(format!("room-link:{storage_network}")),
+            Self::Switch { chassis, .. } => vec![format!("switch:{chassis}")],
+            Self::RoomLink { storage_network, one_way: None } => vec![format!("room-link:{storage_network}")],
             Self::RoomLink { storage_network, one_way: Some((from, to)) } => {
-                Some(format!("room-link:{storage_network}:{from}>{to}"))
+                vec![format!("room-link:{storage_network}:{from}>{to}")]
             }
-            Self::Flapping { loss_id, .. } => Some(loss_id.clone()),
-            Self::Down { node, .. } => Some(format!("node:{node}")),
+            Self::Flapping { loss_id, .. } => vec![loss_id.clone()],
+            Self::Down { node, .. } => vec![format!("node:{node}")],
             // No storage crosses the spine, and the watch looks at storage.
-            Self::SpineLink { .. } | Self::Cable(_) => None,
+            Self::SpineLink { .. } => Vec::new(),
+            Self::Cable { cable: LabCable { node, adapter, switch, port, .. }, is_cut_off } => {
+                let mut names = vec![format!("cable-moved:{node}:{adapter}>{switch}:{port}")];
+                names.extend(is_cut_off.then(|| format!("nic:{node}:{adapter}")));
+                names
+            }
+            Self::Wrong { names, .. } => names.clone(),
         }
     }
 
-    /// The cable that was moved, if that is what was done.
-    pub fn cable(&self) -> Option<&LabCable> {
+    /// The cables for which a deployment must refuse it.
+    pub fn refused(&self) -> &[LabCable] {
         match self {
-            Self::Cable(cable) => Some(cable),
+            Self::Cable { cable, .. } => std::slice::from_ref(cable),
+            Self::Wrong { refused, .. } => refused,
             Self::Switch { .. }
             | Self::RoomLink { .. }
             | Self::SpineLink { .. }
             | Self::Flapping { .. }
-            | Self::Down { .. } => None,
+            | Self::Down { .. } => &[],
         }
     }
 }
@@ -188,6 +211,12 @@ impl Lab {
                 let names = self.nodes_of(spec, step)?;
                 self.freeze(&names).await?;
                 down(names, Stop::Frozen)
+            }
+            Step::Miswire { what, room, position, storage_network } => {
+                let miswiring = Miswiring::of(spec, *what, (*room, *position), *storage_network);
+                let missing = LabError::NoSuchNode { room: room.index() + 1, position: *position };
+                // It tells of its faults itself.
+                return self.miswire(spec, &miswiring.ok_or(missing)?).await;
             }
             _ => Vec::new(),
         };
@@ -348,7 +377,8 @@ impl Lab {
             let home = self.cables.room_of_cable(&nic.id).ok_or_else(no_spare)?;
             let port = self.cables.spare(1 - home, &nic.adapter).cloned().ok_or_else(no_spare)?;
             changes.extend(self.control.recable(&nic.id, &port)?);
-            made.extend(self.cable(&node.plan, &nic.adapter, &port).map(Made::Cable));
+            let cable = self.cable(&node.plan, &nic.adapter, &port);
+            made.extend(cable.map(|cable| moved(spec, cable)));
         }
         self.tell_carriers(changes).await?;
         Ok(made)
@@ -356,9 +386,13 @@ impl Lab {
 
     /// Every cable from a node to a switch, as it is now.
     pub(crate) fn node_cables(&self) -> Vec<LabCable> {
+        let of = |cables: &[LabCable], node: &NodeName, adapter: &AdapterName| {
+            cables.iter().find(|cable| cable.node == *node && cable.adapter == *adapter).cloned()
+        };
         let moved = |node: &NodeName, adapter: &AdapterName| {
             self.faults.iter().find_map(|made| match made {
-                Made::Cable(cable) if cable.node == *node && cable.adapter == *adapter => Some(cable.clone()),
+                Made::Cable { cable, .. } => of(std::slice::from_ref(cable), node, adapter),
+                Made::Wrong { refused, .. } => of(refused, node, adapter),
                 _ => None,
             })
         };
@@ -376,7 +410,7 @@ impl Lab {
         self.nodes.values().flat_map(|node| of_node(&node.plan)).collect()
     }
 
-    fn cable(&self, node: &NodePlan, adapter: &AdapterName, port: &PortRef) -> Option<LabCable> {
+    pub(super) fn cable(&self, node: &NodePlan, adapter: &AdapterName, port: &PortRef) -> Option<LabCable> {
         let switch = ChassisId::Mac(self.switch(&port.switch)?.chassis_mac);
         let (node, room) = (node.name.clone(), node.zone);
         let port = PortId::InterfaceName(port.port.to_string());
@@ -395,6 +429,12 @@ impl Lab {
 
 fn down(names: BTreeSet<NodeName>, how: Stop) -> Vec<Made> {
     names.into_iter().map(|node| Made::Down { node, how }).collect()
+}
+
+/// A cable that leads elsewhere now. With wiring D each storage network has one switch.
+pub(super) fn moved(spec: &ClusterSpec, cable: LabCable) -> Made {
+    let is_storage = spec.storage_networks.iter().any(|network| network.adapter == cable.adapter);
+    Made::Cable { cable, is_cut_off: is_storage && spec.wiring == Some(Wiring::D) }
 }
 
 fn made_of(switch: &Switch, how: SwitchFailure) -> Made {

@@ -21,6 +21,7 @@ mod flap;
 mod handle;
 pub mod hands;
 pub mod keeper;
+pub(crate) mod miswiring;
 mod plan;
 #[cfg(test)]
 mod plan_tests;
@@ -167,6 +168,8 @@ pub struct Lab {
     faults: Vec<faults::Made>,
     /// What drifts are drawn from.
     drift_rng: fastrand::Rng,
+    /// What miswirings are drawn from.
+    miswiring_rng: fastrand::Rng,
     client_identity: TlsIdentity,
     seed: u64,
     /// Held while nodes are off, too.
@@ -208,12 +211,14 @@ impl Lab {
         let nodes = boot::boot_all(starting, keeper, bound, ui, &ready).await?;
         let nodes = nodes.into_iter().map(|node| (node.plan.name.clone(), node)).collect();
         let drift_rng = fastrand::Rng::with_seed(launch.seed);
+        let miswiring_rng = fastrand::Rng::with_seed(!launch.seed);
         Ok(Self {
             control,
             nodes,
             cables: plan.cables,
             faults: Vec::new(),
             drift_rng,
+            miswiring_rng,
             client_identity,
             seed: launch.seed,
             _ports: ports,

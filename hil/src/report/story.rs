@@ -253,10 +253,10 @@ impl Teller {
                     fault.to_ms = Some(at_ms);
                 }
             }
-            Event::LossNamed { loss } => {
+            Event::LossNamed { loss } | Event::ConditionRaised { condition: loss } => {
                 self.losses.open.insert(loss.clone(), at_ms);
             }
-            Event::LossGone { loss } => {
+            Event::LossGone { loss } | Event::ConditionCleared { condition: loss } => {
                 if let Some(from_ms) = self.losses.open.remove(loss) {
                     self.losses.closed.push(Span { what: loss.clone(), from_ms, to_ms: Some(at_ms) });
                 }
@@ -440,6 +440,7 @@ pub(crate) mod tests {
         let gone = |loss: &str| Event::LossGone { loss: loss.into() };
         let off = "switch sw-a1 (02:00:00:00:00:a1) is off";
         let lost = "switch sw-a1 (02:00:00:00:00:a1) is lost";
+        let slow = "round trips between the rooms on storage network 2 take 2900 µs longer than they did";
         let started =
             |scenario: &String| Event::ScenarioStarted { suite: suite.clone(), scenario: scenario.clone() };
         let mut events = vec![
@@ -466,7 +467,9 @@ pub(crate) mod tests {
             at(8202, gone("what a1 sends to b1 on storage network 1 is lost")),
             at(8202, named(lost)),
             at(8202, step(&cut, "exactly that is named within 2000 ms", true, "after 197 ms", 196)),
+            at(8900, Event::ConditionRaised { condition: slow.into() }),
             at(9000, paths(0, 2)),
+            at(9500, Event::ConditionCleared { condition: slow.into() }),
             at(11_000, Event::Healed),
             at(11_900, paths(2, 0)),
             at(12_000, step(&cut, "all is well again", true, "after 1000 ms", 1000)),
@@ -496,7 +499,7 @@ pub(crate) mod tests {
         );
         let off = &scenarios[0];
         assert_eq!((off.named_after_ms(), off.well_after_ms()), (Some(197), Some(1000)));
-        assert_eq!(off.named.iter().map(|named| named.lasting).collect::<Vec<_>>(), [false, true]);
+        assert_eq!(off.named.iter().map(|named| named.lasting).collect::<Vec<_>>(), [false, true, false]);
         assert_eq!((off.faults[0].from_ms, off.faults[0].to_ms), (8005, Some(11_000)));
         assert_eq!((scenarios[1].named_after_ms(), scenarios[1].well_after_ms()), (None, Some(0)));
         assert_eq!(scenarios[2].well_after_ms(), None);

@@ -15,6 +15,8 @@ use tokio::time::{Instant, interval, sleep};
 
 /// How long a moved cable may take to be heard of: the switch announces itself at once, the old one's word lives 4 s.
 const REFUSAL_BOUND: Duration = Duration::from_secs(10);
+/// How long a deployment that must refuse waits for neighbours: the cabling was seen to be wrong already.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 /// How long after a change a kernel may still report what follows from it: it looks at carriers once a second
 /// (`linkwatch_urgent_event` and `linkwatch_nextevent`, `net/core/link_watch.c`).
 const AFTERMATH: Duration = Duration::from_millis(1500);
@@ -54,14 +56,14 @@ impl Runner<'_> {
         .await
     }
 
-    /// Deployment refuses the cabling for exactly the cables that were moved, and touches no node.
+    /// Deployment refuses the cabling for exactly the cables that were moved or whose ports are wrong, and touches no node.
     pub(super) async fn refused(&self) -> Result<Seen, DeployError> {
         let seen = self.cabling_until(REFUSAL_BOUND, Duration::ZERO, |cabling| self.refusal(cabling)).await?;
         if !seen.good {
             return Ok(seen);
         }
         let before = (self.generations().await?, self.quiet_links().await?);
-        let stage = deploy::network(&self.cluster, NEIGHBOURS_PATIENCE).await?;
+        let stage = deploy::network(&self.cluster, REFUSAL_PATIENCE).await?;
         sleep(AFTERMATH).await;
         let NetworkStage::Refused(cabling) = stage else {
             return Ok(Seen::not("the deployment was not refused: plans were applied"));
@@ -74,9 +76,9 @@ impl Runner<'_> {
         Ok(if touched.is_empty() { seen } else { Seen::not(touched.join("\n")) })
     }
 
-    /// Whether the errors found blame the cables that were moved, all of them and no other.
+    /// Whether the errors found blame the cables at fault, all of them and no other.
     fn refusal(&self, cabling: &Cabling) -> Seen {
-        let moved: Vec<LabCable> = self.lab.faults().iter().filter_map(Made::cable).cloned().collect();
+        let moved: Vec<LabCable> = self.lab.faults().iter().flat_map(Made::refused).cloned().collect();
         let findings: Vec<_> = cabling.errors().collect();
         let is_option_d = self.cluster.spec.wiring == Some(Wiring::D);
         let judged_by = if is_option_d { JudgedBy::Adapter } else { JudgedBy::Room };

@@ -14,10 +14,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 impl Runner<'_> {
-    /// The ids of the losses that the faults in force must be named as, sorted.
+    /// The ids of the losses and conditions that the faults in force must be named as, sorted.
     pub(super) fn expected(&self) -> Vec<String> {
         let mut ids: Vec<String> =
-            self.lab.faults().iter().filter_map(crate::lab::faults::Made::loss_id).collect();
+            self.lab.faults().iter().flat_map(crate::lab::faults::Made::names).collect();
         ids.sort();
         // What one cut broke, another can't break again.
         ids.dedup();
@@ -34,7 +34,7 @@ impl Runner<'_> {
             return Seen::not("what was done stops nothing, so nothing can be named");
         }
         let mut sightings = self.watch.sightings();
-        let exact = |sighting: &Sighting| sighting.at > since && sighting.lost() == expected;
+        let exact = |sighting: &Sighting| sighting.at > since && sighting.named() == expected;
         let found = timeout_at(since + bound, sightings.wait_for(exact)).await;
         if let Ok(Ok(sighting)) = found {
             self.vigil.begin(sighting.at, expected);
@@ -94,15 +94,31 @@ impl Runner<'_> {
 
 /// What a sighting names, in words.
 pub(super) fn words(sighting: &Sighting) -> String {
-    let losses: Vec<String> = sighting.diagnosis.losses.iter().map(ToString::to_string).collect();
-    if losses.is_empty() { "nothing".to_owned() } else { losses.join("; ") }
+    let named: Vec<String> = told(sighting).into_values().collect();
+    if named.is_empty() { "nothing".to_owned() } else { named.join("; ") }
+}
+
+/// What a sighting names, by its ids.
+fn told(sighting: &Sighting) -> BTreeMap<String, String> {
+    lost(sighting).into_iter().chain(raised(sighting)).collect()
+}
+
+fn lost(sighting: &Sighting) -> BTreeMap<String, String> {
+    sighting.diagnosis.losses.iter().map(|loss| (loss.what.id(), loss.to_string())).collect()
+}
+
+fn raised(sighting: &Sighting) -> BTreeMap<String, String> {
+    let conditions = sighting.conditions.iter().map(|raised| &raised.condition);
+    conditions.map(|condition| (condition.what.id(), condition.to_string())).collect()
 }
 
 /// Why a sighting is not one of a healthy cluster.
 pub(super) fn unwell(sighting: &Sighting, members: usize) -> String {
     let blocked = sighting.diagnosis.blocked.iter().map(ToString::to_string);
-    let losses = sighting.diagnosis.losses.iter().map(ToString::to_string);
-    let mut reasons: Vec<String> = losses.chain(blocked).collect();
+    let mut reasons: Vec<String> = told(sighting).into_values().chain(blocked).collect();
+    if sighting.suspected > 0 {
+        reasons.push(format!("{} conditions are not certain yet", sighting.suspected));
+    }
     reasons.extend(sighting.drifting().map(|node| format!("the links of {node} are not as planned")));
     if sighting.reporting < members {
         reasons.push(format!("{} of {members} nodes report", sighting.reporting));
@@ -148,7 +164,7 @@ impl Vigil {
     fn see(&self, sighting: &Sighting) {
         if let Some(kept) = self.lock().as_mut()
             && sighting.at > kept.since
-            && strays(&sighting.lost(), &kept.expected, kept.all_report(sighting))
+            && strays(&sighting.named(), &kept.expected, kept.all_report(sighting))
         {
             let after = sighting.at.duration_since(kept.since).as_millis();
             kept.strays.push(format!("{after} ms later this was named: {}", words(sighting)));
@@ -172,38 +188,52 @@ fn strays(lost: &[String], expected: &[String], all_report: bool) -> bool {
     lost.iter().any(|id| !expected.contains(id)) || all_report && expected.iter().any(|id| !lost.contains(id))
 }
 
-/// Logs every loss when it is first named and when it no longer is.
+/// Logs every loss and condition when it is first named and when it no longer is.
 pub(super) async fn log_losses(
     mut sightings: watch::Receiver<Sighting>,
     log: Arc<EventLog>,
     vigil: Vigil,
     namings: Namings,
 ) {
-    let mut named: BTreeMap<String, String> = BTreeMap::new();
+    let (mut lost_before, mut raised_before) = (BTreeMap::new(), BTreeMap::new());
     let mut paths: Option<Paths> = None;
     while sightings.changed().await.is_ok() {
-        let now: BTreeMap<String, String> = {
+        let (lost, raised) = {
             let sighting = sightings.borrow_and_update();
             vigil.see(&sighting);
-            namings.see(sighting.lost().into_iter().collect());
+            namings.see(sighting.named().into_iter().collect());
             let seen = Paths::of(&sighting);
             if paths.as_ref() != Some(&seen) {
                 log.log(Event::Paths(seen.clone()));
                 paths = Some(seen);
             }
-            sighting.diagnosis.losses.iter().map(|loss| (loss.what.id(), loss.to_string())).collect()
+            (lost(&sighting), raised(&sighting))
         };
-        for (id, loss) in &now {
-            if !named.contains_key(id) {
-                log.log(Event::LossNamed { loss: loss.clone() });
-            }
-        }
-        for (id, loss) in &named {
-            if !now.contains_key(id) {
-                log.log(Event::LossGone { loss: loss.clone() });
-            }
-        }
-        named = now;
+        changed(&log, &lost_before, &lost, |loss| Event::LossNamed { loss }, |loss| Event::LossGone { loss });
+        changed(
+            &log,
+            &raised_before,
+            &raised,
+            |condition| Event::ConditionRaised { condition },
+            |condition| Event::ConditionCleared { condition },
+        );
+        (lost_before, raised_before) = (lost, raised);
+    }
+}
+
+/// Logs what came and what went.
+fn changed(
+    log: &EventLog,
+    before: &BTreeMap<String, String>,
+    now: &BTreeMap<String, String>,
+    came: fn(String) -> Event,
+    went: fn(String) -> Event,
+) {
+    for (_, words) in now.iter().filter(|(id, _)| !before.contains_key(*id)) {
+        log.log(came(words.clone()));
+    }
+    for (_, words) in before.iter().filter(|(id, _)| !now.contains_key(*id)) {
+        log.log(went(words.clone()));
     }
 }
 

@@ -46,14 +46,22 @@ pub(super) fn complaints(
     judged_by: JudgedBy,
 ) -> Vec<String> {
     if moved.is_empty() {
-        return vec!["no cable was moved, so there is nothing to refuse".to_owned()];
+        return vec!["nothing was done that cables tell, so there is nothing to refuse".to_owned()];
     }
     let expected = at_fault(cables, moved, judged_by);
     let blamed: BTreeSet<Cable> =
         findings.iter().flat_map(|finding| finding.blamed()).map(Cable::from).collect();
+    // Of a NIC that hears nothing nobody knows where its cable leads.
+    let deaf = |finding: &WiringFinding| match finding {
+        WiringFinding::NoNeighbour { node, adapter, .. } => {
+            expected.iter().find(|cable| cable.node == *node && cable.adapter == *adapter).cloned()
+        }
+        _ => None,
+    };
+    let blamed: BTreeSet<Cable> = blamed.into_iter().chain(findings.iter().filter_map(|f| deaf(f))).collect();
     let missing = expected.difference(&blamed).map(|cable| format!("not blamed: {cable}"));
     let invented = blamed.difference(&expected).map(|cable| format!("blamed, but right: {cable}"));
-    let beside = findings.iter().filter(|finding| finding.blamed().is_empty());
+    let beside = findings.iter().filter(|finding| finding.blamed().is_empty() && deaf(finding).is_none());
     let beside = beside.map(|finding| format!("nothing that was done: {finding}"));
     missing.chain(invented).chain(beside).collect()
 }

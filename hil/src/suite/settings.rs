@@ -15,6 +15,12 @@ impl Room {
     }
 }
 
+impl Default for Room {
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
 impl TryFrom<u8> for Room {
     type Error = String;
     fn try_from(value: u8) -> Result<Self, String> {
@@ -144,6 +150,34 @@ impl fmt::Display for Whom {
             None => write!(f, "{}", self.room),
         }
     }
+}
+
+/// What is wired or set up wrongly: at a node's NIC of a storage network, or at the switch or room-to-room link of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wrong {
+    /// The NIC's cable leads to another port of its switch.
+    OtherPort,
+    /// The NIC's port does not carry the storage network's VLAN.
+    NoVlan,
+    /// The NIC's port takes small packets only, and says so.
+    SmallPort,
+    /// The same, but it says that it takes large ones.
+    SmallPortUnsaid,
+    /// The switch takes small packets only, and says so.
+    SmallSwitch,
+    /// The same, but it says that it takes large ones.
+    SmallSwitchUnsaid,
+    /// Round trips through the NIC's cable take 3 ms longer.
+    SlowCable,
+    /// Round trips between the rooms take 3 ms longer.
+    SlowRoomLink,
+    /// The two storage NICs of the node have each other's cables.
+    SwappedStorageNics,
+    /// What the NIC sends is lost in its cable.
+    SendsNothing,
+    /// What is sent to the NIC is lost in its cable.
+    ReceivesNothing,
 }
 
 /// What is wrong with a plan.

@@ -1,6 +1,6 @@
 //! Steps in words, for reports.
 
-use super::{Nics, Step, Whom};
+use super::{Nics, Room, Step, Whom, Wrong};
 use std::fmt;
 
 impl fmt::Display for Step {
@@ -36,6 +36,13 @@ impl fmt::Display for Step {
             | Self::PowerCycle { .. }
             | Self::Freeze { .. }
             | Self::Thaw { .. } => power(self, f),
+            Self::Miswire { what, room, position, storage_network } => {
+                wrong_in_words(f, *what, (*room, *position), *storage_network)
+            }
+            Self::MiswireMany { count, .. } => {
+                write!(f, "{count} miswirings from the seed, each named and gone when mended")
+            }
+            Self::NothingRaised { for_ms } => write!(f, "nothing is raised for {} s", for_ms / 1000),
             Self::Heal {} => f.write_str("everything is mended"),
             Self::BadPlan { room, position, plan, meanwhile, .. } => {
                 write!(f, "node {position} of {room} is given {plan}")?;
@@ -94,5 +101,30 @@ fn power(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Step::Freeze { .. } => write!(f, "{whom} freezes"),
         Step::Thaw { within_ms, .. } => write!(f, "{whom} goes on and is well within {within_ms} ms"),
         _ => Ok(()),
+    }
+}
+
+fn wrong_in_words(
+    f: &mut fmt::Formatter<'_>,
+    what: Wrong,
+    (room, position): (Room, u8),
+    network: u8,
+) -> fmt::Result {
+    let nic = format!("the storage network {network} NIC of node {position} of {room}");
+    let switch = format!("the switch of storage network {network} in {room}");
+    match what {
+        Wrong::OtherPort => write!(f, "{nic} is cabled to another port of its switch"),
+        Wrong::NoVlan => write!(f, "{nic} is at a port without its VLAN"),
+        Wrong::SmallPort => write!(f, "{nic} is at a port for small packets that says so"),
+        Wrong::SmallPortUnsaid => write!(f, "{nic} is at a port for small packets that does not say so"),
+        Wrong::SmallSwitch => write!(f, "{switch} takes small packets only and says so"),
+        Wrong::SmallSwitchUnsaid => write!(f, "{switch} takes small packets only and does not say so"),
+        Wrong::SlowCable => write!(f, "{nic} has a cable that takes 3 ms there and back"),
+        Wrong::SlowRoomLink => write!(f, "storage network {network} takes 3 ms between the rooms and back"),
+        Wrong::SwappedStorageNics => {
+            write!(f, "the storage NICs of node {position} of {room} have each other's cables")
+        }
+        Wrong::SendsNothing => write!(f, "{nic} sends nothing any more"),
+        Wrong::ReceivesNothing => write!(f, "{nic} receives nothing any more"),
     }
 }

@@ -185,10 +185,16 @@ impl<'a> View<'a> {
         (now.as_ref() != Some(&cable.switch)).then_some(Seen::NoNeighbour { node, adapter, now })
     }
 
+    /// Whether a NIC hears another switch than it did: its cable was moved.
+    fn hears_another(&self, cable: &Connection) -> bool {
+        matches!(self.trouble(cable), Some(Seen::NoNeighbour { now: Some(_), .. }))
+    }
+
     /// Switches all of whose NICs are in trouble. Returns those NICs, and those of nodes without which a switch can't be
     /// judged.
     ///
-    /// NICs that merely hear no LLDP convict nobody alone: what else they carry must be dead, too.
+    /// NICs that merely hear no LLDP convict nobody alone: what else they carry must be dead, too. NICs that hear another switch say
+    /// nothing of the one that they were cabled to.
     pub(super) fn lost_switches(
         &self,
         networks: &[StorageNetwork],
@@ -196,7 +202,8 @@ impl<'a> View<'a> {
         diagnosis: &mut Diagnosis,
     ) -> BTreeSet<NicId> {
         let mut on_switch: BTreeMap<&ChassisId, Vec<&Connection>> = BTreeMap::new();
-        for cable in cables.iter().filter(|cable| !self.is_silent(&cable.node)) {
+        let at_it = |cable: &&Connection| !self.is_silent(&cable.node) && !self.hears_another(cable);
+        for cable in cables.iter().filter(at_it) {
             on_switch.entry(&cable.switch).or_default().push(cable);
         }
         let mut out = BTreeSet::new();
@@ -250,8 +257,8 @@ impl<'a> View<'a> {
         cables.iter().filter(elsewhere).map(nic_of).collect()
     }
 
-    /// NICs without carrier; NICs without neighbour that are no use either. Returns those that are lost, and those
-    /// that only receive nothing.
+    /// NICs without carrier; NICs without neighbour, or with another one, that are no use either. (That a cable was moved is a
+    /// condition, not a loss.) Returns those that are lost, and those that only receive nothing.
     pub(super) fn lost_nics(
         &self,
         networks: &[StorageNetwork],
@@ -264,15 +271,20 @@ impl<'a> View<'a> {
             let Some(trouble) = self.trouble(cable) else { continue };
             let mut evidence = vec![trouble];
             let mut could_also_be = Vec::new();
-            let what = if is_silence(&evidence[0]) {
+            let moved = self.hears_another(cable);
+            let what = if is_silence(&evidence[0]) || moved {
                 evidence.extend(self.seen_through(networks, cable, explained));
                 match self.deaf(networks, cable, explained) {
                     Deaf::Lost => nic_lost(cable),
                     Deaf::OneWay => nic_one_way(cable, Way::Receive),
                     Deaf::OnlyToLldp => continue,
+                    Deaf::CantTell if moved && self.peers(networks, cable, explained).next().is_none() => {
+                        continue;
+                    }
                     Deaf::CantTell => {
                         let what = format!("whether {} of node {} works", cable.adapter, cable.node);
-                        let why = "it has carrier and hears no switch, and nothing else shows".to_owned();
+                        let hears = if moved { "another switch than before" } else { "no switch" };
+                        let why = format!("it has carrier and hears {hears}, and nothing else shows");
                         diagnosis.blocked.push(Blocked { what, why });
                         continue;
                     }

@@ -215,16 +215,33 @@ fn who_has_just_begun_to_listen_knows_nothing_yet() {
 }
 
 #[test]
-fn a_nic_that_hears_another_switch_is_lost_to_its_own() {
+fn a_nic_that_hears_another_switch_is_lost_only_if_its_paths_are() {
     let world = World { spec: spec(2), faults: vec![], when: When::Soon };
-    let mut reports = world.reports();
-    reports[0].nics[0].cabling.neighbour = Some(crate::testing::neighbour(4, 1, &[7]));
-    let diagnosis =
-        diagnose(&world.spec.storage_networks, &cabling(&world.spec), &reports, Thresholds::default());
-    assert_eq!(ids(&diagnosis), ["nic:n1:Ethernet"]);
     let now = Some(crate::testing::chassis(4));
-    let expected = Seen::NoNeighbour { node: node_name(1), adapter: "Ethernet".parse().unwrap(), now };
-    assert_eq!(diagnosis.losses[0].evidence, [expected]);
+    let moved = |reports: &mut Vec<NodeReport>, nic: usize| {
+        reports[0].nics[nic].cabling.neighbour = Some(crate::testing::neighbour(4, 1, &[7]));
+    };
+    for nic in [0, 2] {
+        let mut reports = world.reports();
+        moved(&mut reports, nic);
+        assert_eq!(judge(2, &reports), Diagnosis::default(), "it carries, or nobody knows");
+    }
+    let cut = Fault::Cable(1, 1, Cut::Both);
+    let mut reports = World { spec: spec(2), faults: vec![cut], when: When::Soon }.reports();
+    moved(&mut reports, 2);
+    let diagnosis = judge(2, &reports);
+    assert_eq!(ids(&diagnosis), ["nic:n1:Ethernet 3"]);
+    let expected = Seen::NoNeighbour { node: node_name(1), adapter: "Ethernet 3".parse().unwrap(), now };
+    assert_eq!(diagnosis.losses[0].evidence[0], expected);
+}
+
+#[test]
+fn a_switch_whose_cables_were_all_moved_is_not_lost() {
+    let mut reports = healthy(1);
+    for nic in [0, 2] {
+        reports[0].nics[nic].cabling.neighbour = Some(crate::testing::neighbour(3, nic, &[7, 711]));
+    }
+    assert_eq!(judge(1, &reports), Diagnosis::default());
 }
 
 #[test]

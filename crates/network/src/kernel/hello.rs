@@ -1,20 +1,30 @@
-//! Sends hellos to all peers on all storage networks, and remembers when each peer was heard.
+//! Sends hellos to all peers on all storage networks, and remembers when each peer was heard, how long hellos take there and
+//! back, and when one came that was as large as a packet may be.
 //!
 //! Invariants: one task and one UDP socket per storage network, bound to the storage address whether or not it is there
 //! (`IP_FREEBIND`), so addresses may come and go; links may go down and up. Hellos live for one hop: they never leave by a
 //! router. A hello counts only if it is of this cluster, names the network whose address it was sent to, and comes from
 //! the address and port of the node that it names. Through which NIC it came is not looked at: the kernel takes a packet for any of
-//! its addresses on any NIC. Sending never waits, so a node that can't send still hears.
+//! its addresses on any NIC. Sending never waits, so a node that can't send still hears. No hello is ever divided
+//! (don't-fragment), and what the kernel believes of a path's MTU is not asked: the link's own is the only bound.
+//!
+//! Round trips end, and the time that a peer holds a hello begins, when the kernel of the one or the other says that it came
+//! ([`arrival`]): a process that is busy makes none longer, a machine that is does.
+//! The last [`TRIPS_KEPT`] of each path are kept; what is told of them is that of the last [`WINDOW`].
 //!
 //! On failure: [`HelloError`] when a socket can't be made. Later errors of receiving are waited out until the next interval; a hello
 //! that can't be sent at once is dropped, and the next goes out an interval later. All tasks end soon after [`Hellos`] is
 //! dropped, and before [`Hellos::stop`] returns.
 
+use super::arrival;
+use crate::conditions::PathQuality;
 use crate::diagnose::PathView;
-use crate::probe::{ClusterTag, HELLO_BYTES, HELLO_PORT, Hello};
-use model::{NodeName, NodeOrdinal, Priority, StorageNetworkIndex};
+use crate::probe::{ClusterTag, Echo, HELLO_PORT, Hello, LARGE_HELLO_EVERY, large_bytes};
+use model::{Mtu, NodeName, NodeOrdinal, Priority, StorageNetworkIndex};
+use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
+use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket as StdUdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +32,13 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
+
+/// The longest datagram that is taken in whole, bytes: that of the largest packet there is.
+const DATAGRAM_BYTES_MAX: usize = 9216;
+/// How many round trips of a path are kept.
+const TRIPS_KEPT: usize = 64;
+/// What is told of round trips is about those of so long.
+const WINDOW: Duration = Duration::from_secs(4);
 
 /// A node that hellos go to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +62,8 @@ pub struct HelloConfig {
     pub interval_ms: u32,
     /// Socket priority, which VLAN links map to a priority code point.
     pub priority: Priority,
+    /// How large the largest packet is, which from time to time a hello is; `None`: none is.
+    pub packet: Option<Mtu>,
     /// Per storage network: the own address and the peers.
     pub networks: BTreeMap<StorageNetworkIndex, (Ipv4Addr, Vec<HelloPeer>)>,
 }
@@ -62,8 +81,45 @@ pub struct HelloError {
     pub source: io::Error,
 }
 
-/// When each peer was last heard on each storage network.
-type Heard = Arc<Mutex<BTreeMap<(StorageNetworkIndex, NodeOrdinal), Instant>>>;
+/// What was heard of each peer on each storage network.
+type Heard = Arc<Mutex<BTreeMap<(StorageNetworkIndex, NodeOrdinal), Path>>>;
+
+/// What was heard of a peer on a storage network.
+#[derive(Debug)]
+struct Path {
+    /// When, last.
+    at: Instant,
+    /// The last small hello: when it came, and when it was sent, by the peer's clock, µs.
+    small: Option<(Instant, u64)>,
+    /// Small hellos since the last large one.
+    small_since_large: u32,
+    /// When hellos came back, and how long they took, µs.
+    trips: VecDeque<(Instant, u32)>,
+}
+
+impl Path {
+    fn quality(&self, node: &NodeName, network: StorageNetworkIndex) -> PathQuality {
+        let lately = self.trips.iter().filter(|(at, _)| at.elapsed() <= WINDOW);
+        let mut trips_us: Vec<u32> = lately.map(|(_, us)| *us).collect();
+        trips_us.sort_unstable();
+        PathQuality {
+            peer: node.clone(),
+            network,
+            round_trips: u32::try_from(trips_us.len()).unwrap_or(u32::MAX),
+            min_us: trips_us.first().copied(),
+            median_us: trips_us.get(trips_us.len() / 2).copied(),
+            small_since_large: self.small_since_large,
+        }
+    }
+}
+
+/// The machine's own monotonic clock, µs: restarts of the process don't set it anew.
+fn clock_us() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    // Never negative: it counts from the machine's start.
+    let (seconds, nanoseconds) = (now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs());
+    seconds.saturating_mul(1_000_000).saturating_add(nanoseconds / 1000)
+}
 
 /// Sends and listens until it is dropped.
 #[derive(Debug)]
@@ -94,10 +150,11 @@ impl Hellos {
                     network: *index,
                     sequence: 0,
                     sent_us: 0,
+                    echo: None,
                 },
                 peers: peers.clone(),
+                packet: config.packet,
                 heard: Arc::clone(&heard),
-                start: Instant::now(),
             });
         }
         let every = Duration::from_millis(u64::from(config.interval_ms.max(1)));
@@ -115,9 +172,21 @@ impl Hellos {
             let view = |peer: &HelloPeer| PathView {
                 peer: peer.node.clone(),
                 network: *network,
-                heard_ms_ago: heard.get(&(*network, peer.ordinal)).map(|at| millis(at.elapsed())),
+                heard_ms_ago: heard.get(&(*network, peer.ordinal)).map(|path| millis(path.at.elapsed())),
             };
             peers.iter().map(view).collect::<Vec<_>>()
+        };
+        self.config.networks.iter().flat_map(of_network).collect()
+    }
+
+    /// How well hellos come that were heard at all, one entry per peer and storage network.
+    pub fn qualities(&self) -> Vec<PathQuality> {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_network = |(network, (_, peers)): (&StorageNetworkIndex, &(Ipv4Addr, Vec<HelloPeer>))| {
+            let quality = |peer: &HelloPeer| {
+                heard.get(&(*network, peer.ordinal)).map(|path| path.quality(&peer.node, *network))
+            };
+            peers.iter().filter_map(quality).collect::<Vec<_>>()
         };
         self.config.networks.iter().flat_map(of_network).collect()
     }
@@ -142,6 +211,7 @@ fn socket(address: Ipv4Addr, priority: Priority) -> io::Result<StdUdpSocket> {
     socket.set_freebind_v4(true)?;
     socket.set_ttl_v4(1)?;
     socket.set_priority(u32::from(priority.get()))?;
+    set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::PROBE)?;
     socket.bind(&SockAddr::from(SocketAddrV4::new(address, HELLO_PORT)))?;
     Ok(socket.into())
 }
@@ -151,15 +221,15 @@ struct Greeter {
     socket: UdpSocket,
     hello: Hello,
     peers: Vec<HelloPeer>,
+    packet: Option<Mtu>,
     heard: Heard,
-    start: Instant,
 }
 
 impl Greeter {
     async fn run(mut self, every: Duration) {
         let mut tick = interval(every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut buffer = [0; 2 * HELLO_BYTES];
+        let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         // The runtime has to see once that the new socket can be written to, or the first hellos would be dropped.
         if let Err(error) = self.socket.writable().await {
             tracing::debug!(network = %self.hello.network, %error, "can't look at the socket for hellos");
@@ -185,9 +255,21 @@ impl Greeter {
 
     fn greet(&mut self) {
         self.hello.sequence += 1;
-        self.hello.sent_us = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let datagram = self.hello.encode();
+        self.greet_all(None);
+        if self.packet.is_some() && self.hello.sequence.is_multiple_of(LARGE_HELLO_EVERY) {
+            self.greet_all(self.packet);
+        }
+    }
+
+    /// Sends every peer a hello, filled up to a packet of this size.
+    fn greet_all(&mut self, packet: Option<Mtu>) {
         for peer in &self.peers {
+            self.hello.echo = self.echo_for(peer);
+            self.hello.sent_us = clock_us();
+            let datagram = match packet {
+                Some(packet) => self.hello.encode_large(packet),
+                None => self.hello.encode().to_vec(),
+            };
             let to = SocketAddrV4::new(peer.address, HELLO_PORT);
             // The address or the link may be away for now, or the socket's buffer full; what counts is what peers hear.
             if let Err(error) = self.socket.try_send_to(&datagram, to.into()) {
@@ -196,7 +278,16 @@ impl Greeter {
         }
     }
 
+    /// The last hello of a peer, to be sent back to it.
+    fn echo_for(&self, peer: &HelloPeer) -> Option<Echo> {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = heard.get(&(self.hello.network, peer.ordinal))?;
+        let (at, sent_us) = path.small?;
+        Some(Echo { sent_us, held_us: u32::try_from(at.elapsed().as_micros()).ok()? })
+    }
+
     fn note(&self, datagram: &[u8], from: SocketAddr) {
+        let late_by = arrival::late_by(&self.socket);
         match Hello::decode(datagram) {
             Ok(hello) => {
                 let known = self.peers.iter().any(|peer| {
@@ -204,13 +295,38 @@ impl Greeter {
                 });
                 let ours = hello.cluster == self.hello.cluster && hello.network == self.hello.network;
                 if known && ours {
-                    let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-                    heard.insert((hello.network, hello.sender), Instant::now());
+                    self.heard(&hello, datagram.len(), late_by);
                 } else {
                     tracing::debug!(?hello, %from, "a hello that is none of ours");
                 }
             }
             Err(error) => tracing::debug!(%from, %error, "no hello"),
+        }
+    }
+
+    fn heard(&self, hello: &Hello, bytes: usize, late_by: Duration) {
+        let now = Instant::now();
+        let at = now.checked_sub(late_by).unwrap_or(now);
+        let came_us = clock_us().saturating_sub(u64::try_from(late_by.as_micros()).unwrap_or_default());
+        let is_large = self.packet.is_some_and(|packet| bytes >= large_bytes(packet));
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = heard.entry((hello.network, hello.sender)).or_insert_with(|| Path {
+            at,
+            small: None,
+            small_since_large: 0,
+            trips: VecDeque::new(),
+        });
+        path.at = at;
+        if is_large {
+            // It takes longer, and echoes what the small one just before it did.
+            path.small_since_large = 0;
+            return;
+        }
+        path.small = Some((at, hello.sent_us));
+        path.small_since_large = path.small_since_large.saturating_add(1);
+        if let Some(trip_us) = hello.echo.and_then(|echo| echo.round_trip_us(came_us)) {
+            path.trips.truncate(TRIPS_KEPT - 1);
+            path.trips.push_front((at, trip_us));
         }
     }
 }
@@ -233,6 +349,7 @@ mod tests {
             sender: ordinal(sender),
             interval_ms: 20,
             priority: Priority::DEFAULT,
+            packet: Some(Mtu::JUMBO),
             networks,
         };
         Hellos::start(config).unwrap()
@@ -260,17 +377,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn round_trips_are_measured_and_large_hellos_come_undivided() {
+        let (a, b) = ([127, 71, 19, 1], [127, 71, 19, 2]);
+        let (first, second) = (hellos(CLUSTER, 1, a, b), hellos(CLUSTER, 2, b, a));
+        let known = |hellos: &Hellos| {
+            let quality = hellos.qualities().pop();
+            // After more small ones than lie between two large ones, one of those has come.
+            quality.is_some_and(|quality| quality.round_trips > 6 && quality.small_since_large < 6)
+        };
+        let both = async {
+            while !(known(&first) && known(&second)) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), both).await.expect("echoes and a large hello");
+        let quality = first.qualities().pop().unwrap();
+        assert_eq!(quality.peer.as_str(), "other");
+        // Each is held for an interval of 20 ms at most; what is counted is the rest.
+        assert!(quality.min_us < Some(10_000), "{quality:?}");
+        assert!(quality.min_us <= quality.median_us);
+    }
+
+    #[tokio::test]
     async fn only_this_clusters_hellos_from_the_right_address_on_this_network_count() {
         let (a, b) = (Ipv4Addr::new(127, 71, 18, 1), Ipv4Addr::new(127, 71, 18, 2));
         let network = |number| StorageNetworkIndex::try_from(number).unwrap();
         let sender = NodeOrdinal::try_from(2).unwrap();
-        let good = Hello { cluster: CLUSTER, sender, network: network(1), sequence: 0, sent_us: 0 };
+        let good =
+            Hello { cluster: CLUSTER, sender, network: network(1), sequence: 0, sent_us: 0, echo: None };
         let greeter = Greeter {
             socket: UdpSocket::from_std(socket(a, Priority::DEFAULT).unwrap()).unwrap(),
             hello: good,
             peers: vec![HelloPeer { node: "other".parse().unwrap(), ordinal: sender, address: b }],
+            packet: None,
             heard: Heard::default(),
-            start: Instant::now(),
         };
         let counts = |hello: Hello, from: Ipv4Addr, port: u16| {
             greeter.heard.lock().unwrap().clear();

@@ -16,6 +16,7 @@
 
 mod announce;
 mod apply;
+mod arrival;
 mod attribute;
 mod dcb;
 mod exchange;

@@ -17,9 +17,11 @@ pub fn check(spec: &ClusterSpec, cabling: &[NodeCabling]) -> Vec<WiringFinding> 
     let is_option_d = spec.wiring == Some(Wiring::D);
     let foreign = if is_option_d { Vec::new() } else { zones(cabling, &cables, &mut findings) };
     let at_home: Vec<&Connection> = cables.iter().filter(|cable| !foreign.contains(cable)).collect();
-    adapters(&at_home, is_option_d, &mut findings);
+    let mut of_ports = Vec::new();
+    ports(spec, cabling, &cables, &mut of_ports);
+    adapters(&at_home, is_option_d, &of_ports, &mut findings);
     diversity(spec, cabling, &mut findings);
-    ports(spec, cabling, &cables, &mut findings);
+    findings.extend(of_ports);
     // Where a cable leads to the other zone, what all of them look like says nothing.
     if foreign.is_empty()
         && let (Some(declared), Recognised::As(recognised)) = (spec.wiring, recognise(spec, cabling))
@@ -133,7 +135,16 @@ fn other_side(cables: &[Connection], cable: &Connection, zone: &ZoneName) -> Con
 }
 
 /// Per adapter, all nodes of a zone see the same switch, or all nodes at all.
-fn adapters(cables: &[&Connection], across_zones: bool, findings: &mut Vec<WiringFinding>) {
+fn adapters(
+    cables: &[&Connection],
+    across_zones: bool,
+    of_ports: &[WiringFinding],
+    findings: &mut Vec<WiringFinding>,
+) {
+    let lacks_vlan = |cable: &&Connection| {
+        let lacks = |finding: &WiringFinding| matches!(finding, WiringFinding::VlanMissing { cable: other, .. } if other == *cable);
+        of_ports.iter().any(lacks)
+    };
     let mut groups: BTreeMap<(Option<&ZoneName>, &AdapterName), Vec<&Connection>> = BTreeMap::new();
     for cable in cables {
         if let Some(zone) = &cable.zone {
@@ -155,7 +166,7 @@ fn adapters(cables: &[&Connection], across_zones: bool, findings: &mut Vec<Wirin
             findings.extend(
                 odd.map(|cable| WiringFinding::OddSwitch { cable: (*cable).clone(), most: model.clone() }),
             );
-        } else {
+        } else if !told_by_vlans(&group, lacks_vlan) {
             findings.push(WiringFinding::SplitZone {
                 zone: zone.cloned(),
                 adapter: adapter.clone(),
@@ -163,6 +174,13 @@ fn adapters(cables: &[&Connection], across_zones: bool, findings: &mut Vec<Wirin
             });
         }
     }
+}
+
+/// Whether those that are where their VLANs are agree on a switch: the others are told of for what they lack.
+fn told_by_vlans(group: &[&Connection], lacks_vlan: impl Fn(&&Connection) -> bool) -> bool {
+    let right: Vec<&&Connection> = group.iter().filter(|cable| !lacks_vlan(cable)).collect();
+    let agree = right.windows(2).all(|two| two[0].switch == two[1].switch);
+    right.len() < group.len() && !right.is_empty() && agree
 }
 
 /// The switches of a node's storage NICs, with one NIC each.

@@ -1,0 +1,175 @@
+//! Round trips that got longer.
+//!
+//! A node reports the shortest of its round trips of the last four seconds, for each path. Of a pair of nodes the shorter of both ends'
+//! counts: what is late by chance, because a machine was busy, goes away with that, and what is late by nature does not.
+//!
+//! - **Usual** is the median of what a pair showed in its last minute, once a second, while it was not slow; it never gets more than 1 ms
+//!   above what it was at first, so that what creeps is found, too.
+//! - **The rise** of a pair is what it shows above its usual, less what pairs inside the rooms show above theirs (the lower quartile):
+//!   when the machine that runs all the emulated nodes is busy, all pairs rise.
+//! - A pair **is slow** from a rise of 1.5 ms on, until its rise is below 0.9 ms.
+//! - A node all of whose pairs are slow on every storage network is busy itself: its pairs say nothing.
+//!
+//! Measured on the lab of 2+2, emulated, on a host with a load of ten on two processors. Shortest of the ten round trips of one end in 2 s, timed in
+//! the process: 1.1 to 6.2 ms, mostly 2.0 to 3.8; with 3 ms added between the rooms 4.7 to 7.0 there and 1.8 to 3.4 inside them. Medians:
+//! 3.4 to 14.7 ms whether or not, which is why they are not asked. With the kernel's stamps, 4 s and both ends: mostly 1.5 to 2.3 ms,
+//! and in 100 s of twelve pairs one pair alone looked slow for 2.6 s at most, never two at once for 2 s.
+
+use super::place::{Pair, Pairs, pair};
+use super::{Condition, Told, What};
+use crate::wiring::{Connection, NodeCabling};
+use model::{NodeName, StorageNetwork, StorageNetworkIndex};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// From this rise on a pair is slow, µs; and until below this.
+const SLOW_FROM_US: i64 = 1500;
+const WELL_BELOW_US: i64 = 900;
+/// By how much the usual may creep up, µs.
+const CREEP_MAX_US: u32 = 1000;
+/// Round trips of both ends together, without which nothing is said.
+const SAMPLES_MIN: u32 = 8;
+/// How often the usual takes a look in, ms, and how many looks it is the median of; with so many it is known.
+const LOOK_EVERY_MS: u64 = 1000;
+const LOOKS_KEPT: usize = 60;
+const LOOKS_MIN: usize = 5;
+
+/// What is known of a pair of nodes on a storage network.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    looks_us: VecDeque<u32>,
+    looked_ms: Option<u64>,
+    /// The usual when it was first known.
+    first_us: Option<u32>,
+    is_slow: bool,
+}
+
+impl Known {
+    fn usual_us(&self) -> Option<u32> {
+        let mut looks: Vec<u32> = self.looks_us.iter().copied().collect();
+        looks.sort_unstable();
+        let median = looks.get(looks.len() / 2).copied().filter(|_| looks.len() >= LOOKS_MIN)?;
+        Some(self.first_us.map_or(median, |first| median.min(first.saturating_add(CREEP_MAX_US))))
+    }
+
+    fn look(&mut self, now_ms: u64, shows_us: u32) {
+        if self.looked_ms.is_some_and(|looked| now_ms.saturating_sub(looked) < LOOK_EVERY_MS) {
+            return;
+        }
+        self.looked_ms = Some(now_ms);
+        self.looks_us.truncate(LOOKS_KEPT - 1);
+        self.looks_us.push_front(shows_us);
+        if self.first_us.is_none() {
+            self.first_us = self.usual_us();
+        }
+    }
+}
+
+/// Which storage network, which nodes.
+type Key = (StorageNetworkIndex, NodeName, NodeName);
+
+/// What is remembered of round trips.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Usual {
+    known: BTreeMap<Key, Known>,
+}
+
+/// What a pair shows at a moment, and the rise of that.
+struct Shown {
+    shows_us: u32,
+    rise_us: Option<i64>,
+}
+
+impl Usual {
+    /// Where round trips are longer than they were, on all storage networks.
+    pub(super) fn judge(
+        &mut self,
+        now_ms: u64,
+        networks: &[StorageNetwork],
+        (known_good, cables): (&[NodeCabling], &[Connection]),
+        alive: &[(&NodeName, &Told)],
+        is_judged: impl Fn(&StorageNetwork, Pair<'_>) -> bool,
+    ) -> Vec<Condition> {
+        let shown = self.shown(alive, known_good);
+        for (key, shown) in &shown {
+            let known = self.known.entry(key.clone()).or_default();
+            if let Some(rise) = shown.rise_us {
+                known.is_slow = rise >= if known.is_slow { WELL_BELOW_US } else { SLOW_FROM_US };
+            }
+            if !known.is_slow && shown.rise_us.is_none_or(|rise| rise < WELL_BELOW_US) {
+                known.look(now_ms, shown.shows_us);
+            }
+        }
+        let busy = self.busy(&shown);
+        let mut conditions = Vec::new();
+        for network in networks {
+            let here = shown.iter().filter(|((index, ..), _)| *index == network.index);
+            let here = here.filter(|((_, one, other), shown)| {
+                shown.rise_us.is_some()
+                    && !busy.contains(one)
+                    && !busy.contains(other)
+                    && is_judged(network, pair(one, other))
+            });
+            let here: BTreeMap<Pair<'_>, (bool, i64)> = here
+                .map(|(key, shown)| {
+                    (pair(&key.1, &key.2), (self.is_slow(key), shown.rise_us.unwrap_or_default()))
+                })
+                .collect();
+            let troubled = here.iter().map(|(pair, (is_slow, _))| (*pair, *is_slow)).collect();
+            for (place, pairs) in Pairs::new(network, known_good, cables, troubled).places() {
+                let rises = pairs.iter().map(|pair| here[pair].1);
+                let by_us = u32::try_from(rises.min().unwrap_or_default()).unwrap_or_default();
+                let said = |pair: &Pair<'_>| format!("{} and {}: {} µs more", pair.0, pair.1, here[pair].1);
+                let evidence = pairs.iter().map(said).collect();
+                conditions.push(Condition { what: What::Slow { place, by_us }, evidence });
+            }
+        }
+        conditions
+    }
+
+    fn is_slow(&self, key: &Key) -> bool {
+        self.known.get(key).is_some_and(|known| known.is_slow)
+    }
+
+    /// What every pair shows, and by how much that is more than usual and than others'.
+    fn shown(&self, alive: &[(&NodeName, &Told)], known_good: &[NodeCabling]) -> BTreeMap<Key, Shown> {
+        let mut trips: BTreeMap<Key, (u32, u32)> = BTreeMap::new();
+        for (node, told) in alive {
+            for quality in &told.qualities {
+                let Some(min_us) = quality.min_us else { continue };
+                let (one, other) = pair(node, &quality.peer);
+                let (count, shortest) =
+                    trips.entry((quality.network, one.clone(), other.clone())).or_insert((0, u32::MAX));
+                *count += quality.round_trips;
+                *shortest = min_us.min(*shortest);
+            }
+        }
+        trips.retain(|_, (count, _)| *count >= SAMPLES_MIN);
+        let above = |key: &Key, shows_us: u32| {
+            Some(i64::from(shows_us) - i64::from(self.known.get(key)?.usual_us()?))
+        };
+        let zone =
+            |node: &NodeName| known_good.iter().find(|known| known.node == *node).map(|known| &known.zone);
+        let inside = trips.iter().filter(|((_, one, other), _)| zone(one) == zone(other));
+        let mut inside: Vec<i64> = inside.filter_map(|(key, (_, us))| above(key, *us)).collect();
+        inside.sort_unstable();
+        let everywhere = inside.get(inside.len() / 4).copied().unwrap_or_default().max(0);
+        let shown = |(key, (_, shows_us)): (Key, (u32, u32))| {
+            let rise_us = above(&key, shows_us).map(|above| above - everywhere);
+            (key, Shown { shows_us, rise_us })
+        };
+        trips.into_iter().map(shown).collect()
+    }
+
+    /// Nodes all of whose pairs are slow, on more than one storage network and with more than one peer.
+    fn busy(&self, shown: &BTreeMap<Key, Shown>) -> BTreeSet<NodeName> {
+        let nodes: BTreeSet<&NodeName> = shown.keys().flat_map(|(_, one, other)| [one, other]).collect();
+        let is_busy = |node: &&NodeName| {
+            let own: Vec<&Key> =
+                shown.keys().filter(|(_, one, other)| one == *node || other == *node).collect();
+            let networks: BTreeSet<StorageNetworkIndex> = own.iter().map(|(network, ..)| *network).collect();
+            let peers: BTreeSet<&NodeName> = own.iter().flat_map(|(_, one, other)| [one, other]).collect();
+            networks.len() > 1 && peers.len() > 2 && own.iter().all(|key| self.is_slow(key))
+        };
+        nodes.into_iter().filter(is_busy).cloned().collect()
+    }
+}
