@@ -92,6 +92,8 @@ pub(crate) struct Runner<'a> {
     ui: &'a Ui,
     watch: Watch,
     logger: JoinHandle<()>,
+    /// When the plans began to be applied, and when they were.
+    applied: (Instant, Instant),
     /// When the first and the last of the faults in force were made.
     faulted: Option<(Instant, Instant)>,
     /// Once a step has seen the faults named, they must stay named until they are mended.
@@ -118,6 +120,7 @@ impl<'a> Runner<'a> {
         let mut cluster = cluster(spec, lab)?;
         cluster.learn_speeds().await?;
         line.step("listens to the switches, then configures the networks");
+        let begun = Instant::now();
         let stage = deploy::network(&cluster, NEIGHBOURS_PATIENCE).await?;
         let (NetworkStage::Applied { cabling, .. } | NetworkStage::Refused(cabling)) = &stage;
         write_cabling(cabling, folder)?;
@@ -129,6 +132,7 @@ impl<'a> Runner<'a> {
                 return Err(RunError::Refused(complaints.collect::<Vec<_>>().join("\n")));
             }
         };
+        let took = (begun, Instant::now());
         log.log(Event::Topology(Topology::of(&cluster, &cabling)));
         let failures = applied.failures();
         if !failures.is_empty() {
@@ -143,7 +147,8 @@ impl<'a> Runner<'a> {
             diagnosis::log_losses(watch.sightings(), Arc::clone(log), vigil.clone(), namings.clone());
         let logger = tokio::spawn(logging);
         let log = Arc::clone(log);
-        let runner = Self { cluster, lab, keeper, log, ui, watch, logger, faulted: None, vigil, namings };
+        let (applied, faulted) = (took, None);
+        let runner = Self { cluster, lab, keeper, log, ui, watch, logger, applied, faulted, vigil, namings };
         let health = runner.well_by(Instant::now() + FIRST_HEALTH).await;
         if health.good { Ok(runner) } else { Err(RunError::Refused(health.what)) }
     }
@@ -334,7 +339,7 @@ impl<'a> Runner<'a> {
     fn before_a_fault(&self) {
         if self.faulted.is_none() {
             self.watch.listen_for_silences();
-            self.namings.begin();
+            self.namings.begin(self.watch.sightings().borrow().named().into_iter().collect());
         }
     }
 

@@ -11,7 +11,7 @@ use model::{Severity, Wiring};
 use network::Generation;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, interval, sleep, sleep_until};
 
 /// How long a moved cable may take to be heard of: the switch announces itself at once, the old one's word lives 4 s.
 const REFUSAL_BOUND: Duration = Duration::from_secs(10);
@@ -20,6 +20,11 @@ const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 /// How long after a change a kernel may still report what follows from it: it looks at carriers once a second
 /// (`linkwatch_urgent_event` and `linkwatch_nextevent`, `net/core/link_watch.c`).
 const AFTERMATH: Duration = Duration::from_millis(1500);
+/// So long after a port was put into a bridge the kernel tells of it once more, whether or not anything changed
+/// (`br_make_forwarding` and `br_forward_delay_timer_expired`, `net/bridge/br_stp.c` and `br_stp_timer.c`; also without STP).
+const FORWARD_DELAY: Duration = Duration::from_secs(15);
+/// How long it takes at most to see that a deployment changes nothing.
+const CHECK_TAKES: Duration = Duration::from_secs(9);
 /// How long kernels may take to be quiet after a deployment.
 const QUIET_BOUND: Duration = Duration::from_secs(15);
 /// How often the cabling is looked at while something is waited for.
@@ -146,6 +151,10 @@ impl Runner<'_> {
 
     /// Waits until no kernel reports changes any more, and gives the counts.
     async fn quiet_links(&self) -> Result<BTreeMap<String, api::LinkChanges>, DeployError> {
+        let (begun, done) = self.applied;
+        if Instant::now() + CHECK_TAKES > begun + FORWARD_DELAY {
+            sleep_until(done + FORWARD_DELAY + AFTERMATH).await;
+        }
         let deadline = Instant::now() + QUIET_BOUND;
         let mut seen = self.link_changes(None).await?;
         loop {

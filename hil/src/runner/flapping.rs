@@ -39,11 +39,9 @@ impl Namings {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins anew.
-    pub(super) fn begin(&self) {
-        let mut named = self.lock();
-        let now = std::mem::take(&mut named.now);
-        *named = Named { ever: now.clone(), now, ..Named::default() };
+    /// Begins anew, with what is named now: whoever records may be a sighting behind.
+    pub(super) fn begin(&self, now: BTreeSet<String>) {
+        *self.lock() = Named { ever: now.clone(), now, ..Named::default() };
     }
 
     /// Whether only what was expected was named since then, often enough, and not too often.
@@ -156,7 +154,7 @@ mod tests {
 
     fn seen(sightings: &[&[&str]]) -> Named {
         let namings = Namings::default();
-        namings.begin();
+        namings.begin(BTreeSet::new());
         for now in sightings {
             namings.see(ids(now));
         }
@@ -184,8 +182,9 @@ mod tests {
     #[test]
     fn what_was_named_before_the_beginning_counts_as_named_and_not_as_a_change() {
         let namings = Namings::default();
-        namings.see(ids(&["a"]));
-        namings.begin();
+        // Seen last by who records, and gone by now.
+        namings.see(ids(&["b"]));
+        namings.begin(ids(&["a"]));
         let named = namings.lock().clone();
         assert_eq!((named.came, named.gone, named.ever), (0, 0, ids(&["a"])));
     }

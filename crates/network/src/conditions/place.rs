@@ -120,3 +120,52 @@ impl<'a> Pairs<'a> {
         self.all(&across).then_some((Place::RoomLink { network: self.network.index }, across))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{cabling, neighbour, node_name, spec};
+    use crate::wiring::connections;
+
+    /// Where it is, on storage network 1 with so many nodes a room, when these pairs of nodes have the trouble.
+    fn places(nodes_per_zone: u64, one_switch: bool, bad: impl Fn(u8, u8) -> bool) -> Vec<String> {
+        let spec = spec(nodes_per_zone);
+        let mut known_good = cabling(&spec);
+        for node in known_good.iter_mut().filter(|_| one_switch) {
+            let port = usize::from(node.nics[2].mac.0[4]);
+            node.nics[2].neighbour = Some(neighbour(1, port, &[711]));
+        }
+        let cables = connections(&known_good);
+        let numbers = 1..=2 * nodes_per_zone as u8;
+        let names: BTreeMap<u8, NodeName> = numbers.map(|number| (number, node_name(number))).collect();
+        let pairs = names.iter().flat_map(|one| names.iter().map(move |other| (one, other)));
+        let pairs = pairs.filter(|(one, other)| one.0 < other.0);
+        let troubled = pairs.map(|(one, other)| (pair(one.1, other.1), bad(*one.0, *other.0))).collect();
+        let pairs = Pairs::new(&spec.storage_networks[0], &known_good, &cables, troubled);
+        pairs.places().into_iter().map(|(place, _)| place.to_string()).collect()
+    }
+
+    #[test]
+    fn what_all_pairs_of_something_have_is_that() {
+        let none: [&str; 0] = [];
+        assert_eq!(places(2, false, |_, _| false), none);
+        assert_eq!(places(2, false, |one, _| one == 1), ["at Ethernet 3 of node n1 or its cable"]);
+        assert_eq!(
+            places(2, false, |one, other| one < 3 && other > 2),
+            ["between the rooms on storage network 1"]
+        );
+        assert_eq!(places(2, false, |one, _| one < 3), ["through switch tor1 (02:00:00:00:ff:01)"]);
+        assert_eq!(
+            places(2, false, |one, other| (one, other) == (1, 4)),
+            ["between n1 and n4 on storage network 1"]
+        );
+    }
+
+    #[test]
+    fn one_node_a_room_accuses_what_joins_the_rooms_and_two_on_one_switch_each_other() {
+        assert_eq!(places(1, false, |_, _| true), ["between the rooms on storage network 1"]);
+        assert_eq!(places(1, true, |_, _| true), ["between n1 and n2 on storage network 1"]);
+        assert_eq!(places(2, true, |_, _| true), ["through switch tor1 (02:00:00:00:ff:01)"]);
+        assert_eq!(places(2, true, |one, _| one == 1), ["at Ethernet 3 of node n1 or its cable"]);
+    }
+}

@@ -22,7 +22,8 @@ pub(super) fn lost_switches(
 }
 
 /// Judges one storage network. `out` are NICs that are explained already, `deaf` those of which it is known that they
-/// receive nothing; they still can be heard.
+/// receive nothing; they still can be heard, until their kernels want to know again where a peer lives (ARP) and hear no
+/// answer.
 pub(super) fn judge(
     view: &View<'_>,
     network: &StorageNetwork,
@@ -36,6 +37,7 @@ pub(super) fn judge(
     let is_deaf = |node: &&NodeName| deaf.contains(&((*node).clone(), network.adapter.clone()));
     let deaf: Vec<&NodeName> = all.iter().copied().filter(is_deaf).collect();
     judge.forget(&judge.between(&all, &deaf));
+    judge.forget(&judge.between(&deaf, &all));
     judge.nics(diagnosis);
     judge.room_link(diagnosis);
     judge.rest(diagnosis);
@@ -205,6 +207,7 @@ impl<'a> Judge<'a> {
             }
             if deaf {
                 self.forget(&receive);
+                self.forget(&send);
             }
         }
     }

@@ -89,7 +89,7 @@ type Heard = Arc<Mutex<BTreeMap<(StorageNetworkIndex, NodeOrdinal), Path>>>;
 struct Path {
     /// When, last.
     at: Instant,
-    /// The last small hello: when it came, and when it was sent, by the peer's clock, µs.
+    /// The last small hello, until it is sent back: when it came, and when it was sent, by the peer's clock, µs.
     small: Option<(Instant, u64)>,
     /// Small hellos since the last large one.
     small_since_large: u32,
@@ -278,11 +278,11 @@ impl Greeter {
         }
     }
 
-    /// The last hello of a peer, to be sent back to it.
+    /// The last hello of a peer, to be sent back to it, once: sent back again it would say nothing new.
     fn echo_for(&self, peer: &HelloPeer) -> Option<Echo> {
-        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let path = heard.get(&(self.hello.network, peer.ordinal))?;
-        let (at, sent_us) = path.small?;
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = heard.get_mut(&(self.hello.network, peer.ordinal))?;
+        let (at, sent_us) = path.small.take()?;
         Some(Echo { sent_us, held_us: u32::try_from(at.elapsed().as_micros()).ok()? })
     }
 
@@ -318,7 +318,7 @@ impl Greeter {
         });
         path.at = at;
         if is_large {
-            // It takes longer, and echoes what the small one just before it did.
+            // It takes longer, and the small one just before it has echoed.
             path.small_since_large = 0;
             return;
         }

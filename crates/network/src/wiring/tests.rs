@@ -285,3 +285,18 @@ fn findings_are_diagnostics_and_can_be_written_down() {
     let diagnostic = found[0].diagnostic();
     assert_eq!((diagnostic.rule.0, diagnostic.severity), ("lldp.other-zones-switch", model::Severity::Error));
 }
+
+#[test]
+fn swapped_storage_nics_are_told_of_by_the_vlans_that_they_lack_and_nobody_else_is() {
+    for nodes_per_zone in 1..=3 {
+        let mut cabling = cabling(&spec(nodes_per_zone));
+        let [.., third, fourth] = cabling[0].nics.as_mut_slice() else { unreachable!() };
+        std::mem::swap(&mut third.neighbour, &mut fourth.neighbour);
+        let found = check(&spec(nodes_per_zone), &cabling);
+        let blamed = found.iter().flat_map(WiringFinding::blamed);
+        let blamed: BTreeSet<_> = blamed.map(|c| (c.node.as_str(), c.adapter.as_str())).collect();
+        assert_eq!(blamed, BTreeSet::from([("n1", "Ethernet 3"), ("n1", "Ethernet 4")]), "{found:?}");
+        let vlans = found.iter().filter(|finding| finding.id() == "lldp.vlan-missing").count();
+        assert_eq!(vlans, 2, "{found:?}");
+    }
+}
