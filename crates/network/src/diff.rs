@@ -37,6 +37,7 @@ use crate::plan::{NetworkPlan, ResolveError};
 use crate::simulate::{self, Refused};
 use model::Priority;
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 /// Why there is no list of operations.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -361,10 +362,10 @@ impl Planner<'_> {
             let of_phase = |route: &&Route| route.gateway.is_some() == behind_gateway;
             for (name, wanted) in &self.desired.links {
                 for route in wanted.routes.iter().flatten().filter(of_phase) {
-                    let op = Op::AddRoute { name: name.clone(), route: route.clone() };
                     // The kernel keeps routes that it would not take anew (their gateway's subnet is gone).
-                    if !self.state.links[name].routes.contains(route) && self.emit(op.clone()).is_err() {
-                        self.last.push(op);
+                    if !self.state.links[name].routes.contains(route) && self.add_route(name, route).is_err()
+                    {
+                        self.last.push(Op::AddRoute { name: name.clone(), route: route.clone() });
                     }
                 }
             }
@@ -394,10 +395,40 @@ impl Planner<'_> {
         };
         let heirs: Vec<_> = own.into_iter().chain(self.desired.links.keys().find(heir)).cloned().collect();
         for name in heirs {
-            if self.emit(Op::AddRoute { name, route: route.clone() }).is_ok() {
+            if self.add_route(&name, route).is_ok() {
                 return;
             }
         }
+    }
+
+    /// Adds a route. The kernel keeps one whose source address is on a link that went down, and takes it anew only while
+    /// that link is up; so a link of the plan that shall be down is up for that long.
+    fn add_route(&mut self, name: &LinkName, route: &Route) -> Result<(), DiffError> {
+        let add = Op::AddRoute { name: name.clone(), route: route.clone() };
+        let done = self.emit(add.clone());
+        let Err(DiffError::Refused { source: Refused::NoSource(source), .. }) = &done else { return done };
+        let Some(link) = self.sleeping(*source) else { return done };
+        let awake = [Op::SetUp { name: link.clone() }, add, Op::SetDown { name: link }];
+        let mut trial = self.state.clone();
+        if awake.iter().any(|op| simulate::apply(&mut trial, op).is_err()) {
+            return done;
+        }
+        awake.into_iter().try_for_each(|op| self.emit(op))
+    }
+
+    /// What would have to be up for a link of the plan that has this address to be up: the lowest one below it that is down.
+    fn sleeping(&self, address: Ipv4Addr) -> Option<LinkName> {
+        let has =
+            |name: &&LinkName| self.state.links[*name].addresses.iter().any(|net| net.addr() == address);
+        let is_down = |name: &LinkName| self.state.get(name).is_some_and(|link| !link.up);
+        let below = |name: &&LinkName| match &self.state.get(name)?.kind {
+            LinkKind::Vlan { parent, .. } => self.state.links.get_key_value(parent).map(|(name, _)| name),
+            _ => None,
+        };
+        let link = self.desired.links.keys().find(has)?;
+        let chain = std::iter::successors(Some(link), below).take(self.state.links.len());
+        let lowest = chain.take_while(|name| is_down(name)).last()?;
+        self.desired.links.contains_key(lowest).then(|| lowest.clone())
     }
 }
 

@@ -232,18 +232,27 @@ fn delete(state: &mut CurrentLinks, name: &LinkName) -> Result<(), Refused> {
 
 /// `bond_change_mtu` sets the ports first; `vlan_device_event` lowers VLAN links above; `br_mtu_auto_adjust` follows ports.
 fn set_mtu(state: &mut CurrentLinks, name: &LinkName, mtu_bytes: u32) -> Result<(), Refused> {
-    if let LinkKind::Vlan { parent, .. } = &link(state, name)?.kind
-        && link(state, parent)?.mtu_bytes < mtu_bytes
-    {
-        return Err(Refused::MtuAboveParent { name: name.clone(), parent: parent.clone() });
-    }
+    takes_mtu(state, name, mtu_bytes)?;
     if matches!(link(state, name)?.kind, LinkKind::Bond { .. }) {
-        for port in state.ports(name).cloned().collect::<Vec<_>>() {
+        let ports: Vec<LinkName> = state.ports(name).cloned().collect();
+        // One port that can't have it, and the bond and all its ports keep theirs.
+        ports.iter().try_for_each(|port| takes_mtu(state, port, mtu_bytes))?;
+        for port in ports {
             force_mtu(state, &port, mtu_bytes);
         }
     }
     force_mtu(state, name, mtu_bytes);
     Ok(())
+}
+
+/// `vlan_dev_change_mtu`: a VLAN link's MTU is at most that of the link below.
+fn takes_mtu(state: &CurrentLinks, name: &LinkName, mtu_bytes: u32) -> Result<(), Refused> {
+    match &link(state, name)?.kind {
+        LinkKind::Vlan { parent, .. } if link(state, parent)?.mtu_bytes < mtu_bytes => {
+            Err(Refused::MtuAboveParent { name: name.clone(), parent: parent.clone() })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Sets an MTU and lets what stands above follow. Links stand above each other without circles, so this ends.
@@ -311,10 +320,11 @@ fn join(state: &mut CurrentLinks, name: &LinkName, master: &LinkName) -> Result<
         return Err(Refused::NotA { name: name.clone(), expected: "free of its master" });
     }
     match above.kind.clone() {
-        // bond_enslave: refuses a port that is up, gives it the bond's MTU, opens it.
+        // bond_enslave: refuses a port that is up, gives it the bond's MTU, opens it. What fails there is undone.
         LinkKind::Bond { .. } if port.up => Err(Refused::IsUp(name.clone())),
         LinkKind::Bond { .. } => {
             let mtu_bytes = above.mtu_bytes;
+            takes_mtu(state, name, mtu_bytes)?;
             if let LinkKind::Vlan { parent, .. } = &port.kind
                 && !link(state, parent)?.up
             {

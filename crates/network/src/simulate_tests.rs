@@ -55,6 +55,33 @@ fn a_bond_refuses_a_port_that_is_up() {
     assert_eq!(refused, Err(Refused::IsUp(name("c"))));
 }
 
+/// A VLAN link above a NIC with a small MTU can't be a port of a bond with a bigger one (`bond_enslave`), nor be given it
+/// by its bond (`bond_change_mtu`). Nothing has changed then.
+#[test]
+fn a_bond_gives_no_port_more_than_the_link_below_that_has() {
+    let mut state = team();
+    create(&mut state, &name("c"), LinkKind::Nic, 1280).unwrap();
+    let vlan = VlanId::try_from(5).unwrap();
+    let above = Op::CreateVlan { name: name("w"), parent: name("c"), vlan, egress_qos: BTreeMap::new() };
+    run(&mut state, &[above]);
+    let refused = Err(Refused::MtuAboveParent { name: name("w"), parent: name("c") });
+    let join = Op::Join { name: name("w"), master: name("t") };
+    let before = state.clone();
+    assert_eq!((apply(&mut state, &join), &state), (refused.clone(), &before));
+    run(
+        &mut state,
+        &[
+            Op::SetMtu { name: name("t"), mtu_bytes: 1280 },
+            Op::SetUp { name: name("c") },
+            Op::SetDown { name: name("w") },
+            join,
+        ],
+    );
+    let raise = Op::SetMtu { name: name("t"), mtu_bytes: 1500 };
+    let before = state.clone();
+    assert_eq!((apply(&mut state, &raise), &state), (refused, &before));
+}
+
 #[test]
 fn a_port_that_leaves_a_bond_is_down_with_an_mtu_nobody_knows() {
     let mut state = team();

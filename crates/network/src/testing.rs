@@ -1,5 +1,7 @@
 //! Clusters for tests: a specification, its cables as option A wires them, and a world with faults that reports.
 
+pub(crate) mod kernel;
+
 use crate::diagnose::{NicReport, NodeReport, PathView};
 use crate::link::{AdapterMap, CurrentLink, CurrentLinks, LinkKind, LinkName};
 use crate::lldp::{ChassisId, Ets, Lldpdu, Pfc, PortId, Selection, VlanName};
