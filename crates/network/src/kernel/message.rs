@@ -42,8 +42,9 @@ const CHANGE: u16 = NLM_F_REQUEST | NLM_F_ACK;
 const CREATE: u16 = CHANGE | NLM_F_CREATE | NLM_F_EXCL;
 /// Several routes may have one destination and metric (`NLM_F_EXCL` would refuse); the same route twice is refused.
 const APPEND: u16 = CHANGE | NLM_F_CREATE | NLM_F_APPEND;
-/// A new root queue in the place of any other, also of one of its kind (`tc_modify_qdisc`, `net/sched/sch_api.c`).
-const REPLACE: u16 = CREATE | NLM_F_REPLACE;
+/// A root queue in the place of one of another kind, or one of its kind changed, as `tc qdisc replace` asks for it. With
+/// `NLM_F_EXCL` the kernel was seen to refuse the place of one of its kind (`tc_modify_qdisc`, `net/sched/sch_api.c`).
+const REPLACE: u16 = CHANGE | NLM_F_CREATE | NLM_F_REPLACE;
 
 /// The names of the links that must exist for an operation.
 pub(super) fn needs(op: &Op) -> Vec<&LinkName> {
