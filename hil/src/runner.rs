@@ -251,8 +251,11 @@ impl<'a> Runner<'a> {
             Step::FailSwitch { .. }
             | Step::CutRoomLink { .. }
             | Step::CutSpineLink { .. }
-            | Step::CrossCable { .. }
-            | Step::Miswire { .. } => self.break_it(step).await,
+            | Step::CrossCable { .. } => self.break_it(step).await,
+            Step::Miswire { .. } => {
+                let usual = self.usual_is_known().await;
+                if usual.good { self.break_it(step).await } else { Ok(usual) }
+            }
             Step::MiswireMany { count, named_within_ms, well_within_ms } => {
                 let bounds =
                     (Duration::from_millis(*named_within_ms), Duration::from_millis(*well_within_ms));
