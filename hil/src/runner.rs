@@ -270,8 +270,7 @@ impl<'a> Runner<'a> {
             | Step::CutSpineLink { .. }
             | Step::CrossCable { .. }
             | Step::PowerOff { .. }
-            | Step::Freeze { .. }
-            | Step::Miswire { .. } => self.break_it(step).await,
+            | Step::Freeze { .. } => self.break_it(step).await,
             Step::PowerCycle { within_ms, .. } => {
                 self.power_cycle(step, Duration::from_millis(*within_ms)).await
             }
@@ -279,6 +278,10 @@ impl<'a> Runner<'a> {
                 self.bring_back(step, Duration::from_millis(*within_ms)).await
             }
             Step::StaysNamed { for_ms } => Ok(self.stays_named(Duration::from_millis(*for_ms)).await),
+            Step::Miswire { .. } => {
+                let usual = self.usual_is_known().await;
+                if usual.good { self.break_it(step).await } else { Ok(usual) }
+            }
             Step::MiswireMany { count, named_within_ms, well_within_ms } => {
                 let bounds =
                     (Duration::from_millis(*named_within_ms), Duration::from_millis(*well_within_ms));

@@ -40,6 +40,8 @@ pub struct Sighting {
     pub conditions: Vec<Raised>,
     /// What may be wrong besides, and is not certain yet.
     pub suspected: usize,
+    /// Whether it is known how long round trips usually take; before, none is found to take longer.
+    pub knows_usual: bool,
     /// Members whose report is young enough to be believed.
     pub reporting: usize,
     /// The other members.
@@ -164,6 +166,7 @@ impl Watch {
             diagnosis: Diagnosis::default(),
             conditions: Vec::new(),
             suspected: 0,
+            knows_usual: false,
             reporting: 0,
             not_reporting: Vec::new(),
             paths: BTreeMap::new(),
@@ -238,6 +241,7 @@ impl Judge {
                 diagnosis,
                 conditions,
                 suspected: attention.suspected(),
+                knows_usual: attention.knows_usual(),
                 reporting: young.len(),
                 not_reporting: self.cluster.members.iter().filter(silent).map(|m| m.name.clone()).collect(),
                 paths: self.paths(&young),
@@ -322,6 +326,7 @@ mod tests {
             diagnosis: Diagnosis::default(),
             conditions: Vec::new(),
             suspected: 0,
+            knows_usual: false,
             reporting: 3,
             not_reporting: Vec::new(),
             paths: paths

@@ -14,6 +14,8 @@ use crate::ui::Line;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
+/// Within what time from its beginning on a watch knows how long round trips usually take.
+const USUAL_BOUND: Duration = Duration::from_secs(30);
 /// For how long a miswiring stays after it was named: whatever else it may be taken for shows by then.
 const STAYS: Duration = Duration::from_secs(2);
 /// How often a person is told how far a long watch has come.
@@ -30,6 +32,10 @@ impl Runner<'_> {
         (named_within, well_within): (Duration, Duration),
         line: &Line,
     ) -> Result<Seen, RunError> {
+        let usual = self.usual_is_known().await;
+        if !usual.good {
+            return Ok(usual);
+        }
         let drawn = self.lab.draw_miswirings(&self.cluster.spec, count.into());
         if drawn.len() < usize::from(count) {
             return Ok(Seen::not(format!("only {} miswirings can be made of this cluster", drawn.len())));
@@ -44,6 +50,18 @@ impl Runner<'_> {
             told.push(format!("{miswiring}: {}", seen.what));
         }
         Ok(Seen::held(told.join("\n")))
+    }
+
+    /// Waits until the watch knows how long round trips usually take.
+    pub(super) async fn usual_is_known(&self) -> Seen {
+        let since = Instant::now();
+        let mut sightings = self.watch.sightings();
+        let known =
+            timeout_at(since + USUAL_BOUND, sightings.wait_for(|sighting| sighting.knows_usual)).await;
+        match known {
+            Ok(Ok(_)) => Seen::held(format!("after {} ms", since.elapsed().as_millis())),
+            _ => Seen::not("the watch does not know how long round trips usually take"),
+        }
     }
 
     /// One miswiring, from just before it is made until all is well again.

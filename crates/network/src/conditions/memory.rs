@@ -25,43 +25,40 @@ pub struct Raised {
 #[derive(Debug, Clone)]
 struct Kept {
     raised: Raised,
+    clear_ms: u64,
     well_since_ms: Option<u64>,
     untold_since_ms: Option<u64>,
-}
-
-/// What was found and is not raised yet.
-#[derive(Debug, Clone, Copy)]
-struct Suspected {
-    /// Since when without a break, ms.
-    since_ms: u64,
-    /// Whether chance alone makes it look so often enough.
-    is_by_chance: bool,
 }
 
 /// What a watch remembers from one judgement to the next.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
-    /// What was found and is not raised yet, by id.
-    suspected: BTreeMap<String, Suspected>,
+    /// What was found and is not raised yet, by id: since when without a break, ms, and whether it may be chance.
+    suspected: BTreeMap<String, (u64, bool)>,
     raised: Vec<Kept>,
     usual: Usual,
 }
 
-/// For how long something must be found without a break to be raised, and not be found to be cleared, ms. What paths say comes
-/// and goes a second apart on different paths; and of round trips, the fewer pairs say so, the more may be chance.
-fn times_ms(condition: &Condition) -> (u64, u64) {
-    match &condition.what {
-        What::CableMoved { .. }
-        | What::CablesSwapped { .. }
-        | What::VlanMissing { .. }
-        | What::SwitchFramesTooSmall { .. }
-        | What::PortFramesTooSmall { .. } => (800, 800),
-        What::LargePacketsLost { .. } => (1500, 600),
-        What::Slow { .. } => match condition.evidence.len() {
-            0 | 1 => (7000, 1500),
-            2 => (4000, 1500),
-            _ => (2000, 1500),
-        },
+/// Something that is found.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    pub(super) condition: Condition,
+    /// For how long it must be found without a break to be raised, and not be found to be cleared, ms.
+    pub(super) raise_ms: u64,
+    pub(super) clear_ms: u64,
+    /// Whether chance may make it look so.
+    pub(super) is_by_chance: bool,
+}
+
+impl Found {
+    /// What LLDP tells.
+    fn told(condition: Condition) -> Self {
+        Self { condition, raise_ms: 800, clear_ms: 800, is_by_chance: false }
+    }
+
+    /// What paths tell of large packets: it comes and goes a second apart on different paths.
+    fn seen(condition: Condition) -> Self {
+        Self { condition, raise_ms: 1500, clear_ms: 600, is_by_chance: false }
     }
 }
 
@@ -90,9 +87,10 @@ impl Memory {
         thresholds: Thresholds,
     ) -> Vec<Raised> {
         let moment = Moment::new(spec, known_good, told, thresholds);
-        let mut found = wires::found(spec, known_good, &moment.now);
+        let wires = wires::found(spec, known_good, &moment.now);
         let explains: Vec<What> =
-            found.iter().map(|condition| condition.what.clone()).chain(self.whats()).collect();
+            wires.iter().map(|condition| condition.what.clone()).chain(self.whats()).collect();
+        let mut found: Vec<Found> = wires.into_iter().map(Found::told).collect();
         let elsewhere = elsewhere(&explains);
         let mut wavering = BTreeSet::new();
         for network in &spec.storage_networks {
@@ -101,7 +99,7 @@ impl Memory {
             };
             let hears = |told: &Told, peer: &NodeName| moment.hears(told, peer, network.index);
             match large::judge(network, known_good, &moment.cables, &moment.fresh, is_judged, hears) {
-                large::Verdict::Lost(conditions) => found.extend(conditions),
+                large::Verdict::Lost(conditions) => found.extend(conditions.into_iter().map(Found::seen)),
                 large::Verdict::Wavering => drop(wavering.insert(network.index)),
             }
         }
@@ -112,10 +110,14 @@ impl Memory {
         self.raised.iter().map(|kept| kept.raised.clone()).collect()
     }
 
-    /// How many conditions are found and not certain yet. Longer round trips are not counted: on a busy machine chance makes
-    /// some pair look so most of the time, and only lasting makes it more than that.
+    /// How many conditions are found and not certain yet, but for those that may be chance.
     pub fn suspected(&self) -> usize {
-        self.suspected.values().filter(|suspected| !suspected.is_by_chance).count()
+        self.suspected.values().filter(|(_, is_by_chance)| !is_by_chance).count()
+    }
+
+    /// Whether it is known how long round trips usually take, of all pairs: before, none can be found to be slow.
+    pub fn knows_usual(&self) -> bool {
+        self.usual.is_known()
     }
 
     fn whats(&self) -> impl Iterator<Item = What> {
@@ -123,14 +125,13 @@ impl Memory {
     }
 
     /// Raises what was found for long enough, and clears what was not. `tells` says whether a thing that is not found would have been.
-    fn remember(&mut self, now_ms: u64, found: Vec<Condition>, tells: impl Fn(&What) -> bool) {
-        let mut by_id: BTreeMap<String, Condition> = BTreeMap::new();
-        for condition in found {
-            by_id.entry(condition.what.id()).or_insert(condition);
+    fn remember(&mut self, now_ms: u64, found: Vec<Found>, tells: impl Fn(&What) -> bool) {
+        let mut by_id: BTreeMap<String, Found> = BTreeMap::new();
+        for found in found {
+            by_id.entry(found.condition.what.id()).or_insert(found);
         }
         self.raised.retain_mut(|kept| {
             let what = &kept.raised.condition.what;
-            let (_, clear_ms) = times_ms(&kept.raised.condition);
             if by_id.remove(&what.id()).is_some() {
                 (kept.well_since_ms, kept.untold_since_ms) = (None, None);
                 return true;
@@ -138,21 +139,19 @@ impl Memory {
             if tells(what) {
                 kept.untold_since_ms = None;
                 let since = *kept.well_since_ms.get_or_insert(now_ms);
-                return now_ms.saturating_sub(since) < clear_ms;
+                return now_ms.saturating_sub(since) < kept.clear_ms;
             }
             kept.well_since_ms = None;
             let since = *kept.untold_since_ms.get_or_insert(now_ms);
             now_ms.saturating_sub(since) < UNTOLD_MAX_MS
         });
         self.suspected.retain(|id, _| by_id.contains_key(id));
-        for (id, condition) in by_id {
-            let is_by_chance = matches!(condition.what, What::Slow { .. });
-            let suspected = Suspected { since_ms: now_ms, is_by_chance };
-            let since_ms = self.suspected.entry(id.clone()).or_insert(suspected).since_ms;
-            if now_ms.saturating_sub(since_ms) >= times_ms(&condition).0 {
+        for (id, Found { condition, raise_ms, clear_ms, is_by_chance }) in by_id {
+            let (since_ms, _) = *self.suspected.entry(id.clone()).or_insert((now_ms, is_by_chance));
+            if now_ms.saturating_sub(since_ms) >= raise_ms {
                 self.suspected.remove(&id);
                 let raised = Raised { condition, since_ms };
-                self.raised.push(Kept { raised, well_since_ms: None, untold_since_ms: None });
+                self.raised.push(Kept { raised, clear_ms, well_since_ms: None, untold_since_ms: None });
             }
         }
     }

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 const TICK_MS: i64 = 200;
 /// When something goes wrong: the usual round trips are known by then.
 const FROM_MS: i64 = 20_000;
-const LASTS_MS: i64 = 18_000;
+const LASTS_MS: i64 = 25_000;
 /// How long it may stay named after it was mended.
 const CLEARED_MS: i64 = 4000;
 const SLOWER_US: i64 = 3000;
@@ -62,8 +62,8 @@ impl Wrong {
     fn bound_ms(self, nodes_per_zone: u64) -> i64 {
         match self {
             Self::SmallSwitch(_, false) | Self::SmallPort(_, _, false) => 7000,
-            Self::SlowRoomLink(_) | Self::SlowCable(..) if nodes_per_zone > 1 => 9000,
-            Self::SlowRoomLink(_) | Self::SlowCable(..) => 14_000,
+            Self::SlowRoomLink(_) | Self::SlowCable(..) if nodes_per_zone > 1 => 10_000,
+            Self::SlowRoomLink(_) | Self::SlowCable(..) => 22_000,
             _ => 2000,
         }
     }

@@ -8,8 +8,10 @@
 //! - **The rise** of a pair is what it shows above its usual, less what pairs inside the rooms show above theirs (the lower quartile):
 //!   when the machine that runs all the emulated nodes is busy, all pairs rise.
 //! - A pair **is slow** from a rise on that is 1 ms above what its usual varies by (the most of the last minute above the median; 1 ms at least
-//!   while little is known), but 2.2 ms at most; until its rise is below six tenths of that. On machines of metal that is 1 ms; where
+//!   while little is known), but 2.2 ms at most; until its rise is below seven tenths of that. On machines of metal that is 1 ms; where
 //!   all nodes are emulated on a busy host, 3 ms are still found.
+//! - **The more it varies and the fewer pairs say so, the longer it must last** to be said: where chance decides, a single pair may show
+//!   no short round trip for many seconds.
 //! - A node all of whose pairs are slow on every storage network is busy itself: its pairs say nothing.
 //!
 //! Measured on the lab of 2+2, emulated, on a host with a load of ten on two processors. Shortest of the ten round trips of one end in 2 s, timed in
@@ -18,6 +20,7 @@
 //! that of a pair varies by 0.5 to 1.5 ms. With a fixed bound of 1.5 ms one pair of twelve looked slow for 9 s within 40 s; with this one, in the same
 //! records, no pair for 1 s in 100 s, and all four pairs between the rooms from 4.4 s after 3 ms were added on.
 
+use super::memory::Found;
 use super::place::{Pair, Pairs, pair};
 use super::{Condition, Told, What};
 use crate::wiring::{Connection, NodeCabling};
@@ -37,7 +40,15 @@ const SAMPLES_MIN: u32 = 8;
 /// How often the usual takes a look in, ms, and how many looks it is the median of; with so many it is known.
 const LOOK_EVERY_MS: u64 = 1000;
 const LOOKS_KEPT: usize = 60;
-const LOOKS_MIN: usize = 5;
+const LOOKS_MIN: usize = 10;
+
+/// How long something slow must last to be said, ms: where nothing varies; and where it varies by this much or more, when so many pairs
+/// say so.
+const LASTS_MS: u64 = 2000;
+const VARIES_MUCH_US: u64 = 500;
+const LASTS_VARYING_MS: [u64; 3] = [15_000, 6000, 3000];
+/// How long it must not be seen to be gone, ms.
+const GONE_MS: u64 = 1500;
 
 /// What is known of a pair of nodes on a storage network.
 #[derive(Debug, Clone, Default)]
@@ -57,13 +68,17 @@ impl Known {
         Some(self.first_us.map_or(median, |first| median.min(first.saturating_add(CREEP_MAX_US))))
     }
 
-    /// From which rise on it is slow, or goes on being so, µs.
-    fn slow_from_us(&self) -> i64 {
+    /// What its usual varies by, µs.
+    fn varies_us(&self) -> u32 {
         let (most, usual) = (self.looks_us.iter().max().copied(), self.usual_us());
         let varies = most.unwrap_or_default().saturating_sub(usual.unwrap_or_default());
         let little_known = self.looks_us.len() < LOOKS_MANY;
-        let varies = if little_known { varies.max(VARIES_FIRST_US) } else { varies };
-        let from = i64::from(SLOW_FROM_US.saturating_add(varies).min(SLOW_FROM_MOST_US));
+        if little_known { varies.max(VARIES_FIRST_US) } else { varies }
+    }
+
+    /// From which rise on it is slow, or goes on being so, µs.
+    fn slow_from_us(&self) -> i64 {
+        let from = i64::from(SLOW_FROM_US.saturating_add(self.varies_us()).min(SLOW_FROM_MOST_US));
         if self.is_slow { well_below_us(from) } else { from }
     }
 
@@ -82,7 +97,7 @@ impl Known {
 
 /// Below this a pair is not slow any more that is from this rise on, µs.
 fn well_below_us(slow_from_us: i64) -> i64 {
-    slow_from_us * 6 / 10
+    slow_from_us * 7 / 10
 }
 
 /// Which storage network, which nodes.
@@ -109,7 +124,7 @@ impl Usual {
         (known_good, cables): (&[NodeCabling], &[Connection]),
         alive: &[(&NodeName, &Told)],
         is_judged: impl Fn(&StorageNetwork, Pair<'_>) -> bool,
-    ) -> Vec<Condition> {
+    ) -> Vec<Found> {
         let shown = self.shown(alive, known_good);
         for (key, shown) in &shown {
             let known = self.known.entry(key.clone()).or_default();
@@ -122,9 +137,13 @@ impl Usual {
             }
         }
         let busy = self.busy(&shown);
-        let mut conditions = Vec::new();
+        let mut found = Vec::new();
         for network in networks {
             let here = shown.iter().filter(|((index, ..), _)| *index == network.index);
+            // What some pairs alone say may look like something else.
+            if here.clone().any(|(_, shown)| shown.rise_us.is_none()) {
+                continue;
+            }
             let here = here.filter(|((_, one, other), shown)| {
                 shown.rise_us.is_some()
                     && !busy.contains(one)
@@ -142,10 +161,26 @@ impl Usual {
                 let by_us = u32::try_from(rises.min().unwrap_or_default()).unwrap_or_default();
                 let said = |pair: &Pair<'_>| format!("{} and {}: {} µs more", pair.0, pair.1, here[pair].1);
                 let evidence = pairs.iter().map(said).collect();
-                conditions.push(Condition { what: What::Slow { place, by_us }, evidence });
+                let condition = Condition { what: What::Slow { place, by_us }, evidence };
+                let raise_ms = self.lasts_ms(network, &pairs);
+                found.push(Found { condition, raise_ms, clear_ms: GONE_MS, is_by_chance: true });
             }
         }
-        conditions
+        found
+    }
+
+    /// How long it must last when these pairs say so.
+    fn lasts_ms(&self, network: &StorageNetwork, pairs: &[Pair<'_>]) -> u64 {
+        let key = |pair: &Pair<'_>| (network.index, pair.0.clone(), pair.1.clone());
+        let known = pairs.iter().filter_map(|pair| self.known.get(&key(pair)));
+        let varies_us = known.map(Known::varies_us).max().unwrap_or_default();
+        let most_ms = LASTS_VARYING_MS[pairs.len().clamp(1, LASTS_VARYING_MS.len()) - 1];
+        LASTS_MS + (most_ms - LASTS_MS) * u64::from(varies_us).min(VARIES_MUCH_US) / VARIES_MUCH_US
+    }
+
+    /// Whether the usual of every pair that was ever heard is known.
+    pub(super) fn is_known(&self) -> bool {
+        !self.known.is_empty() && self.known.values().all(|known| known.usual_us().is_some())
     }
 
     fn is_slow(&self, key: &Key) -> bool {
