@@ -18,10 +18,16 @@ use api::{Applied, ApplyRequest, ConfirmWithin, Outcome, PathsRequest};
 use model::NodeName;
 use network::{Generation, NetworkPlan, Op, diff, plan_at, plan_witness};
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// How long a plan waits for its confirmation: the mesh of four nodes per rack takes seconds on emulated machines.
 const CONFIRM_WITHIN_MS: u32 = 60_000;
+
+/// How long members may take to reach each other once their links are made and read back: kernels look at carriers once a second
+/// (`net/core/link_watch.c`), and switches learn where somebody is when he sends. Far less than a plan waits for its confirmation.
+const REACH_WITHIN: Duration = Duration::from_secs(10);
+/// From one look to the next.
+const REACH_POLL: Duration = Duration::from_millis(200);
 
 /// How often members with a plan of an earlier run are looked at.
 const PENDING_POLL: Duration = Duration::from_millis(500);
@@ -102,10 +108,22 @@ async fn apply(cluster: &Cluster) -> Result<Pending, DeployError> {
         .await?;
     let mut applied = NetworkApplied { members, unreached: Vec::new() };
     if applied.failures().is_empty() {
-        let trips = mesh(cluster, MeshProbe::REACH).await?;
-        applied.unreached = trips.into_iter().filter(|trip| !trip.is_complete()).collect();
+        applied.unreached = unreached(cluster).await?;
     }
     Ok(Pending { generation, applied })
+}
+
+/// Waits until everybody reaches everybody, within a bound; gives the pairs that did not when it was over.
+async fn unreached(cluster: &Cluster) -> Result<Vec<RoundTrip>, DeployError> {
+    let deadline = Instant::now() + REACH_WITHIN;
+    loop {
+        let trips = mesh(cluster, MeshProbe::REACH).await?;
+        let unreached: Vec<RoundTrip> = trips.into_iter().filter(|trip| !trip.is_complete()).collect();
+        if unreached.is_empty() || Instant::now() >= deadline {
+            return Ok(unreached);
+        }
+        sleep(REACH_POLL).await;
+    }
 }
 
 /// Waits until no member has a plan of an earlier run that waits for its confirmation; gives the newest plan that any has
