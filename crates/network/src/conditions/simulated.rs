@@ -197,7 +197,8 @@ impl Run {
             median_us: trips.get(trips.len() / 2).copied(),
             small_since_large,
         };
-        (PathView { peer: node_name(peer.0), network: index, heard_ms_ago }, quality)
+        let view = PathView { peer: node_name(peer.0), network: index, heard_ms_ago, late_ms_ago: None };
+        (view, quality)
     }
 
     /// What a node's NICs hear.
@@ -228,7 +229,7 @@ impl Run {
             let [.., third, fourth] = nics.as_mut_slice() else { unreachable!() };
             std::mem::swap(&mut third.neighbour, &mut fourth.neighbour);
         }
-        nics.into_iter().map(|cabling| NicReport { carrier: Some(true), cabling }).collect()
+        nics.into_iter().map(|cabling| NicReport { carrier: Some(true), carrier_losses: 0, cabling }).collect()
     }
 
     fn told(&self, now_ms: i64, known_good: &[NodeCabling]) -> Vec<Told> {
