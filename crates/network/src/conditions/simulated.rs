@@ -229,7 +229,9 @@ impl Run {
             let [.., third, fourth] = nics.as_mut_slice() else { unreachable!() };
             std::mem::swap(&mut third.neighbour, &mut fourth.neighbour);
         }
-        nics.into_iter().map(|cabling| NicReport { carrier: Some(true), carrier_losses: 0, cabling }).collect()
+        nics.into_iter()
+            .map(|cabling| NicReport { carrier: Some(true), carrier_losses: 0, cabling })
+            .collect()
     }
 
     fn told(&self, now_ms: i64, known_good: &[NodeCabling]) -> Vec<Told> {

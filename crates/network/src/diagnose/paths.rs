@@ -358,8 +358,10 @@ impl<'a> Judge<'a> {
         };
         let (coming, dead): (Vec<&Path<'a>>, Vec<&Path<'a>>) = rest.iter().filter(dead).partition(back);
         if let Some((from, to)) = coming.first() {
-            let what =
-                format!("whether what {from} sends to {to} on storage network {} is lost", self.network.index);
+            let what = format!(
+                "whether what {from} sends to {to} on storage network {} is lost",
+                self.network.index
+            );
             let why = "the other direction came back a moment ago".to_owned();
             diagnosis.blocked.push(Blocked { what, why });
         }

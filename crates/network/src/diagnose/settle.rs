@@ -178,7 +178,8 @@ impl Memory {
             for nic in report.nics.iter().filter(|nic| nic.carrier == Some(true)) {
                 let id = (report.node.clone(), nic.cabling.adapter.clone());
                 let gone_ms = self.carriers.get(&id).and_then(|known| known.gone_ms);
-                if gone_ms.is_some_and(|gone| told_ms(report) < gone + CARRIER_SENDS_AFTER_MS + HEALED_AFTER_MS)
+                if gone_ms
+                    .is_some_and(|gone| told_ms(report) < gone + CARRIER_SENDS_AFTER_MS + HEALED_AFTER_MS)
                 {
                     young.insert(id);
                 }
