@@ -8,13 +8,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may depend on whom, among our own crates. A new edge is a decision: make it here and in docs/ARCHITECTURE.md.
-const EDGES: [(&str, &[&str]); 13] = [
+const EDGES: [(&str, &[&str]); 14] = [
     ("model", &[]),
     ("template", &["model"]),
     ("network", &["model"]),
     ("control", &["model"]),
     ("vm", &[]),
     ("hands", &[]),
+    ("workload", &[]),
     ("api", &["model", "network"]),
     ("agent", &["api", "model", "network"]),
     ("deploy", &["api", "model", "network"]),
@@ -25,7 +26,7 @@ const EDGES: [(&str, &[&str]); 13] = [
 ];
 
 /// Code that decides: it may not look at a clock, a file or a socket, and may not start anything.
-const PURE: [&str; 31] = [
+const PURE: [&str; 35] = [
     "crates/model/src",
     "crates/template/src",
     "crates/control/src",
@@ -47,6 +48,10 @@ const PURE: [&str; 31] = [
     "crates/network/src/throughput.rs",
     "crates/fabric/src/switchboard.rs",
     "crates/fabric/src/switchboard",
+    "crates/workload/src/block.rs",
+    "crates/workload/src/choice.rs",
+    "crates/workload/src/judge.rs",
+    "crates/workload/src/record.rs",
     "hil/src/lab/by_hand.rs",
     "hil/src/lab/plan.rs",
     "hil/src/lab/topology.rs",
