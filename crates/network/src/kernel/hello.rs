@@ -99,8 +99,12 @@ struct Path {
     confirms: bool,
     /// The last small hello, until it is sent back: when it came, and when it was sent, by the peer's clock, µs.
     small: Option<(Instant, u64)>,
-    /// Small hellos since the last large one.
-    small_since_large: u32,
+    /// The last large hello's sequence number.
+    large: Option<u64>,
+    /// Whether a large hello should follow the last small one, and has not come.
+    large_due: bool,
+    /// How many large ones did not come after their small ones, since the last that did.
+    large_missing: u32,
     /// When hellos came back, and how long they took, µs.
     trips: VecDeque<(Instant, u32)>,
 }
@@ -116,7 +120,7 @@ impl Path {
             round_trips: u32::try_from(trips_us.len()).unwrap_or(u32::MAX),
             min_us: trips_us.first().copied(),
             median_us: trips_us.get(trips_us.len() / 2).copied(),
-            small_since_large: self.small_since_large,
+            large_missing: self.large_missing,
         }
     }
 }
@@ -333,7 +337,9 @@ impl Greeter {
             late: at,
             confirms: false,
             small: None,
-            small_since_large: 0,
+            large: None,
+            large_due: false,
+            large_missing: 0,
             trips: VecDeque::new(),
         });
         if at.saturating_duration_since(path.at) > self.late_after {
@@ -343,11 +349,13 @@ impl Greeter {
         path.confirms = true;
         if is_large {
             // It takes longer, and the small one just before it has echoed.
-            path.small_since_large = 0;
+            (path.large, path.large_due, path.large_missing) = (Some(hello.sequence), false, 0);
             return;
         }
         path.small = Some((at, hello.sent_us));
-        path.small_since_large = path.small_since_large.saturating_add(1);
+        path.large_missing = path.large_missing.saturating_add(u32::from(path.large_due));
+        path.large_due =
+            hello.sequence.is_multiple_of(LARGE_HELLO_EVERY) && path.large != Some(hello.sequence);
         if let Some(trip_us) = hello.echo.and_then(|echo| echo.round_trip_us(came_us)) {
             path.trips.truncate(TRIPS_KEPT - 1);
             path.trips.push_front((at, trip_us));
@@ -406,8 +414,8 @@ mod tests {
         let (first, second) = (hellos(CLUSTER, 1, a, b), hellos(CLUSTER, 2, b, a));
         let known = |hellos: &Hellos| {
             let quality = hellos.qualities().pop();
-            // After more small ones than lie between two large ones, one of those has come.
-            quality.is_some_and(|quality| quality.round_trips > 6 && quality.small_since_large < 6)
+            // Among more small ones than lie between two large ones is one that a large one follows.
+            quality.is_some_and(|quality| quality.round_trips > 6 && quality.large_missing == 0)
         };
         let both = async {
             while !(known(&first) && known(&second)) {
