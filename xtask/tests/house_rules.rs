@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may depend on whom, among our own crates. A new edge is a decision: make it here and in docs/ARCHITECTURE.md.
-const EDGES: [(&str, &[&str]); 13] = [
+const EDGES: [(&str, &[&str]); 14] = [
     ("model", &[]),
     ("template", &["model"]),
     ("network", &["model"]),
@@ -17,6 +17,7 @@ const EDGES: [(&str, &[&str]); 13] = [
     ("hands", &[]),
     ("api", &["model", "network"]),
     ("agent", &["api", "model", "network"]),
+    ("storage", &["control", "model"]),
     ("deploy", &["api", "model", "network"]),
     ("fabric", &["model", "network"]),
     ("cli", &["model", "template"]),
