@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use storage::header::{ClusterId, DriveHeader};
-use storage::kernel::Engine;
+use storage::kernel::{Engine, Settings};
 use storage::leg::Sizes;
 use storage::name::{self, GivenLeg};
 use storage::owner::{self, Site};
@@ -38,6 +38,7 @@ struct Here {
     volume: VolumeId,
     sizes: Sizes,
     slab_bytes: u64,
+    stall_ms: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -58,7 +59,8 @@ enum Order {
     AwaitRebuild { epoch: u32, seconds: u64 },
     StopRebuild { epoch: u32, leg: LegId },
     Stop {},
-    Tend {},
+    /// Tells of gates that lose their path or get it back, and gives it back to them.
+    Tend { seconds: u64 },
     Flush { leg: LegId, epoch: u32, incarnation: Incarnation },
     /// Writes of 4 KiB, eight at a time, at places that follow from their numbers, each with its number in it.
     Write { from: u64, count: u64, per_second: u64 },
@@ -108,11 +110,17 @@ fn run(here: &Here, order: Order) -> Result<(), Box<dyn Error>> {
         Order::Digest { device, offset_bytes } => return digest(here, &device, offset_bytes),
         _ => {}
     }
-    let engine = Engine::new(here.cluster, here.node, here.own.clone(), here.peers.clone())?;
+    let engine = Engine::new(Settings {
+        cluster: here.cluster,
+        node: here.node,
+        own: here.own.clone(),
+        peers: here.peers.clone(),
+        stall_max: Duration::from_millis(here.stall_ms),
+    })?;
     let site = Site::new(here.volume, here.node, here.sizes)?;
     let seen = || engine.seen_owner(&site);
     let carry = |number: u32, steps: Vec<owner::Step>| -> Result<(), Box<dyn Error>> {
-        for step in steps {
+        for step in steps.into_iter().take(steps_max()) {
             let began = Instant::now();
             engine.carry_owner(&site, epoch(number), &step).inspect_err(|_| eprintln!("at {step:?}"))?;
             println!("{:>8.1?} {step:?}", began.elapsed());
@@ -149,17 +157,14 @@ fn run(here: &Here, order: Order) -> Result<(), Box<dyn Error>> {
             let number = seen.array.as_ref().map_or(0, |array| array.epoch.number);
             carry(number, owner::stop(&site, &seen))
         }
-        Order::Tend {} => {
-            println!("reinstated {:?}", engine.reinstate(&site)?);
-            Ok(())
-        }
+        Order::Tend { seconds } => tend(&engine, &site, seconds),
         order => as_target(here, &engine, order),
     }
 }
 
 fn as_target(here: &Here, engine: &Engine, order: Order) -> Result<(), Box<dyn Error>> {
     let carry = |steps: Vec<target::Step>| -> Result<(), Box<dyn Error>> {
-        for step in steps {
+        for step in steps.into_iter().take(steps_max()) {
             let began = Instant::now();
             engine.carry_target(&step, here.sizes).inspect_err(|_| eprintln!("at {step:?}"))?;
             println!("{:>8.1?} {step:?}", began.elapsed());
@@ -195,6 +200,11 @@ fn as_target(here: &Here, engine: &Engine, order: Order) -> Result<(), Box<dyn E
     }
 }
 
+/// After so many steps it is as if this had been killed.
+fn steps_max() -> usize {
+    std::env::var("TRIAL_STEPS").ok().and_then(|text| text.parse().ok()).unwrap_or(usize::MAX)
+}
+
 /// The node of a dm device.
 fn device_of(name: &str) -> Result<String, Box<dyn Error>> {
     for entry in std::fs::read_dir("/sys/block")? {
@@ -204,6 +214,25 @@ fn device_of(name: &str) -> Result<String, Box<dyn Error>> {
         }
     }
     Err(format!("there is no device {name}").into())
+}
+
+fn tend(engine: &Engine, site: &Site, seconds: u64) -> Result<(), Box<dyn Error>> {
+    let (began, mut known) = (Instant::now(), BTreeSet::new());
+    while began.elapsed() < Duration::from_secs(seconds) {
+        engine.wait_for_gates(Duration::from_millis(100))?;
+        let now = owner::without_path(&engine.seen_owner(site)?);
+        for leg in now.difference(&known) {
+            println!("{:>8.1?} {leg} has no path", began.elapsed());
+        }
+        for leg in engine.reinstate(site)? {
+            println!("{:>8.1?} {leg} was given its path back", began.elapsed());
+        }
+        for leg in known.difference(&now) {
+            println!("{:>8.1?} {leg} has a path", began.elapsed());
+        }
+        known = now;
+    }
+    Ok(())
 }
 
 fn await_rebuild(engine: &Engine, site: &Site, epoch: Epoch, seconds: u64) -> Result<(), Box<dyn Error>> {

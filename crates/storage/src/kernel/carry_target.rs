@@ -31,7 +31,7 @@ fn host(name: &str) -> PathBuf {
 }
 
 pub(super) fn carry(engine: &Engine, step: &Step, sizes: Sizes) -> Result<(), StepError> {
-    let of = |given: &GivenLeg| subsystem(engine.cluster, *given);
+    let of = |given: &GivenLeg| subsystem(engine.settings.cluster, *given);
     let namespace = |given: &GivenLeg| of(given).join("namespaces").join(NAMESPACE.to_string());
     match step {
         Step::MakeDevice(given, drive, extents) => {
@@ -44,7 +44,7 @@ pub(super) fn carry(engine: &Engine, step: &Step, sizes: Sizes) -> Result<(), St
         Step::MakeHost(name) => sysfs::make(&host(name))?,
         Step::MakeSubsystem(given) => {
             sysfs::make(&of(given))?;
-            sysfs::write(&of(given).join("attr_serial"), &given.serial(engine.cluster))?;
+            sysfs::write(&of(given).join("attr_serial"), &given.serial(engine.settings.cluster))?;
         }
         Step::RemoveSubsystem(given) => sysfs::remove(&of(given))?,
         Step::MakeNamespace(given) => sysfs::make(&namespace(given))?,
@@ -52,8 +52,8 @@ pub(super) fn carry(engine: &Engine, step: &Step, sizes: Sizes) -> Result<(), St
             let device = engine.node_of(&given.device())?;
             let folder = namespace(given);
             sysfs::write(&folder.join("device_path"), &device.display().to_string())?;
-            sysfs::write(&folder.join("device_uuid"), &given.uuid(engine.cluster))?;
-            sysfs::write(&folder.join("device_nguid"), &given.nguid(engine.cluster))?;
+            sysfs::write(&folder.join("device_uuid"), &given.uuid(engine.settings.cluster))?;
+            sysfs::write(&folder.join("device_nguid"), &given.nguid(engine.settings.cluster))?;
         }
         Step::Enable(given) => sysfs::write(&namespace(given).join("enable"), "1")?,
         Step::Disable(given) => barrier(*given, namespace(given).join("enable"))?,
@@ -61,11 +61,11 @@ pub(super) fn carry(engine: &Engine, step: &Step, sizes: Sizes) -> Result<(), St
         Step::Allow(given, name) => sysfs::link(&host(name), &of(given).join("allowed_hosts").join(name))?,
         Step::Disallow(given, name) => sysfs::unlink(&of(given).join("allowed_hosts").join(name))?,
         Step::Link(number, given) => {
-            let name = given.subsystem(engine.cluster);
+            let name = given.subsystem(engine.settings.cluster);
             sysfs::link(&of(given), &port(*number).join("subsystems").join(name))?;
         }
         Step::Unlink(number, given) => {
-            sysfs::unlink(&port(*number).join("subsystems").join(given.subsystem(engine.cluster)))?;
+            sysfs::unlink(&port(*number).join("subsystems").join(given.subsystem(engine.settings.cluster)))?;
         }
     }
     Ok(())
@@ -100,7 +100,7 @@ fn make_port(number: u16, address: IpAddr) -> Result<(), StepError> {
 /// Fills a leg that was never made with zeros, so that all legs of a volume begin equal, and says so in its header at last.
 fn make_leg(engine: &Engine, given: GivenLeg, sizes: Sizes) -> Result<(), StepError> {
     let failed = |source| StepError::Leg { device: given.device(), source };
-    let header = LegHeader { cluster: engine.cluster, leg: given.leg, sizes };
+    let header = LegHeader { cluster: engine.settings.cluster, leg: given.leg, sizes };
     let geometry = Geometry::new(sizes).map_err(failed)?;
     let leg = Block::open(&engine.node_of(&given.device())?)?;
     let beginning = leg.read(0, usize::try_from(BLOCK_BYTES).unwrap_or(0))?;

@@ -24,16 +24,14 @@ const FABRICS: &str = "/dev/nvme-fabrics";
 const CONTROLLERS: &str = "/sys/class/nvme";
 const SUBSYSTEMS: &str = "/sys/class/nvme-subsystem";
 
-/// How long a request may stall on a path before the path is given up, ms. Gave a dead path in 1.0 s (design notes, rule 3).
-const IO_TIMEOUT_MS: u32 = 1000;
 /// How often a controller says that it lives, s: the shortest that the kernel takes, since a quiet path must be found dead, too.
 const KEEP_ALIVE_S: u32 = 2;
 /// How long a controller waits between two tries, s.
 const RECONNECT_DELAY_S: u32 = 1;
+/// How long is waited for a controller to go, so that the order is known to have come through.
+const DELETE_BOUND: Duration = Duration::from_millis(200);
 /// The kernel looks for namespaces after it has told of the controller.
 const NAMESPACE_BOUND: Duration = Duration::from_secs(5);
-/// A controller whose peer is dead may take tens of seconds to go; nobody waits for that.
-const DELETE_BOUND: Duration = Duration::from_secs(2);
 
 /// Our connections, by leg.
 pub(super) fn connections(engine: &Engine) -> BTreeMap<GivenLeg, Vec<Connection>> {
@@ -42,10 +40,11 @@ pub(super) fn connections(engine: &Engine) -> BTreeMap<GivenLeg, Vec<Connection>
         let folder = Path::new(CONTROLLERS).join(&controller);
         let read = |name: &str| sysfs::read_if_there(&folder.join(name));
         let connection = || {
-            let given = GivenLeg::of_subsystem(engine.cluster, &read("subsysnqn")?)?;
+            let given = GivenLeg::of_subsystem(engine.settings.cluster, &read("subsysnqn")?)?;
             let address = read("address")?;
             let address = address.split(',').find_map(|part| part.strip_prefix("traddr="))?.parse().ok()?;
-            let live = read("state")? == "live";
+            let state = read("state").filter(|state| !is_going(state))?;
+            let live = state == "live";
             Some((given, Connection { controller: controller.strip_prefix("nvme")?.parse().ok()?, address, live }))
         };
         if let Some((given, connection)) = connection() {
@@ -57,7 +56,7 @@ pub(super) fn connections(engine: &Engine) -> BTreeMap<GivenLeg, Vec<Connection>
 
 /// The head over all paths to a leg.
 fn head(engine: &Engine, given: GivenLeg) -> Option<PathBuf> {
-    let wanted = given.subsystem(engine.cluster);
+    let wanted = given.subsystem(engine.settings.cluster);
     let folders = sysfs::names(Path::new(SUBSYSTEMS)).into_iter().map(|name| Path::new(SUBSYSTEMS).join(name));
     let folder = folders.into_iter().find(|folder| sysfs::read_if_there(&folder.join("subsysnqn")).as_ref() == Some(&wanted))?;
     // Heads are `nvmeXnY`; a path of one, where it is visible, is `nvmeXcZnY`.
@@ -70,7 +69,7 @@ fn head(engine: &Engine, given: GivenLeg) -> Option<PathBuf> {
 
 /// The head's number.
 pub(super) fn head_number(engine: &Engine, given: GivenLeg) -> Result<DeviceNumber, StepError> {
-    let missing = || StepError::Missing { what: format!("NVMe device of {}", given.subsystem(engine.cluster)) };
+    let missing = || StepError::Missing { what: format!("NVMe device of {}", given.subsystem(engine.settings.cluster)) };
     let text = sysfs::read(&head(engine, given).ok_or_else(missing)?.join("dev"))?;
     let (major, minor) = text.split_once(':').ok_or_else(missing)?;
     let number = |text: &str| text.parse().map_err(|_| missing());
@@ -80,12 +79,12 @@ pub(super) fn head_number(engine: &Engine, given: GivenLeg) -> Result<DeviceNumb
 /// Whose head that is.
 pub(super) fn of_head(engine: &Engine, number: DeviceNumber) -> Option<GivenLeg> {
     let folder = std::fs::canonicalize(format!("/sys/dev/block/{number}")).ok()?;
-    GivenLeg::of_subsystem(engine.cluster, &sysfs::read_if_there(&folder.parent()?.join("subsysnqn"))?)
+    GivenLeg::of_subsystem(engine.settings.cluster, &sysfs::read_if_there(&folder.parent()?.join("subsysnqn"))?)
 }
 
 /// Connects through every storage network that has no connection yet, all at once.
 pub(super) fn connect(engine: &Engine, given: GivenLeg, node: NodeId) -> Result<(), StepError> {
-    let addresses = engine.peers.get(&node).cloned().unwrap_or_default();
+    let addresses = engine.settings.peers.get(&node).cloned().unwrap_or_default();
     let there = connections(engine).remove(&given).unwrap_or_default();
     let missing = addresses.iter().filter(|(_, address)| there.iter().all(|one| one.address != **address));
     let tried: Vec<_> = missing.map(|(network, address)| options(engine, given, *network, *address)).collect();
@@ -104,19 +103,19 @@ pub(super) fn connect(engine: &Engine, given: GivenLeg, node: NodeId) -> Result<
     }
     await_namespace(engine, given)?;
     for connection in there {
-        bound_path(connection.controller)?;
+        bound_path(engine, connection.controller)?;
     }
     Ok(())
 }
 
 fn options(engine: &Engine, given: GivenLeg, network: u16, address: IpAddr) -> String {
-    let own = engine.own.get(&network).map(|own| format!(",host_traddr={own}")).unwrap_or_default();
+    let own = engine.settings.own.get(&network).map(|own| format!(",host_traddr={own}")).unwrap_or_default();
     format!(
         "transport=tcp,traddr={address},trsvcid={TCP_PORT}{own},nqn={},hostnqn={},hostid={},nr_io_queues=1,\
          ctrl_loss_tmo=-1,fast_io_fail_tmo=0,reconnect_delay={RECONNECT_DELAY_S},keep_alive_tmo={KEEP_ALIVE_S}",
-        given.subsystem(engine.cluster),
-        name::host(engine.cluster, engine.node),
-        name::host_id(engine.cluster, engine.node),
+        given.subsystem(engine.settings.cluster),
+        name::host(engine.settings.cluster, engine.settings.node),
+        name::host_id(engine.settings.cluster, engine.settings.node),
     )
 }
 
@@ -135,9 +134,9 @@ fn paths(controller: u32) -> Vec<PathBuf> {
     names.map(|name| folder.join(name)).collect()
 }
 
-fn bound_path(controller: u32) -> Result<(), StepError> {
+fn bound_path(engine: &Engine, controller: u32) -> Result<(), StepError> {
     for path in paths(controller) {
-        sysfs::write(&path.join("queue/io_timeout"), &IO_TIMEOUT_MS.to_string())?;
+        sysfs::write(&path.join("queue/io_timeout"), &engine.settings.stall_max.as_millis().to_string())?;
     }
     Ok(())
 }
@@ -157,24 +156,25 @@ fn await_namespace(engine: &Engine, given: GivenLeg) -> Result<(), StepError> {
     }
 }
 
-/// Lets go of a leg: controllers are deleted on threads of their own.
+/// Lets go of a leg. Controllers are deleted on threads of their own, and hardly waited for: one whose peer is dead may take tens of
+/// seconds to go. Once asked for, deletion goes on without us, and the controller is [`is_going`].
 pub(super) fn disconnect(engine: &Engine, given: GivenLeg) {
-    let there = connections(engine).remove(&given).unwrap_or_default();
-    let (done, all_done) = std::sync::mpsc::channel();
-    for connection in &there {
-        let (controller, done) = (connection.controller, done.clone());
+    let (asked, gone) = std::sync::mpsc::channel();
+    for connection in connections(engine).remove(&given).unwrap_or_default() {
+        let file = Path::new(CONTROLLERS).join(format!("nvme{}/delete_controller", connection.controller));
+        let asked = asked.clone();
         std::thread::spawn(move || {
-            let file = Path::new(CONTROLLERS).join(format!("nvme{controller}/delete_controller"));
             // One that is gone already is as good.
             let _ = sysfs::write(&file, "1");
-            let _ = done.send(());
+            let _ = asked.send(());
         });
     }
+    drop(asked);
     let deadline = Instant::now() + DELETE_BOUND;
-    for _ in &there {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if all_done.recv_timeout(left).is_err() {
-            return;
-        }
-    }
+    while gone.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok() {}
+}
+
+/// Whether a controller in this state is being deleted (drivers/nvme/host/core.c, `nvme_sysfs_show_state`).
+fn is_going(state: &str) -> bool {
+    state.starts_with("deleting") || state == "dead"
 }

@@ -34,7 +34,7 @@ fn len(bytes: u64) -> usize {
 fn open(engine: &Engine, site: &Site, way: Way) -> Result<OpenLeg, StepError> {
     let geometry = &site.geometry;
     let device = Block::open(&engine.node_of(&way.device())?)?;
-    let header = LegHeader { cluster: engine.cluster, leg: (site.volume, way.leg()), sizes: geometry.sizes() };
+    let header = LegHeader { cluster: engine.settings.cluster, leg: (site.volume, way.leg()), sizes: geometry.sizes() };
     let failed = |source| StepError::Leg { device: way.device(), source };
     let found = LegHeader::decode(&device.read(0, len(BLOCK_BYTES))?).map_err(failed)?;
     if found != header {

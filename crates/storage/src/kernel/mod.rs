@@ -110,26 +110,38 @@ pub enum ClaimError {
     },
 }
 
+/// Who this node is, and where it reaches whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// This node.
+    pub node: NodeId,
+    /// Its addresses, by storage network.
+    pub own: BTreeMap<u16, IpAddr>,
+    /// Its peers' addresses, by storage network.
+    pub peers: BTreeMap<NodeId, BTreeMap<u16, IpAddr>>,
+    /// How long a request may stall on a path before the path is given up (`queue/io_timeout`). It trades how soon a dead path is
+    /// found against ghosts, and against paths that are given up where a node is only slow.
+    pub stall_max: Duration,
+}
+
+impl Settings {
+    /// Gave a dead path in 1.0 s (design notes, rule 3).
+    pub const STALL_MAX_DEFAULT: Duration = Duration::from_secs(1);
+}
+
 /// This node's storage in the kernel.
 #[derive(Debug)]
 pub struct Engine {
-    cluster: ClusterId,
-    node: NodeId,
-    /// By storage network.
-    own: BTreeMap<u16, IpAddr>,
-    peers: BTreeMap<NodeId, BTreeMap<u16, IpAddr>>,
+    settings: Settings,
     dm: Dm,
 }
 
 impl Engine {
-    /// For this node with these addresses on the storage networks, and its peers with theirs.
-    pub fn new(
-        cluster: ClusterId,
-        node: NodeId,
-        own: BTreeMap<u16, IpAddr>,
-        peers: BTreeMap<NodeId, BTreeMap<u16, IpAddr>>,
-    ) -> Result<Self, StepError> {
-        Ok(Self { cluster, node, own, peers, dm: Dm::open()? })
+    /// For this node.
+    pub fn new(settings: Settings) -> Result<Self, StepError> {
+        Ok(Self { settings, dm: Dm::open()? })
     }
 
     /// Writes a drive's header, unless it holds what may not be lost.

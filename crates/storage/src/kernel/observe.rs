@@ -29,7 +29,7 @@ pub(super) fn drive_number(serial: &DriveSerial) -> Result<String, StepError> {
 pub(super) fn target(engine: &Engine) -> Result<SeenTarget, StepError> {
     let mut seen = SeenTarget::default();
     let root = Path::new(NVMET);
-    let given = |name: &String| GivenLeg::of_subsystem(engine.cluster, name);
+    let given = |name: &String| GivenLeg::of_subsystem(engine.settings.cluster, name);
     for number in sysfs::names(&root.join("ports")) {
         let folder = root.join("ports").join(&number);
         let Ok(number) = number.parse() else { continue };
