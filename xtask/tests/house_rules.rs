@@ -18,6 +18,7 @@ const EDGES: [(&str, &[&str]); 14] = [
     ("workload", &[]),
     ("api", &["model", "network"]),
     ("agent", &["api", "model", "network"]),
+    ("storage", &["control", "model"]),
     ("deploy", &["api", "model", "network"]),
     ("fabric", &["model", "network"]),
     ("cli", &["model", "template"]),
