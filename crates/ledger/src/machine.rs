@@ -6,6 +6,7 @@
 //! On failure: [`Refused`], which every node gives alike.
 
 use crate::token::{Invitation, StoreId, TokenHash, TokenRefused};
+use control::state::Settings;
 use control::{ClusterCommand, Command, Event, Rejected, State};
 use model::{NodeId, NodeName};
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,11 @@ pub(crate) type Answer = Result<Vec<Event>, Refused>;
 impl Machine {
     pub(crate) fn new(state: State) -> Self {
         Self { state: Arc::new(state), invitations: BTreeMap::new() }
+    }
+
+    /// What a store without a snapshot begins with.
+    pub(crate) fn empty() -> Self {
+        Self::new(State::new(Settings::default()))
     }
 
     pub(crate) fn apply(&mut self, request: &Request) -> Answer {
@@ -105,7 +111,6 @@ pub(crate) fn added(events: &[Event]) -> Option<NodeId> {
 mod tests {
     use super::*;
     use crate::token::JoinToken;
-    use control::state::Settings;
 
     fn redeem(machine: &mut Machine, token: &JoinToken, name: &str, store: &StoreId, now: u64) -> Answer {
         let (hash, name, store) = (token.hash(), name.parse().unwrap(), store.clone());
@@ -124,14 +129,17 @@ mod tests {
 
     #[test]
     fn a_token_is_for_one_node_one_store_and_a_time() {
-        let mut machine = Machine::new(State::new(Settings::default()));
+        let mut machine = Machine::empty();
         let token = invite(&mut machine, "a", 100, 0).unwrap();
         let (store, other) = (StoreId::new().unwrap(), StoreId::new().unwrap());
         let refused = |answer: Answer| match answer {
             Err(Refused::Token(why)) => why,
             other => panic!("{other:?}"),
         };
-        assert_eq!(refused(redeem(&mut machine, &token, "b", &store, 1)), TokenRefused::OtherNode("a".parse().unwrap()));
+        assert_eq!(
+            refused(redeem(&mut machine, &token, "b", &store, 1)),
+            TokenRefused::OtherNode("a".parse().unwrap())
+        );
         assert_eq!(refused(redeem(&mut machine, &token, "a", &store, 100)), TokenRefused::Expired);
         let never = JoinToken::new().unwrap();
         assert_eq!(refused(redeem(&mut machine, &never, "a", &store, 1)), TokenRefused::Unknown);
@@ -143,7 +151,7 @@ mod tests {
 
     #[test]
     fn who_comes_again_under_its_name_has_lost_its_ledger_and_gets_the_next_id() {
-        let mut machine = Machine::new(State::new(Settings::default()));
+        let mut machine = Machine::empty();
         for expected in 1..4 {
             let token = invite(&mut machine, "a", 100, 0).unwrap();
             let store = StoreId::new().unwrap();
@@ -154,7 +162,7 @@ mod tests {
 
     #[test]
     fn invitations_are_bounded_and_expired_ones_make_room() {
-        let mut machine = Machine::new(State::new(Settings::default()));
+        let mut machine = Machine::empty();
         for _ in 0..INVITATIONS_MAX {
             invite(&mut machine, "a", 100, 0).unwrap();
         }

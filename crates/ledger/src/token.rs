@@ -22,7 +22,7 @@ pub struct JoinToken([u8; BYTES]);
 /// What the ledger knows of a token: its SHA-256, 64 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct TokenHash(String);
+pub(crate) struct TokenHash(String);
 
 /// The store that a node joined with: 128 random bits, 32 hexadecimal digits. A store that is lost is another one when it is made
 /// again, and no peer talks to it under the old id.
@@ -37,15 +37,15 @@ pub struct ClusterId(String);
 
 /// Who may join with a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Invitation {
+pub(crate) struct Invitation {
     /// Its host name; its certificate must be for it.
-    pub name: NodeName,
+    pub(crate) name: NodeName,
     /// Its rack; `None`: the witness.
-    pub zone: Option<ZoneName>,
+    pub(crate) zone: Option<ZoneName>,
     /// Until when, ms since 1970 by the clock of the leader that redeems it.
-    pub expires_unix_ms: u64,
+    pub(crate) expires_unix_ms: u64,
     /// Who joined with it, and the store that it did with.
-    pub redeemed: Option<(StoreId, NodeId)>,
+    pub(crate) redeemed: Option<(StoreId, NodeId)>,
 }
 
 /// Why a token gives no id. Nothing has changed.

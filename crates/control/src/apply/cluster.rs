@@ -108,14 +108,15 @@ fn remove_node(state: &mut State, id: NodeId) -> Result<(), Rejected> {
     state.nodes.remove(&id).map(|_| ()).ok_or(Rejected::NoSuchNode(id))
 }
 
-/// Its drives are in no run until the new one has registered: nothing of them is given out, and no confirmation counts.
+/// Its drives are in no run until the new one has registered: nothing of them is given out, and no confirmation counts. A volume that
+/// is offline may still name the lost one as its owner: only an override, which names another, leads on from there.
 fn replace_node(state: &mut State, lost: NodeId) -> Result<Vec<Event>, Rejected> {
     let old = state.nodes.get(&lost).ok_or(Rejected::NoSuchNode(lost))?;
     if state.nodes.range(lost.next()..).any(|(_, node)| node.name == old.name) {
         return Err(Rejected::NameTaken);
     }
-    let owns = |volume: &Volume| volume.owner == lost && volume.phase != Phase::Closed;
-    if state.volumes.values().any(owns) {
+    let idle = |phase: &Phase| matches!(phase, Phase::Closed | Phase::Offline);
+    if state.volumes.values().any(|volume| volume.owner == lost && !idle(&volume.phase)) {
         return Err(Rejected::InUse);
     }
     let new = state.minted.node.next();

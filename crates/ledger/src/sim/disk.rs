@@ -38,7 +38,14 @@ impl SimDisk {
     pub(crate) fn with(seed: u64, image: Vec<u8>) -> Self {
         let random = fastrand::Rng::with_seed(seed);
         let (live, unsynced) = (image.clone(), Vec::new());
-        Self(Arc::new(Mutex::new(Platter { synced: image, live, unsynced, power: 0, writes_left: None, random })))
+        Self(Arc::new(Mutex::new(Platter {
+            synced: image,
+            live,
+            unsynced,
+            power: 0,
+            writes_left: None,
+            random,
+        })))
     }
 
     fn platter(&self) -> MutexGuard<'_, Platter> {

@@ -30,7 +30,7 @@ pub(super) fn refused(path: &Path, error: DatabaseError) -> StoreError {
 }
 
 /// A fault as an error that names the file: what contradicts itself is damaged, all else is the disk's or the program's.
-pub(super) fn failed(path: &Path, what: &'static str, fault: Fault) -> StoreError {
+pub(crate) fn failed(path: &Path, what: &'static str, fault: Fault) -> StoreError {
     let path = path.to_owned();
     match fault {
         Fault::Damaged(what) => StoreError::Damaged { path, what },

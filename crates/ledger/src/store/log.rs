@@ -29,7 +29,8 @@ impl RaftLogReader<Types> for Store {
         &mut self,
         range: R,
     ) -> Result<Vec<Entry>, StorageError> {
-        self.entries(range, usize::MAX).map_err(|fault| StorageIOError::read_logs(AnyError::new(&fault)).into())
+        self.entries(range, usize::MAX)
+            .map_err(|fault| StorageIOError::read_logs(AnyError::new(&fault)).into())
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
@@ -39,7 +40,11 @@ impl RaftLogReader<Types> for Store {
 }
 
 impl Store {
-    pub(super) fn entries(&self, range: impl RangeBounds<u64>, bytes_max: usize) -> Result<Vec<Entry>, Fault> {
+    pub(super) fn entries(
+        &self,
+        range: impl RangeBounds<u64>,
+        bytes_max: usize,
+    ) -> Result<Vec<Entry>, Fault> {
         let first = self.purged().map_or(0, |purged| purged.index + 1);
         let start = match range.start_bound() {
             Bound::Included(start) => (*start).max(first),

@@ -18,11 +18,12 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use check::failed;
 pub(crate) use snapshot::Applier;
 
 use crate::bug::Bugs;
 use crate::machine::Machine;
-use crate::types::{Identity, LogId, SnapshotMeta, StoredMembership, Vote};
+use crate::types::{Entry, Identity, LogId, SnapshotMeta, StoredMembership, Vote};
 use record::{LOG, META, Meta};
 use redb::{Database, Durability, ReadTransaction, ReadableDatabase, WriteTransaction};
 use std::fs::{self, File};
@@ -143,11 +144,19 @@ pub(crate) struct Beginning {
     pub(crate) vote: Vote,
 }
 
+/// What a store holds of the ledger.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Contents {
+    pub(crate) vote: Option<Vote>,
+    pub(crate) committed: Option<LogId>,
+    pub(crate) snapshot: Option<(SnapshotMeta, Machine)>,
+    pub(crate) entries: Vec<Entry>,
+}
+
 /// An open store. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     db: Arc<Database>,
-    path: Arc<Path>,
     work: Work,
     bugs: Bugs,
     /// Up to where openraft has purged; the file follows as soon as a snapshot reaches there.
@@ -168,11 +177,15 @@ impl Store {
     }
 
     /// Opens what a database holds.
-    pub(crate) fn over(db: Database, path: &Path, work: Work, bugs: Bugs) -> Result<(Self, Identity), StoreError> {
+    pub(crate) fn over(
+        db: Database,
+        path: &Path,
+        work: Work,
+        bugs: Bugs,
+    ) -> Result<(Self, Identity), StoreError> {
         let found = check::check(&db, path)?;
         let store = Self {
             db: Arc::new(db),
-            path: path.into(),
             work,
             bugs,
             purged: Arc::new(Mutex::new(found.purged)),
@@ -182,13 +195,22 @@ impl Store {
     }
 
     /// Makes a store in a directory that has none: whole, or not at all.
-    pub(crate) fn create(dir: &Path, identity: &Identity, begin: Option<&Beginning>) -> Result<(), StoreError> {
+    pub(crate) fn create(
+        dir: &Path,
+        identity: &Identity,
+        begin: Option<&Beginning>,
+    ) -> Result<(), StoreError> {
         let path = dir.join(FILE);
-        let new = dir.join(format!("{FILE}.new"));
         fs::create_dir_all(dir).map_err(io(&path, "make the directory of"))?;
         if path.exists() {
             return Err(StoreError::AlreadyThere { path });
         }
+        Self::put(dir, identity, begin)
+    }
+
+    /// Makes a store beside the one that is there, and puts it in its place in one step.
+    fn put(dir: &Path, identity: &Identity, begin: Option<&Beginning>) -> Result<(), StoreError> {
+        let (path, new) = (dir.join(FILE), dir.join(format!("{FILE}.new")));
         match fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(io(&new, "remove what was left of")(error));
@@ -200,6 +222,15 @@ impl Store {
         drop(db);
         fs::rename(&new, &path).map_err(io(&path, "put in place"))?;
         sync_directory(dir).map_err(io(&path, "make durable"))
+    }
+
+    /// All that it holds of the ledger.
+    pub(crate) fn contents(&self) -> Result<Contents, Fault> {
+        let (vote, committed) = self.read(|txn| {
+            let meta = txn.open_table(META)?;
+            Ok((record::get(&meta, Meta::Vote)?, record::get(&meta, Meta::Committed)?))
+        })?;
+        Ok(Contents { vote, committed, snapshot: self.snapshot()?, entries: self.entries(.., usize::MAX)? })
     }
 
     fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, Fault>) -> Result<T, Fault> {
@@ -259,21 +290,36 @@ pub(crate) fn fill(
         record::put(&mut meta, Meta::Snapshot, &snapshot)?;
         record::put(&mut meta, Meta::Contents, &begin.machine)
     });
-    filled.map_err(|fault| check::failed(path, "write", fault))
+    filled.map_err(|fault| failed(path, "write", fault))
 }
 
 /// Moves a store aside that is damaged or to be given up, so that the node can join anew. Nothing is deleted: says where it is now.
 pub fn set_aside(dir: &Path) -> Result<PathBuf, StoreError> {
+    let path = dir.join(FILE);
+    let to = free_name(dir)?;
+    fs::rename(&path, &to).map_err(io(&path, "set aside"))?;
+    sync_directory(dir).map_err(io(&path, "make durable the new name of"))?;
+    Ok(to)
+}
+
+/// Puts a new store in the place of another, which is kept: says where.
+pub(crate) fn replace(dir: &Path, identity: &Identity, begin: &Beginning) -> Result<PathBuf, StoreError> {
+    let path = dir.join(FILE);
+    let aside = free_name(dir)?;
+    fs::hard_link(&path, &aside).map_err(io(&path, "keep"))?;
+    Store::put(dir, identity, Some(begin))?;
+    Ok(aside)
+}
+
+/// A name to keep the store under that is there.
+fn free_name(dir: &Path) -> Result<PathBuf, StoreError> {
     let path = dir.join(FILE);
     if !path.exists() {
         return Err(StoreError::Missing { path });
     }
     // As many as an operator will ever keep; the search ends.
     let free = (1..10_000).map(|number| dir.join(format!("{FILE}.aside-{number}"))).find(|to| !to.exists());
-    let to = free.ok_or_else(|| StoreError::AlreadyThere { path: dir.join(format!("{FILE}.aside-1")) })?;
-    fs::rename(&path, &to).map_err(io(&path, "set aside"))?;
-    sync_directory(dir).map_err(io(&path, "make durable the new name of"))?;
-    Ok(to)
+    free.ok_or_else(|| StoreError::AlreadyThere { path: dir.join(format!("{FILE}.aside-1")) })
 }
 
 fn builder() -> redb::Builder {

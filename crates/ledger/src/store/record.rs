@@ -83,7 +83,11 @@ pub(super) fn get<T: DeserializeOwned>(
     unseal("meta", what.key().as_bytes(), what.key(), record.value()).map(Some)
 }
 
-pub(super) fn put_entry(table: &mut Table<u64, &[u8]>, index: u64, value: &impl Serialize) -> Result<(), Fault> {
+pub(super) fn put_entry(
+    table: &mut Table<u64, &[u8]>,
+    index: u64,
+    value: &impl Serialize,
+) -> Result<(), Fault> {
     let record = seal("log", &index.to_le_bytes(), value)?;
     table.insert(index, record.as_slice())?;
     Ok(())

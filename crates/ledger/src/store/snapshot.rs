@@ -9,7 +9,6 @@ use super::{Fault, Store};
 use crate::machine::{Answer, Machine};
 use crate::types::{Contents, Entry, LogId, Snapshot, SnapshotMeta, StorageError, StoredMembership, Types};
 use control::State;
-use control::state::Settings;
 use openraft::storage::RaftStateMachine;
 use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
 use redb::Durability;
@@ -40,10 +39,8 @@ fn snapshots(fault: &Fault) -> StorageError {
 impl Applier {
     /// The machine as the store's snapshot has it.
     pub(crate) fn new(store: Store) -> Result<Self, Fault> {
-        let (meta, machine) = store.snapshot()?.map_or_else(
-            || (None, Machine::new(State::new(Settings::default()))),
-            |(meta, machine)| (Some(meta), machine),
-        );
+        let (meta, machine) = store.snapshot()?.unzip();
+        let machine = machine.unwrap_or_else(Machine::empty);
         let last = meta.as_ref().and_then(|meta| meta.last_log_id);
         let membership = meta.map(|meta| meta.last_membership).unwrap_or_default();
         let published = watch::Sender::new(Arc::clone(&machine.state));
@@ -60,7 +57,7 @@ impl Applier {
 }
 
 impl Store {
-    fn snapshot(&self) -> Result<Option<(SnapshotMeta, Machine)>, Fault> {
+    pub(super) fn snapshot(&self) -> Result<Option<(SnapshotMeta, Machine)>, Fault> {
         self.read(|txn| {
             let meta = txn.open_table(META)?;
             Ok(record::get(&meta, Meta::Snapshot)?.zip(record::get(&meta, Meta::Contents)?))
@@ -174,11 +171,4 @@ fn written(meta: SnapshotMeta, machine: &Machine) -> Result<Snapshot, StorageErr
     let contents = serde_json::to_string(machine);
     let contents = contents.map_err(|error| snapshots(&Fault::Encode(error)))?;
     Ok(Snapshot { meta, snapshot: Box::new(Contents(contents)) })
-}
-
-#[cfg(test)]
-impl Store {
-    pub(super) fn snapshot_for_tests(&self) -> Option<(SnapshotMeta, Machine)> {
-        self.snapshot().unwrap()
-    }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::sim::disk::SimDisk;
 use crate::token::{ClusterId, StoreId};
-use crate::types::{Entry, StorageError, Types, raft_id};
+use crate::types::{StorageError, Types, raft_id};
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use openraft::testing::{StoreBuilder, Suite};
 use openraft::{CommittedLeaderId, EntryPayload, RaftLogReader, RaftSnapshotBuilder};
@@ -70,7 +70,7 @@ async fn snapshot(applier: &mut Applier) {
 async fn forty_thousand_entries_leave_a_bounded_file_and_log() {
     let (dir, mut store) = new_store();
     let mut applier = Applier::new(store.clone()).unwrap();
-    let size = || std::fs::metadata(dir.path().join(FILE)).unwrap().len();
+    let size = || fs::metadata(dir.path().join(FILE)).unwrap().len();
     let mut sizes = Vec::new();
     for thousand in 0..40 {
         let entries: Vec<Entry> = (0..1000).map(|index| entry(thousand * 1000 + index)).collect();
@@ -113,21 +113,24 @@ fn a_store_is_opened_as_it_was_closed() {
     let aside = set_aside(dir.path()).unwrap();
     assert!(aside.exists());
     let missing = Store::open(dir.path()).unwrap_err();
-    assert!(matches!(missing, StoreError::Missing { .. }) && missing.to_string().contains("token"), "{missing}");
+    assert!(
+        matches!(missing, StoreError::Missing { .. }) && missing.to_string().contains("token"),
+        "{missing}"
+    );
 }
 
 #[test]
 fn what_is_cut_off_is_refused_and_the_error_says_what_to_do() {
     let (dir, path) = closed();
-    let whole = std::fs::read(&path).unwrap();
+    let whole = fs::read(&path).unwrap();
     for keep in [1, 100, 4096, 5000, whole.len() / 2, whole.len() - 4096, whole.len() - 1] {
-        std::fs::write(&path, &whole[..keep]).unwrap();
+        fs::write(&path, &whole[..keep]).unwrap();
         let error = Store::open(dir.path()).unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, StoreError::Damaged { .. }), "{keep} bytes: {error:?}");
         assert!(text.contains(FILE) && text.contains("join again with a token"), "{text}");
     }
-    std::fs::write(&path, b"").unwrap();
+    fs::write(&path, b"").unwrap();
     assert!(matches!(Store::open(dir.path()), Err(StoreError::Damaged { .. })), "an empty file is no store");
 }
 
@@ -177,7 +180,7 @@ fn images() -> &'static [Vec<u8>; 2] {
             store.blocking_append((0..60).map(entry)).await.unwrap();
         });
         disk.cut();
-        [std::fs::read(path).unwrap(), disk.image()]
+        [fs::read(path).unwrap(), disk.image()]
     })
 }
 
@@ -194,11 +197,8 @@ proptest! {
         let contents = |bytes: Vec<u8>| {
             let disk = SimDisk::with(seed, bytes);
             let db = open_backend(disk.plugged()).map_err(|error| check::refused(Path::new("sim"), error))?;
-            let (mut store, identity) = Store::over(db, Path::new("sim"), Work::Here, Bugs::default())?;
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let vote = runtime.block_on(store.read_vote()).unwrap();
-            let entries = store.entries(.., usize::MAX).unwrap();
-            Ok::<_, StoreError>((identity, vote, entries, store.snapshot_for_tests()))
+            let (store, identity) = Store::over(db, Path::new("sim"), Work::Here, Bugs::default())?;
+            Ok::<_, StoreError>((identity, store.contents().unwrap()))
         };
         match contents(bytes) {
             Err(StoreError::Damaged { .. } | StoreError::OtherFormat { .. }) => {}
@@ -252,7 +252,7 @@ async fn a_purge_that_overtakes_its_snapshot_waits_for_it() {
     assert!(!appended.is_finished(), "an entry behind a hole is not acknowledged");
     // A power cut here leaves the log as it was.
     let copied = tempfile::tempdir().unwrap();
-    std::fs::copy(dir.path().join(FILE), copied.path().join(FILE)).unwrap();
+    fs::copy(dir.path().join(FILE), copied.path().join(FILE)).unwrap();
     let (before, _) = Store::open(copied.path()).unwrap();
     assert_eq!(before.entries(.., usize::MAX).unwrap().len(), 10);
     applier.apply((0..=20).map(entry)).await.unwrap();
