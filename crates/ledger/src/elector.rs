@@ -2,7 +2,10 @@
 //!
 //! openraft 0.9 has no pre-vote: a voter that was cut off raises its term again and again, and deposes a healthy leader when it
 //! comes back. So openraft's own timer is off, and this one asks first ([`Message::PreVote`]): a voter stands only if a quorum has
-//! heard no leader for [`crate::Config::silence_ms`] either, and has no more of the log than it has. Asking changes nothing.
+//! heard no leader for [`crate::Config::silence_ms`] either, and has no more of the log than it has. Asking changes nothing but that
+//! whoever has said yes says no to all others for one heartbeat: of several who ask at once one stands at most. Two who stand at
+//! once can cost another silence: openraft lets the one with the greater id depose the other in the same term, when the rest
+//! has just heard that one.
 //!
 //! Invariants: safety is openraft's alone; this only decides when to try. Whoever hears a leader lets nobody stand.
 //!
@@ -14,42 +17,74 @@ use crate::transport::{Answered, Message};
 use crate::types::{LogId, Membership, Raft, node_id};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use model::NodeId;
 use openraft::ServerState;
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info};
 
-/// When a leader was last heard, or a vote given. At the start: then.
+/// What a voter remembers of leaders and candidates.
 #[derive(Debug, Clone)]
-pub(crate) struct Heard(Arc<Mutex<Instant>>);
+pub(crate) struct Heard(Arc<Mutex<Memory>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Memory {
+    /// When a leader was last heard, or a vote given. At the start: then.
+    at: Instant,
+    /// Who was told that it would have the vote, and until when nobody else is.
+    promised: Option<(NodeId, Instant)>,
+}
 
 impl Heard {
     pub(crate) fn now() -> Self {
-        Self(Arc::new(Mutex::new(Instant::now())))
+        Self(Arc::new(Mutex::new(Memory { at: Instant::now(), promised: None })))
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn again(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.memory().at = Instant::now();
     }
 
     fn at(&self) -> Instant {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory().at
     }
+
+    /// Promises the vote, if nobody else has the promise.
+    fn promise(&self, to: NodeId, span: Duration) -> bool {
+        let (mut memory, now) = (self.memory(), Instant::now());
+        if memory.promised.is_some_and(|(other, until)| other != to && now < until) {
+            return false;
+        }
+        memory.promised = Some((to, now + span));
+        true
+    }
+
+    fn break_promise(&self) {
+        self.memory().promised = None;
+    }
+}
+
+/// Answers a voter that asks whether it would have the vote.
+pub(crate) fn asked(raft: &Raft, heard: &Heard, config: &Config, by: NodeId, last: Option<LogId>) -> bool {
+    would_vote(standing(raft, heard), config.silence(), last) && heard.promise(by, config.heartbeat())
 }
 
 /// What a voter knows when it is asked.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Standing {
+struct Standing {
     /// How long no leader was heard; a leader itself: how long no quorum has answered it.
-    pub(crate) silent_for: Duration,
+    silent_for: Duration,
     /// Where its log ends.
-    pub(crate) last: Option<LogId>,
+    last: Option<LogId>,
 }
 
 /// Whether it would vote for somebody whose log ends there.
-pub(crate) fn would_vote(own: Standing, silence: Duration, theirs: Option<LogId>) -> bool {
+fn would_vote(own: Standing, silence: Duration, theirs: Option<LogId>) -> bool {
     own.silent_for >= silence && theirs >= own.last
 }
 
@@ -60,7 +95,7 @@ fn is_quorum(membership: &Membership, granted: &BTreeSet<u64>) -> bool {
 }
 
 /// How this node stands.
-pub(crate) fn standing(raft: &Raft, heard: &Heard) -> Standing {
+fn standing(raft: &Raft, heard: &Heard) -> Standing {
     let leads = raft.server_metrics().borrow().state == ServerState::Leader;
     let data = raft.data_metrics();
     let data = data.borrow();
@@ -81,7 +116,9 @@ impl Elector {
     /// Runs until it is aborted, or openraft has stopped.
     pub(crate) async fn run(self) {
         let mut random = self.config.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
-        let mut jitter = || Duration::from_millis(random.u64(0..=self.config.jitter_ms.into()));
+        // Not less than what separates two voters in hearing the same heartbeat: who stands at once is refused for that.
+        let jitter_ms = u64::from(self.config.jitter_ms);
+        let mut jitter = || Duration::from_millis(random.u64(jitter_ms / 6..=jitter_ms));
         let silence = self.config.silence();
         let mut changes = self.raft.server_metrics();
         let mut stand_at = self.heard.at() + silence + jitter();
@@ -106,10 +143,13 @@ impl Elector {
                 stand_at = self.heard.at() + silence + jitter();
                 stand_at
             } else {
-                if self.may_stand(membership).await {
+                let own = node_id(self.id);
+                if self.heard.promise(own, self.config.request_limit()) && self.may_stand(membership).await {
                     self.stand().await;
+                } else {
+                    self.heard.break_promise();
                 }
-                stand_at = Instant::now() + self.config.heartbeat() + jitter();
+                stand_at = Instant::now() + jitter();
                 stand_at
             };
             tokio::select! {

@@ -2,7 +2,7 @@
 
 use crate::bug::{Bug, Bugs};
 use crate::config::{Config, ConfigError};
-use crate::elector::{Elector, Heard, standing, would_vote};
+use crate::elector::{Elector, Heard, asked};
 use crate::network::{Post, out_of_turn};
 use crate::store::{Applier, Fault, Store, StoreError};
 use crate::transport::{
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// Why a ledger is not open.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +124,8 @@ struct Inner {
     changing: Mutex<()>,
     bugs: Bugs,
     elector: AbortHandle,
+    #[cfg(test)]
+    store: Store,
 }
 
 impl std::fmt::Debug for Inner {
@@ -162,6 +164,8 @@ impl Ledger {
             Applier::new(store.clone()).map_err(|fault: Fault| OpenError::Raft(fault.to_string()))?;
         let state = applier.watch();
         let id = raft_id(identity.node);
+        #[cfg(test)]
+        let kept = store.clone();
         let raft = Raft::new(id, raft_config, post.clone(), store, applier).await;
         let raft = raft.map_err(|error| OpenError::Raft(error.to_string()))?;
         let heard = Heard::now();
@@ -174,7 +178,24 @@ impl Ledger {
         };
         let elector = tokio::spawn(elector.run()).abort_handle();
         let changing = Mutex::new(());
-        Ok(Self(Arc::new(Inner { identity, config, raft, post, heard, state, changing, bugs, elector })))
+        Ok(Self(Arc::new(Inner {
+            identity,
+            config,
+            raft,
+            post,
+            heard,
+            state,
+            changing,
+            bugs,
+            elector,
+            #[cfg(test)]
+            store: kept,
+        })))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn store_for_tests(&self) -> &Store {
+        &self.0.store
     }
 
     /// Which node this is.
@@ -244,7 +265,12 @@ impl Ledger {
     /// it acts on what the ledger says: until then it sees the past.
     pub async fn caught_up(&self, limit: Duration) -> Result<u64, Behind> {
         let until = Instant::now() + limit;
-        let wanted = self.read_index().await.ok_or(Behind::NoLeader)?;
+        let mut wanted = self.read_index().await;
+        while wanted.is_none() && Instant::now() < until {
+            sleep(self.config().heartbeat()).await;
+            wanted = self.read_index().await;
+        }
+        let wanted = wanted.ok_or(Behind::NoLeader)?;
         let left = until.saturating_duration_since(Instant::now());
         let there = self.0.raft.wait(Some(left)).applied_index_at_least(Some(wanted), "caught up").await;
         there.map(|_| wanted).map_err(|_| Behind::Late { wanted })
@@ -318,7 +344,7 @@ impl Ledger {
             Sealed::Join(request) => Answered::Join(self.join_for(request, true).await),
             Sealed::Member(envelope) => {
                 self.fits(&envelope)?;
-                self.answer(envelope.message).await?
+                self.answer(envelope.from.node, envelope.message).await?
             }
         };
         Ok(Reply(answered))
@@ -348,7 +374,7 @@ impl Ledger {
         if known { Ok(()) } else { Err(Refusal::Stranger(from.node)) }
     }
 
-    async fn answer(&self, message: Message) -> Result<Answered, Refusal> {
+    async fn answer(&self, from: NodeId, message: Message) -> Result<Answered, Refusal> {
         let (raft, heard) = (&self.0.raft, &self.0.heard);
         let stopped = |error: String| Refusal::Stopped(error);
         Ok(match message {
@@ -373,9 +399,7 @@ impl Ledger {
                 let response = raft.install_full_snapshot(vote, snapshot).await;
                 Answered::Snapshot(response.map_err(|error| stopped(error.to_string()))?)
             }
-            Message::PreVote { last } => {
-                Answered::PreVote(would_vote(standing(raft, heard), self.config().silence(), last))
-            }
+            Message::PreVote { last } => Answered::PreVote(asked(raft, heard, self.config(), from, last)),
             Message::Propose(request) => {
                 Answered::Propose(self.submit_here(request).await.map_err(Into::into))
             }

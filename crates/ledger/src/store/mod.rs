@@ -233,6 +233,11 @@ impl Store {
         Ok(Contents { vote, committed, snapshot: self.snapshot()?, entries: self.entries(.., usize::MAX)? })
     }
 
+    #[cfg(test)]
+    pub(crate) fn entries_for_tests(&self) -> Vec<Entry> {
+        self.entries(.., usize::MAX).expect("the disk works")
+    }
+
     fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, Fault>) -> Result<T, Fault> {
         work(&self.db.begin_read()?)
     }
