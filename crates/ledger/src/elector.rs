@@ -154,8 +154,8 @@ impl Elector {
             };
             tokio::select! {
                 () = sleep_until(next) => {}
-                changed = changes.changed() => {
-                    if changed.is_err() {
+                news = changes.changed() => {
+                    if news.is_err() {
                         return;
                     }
                     // A change is followed by others; it costs a millisecond to take them together.
@@ -206,19 +206,19 @@ mod tests {
 
     const SILENCE: Duration = Duration::from_millis(600);
 
-    fn at(term: u64, index: u64) -> Option<LogId> {
-        Some(LogId::new(CommittedLeaderId::new(term, 1), index))
+    fn at(term: u64, index: u64) -> LogId {
+        LogId::new(CommittedLeaderId::new(term, 1), index)
     }
 
     #[test]
     fn whoever_hears_a_leader_or_has_more_of_the_log_lets_nobody_stand() {
         let own = |silent_ms, last| Standing { silent_for: Duration::from_millis(silent_ms), last };
-        assert!(would_vote(own(600, at(2, 5)), SILENCE, at(2, 5)));
+        assert!(would_vote(own(600, Some(at(2, 5))), SILENCE, Some(at(2, 5))));
         assert!(would_vote(own(600, None), SILENCE, None));
-        assert!(!would_vote(own(599, at(2, 5)), SILENCE, at(2, 5)));
-        assert!(!would_vote(own(600, at(2, 5)), SILENCE, at(2, 4)));
-        assert!(!would_vote(own(600, at(2, 5)), SILENCE, at(1, 9)));
-        assert!(!would_vote(own(600, at(2, 5)), SILENCE, None));
+        assert!(!would_vote(own(599, Some(at(2, 5))), SILENCE, Some(at(2, 5))));
+        assert!(!would_vote(own(600, Some(at(2, 5))), SILENCE, Some(at(2, 4))));
+        assert!(!would_vote(own(600, Some(at(2, 5))), SILENCE, Some(at(1, 9))));
+        assert!(!would_vote(own(600, Some(at(2, 5))), SILENCE, None));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -66,8 +67,8 @@ pub enum Behind {
 /// A quorum has confirmed, after it was asked for, that this node leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Leadership {
-    /// In which of Raft's terms. A node that restarts may lead on in the same term: what it promised without writing it
-    /// down (leases) it has forgotten, and must wait out as a new leader does.
+    /// In which of Raft's terms. A node that restarts does not lead on in its term, so that what it promised in a term without
+    /// writing it down (leases) it still knows while it leads in it.
     pub term: u64,
     /// Up to here this node has applied, and it is at least as far as anything was acknowledged before.
     pub index: u64,
@@ -135,8 +136,13 @@ impl std::fmt::Debug for Inner {
 }
 
 impl Drop for Inner {
+    /// openraft goes on without a handle. Outside a runtime there is nothing left that could go on.
     fn drop(&mut self) {
         self.elector.abort();
+        if let Ok(runtime) = Handle::try_current() {
+            let raft = self.raft.clone();
+            runtime.spawn(async move { raft.shutdown().await });
+        }
     }
 }
 
@@ -151,7 +157,7 @@ impl Ledger {
     }
 
     pub(crate) async fn start(
-        store: Store,
+        mut store: Store,
         identity: Identity,
         config: Config,
         transport: Arc<dyn Transport>,
@@ -164,6 +170,7 @@ impl Ledger {
             Applier::new(store.clone()).map_err(|fault: Fault| OpenError::Raft(fault.to_string()))?;
         let state = applier.watch();
         let id = raft_id(identity.node);
+        store.step_down(id).await.map_err(|error| OpenError::Raft(error.to_string()))?;
         #[cfg(test)]
         let kept = store.clone();
         let raft = Raft::new(id, raft_config, post.clone(), store, applier).await;
@@ -318,10 +325,9 @@ impl Ledger {
     pub async fn stopped(&self) -> String {
         let mut metrics = self.0.raft.metrics();
         let stopped = metrics.wait_for(|metrics| metrics.running_state.is_err()).await;
-        match stopped.map(|metrics| metrics.running_state.clone()) {
-            Ok(Err(why)) => why.to_string(),
-            Ok(Ok(())) | Err(_) => "Raft has ended".to_owned(),
-        }
+        let why =
+            stopped.ok().and_then(|metrics| metrics.running_state.as_ref().err().map(ToString::to_string));
+        why.unwrap_or_else(|| "Raft has ended".to_owned())
     }
 
     /// Stops, and waits until it has.
@@ -395,9 +401,12 @@ impl Ledger {
             }
             Message::Snapshot { vote, meta, contents } => {
                 let snapshot = Snapshot { meta, snapshot: Box::new(Contents(contents)) };
-                heard.again();
                 let response = raft.install_full_snapshot(vote, snapshot).await;
-                Answered::Snapshot(response.map_err(|error| stopped(error.to_string()))?)
+                let response = response.map_err(|error| stopped(error.to_string()))?;
+                if response.vote == vote {
+                    heard.again();
+                }
+                Answered::Snapshot(response)
             }
             Message::PreVote { last } => Answered::PreVote(asked(raft, heard, self.config(), from, last)),
             Message::Propose(request) => {

@@ -68,7 +68,7 @@ impl HttpTransport {
         Ok(Self { tls, nodes: Mutex::new(HashMap::new()) })
     }
 
-    fn connections(&self, contact: Contact) -> Arc<Connections> {
+    fn connections(&self, contact: &Contact) -> Arc<Connections> {
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || {
             let (idle, places) = (Mutex::new(Vec::new()), Semaphore::new(EXCHANGES_MAX));
@@ -85,7 +85,7 @@ impl Transport for HttpTransport {
         letter: Letter,
         limit: Duration,
     ) -> BoxFuture<'static, Result<Reply, TransportError>> {
-        let (connections, tls) = (self.connections(to), self.tls.clone());
+        let (connections, tls) = (self.connections(&to), self.tls.clone());
         Box::pin(async move {
             let node = connections.contact.name.clone();
             let lost = |why: String| TransportError::Lost { node, why };

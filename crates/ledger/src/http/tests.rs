@@ -29,7 +29,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 /// For everything here: handshakes and fsyncs of a machine that is busy with other things.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 struct Node {
     name: NodeName,

@@ -4,6 +4,7 @@
 //! `scenarios` says what shall happen in which case, `schedules` draws cases from seeds and looks at safety after every step.
 
 pub(crate) mod disk;
+mod forced;
 mod net;
 mod scenarios;
 mod schedules;

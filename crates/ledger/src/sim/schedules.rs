@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 const STEPS: usize = 60;
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 40;
 
 /// What was done how often.
 type Done = BTreeMap<&'static str, usize>;
@@ -30,13 +30,14 @@ async fn schedule(seed: u64, done: &mut Done) {
         world.judge();
     }
     world.heal().await;
+    for index in 0..count {
+        world.nodes[index].ledger.as_ref().unwrap().close().await;
+    }
     let promises = world.promises.lock().unwrap();
     *done.entry("applied").or_default() += promises.applied.len();
     *done.entry("unknown").or_default() += promises.unknown.len();
     *done.entry("surely not").or_default() += promises.not.len();
-    for index in 0..count {
-        world.nodes[index].ledger.as_ref().unwrap().close().await;
-    }
+    *done.entry("confirmed").or_default() += promises.confirmed;
 }
 
 async fn step(world: &mut World, random: &mut fastrand::Rng) -> &'static str {
@@ -45,56 +46,59 @@ async fn step(world: &mut World, random: &mut fastrand::Rng) -> &'static str {
     let (name, other_name) = (world.nodes[one].name.clone(), world.nodes[other].name.clone());
     let runs = world.nodes[one].ledger.is_some();
     match random.u8(0..100) {
-        0..45 => {
+        0..40 => {
             let at: Vec<usize> = world.running().map(|(index, _)| index).collect();
             for _ in 0..random.usize(1..8) {
                 if let Some(index) = random.choice(at.iter()) {
                     world.propose_later(*index);
                 }
             }
+            if let Some(index) = random.choice(at.iter()) {
+                world.confirm_later(*index);
+            }
             "writes"
         }
-        45..52 if one != other => {
+        40..46 if one != other => {
             world.net.cut(&name, &other_name);
             "cut"
         }
-        52..57 if one != other => {
+        46..50 if one != other => {
             world.net.cut_one_way(&name, &other_name);
             "cut one way"
         }
-        57..60 => {
+        50..53 => {
             for index in (0..count).filter(|index| *index != one) {
                 world.net.cut(&name, &world.nodes[index].name);
             }
             "isolate"
         }
-        60..64 => {
+        53..57 => {
             world.net.lossy(random.u8(0..30), random.u8(0..20), random.u64(5..120));
             "lossy"
         }
-        64..72 => {
+        57..68 => {
             world.net.heal();
             "mend the network"
         }
-        72..80 if runs => {
+        68..75 if runs => {
             world.crash(one).await;
             "crash"
         }
-        72..88 if !runs && world.nodes[one].has_store => {
+        68..85 if !runs && world.nodes[one].has_store => {
             world.start(one).await;
             "start"
         }
-        72..88 if !runs => {
+        68..85 if !runs => {
             let joined = timeout(Duration::from_secs(8), world.rejoin(one)).await;
             if joined.is_ok_and(|joined| joined.is_ok()) { "join again" } else { "can't join" }
         }
-        88..91 if random.bool() => {
+        85..87 if random.bool() => {
             for index in 0..count {
                 world.crash(index).await;
             }
             "crash all"
         }
-        91..95 => lose_disk(world, one).await,
+        87..95 => lose_disk(world, one).await,
         95..100 => change_voters(world, random).await,
         _ => "nothing",
     }

@@ -99,6 +99,18 @@ impl Store {
         }
     }
 
+    /// A leader that starts anew has been deposed by its own end. openraft would let it lead on in its term, with what it knows to be
+    /// committed after the restart, which may be less than what it has acknowledged before: it would confirm reads of the past.
+    /// To others nothing changes: the vote is still its own, in the same term.
+    pub(crate) async fn step_down(&mut self, id: u64) -> Result<(), StorageError> {
+        match self.read_vote().await? {
+            Some(vote) if vote.committed && vote.leader_id.node_id == id => {
+                self.save_vote(&Vote::new(vote.leader_id.term, id)).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn durability(&self, unless: Bug) -> Durability {
         if self.bugs.has(unless) { Durability::None } else { Durability::Immediate }
     }

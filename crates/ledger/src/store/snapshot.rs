@@ -150,7 +150,8 @@ impl RaftStateMachine<Types> for Applier {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {
         let found = self.store.snapshot().map_err(|fault| snapshots(&fault))?;
-        found.map(|(meta, machine)| written(meta, &machine)).transpose()
+        let Some((meta, machine)) = found else { return Ok(None) };
+        written(meta, &machine).map(Some).map_err(|fault| snapshots(&fault))
     }
 }
 
@@ -163,12 +164,11 @@ impl RaftSnapshotBuilder<Types> for Builder {
         };
         let kept = self.store.keep(meta.clone(), self.machine.clone()).await;
         kept.map_err(|fault| snapshots(&fault))?;
-        written(meta, &self.machine)
+        written(meta, &self.machine).map_err(|fault| snapshots(&fault))
     }
 }
 
-fn written(meta: SnapshotMeta, machine: &Machine) -> Result<Snapshot, StorageError> {
-    let contents = serde_json::to_string(machine);
-    let contents = contents.map_err(|error| snapshots(&Fault::Encode(error)))?;
+fn written(meta: SnapshotMeta, machine: &Machine) -> Result<Snapshot, Fault> {
+    let contents = serde_json::to_string(machine).map_err(Fault::Encode)?;
     Ok(Snapshot { meta, snapshot: Box::new(Contents(contents)) })
 }

@@ -1,6 +1,7 @@
 //! openraft's own tests of a store, and what they don't ask: durability, damage, growth.
 
 use super::*;
+use crate::bug::Bug;
 use crate::sim::disk::SimDisk;
 use crate::token::{ClusterId, StoreId};
 use crate::types::{StorageError, Types, raft_id};
@@ -81,6 +82,7 @@ async fn forty_thousand_entries_leave_a_bounded_file_and_log() {
         sizes.push(size());
     }
     assert_eq!(store.try_get_log_entries(..).await.unwrap().len(), 200);
+    println!("the file has {} KiB", sizes[39] >> 10);
     assert!(sizes[39] <= 8 << 20, "{sizes:?}");
     assert_eq!(sizes[39], sizes[5], "it does not grow: {sizes:?}");
 }
@@ -208,13 +210,12 @@ proptest! {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_was_acknowledged_is_there_after_any_power_cut() {
+async fn power_cuts(bugs: Bugs) {
     for seed in 0..200 {
         let disk = SimDisk::new(seed);
         let db = open_backend(disk.plugged()).unwrap();
         fill(&db, Path::new("sim"), &identity(), None).unwrap();
-        let (mut store, _) = Store::over(db, Path::new("sim"), Work::Here, Bugs::default()).unwrap();
+        let (mut store, _) = Store::over(db, Path::new("sim"), Work::Here, bugs).unwrap();
         let (mut vote, mut count) = (None, 0);
         disk.cut_after(seed % 60);
         for round in 0..40 {
@@ -232,9 +233,26 @@ async fn what_was_acknowledged_is_there_after_any_power_cut() {
         disk.cut();
         let db = open_backend(disk.plugged()).unwrap();
         let (mut store, _) = Store::over(db, Path::new("sim"), Work::Here, Bugs::default()).unwrap();
-        assert!(store.read_vote().await.unwrap() >= vote, "seed {seed}");
-        assert!(store.entries(.., usize::MAX).unwrap().len() as u64 >= count, "seed {seed}");
+        assert!(store.read_vote().await.unwrap() >= vote, "seed {seed}: vote");
+        assert!(store.entries(.., usize::MAX).unwrap().len() as u64 >= count, "seed {seed}: entries");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_acknowledged_is_there_after_any_power_cut() {
+    power_cuts(Bugs::default()).await;
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "vote")]
+async fn seeded_a_vote_that_is_given_before_it_is_on_disk_is_forgotten() {
+    power_cuts(Bugs::with(Bug::VoteUnsynced)).await;
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "entries")]
+async fn seeded_an_entry_that_is_acknowledged_before_it_is_on_disk_is_forgotten() {
+    power_cuts(Bugs::with(Bug::AcknowledgeUnsynced)).await;
 }
 
 #[tokio::test(start_paused = true)]
