@@ -12,9 +12,10 @@
 mod tests;
 
 use crate::{
-    Applied, ApplyRequest, CommitRequest, Health, Hello, IdentityError, LinkChanges, Neighbours,
-    NetworkState, PathsRequest, PingAnswer, PingRequest, PowerAction, PowerRequest, Problem, ReceiveAnswer,
-    ReceiveRequest, SendAnswer, SendRequest, TlsIdentity, path, server_name,
+    Applied, ApplyRequest, BeginRequest, ClaimRequest, ClusterView, CommitRequest, Health, Hello,
+    IdentityError, InviteRequest, Invited, JoinRequest, Joined, LinkChanges, Neighbours, NetworkState,
+    PathsRequest, PingAnswer, PingRequest, PowerAction, PowerRequest, Problem, ProposeRequest, Proposed,
+    ReceiveAnswer, ReceiveRequest, SendAnswer, SendRequest, TlsIdentity, VotersRequest, path, server_name,
 };
 use model::{Inventory, NodeName};
 use network::Generation;
@@ -255,6 +256,41 @@ impl Client {
     pub async fn throughput_send(&self, request: &SendRequest) -> Result<SendAnswer, ClientError> {
         let limit = SLOW + Duration::from_millis(u64::from(request.duration_ms));
         self.ask(Method::POST, path::THROUGHPUT_SEND, Some(request), limit).await
+    }
+
+    /// `GET /v1/cluster`.
+    pub async fn cluster(&self) -> Result<ClusterView, ClientError> {
+        self.ask(Method::GET, path::CLUSTER, None::<&()>, QUICK).await
+    }
+
+    /// `POST /v1/cluster/begin`.
+    pub async fn begin(&self, request: &BeginRequest) -> Result<Joined, ClientError> {
+        self.ask(Method::POST, path::CLUSTER_BEGIN, Some(request), SLOW).await
+    }
+
+    /// `POST /v1/cluster/invite`.
+    pub async fn invite(&self, request: &InviteRequest) -> Result<Invited, ClientError> {
+        self.ask(Method::POST, path::CLUSTER_INVITE, Some(request), SLOW).await
+    }
+
+    /// `POST /v1/cluster/join`.
+    pub async fn join(&self, request: &JoinRequest) -> Result<Joined, ClientError> {
+        self.ask(Method::POST, path::CLUSTER_JOIN, Some(request), SLOW).await
+    }
+
+    /// `POST /v1/cluster/voters`.
+    pub async fn voters(&self, request: &VotersRequest) -> Result<(), ClientError> {
+        self.ask(Method::POST, path::CLUSTER_VOTERS, Some(request), SLOW).await
+    }
+
+    /// `POST /v1/cluster/propose`.
+    pub async fn propose(&self, request: &ProposeRequest) -> Result<Proposed, ClientError> {
+        self.ask(Method::POST, path::CLUSTER_PROPOSE, Some(request), SLOW).await
+    }
+
+    /// `POST /v1/pool/claim`.
+    pub async fn claim(&self, request: &ClaimRequest) -> Result<(), ClientError> {
+        self.ask(Method::POST, path::POOL_CLAIM, Some(request), SLOW).await
     }
 
     /// `POST /v1/power`. The answer comes before the deed.

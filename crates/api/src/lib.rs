@@ -12,6 +12,7 @@
 
 #[cfg(feature = "client")]
 mod client;
+mod cluster;
 mod config;
 mod drift;
 mod health;
@@ -26,6 +27,10 @@ mod tls;
 
 #[cfg(feature = "client")]
 pub use client::{Client, ClientError, Endpoint, Failure};
+pub use cluster::{
+    BeginRequest, ClaimRequest, ClusterView, FlushRequest, InviteRequest, Invited, JoinRequest, Joined,
+    LeaseAnswer, LeaseRequest, LegPlace, Piece, ProposeRequest, Proposed, Token, VotersRequest,
+};
 pub use config::{ConfigError, NodeConfig, OutOfBand, Role};
 pub use drift::{Drift, DriftGlance, Drifts, Repair};
 pub use health::{Health, Neighbours, NicState};

@@ -26,3 +26,21 @@ pub const THROUGHPUT_RECEIVE: &str = "/v1/probes/throughput/receive";
 pub const THROUGHPUT_SEND: &str = "/v1/probes/throughput/send";
 /// `POST`: what ledgers say to each other. Only nodes may: the certificate is looked at.
 pub const LEDGER: &str = "/v1/ledger";
+/// `GET`: what the ledger says, and what this node has of it. Answers [`crate::ClusterView`].
+pub const CLUSTER: &str = "/v1/cluster";
+/// `POST` [`crate::BeginRequest`]: begin a new cluster's ledger here. Answers [`crate::Joined`].
+pub const CLUSTER_BEGIN: &str = "/v1/cluster/begin";
+/// `POST` [`crate::InviteRequest`]: let a node join. Answers [`crate::Invited`].
+pub const CLUSTER_INVITE: &str = "/v1/cluster/invite";
+/// `POST` [`crate::JoinRequest`]: join a cluster. Answers [`crate::Joined`].
+pub const CLUSTER_JOIN: &str = "/v1/cluster/join";
+/// `POST` [`crate::VotersRequest`]: change who votes.
+pub const CLUSTER_VOTERS: &str = "/v1/cluster/voters";
+/// `POST` [`crate::ProposeRequest`]: ask the ledger for something. Answers [`crate::Proposed`].
+pub const CLUSTER_PROPOSE: &str = "/v1/cluster/propose";
+/// `POST` [`crate::LeaseRequest`]: ask the leader for a lease. Answers [`crate::LeaseAnswer`]. Only the node itself may.
+pub const CLUSTER_LEASE: &str = "/v1/cluster/lease";
+/// `POST` [`crate::ClaimRequest`]: make a drive one of the pool.
+pub const POOL_CLAIM: &str = "/v1/pool/claim";
+/// `POST` [`crate::FlushRequest`]: flush a leg's drive.
+pub const POOL_FLUSH: &str = "/v1/pool/flush";

@@ -1,0 +1,187 @@
+//! The cluster's ledger and volumes, as an agent is asked for them.
+//!
+//! A node begins a ledger or joins one; after that everything is a [`control::Command`], and what the ledger says is read whole.
+
+use control::{Command, State};
+use model::{DriveSerial, LegId, NodeId, NodeName, VolumeId, ZoneName};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::SocketAddr;
+
+/// Begins the ledger of a new cluster on its first node, which votes alone at first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BeginRequest {
+    /// Where other nodes reach this agent.
+    pub address: SocketAddr,
+    /// The node's rack; `None`: it is the witness.
+    pub zone: Option<ZoneName>,
+}
+
+/// Lets a node join, once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InviteRequest {
+    /// Who may.
+    pub node: NodeName,
+    /// Its rack; `None`: it is the witness.
+    pub zone: Option<ZoneName>,
+}
+
+/// A one-time token, 64 hexadecimal digits. It never shows in `Debug` output.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token(pub String);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+/// The answer to an invitation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invited {
+    /// What the node shows when it joins.
+    pub token: Token,
+}
+
+/// Joins a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinRequest {
+    /// Where other nodes reach this agent.
+    pub address: SocketAddr,
+    /// Its invitation.
+    pub token: Token,
+    /// Whom it asks, by name: the name is what the certificate must be for.
+    pub contacts: BTreeMap<NodeName, SocketAddr>,
+}
+
+/// The answer to whoever begins or joins a ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joined {
+    /// The node's id in the ledger.
+    pub node: NodeId,
+}
+
+/// Changes who votes; answered when the change is settled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VotersRequest {
+    /// An odd number of members.
+    pub voters: BTreeSet<NodeId>,
+}
+
+/// Makes a drive one of the pool: writes its header, unless it holds what may not be lost. The ledger has named it before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClaimRequest {
+    /// Which.
+    pub serial: DriveSerial,
+    /// Whether what it holds may be lost.
+    #[serde(default)]
+    pub wipe: bool,
+}
+
+/// Asks the ledger for something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProposeRequest {
+    /// What.
+    pub command: Command,
+}
+
+/// What a command changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposed {
+    /// In order.
+    pub events: Vec<control::Event>,
+}
+
+/// A node asks the one that leads for a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseRequest {
+    /// Who.
+    pub node: NodeId,
+    /// The request's number, to which the answer belongs.
+    pub request: u64,
+}
+
+/// The answer to that: held back until a quorum has confirmed the leadership, or it is known that it won't.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseAnswer {
+    /// Whether the lease is granted.
+    pub granted: bool,
+}
+
+/// Flushes a leg's drive on the node that has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlushRequest {
+    /// Of which volume.
+    pub volume: VolumeId,
+    /// Which leg.
+    pub leg: LegId,
+    /// Under what it is given out.
+    pub key: control::target::Key,
+}
+
+/// A piece of a drive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    /// From here on, bytes.
+    pub offset_bytes: u64,
+    /// So much.
+    pub len_bytes: u64,
+}
+
+/// Where a leg of this node lies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegPlace {
+    /// Of which volume.
+    pub volume: VolumeId,
+    /// Which leg.
+    pub leg: LegId,
+    /// On which drive.
+    pub serial: DriveSerial,
+    /// Its pieces, in order.
+    pub pieces: Vec<Piece>,
+    /// Where on the leg the data begins, bytes.
+    pub data_offset_bytes: u64,
+    /// How much data there is, bytes.
+    pub data_bytes: u64,
+}
+
+/// What a node says of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// This node.
+    pub node: NodeId,
+    /// Who leads the ledger, as far as it knows.
+    pub leader: Option<NodeId>,
+    /// Who votes, as far as it knows.
+    pub voters: BTreeSet<NodeId>,
+    /// Whether it has a lease.
+    pub leased: bool,
+    /// What the ledger says, as far as this node has followed.
+    pub state: State,
+    /// The devices of volumes that users may open here.
+    pub devices: BTreeMap<VolumeId, String>,
+    /// The legs that lie here.
+    pub legs: Vec<LegPlace>,
+    /// Why volumes wait, where the leader is.
+    pub blocked: BTreeMap<VolumeId, String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_does_not_show() {
+        let invited = Invited { token: Token("5ec7e7".into()) };
+        assert_eq!(format!("{invited:?}"), "Invited { token: Token }");
+    }
+}
