@@ -127,7 +127,7 @@ impl Kernel {
             }
             Step::SetMember(way, name, value) => self.set_member(way.leg(), name, value)?,
             Step::FirstWrite => {
-                let started = self.running() && self.set.get("safe_mode_delay").is_some();
+                let started = self.running() && self.set.contains_key("safe_mode_delay");
                 return started.then_some(()).ok_or("written before it is whole");
             }
             Step::Mark(way, _) => drop(self.marked.insert(way.leg())),
@@ -216,7 +216,7 @@ fn carry_out(kernel: &mut Kernel, steps: &[Step]) {
 }
 
 fn lines(steps: &[Step]) -> String {
-    steps.iter().map(|step| format!("{step:?}\n")).collect()
+    steps.iter().flat_map(|step| [format!("{step:?}"), "\n".to_owned()]).collect()
 }
 
 fn assembled() -> Kernel {

@@ -106,7 +106,7 @@ fn carry_out(seen: &mut Seen, steps: &[Step]) {
 }
 
 fn lines(steps: &[Step]) -> String {
-    steps.iter().map(|step| format!("{step:?}\n")).collect()
+    steps.iter().flat_map(|step| [format!("{step:?}"), "\n".to_owned()]).collect()
 }
 
 #[test]

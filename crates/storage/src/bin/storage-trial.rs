@@ -137,14 +137,12 @@ fn epoch(number: u32) -> Epoch {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let parsed = match arguments.as_slice() {
-        [here, order] => serde_json::from_str::<Here>(here)
-            .and_then(|here| Ok((here, serde_json::from_str::<Order>(order)?))),
-        _ => {
-            eprintln!("usage: storage-trial SITE ORDER");
-            return ExitCode::from(2);
-        }
+    let [here, order] = arguments.as_slice() else {
+        eprintln!("usage: storage-trial SITE ORDER");
+        return ExitCode::from(2);
     };
+    let parsed =
+        serde_json::from_str::<Here>(here).and_then(|here| Ok((here, serde_json::from_str::<Order>(order)?)));
     let (here, order) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
@@ -385,10 +383,10 @@ fn write(here: &Here, from: u64, count: u64, per_second: u64) -> Result<(), Box<
     let mut last = Duration::ZERO;
     let mut gap = (Duration::ZERO, last);
     for (_, done, _) in &lines {
-        gap = gap.max((*done - last, last));
+        gap = gap.max((done.saturating_sub(last), last));
         last = *done;
     }
-    let mut took: Vec<Duration> = lines.iter().map(|(sent, done, _)| *done - *sent).collect();
+    let mut took: Vec<Duration> = lines.iter().map(|(sent, done, _)| done.saturating_sub(*sent)).collect();
     took.sort_unstable();
     let median = took.get(took.len() / 2).copied().unwrap_or_default();
     println!(
@@ -412,6 +410,6 @@ fn digest(here: &Here, device: &str, offset_bytes: u64) -> Result<(), Box<dyn Er
         sum.update(&buffer[..piece]);
         left -= piece as u64;
     }
-    println!("{}", sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    println!("{:x}", sum.finalize());
     Ok(())
 }
