@@ -6,7 +6,7 @@ use crate::elector::{Elector, Heard, asked};
 use crate::network::{Post, out_of_turn};
 use crate::store::{Applier, Fault, Store, StoreError};
 use crate::transport::{
-    Answered, Envelope, Letter, Message, Refusal, Reply, Sealed, Transport, TransportError,
+    Answered, Contact, Envelope, Letter, Message, Refusal, Reply, Sealed, Transport, TransportError,
 };
 use crate::types::{Contents, Identity, Member, Raft, Snapshot, node_id, raft_id};
 use control::State;
@@ -229,6 +229,11 @@ impl Ledger {
 
     pub(crate) fn changing(&self) -> &Mutex<()> {
         &self.0.changing
+    }
+
+    /// Where a member's agent is reached.
+    pub fn contact(&self, id: NodeId) -> Option<Contact> {
+        self.member(id).map(|member| Contact { name: member.name, address: member.address })
     }
 
     /// A member, as Raft's membership has it here.

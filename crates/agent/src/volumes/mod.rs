@@ -140,7 +140,7 @@ impl Volumes {
         let node = ledger.id();
         let place = place::Place::new(&ledger, self.store.clone(), self.paths.clone()).await?;
         let place = Arc::new(place);
-        let identity = shell::Identity { node, name: self.name.clone(), boot: self.boot };
+        let identity = shell::Identity { node, boot: self.boot };
         let shell = shell::start(
             identity,
             ledger.clone(),
@@ -181,7 +181,8 @@ impl Volumes {
         let contacts: Vec<Contact> = request.contacts.into_iter().map(contact).collect();
         let (folder, newcomer) = (self.folder(), self.newcomer(request.address));
         let transport = self.transport.clone();
-        let joined = ledger::join(&folder, &newcomer, &token, &contacts, Config::default(), transport).await?;
+        let joined =
+            ledger::join(&folder, &newcomer, &token, &contacts, Config::default(), transport).await?;
         Ok(Joined { node: self.run(joined).await? })
     }
 
@@ -192,7 +193,7 @@ impl Volumes {
     }
 
     pub(crate) async fn voters(&self, request: VotersRequest) -> Result<(), VolumesError> {
-        Ok(self.running()?.ledger.change_voters(request.voters).await?)
+        Ok(self.running()?.ledger.change_voters(&request.voters).await?)
     }
 
     pub(crate) async fn propose(&self, command: Command) -> Result<Proposed, VolumesError> {

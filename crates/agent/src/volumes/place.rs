@@ -58,15 +58,17 @@ impl Place {
         store: Store,
         paths: watch::Receiver<Option<PathsRequest>>,
     ) -> Result<Self, VolumesError> {
-        let text = ledger.identity().cluster.to_string();
-        let cluster = u128::from_str_radix(&text, 16).map_err(|_| VolumesError::NoClusterId)?;
+        let cluster = ledger.identity().cluster.bits().ok_or(VolumesError::NoClusterId)?;
         let loaded = store.clone();
         let saved = tokio::task::spawn_blocking(move || loaded.load(FILE)).await??;
         let saved = Mutex::new(saved);
         Ok(Self { cluster: ClusterId(cluster), node: ledger.id(), store, paths, saved })
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Saved) -> Result<T, VolumesError>) -> Result<T, VolumesError> {
+    fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Saved) -> Result<T, VolumesError>,
+    ) -> Result<T, VolumesError> {
         // Changed as a whole below: after a panic elsewhere it is still good.
         let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
         let mut new = saved.clone();
@@ -90,7 +92,10 @@ impl Place {
     }
 
     /// Its addresses on the storage networks, by network, and those of every peer that the ledger knows.
-    pub(super) fn addresses(&self, state: &State) -> (BTreeMap<u16, IpAddr>, BTreeMap<NodeId, BTreeMap<u16, IpAddr>>) {
+    pub(super) fn addresses(
+        &self,
+        state: &State,
+    ) -> (BTreeMap<u16, IpAddr>, BTreeMap<NodeId, BTreeMap<u16, IpAddr>>) {
         let (mut own, mut peers) = (BTreeMap::new(), BTreeMap::<NodeId, BTreeMap<u16, IpAddr>>::new());
         if let Some(paths) = &*self.paths.borrow() {
             for network in &paths.networks {
@@ -114,7 +119,8 @@ impl Place {
     }
 
     pub(super) fn site(&self, id: VolumeId, volume: &Volume) -> Result<Site, StepError> {
-        Site::new(id, self.node, sizes(volume)).map_err(|source| StepError::Leg { device: id.to_string(), source })
+        Site::new(id, self.node, sizes(volume))
+            .map_err(|source| StepError::Leg { device: id.to_string(), source })
     }
 
     /// Gives a leg its place, or says which it has.
@@ -124,7 +130,9 @@ impl Place {
         drive: (DriveId, &Drive),
         bytes: u64,
     ) -> Result<Vec<storage::slab::Extent>, VolumesError> {
-        let failed = |source: storage::slab::SlabError| VolumesError::Step(StepError::Missing { what: source.to_string() });
+        let failed = |source: storage::slab::SlabError| {
+            VolumesError::Step(StepError::Missing { what: source.to_string() })
+        };
         self.change(|saved| {
             let map = match saved.slabs.entry(drive.0) {
                 std::collections::btree_map::Entry::Occupied(map) => map.into_mut(),
@@ -196,7 +204,10 @@ impl Place {
     }
 
     /// The devices of volumes that users may open here.
-    pub(super) async fn devices(self: &Arc<Self>, state: &State) -> Result<BTreeMap<VolumeId, String>, VolumesError> {
+    pub(super) async fn devices(
+        self: &Arc<Self>,
+        state: &State,
+    ) -> Result<BTreeMap<VolumeId, String>, VolumesError> {
         let ids: Vec<VolumeId> = state.volumes.keys().copied().collect();
         let place = Arc::clone(self);
         let state = state.clone();
@@ -210,7 +221,10 @@ impl Place {
 }
 
 fn leg_place(leg: (VolumeId, LegId), serial: &DriveSerial, map: &SlabMap, geometry: &Geometry) -> LegPlace {
-    let piece = |extent: storage::slab::Extent| Piece { offset_bytes: extent.offset_bytes, len_bytes: extent.len_bytes };
+    let piece = |extent: storage::slab::Extent| Piece {
+        offset_bytes: extent.offset_bytes,
+        len_bytes: extent.len_bytes,
+    };
     LegPlace {
         volume: leg.0,
         leg: leg.1,

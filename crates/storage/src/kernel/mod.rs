@@ -231,6 +231,12 @@ impl Engine {
         md::progress(&crate::name::array(site.volume, epoch))
     }
 
+    /// The device that users of a volume open; `None`: nobody may here.
+    pub fn top(&self, volume: model::VolumeId) -> Result<Option<PathBuf>, StepError> {
+        let info = self.dm.info(&crate::name::top(volume))?;
+        Ok(info.map(|info| PathBuf::from(format!("/dev/dm-{}", info.number.minor))))
+    }
+
     /// A dm device's node.
     fn node_of(&self, name: &str) -> Result<PathBuf, StepError> {
         Ok(PathBuf::from(format!("/dev/dm-{}", self.number_of(name)?.minor)))
