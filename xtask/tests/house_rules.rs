@@ -8,16 +8,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may depend on whom, among our own crates. A new edge is a decision: make it here and in docs/ARCHITECTURE.md.
-const EDGES: [(&str, &[&str]); 14] = [
+const EDGES: [(&str, &[&str]); 16] = [
     ("model", &[]),
     ("template", &["model"]),
     ("network", &["model"]),
     ("control", &["model"]),
     ("vm", &[]),
     ("hands", &[]),
+    ("workload", &[]),
     ("api", &["model", "network"]),
     ("ledger", &["api", "control", "model"]),
     ("agent", &["api", "model", "network"]),
+    ("storage", &["control", "model"]),
     ("deploy", &["api", "model", "network"]),
     ("fabric", &["model", "network"]),
     ("cli", &["model", "template"]),
@@ -26,7 +28,7 @@ const EDGES: [(&str, &[&str]); 14] = [
 ];
 
 /// Code that decides: it may not look at a clock, a file or a socket, and may not start anything.
-const PURE: [&str; 32] = [
+const PURE: [&str; 36] = [
     "crates/model/src",
     "crates/template/src",
     "crates/control/src",
@@ -49,6 +51,10 @@ const PURE: [&str; 32] = [
     "crates/network/src/throughput.rs",
     "crates/fabric/src/switchboard.rs",
     "crates/fabric/src/switchboard",
+    "crates/workload/src/block.rs",
+    "crates/workload/src/choice.rs",
+    "crates/workload/src/judge.rs",
+    "crates/workload/src/record.rs",
     "hil/src/lab/by_hand.rs",
     "hil/src/lab/plan.rs",
     "hil/src/lab/topology.rs",
