@@ -8,9 +8,13 @@ use crate::transport::{Answered, Message, NotApplied, TransportError};
 use crate::types::node_id;
 use control::{ClusterCommand, Command, Event};
 use model::NodeId;
+use openraft::ServerState;
 use openraft::error::{ClientWriteError, RaftError};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
+
+/// Proposals that one node has under way. Roles have one of each kind.
+pub(crate) const PROPOSALS_MAX: usize = 256;
 
 /// A command is committed, and the state machine has taken it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +37,9 @@ pub enum ProposeError {
         /// Who leads, as far as this node knows.
         leader: Option<NodeId>,
     },
+    /// It was surely not taken: as many proposals of this node are under way as may be.
+    #[error("not proposed: {PROPOSALS_MAX} proposals are under way")]
+    Busy,
     /// It may be applied, now or later, or never. What the ledger says is the answer.
     #[error("the outcome is not known: {why}")]
     Unknown {
@@ -98,6 +105,15 @@ impl Ledger {
         }
     }
 
+    /// Whether this node leads, as far as it knows, and no quorum has answered for two silences: another leads by now, or nobody. What
+    /// it took it could only keep in its log, which would grow as long as it is cut off.
+    fn is_unanswered(&self) -> bool {
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow();
+        let unanswered_ms = metrics.millis_since_quorum_ack.unwrap_or(0);
+        metrics.state == ServerState::Leader && unanswered_ms > 2 * u64::from(self.config().silence_ms)
+    }
+
     /// Proposes as the leader.
     ///
     /// openraft says "forward to the leader" for what it has not appended, and for what it had and a later leader's log has
@@ -106,6 +122,10 @@ impl Ledger {
         let bytes = serde_json::to_vec(&request).map_or(usize::MAX, |json| json.len());
         if bytes > REQUEST_BYTES_MAX {
             return Err(ProposeError::TooLong { bytes });
+        }
+        let _place = self.proposals().try_acquire().map_err(|_| ProposeError::Busy)?;
+        if self.is_unanswered() {
+            return Err(ProposeError::NoLeader { leader: None });
         }
         let unknown = |why: String| Err(ProposeError::Unknown { why });
         match timeout(self.config().propose_limit(), self.raft().client_write(request)).await {
@@ -127,6 +147,7 @@ impl From<ProposeError> for NotApplied {
         match error {
             ProposeError::Refused(why) => Self::Refused(why),
             ProposeError::NoLeader { leader } => Self::NoLeader(leader),
+            ProposeError::Busy => Self::NoLeader(None),
             error => Self::Unknown(error.to_string()),
         }
     }

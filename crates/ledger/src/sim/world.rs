@@ -362,7 +362,7 @@ fn keep(promises: &Mutex<Promises>, number: u32, answer: &Result<Applied, Propos
     let mut promises = promises.lock().unwrap();
     match answer {
         Ok(applied) => drop(promises.applied.insert(number, applied.index)),
-        Err(ProposeError::NoLeader { .. }) => drop(promises.not.insert(number)),
+        Err(ProposeError::NoLeader { .. } | ProposeError::Busy) => drop(promises.not.insert(number)),
         Err(ProposeError::Unknown { .. }) => drop(promises.unknown.insert(number)),
         Err(other) => panic!("{number}: {other}"),
     }
