@@ -141,8 +141,13 @@ impl World {
 
     /// A machine without a ledger joins, for the first time or again, under whichever id it gets.
     pub(crate) async fn rejoin(&mut self, index: usize) -> Result<(), String> {
-        let newcomer = self.newcomer(index);
         let leader = self.leader().ok_or("nobody leads")?;
+        self.rejoin_at(index, leader).await
+    }
+
+    /// The same, at this leader's.
+    pub(crate) async fn rejoin_at(&mut self, index: usize, leader: usize) -> Result<(), String> {
+        let newcomer = self.newcomer(index);
         let witness = index + 1 == self.nodes.len();
         let zone = (!witness).then(|| format!("zone{}", 1 + index % 2).parse().unwrap());
         let contact = self.contact(leader);
