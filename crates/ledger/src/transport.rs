@@ -31,7 +31,7 @@ pub struct Contact {
     pub address: SocketAddr,
 }
 
-/// Carries letters.
+/// Carries letters, each once or not at all.
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Sends a letter and waits for its reply, at most for `limit`. The future may be dropped before.
     fn send(
@@ -45,7 +45,7 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
 /// Why there is no reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TransportError {
-    /// It was surely not delivered.
+    /// It was surely not delivered, and will not be.
     #[error("{node} can't be reached: {why}")]
     Unreachable {
         /// To whom it was.
