@@ -69,6 +69,12 @@ pub(crate) enum VolumesError {
     Step(#[from] storage::kernel::StepError),
     #[error("the ledger has no id for a cluster that storage can use")]
     NoClusterId,
+    #[error("what the kernel has does not allow it: {0}")]
+    AtOdds(String),
+    #[error("no room for the leg")]
+    Slabs(#[from] storage::slab::SlabError),
+    #[error("a peer did not flush")]
+    Peer(#[from] ledger::TransportError),
     #[error("the shell has ended")]
     Ended,
     #[error(transparent)]
@@ -226,7 +232,7 @@ impl Volumes {
         let status = running.ledger.status();
         let state = running.ledger.state().borrow().as_ref().clone();
         let (leased, blocked) = running.shell.glance().await.ok_or(VolumesError::Ended)?;
-        let legs = running.place.legs(&state).await?;
+        let legs = running.place.legs(&state)?;
         let devices = running.place.devices(&state).await?;
         let node = running.ledger.id();
         Ok(ClusterView {

@@ -139,8 +139,8 @@ struct One {
     shared: Shared,
 }
 
-fn refused(refused: Refused) -> VolumesError {
-    StepError::Missing { what: refused.to_string() }.into()
+fn at_odds(refused: &Refused) -> VolumesError {
+    VolumesError::AtOdds(refused.to_string())
 }
 
 impl One {
@@ -177,7 +177,8 @@ impl One {
             let plan = move |site: &Site, engine: &Engine| {
                 let known =
                     ledger.now().volumes.get(&id).map(|volume| volume.map_sequence).unwrap_or_default();
-                owner::assemble(site, &engine.seen_owner(site)?, &order, known).map_err(refused)
+                owner::assemble(site, &engine.seen_owner(site)?, &order, known)
+                    .map_err(|refused| at_odds(&refused))
             };
             match self.carry(Some(turn.clone()), epoch, plan).await {
                 Ok(()) if turn.is_over() => return,
@@ -235,7 +236,7 @@ impl One {
         let to = self.shared.ledger.contact(node).ok_or(VolumesError::NoLedger)?;
         let request = FlushRequest { volume: self.id, leg, key };
         let asked = self.shared.transport.call::<_, ()>(to, api::path::POOL_FLUSH, &request, FLUSH_LIMIT);
-        asked.await.map_err(|error| StepError::Missing { what: error.to_string() }.into())
+        Ok(asked.await?)
     }
 
     async fn rebuild(self, turn: Turn, (epoch, leg, node, base): (Epoch, LegRef, NodeId, Base)) {
@@ -245,7 +246,8 @@ impl One {
         let maps = known(&self.shared.ledger);
         let plan = move |site: &Site, engine: &Engine| {
             let seen = engine.seen_owner(site)?;
-            owner::rebuild(site, &seen, epoch, (leg.id, leg.incarnation, node), base).map_err(refused)
+            owner::rebuild(site, &seen, epoch, (leg.id, leg.incarnation, node), base)
+                .map_err(|refused| at_odds(&refused))
         };
         let mut done = self.carry(Some(turn.clone()), epoch, plan).await;
         while done.is_ok() && !turn.is_over() {
@@ -354,8 +356,9 @@ impl One {
         epoch: Epoch,
         plan: impl FnOnce(&Site, &owner::Seen, Epoch) -> Result<Vec<Step>, Refused> + Send + 'static,
     ) -> Result<(), VolumesError> {
-        let plan =
-            move |site: &Site, engine: &Engine| plan(site, &engine.seen_owner(site)?, epoch).map_err(refused);
+        let plan = move |site: &Site, engine: &Engine| {
+            plan(site, &engine.seen_owner(site)?, epoch).map_err(|refused| at_odds(&refused))
+        };
         self.carry(None, epoch, plan).await
     }
 

@@ -130,18 +130,15 @@ impl Place {
         drive: (DriveId, &Drive),
         bytes: u64,
     ) -> Result<Vec<storage::slab::Extent>, VolumesError> {
-        let failed = |source: storage::slab::SlabError| {
-            VolumesError::Step(StepError::Missing { what: source.to_string() })
-        };
         self.change(|saved| {
             let map = match saved.slabs.entry(drive.0) {
                 std::collections::btree_map::Entry::Occupied(map) => map.into_mut(),
                 std::collections::btree_map::Entry::Vacant(place) => {
-                    place.insert(SlabMap::new(drive.1.size_bytes, SLAB_BYTES).map_err(failed)?)
+                    place.insert(SlabMap::new(drive.1.size_bytes, SLAB_BYTES)?)
                 }
             };
             if map.extents((volume, leg)).is_none() {
-                map.reserve((volume, leg), bytes).map_err(failed)?;
+                map.reserve((volume, leg), bytes)?;
             }
             Ok(map.extents((volume, leg)).unwrap_or_default())
         })
@@ -189,7 +186,7 @@ impl Place {
     }
 
     /// Where this node's legs lie.
-    pub(super) async fn legs(self: &Arc<Self>, state: &State) -> Result<Vec<LegPlace>, VolumesError> {
+    pub(super) fn legs(self: &Arc<Self>, state: &State) -> Result<Vec<LegPlace>, VolumesError> {
         let saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut legs = Vec::new();
         for (drive, map) in &saved.slabs {

@@ -171,7 +171,9 @@ impl Shell {
         };
         let legs = Legs::new(Arc::clone(place), Ledgers(ledger.clone()), told.clone());
         let mut arrays = Arrays::new(shared);
-        found.keys().for_each(|id| arrays.adopt(*id));
+        for id in found.keys() {
+            arrays.adopt(*id);
+        }
         let member = Member::new((node, boot), Timing::default(), target, found, clock::uptime_ms());
         Ok(Self {
             identity: identity.clone(),
@@ -237,6 +239,13 @@ impl Shell {
         if leads.is_some() {
             info!("this node leads the ledger in term {}", status.term);
             self.step(Input::Leadership(GrantorEvent::Leading));
+            let ledger = self.ledger.clone();
+            tokio::spawn(async move {
+                // A change of voters whose leader died in it.
+                if let Err(why) = ledger.settle_voters().await {
+                    warn!("a change of voters is not settled: {why}");
+                }
+            });
         }
         self.leads = leads;
     }

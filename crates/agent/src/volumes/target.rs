@@ -74,7 +74,7 @@ impl Leg {
         while let Some(effect) = orders.recv().await {
             match effect {
                 Effect::Remember(leg, key) => {
-                    self.until_done("remember", leg, move |place| place.remember(leg, key)).await
+                    self.until_done("remember", leg, move |place| place.remember(leg, key)).await;
                 }
                 Effect::Fence(leg, floor) => {
                     let ledger = self.ledger.clone();
@@ -141,7 +141,7 @@ fn fence(place: &Place, ledger: &Ledgers, leg: LegOf, floor: Key) -> Result<(), 
     let new = volume.and_then(|volume| volume.legs.get(&leg.1)).filter(|found| found.run.is_none());
     if let (Some(volume), Some(_)) = (volume, new) {
         let offer = offer(place, &state, volume, leg, floor, None)?;
-        for step in target::make(&engine.seen_target()?, &offer).map_err(refused)? {
+        for step in target::make(&engine.seen_target()?, &offer).map_err(|refused| at_odds(&refused))? {
             debug!("{step:?}");
             engine.carry_target(&step, sizes)?;
         }
@@ -166,8 +166,8 @@ fn offer(
     Ok(Offer { given: GivenLeg { leg, key }, drive: found.serial.clone(), extents, host })
 }
 
-fn refused(refused: target::Refused) -> VolumesError {
-    StepError::Missing { what: refused.to_string() }.into()
+fn at_odds(refused: &target::Refused) -> VolumesError {
+    VolumesError::AtOdds(refused.to_string())
 }
 
 fn give_out(place: &Place, ledger: &Ledgers, leg: LegOf, key: Key, to: NodeId) -> Result<(), VolumesError> {
@@ -178,7 +178,7 @@ fn give_out(place: &Place, ledger: &Ledgers, leg: LegOf, key: Key, to: NodeId) -
     let (own, _) = place.addresses(&state);
     let host = (to != place.node).then(|| name::host(place.cluster, to));
     let offer = offer(place, &state, volume, leg, key, host)?;
-    for step in target::give_out(&engine.seen_target()?, &offer, &own).map_err(refused)? {
+    for step in target::give_out(&engine.seen_target()?, &offer, &own).map_err(|refused| at_odds(&refused))? {
         debug!("{step:?}");
         engine.carry_target(&step, sizes(volume))?;
     }
