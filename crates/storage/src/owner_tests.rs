@@ -291,6 +291,19 @@ fn nothing_is_made_under_users_and_nothing_ordered_of_an_array_that_is_not_there
     assert_eq!(let_go(&site(), &kernel.seen, epoch(2), LegId(2)), Err(missing));
 }
 
+/// The executor looks once more before it answers; what it may answer for is in the step.
+#[test]
+fn md_is_not_answered_for_a_leg_that_was_not_named() {
+    let mut kernel = assembled();
+    for leg in [1, 2] {
+        kernel.set_member(LegId(leg), "state", "faulty").unwrap();
+    }
+    let steps = release(&site(), &kernel.seen, epoch(1), &BTreeSet::from([LegId(2)])).unwrap();
+    let answer = steps.iter().find(|step| matches!(step, Step::Answer(_))).unwrap();
+    assert_eq!(kernel.carry(answer), Err("answered for another"));
+    assert!(steps.iter().all(|step| !matches!(step, Step::SetMember(way, ..) if way.leg() == LegId(1))));
+}
+
 #[test]
 fn an_array_that_an_earlier_run_left_is_told_as_control_would_have_it() {
     let mut kernel = assembled();

@@ -177,8 +177,12 @@ impl One {
             let plan = move |site: &Site, engine: &Engine| {
                 let known =
                     ledger.now().volumes.get(&id).map(|volume| volume.map_sequence).unwrap_or_default();
-                owner::assemble(site, &engine.seen_owner(site)?, &order, known)
-                    .map_err(|refused| at_odds(&refused))
+                let seen = engine.seen_owner(site)?;
+                // An earlier order may hang in a leg that is not one of these any more.
+                let left_out = seen.gates.iter().filter(|(leg, _)| !order.legs.contains_key(leg));
+                let fail = left_out.map(|(leg, gate)| Step::FailGate(*leg, gate.epoch));
+                let steps = owner::assemble(site, &seen, &order, known);
+                Ok(fail.chain(steps.map_err(|refused| at_odds(&refused))?).collect())
             };
             match self.carry(Some(turn.clone()), epoch, plan).await {
                 Ok(()) if turn.is_over() => return,

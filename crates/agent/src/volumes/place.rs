@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use storage::header::{ClusterId, DriveHeader};
 use storage::kernel::{Engine, Settings, StepError};
 use storage::leg::{Geometry, Sizes};
@@ -30,6 +31,9 @@ use tokio::sync::watch;
 const CHUNK_BYTES: u64 = 16 << 20;
 /// How large a slab is, bytes.
 const SLAB_BYTES: u64 = 64 << 20;
+
+/// How long a request may stall on a path. Emulated nodes that were starved lost both paths again and again with one second.
+const STALL_MAX: Duration = Duration::from_secs(2);
 
 const FILE: &str = "volumes.json";
 
@@ -114,8 +118,7 @@ impl Place {
 
     pub(super) fn engine(&self, state: &State) -> Result<Engine, StepError> {
         let (own, peers) = self.addresses(state);
-        let stall_max = Settings::STALL_MAX_DEFAULT;
-        Engine::new(Settings { cluster: self.cluster, node: self.node, own, peers, stall_max })
+        Engine::new(Settings { cluster: self.cluster, node: self.node, own, peers, stall_max: STALL_MAX })
     }
 
     pub(super) fn site(&self, id: VolumeId, volume: &Volume) -> Result<Site, StepError> {
@@ -178,7 +181,7 @@ impl Place {
                 node: place.node,
                 own: BTreeMap::new(),
                 peers: BTreeMap::new(),
-                stall_max: Settings::STALL_MAX_DEFAULT,
+                stall_max: STALL_MAX,
             })?;
             Ok(engine.flush_leg(GivenLeg { leg, key })?)
         })

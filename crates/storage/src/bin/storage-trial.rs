@@ -5,6 +5,7 @@
 //!
 //! On failure: the chain of errors, and exit code 1; 2 if the command line can't be read.
 
+use control::moment::Moment;
 use control::owner::Assembly;
 use control::state::Base;
 use control::target::Key;
@@ -78,6 +79,10 @@ enum Order {
         epoch: u32,
     },
     Look {},
+    /// What control would be told of an array that an earlier run has left.
+    Adopt {
+        nodes: BTreeMap<LegId, NodeId>,
+    },
     LetGo {
         epoch: u32,
         leg: LegId,
@@ -197,6 +202,13 @@ fn run(here: &Here, order: Order) -> Result<(), Box<dyn Error>> {
         Order::Admit { epoch: number } => {
             carry(number, owner::admit(&site, &seen()?, epoch(number))?)?;
             println!("{}", device_of(&name::top(here.volume))?);
+            Ok(())
+        }
+        Order::Adopt { nodes } => {
+            let seen = seen()?;
+            let array = seen.array.as_ref().ok_or("there is no array")?;
+            let maps = engine.maps_sequence(&site, array.epoch)?;
+            println!("{:?}", owner::found(&seen, &nodes, maps, Moment(0)));
             Ok(())
         }
         Order::Look {} => {

@@ -237,6 +237,12 @@ impl Engine {
         Ok(info.map(|info| PathBuf::from(format!("/dev/dm-{}", info.number.minor))))
     }
 
+    /// The sequence of the maps that are on every leg in sync of an array that stands, for [`crate::owner::found`]. Reads them: it may
+    /// hang in a gate without path.
+    pub fn maps_sequence(&self, site: &Site, epoch: model::Epoch) -> Result<model::MapSequence, StepError> {
+        maps_io::sequence(self, site, epoch)
+    }
+
     /// A dm device's node.
     fn node_of(&self, name: &str) -> Result<PathBuf, StepError> {
         Ok(PathBuf::from(format!("/dev/dm-{}", self.number_of(name)?.minor)))
