@@ -13,6 +13,7 @@ use api::{LeaseAnswer, LeaseRequest};
 use control::lease::GrantorEvent;
 use control::member::{Input, Member, Output, Timing};
 use control::owner::Stage;
+use control::state::{Phase, Volume};
 use control::target::{Event as TargetEvent, LegOf, Target};
 use control::{Command, Moment, State};
 use ledger::http::HttpTransport;
@@ -378,7 +379,9 @@ fn left_by_another(place: &Place, state: &State, now: Moment) -> Result<Left, Vo
     let seen = engine.seen_target()?;
     let given = storage::target::found(&seen, place.cluster, place.node, &own);
     let mut arrays = BTreeMap::new();
-    for (id, volume) in &state.volumes {
+    // One that the ledger does not call open yet is assembled anew: nobody was let in.
+    let open = |volume: &Volume| matches!(volume.phase, Phase::Open { .. });
+    for (id, volume) in state.volumes.iter().filter(|(_, volume)| open(volume)) {
         let nodes =
             volume.legs.iter().filter_map(|(leg, found)| Some((*leg, state.node_of(found)?))).collect();
         let seen = engine.seen_owner(&place.site(*id, volume)?)?;
