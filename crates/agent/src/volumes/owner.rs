@@ -26,7 +26,7 @@ use std::time::Duration;
 use storage::kernel::{Engine, StepError};
 use storage::owner::{self, Refused, Site, Step};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 const TRY_AGAIN: Duration = Duration::from_millis(200);
@@ -34,6 +34,10 @@ const TRY_AGAIN: Duration = Duration::from_millis(200);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a peer may take to flush a leg.
 const FLUSH_LIMIT: Duration = Duration::from_secs(10);
+/// The same for all legs before an array is stopped: control gives it two seconds in all.
+const FLUSH_ALL_LIMIT: Duration = Duration::from_secs(1);
+/// How often an array is looked for that is not there.
+const LOOK_SELDOM: Duration = Duration::from_secs(1);
 
 /// What all tasks share.
 #[derive(Clone)]
@@ -197,7 +201,8 @@ impl One {
     }
 
     async fn stop(self, turn: Turn, epoch: Epoch, kill: bool) {
-        let flushed = self.flush_all(epoch).await;
+        // Whoever is killed was not closed in order, whatever the legs took.
+        let flushed = !kill && timeout(FLUSH_ALL_LIMIT, self.flush_all(epoch)).await == Ok(true);
         while !turn.is_over() {
             let id = self.id;
             let plan = move |site: &Site, engine: &Engine| {
@@ -369,8 +374,9 @@ impl One {
     /// Looks at gates and array again and again, and tells what has changed.
     async fn watch(self) {
         let mut known: Option<(BTreeSet<LegId>, Option<owner::Array>)> = None;
+        let mut pause = LOOK_EVERY;
         loop {
-            sleep(LOOK_EVERY).await;
+            sleep(pause).await;
             let (id, place, ledger) = (self.id, Arc::clone(&self.shared.place), self.shared.ledger.clone());
             let seen = blocking(move || {
                 let (engine, site) = at(id, &place, &ledger)?;
@@ -380,11 +386,17 @@ impl One {
             });
             let Ok(now) = seen.await else { continue };
             let (gates, array) = known.unwrap_or_default();
-            now.0.difference(&gates).for_each(|leg| self.tell(Event::GateLost(*leg)));
-            gates.difference(&now.0).for_each(|leg| self.tell(Event::GateBack(*leg)));
+            // Again and again: a gate may have been made anew meanwhile, and control takes it only once.
+            for leg in &now.0 {
+                self.tell(Event::GateLost(*leg));
+            }
+            for leg in gates.difference(&now.0) {
+                self.tell(Event::GateBack(*leg));
+            }
             if now.1 != array {
                 self.tell(Event::Stirred);
             }
+            pause = if now.1.is_some() || !now.0.is_empty() { LOOK_EVERY } else { LOOK_SELDOM };
             known = Some(now);
         }
     }

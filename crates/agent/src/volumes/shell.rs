@@ -18,7 +18,7 @@ use control::target::{Event as TargetEvent, LegOf, Target};
 use control::{Command, Moment, State};
 use ledger::http::HttpTransport;
 use ledger::{Contact, Ledger, Role};
-use model::{BootId, Epoch, NodeId, NodeName, VolumeId};
+use model::{BootId, Epoch, NodeId, NodeName, PowerCycles, VolumeId};
 use network::diagnose::PathView;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,6 +36,9 @@ const HEARD_WITHIN_MS: u32 = 600;
 const SILENT_AFTER_MS: u32 = 1000;
 /// What was heard of a peer last, ms, over all storage networks; so much at most is told apart.
 const NEVER_MS: u32 = u32::MAX;
+
+/// The count of a drive that has none in the ledger: nobody counts power cycles yet.
+const FIRST_COUNT: PowerCycles = PowerCycles(1);
 
 /// What was heard of peers on the storage networks.
 pub(crate) type Heard = Arc<dyn Fn() -> Vec<PathView> + Send + Sync>;
@@ -256,7 +259,8 @@ impl Shell {
         let state = Arc::clone(&self.state.borrow());
         let node = self.identity.node;
         for (id, drive) in state.drives.iter().filter(|(_, drive)| drive.node == node) {
-            if let (true, Some(count)) = (self.drives.insert(*id), drive.power_cycles) {
+            if self.drives.insert(*id) {
+                let count = drive.power_cycles.unwrap_or(FIRST_COUNT);
                 self.step(Input::Target(TargetEvent::DriveReset(*id, count)));
             }
         }
