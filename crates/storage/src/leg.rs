@@ -5,7 +5,7 @@
 //!  │ header │ md's bitmap │ map table A │ map table B │  …  zeros  …  │ data …
 //! ```
 //! Purpose: [`Geometry`] computes where everything is from the volume's size and chunk; [`LegHeader`] says whose leg it is and with
-//! which geometry; a leg without one is made new (all zeros, then the header).
+//! which geometry. It is written last when a leg is made: all zeros, then the header.
 //!
 //! Invariants: the header never changes while a leg is given out; offsets of md's bitmap and of the tables depend on size and chunk
 //! alone, so that all legs of a volume agree; all lengths are whole blocks of 4096 bytes.
@@ -38,7 +38,9 @@ const VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LegError {
     /// No such size.
-    #[error("a volume can't have {data_bytes} bytes in chunks of {chunk_bytes}: whole blocks of {BLOCK_BYTES}, and a power of two from 64 KiB")]
+    #[error(
+        "a volume can't have {data_bytes} bytes in chunks of {chunk_bytes}: whole blocks of {BLOCK_BYTES}, and a power of two from 64 KiB"
+    )]
     Sizes {
         /// The volume's.
         data_bytes: u64,
@@ -87,7 +89,11 @@ impl Geometry {
         let chunk_fits = chunk_bytes.is_power_of_two() && (64 << 10..=1 << 30).contains(&chunk_bytes);
         // Above, offsets could overflow; nobody has such drives.
         let data_fits = data_bytes > 0 && data_bytes.is_multiple_of(BLOCK_BYTES) && data_bytes <= 1 << 56;
-        if chunk_fits && data_fits { Ok(Self { sizes }) } else { Err(LegError::Sizes { data_bytes, chunk_bytes }) }
+        if chunk_fits && data_fits {
+            Ok(Self { sizes })
+        } else {
+            Err(LegError::Sizes { data_bytes, chunk_bytes })
+        }
     }
 
     /// The volume's sizes.
@@ -184,19 +190,19 @@ impl LegHeader {
         if version != VERSION {
             return Err(LegError::Version(version));
         }
-        let mut fields = || Some((reader.u128()?, reader.u32()?, reader.u16()?, reader.u64()?, reader.u64()?));
+        let mut fields =
+            || Some((reader.u128()?, reader.u32()?, reader.u16()?, reader.u64()?, reader.u64()?));
         let (cluster, volume, leg, data_bytes, chunk_bytes) = fields().ok_or(LegError::Damaged)?;
         let (leg, sizes) = ((VolumeId(volume), LegId(leg)), Sizes { data_bytes, chunk_bytes });
         Geometry::new(sizes)?;
         Ok(Self { cluster: ClusterId(cluster), leg, sizes })
     }
 
-    /// Whether a leg with this beginning is this one and made. `Ok(false)`: it has to be made.
+    /// Whether a leg with this beginning, which the ledger calls new, is made. `Ok(false)`: it has to be.
     pub fn is_made(&self, beginning: &[u8]) -> Result<bool, LegError> {
         match Self::decode(beginning) {
             Ok(found) if found == *self => Ok(true),
-            // What is there is an earlier leg's, whose slabs have come back; the ledger says that this one is new, or it would
-            // have this header.
+            // What is there is an earlier leg's, whose slabs have come back.
             Ok(found) if found.leg != self.leg || found.cluster != self.cluster => Ok(false),
             Ok(found) => Err(LegError::Other { found }),
             Err(LegError::NoHeader | LegError::Damaged) => Ok(false),
@@ -263,7 +269,9 @@ mod tests {
 
     #[test]
     fn sizes_that_cannot_be_are_errors() {
-        for (data_bytes, chunk_bytes) in [(0, 1 << 20), (4097, 1 << 20), (4096, 3 << 20), (4096, 4096), (u64::MAX - 4095, 1 << 20)] {
+        for (data_bytes, chunk_bytes) in
+            [(0, 1 << 20), (4097, 1 << 20), (4096, 3 << 20), (4096, 4096), (u64::MAX - 4095, 1 << 20)]
+        {
             assert!(Geometry::new(Sizes { data_bytes, chunk_bytes }).is_err(), "{data_bytes} {chunk_bytes}");
         }
     }

@@ -23,6 +23,8 @@ pub struct Programs {
     pub agent: PathBuf,
     /// What carries out a harness's commands on a node of a lab, `/bin/hands` of the image.
     pub hands: PathBuf,
+    /// What gives a node's storage one order, without its agent, `/bin/storage-trial` of the image.
+    pub storage_trial: PathBuf,
 }
 
 /// Builds the programs as they run on nodes, and returns their paths. Cargo decides what is to be done anew.
@@ -41,7 +43,11 @@ pub fn build_programs(
         let path = target.join("node").join(TARGET).join(PROFILE).join(name);
         if path.is_file() { Ok(path) } else { Err(ImageError::NoProgram { path }) }
     };
-    Ok(Programs { agent: built("twinrackd")?, hands: built("hands")? })
+    Ok(Programs {
+        agent: built("twinrackd")?,
+        hands: built("hands")?,
+        storage_trial: built("storage-trial")?,
+    })
 }
 
 fn build_command(workspace: &Path, target: &Path) -> Command {
@@ -49,6 +55,7 @@ fn build_command(workspace: &Path, target: &Path) -> Command {
     command.current_dir(workspace).args(["build", "--quiet", "--bins"]);
     command
         .args(["--package", "agent", "--package", "hands"])
+        .args(["--package", "storage", "--features", "storage/kernel"])
         .args(["--profile", PROFILE, "--target", TARGET, "--target-dir"])
         .arg(target);
     command.arg("--config");

@@ -5,10 +5,13 @@
 //!
 //! On failure: the chain of errors, and exit code 1; 2 if the command line can't be read.
 
+use control::moment::Moment;
 use control::owner::Assembly;
 use control::state::Base;
 use control::target::Key;
-use model::{DriveId, DriveSerial, Epoch, Incarnation, LedgerIncarnation, LegId, MapSequence, NodeId, VolumeId};
+use model::{
+    DriveId, DriveSerial, Epoch, Incarnation, LedgerIncarnation, LegId, MapSequence, NodeId, VolumeId,
+};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,28 +47,93 @@ struct Here {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum Order {
-    Claim { serial: DriveSerial, drive: DriveId, wipe: bool },
-    GiveOut { serial: DriveSerial, leg: LegId, epoch: u32, incarnation: Incarnation, to: NodeId },
-    Fence { leg: LegId },
+    Claim {
+        serial: DriveSerial,
+        drive: DriveId,
+        wipe: bool,
+    },
+    GiveOut {
+        serial: DriveSerial,
+        leg: LegId,
+        epoch: u32,
+        incarnation: Incarnation,
+        to: NodeId,
+    },
+    Make {
+        serial: DriveSerial,
+        leg: LegId,
+    },
+    Fence {
+        leg: LegId,
+    },
     Found {},
-    Assemble { epoch: u32, legs: BTreeMap<LegId, (Incarnation, NodeId)>, make_equal: bool, stale: BTreeSet<LegId>, maps: MapSequence, known: MapSequence },
-    Admit { epoch: u32 },
+    Assemble {
+        epoch: u32,
+        legs: BTreeMap<LegId, (Incarnation, NodeId)>,
+        make_equal: bool,
+        stale: BTreeSet<LegId>,
+        maps: MapSequence,
+        known: MapSequence,
+    },
+    Admit {
+        epoch: u32,
+    },
     Look {},
-    LetGo { epoch: u32, leg: LegId },
-    Release { epoch: u32, legs: BTreeSet<LegId> },
-    Repoint { epoch: u32, leg: LegId, incarnation: Incarnation, node: NodeId },
-    Rebuild { epoch: u32, leg: LegId, incarnation: Incarnation, node: NodeId, base: Base },
+    /// What control would be told of an array that an earlier run has left.
+    Adopt {
+        nodes: BTreeMap<LegId, NodeId>,
+    },
+    LetGo {
+        epoch: u32,
+        leg: LegId,
+    },
+    Release {
+        epoch: u32,
+        legs: BTreeSet<LegId>,
+    },
+    Repoint {
+        epoch: u32,
+        leg: LegId,
+        incarnation: Incarnation,
+        node: NodeId,
+    },
+    Rebuild {
+        epoch: u32,
+        leg: LegId,
+        incarnation: Incarnation,
+        node: NodeId,
+        base: Base,
+    },
     /// Until nothing is copied any more.
-    AwaitRebuild { epoch: u32, seconds: u64 },
-    StopRebuild { epoch: u32, leg: LegId },
+    AwaitRebuild {
+        epoch: u32,
+        seconds: u64,
+    },
+    StopRebuild {
+        epoch: u32,
+        leg: LegId,
+    },
     Stop {},
     /// Tells of gates that lose their path or get it back, and gives it back to them.
-    Tend { seconds: u64 },
-    Flush { leg: LegId, epoch: u32, incarnation: Incarnation },
+    Tend {
+        seconds: u64,
+    },
+    Flush {
+        leg: LegId,
+        epoch: u32,
+        incarnation: Incarnation,
+    },
     /// Writes of 4 KiB, eight at a time, at places that follow from their numbers, each with its number in it.
-    Write { from: u64, count: u64, per_second: u64 },
+    Write {
+        from: u64,
+        count: u64,
+        per_second: u64,
+    },
     /// Reads every place back, and says which number each has.
-    Digest { device: String, offset_bytes: u64 },
+    Digest {
+        device: String,
+        offset_bytes: u64,
+    },
 }
 
 fn epoch(number: u32) -> Epoch {
@@ -74,13 +142,12 @@ fn epoch(number: u32) -> Epoch {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let parsed = match arguments.as_slice() {
-        [here, order] => serde_json::from_str::<Here>(here).and_then(|here| Ok((here, serde_json::from_str::<Order>(order)?))),
-        _ => {
-            eprintln!("usage: storage-trial SITE ORDER");
-            return ExitCode::from(2);
-        }
+    let [here, order] = arguments.as_slice() else {
+        eprintln!("usage: storage-trial SITE ORDER");
+        return ExitCode::from(2);
     };
+    let parsed =
+        serde_json::from_str::<Here>(here).and_then(|here| Ok((here, serde_json::from_str::<Order>(order)?)));
     let (here, order) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
@@ -137,21 +204,36 @@ fn run(here: &Here, order: Order) -> Result<(), Box<dyn Error>> {
             println!("{}", device_of(&name::top(here.volume))?);
             Ok(())
         }
+        Order::Adopt { nodes } => {
+            let seen = seen()?;
+            let array = seen.array.as_ref().ok_or("there is no array")?;
+            let maps = engine.maps_sequence(&site, array.epoch)?;
+            println!("{:?}", owner::found(&seen, &nodes, maps, Moment(0)));
+            Ok(())
+        }
         Order::Look {} => {
             let seen = seen()?;
             println!("{:?}\n{seen:#?}\nwithout path: {:?}", owner::look(&seen), owner::without_path(&seen));
             Ok(())
         }
-        Order::LetGo { epoch: number, leg } => carry(number, owner::let_go(&site, &seen()?, epoch(number), leg)?),
-        Order::Release { epoch: number, legs } => carry(number, owner::release(&site, &seen()?, epoch(number), &legs)?),
+        Order::LetGo { epoch: number, leg } => {
+            carry(number, owner::let_go(&site, &seen()?, epoch(number), leg)?)
+        }
+        Order::Release { epoch: number, legs } => {
+            carry(number, owner::release(&site, &seen()?, epoch(number), &legs)?)
+        }
         Order::Repoint { epoch: number, leg, incarnation, node } => {
             carry(number, owner::repoint(&site, &seen()?, epoch(number), leg, incarnation, node)?)
         }
         Order::Rebuild { epoch: number, leg, incarnation, node, base } => {
             carry(number, owner::rebuild(&site, &seen()?, epoch(number), (leg, incarnation, node), base)?)
         }
-        Order::AwaitRebuild { epoch: number, seconds } => await_rebuild(&engine, &site, epoch(number), seconds),
-        Order::StopRebuild { epoch: number, leg } => carry(number, owner::stop_rebuild(&site, &seen()?, epoch(number), leg)?),
+        Order::AwaitRebuild { epoch: number, seconds } => {
+            await_rebuild(&engine, &site, epoch(number), seconds)
+        }
+        Order::StopRebuild { epoch: number, leg } => {
+            carry(number, owner::stop_rebuild(&site, &seen()?, epoch(number), leg)?)
+        }
         Order::Stop {} => {
             let seen = seen()?;
             let number = seen.array.as_ref().map_or(0, |array| array.epoch.number);
@@ -160,6 +242,19 @@ fn run(here: &Here, order: Order) -> Result<(), Box<dyn Error>> {
         Order::Tend { seconds } => tend(&engine, &site, seconds),
         order => as_target(here, &engine, order),
     }
+}
+
+/// Every drive holds one leg, at its beginning.
+fn offer(
+    here: &Here,
+    drive: DriveSerial,
+    given: GivenLeg,
+    host: Option<String>,
+) -> Result<Offer, Box<dyn Error>> {
+    let bytes = storage::leg::Geometry::new(here.sizes)?.leg_bytes();
+    let mut slabs = SlabMap::new(bytes + (2 * here.slab_bytes), here.slab_bytes)?;
+    slabs.reserve(given.leg, bytes)?;
+    Ok(Offer { given, drive, extents: slabs.extents(given.leg).unwrap_or_default(), host })
 }
 
 fn as_target(here: &Here, engine: &Engine, order: Order) -> Result<(), Box<dyn Error>> {
@@ -178,13 +273,14 @@ fn as_target(here: &Here, engine: &Engine, order: Order) -> Result<(), Box<dyn E
             Ok(())
         }
         Order::GiveOut { serial, leg, epoch: number, incarnation, to } => {
-            let mut slabs = SlabMap::new(4 << 30, here.slab_bytes)?;
-            let of = (here.volume, leg);
-            slabs.reserve(of, storage::leg::Geometry::new(here.sizes)?.leg_bytes())?;
-            let extents = slabs.extents(of).unwrap_or_default();
-            let given = GivenLeg { leg: of, key: Key { epoch: epoch(number), incarnation } };
+            let given = GivenLeg { leg: (here.volume, leg), key: Key { epoch: epoch(number), incarnation } };
             let host = (to != here.node).then(|| name::host(here.cluster, to));
-            carry(target::give_out(&engine.seen_target()?, &Offer { given, drive: serial, extents, host }, &here.own)?)
+            carry(target::give_out(&engine.seen_target()?, &offer(here, serial, given, host)?, &here.own)?)
+        }
+        Order::Make { serial, leg } => {
+            let key = Key { epoch: epoch(1), incarnation: Incarnation(0) };
+            let offer = offer(here, serial, GivenLeg { leg: (here.volume, leg), key }, None)?;
+            carry(target::make(&engine.seen_target()?, &offer)?)
         }
         Order::Fence { leg } => carry(target::fence(&engine.seen_target()?, (here.volume, leg))),
         Order::Found {} => {
@@ -193,9 +289,10 @@ fn as_target(here: &Here, engine: &Engine, order: Order) -> Result<(), Box<dyn E
             println!("{found:?}\nleft over: {:?}\n{seen:?}", target::leftovers(&seen, &found));
             Ok(())
         }
-        Order::Flush { leg, epoch: number, incarnation } => {
-            Ok(engine.flush_leg(GivenLeg { leg: (here.volume, leg), key: Key { epoch: epoch(number), incarnation } })?)
-        }
+        Order::Flush { leg, epoch: number, incarnation } => Ok(engine.flush_leg(GivenLeg {
+            leg: (here.volume, leg),
+            key: Key { epoch: epoch(number), incarnation },
+        })?),
         _ => Ok(()),
     }
 }
@@ -267,7 +364,9 @@ fn write(here: &Here, from: u64, count: u64, per_second: u64) -> Result<(), Box<
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                let Ok(device) = File::options().write(true).custom_flags(DIRECT_DSYNC).open(&top) else { return };
+                let Ok(device) = File::options().write(true).custom_flags(DIRECT_DSYNC).open(&top) else {
+                    return;
+                };
                 loop {
                     let number = next.fetch_add(1, Ordering::SeqCst);
                     if number >= from + count {
@@ -296,13 +395,18 @@ fn write(here: &Here, from: u64, count: u64, per_second: u64) -> Result<(), Box<
     let mut last = Duration::ZERO;
     let mut gap = (Duration::ZERO, last);
     for (_, done, _) in &lines {
-        gap = gap.max((*done - last, last));
+        gap = gap.max((done.saturating_sub(last), last));
         last = *done;
     }
-    let mut took: Vec<Duration> = lines.iter().map(|(sent, done, _)| *done - *sent).collect();
+    let mut took: Vec<Duration> = lines.iter().map(|(sent, done, _)| done.saturating_sub(*sent)).collect();
     took.sort_unstable();
     let median = took.get(took.len() / 2).copied().unwrap_or_default();
-    println!("{} writes acknowledged, median {median:?}, longest silence {:?} from {:?}", lines.len(), gap.0, gap.1);
+    println!(
+        "{} writes acknowledged, median {median:?}, longest silence {:?} from {:?}",
+        lines.len(),
+        gap.0,
+        gap.1
+    );
     Ok(())
 }
 
@@ -318,6 +422,6 @@ fn digest(here: &Here, device: &str, offset_bytes: u64) -> Result<(), Box<dyn Er
         sum.update(&buffer[..piece]);
         left -= piece as u64;
     }
-    println!("{}", sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    println!("{:x}", sum.finalize());
     Ok(())
 }

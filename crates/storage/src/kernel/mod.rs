@@ -145,7 +145,12 @@ impl Engine {
     }
 
     /// Writes a drive's header, unless it holds what may not be lost.
-    pub fn claim(&self, path: &std::path::Path, header: DriveHeader, wipe: bool) -> Result<Claim, ClaimError> {
+    pub fn claim(
+        &self,
+        path: &std::path::Path,
+        header: DriveHeader,
+        wipe: bool,
+    ) -> Result<Claim, ClaimError> {
         let drive = Block::open(path)?;
         let len = usize::try_from(drive.len_bytes()?).unwrap_or(usize::MAX);
         let looked = EXAMINED_BYTES.min(len);
@@ -180,7 +185,12 @@ impl Engine {
     }
 
     /// Carries out an owner's step.
-    pub fn carry_owner(&self, site: &Site, epoch: model::Epoch, step: &crate::owner::Step) -> Result<(), StepError> {
+    pub fn carry_owner(
+        &self,
+        site: &Site,
+        epoch: model::Epoch,
+        step: &crate::owner::Step,
+    ) -> Result<(), StepError> {
         carry_owner::carry(self, site, epoch, step)
     }
 
@@ -219,6 +229,12 @@ impl Engine {
     /// How far md is with copying, bytes of all that it goes through; `None`: it copies nothing.
     pub fn progress(&self, site: &Site, epoch: model::Epoch) -> Option<(u64, u64)> {
         md::progress(&crate::name::array(site.volume, epoch))
+    }
+
+    /// The sequence of the maps that are on every leg in sync of an array that stands, for [`crate::owner::found`]. Reads them: it may
+    /// hang in a gate without path.
+    pub fn maps_sequence(&self, site: &Site, epoch: model::Epoch) -> Result<model::MapSequence, StepError> {
+        maps_io::sequence(self, site, epoch)
     }
 
     /// A dm device's node.
