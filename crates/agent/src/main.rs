@@ -29,6 +29,7 @@ mod server;
 mod state;
 mod store;
 mod throughput;
+#[cfg(feature = "volumes")]
 mod volumes;
 
 use std::error::Error;

@@ -16,7 +16,9 @@ use network::kernel::{
 use network::probe::ClusterTag;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
+#[cfg(feature = "volumes")]
+use tokio::sync::watch;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tracing::warn;
 
 const FILE: &str = "paths.json";
@@ -50,6 +52,7 @@ pub(crate) struct Probes {
     /// What was asked for last, as it is on disk. Held while that changes.
     greeted: AsyncMutex<Option<PathsRequest>>,
     /// The same, for whoever wants to know where peers are.
+    #[cfg(feature = "volumes")]
     told: watch::Sender<Option<PathsRequest>>,
     runs: Semaphore,
 }
@@ -60,8 +63,14 @@ impl Probes {
         let saved: Option<PathsRequest> = store.load(FILE)?;
         let runs = Semaphore::new(MAX_RUNS);
         let greeted = AsyncMutex::new(saved.clone());
-        let told = watch::Sender::new(saved.clone());
-        let probes = Self { store, hellos: Mutex::default(), greeted, told, runs };
+        let probes = Self {
+            store,
+            hellos: Mutex::default(),
+            greeted,
+            #[cfg(feature = "volumes")]
+            told: watch::Sender::new(saved.clone()),
+            runs,
+        };
         if let Some(request) = saved {
             probes.replace(&request).await.unwrap_or_else(|error| warn_of(&error));
         }
@@ -69,6 +78,7 @@ impl Probes {
     }
 
     /// Who is greeted, and where.
+    #[cfg(feature = "volumes")]
     pub(crate) fn watch(&self) -> watch::Receiver<Option<PathsRequest>> {
         self.told.subscribe()
     }
@@ -86,6 +96,7 @@ impl Probes {
         match (&done, &*greeted) {
             (Ok(()), _) => {
                 *greeted = Some(request.clone());
+                #[cfg(feature = "volumes")]
                 self.told.send_replace(Some(request.clone()));
             }
             (Err(_), Some(former)) => self.replace(former).await.unwrap_or_else(|error| warn_of(&error)),

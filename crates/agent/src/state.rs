@@ -6,9 +6,11 @@ use crate::network::{BootId, Changes, Kernel, Network};
 use crate::probes::Probes;
 use crate::store::{Lock, Store, StoreError};
 use crate::throughput::Throughput;
+#[cfg(feature = "volumes")]
 use crate::volumes::Volumes;
 use crate::{Owner, announce, clock, inventory, lldp};
 use api::{Health, Hello, NicState, NodeConfig, PowerAction};
+#[cfg(feature = "volumes")]
 use ledger::http::HttpTransport;
 use network::kernel::{ListenError, Monitor, NetlinkError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,6 +37,7 @@ pub(crate) enum StartError {
     BootId,
     #[error("can't go on where the last agent ended")]
     Store(#[from] StoreError),
+    #[cfg(feature = "volumes")]
     #[error("can't use the TLS identity of the configuration")]
     Identity(#[from] api::IdentityError),
 }
@@ -49,6 +52,7 @@ pub(crate) struct State {
     pub(crate) probes: Arc<Probes>,
     pub(crate) throughput: Throughput,
     pub(crate) inventory: inventory::Turn,
+    #[cfg(feature = "volumes")]
     pub(crate) volumes: Volumes,
     boot_id: String,
     adapters: Adapters,
@@ -80,15 +84,12 @@ impl State {
         lldp::listen(adapters.by_index(), Arc::clone(&neighbours), Arc::clone(&pending))?;
         announce::start(pending)?;
         let probes = Arc::new(Probes::start(store.clone()).await?);
-        let listener = Arc::clone(&probes);
-        let heard = Arc::new(move || listener.heard().0);
-        let transport = Arc::new(HttpTransport::new(&config.tls)?);
-        let kernel_boot = inventory::boot_id().parse().map_err(|_| StartError::BootId)?;
-        let who = (config.node.clone(), kernel_boot);
-        let volumes = Volumes::start(who, store, transport, probes.watch(), heard).await;
+        #[cfg(feature = "volumes")]
+        let volumes = start_volumes(&config, store, &probes).await?;
         Ok(Arc::new(Self {
             network,
             probes,
+            #[cfg(feature = "volumes")]
             volumes,
             throughput: Throughput::default(),
             inventory: inventory::Turn::default(),
@@ -151,4 +152,19 @@ impl State {
         // The sender lives in `self`: waiting can't fail.
         stop.wait_for(Option::is_some).await.ok().and_then(|why| *why).unwrap_or(Stop::Signal)
     }
+}
+
+/// The ledger and volumes, if this node has them.
+#[cfg(feature = "volumes")]
+async fn start_volumes(
+    config: &NodeConfig,
+    store: Store,
+    probes: &Arc<Probes>,
+) -> Result<Volumes, StartError> {
+    let listener = Arc::clone(probes);
+    let heard = Arc::new(move || listener.heard().0);
+    let transport = Arc::new(HttpTransport::new(&config.tls)?);
+    let boot = inventory::boot_id().parse().map_err(|_| StartError::BootId)?;
+    let who = (config.node.clone(), boot);
+    Ok(Volumes::start(who, store, transport, probes.watch(), heard).await)
 }

@@ -61,6 +61,7 @@ impl Store {
     }
 
     /// Where the files are.
+    #[cfg(feature = "volumes")]
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }

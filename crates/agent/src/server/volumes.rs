@@ -4,19 +4,46 @@ use super::Refusal;
 use super::refusal::Body;
 use super::routes::Daemon;
 use crate::chain;
+use crate::state::State;
 use crate::volumes::VolumesError;
 use api::{
     BeginRequest, ClaimRequest, ClusterView, FlushRequest, InviteRequest, Invited, JoinRequest, Joined,
-    LeaseAnswer, LeaseRequest, PeerCertificate, ProposeRequest, Proposed, VotersRequest,
+    LeaseAnswer, LeaseRequest, PeerCertificate, ProposeRequest, Proposed, VotersRequest, path,
 };
 use axum::extract::{Request, State as Shared};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use rustls::pki_types::CertificateDer;
+use std::sync::Arc;
 use tower_service::Service;
 
+/// The routes.
+pub(super) fn routes(router: Router<Arc<State>>) -> Router<Arc<State>> {
+    router
+        .route(path::LEDGER, post(letter))
+        .route(path::CLUSTER, get(view))
+        .route(path::CLUSTER_BEGIN, post(begin))
+        .route(path::CLUSTER_INVITE, post(invite))
+        .route(path::CLUSTER_JOIN, post(join))
+        .route(path::CLUSTER_VOTERS, post(voters))
+        .route(path::CLUSTER_PROPOSE, post(propose))
+        .route(path::CLUSTER_LEASE, post(lease))
+        .route(path::POOL_CLAIM, post(claim))
+        .route(path::POOL_FLUSH, post(flush))
+}
+
+/// Lets handlers know whose certificate was shown.
+pub(super) fn shown_to(routes: Router, chain: Option<&[CertificateDer<'_>]>) -> Router {
+    match PeerCertificate::of(chain) {
+        Some(shown) => routes.layer(Extension(shown)),
+        None => routes,
+    }
+}
+
 /// What ledgers say to each other; the ledger's own route answers.
-pub(super) async fn letter(Shared(state): Daemon, request: Request) -> Response {
+async fn letter(Shared(state): Daemon, request: Request) -> Response {
     match state.volumes.letters() {
         // A router is always ready, and can't fail.
         Some(mut letters) => letters.call(request).await.unwrap_or_else(|never| match never {}),
@@ -24,44 +51,32 @@ pub(super) async fn letter(Shared(state): Daemon, request: Request) -> Response 
     }
 }
 
-pub(super) async fn view(Shared(state): Daemon) -> Result<Json<ClusterView>, Refusal> {
+async fn view(Shared(state): Daemon) -> Result<Json<ClusterView>, Refusal> {
     Ok(Json(state.volumes.view().await?))
 }
 
-pub(super) async fn begin(
-    Shared(state): Daemon,
-    Body(request): Body<BeginRequest>,
-) -> Result<Json<Joined>, Refusal> {
+async fn begin(Shared(state): Daemon, Body(request): Body<BeginRequest>) -> Result<Json<Joined>, Refusal> {
     // A task of its own: a client that goes away must not stop it half-way.
     let begun = tokio::spawn(async move { state.volumes.begin(request).await });
     Ok(Json(begun.await.map_err(|error| Refusal::bug(&error))??))
 }
 
-pub(super) async fn join(
-    Shared(state): Daemon,
-    Body(request): Body<JoinRequest>,
-) -> Result<Json<Joined>, Refusal> {
+async fn join(Shared(state): Daemon, Body(request): Body<JoinRequest>) -> Result<Json<Joined>, Refusal> {
     let joined = tokio::spawn(async move { state.volumes.join(request).await });
     Ok(Json(joined.await.map_err(|error| Refusal::bug(&error))??))
 }
 
-pub(super) async fn invite(
-    Shared(state): Daemon,
-    Body(request): Body<InviteRequest>,
-) -> Result<Json<Invited>, Refusal> {
+async fn invite(Shared(state): Daemon, Body(request): Body<InviteRequest>) -> Result<Json<Invited>, Refusal> {
     Ok(Json(state.volumes.invite(request).await?))
 }
 
-pub(super) async fn voters(
-    Shared(state): Daemon,
-    Body(request): Body<VotersRequest>,
-) -> Result<Json<()>, Refusal> {
+async fn voters(Shared(state): Daemon, Body(request): Body<VotersRequest>) -> Result<Json<()>, Refusal> {
     let changed = tokio::spawn(async move { state.volumes.voters(request).await });
     changed.await.map_err(|error| Refusal::bug(&error))??;
     Ok(Json(()))
 }
 
-pub(super) async fn propose(
+async fn propose(
     Shared(state): Daemon,
     Body(request): Body<ProposeRequest>,
 ) -> Result<Json<Proposed>, Refusal> {
@@ -69,7 +84,7 @@ pub(super) async fn propose(
 }
 
 /// A lease is asked for by the node that wants it, and by nobody else.
-pub(super) async fn lease(
+async fn lease(
     Shared(state): Daemon,
     peer: Option<Extension<PeerCertificate>>,
     Body(request): Body<LeaseRequest>,
@@ -82,18 +97,12 @@ pub(super) async fn lease(
     Ok(Json(LeaseAnswer { granted: state.volumes.lease(request).await? }))
 }
 
-pub(super) async fn claim(
-    Shared(state): Daemon,
-    Body(request): Body<ClaimRequest>,
-) -> Result<Json<()>, Refusal> {
+async fn claim(Shared(state): Daemon, Body(request): Body<ClaimRequest>) -> Result<Json<()>, Refusal> {
     state.volumes.claim(request).await?;
     Ok(Json(()))
 }
 
-pub(super) async fn flush(
-    Shared(state): Daemon,
-    Body(request): Body<FlushRequest>,
-) -> Result<Json<()>, Refusal> {
+async fn flush(Shared(state): Daemon, Body(request): Body<FlushRequest>) -> Result<Json<()>, Refusal> {
     state.volumes.flush(request).await?;
     Ok(Json(()))
 }
