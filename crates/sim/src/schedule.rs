@@ -1,0 +1,260 @@
+//! What goes wrong when: a list of faults, made from a seed.
+//!
+//! Invariants: the same seed and shape give the same schedule, whatever is left out of it afterwards. Every fault ends by itself or when all
+//! is mended.
+
+use std::fmt;
+
+/// What a cluster is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// 1+1, two-way volumes.
+    OnePlusOne,
+    /// 2+2, four-way and two-way volumes.
+    TwoPlusTwo,
+}
+
+impl Kind {
+    /// Nodes with drives; the witness is one more.
+    pub fn nodes(self) -> usize {
+        match self {
+            Self::OnePlusOne => 2,
+            Self::TwoPlusTwo => 4,
+        }
+    }
+
+    /// How many legs each volume has.
+    pub fn volumes(self) -> &'static [u16] {
+        match self {
+            Self::OnePlusOne => &[2, 2],
+            Self::TwoPlusTwo => &[4, 2, 4],
+        }
+    }
+}
+
+/// What a link carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plane {
+    /// Heartbeats and the ledger.
+    Management,
+    /// NVMe/TCP.
+    Storage,
+    /// Both.
+    All,
+}
+
+/// Which way nothing passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Neither.
+    Both,
+    /// From the one that was named.
+    From,
+    /// To it.
+    To,
+}
+
+/// What goes wrong. Nodes, drives and volumes are indices from 0; the witness is the last node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// A node's power is off.
+    NodePower(usize),
+    /// A rack's.
+    RackPower(usize),
+    /// Everybody's.
+    AllPower,
+    /// A node is cut off.
+    NodeCut(usize, Plane, Way),
+    /// The racks are cut off from each other, seen from rack 0.
+    RoomCut(Plane, Way),
+    /// The witness's power is off.
+    Witness,
+    /// A node stands still, perhaps its clock, too.
+    Freeze(usize, bool),
+    /// A node's agent is killed, and starts again.
+    AgentKill(usize),
+    /// The next writes to a drive fail.
+    DriveError(usize),
+    /// A drive is pulled and put back.
+    DrivePull(usize),
+    /// Some of what a drive is given it does only at the end.
+    DriveStall(usize),
+    /// A clock jumps an hour ahead.
+    ClockJump(usize),
+    /// Messages on management are lost, some of them, or come late, or twice.
+    Loss,
+    /// The owner gives a volume to another node, in order.
+    HandOver(usize, usize),
+    /// A volume is closed, in order, and opened later.
+    Close(usize),
+    /// A leg is moved to another drive in its rack.
+    MoveLeg(usize, u16),
+    /// An operator takes a volume over by force.
+    Takeover(usize, usize),
+    /// An operator declares a leg of a volume good, whatever the ledger says.
+    Override(usize, u16),
+    /// A rack and the witness are gone for good; an operator forces a quorum with the others.
+    ForceQuorum(usize),
+    /// A voter's disk is wiped while it is off; it comes back under its old id, without a vote.
+    Wipe(usize),
+}
+
+/// A fault and its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// When it begins, ms.
+    pub at_ms: u64,
+    /// How long it lasts, ms.
+    pub for_ms: u64,
+    /// What it is.
+    pub what: What,
+}
+
+/// A cluster and what happens to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schedule {
+    /// Where every random choice comes from.
+    pub seed: u64,
+    /// The cluster.
+    pub kind: Kind,
+    /// One drive in each rack may forget what it has acknowledged.
+    pub volatile: bool,
+    /// In the order of their times.
+    pub faults: Vec<Fault>,
+    /// From when on all is mended, ms.
+    pub mended_ms: u64,
+}
+
+/// Until when nothing goes wrong, ms.
+const CALM_MS: u64 = 1_500;
+/// The last moment for a fault to begin, ms.
+const LAST_MS: u64 = 15_000;
+
+impl Schedule {
+    /// The schedule of a seed.
+    pub fn of(seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed ^ 0x5eed_0f5c_4ed0_1e50);
+        let kind = if random.u8(..) < 128 { Kind::OnePlusOne } else { Kind::TwoPlusTwo };
+        let volatile = random.u8(..) < 64;
+        let mut faults = Vec::new();
+        let count = 3 + random.usize(..6);
+        // Faults that come together are worse than those that come one by one.
+        let mut at_ms = CALM_MS + random.u64(..1500);
+        for _ in 0..count {
+            faults.push(fault(&mut random, kind, at_ms));
+            at_ms += if random.u8(..) < 110 { random.u64(..700) } else { random.u64(500..4500) };
+            at_ms = at_ms.min(LAST_MS);
+        }
+        let owner = random.usize(..kind.nodes());
+        if !faults.iter().any(|fault| fault.what.takes_over()) {
+            let for_ms = 4_000 + random.u64(..4_000);
+            faults.push(Fault { at_ms: CALM_MS + random.u64(..6000), for_ms, what: What::NodePower(owner) });
+        }
+        if random.u8(..) < 12 {
+            let late = faults.last().map_or(CALM_MS, |fault| fault.at_ms) + random.u64(..6_000);
+            faults.push(Fault { at_ms: late, for_ms: 3_000, what: What::ForceQuorum(random.usize(..2)) });
+        }
+        faults.sort_by_key(|fault| fault.at_ms);
+        let end = |fault: &Fault| fault.at_ms + fault.for_ms;
+        let mended_ms = faults.iter().map(end).max().unwrap_or(0).max(12_000) + random.u64(..2_000);
+        Self { seed, kind, volatile, faults, mended_ms }
+    }
+}
+
+fn fault(random: &mut fastrand::Rng, kind: Kind, at_ms: u64) -> Fault {
+    let nodes = kind.nodes();
+    let drives = 2 * nodes;
+    let volume = random.usize(..kind.volumes().len());
+    let leg = random.u16(..kind.volumes()[volume]);
+    let node = random.usize(..nodes);
+    let for_ms = if random.bool() { 200 + random.u64(..2_500) } else { 1_000 + random.u64(..7_000) };
+    let way = [Way::Both, Way::From, Way::To][random.usize(..3)];
+    let plane = [Plane::Management, Plane::Storage, Plane::All][random.usize(..3)];
+    let what = match random.u8(..100) {
+        0..14 => What::NodePower(node),
+        14..22 => What::RackPower(random.usize(..2)),
+        22..26 => What::AllPower,
+        26..36 => What::NodeCut(random.usize(..=nodes), plane, way),
+        36..46 => What::RoomCut(plane, way),
+        46..49 => What::Witness,
+        49..58 => What::Freeze(random.usize(..=nodes), random.bool()),
+        58..64 => What::AgentKill(random.usize(..=nodes)),
+        64..71 => What::DriveError(random.usize(..drives)),
+        71..76 => What::DrivePull(random.usize(..drives)),
+        76..80 => What::DriveStall(random.usize(..drives)),
+        80..82 => What::ClockJump(random.usize(..=nodes)),
+        82..85 => What::Loss,
+        85..90 => What::HandOver(volume, node),
+        90..93 => What::Close(volume),
+        93..95 => What::MoveLeg(volume, leg),
+        95..97 => What::Takeover(volume, node),
+        97..98 => What::Override(volume, leg),
+        _ => What::Wipe(random.usize(..=nodes)),
+    };
+    Fault { at_ms, for_ms, what }
+}
+
+impl What {
+    /// Whether it makes a volume change its owner, most of the time.
+    fn takes_over(self) -> bool {
+        matches!(self, Self::RackPower(_) | Self::AllPower | Self::Takeover(..) | Self::ForceQuorum(_))
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Both => "both ways",
+            Self::From => "from it",
+            Self::To => "to it",
+        })
+    }
+}
+
+impl fmt::Display for Plane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Management => "management",
+            Self::Storage => "storage",
+            Self::All => "everything",
+        })
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>6} ms  ", self.at_ms)?;
+        let lasts = self.for_ms;
+        match self.what {
+            What::NodePower(node) => write!(f, "node-{} without power for {lasts} ms", node + 1),
+            What::RackPower(rack) => write!(f, "rack {} without power for {lasts} ms", rack + 1),
+            What::AllPower => write!(f, "everything without power for {lasts} ms"),
+            What::NodeCut(node, plane, way) => {
+                write!(f, "node-{} cut off, {plane}, {way}, for {lasts} ms", node + 1)
+            }
+            What::RoomCut(plane, way) => write!(f, "rack 1 cut off from rack 2, {plane}, {way}, for {lasts} ms"),
+            What::Witness => write!(f, "the witness without power for {lasts} ms"),
+            What::Freeze(node, clock) => {
+                let clock = if clock { ", its clock too" } else { "" };
+                write!(f, "node-{} stands still{clock} for {lasts} ms", node + 1)
+            }
+            What::AgentKill(node) => write!(f, "the agent of node-{} killed, back in {lasts} ms", node + 1),
+            What::DriveError(drive) => write!(f, "the next writes to drive-{} fail", drive + 1),
+            What::DrivePull(drive) => write!(f, "drive-{} pulled for {lasts} ms", drive + 1),
+            What::DriveStall(drive) => write!(f, "drive-{} stalls for {lasts} ms", drive + 1),
+            What::ClockJump(node) => write!(f, "the clock of node-{} jumps an hour ahead", node + 1),
+            What::Loss => write!(f, "messages are lost, late and doubled for {lasts} ms"),
+            What::HandOver(volume, node) => write!(f, "volume-{} handed over to node-{}", volume + 1, node + 1),
+            What::Close(volume) => write!(f, "volume-{} closed", volume + 1),
+            What::MoveLeg(volume, leg) => write!(f, "volume-{}: leg-{} moved", volume + 1, leg + 1),
+            What::Takeover(volume, node) => write!(f, "volume-{} taken over by node-{}", volume + 1, node + 1),
+            What::Override(volume, leg) => {
+                write!(f, "volume-{}: leg-{} declared good by an operator", volume + 1, leg + 1)
+            }
+            What::ForceQuorum(rack) => {
+                write!(f, "rack {} and the witness gone for good, quorum forced", rack + 1)
+            }
+            What::Wipe(node) => write!(f, "node-{} off for {lasts} ms, its ledger wiped", node + 1),
+        }
+    }
+}
