@@ -14,6 +14,8 @@ pub enum Broken {
     WipedVoter,
     /// The owner's own leg has no gate: a drive that is pulled is an error to md, and no error to the drive.
     UngatedOwnLeg,
+    /// A path that was lost is used again although the target may still have I/O that was sent before.
+    PathBackAtOnce,
     /// Drives that are taken to be safe lose their cache with their power.
     LyingCache,
 }
@@ -24,7 +26,7 @@ impl Broken {
         match self {
             #[cfg(feature = "seeded-bugs")]
             Self::Control(bug) => Some(Bugs::with(bug)),
-            Self::GateTimesOut | Self::WipedVoter | Self::UngatedOwnLeg | Self::LyingCache => None,
+            _ => None,
         }
     }
 
@@ -32,7 +34,13 @@ impl Broken {
     pub fn all() -> Vec<(String, Self)> {
         #[cfg(feature = "seeded-bugs")]
         let found = {
-            let own = [Self::GateTimesOut, Self::WipedVoter, Self::UngatedOwnLeg, Self::LyingCache];
+            let own = [
+            Self::GateTimesOut,
+            Self::WipedVoter,
+            Self::UngatedOwnLeg,
+            Self::PathBackAtOnce,
+            Self::LyingCache,
+        ];
             let named = |name: String, broken| (kebab(&name), broken);
             let control = control::bug::Bug::ALL.map(|bug| named(format!("{bug:?}"), Self::Control(bug)));
             control.into_iter().chain(own.map(|broken| named(format!("{broken:?}"), broken))).collect()

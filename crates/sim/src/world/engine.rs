@@ -304,6 +304,7 @@ impl World {
         if admitted && was {
             self.users_come(machine, volume);
         }
+        self.tell_owner(machine, volume, owner::Event::Stirred);
     }
 
     /// Users go, or are killed; every leg is flushed; the array is stopped.

@@ -153,7 +153,7 @@ impl Array {
         });
         let legs = self.members.iter().map(held).collect();
         let (epoch, maps, admitted) = (self.epoch, self.maps, self.admitted);
-        Up { epoch, maps, admitted, legs, rebuild, patience: BTreeMap::new() }
+        Up { epoch, maps, admitted, legs, rebuild, patience: BTreeMap::new(), errored: BTreeSet::new() }
     }
 
     fn is_blocked(&self) -> bool {
@@ -515,6 +515,9 @@ impl World {
     }
 
     fn path_back(&mut self, machine: usize, volume: usize, leg: u16) {
+        if let Some(conn) = self.array(machine, volume).and_then(|a| a.members.get(&leg)).map(|found| found.conn) {
+            self.disk(volume, leg).conn_min = conn;
+        }
         let Some(member) = self.array(machine, volume).and_then(|array| array.members.get_mut(&leg)) else {
             return;
         };
@@ -548,6 +551,8 @@ impl World {
         let there = self.machines[home].power && self.machines[home].frozen == 0;
         let to = self.passes(Plane::Storage, machine, home);
         let wired = to && self.passes(Plane::Storage, home, machine);
+        // The agents see to it that the target unlinks the leg, waits for its barrier, and links it again.
+        let bounced = self.bounced(machine, volume, leg);
         let now = self.now;
         let Some(member) = self.array(machine, volume).and_then(|array| array.members.get_mut(&leg)) else {
             return;
@@ -555,7 +560,7 @@ impl World {
         if !member.path {
             if now >= member.retry_at {
                 member.retry_at = now + RETRY;
-                if given && there && wired {
+                if given && there && wired && bounced {
                     self.path_back(machine, volume, leg);
                 }
             }

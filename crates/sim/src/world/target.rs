@@ -43,6 +43,8 @@ pub(crate) struct Disk {
     pub(crate) fencing: Option<Key>,
     /// The drive's errors when the leg was given out.
     pub(crate) errors_then: u32,
+    /// Sockets of earlier connections are shut.
+    pub(crate) conn_min: u32,
     in_flight: Vec<(u32, u64)>,
 }
 
@@ -57,6 +59,7 @@ impl Disk {
             given: None,
             fencing: None,
             errors_then: 0,
+            conn_min: 0,
             in_flight: Vec::new(),
         }
     }
@@ -90,8 +93,9 @@ impl World {
                 }
                 return;
             }
-            let given = self.disks[io.volume].get(&io.leg).and_then(|disk| disk.given);
-            if given != Some((io.key, io.from)) {
+            let Some(disk) = self.disks[io.volume].get(&io.leg) else { return };
+            let shut = io.conn < disk.conn_min && self.bug != Some(Broken::PathBackAtOnce);
+            if disk.given != Some((io.key, io.from)) || shut {
                 return;
             }
         }
@@ -181,6 +185,14 @@ impl World {
         self.tell_target(machine, target::Event::Fenced { leg, floor, errored });
     }
 
+    /// Whether a leg can be reached anew: nothing of before is in flight to it. Only its target's agent can say so.
+    pub(super) fn bounced(&self, machine: usize, volume: usize, leg: u16) -> bool {
+        let home = self.home(volume, leg);
+        let drained = self.disks[volume].get(&leg).is_some_and(|disk| disk.in_flight.is_empty());
+        let asked = self.lives(home) && self.lives(machine);
+        (drained && asked) || self.bug == Some(Broken::PathBackAtOnce)
+    }
+
     pub(crate) fn barriers(&mut self, machine: usize) {
         for volume in 0..self.disks.len() {
             let waits = |(leg, disk): (&u16, &Disk)| {
@@ -200,7 +212,7 @@ impl World {
         }
         let errors = self.drives[drive].errors;
         let disk = self.disk(volume, leg);
-        (disk.given, disk.errors_then) = (Some((key, to)), errors);
+        (disk.given, disk.errors_then, disk.conn_min) = (Some((key, to)), errors, 0);
     }
 
     /// Threads that wait for a barrier end with the agent.
