@@ -30,6 +30,8 @@
 //! On failure: what can't be decided waits, and so do the writes. An array that can't be stopped costs the node
 //! ([`Effect::ResetNode`]).
 
+#[cfg(test)]
+mod tests;
 mod up;
 
 use crate::bug::{Bug, Bugs};

@@ -35,12 +35,12 @@ impl Broken {
         #[cfg(feature = "seeded-bugs")]
         let found = {
             let own = [
-            Self::GateTimesOut,
-            Self::WipedVoter,
-            Self::UngatedOwnLeg,
-            Self::PathBackAtOnce,
-            Self::LyingCache,
-        ];
+                Self::GateTimesOut,
+                Self::WipedVoter,
+                Self::UngatedOwnLeg,
+                Self::PathBackAtOnce,
+                Self::LyingCache,
+            ];
             let named = |name: String, broken| (kebab(&name), broken);
             let control = control::bug::Bug::ALL.map(|bug| named(format!("{bug:?}"), Self::Control(bug)));
             control.into_iter().chain(own.map(|broken| named(format!("{broken:?}"), broken))).collect()

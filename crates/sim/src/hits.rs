@@ -50,9 +50,11 @@ impl Hits {
     /// Every transition and its count, as a person reads it.
     pub fn rows(&self) -> Vec<(String, u64)> {
         let legs = LEGS.iter().zip(self.legs);
-        let legs = legs.map(|((from, cause, to), count)| (format!("leg    {from:?} ─{cause:?}→ {to:?}"), count));
+        let legs =
+            legs.map(|((from, cause, to), count)| (format!("leg    {from:?} ─{cause:?}→ {to:?}"), count));
         let volumes = VOLUMES.iter().zip(self.volumes);
-        let volumes = volumes.map(|((from, cause, to), count)| (format!("volume {from:?} ─{cause:?}→ {to:?}"), count));
+        let volumes =
+            volumes.map(|((from, cause, to), count)| (format!("volume {from:?} ─{cause:?}→ {to:?}"), count));
         legs.chain(volumes).collect()
     }
 }

@@ -232,7 +232,9 @@ impl fmt::Display for Fault {
             What::NodeCut(node, plane, way) => {
                 write!(f, "node-{} cut off, {plane}, {way}, for {lasts} ms", node + 1)
             }
-            What::RoomCut(plane, way) => write!(f, "rack 1 cut off from rack 2, {plane}, {way}, for {lasts} ms"),
+            What::RoomCut(plane, way) => {
+                write!(f, "rack 1 cut off from rack 2, {plane}, {way}, for {lasts} ms")
+            }
             What::Witness => write!(f, "the witness without power for {lasts} ms"),
             What::Freeze(node, clock) => {
                 let clock = if clock { ", its clock too" } else { "" };
@@ -244,10 +246,14 @@ impl fmt::Display for Fault {
             What::DriveStall(drive) => write!(f, "drive-{} stalls for {lasts} ms", drive + 1),
             What::ClockJump(node) => write!(f, "the clock of node-{} jumps an hour ahead", node + 1),
             What::Loss => write!(f, "messages are lost, late and doubled for {lasts} ms"),
-            What::HandOver(volume, node) => write!(f, "volume-{} handed over to node-{}", volume + 1, node + 1),
+            What::HandOver(volume, node) => {
+                write!(f, "volume-{} handed over to node-{}", volume + 1, node + 1)
+            }
             What::Close(volume) => write!(f, "volume-{} closed", volume + 1),
             What::MoveLeg(volume, leg) => write!(f, "volume-{}: leg-{} moved", volume + 1, leg + 1),
-            What::Takeover(volume, node) => write!(f, "volume-{} taken over by node-{}", volume + 1, node + 1),
+            What::Takeover(volume, node) => {
+                write!(f, "volume-{} taken over by node-{}", volume + 1, node + 1)
+            }
             What::Override(volume, leg) => {
                 write!(f, "volume-{}: leg-{} declared good by an operator", volume + 1, leg + 1)
             }

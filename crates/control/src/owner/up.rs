@@ -205,7 +205,8 @@ impl Up {
         effects.extend(errored.filter_map(|leg| suspect(sight, *leg)));
         let hopeless = |held: &Held| held.standing == Standing::In && sight.is_hopeless(held.gate, held.node);
         // One that erred does not count: if it is all that would be left, the one without path is the better.
-        let sound = |leg: &LegId| volume.in_sync().any(|(other, _)| other != *leg && !self.errored.contains(&other));
+        let sound =
+            |leg: &LegId| volume.in_sync().any(|(other, _)| other != *leg && !self.errored.contains(&other));
         let given_up = self.legs.iter().filter(|(leg, held)| hopeless(held) && sound(leg));
         effects.extend(given_up.filter_map(|(leg, _)| sight.stale(*leg)));
         if open {

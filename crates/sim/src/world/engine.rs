@@ -58,8 +58,11 @@ impl World {
         let Some(agent) = self.machines[machine].agent.as_mut() else { return };
         let Some(mut work) = agent.work[volume].take_if(|work| work.id == id) else { return };
         let legs = work.legs();
-        let away: Vec<u16> =
-            legs.iter().filter(|(leg, key, _)| !self.reaches(machine, volume, *leg, *key)).map(|leg| leg.0).collect();
+        let away: Vec<u16> = legs
+            .iter()
+            .filter(|(leg, key, _)| !self.reaches(machine, volume, *leg, *key))
+            .map(|leg| leg.0)
+            .collect();
         let was = work.lost;
         work.lost = away.iter().map(|leg| super::md::bit(*leg)).sum();
         let (lost, ready) = (work.lost, away.is_empty());
@@ -138,7 +141,8 @@ impl World {
     }
 
     fn make_equal(&mut self, volume: usize, chunk: usize, legs: &[(u16, Key, usize)]) {
-        let Some(source) = legs.first().and_then(|leg| self.disks[volume].get(&leg.0)).map(|disk| disk.value) else {
+        let Some(source) = legs.first().and_then(|leg| self.disks[volume].get(&leg.0)).map(|disk| disk.value)
+        else {
             return;
         };
         for (leg, _, _) in legs {
@@ -186,8 +190,15 @@ impl World {
         if !whole {
             // A leg that can't be read now: its map is not known either. It is tried again.
             self.post(AGAIN, Event::Copy(machine, volume, id));
-            self.machines[machine].arrays[volume].as_mut().expect("it was there").recover =
-                Some(Recover { leg, todo: 0, total: 0, copying: None, flushing: false, flushed: false, base: Some(base) });
+            self.machines[machine].arrays[volume].as_mut().expect("it was there").recover = Some(Recover {
+                leg,
+                todo: 0,
+                total: 0,
+                copying: None,
+                flushing: false,
+                flushed: false,
+                base: Some(base),
+            });
             return;
         }
         let sources: Vec<u16> = all.iter().copied().filter(|at| *at != leg.id.0).collect();
@@ -208,7 +219,15 @@ impl World {
             self.disk(volume, leg.id.0).maps = maps;
         }
         self.set_chunks(machine, volume, union);
-        let recover = Recover { leg, todo: union, total: union, copying: None, flushing: false, flushed: false, base: None };
+        let recover = Recover {
+            leg,
+            todo: union,
+            total: union,
+            copying: None,
+            flushing: false,
+            flushed: false,
+            base: None,
+        };
         if let Some(array) = self.machines[machine].arrays[volume].as_mut() {
             array.recover = Some(recover);
         }
@@ -216,7 +235,8 @@ impl World {
     }
 
     pub(super) fn copy(&mut self, machine: usize, volume: usize, id: u32) {
-        let Some(array) = self.machines[machine].arrays[volume].as_mut().filter(|array| array.id == id) else {
+        let Some(array) = self.machines[machine].arrays[volume].as_mut().filter(|array| array.id == id)
+        else {
             return;
         };
         let Some(recover) = &array.recover else { return };
@@ -237,12 +257,15 @@ impl World {
         let readable = source.filter(|(at, key)| {
             !busy && (self.home(volume, *at) == machine || self.reaches(machine, volume, *at, *key))
         });
-        let Some(value) = readable.and_then(|(at, _)| self.disks[volume].get(&at)).map(|disk| disk.value) else {
+        let Some(value) = readable.and_then(|(at, _)| self.disks[volume].get(&at)).map(|disk| disk.value)
+        else {
             self.post(5 * MS, Event::Copy(machine, volume, id));
             return;
         };
         let blocks: Vec<usize> = (0..BLOCKS).filter(|block| chunk_of(*block) == chunk).collect();
-        if let Some(recover) = self.machines[machine].arrays[volume].as_mut().and_then(|array| array.recover.as_mut()) {
+        if let Some(recover) =
+            self.machines[machine].arrays[volume].as_mut().and_then(|array| array.recover.as_mut())
+        {
             recover.copying = Some((chunk, blocks.len() as u32));
         }
         for block in blocks {
@@ -263,7 +286,8 @@ impl World {
         if recover.copying.is_none() {
             recover.todo &= !(1 << chunk);
             let bytes = |bits: u8| u64::from(bits.count_ones()) << 24;
-            let (done_bytes, total_bytes) = (bytes(recover.total) - bytes(recover.todo), bytes(recover.total));
+            let (done_bytes, total_bytes) =
+                (bytes(recover.total) - bytes(recover.todo), bytes(recover.total));
             self.post(MS, Event::Copy(machine, volume, id));
             self.pump(machine, volume);
             self.tell_owner(machine, volume, owner::Event::Rebuilding { done_bytes, total_bytes });
@@ -277,7 +301,9 @@ impl World {
         if let Some(member) = array.members.get_mut(&leg) {
             member.recovering = false;
         }
-        let Some(recover) = array.recover.as_mut().filter(|recover| !recover.flushed && there) else { return };
+        let Some(recover) = array.recover.as_mut().filter(|recover| !recover.flushed && there) else {
+            return;
+        };
         recover.flushing = true;
         self.send(machine, volume, leg, IoKind::Flush);
     }
@@ -348,7 +374,9 @@ impl World {
             return;
         }
         let key = |incarnation| Key { epoch: array.epoch, incarnation };
-        let takes = |(leg, member): (&u16, &Member)| !member.failed && self.reaches(machine, volume, *leg, key(member.inc));
+        let takes = |(leg, member): (&u16, &Member)| {
+            !member.failed && self.reaches(machine, volume, *leg, key(member.inc))
+        };
         let flushed = drained && array.members.iter().all(takes);
         let legs: Vec<u16> = array.members.keys().copied().collect();
         for leg in legs.into_iter().filter(|_| flushed) {

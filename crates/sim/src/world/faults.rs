@@ -37,7 +37,9 @@ impl World {
             What::ClockJump(node) => self.jump(node, 3_600_000),
             What::Loss => self.losses += 1,
             What::HandOver(volume, node) => {
-                if let Some(owner) = self.owner_at(volume).filter(|owner| *owner != node && self.lives(*owner)) {
+                if let Some(owner) =
+                    self.owner_at(volume).filter(|owner| *owner != node && self.lives(*owner))
+                {
                     let to = self.machines[node].node;
                     self.tell_owner(owner, volume, owner::Event::HandOver(to));
                 }
@@ -204,7 +206,12 @@ impl World {
         self.off(node);
         // Others must have what it had, and be enough to go on.
         let ledger = self.ledger();
-        let others = ledger.voters.present().iter().map(|node| super::node_index(*node)).filter(|other| *other != node);
+        let others = ledger
+            .voters
+            .present()
+            .iter()
+            .map(|node| super::node_index(*node))
+            .filter(|other| *other != node);
         let latest = self.raft.log.len() - 1;
         let enough = matches!(&ledger.voters, Voters::Settled(set) if set.len() > 2);
         let kept = others.into_iter().any(|other| self.machines[other].seat.stored == latest);
@@ -231,13 +238,14 @@ impl World {
         self.ask(volume, command);
     }
 
-    fn override_by_force(&mut self, volume: usize, leg: LegId) {
+    pub(super) fn override_by_force(&mut self, volume: usize, leg: LegId) {
         let ledger = self.ledger();
         let Some(found) = ledger.volumes.get(&volume_id(volume)) else { return };
         let Some(state) = found.legs.get(&leg) else { return };
         let Some(owner) = ledger.node_of(state) else { return };
         let leg = control::LegRef { id: leg, incarnation: state.incarnation };
-        let by_force = VolumeCommand::Override { leg, owner, by: "operator".into(), loses: "what it missed".into() };
+        let by_force =
+            VolumeCommand::Override { leg, owner, by: "operator".into(), loses: "what it missed".into() };
         self.ask(volume, VolumeCommand::Takeover { owner });
         if let Some(leader) = self.leader() {
             let command = Command::Volume(volume_id(volume), found.epoch.next(), by_force);

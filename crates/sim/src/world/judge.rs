@@ -138,7 +138,8 @@ impl World {
     fn forgot(&self, ledger: &State, volume: usize, leg: LegId, state: &Leg) -> bool {
         let Some(disk) = self.disks[volume].get(&leg.0) else { return true };
         let drive = &self.drives[disk.drive];
-        let declared = ledger.drives.get(&drive.id).is_none_or(|drive| drive.cache == control::state::Cache::Volatile);
+        let declared =
+            ledger.drives.get(&drive.id).is_none_or(|drive| drive.cache == control::state::Cache::Volatile);
         let present = Run { boot: self.boot_id(drive.node), power_cycles: PowerCycles(drive.power_cycles) };
         declared && drive.volatile && state.run != Some(present)
     }
@@ -152,7 +153,14 @@ impl World {
         }
     }
 
-    fn judge_leg(&mut self, ledger: &State, volume: usize, leg: LegId, state: &Leg, blocks: std::ops::Range<usize>) {
+    fn judge_leg(
+        &mut self,
+        ledger: &State,
+        volume: usize,
+        leg: LegId,
+        state: &Leg,
+        blocks: std::ops::Range<usize>,
+    ) {
         let truth = &self.truths[volume];
         if truth.lossy || self.errored(volume, leg.0) || self.forgot(ledger, volume, leg, state) {
             return;
@@ -182,7 +190,8 @@ impl World {
     /// An owner opens it: what it reads is what was written.
     pub(super) fn judge_start(&mut self, start: &Start<'_>) {
         let Start { machine, volume, epoch, legs } = *start;
-        let Some(source) = legs.first().and_then(|leg| self.disks[volume].get(leg)).map(|disk| disk.value) else {
+        let Some(source) = legs.first().and_then(|leg| self.disks[volume].get(leg)).map(|disk| disk.value)
+        else {
             return;
         };
         for leg in legs {
@@ -197,14 +206,20 @@ impl World {
                 }
                 if disk.value[block] != source[block] {
                     return self.broke(format!(
-                        "volume-{}: node-{} opens it with leg-{leg} unequal in block {block}", volume + 1, machine + 1
+                        "volume-{}: node-{} opens it with leg-{leg} unequal in block {block}",
+                        volume + 1,
+                        machine + 1
                     ));
                 }
             }
         }
         let truth = &mut self.truths[volume];
         if truth.opened > Some(epoch) {
-            return self.broke(format!("volume-{}: node-{} assembles a superseded epoch", volume + 1, machine + 1));
+            return self.broke(format!(
+                "volume-{}: node-{} assembles a superseded epoch",
+                volume + 1,
+                machine + 1
+            ));
         }
         (truth.lossy, truth.opened) = (false, Some(epoch));
         for (block, value) in truth.blocks.iter_mut().zip(source) {
@@ -229,7 +244,12 @@ impl World {
         };
         let able: Vec<usize> = (0..self.machines.len()).filter(able).collect();
         if let [one, other, ..] = able[..] {
-            self.broke(format!("volume-{}: node-{} and node-{} can both write", volume + 1, one + 1, other + 1));
+            self.broke(format!(
+                "volume-{}: node-{} and node-{} can both write",
+                volume + 1,
+                one + 1,
+                other + 1
+            ));
         }
     }
 
@@ -249,7 +269,11 @@ impl World {
         for volume in self.about(command) {
             self.judge_volume(volume);
             self.judge_writers(volume);
-            let closed = self.ledger().volumes.get(&volume_id(volume)).is_some_and(|found| found.phase == Phase::Closed);
+            let closed = self
+                .ledger()
+                .volumes
+                .get(&volume_id(volume))
+                .is_some_and(|found| found.phase == Phase::Closed);
             let since = &mut self.closed_since[volume];
             *since = if closed { since.or(Some(self.now)) } else { None };
         }
@@ -265,7 +289,8 @@ impl World {
         let mut waits = None;
         for volume in 0..self.truths.len() {
             let Some(found) = ledger.volumes.get(&volume_id(volume)) else { continue };
-            let gone = |leg: &Leg| ledger.node_of(leg).is_none_or(|node| self.machines[node_index(node)].gone);
+            let gone =
+                |leg: &Leg| ledger.node_of(leg).is_none_or(|node| self.machines[node_index(node)].gone);
             let whole = found.legs.values().all(|leg| gone(leg) || leg.state == LegState::InSync);
             let open = matches!(found.phase, Phase::Open { .. });
             if !(whole && open) {
@@ -286,8 +311,11 @@ impl World {
                 let owner = self.owner_at(volume).map_or(0, |owner| owner + 1);
                 let stage = owner.checked_sub(1).and_then(|owner| self.machines[owner].agent.as_ref());
                 let stage = stage.map(|agent| format!("{:?}", agent.owners[volume].stage()));
+                let array =
+                    owner.checked_sub(1).and_then(|owner| self.machines[owner].arrays[volume].as_ref());
+                let stage = format!("{stage:?}, {array:?}");
                 self.broke(format!(
-                    "all was mended {} s ago, and volume-{} takes no write: {state}; owner node-{owner}: {stage:?}",
+                    "all was mended {} s ago, and volume-{} takes no write: {state}; owner node-{owner}: {stage}",
                     PROGRESS_US / 1_000_000, volume + 1
                 ));
             }

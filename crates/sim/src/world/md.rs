@@ -121,7 +121,17 @@ pub(crate) fn bit(leg: u16) -> u32 {
 impl Member {
     pub(crate) fn new(inc: Incarnation, home: usize) -> Self {
         let (failed, recovering, path, conn) = (false, false, true, 0);
-        Self { inc, home, failed, recovering, path, conn, unreached_since: None, retry_at: 0, ios: Vec::new() }
+        Self {
+            inc,
+            home,
+            failed,
+            recovering,
+            path,
+            conn,
+            unreached_since: None,
+            retry_at: 0,
+            ios: Vec::new(),
+        }
     }
 }
 
@@ -258,11 +268,13 @@ impl World {
     fn send_data(&mut self, machine: usize, volume: usize, chunk: usize) {
         let Some(array) = self.machines[machine].arrays[volume].as_mut() else { return };
         let copying = array.recover.as_ref().and_then(|recover| recover.copying).map(|(chunk, _)| chunk);
-        let legs: Vec<(u16, bool)> = array.members.iter().map(|(leg, member)| (*leg, member.failed)).collect();
+        let legs: Vec<(u16, bool)> =
+            array.members.iter().map(|(leg, member)| (*leg, member.failed)).collect();
         let blocked = array.is_blocked();
         let mut sends = Vec::new();
         for write in array.writes.iter_mut().filter(|write| chunk_of(write.block.into()) == chunk) {
-            let goes = write.stage == Stage::Bit || (write.stage == Stage::Waiting && !blocked && copying != Some(chunk));
+            let goes = write.stage == Stage::Bit
+                || (write.stage == Stage::Waiting && !blocked && copying != Some(chunk));
             if !goes {
                 continue;
             }
@@ -314,7 +326,9 @@ impl World {
     /// Whether the connection that an I/O was sent on is still there at the owner's side.
     pub(super) fn is_connected(&self, io: &Io) -> bool {
         let array = self.machines[io.from].arrays[io.volume].as_ref().filter(|array| array.id == io.array);
-        array.and_then(|array| array.members.get(&io.leg)).is_some_and(|member| member.conn == io.conn && member.path)
+        array
+            .and_then(|array| array.members.get(&io.leg))
+            .is_some_and(|member| member.conn == io.conn && member.path)
     }
 
     pub(super) fn answer(&mut self, io: Io, ok: bool) {
@@ -405,7 +419,8 @@ impl World {
     /// The gate fails what it holds, now and from now on.
     pub(super) fn let_go(&mut self, machine: usize, volume: usize, leg: LegRef) {
         let leg_at = leg.id.0;
-        let Some(member) = self.array(machine, volume).and_then(|array| array.members.get_mut(&leg_at)) else {
+        let Some(member) = self.array(machine, volume).and_then(|array| array.members.get_mut(&leg_at))
+        else {
             return;
         };
         if member.inc != leg.incarnation {
@@ -448,7 +463,7 @@ impl World {
             .filter(|at| {
                 let chunk = &array.chunks[*at];
                 let waits = |write: &Write| write.stage == Stage::Bit && chunk_of(write.block.into()) == *at;
-                chunk.setting == 0 && !chunk.set && array.writes.iter().any(waits)
+                chunk.setting == 0 && array.writes.iter().any(waits)
             })
             .collect();
         for chunk in stuck {
@@ -495,7 +510,8 @@ impl World {
         member.ios.iter_mut().for_each(|own| own.sent_at = None);
         self.tell(|_| format!("node-{}: leg-{leg} of volume-{} has no path", machine + 1, volume + 1));
         if self.bug == Some(Broken::GateTimesOut) {
-            let inc = self.array(machine, volume).and_then(|array| array.members.get(&leg)).map(|found| found.inc);
+            let inc =
+                self.array(machine, volume).and_then(|array| array.members.get(&leg)).map(|found| found.inc);
             if let Some(incarnation) = inc {
                 self.let_go(machine, volume, LegRef { id: LegId(leg), incarnation });
             }
@@ -515,7 +531,9 @@ impl World {
     }
 
     fn path_back(&mut self, machine: usize, volume: usize, leg: u16) {
-        if let Some(conn) = self.array(machine, volume).and_then(|a| a.members.get(&leg)).map(|found| found.conn) {
+        if let Some(conn) =
+            self.array(machine, volume).and_then(|a| a.members.get(&leg)).map(|found| found.conn)
+        {
             self.disk(volume, leg).conn_min = conn;
         }
         let Some(member) = self.array(machine, volume).and_then(|array| array.members.get_mut(&leg)) else {
@@ -602,7 +620,8 @@ impl World {
         let members: Vec<(u16, Incarnation)> = array.members.iter().map(|(leg, m)| (*leg, m.inc)).collect();
         let epoch = array.epoch;
         for (leg, incarnation) in members {
-            let reached = self.reaches(machine, volume, leg, Key { epoch, incarnation }) || self.home(volume, leg) == machine;
+            let reached = self.reaches(machine, volume, leg, Key { epoch, incarnation })
+                || self.home(volume, leg) == machine;
             if reached {
                 self.disk(volume, leg).bits &= !cleared;
             }
@@ -615,7 +634,8 @@ impl World {
         let drive = &self.drives[disk.drive];
         let home = &self.machines[drive.node];
         let there = drive.node == machine || (home.power && home.frozen == 0);
-        let wired = self.passes(Plane::Storage, machine, drive.node) && self.passes(Plane::Storage, drive.node, machine);
+        let wired = self.passes(Plane::Storage, machine, drive.node)
+            && self.passes(Plane::Storage, drive.node, machine);
         drive.present && there && wired && disk.given == Some((key, machine))
     }
 

@@ -19,7 +19,9 @@ impl World {
 
     /// Asks the ledger about a volume, as it is.
     pub(super) fn ask(&mut self, volume: usize, command: VolumeCommand) {
-        let Some(epoch) = self.ledger().volumes.get(&volume_id(volume)).map(|found| found.epoch) else { return };
+        let Some(epoch) = self.ledger().volumes.get(&volume_id(volume)).map(|found| found.epoch) else {
+            return;
+        };
         if let Some(leader) = self.leader() {
             self.post(500, Event::Propose(leader, Command::Volume(volume_id(volume), epoch, command)));
         }
@@ -35,12 +37,18 @@ impl World {
             let volume = super::volume_index(*id);
             let closed = self.closed_since[volume].is_some_and(|since| self.now > since + CLOSED);
             if closed {
-                let storage = |machine: &usize| self.lives(*machine) && self.machines[*machine].rack.is_some();
+                let storage =
+                    |machine: &usize| self.lives(*machine) && self.machines[*machine].rack.is_some();
                 let nodes: Vec<usize> = (0..self.machines.len()).filter(storage).collect();
                 if let Some(at) = self.random.choice(&nodes).copied() {
                     let owner = self.machines[at].node;
                     self.ask(volume, VolumeCommand::Open { owner });
                 }
+            }
+            let gone = |leg| ledger.node_of(leg).is_none_or(|node| self.machines[node_index(node)].gone);
+            if self.mended && found.phase != Phase::Offline && found.in_sync().all(|(_, leg)| gone(leg)) {
+                let other = found.legs.iter().find(|(_, leg)| !gone(leg)).map(|(leg, _)| *leg);
+                other.into_iter().for_each(|leg| self.override_by_force(volume, leg));
             }
             if found.phase == Phase::Offline && (self.mended || ledger.incarnation.0 > 1) {
                 self.override_offline(volume);
@@ -66,14 +74,16 @@ impl World {
         });
         let Some((_, id, incarnation, owner)) = there.min() else { return };
         let leg = LegRef { id, incarnation };
-        let command = VolumeCommand::Override { leg, owner, by: "operator".into(), loses: "perhaps all".into() };
+        let command =
+            VolumeCommand::Override { leg, owner, by: "operator".into(), loses: "perhaps all".into() };
         self.ask(volume, command);
     }
 
     /// The survivors go on with what they have of the log.
     fn force_quorum(&mut self, rack: usize) {
-        let survivors: Vec<usize> =
-            (0..self.machines.len()).filter(|at| self.machines[*at].rack.is_some_and(|own| own != rack)).collect();
+        let survivors: Vec<usize> = (0..self.machines.len())
+            .filter(|at| self.machines[*at].rack.is_some_and(|own| own != rack))
+            .collect();
         if survivors.iter().any(|at| !self.lives(*at)) {
             return;
         }
@@ -85,6 +95,11 @@ impl World {
         let (by, loses) = ("operator".to_owned(), "what the others had".to_owned());
         self.apply(&Command::Cluster(ClusterCommand::ForceQuorum { voters, by, loses }));
         let index = self.raft.log.len() - 1;
+        for leader in
+            survivors.iter().filter(|at| self.machines[**at].seat.leading).copied().collect::<Vec<_>>()
+        {
+            self.deposed(leader);
+        }
         for (at, machine) in self.machines.iter_mut().enumerate() {
             let seat = &mut machine.seat;
             (seat.leading, seat.leader) = (false, None);
@@ -98,7 +113,8 @@ impl World {
     pub(super) fn leg_added(&mut self, volume: VolumeId, leg: LegId) {
         let at = super::volume_index(volume);
         let ledger = self.ledger();
-        let Some(drive) = ledger.volumes.get(&volume).and_then(|found| found.legs.get(&leg)).map(|leg| leg.drive)
+        let Some(drive) =
+            ledger.volumes.get(&volume).and_then(|found| found.legs.get(&leg)).map(|leg| leg.drive)
         else {
             return;
         };
@@ -124,7 +140,8 @@ impl World {
     /// What of placement's rule does not hold of the legs that are there, when none is being moved.
     pub(super) fn placement_broken(&self) -> Vec<placement::Broken> {
         let ledger = self.ledger();
-        let moving = ledger.volumes.values().any(|found| found.legs.values().any(|leg| leg.replaces.is_some()));
+        let moving =
+            ledger.volumes.values().any(|found| found.legs.values().any(|leg| leg.replaces.is_some()));
         if moving {
             return Vec::new();
         }

@@ -148,7 +148,8 @@ impl World {
             return;
         };
         let before = self.raft.log.len();
-        let (now, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.raft.pending).into_iter().partition(ours);
+        let (now, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.raft.pending).into_iter().partition(ours);
         self.raft.pending = later;
         for pending in now {
             self.apply(&pending.command);
@@ -218,7 +219,7 @@ impl World {
         }
     }
 
-    fn deposed(&mut self, machine: usize) {
+    pub(super) fn deposed(&mut self, machine: usize) {
         self.machines[machine].seat.leading = false;
         self.tell_decider(machine, decider::Event::Lease(GrantorEvent::Deposed));
     }
@@ -273,16 +274,26 @@ impl World {
             return;
         }
         let grants = |other: usize, found: &Machine| {
-            let both = self.passes(Plane::Management, machine, other) && self.passes(Plane::Management, other, machine);
+            let both = self.passes(Plane::Management, machine, other)
+                && self.passes(Plane::Management, other, machine);
             let seat = &found.seat;
             let knows_a_leader = other != machine && self.now < seat.heard + LEADER_LEASE && seat.heard > 0;
             let may = !seat.wiped || self.bug == Some(Broken::WipedVoter);
             let shorter = (seat.stored, has(other)) <= (stored, pending);
-            both && self.lives(other) && !knows_a_leader && may && shorter && !(seat.leading && other != machine)
+            both && self.lives(other)
+                && !knows_a_leader
+                && may
+                && shorter
+                && !(seat.leading && other != machine)
         };
         let voters = &self.raft.log[stored].voters;
-        let granted: Vec<usize> =
-            self.machines.iter().enumerate().filter(|(at, found)| grants(*at, found)).map(|(at, _)| at).collect();
+        let granted: Vec<usize> = self
+            .machines
+            .iter()
+            .enumerate()
+            .filter(|(at, found)| grants(*at, found))
+            .map(|(at, _)| at)
+            .collect();
         let votes = |node: NodeId| granted.contains(&node_index(node));
         let own_node = self.machines[machine].node;
         if !voters.present().contains(&own_node) || !is_majority(voters, votes) {
@@ -317,10 +328,13 @@ impl World {
             ClusterCommand::VotersSettled
         } else {
             let Some(agent) = &self.machines[machine].agent else { return };
-            let recent = |at: &usize| self.now < agent.heard[*at] + 2_000 * MS && !self.machines[*at].seat.wiped;
+            let recent =
+                |at: &usize| self.now < agent.heard[*at] + 2_000 * MS && !self.machines[*at].seat.wiped;
             let heard = (0..self.machines.len()).filter(|at| *at == machine || recent(at));
             let live: BTreeSet<NodeId> = heard.map(|at| self.machines[at].node).collect();
-            let Some(preferred) = ledger.nodes.get(&NodeId(1)).and_then(|node| node.zone.clone()) else { return };
+            let Some(preferred) = ledger.nodes.get(&NodeId(1)).and_then(|node| node.zone.clone()) else {
+                return;
+            };
             let Some(set) = voters::wanted(&ledger, &live, &preferred) else { return };
             ClusterCommand::ChangeVoters(set)
         };

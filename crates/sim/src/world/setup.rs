@@ -9,9 +9,7 @@ use crate::hits::Hits;
 use crate::schedule::Schedule;
 use control::state::{Cache, Settings, State, Voters};
 use control::{ClusterCommand, Command};
-use model::{
-    BootId, DriveId, Mirror, NodeId, Pool, PoolDrive, PoolNode, PowerCycles, Provision, VolumeSize,
-};
+use model::{BootId, DriveId, Mirror, NodeId, Pool, PoolDrive, PoolNode, PowerCycles, Provision, VolumeSize};
 use std::collections::{BTreeMap, BinaryHeap};
 
 const DRIVES_PER_NODE: usize = 2;

@@ -169,7 +169,9 @@ impl World {
             match effect {
                 HolderEffect::Ask(request) => {
                     let seat = &self.machines[machine].seat;
-                    let Some(leader) = (if seat.leading { Some(machine) } else { seat.leader }) else { continue };
+                    let Some(leader) = (if seat.leading { Some(machine) } else { seat.leader }) else {
+                        continue;
+                    };
                     if let Some(delay) = self.message(machine, leader) {
                         self.post(delay, Event::Asked(leader, machine, request));
                     }
@@ -260,7 +262,8 @@ impl World {
         }
         agent.orders[volume].push_back(order);
         let agents = self.machines[machine].agents;
-        let delay = if self.random.u8(..) < 20 { self.random.u64(..60) * MS } else { self.random.u64(100..2000) };
+        let delay =
+            if self.random.u8(..) < 20 { self.random.u64(..60) * MS } else { self.random.u64(100..2000) };
         self.post(delay, Event::Engine(machine, volume, agents));
     }
 
@@ -272,7 +275,9 @@ impl World {
         match order {
             None => {}
             Some(Order::Look) => {
-                if let Some(look) = self.machines[machine].arrays[volume].as_ref().map(super::md::Array::looks) {
+                if let Some(look) =
+                    self.machines[machine].arrays[volume].as_ref().map(super::md::Array::looks)
+                {
                     self.tell_owner(machine, volume, owner::Event::Looked(look));
                 }
             }
