@@ -75,6 +75,8 @@ pub enum What {
     AgentKill(usize),
     /// The next writes to a drive fail.
     DriveError(usize),
+    /// The drives under a volume's in-sync legs all find an error by themselves.
+    AllLegsErr(usize),
     /// A drive is pulled and put back.
     DrivePull(usize),
     /// Some of what a drive is given it does only at the end.
@@ -150,14 +152,43 @@ impl Schedule {
             let for_ms = 4_000 + random.u64(..4_000);
             faults.push(Fault { at_ms: CALM_MS + random.u64(..6000), for_ms, what: What::NodePower(owner) });
         }
-        if random.u8(..) < 12 {
-            let late = faults.last().map_or(CALM_MS, |fault| fault.at_ms) + random.u64(..6_000);
-            faults.push(Fault { at_ms: late, for_ms: 3_000, what: What::ForceQuorum(random.usize(..2)) });
+        if random.u8(..) < 45 {
+            let at_ms = faults.iter().map(|fault| fault.at_ms).max().unwrap_or(CALM_MS) + random.u64(..4_000);
+            faults.extend(rare(&mut random, kind, at_ms));
         }
         faults.sort_by_key(|fault| fault.at_ms);
         let end = |fault: &Fault| fault.at_ms + fault.for_ms;
         let mended_ms = faults.iter().map(end).max().unwrap_or(0).max(12_000) + random.u64(..2_000);
         Self { seed, kind, volatile, faults, mended_ms }
+    }
+}
+
+/// What hardly ever comes together by chance: the last leg's end and a forced quorum, in each of a volume's phases.
+fn rare(random: &mut fastrand::Rng, kind: Kind, at_ms: u64) -> Vec<Fault> {
+    let volume = random.usize(..kind.volumes().len());
+    let node = random.usize(..kind.nodes());
+    let end = if random.bool() { What::AllLegsErr(volume) } else { What::ForceQuorum(node % 2) };
+    let fault = |after_ms, for_ms, what| Fault { at_ms: at_ms + after_ms, for_ms, what };
+    match random.u8(..5) {
+        // Open.
+        0 => vec![fault(0, 3_000, end)],
+        1 => vec![fault(0, 0, What::Close(volume)), fault(random.u64(150..1_200), 3_000, end)],
+        2 => {
+            // No storage between the racks: the owner can't assemble, and does not give up for 3 s.
+            let cut = What::RoomCut(Plane::Storage, Way::Both);
+            let takeover = What::Takeover(volume, node);
+            vec![fault(0, 6_000, cut), fault(50, 0, takeover), fault(random.u64(300..2_500), 3_000, end)]
+        }
+        3 => {
+            // A target that does not answer: its fence is waited for.
+            let takeover = What::Takeover(volume, (node + 1) % kind.nodes());
+            let freeze = What::Freeze(node, false);
+            vec![fault(0, 3_000, freeze), fault(150, 0, takeover), fault(random.u64(200..1_000), 3_000, end)]
+        }
+        _ => {
+            let errors = What::AllLegsErr(volume);
+            vec![fault(0, 0, errors), fault(random.u64(100..2_000), 3_000, What::ForceQuorum(node % 2))]
+        }
     }
 }
 
@@ -242,6 +273,9 @@ impl fmt::Display for Fault {
             }
             What::AgentKill(node) => write!(f, "the agent of node-{} killed, back in {lasts} ms", node + 1),
             What::DriveError(drive) => write!(f, "the next writes to drive-{} fail", drive + 1),
+            What::AllLegsErr(volume) => {
+                write!(f, "every in-sync leg of volume-{} reports an error", volume + 1)
+            }
             What::DrivePull(drive) => write!(f, "drive-{} pulled for {lasts} ms", drive + 1),
             What::DriveStall(drive) => write!(f, "drive-{} stalls for {lasts} ms", drive + 1),
             What::ClockJump(node) => write!(f, "the clock of node-{} jumps an hour ahead", node + 1),

@@ -134,7 +134,7 @@ impl Up {
                 }
                 effects.push(Effect::Look);
             }
-            Event::Looked(look) => self.looked(sight, &look, effects),
+            Event::Looked(look) => self.looked(&look, effects),
             Event::Rebuilding { done_bytes, total_bytes } => {
                 if let Some(rebuild) = &mut self.rebuild {
                     rebuild.progress.report(sight.now, done_bytes, total_bytes);
@@ -152,7 +152,7 @@ impl Up {
     }
 
     /// Lets go and releases, one answer at a time, and nothing while an error is not committed.
-    fn looked(&mut self, sight: &Sight<'_>, look: &Look, effects: &mut Vec<Effect>) {
+    fn looked(&mut self, look: &Look, effects: &mut Vec<Effect>) {
         let failed = |leg: &LegId| look.legs.get(leg) == Some(&LegLook::Failed);
         self.errored = self
             .legs
@@ -201,7 +201,7 @@ impl Up {
         if self.compare(volume, effects) {
             effects.push(Effect::Look);
         }
-        let errored = self.errored.iter().filter(|leg| self.is_in(leg));
+        let errored = self.errored.iter().filter(|leg| self.is_in(**leg));
         effects.extend(errored.filter_map(|leg| suspect(sight, *leg)));
         let hopeless = |held: &Held| held.standing == Standing::In && sight.is_hopeless(held.gate, held.node);
         // One that erred does not count: if it is all that would be left, the one without path is the better.
@@ -214,8 +214,8 @@ impl Up {
         }
     }
 
-    fn is_in(&self, leg: &LegId) -> bool {
-        self.legs.get(leg).is_some_and(|held| held.standing == Standing::In)
+    fn is_in(&self, leg: LegId) -> bool {
+        self.legs.get(&leg).is_some_and(|held| held.standing == Standing::In)
     }
 
     /// Holds the legs against the ledger's; whether one was taken out of the set.

@@ -32,6 +32,7 @@ impl World {
                     self.drive_reports(drive);
                 }
             }
+            What::AllLegsErr(volume) => self.all_legs_err(volume),
             What::DrivePull(drive) => self.pull(drive),
             What::DriveStall(drive) => self.drives[drive].stalls_until = self.now + fault.for_ms * MS,
             What::ClockJump(node) => self.jump(node, 3_600_000),
@@ -222,6 +223,19 @@ impl World {
         let machine = &mut self.machines[node];
         machine.seat = Seat { wiped: true, ..Seat::default() };
         machine.floors.clear();
+    }
+
+    fn all_legs_err(&mut self, volume: usize) {
+        let ledger = self.ledger();
+        let Some(found) = ledger.volumes.get(&volume_id(volume)) else { return };
+        for (leg, _) in found.in_sync() {
+            let Some(drive) = self.disks[volume].get(&leg.0).map(|disk| disk.drive) else { continue };
+            self.drives[drive].errors += 1;
+            let machine = self.drives[drive].node;
+            if self.lives(machine) {
+                self.tell_target(machine, control::target::Event::Errored((volume_id(volume), leg)));
+            }
+        }
     }
 
     /// Placement finds the leg another drive.

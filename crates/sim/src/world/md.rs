@@ -208,7 +208,7 @@ impl World {
 
     /// Bursts with pauses: chunks grow cold in between.
     fn think(&mut self) -> u64 {
-        if self.random.u8(..) < 200 { self.random.u64(1..120) * MS } else { self.random.u64(300..2500) * MS }
+        if self.random.u8(..) < 215 { self.random.u64(1..100) * MS } else { self.random.u64(300..2500) * MS }
     }
 
     pub(super) fn user(&mut self, machine: usize, volume: usize, id: u32, users: u32, slot: u8) {

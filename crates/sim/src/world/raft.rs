@@ -296,7 +296,11 @@ impl World {
             .collect();
         let votes = |node: NodeId| granted.contains(&node_index(node));
         let own_node = self.machines[machine].node;
-        if !voters.present().contains(&own_node) || !is_majority(voters, votes) {
+        let stands = match voters {
+            Voters::Settled(set) => set.contains(&own_node),
+            Voters::Changing { from, to } => from.contains(&own_node) || to.contains(&own_node),
+        };
+        if !stands || !is_majority(voters, votes) {
             return;
         }
         let highest = granted.iter().map(|at| self.machines[*at].seat.term).max().unwrap_or(term);
