@@ -93,6 +93,8 @@ pub enum What {
     MoveLeg(usize, u16),
     /// An operator takes a volume over by force.
     Takeover(usize, usize),
+    /// Somebody wants a volume's epoch activated, again and again.
+    Activate(usize),
     /// An operator declares a leg of a volume good, whatever the ledger says.
     Override(usize, u16),
     /// A rack and the witness are gone for good; an operator forces a quorum with the others.
@@ -137,7 +139,7 @@ impl Schedule {
     pub fn of(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed ^ 0x5eed_0f5c_4ed0_1e50);
         let kind = if random.u8(..) < 128 { Kind::OnePlusOne } else { Kind::TwoPlusTwo };
-        let volatile = random.u8(..) < 64;
+        let mut volatile = random.u8(..) < 64;
         let mut faults = Vec::new();
         let count = 3 + random.usize(..6);
         // Faults that come together are worse than those that come one by one.
@@ -155,6 +157,12 @@ impl Schedule {
         if random.u8(..) < 45 {
             let at_ms = faults.iter().map(|fault| fault.at_ms).max().unwrap_or(CALM_MS) + random.u64(..4_000);
             faults.extend(rare(&mut random, kind, at_ms));
+        }
+        if random.u8(..) < 50 {
+            let at_ms = CALM_MS + random.u64(..8_000);
+            let (late, forgets) = ghosts(&mut random, kind, at_ms);
+            volatile |= forgets;
+            faults.extend(late);
         }
         faults.sort_by_key(|fault| fault.at_ms);
         let end = |fault: &Fault| fault.at_ms + fault.for_ms;
@@ -188,6 +196,36 @@ fn rare(random: &mut fastrand::Rng, kind: Kind, at_ms: u64) -> Vec<Fault> {
         _ => {
             let errors = What::AllLegsErr(volume);
             vec![fault(0, 0, errors), fault(random.u64(100..2_000), 3_000, What::ForceQuorum(node % 2))]
+        }
+    }
+}
+
+/// What was written before comes after what was written later: old writes that a drive does late, old confirmations. And whether a drive must
+/// be able to forget for it to be seen.
+fn ghosts(random: &mut fastrand::Rng, kind: Kind, at_ms: u64) -> (Vec<Fault>, bool) {
+    let volume = random.usize(..kind.volumes().len());
+    let node = random.usize(..kind.nodes());
+    let other = (node + 1 + random.usize(..kind.nodes() - 1)) % kind.nodes();
+    let fault = |after_ms, for_ms, what| Fault { at_ms: at_ms + after_ms, for_ms, what };
+    let stalls = |after_ms, for_ms| [0, 1].map(|at| fault(after_ms, for_ms, What::DriveStall(2 * node + at)));
+    match random.u8(..3) {
+        // A write is stuck in a drive when its leg is fenced.
+        0 => {
+            let mut faults = stalls(0, 1_500 + random.u64(..2_500)).to_vec();
+            faults.push(fault(20 + random.u64(..600), 0, What::Takeover(volume, other)));
+            (faults, false)
+        }
+        // A write was long on its way when it got stuck: its path is lost and back before the target finds it old.
+        1 => {
+            let mut faults = stalls(200 + random.u64(..500), 700 + random.u64(..900)).to_vec();
+            faults.push(fault(0, 950 + random.u64(..250), What::NodeCut(node, Plane::Storage, Way::Both)));
+            (faults, false)
+        }
+        // Fences are confirmed, and then everybody restarts.
+        _ => {
+            let takeover = What::Takeover(volume, other);
+            let off = fault(2 + random.u64(..30), 500 + random.u64(..1_000), What::AllPower);
+            (vec![fault(0, 0, takeover), off, fault(1_000, 6_000, What::Activate(volume))], true)
         }
     }
 }
@@ -287,6 +325,9 @@ impl fmt::Display for Fault {
             What::MoveLeg(volume, leg) => write!(f, "volume-{}: leg-{} moved", volume + 1, leg + 1),
             What::Takeover(volume, node) => {
                 write!(f, "volume-{} taken over by node-{}", volume + 1, node + 1)
+            }
+            What::Activate(volume) => {
+                write!(f, "activations of volume-{} are asked for, for {lasts} ms", volume + 1)
             }
             What::Override(volume, leg) => {
                 write!(f, "volume-{}: leg-{} declared good by an operator", volume + 1, leg + 1)

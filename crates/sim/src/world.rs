@@ -88,6 +88,10 @@ pub(crate) enum Event {
     Boot(usize),
     /// An agent starts: machine, run.
     Agent(usize, u32),
+    /// Somebody asks for a volume's activation.
+    Activate(usize),
+    /// A leg could not be given out: machine, volume, leg.
+    NotGiven(usize, usize, u16),
     /// A fault begins.
     Fault(usize),
     /// It ends.
@@ -291,6 +295,8 @@ impl World {
             }
             Event::Boot(machine) => self.boot(machine),
             Event::Agent(machine, run) => self.start_agent(machine, run),
+            Event::Activate(volume) => self.ask(volume, control::VolumeCommand::Activate),
+            Event::NotGiven(machine, volume, leg) => self.not_given(machine, volume, leg),
             Event::Fault(fault) => self.fault(fault),
             Event::Mend(fault) => self.mend(fault),
             Event::Mended => self.all_mended(),
@@ -404,10 +410,16 @@ fn whose(event: &Event) -> Option<usize> {
         | Event::Copy(machine, ..)
         | Event::Stop(machine, ..)
         | Event::User(machine, ..)
+        | Event::NotGiven(machine, ..)
         | Event::Agent(machine, _) => Some(*machine),
         Event::Arrive(io) | Event::Land(io) => Some(io.to),
         Event::Answer(io, _) => Some(io.from),
-        Event::Boot(_) | Event::Fault(_) | Event::Mend(_) | Event::Mended | Event::Operator => None,
+        Event::Activate(_)
+        | Event::Boot(_)
+        | Event::Fault(_)
+        | Event::Mend(_)
+        | Event::Mended
+        | Event::Operator => None,
     }
 }
 

@@ -55,6 +55,9 @@ impl World {
                 let owner = self.machines[node].node;
                 self.ask(volume, VolumeCommand::Takeover { owner });
             }
+            What::Activate(volume) => {
+                (0..fault.for_ms / 4).for_each(|at| self.post(at * 4 * MS, Event::Activate(volume)));
+            }
             What::Override(volume, leg) => self.override_by_force(volume, LegId(leg + 1)),
             What::ForceQuorum(rack) => {
                 let mut lost = self.rack(rack);

@@ -207,12 +207,16 @@ impl World {
     pub(super) fn give_out(&mut self, machine: usize, volume: usize, leg: u16, key: Key, to: usize) {
         let drive = self.disk(volume, leg).drive;
         if !self.drives[drive].present {
-            self.tell_target(machine, target::Event::Failed((volume_id(volume), LegId(leg))));
+            self.post(10 * MS, Event::NotGiven(machine, volume, leg));
             return;
         }
         let errors = self.drives[drive].errors;
         let disk = self.disk(volume, leg);
         (disk.given, disk.errors_then, disk.conn_min) = (Some((key, to)), errors, 0);
+    }
+
+    pub(super) fn not_given(&mut self, machine: usize, volume: usize, leg: u16) {
+        self.tell_target(machine, target::Event::Failed((volume_id(volume), LegId(leg))));
     }
 
     /// Threads that wait for a barrier end with the agent.
