@@ -223,9 +223,11 @@ fn ghosts(random: &mut fastrand::Rng, kind: Kind, at_ms: u64) -> (Vec<Fault>, bo
         }
         // Fences are confirmed, and then everybody restarts.
         _ => {
-            let takeover = What::Takeover(volume, other);
-            let off = fault(2 + random.u64(..30), 500 + random.u64(..1_000), What::AllPower);
-            (vec![fault(0, 0, takeover), off, fault(1_000, 6_000, What::Activate(volume))], true)
+            let last = kind.nodes() - 1;
+            let takeover = fault(50, 0, What::Takeover(volume, last));
+            let freeze = fault(0, 700, What::Freeze(random.usize(..last), false));
+            let off = fault(100 + random.u64(..800), 500 + random.u64(..1_000), What::AllPower);
+            (vec![freeze, takeover, off, fault(1_500, 6_000, What::Activate(volume))], true)
         }
     }
 }

@@ -181,8 +181,10 @@ impl World {
         let id = array.id;
         let key = |incarnation| Key { epoch: array.epoch, incarnation };
         let takes_part = |(at, member): (&u16, &Member)| {
-            let local = member.home == machine && member.inc > model::Incarnation(0);
-            let reached = self.reaches(machine, volume, *at, key(member.inc)) || (local && *at != leg.id.0);
+            // A local device is there whether its target has given it out or not.
+            let local = member.home == machine && member.path;
+            let there = self.disks[volume].get(at).is_some_and(|disk| self.drives[disk.drive].present);
+            let reached = self.reaches(machine, volume, *at, key(member.inc)) || (local && there);
             (!member.failed && reached).then_some(*at)
         };
         let all: Vec<u16> = array.members.iter().filter_map(takes_part).collect();

@@ -218,7 +218,9 @@ impl World {
             .filter(|other| *other != node);
         let latest = self.raft.log.len() - 1;
         let enough = matches!(&ledger.voters, Voters::Settled(set) if set.len() > 2);
-        let kept = others.into_iter().any(|other| self.machines[other].seat.stored == latest);
+        let others: Vec<usize> = others.collect();
+        let kept = others.iter().any(|other| self.machines[*other].seat.stored == latest);
+        let enough = enough && others.iter().all(|other| self.lives(*other));
         if self.wiped || forced || !enough || !kept {
             return;
         }

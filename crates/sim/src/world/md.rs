@@ -319,7 +319,10 @@ impl World {
         own.sent_at = Some(now);
         let kind = own.kind;
         let io = Io { volume, leg, from: machine, array: array_id, conn, to, key, uid, id, kind };
-        let delay = if to == machine { 5 } else { 40 + self.random.u64(..120) };
+        if to == machine {
+            return self.arrive(io);
+        }
+        let delay = 40 + self.random.u64(..120);
         self.post(delay, Event::Arrive(io));
     }
 

@@ -148,11 +148,27 @@ impl World {
             return;
         };
         let before = self.raft.log.len();
-        let (now, later): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.raft.pending).into_iter().partition(ours);
+        // A joint set of voters counts from its own entry on: that needs both majorities, and what comes after it waits.
+        let follows = |node: NodeId| answered & (1 << node_index(node)) != 0;
+        let joint = |command: &Command| match command {
+            Command::Cluster(ClusterCommand::ChangeVoters(to)) => {
+                is_majority(&Voters::Settled(to.clone()), follows)
+            }
+            _ => true,
+        };
+        let mut waits = false;
+        let (mut now, mut later) = (Vec::new(), Vec::new());
+        for pending in std::mem::take(&mut self.raft.pending) {
+            let own = pending.leader == leader;
+            waits |= own && !joint(&pending.command);
+            if own && !waits { now.push(pending) } else { later.push(pending) }
+        }
         self.raft.pending = later;
         for pending in now {
             self.apply(&pending.command);
+        }
+        if waits {
+            self.post(60 * MS, Event::Commit(leader));
         }
         if self.raft.log.len() == before {
             return;
