@@ -14,6 +14,10 @@ pub enum Broken {
     WipedVoter,
     /// The owner's own leg has no gate: a drive that is pulled is an error to md, and no error to the drive.
     UngatedOwnLeg,
+    /// A target takes its fence for done while I/O is in flight.
+    NoBarrier,
+    /// The owner's own leg is rebuilt before its target has given it out.
+    OwnLegTooEarly,
     /// A path that was lost is used again although the target may still have I/O that was sent before.
     PathBackAtOnce,
     /// Drives that are taken to be safe lose their cache with their power.
@@ -38,6 +42,8 @@ impl Broken {
                 Self::GateTimesOut,
                 Self::WipedVoter,
                 Self::UngatedOwnLeg,
+                Self::NoBarrier,
+                Self::OwnLegTooEarly,
                 Self::PathBackAtOnce,
                 Self::LyingCache,
             ];

@@ -208,7 +208,7 @@ fn ghosts(random: &mut fastrand::Rng, kind: Kind, at_ms: u64) -> (Vec<Fault>, bo
     let other = (node + 1 + random.usize(..kind.nodes() - 1)) % kind.nodes();
     let fault = |after_ms, for_ms, what| Fault { at_ms: at_ms + after_ms, for_ms, what };
     let stalls = |after_ms, for_ms| [0, 1].map(|at| fault(after_ms, for_ms, What::DriveStall(2 * node + at)));
-    match random.u8(..3) {
+    match random.u8(..4) {
         // A write is stuck in a drive when its leg is fenced.
         0 => {
             let mut faults = stalls(0, 1_500 + random.u64(..2_500)).to_vec();
@@ -221,13 +221,14 @@ fn ghosts(random: &mut fastrand::Rng, kind: Kind, at_ms: u64) -> (Vec<Fault>, bo
             faults.push(fault(0, 950 + random.u64(..250), What::NodeCut(node, Plane::Storage, Way::Both)));
             (faults, false)
         }
-        // Fences are confirmed, and then everybody restarts.
+        // A fence is confirmed, and then its node restarts, while another's is still waited for.
         _ => {
             let last = kind.nodes() - 1;
-            let takeover = fault(50, 0, What::Takeover(volume, last));
-            let freeze = fault(0, 700, What::Freeze(random.usize(..last), false));
-            let off = fault(100 + random.u64(..800), 500 + random.u64(..1_000), What::AllPower);
-            (vec![freeze, takeover, off, fault(1_500, 6_000, What::Activate(volume))], true)
+            let mut faults = [0, 1].map(|drive| fault(0, 2_500, What::DriveStall(drive))).to_vec();
+            faults.push(fault(150, 0, What::Takeover(volume, 0)));
+            faults.push(fault(160 + random.u64(..60), 10, What::NodePower(last)));
+            faults.push(fault(600, 1_500, What::Activate(volume)));
+            (faults, true)
         }
     }
 }

@@ -50,6 +50,25 @@ fn an_error_is_proposed_until_the_ledger_says_so() {
     assert_eq!(owner.step(Moment(410), &ledger, Event::Look), [Effect::Look]);
 }
 
+/// Its own late proposal opens the volume while it assembles once more.
+#[test]
+fn an_assembly_does_not_go_on_in_a_volume_that_was_opened_without_it() {
+    let (ledger, mut owner) = up();
+    owner.step(Moment(10), &ledger, Event::LeaseLost);
+    let epoch = volume(&ledger).epoch;
+    // It has not seen yet that the volume is open: to it, nobody was let in.
+    let mut lagging = ledger.clone();
+    lagging.volumes.get_mut(&VOLUME).unwrap().phase =
+        Phase::Opening { boot: boot(NodeId(1), 1), make_equal: true };
+    lagging.volumes.get_mut(&VOLUME).unwrap().map_sequence = MapSequence(0);
+    owner.step(Moment(20), &lagging, Event::Stopped { epoch, flushed: false });
+    owner.step(Moment(30), &lagging, Event::Leased);
+    assert!(matches!(owner.stage(), Stage::Assembling(..)));
+    let takeover = VolumeCommand::Takeover { owner: NodeId(1) };
+    let effects = owner.step(Moment(40), &ledger, Event::Look);
+    assert_eq!(effects, [Effect::Propose(Command::Volume(VOLUME, epoch, takeover))]);
+}
+
 /// The leg without path has every acknowledged write; the other may not.
 #[test]
 fn a_leg_without_path_is_kept_if_all_others_have_erred() {

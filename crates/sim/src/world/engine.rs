@@ -7,6 +7,7 @@ use super::judge::Start;
 use super::md::{Array, Member, Recover};
 use super::target::chunk_of;
 use super::{ALL_BITS, BLOCKS, CHUNKS, Event, IoKind, MS, World, node_index, volume_id};
+use crate::bugs::Broken;
 use control::LegRef;
 use control::owner::{self, Assembly, Stage};
 use control::state::Base;
@@ -181,8 +182,9 @@ impl World {
         let id = array.id;
         let key = |incarnation| Key { epoch: array.epoch, incarnation };
         let takes_part = |(at, member): (&u16, &Member)| {
-            // A local device is there whether its target has given it out or not.
-            let local = member.home == machine && member.path;
+            // A local device is there whether its target has given it out or not; it is used when it has.
+            let early = *at != leg.id.0 || self.bug == Some(Broken::OwnLegTooEarly);
+            let local = member.home == machine && member.path && early;
             let there = self.disks[volume].get(at).is_some_and(|disk| self.drives[disk.drive].present);
             let reached = self.reaches(machine, volume, *at, key(member.inc)) || (local && there);
             (!member.failed && reached).then_some(*at)

@@ -176,7 +176,8 @@ impl World {
         let machine = drive.node;
         let member = self.machines[machine].arrays[volume].as_ref().and_then(|array| array.members.get(&leg));
         let held = member.is_some_and(|member| member.inc < floor.incarnation && member.path);
-        if !disk.in_flight.is_empty() || held || !drive.present || !self.lives(machine) {
+        let in_flight = !disk.in_flight.is_empty() && self.bug != Some(Broken::NoBarrier);
+        if in_flight || held || !drive.present || !self.lives(machine) {
             return;
         }
         let errored = drive.errors > disk.errors_then;
