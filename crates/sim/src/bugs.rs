@@ -1,5 +1,7 @@
 //! Rules that can be broken on purpose, to see that the rung notices.
 
+#[cfg(feature = "seeded-bugs")]
+use control::bug::Bug;
 use control::bug::Bugs;
 
 /// A rule, broken.
@@ -7,7 +9,7 @@ use control::bug::Bugs;
 pub enum Broken {
     /// One of the deciding code's.
     #[cfg(feature = "seeded-bugs")]
-    Control(control::bug::Bug),
+    Control(Bug),
     /// A gate fails what it holds by itself when its path is lost.
     GateTimesOut,
     /// A machine that has lost its ledger votes again under its old id.
@@ -48,12 +50,22 @@ impl Broken {
                 Self::LyingCache,
             ];
             let named = |name: String, broken| (kebab(&name), broken);
-            let control = control::bug::Bug::ALL.map(|bug| named(format!("{bug:?}"), Self::Control(bug)));
+            let control = Bug::ALL.map(|bug| named(format!("{bug:?}"), Self::Control(bug)));
             control.into_iter().chain(own.map(|broken| named(format!("{broken:?}"), broken))).collect()
         };
         #[cfg(not(feature = "seeded-bugs"))]
         let found = Vec::new();
         found
+    }
+
+    /// Whether this rung can't see it, and `control`'s model check does: what is fenced too early is not given out before its barrier
+    /// is through, and a confirmation of an earlier run counts only in the moment between a registration and the next confirmation.
+    pub fn only_elsewhere(self) -> bool {
+        match self {
+            #[cfg(feature = "seeded-bugs")]
+            Self::Control(bug) => matches!(bug, Bug::SkipBarrier | Bug::AnyRunConfirms),
+            _ => false,
+        }
     }
 
     /// The one of a name; `None`: this build has none of that name.

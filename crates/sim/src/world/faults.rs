@@ -221,7 +221,7 @@ impl World {
         let others: Vec<usize> = others.collect();
         let kept = others.iter().any(|other| self.machines[*other].seat.stored == latest);
         let enough = enough && others.iter().all(|other| self.lives(*other));
-        if self.wiped || forced || !enough || !kept {
+        if self.wiped || forced || !enough || !kept || self.raft.is_changing() {
             return;
         }
         self.wiped = true;

@@ -53,6 +53,13 @@ impl Raft {
         Self { log: vec![Rc::new(state)], pending: Vec::new() }
     }
 
+    /// Whether a set of voters has been proposed that is not committed: who is to vote in it can't be spared any more.
+    pub(crate) fn is_changing(&self) -> bool {
+        let changes =
+            |pending: &Pending| matches!(pending.command, Command::Cluster(ClusterCommand::ChangeVoters(_)));
+        self.pending.iter().any(changes)
+    }
+
     /// Everything that was not stored by the survivors is gone.
     pub(crate) fn begin_anew(&mut self, stored: usize) {
         self.log.truncate(stored + 1);
@@ -150,8 +157,12 @@ impl World {
         let before = self.raft.log.len();
         // A joint set of voters counts from its own entry on: that needs both majorities, and what comes after it waits.
         let follows = |node: NodeId| answered & (1 << node_index(node)) != 0;
+        let ledger = self.ledger();
         let joint = |command: &Command| match command {
-            Command::Cluster(ClusterCommand::ChangeVoters(to)) => {
+            // One that will be refused changes nothing.
+            Command::Cluster(ClusterCommand::ChangeVoters(to))
+                if to.iter().all(|node| ledger.is_member(*node)) =>
+            {
                 is_majority(&Voters::Settled(to.clone()), follows)
             }
             _ => true,
