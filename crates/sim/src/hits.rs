@@ -24,11 +24,15 @@ impl Hits {
             match event {
                 Event::Leg(_, _, from, cause, to) => {
                     let at = LEGS.iter().position(|row| *row == (*from, *cause, *to));
-                    at.into_iter().for_each(|at| self.legs[at] += 1);
+                    if let Some(at) = at {
+                        self.legs[at] += 1;
+                    }
                 }
                 Event::Volume(_, _, from, cause, to) => {
                     let at = VOLUMES.iter().position(|row| *row == (*from, *cause, *to));
-                    at.into_iter().for_each(|at| self.volumes[at] += 1);
+                    if let Some(at) = at {
+                        self.volumes[at] += 1;
+                    }
                 }
                 _ => {}
             }

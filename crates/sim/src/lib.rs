@@ -12,6 +12,8 @@ mod bugs;
 pub mod campaign;
 mod hits;
 pub mod schedule;
+#[cfg(test)]
+mod tests;
 mod world;
 
 pub use bugs::Broken;

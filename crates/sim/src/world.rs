@@ -1,7 +1,7 @@
 //! A cluster in virtual time: the real deciding code, and around it machines, drives, links, a kernel and Raft, all simulated.
 //!
 //! Everything that happens is an [`Event`] at a time, µs; events at the same time come in the order in which they were ordered. A frozen
-//! machine's events wait for it; those of a run that is over are void. `shell` is what an agent is around the roles, `md` the owner's
+//! machine's events wait for it; those of a run that is over are void. `shell` is what an agent is around the roles, `md` and `gate` the owner's
 //! kernel, `target` the target's and the drives, `raft` the ledger, `engine` assembling and rebuilding, `faults` what goes wrong, `operator` what people and
 //! the API do, `judge` what must hold.
 //!
@@ -9,6 +9,7 @@
 
 mod engine;
 mod faults;
+mod gate;
 mod judge;
 mod md;
 mod operator;
@@ -383,7 +384,7 @@ impl World {
 
     pub(crate) fn tell(&mut self, line: impl FnOnce(&Self) -> String) {
         if self.story.is_some() {
-            let line = format!("{:>10.3} ms  {}", self.now as f64 / 1000.0, line(self));
+            let line = format!("{:>6}.{:03} ms  {}", self.now / MS, self.now % MS, line(self));
             self.story.iter_mut().for_each(|story| story.push(line.clone()));
         }
     }

@@ -249,7 +249,9 @@ impl World {
         let Some(found) = ledger.volumes.get(&volume_id(volume)) else { return };
         let Some(old) = found.legs.get(&leg) else { return };
         let new = found.leg_minted.next();
-        let moved = placement::replace(&self.pool, &self.legs_there(), (volume_id(volume), leg), new);
+        // What was asked for and has not been seen yet may still be committed.
+        let taken: Vec<_> = self.legs_there().into_iter().chain(self.planned.iter().cloned()).collect();
+        let moved = placement::replace(&self.pool, &taken, (volume_id(volume), leg), new);
         let Ok(placed) = moved else { return };
         let leg = control::LegRef { id: leg, incarnation: old.incarnation };
         let command = VolumeCommand::MoveLeg { leg, to: placed.drive };

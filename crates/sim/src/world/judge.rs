@@ -308,15 +308,15 @@ impl World {
                 }
             }
             Some((volume, state)) if self.now > self.judge.mended_at + PROGRESS_US => {
-                let owner = self.owner_at(volume).map_or(0, |owner| owner + 1);
-                let stage = owner.checked_sub(1).and_then(|owner| self.machines[owner].agent.as_ref());
-                let stage = stage.map(|agent| format!("{:?}", agent.owners[volume].stage()));
-                let array =
-                    owner.checked_sub(1).and_then(|owner| self.machines[owner].arrays[volume].as_ref());
-                let stage = format!("{stage:?}, {array:?}");
+                let owner = self.owner_at(volume).unwrap_or(0);
+                let role = self.machines[owner].agent.as_ref().map(|agent| agent.owners[volume].stage());
+                let array = self.machines[owner].arrays[volume].as_ref();
+                let there = format!("{role:?}, {array:?}");
                 self.broke(format!(
-                    "all was mended {} s ago, and volume-{} takes no write: {state}; owner node-{owner}: {stage}",
-                    PROGRESS_US / 1_000_000, volume + 1
+                    "all was mended {} s ago, and volume-{} takes no write: {state}; owner node-{}: {there}",
+                    PROGRESS_US / 1_000_000,
+                    volume + 1,
+                    owner + 1
                 ));
             }
             Some(_) => {}

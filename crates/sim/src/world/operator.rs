@@ -48,7 +48,9 @@ impl World {
             let gone = |leg| ledger.node_of(leg).is_none_or(|node| self.machines[node_index(node)].gone);
             if self.mended && found.phase != Phase::Offline && found.in_sync().all(|(_, leg)| gone(leg)) {
                 let other = found.legs.iter().find(|(_, leg)| !gone(leg)).map(|(leg, _)| *leg);
-                other.into_iter().for_each(|leg| self.override_by_force(volume, leg));
+                if let Some(leg) = other {
+                    self.override_by_force(volume, leg);
+                }
             }
             if found.phase == Phase::Offline && (self.mended || ledger.incarnation.0 > 1) {
                 self.override_offline(volume);

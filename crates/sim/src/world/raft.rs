@@ -321,13 +321,13 @@ impl World {
             .filter(|(at, found)| grants(*at, found))
             .map(|(at, _)| at)
             .collect();
-        let votes = |node: NodeId| granted.contains(&node_index(node));
+        let grants_it = |node: NodeId| granted.contains(&node_index(node));
         let own_node = self.machines[machine].node;
         let stands = match voters {
             Voters::Settled(set) => set.contains(&own_node),
             Voters::Changing { from, to } => from.contains(&own_node) || to.contains(&own_node),
         };
-        if !stands || !is_majority(voters, votes) {
+        if !stands || !is_majority(voters, grants_it) {
             return;
         }
         let highest = granted.iter().map(|at| self.machines[*at].seat.term).max().unwrap_or(term);

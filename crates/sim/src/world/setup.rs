@@ -128,7 +128,7 @@ fn pool(nodes: usize) -> Pool {
 }
 
 fn zone(node: usize) -> model::ZoneName {
-    if node % 2 == 0 { "zone1" } else { "zone2" }.parse().expect("a zone's name")
+    if node.is_multiple_of(2) { "zone1" } else { "zone2" }.parse().expect("a zone's name")
 }
 
 fn apply(state: &mut State, command: ClusterCommand) -> Result<(), String> {
