@@ -58,8 +58,8 @@ impl Broken {
         found
     }
 
-    /// Whether this rung can't see it, and `control`'s model check does: what is fenced too early is not given out before its barrier
-    /// is through, and a confirmation of an earlier run counts only in the moment between a registration and the next confirmation.
+    /// Whether this rung hardly sees it or can't, and `control`'s model check does: what is fenced too early is not given out before its
+    /// barrier is through, and a confirmation of an earlier run counts only in the moment between a registration and the next confirmation.
     pub fn only_elsewhere(self) -> bool {
         match self {
             #[cfg(feature = "seeded-bugs")]

@@ -158,7 +158,7 @@ impl Schedule {
             let at_ms = faults.iter().map(|fault| fault.at_ms).max().unwrap_or(CALM_MS) + random.u64(..4_000);
             faults.extend(rare(&mut random, kind, at_ms));
         }
-        if random.u8(..) < 50 {
+        if random.u8(..) < 80 {
             let at_ms = CALM_MS + random.u64(..8_000);
             let (late, forgets) = ghosts(&mut random, kind, at_ms);
             volatile |= forgets;
@@ -208,7 +208,7 @@ fn ghosts(random: &mut fastrand::Rng, kind: Kind, at_ms: u64) -> (Vec<Fault>, bo
     let other = (node + 1 + random.usize(..kind.nodes() - 1)) % kind.nodes();
     let fault = |after_ms, for_ms, what| Fault { at_ms: at_ms + after_ms, for_ms, what };
     let stalls = |after_ms, for_ms| [0, 1].map(|at| fault(after_ms, for_ms, What::DriveStall(2 * node + at)));
-    match random.u8(..4) {
+    match random.u8(..7) {
         // A write is stuck in a drive when its leg is fenced.
         0 => {
             let mut faults = stalls(0, 1_500 + random.u64(..2_500)).to_vec();
@@ -220,6 +220,25 @@ fn ghosts(random: &mut fastrand::Rng, kind: Kind, at_ms: u64) -> (Vec<Fault>, bo
             let mut faults = stalls(200 + random.u64(..500), 700 + random.u64(..900)).to_vec();
             faults.push(fault(0, 950 + random.u64(..250), What::NodeCut(node, Plane::Storage, Way::Both)));
             (faults, false)
+        }
+        // One leg is being let go when another errs.
+        2 => {
+            let error = What::DriveError(2 * other + random.usize(..2));
+            let off = fault(0, 4_000, What::NodePower(node));
+            (vec![off, fault(700 + random.u64(..700), 0, error)], false)
+        }
+        // A rebuild is stuck in a drive when the volume goes to that drive's node.
+        3 => {
+            let mut faults = stalls(1_600, 5_000).to_vec();
+            faults.push(fault(0, 1_500, What::NodePower(node)));
+            faults.push(fault(3_200 + random.u64(..2_000), 0, What::HandOver(volume, node)));
+            (faults, false)
+        }
+        // The witness loses what one rack has not heard of, and then the other rack is gone.
+        4 => {
+            let cut = fault(0, 4_000 + random.u64(..1_000), What::RoomCut(Plane::All, Way::Both));
+            let wipe = fault(2_800, 300, What::Wipe(kind.nodes()));
+            (vec![cut, wipe, fault(4_000, 5_000, What::RackPower(node % 2))], false)
         }
         // A fence is confirmed, and then its node restarts, while another's is still waited for.
         _ => {
