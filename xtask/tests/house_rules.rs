@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may depend on whom, among our own crates. A new edge is a decision: make it here and in docs/ARCHITECTURE.md.
-const EDGES: [(&str, &[&str]); 15] = [
+const EDGES: [(&str, &[&str]); 18] = [
     ("model", &[]),
     ("template", &["model"]),
     ("network", &["model"]),
@@ -17,8 +17,11 @@ const EDGES: [(&str, &[&str]); 15] = [
     ("sim", &["control", "model", "placement"]),
     ("vm", &[]),
     ("hands", &[]),
+    ("workload", &[]),
     ("api", &["model", "network"]),
+    ("ledger", &["api", "control", "model"]),
     ("agent", &["api", "model", "network"]),
+    ("storage", &["control", "model"]),
     ("deploy", &["api", "model", "network"]),
     ("fabric", &["model", "network"]),
     ("cli", &["model", "template"]),
@@ -27,7 +30,7 @@ const EDGES: [(&str, &[&str]); 15] = [
 ];
 
 /// Code that decides: it may not look at a clock, a file or a socket, and may not start anything.
-const PURE: [&str; 36] = [
+const PURE: [&str; 41] = [
     "crates/model/src",
     "crates/template/src",
     "crates/control/src",
@@ -36,6 +39,7 @@ const PURE: [&str; 36] = [
     "crates/sim/src/world",
     "crates/sim/src/schedule.rs",
     "crates/sim/src/hits.rs",
+    "crates/ledger/src/machine.rs",
     "crates/network/src/announce.rs",
     "crates/network/src/plan.rs",
     "crates/network/src/diff.rs",
@@ -54,6 +58,10 @@ const PURE: [&str; 36] = [
     "crates/network/src/throughput.rs",
     "crates/fabric/src/switchboard.rs",
     "crates/fabric/src/switchboard",
+    "crates/workload/src/block.rs",
+    "crates/workload/src/choice.rs",
+    "crates/workload/src/judge.rs",
+    "crates/workload/src/record.rs",
     "hil/src/lab/by_hand.rs",
     "hil/src/lab/plan.rs",
     "hil/src/lab/topology.rs",

@@ -59,6 +59,7 @@ impl Adapters {
             mac: adapter.mac,
             kernel_name: adapter.kernel_name.clone(),
             carrier: adapter.kernel_name.as_deref().and_then(carrier),
+            carrier_losses: adapter.kernel_name.as_deref().and_then(carrier_losses).unwrap_or_default(),
             neighbour: neighbours.of(adapter.mac, now_ms),
         };
         self.adapters.iter().map(state).collect()
@@ -73,6 +74,11 @@ fn index(kernel_name: &str) -> Option<u32> {
 fn carrier(kernel_name: &str) -> Option<bool> {
     let text = fs::read_to_string(format!("/sys/class/net/{kernel_name}/carrier")).ok()?;
     Some(text.trim() == "1")
+}
+
+/// The kernel counts them (`carrier_down_count`, Documentation/ABI/testing/sysfs-class-net).
+fn carrier_losses(kernel_name: &str) -> Option<u32> {
+    fs::read_to_string(format!("/sys/class/net/{kernel_name}/carrier_down_count")).ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]

@@ -44,6 +44,9 @@ pub struct NicState {
     pub kernel_name: Option<String>,
     /// Its carrier; `None` while it is down or missing.
     pub carrier: Option<bool>,
+    /// How often it has lost its carrier since it came to be.
+    #[serde(default)]
+    pub carrier_losses: u32,
     /// What it heard last from the port that it is cabled to, unless that has expired.
     pub neighbour: Option<Neighbour>,
 }
@@ -77,8 +80,11 @@ impl Health {
         age_ms: u32,
         traffic: impl Fn(&AdapterName) -> BTreeSet<TrafficClass>,
     ) -> NodeReport {
-        let nic =
-            |nic: &NicState| NicReport { carrier: nic.carrier, cabling: nic.cabling(traffic(&nic.adapter)) };
+        let nic = |nic: &NicState| NicReport {
+            carrier: nic.carrier,
+            carrier_losses: nic.carrier_losses,
+            cabling: nic.cabling(traffic(&nic.adapter)),
+        };
         NodeReport {
             node: self.node.clone(),
             age_ms,

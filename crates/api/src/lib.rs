@@ -36,4 +36,4 @@ pub use links::{
 pub use messages::{Hello, PowerAction, PowerRequest, Problem};
 pub use probes::{PathNetwork, PathPeer, PathsRequest, PingAnswer, PingRequest};
 pub use throughput::{ArrivedBytes, ReceiveAnswer, ReceiveRequest, SendAnswer, SendRequest};
-pub use tls::{IdentityError, PrivateKeyPem, TlsIdentity, server_name};
+pub use tls::{IdentityError, PeerCertificate, PrivateKeyPem, TlsIdentity, server_name};

@@ -24,3 +24,5 @@ pub const PING: &str = "/v1/probes/ping";
 pub const THROUGHPUT_RECEIVE: &str = "/v1/probes/throughput/receive";
 /// `POST` [`crate::SendRequest`]: answers [`crate::SendAnswer`].
 pub const THROUGHPUT_SEND: &str = "/v1/probes/throughput/send";
+/// `POST`: what ledgers say to each other. Only nodes may: the certificate is looked at.
+pub const LEDGER: &str = "/v1/ledger";

@@ -5,10 +5,11 @@
 //! certificates are ECDSA P-256 and sessions resume (rustls keeps them in memory on both sides).
 
 use model::NodeName;
+use rustls::client::verify_server_name;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
-use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem};
+use rustls::server::{ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use serde::{Deserialize, Serialize};
@@ -142,6 +143,25 @@ impl TlsIdentity {
     }
 }
 
+/// The certificate that the other side of a connection has shown, of the cluster's CA. A server puts it into the extensions of a
+/// request whose handler wants to know who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerCertificate(CertificateDer<'static>);
+
+impl PeerCertificate {
+    /// The first of the chain that was shown; `None` if none was.
+    pub fn of(chain: Option<&[CertificateDer<'_>]>) -> Option<Self> {
+        Some(Self(chain?.first()?.clone().into_owned()))
+    }
+
+    /// Whether it is that node's. A certificate of somebody who only asks is no node's.
+    pub fn is_for(&self, node: &NodeName) -> bool {
+        let name = ServerName::try_from(server_name(node));
+        let certificate = ParsedCertificate::try_from(&self.0);
+        name.is_ok_and(|name| certificate.is_ok_and(|shown| verify_server_name(&shown, &name).is_ok()))
+    }
+}
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
@@ -158,6 +178,19 @@ mod tests {
         let name = |node: &str| server_name(&node.parse().unwrap());
         assert_eq!(name("1"), "1.twinrack.internal");
         assert_eq!(name("V-Host1"), "v-host1.twinrack.internal");
+    }
+
+    #[test]
+    fn a_peers_certificate_is_its_own_nodes_and_nobody_elses() {
+        let ca = Ca::new("lab", Duration::from_hours(1)).unwrap();
+        let name = |name: &str| name.parse().unwrap();
+        let shown =
+            |identity: &TlsIdentity| PeerCertificate::of(Some(&identity.certificates().unwrap())).unwrap();
+        let node = shown(&ca.issue_node(&name("V-Host1")).unwrap());
+        assert!(node.is_for(&name("v-host1")) && !node.is_for(&name("v-host2")));
+        assert!(!shown(&ca.issue_client("v-host1").unwrap()).is_for(&name("v-host1")));
+        assert_eq!(PeerCertificate::of(None), None);
+        assert!(!PeerCertificate(vec![1, 2, 3].into()).is_for(&name("v-host1")));
     }
 
     #[test]

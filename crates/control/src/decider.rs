@@ -5,7 +5,8 @@
 //! virtual machine runs twice: a takeover waits for the end of the owner's lease.
 //!
 //! Invariants: nothing is proposed before a quorum has confirmed the leadership. A volume is given only to a live node, and only when
-//! a live node holds an in-sync leg: otherwise it would lose its epoch for nothing.
+//! a live node holds an in-sync leg: otherwise it would lose its epoch for nothing. A leader that has just begun has heard nobody
+//! yet, and takes nobody for dead.
 //!
 //! On failure: what can't be decided is [`Blocked`], with its reason, for operators to read; it is looked at again at every step.
 
@@ -119,6 +120,12 @@ impl Decider {
         self.heard.get(&node).is_some_and(|heard| now < heard.after(self.timing.silent_after))
     }
 
+    /// Whether it is, or this leader is too young to know.
+    fn may_be_live(&self, now: Moment, node: NodeId) -> bool {
+        let young = self.grantor.since().is_some_and(|since| now < since.after(self.timing.silent_after));
+        young || self.is_live(now, node)
+    }
+
     fn decide(
         &mut self,
         now: Moment,
@@ -133,7 +140,7 @@ impl Decider {
                 let present = ledger.nodes.get(&volume.owner).and_then(|node| node.boot);
                 // Another boot: the array is gone, and with it whoever used it.
                 if present == Some(*boot) {
-                    if self.is_live(now, volume.owner) {
+                    if self.may_be_live(now, volume.owner) {
                         return Ok(None);
                     }
                     if self.grantor.may_hold(now, ledger.settings, volume.owner) {
@@ -143,7 +150,7 @@ impl Decider {
                 self.takeover(now, ledger, volume).map(Some)
             }
             Phase::Fencing { .. } => {
-                if !self.is_live(now, volume.owner) {
+                if !self.may_be_live(now, volume.owner) {
                     return self.takeover(now, ledger, volume).map(Some);
                 }
                 let begun = self.fencing.entry(id).or_insert((volume.epoch, now));
@@ -170,7 +177,7 @@ impl Decider {
             let run = ledger.run(leg.drive);
             if run.is_some() && confirmed.get(&id).copied() == run {
                 counts = true;
-            } else if ledger.node_of(leg).is_some_and(|node| self.is_live(now, node)) {
+            } else if ledger.node_of(leg).is_some_and(|node| self.may_be_live(now, node)) {
                 awaited.push(id);
             }
         }
@@ -269,20 +276,21 @@ mod tests {
     #[test]
     fn an_epoch_is_activated_when_all_that_live_have_confirmed_or_time_is_up() {
         let mut cluster = Cluster::new(4, Mirror::FourWay);
+        cluster.live.retain(|node| *node != NodeId(1));
+        assert_eq!(cluster.until(0, 1000), [], "a leader that has just begun takes nobody for dead");
         let takeover = command(&cluster.ledger, VolumeCommand::Takeover { owner: NodeId(2) });
         must(&mut cluster.ledger, &takeover);
-        cluster.live.retain(|node| *node != NodeId(1));
-        assert_eq!(cluster.until(0, 100), []);
+        assert_eq!(cluster.until(1100, 1100), []);
         for id in [2, 3] {
             let (leg, run) = (leg_ref(&cluster.ledger, id), run(NodeId(id.into()), 1, 1));
             let confirm = VolumeCommand::ConfirmFence { leg, run, errored: false };
             let confirm = command(&cluster.ledger, confirm);
             must(&mut cluster.ledger, &confirm);
         }
-        let blocked = cluster.decider.blocked(Moment(200), &cluster.ledger);
+        let blocked = cluster.decider.blocked(Moment(1200), &cluster.ledger);
         assert_eq!(blocked, [(VOLUME, Blocked::Fence(vec![LegId(4)]))]);
-        assert_eq!(cluster.until(200, 900), [], "leg 4's node lives: its barrier is waited for");
-        assert_eq!(cluster.until(1000, 1000), [VolumeCommand::Activate]);
+        assert_eq!(cluster.until(1200, 2000), [], "leg 4's node lives: its barrier is waited for");
+        assert_eq!(cluster.until(2100, 2100), [VolumeCommand::Activate]);
         assert!(matches!(volume(&cluster.ledger).phase, Phase::Fencing { .. }));
     }
 

@@ -188,6 +188,11 @@ impl Grantor {
         self.since.is_some()
     }
 
+    /// When it was first confirmed; `None`: it is not.
+    pub fn since(&self) -> Option<Moment> {
+        self.since
+    }
+
     /// Whether a node may have a lease, from this leader or one before it.
     pub fn may_hold(&self, now: Moment, settings: Settings, node: NodeId) -> bool {
         let of_another = self.since.is_none_or(|since| now < since.after(longest(settings)));

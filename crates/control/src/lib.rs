@@ -16,6 +16,7 @@ pub mod check;
 pub mod command;
 pub mod decider;
 pub mod lease;
+pub mod member;
 #[cfg(test)]
 mod model_check;
 pub mod moment;

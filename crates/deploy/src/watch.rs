@@ -356,6 +356,7 @@ mod tests {
             peer: peer.parse().unwrap(),
             network: index(1),
             heard_ms_ago,
+            late_ms_ago: None,
         };
         let report = |node: &str, age_ms, paths| NodeReport {
             node: node.parse().unwrap(),
@@ -381,6 +382,7 @@ mod tests {
             peer: "b1".parse().unwrap(),
             network: index(network),
             heard_ms_ago,
+            late_ms_ago: None,
         };
         let report = |age_ms, paths| NodeReport {
             node: "a1".parse().unwrap(),

@@ -47,8 +47,8 @@ pub struct PathQuality {
     pub min_us: Option<u32>,
     /// Their median, µs.
     pub median_us: Option<u32>,
-    /// Small hellos that came since the last one that was as large as a packet may be.
-    pub small_since_large: u32,
+    /// Hellos as large as a packet may be that did not come behind a small one that did, since the last that came.
+    pub large_missing: u32,
 }
 
 /// What one node reports, with what it knows of its paths.

@@ -18,7 +18,9 @@
 //! Invariants: a direction is judged by its receiver alone, and by none that hears nobody, if there is another. A receiver
 //! whose report is too old knows nothing: that is [`Blocked`], never a guess. A path that has been silent for longer than
 //! usual and not for long enough convicts and acquits nobody. As long as a node may be gone itself, its paths say nothing
-//! about cables and switches. No fault, no loss.
+//! about cables and switches. One direction alone is lost only while the other is steady: when both come and go, one is heard
+//! again first. A NIC whose carrier came back a moment ago convicts nobody but itself: its kernel may send nothing yet. No
+//! fault, no loss.
 //!
 //! Limits: with one node per zone, a cable that fails in one direction and keeps its carrier looks like the link between
 //! the rooms; the loss says what else it could be. A NIC for management carries no hellos: if it hears no LLDP any more
@@ -35,6 +37,7 @@ use crate::wiring::{Connection, NicCabling, NodeCabling, connections};
 use evidence::View;
 use model::{AdapterName, NodeName, StorageNetwork, StorageNetworkIndex, ZoneName};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 pub use loss::{Blocked, Diagnosis, Direction, Loss, Lost, RoomEnd, Seen, Way};
 pub use settle::Memory;
@@ -48,6 +51,8 @@ pub struct Thresholds {
     pub dead_after_ms: u32,
     /// A report is too old to be believed after this, ms.
     pub stale_after_ms: u32,
+    /// A path that is alive is steady when no hello was late for longer than this, ms.
+    pub steady_after_ms: u32,
 }
 
 impl Default for Thresholds {
@@ -55,7 +60,7 @@ impl Default for Thresholds {
     /// five hellos. What lies between them covers the 200 ms by which hellos on paths that die together differ, and
     /// one hello that is lost before: while the first of those paths is dead, none of the others is alive any more.
     fn default() -> Self {
-        Self { alive_within_ms: 600, dead_after_ms: 1000, stale_after_ms: 1000 }
+        Self { alive_within_ms: 600, dead_after_ms: 1000, stale_after_ms: 1000, steady_after_ms: 1000 }
     }
 }
 
@@ -68,6 +73,9 @@ pub struct PathView {
     pub network: StorageNetworkIndex,
     /// How long ago the last hello came, ms; `None`: never.
     pub heard_ms_ago: Option<u32>,
+    /// How long ago a hello last came that was the first, or late: two before it were lost, ms. `None`: never.
+    #[serde(default)]
+    pub late_ms_ago: Option<u32>,
 }
 
 /// What one node reports.
@@ -90,6 +98,8 @@ pub struct NodeReport {
 pub struct NicReport {
     /// Its carrier; `None` while the NIC is down.
     pub carrier: Option<bool>,
+    /// How often it has lost its carrier since it came to be. One that was lost for a moment shows here alone.
+    pub carrier_losses: u32,
     /// Its neighbour and whose it is.
     pub cabling: NicCabling,
 }
@@ -103,20 +113,24 @@ pub fn diagnose(
     reports: &[NodeReport],
     thresholds: Thresholds,
 ) -> Diagnosis {
-    let cables = connections(known_good);
-    let view = View::new(known_good, reports, thresholds);
+    diagnose_view(networks, &View::new(known_good, reports, thresholds, BTreeSet::new()))
+}
+
+fn diagnose_view(networks: &[StorageNetwork], view: &View<'_>) -> Diagnosis {
+    let cables = connections(view.known_good);
     let mut diagnosis = Diagnosis::default();
     view.silent_nodes(&mut diagnosis);
     let mut out = view.lost_switches(networks, &cables, &mut diagnosis);
-    let elsewhere = view.not_on_their_switch(&cables);
+    let elsewhere = &view.not_on_their_switch(&cables) | &view.young;
     for network in networks {
         let known = &out | &elsewhere;
-        out.extend(paths::lost_switches(&view, network, &cables, &known, &mut diagnosis));
+        out.extend(paths::lost_switches(view, network, &cables, &known, &mut diagnosis));
     }
     let (lost, deaf) = view.lost_nics(networks, &cables, &out, &mut diagnosis);
     out.extend(lost);
+    out.extend(view.young.iter().cloned());
     for network in networks {
-        paths::judge(&view, network, &cables, &out, &deaf, &mut diagnosis);
+        paths::judge(view, network, &cables, &out, &deaf, &mut diagnosis);
     }
     diagnosis
 }

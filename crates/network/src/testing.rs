@@ -293,7 +293,7 @@ impl World {
         {
             neighbour.received_age_ms = 21_000;
         }
-        NicReport { carrier: Some(carrier), cabling }
+        NicReport { carrier: Some(carrier), carrier_losses: u32::from(!carrier), cabling }
     }
 
     /// What the nodes report that are able to.
@@ -311,6 +311,7 @@ impl World {
                     peer: other.1.name.clone(),
                     network: StorageNetworkIndex::try_from(u64::from(network)).unwrap(),
                     heard_ms_ago: Some(if self.path(*other, (zone, node), network) { 150 } else { 1900 }),
+                    late_ms_ago: None,
                 })
             });
             let nics = cabling.nics.into_iter().enumerate();

@@ -18,7 +18,9 @@ pub(crate) fn command(op: &Op) -> String {
         }
         Op::CreateBridge { name, vlan_filtering, default_pvid } => {
             let (on, vlan) = (u8::from(*vlan_filtering), default_pvid.map_or(0, VlanId::get));
-            format!("ip link add name {name} type bridge vlan_filtering {on} vlan_default_pvid {vlan}")
+            format!(
+                "ip link add name {name} type bridge forward_delay 0 vlan_filtering {on} vlan_default_pvid {vlan}"
+            )
         }
         Op::CreateVlan { name, parent, vlan, egress_qos } => {
             let map = priorities(egress_qos);

@@ -31,6 +31,7 @@ pub(super) fn apply(state: &mut State, command: &ClusterCommand) -> Result<Vec<E
             return Ok(vec![Event::NodeAdded(state.minted.node)]);
         }
         C::RemoveNode(id) => remove_node(state, *id)?,
+        C::ReplaceNode { lost } => return replace_node(state, *lost),
         C::Register { node, was, boot, drives } => register(state, *node, (*was, *boot), drives)?,
         C::AddDrive { node, serial, size_bytes, cache, power_cycles } => {
             let host = state.nodes.get(node).ok_or(Rejected::NoSuchNode(*node))?;
@@ -105,6 +106,28 @@ fn remove_node(state: &mut State, id: NodeId) -> Result<(), Rejected> {
         return Err(Rejected::InUse);
     }
     state.nodes.remove(&id).map(|_| ()).ok_or(Rejected::NoSuchNode(id))
+}
+
+/// Its drives are in no run until the new one has registered: nothing of them is given out, and no confirmation counts. A volume that
+/// is offline may still name the lost one as its owner: only an override, which names another, leads on from there.
+fn replace_node(state: &mut State, lost: NodeId) -> Result<Vec<Event>, Rejected> {
+    let old = state.nodes.get(&lost).ok_or(Rejected::NoSuchNode(lost))?;
+    if state.nodes.range(lost.next()..).any(|(_, node)| node.name == old.name) {
+        return Err(Rejected::NameTaken);
+    }
+    let idle = |phase: &Phase| matches!(phase, Phase::Closed | Phase::Offline);
+    if state.volumes.values().any(|volume| volume.owner == lost && !idle(&volume.phase)) {
+        return Err(Rejected::InUse);
+    }
+    let new = state.minted.node.next();
+    let node = Node { boot: None, ledger: state.incarnation, ..old.clone() };
+    state.minted.node = new;
+    state.nodes.insert(new, node);
+    for drive in state.drives.values_mut().filter(|drive| drive.node == lost) {
+        drive.node = new;
+        drive.power_cycles = None;
+    }
+    Ok(vec![Event::NodeAdded(new)])
 }
 
 /// A new run voids what was promised in the last: confirmations of it no longer count, and legs that were given out in it

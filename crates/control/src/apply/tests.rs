@@ -233,6 +233,20 @@ fn voters_are_odd_and_change_one_change_at_a_time() {
 }
 
 #[test]
+fn a_node_that_lost_its_ledger_comes_back_under_a_new_id_with_its_drives_and_nothing_promised() {
+    let mut state = two_way(&[Cache::Safe]);
+    let replace = |lost| Command::Cluster(ClusterCommand::ReplaceNode { lost: NodeId(lost) });
+    assert_eq!(state.apply(&replace(1)), Err(Rejected::InUse), "it owns the volume");
+    assert_eq!(must(&mut state, &replace(2)), [Event::NodeAdded(NodeId(6))]);
+    assert_eq!(state.nodes[&NodeId(6)].name, state.nodes[&NodeId(2)].name);
+    assert!(state.drives.values().all(|drive| drive.node != NodeId(2)));
+    assert!(!state.same_run(&volume(&state).legs[&LegId(2)]), "its run is none until it registers");
+    assert_eq!(state.apply(&replace(2)), Err(Rejected::NameTaken), "it has been replaced");
+    must(&mut state, &Command::Cluster(ClusterCommand::RemoveNode(NodeId(2))));
+    assert_eq!(check(&state), []);
+}
+
+#[test]
 fn no_more_legs_are_rebuilt_on_a_node_than_may_be() {
     let mut state = with_volume(2, 3, Mirror::TwoWay, &[Cache::Safe]);
     open(&mut state, &[1, 2]);
@@ -260,7 +274,7 @@ fn command(state: &State, log: &[Command], pick: [u8; 4]) -> Command {
         return create(pick);
     };
     let leg_node = state.node_of(found).unwrap();
-    let leg_run = state.run(found.drive).unwrap();
+    let leg_run = state.run(found.drive).unwrap_or(run(leg_node, 1, 1));
     let leg = LegRef { id: *leg, incarnation: found.incarnation };
     let owner = NodeId(1 + u32::from(c % 4));
     let maps = volume.map_sequence;
@@ -274,6 +288,7 @@ fn command(state: &State, log: &[Command], pick: [u8; 4]) -> Command {
             let voters = BTreeSet::from([node]);
             return cluster(ClusterCommand::ForceQuorum { voters, by: text(), loses: text() });
         }
+        2 if c >= 200 => return cluster(ClusterCommand::ReplaceNode { lost: node }),
         3 => return cluster(ClusterCommand::ChangeVoters((1..=u32::from(a % 6)).map(NodeId).collect())),
         4 => return cluster(ClusterCommand::VotersSettled),
         5 => return cluster(ClusterCommand::RetireDrive(DriveId(u32::from(a % 9)))),

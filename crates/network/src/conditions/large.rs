@@ -1,20 +1,18 @@
 //! Packets that are swallowed because they are large.
 //!
-//! Small hellos and large ones come over the same path, five to one. After sixteen small ones three large ones are missing: that is no
-//! accident. Between eight and sixteen nobody is sure, and then nothing is said of the whole storage network: senders have
-//! phases of their own, and what some paths say a second earlier than the others looks like something else.
+//! Small hellos and large ones come over the same path: right behind each fifth small one comes a large one. One that is missing behind a
+//! small one that came was swallowed, and not because the path was cut for a moment. Three in a row are no accident. While it is one or
+//! two nobody is sure, and then nothing is said of the whole storage network: senders have phases of their own, and what
+//! some paths say a second earlier than the others looks like something else.
 
 use super::place::{Pair, Pairs, pair};
 use super::{Condition, Told, What};
-use crate::probe::LARGE_HELLO_EVERY;
 use crate::wiring::{Connection, NodeCabling};
 use model::{NodeName, StorageNetwork};
 use std::collections::BTreeMap;
 
-/// So many small hellos, and no large one is missing but by accident.
-const PASS_BELOW: u32 = LARGE_HELLO_EVERY as u32 + 3;
-/// So many, and three large ones are missing.
-const LOST_FROM: u32 = 3 * LARGE_HELLO_EVERY as u32 + 1;
+/// So many large hellos in a row are missing by no accident.
+const LOST_FROM: u32 = 3;
 
 /// What the paths of a storage network say together.
 pub(super) enum Verdict {
@@ -40,11 +38,11 @@ pub(super) fn judge(
             let pair = pair(node, &quality.peer);
             if is_judged(pair) {
                 let most = missing.entry(pair).or_default();
-                *most = quality.small_since_large.max(*most);
+                *most = quality.large_missing.max(*most);
             }
         }
     }
-    if missing.values().any(|count| (PASS_BELOW..LOST_FROM).contains(count)) {
+    if missing.values().any(|count| (1..LOST_FROM).contains(count)) {
         return Verdict::Wavering;
     }
     let troubled = missing.iter().map(|(pair, count)| (*pair, *count >= LOST_FROM)).collect();
@@ -52,7 +50,10 @@ pub(super) fn judge(
     let condition = |(place, pairs): (super::Place, Vec<Pair<'_>>)| {
         let said = |pair: &Pair<'_>| {
             let (one, other) = pair;
-            format!("{} small hellos between {one} and {other}, and no large one", missing[pair])
+            format!(
+                "{} large hellos between {one} and {other} in a row did not come, and small ones did",
+                missing[pair]
+            )
         };
         Condition { what: What::LargePacketsLost { place }, evidence: pairs.iter().map(said).collect() }
     };

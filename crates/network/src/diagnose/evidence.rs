@@ -1,7 +1,7 @@
 //! What reports say at first sight: nodes, switches and NICs that are plainly gone.
 
 use super::loss::{Blocked, Diagnosis, Loss, Lost, Seen, Way};
-use super::{NicId, NodeReport, Thresholds, nic_of};
+use super::{NicId, NodeReport, PathView, Thresholds, nic_of};
 use crate::lldp::ChassisId;
 use crate::wiring::{Connection, NodeCabling};
 use model::{NodeName, StorageNetwork, StorageNetworkIndex};
@@ -27,10 +27,12 @@ pub(super) struct View<'a> {
     fresh: BTreeMap<&'a NodeName, &'a NodeReport>,
     /// Ages of reports that aren't.
     stale: BTreeMap<&'a NodeName, u32>,
-    heard: BTreeMap<(&'a NodeName, &'a NodeName, StorageNetworkIndex), Option<u32>>,
+    heard: BTreeMap<(&'a NodeName, &'a NodeName, StorageNetworkIndex), &'a PathView>,
     networks: BTreeSet<StorageNetworkIndex>,
     silent: BTreeSet<&'a NodeName>,
     perhaps_gone: BTreeSet<&'a NodeName>,
+    /// NICs that have carrier, and lost it a moment ago.
+    pub(super) young: BTreeSet<NicId>,
     thresholds: Thresholds,
 }
 
@@ -39,6 +41,7 @@ impl<'a> View<'a> {
         known_good: &'a [NodeCabling],
         reports: &'a [NodeReport],
         thresholds: Thresholds,
+        young: BTreeSet<NicId>,
     ) -> Self {
         let is_fresh = |report: &&NodeReport| report.age_ms <= thresholds.stale_after_ms;
         let fresh: BTreeMap<_, _> =
@@ -51,11 +54,12 @@ impl<'a> View<'a> {
         let heard: BTreeMap<_, _> = fresh
             .values()
             .flat_map(|report| report.paths.iter().map(|path| (&report.node, path)))
-            .map(|(by, path)| ((by, &path.peer, path.network), path.heard_ms_ago))
+            .map(|(by, path)| ((by, &path.peer, path.network), path))
             .collect();
         let networks = heard.keys().map(|(_, _, network)| *network).collect();
         let (silent, perhaps_gone) = (BTreeSet::new(), BTreeSet::new());
-        let mut view = Self { known_good, fresh, stale, heard, networks, silent, perhaps_gone, thresholds };
+        let mut view =
+            Self { known_good, fresh, stale, heard, networks, silent, perhaps_gone, young, thresholds };
         view.silent = view.nodes().filter(|node| view.looks_silent(node)).collect();
         view.perhaps_gone = view.nodes().filter(|node| view.looks_gone(node)).collect();
         view
@@ -74,13 +78,20 @@ impl<'a> View<'a> {
     pub(super) fn path(&self, from: &NodeName, to: &NodeName, network: StorageNetworkIndex) -> PathState {
         let Some(report) = self.fresh.get(to) else { return PathState::Unknown };
         let Thresholds { alive_within_ms, dead_after_ms, .. } = self.thresholds;
-        match self.heard.get(&(to, from, network)) {
+        match self.heard.get(&(to, from, network)).map(|path| path.heard_ms_ago) {
             Some(Some(ms)) if ms.saturating_add(report.age_ms) <= alive_within_ms => PathState::Alive,
-            Some(Some(ms)) if *ms > dead_after_ms => PathState::Dead(Some(*ms)),
+            Some(Some(ms)) if ms > dead_after_ms => PathState::Dead(Some(ms)),
             Some(None) if report.listening_ms > dead_after_ms => PathState::Dead(None),
             Some(_) => PathState::Wavering,
             None => PathState::Unknown,
         }
+    }
+
+    /// Whether a path is alive and has been for a while. One that is not may have come back before others that went with it.
+    pub(super) fn is_steady(&self, from: &NodeName, to: &NodeName, network: StorageNetworkIndex) -> bool {
+        let late_ms_ago = self.heard.get(&(to, from, network)).and_then(|path| path.late_ms_ago);
+        self.path(from, to, network) == PathState::Alive
+            && late_ms_ago.is_none_or(|ms| ms > self.thresholds.steady_after_ms)
     }
 
     pub(super) fn seen(&self, from: &NodeName, to: &NodeName, network: StorageNetworkIndex) -> Option<Seen> {
@@ -268,6 +279,10 @@ impl<'a> View<'a> {
     ) -> (BTreeSet<NicId>, BTreeSet<NicId>) {
         let (mut out, mut deaf) = (BTreeSet::new(), BTreeSet::new());
         for cable in cables.iter().filter(|cable| !explained.contains(&nic_of(cable))) {
+            if self.young.contains(&nic_of(cable)) {
+                self.young_nic(networks, cables, cable, explained, diagnosis);
+                continue;
+            }
             let Some(trouble) = self.trouble(cable) else { continue };
             let mut evidence = vec![trouble];
             let mut could_also_be = Vec::new();
@@ -298,6 +313,35 @@ impl<'a> View<'a> {
             diagnosis.losses.push(Loss { what, evidence, could_also_be });
         }
         (out, deaf)
+    }
+
+    /// A NIC whose carrier came back a moment ago is still lost if nothing that it sends, or nothing that is sent to it, comes
+    /// through; unless it isn't alone on its switch in that.
+    fn young_nic(
+        &self,
+        networks: &[StorageNetwork],
+        cables: &[Connection],
+        cable: &Connection,
+        explained: &BTreeSet<NicId>,
+        diagnosis: &mut Diagnosis,
+    ) {
+        let (sends, receives) = self.through(networks, cable, explained);
+        if sends.iter().chain(&receives).all(|state| *state == PathState::Alive) {
+            return;
+        }
+        let alone = |other: &&Connection| other.switch != cable.switch || *other == cable;
+        let others_too =
+            cables.iter().filter(|other| !alone(other)).any(|other| self.young.contains(&nic_of(other)));
+        if !others_too && (all_dead(&sends) || all_dead(&receives)) {
+            let (node, adapter) = nic_of(cable);
+            let mut evidence = vec![Seen::CarrierBack { node, adapter }];
+            evidence.extend(self.seen_through(networks, cable, explained));
+            diagnosis.losses.push(Loss { what: nic_lost(cable), evidence, could_also_be: Vec::new() });
+        } else {
+            let what = format!("whether {} of node {} works", cable.adapter, cable.node);
+            let why = "its carrier came back a moment ago".to_owned();
+            diagnosis.blocked.push(Blocked { what, why });
+        }
     }
 
     /// Its switch, when all of its NICs that are known of are in trouble.
@@ -354,15 +398,19 @@ impl<'a> View<'a> {
         if receives.contains(&PathState::Alive) {
             return Deaf::OnlyToLldp;
         }
-        let dead = |states: &[PathState]| {
-            !states.is_empty() && states.iter().all(|state| matches!(state, PathState::Dead(_)))
-        };
-        match (sends.contains(&PathState::Alive), dead(&sends), dead(&receives)) {
+        let steady = |(peer, network)| self.is_steady(&cable.node, peer, network);
+        let is_heard = self.peers(networks, cable, explained).any(steady);
+        match (is_heard, all_dead(&sends), all_dead(&receives)) {
             (true, _, true) => Deaf::OneWay,
             (false, true, true) => Deaf::Lost,
             _ => Deaf::CantTell,
         }
     }
+}
+
+/// Whether there are any and all are dead.
+fn all_dead(states: &[PathState]) -> bool {
+    !states.is_empty() && states.iter().all(|state| matches!(state, PathState::Dead(_)))
 }
 
 /// What one node alone says of a switch can be its own cables' fault.

@@ -143,6 +143,13 @@ pub enum Seen {
         /// Which.
         adapter: AdapterName,
     },
+    /// A NIC has carrier, and had none a moment ago.
+    CarrierBack {
+        /// Whose.
+        node: NodeName,
+        /// Which.
+        adapter: AdapterName,
+    },
     /// A NIC has carrier and hears no switch, or another one.
     NoNeighbour {
         /// Whose.
@@ -278,6 +285,9 @@ impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoCarrier { node, adapter } => write!(f, "{node} {adapter} has no carrier"),
+            Self::CarrierBack { node, adapter } => {
+                write!(f, "{node} {adapter} has carrier again since a moment ago")
+            }
             Self::NoNeighbour { node, adapter, now: None } => write!(f, "{node} {adapter} hears no switch"),
             Self::NoNeighbour { node, adapter, now: Some(now) } => {
                 write!(f, "{node} {adapter} hears switch {now}")

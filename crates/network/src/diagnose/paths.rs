@@ -133,6 +133,11 @@ impl<'a> Judge<'a> {
         }
     }
 
+    /// Whether any of these has been alive for a while.
+    fn any_steady(&self, paths: &[Path<'a>]) -> bool {
+        paths.iter().any(|(from, to)| self.view.is_steady(from, to, self.network.index))
+    }
+
     /// Whether a node hears anybody on this network.
     fn hears(&self, node: &NodeName) -> bool {
         self.nodes().into_iter().any(|from| self.state((from, node)) == PathState::Alive)
@@ -231,8 +236,10 @@ impl<'a> Judge<'a> {
             && self.together(&self.between(&mouths, &[node])) == Together::AllDead;
         let what = match (mute, deaf) {
             (true, true) => nic_lost(cable),
-            (true, false) if self.hears(node) => nic_one_way(cable, Way::Send),
-            (false, true) if self.is_heard(node) => nic_one_way(cable, Way::Receive),
+            (true, false) if self.any_steady(&self.between(&all, &[node])) => nic_one_way(cable, Way::Send),
+            (false, true) if self.any_steady(&self.between(&[node], &all)) => {
+                nic_one_way(cable, Way::Receive)
+            }
             _ => return None,
         };
         Some(NicWay { node, what, mute, deaf })
@@ -250,8 +257,12 @@ impl<'a> Judge<'a> {
         let (a, b) = (*a, *b);
         let direction = match (self.together(&there), self.together(&back)) {
             (Together::AllDead, Together::AllDead) => Direction::Both,
-            (Together::AllDead, Together::SomeAlive) => Direction::OneWay { from: a.clone(), to: b.clone() },
-            (Together::SomeAlive, Together::AllDead) => Direction::OneWay { from: b.clone(), to: a.clone() },
+            (Together::AllDead, Together::SomeAlive) if self.any_steady(&back) => {
+                Direction::OneWay { from: a.clone(), to: b.clone() }
+            }
+            (Together::SomeAlive, Together::AllDead) if self.any_steady(&there) => {
+                Direction::OneWay { from: b.clone(), to: a.clone() }
+            }
             (Together::AllDead, Together::Unknown | Together::Nothing) => {
                 Direction::AtLeast { from: a.clone(), to: b.clone() }
             }
@@ -328,7 +339,8 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Dead paths that nothing explains, once none wavers that may belong to the same loss.
+    /// Dead paths that nothing explains, once none wavers that may belong to the same loss. Of those whose other direction came
+    /// back a moment ago, nobody knows yet.
     fn rest(&self, diagnosis: &mut Diagnosis) {
         let all = self.nodes();
         let rest = self.between(&all, &all);
@@ -340,7 +352,20 @@ impl<'a> Judge<'a> {
             diagnosis.blocked.push(Blocked { what, why });
             return;
         }
-        for path in rest.iter().filter(dead) {
+        let back = |path: &&Path<'a>| {
+            let reverse = (path.1, path.0);
+            self.state(reverse) == PathState::Alive && !self.any_steady(&[reverse])
+        };
+        let (coming, dead): (Vec<&Path<'a>>, Vec<&Path<'a>>) = rest.iter().filter(dead).partition(back);
+        if let Some((from, to)) = coming.first() {
+            let what = format!(
+                "whether what {from} sends to {to} on storage network {} is lost",
+                self.network.index
+            );
+            let why = "the other direction came back a moment ago".to_owned();
+            diagnosis.blocked.push(Blocked { what, why });
+        }
+        for path in dead {
             let (from, to) = (path.0.clone(), path.1.clone());
             let what = Lost::Path { network: self.network.index, from, to };
             self.lose(what, &[*path], Vec::new(), diagnosis);

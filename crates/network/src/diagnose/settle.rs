@@ -26,7 +26,7 @@
 
 use super::evidence::View;
 use super::loss::{Blocked, Diagnosis, Loss, Lost, Seen};
-use super::{NodeReport, Thresholds, diagnose};
+use super::{NicId, NicReport, NodeReport, Thresholds, diagnose_view};
 use crate::probe::HELLO_INTERVAL_MS;
 use crate::wiring::NodeCabling;
 use model::{AdapterName, NodeName, StorageNetwork, StorageNetworkIndex};
@@ -76,6 +76,14 @@ enum Sign {
     Path { from: NodeName, to: NodeName, network: StorageNetworkIndex },
 }
 
+/// What is known of a NIC's carrier.
+#[derive(Debug, Clone, Copy, Default)]
+struct Carrier {
+    losses: u32,
+    /// When it was last known to have been gone, ms; `None`: never.
+    gone_ms: Option<u64>,
+}
+
 /// What a watch remembers from one judgement to the next.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
@@ -89,6 +97,8 @@ pub struct Memory {
     returned: BTreeMap<String, Returned>,
     /// The nodes that are named, as they were found last.
     silent: BTreeMap<NodeName, Loss>,
+    /// Of every NIC how often it had lost its carrier, and when that was last seen to grow or the carrier to be missing, ms.
+    carriers: BTreeMap<NicId, Carrier>,
     /// What was not well when it was last told of.
     unwell: BTreeSet<Sign>,
     /// When something was last seen to be well again, ms.
@@ -107,16 +117,16 @@ impl Memory {
         reports: &[NodeReport],
         thresholds: Thresholds,
     ) -> Diagnosis {
-        let view = View::new(known_good, reports, thresholds);
-        let fresh = || reports.iter().filter(|report| view.reports(&report.node));
+        let fresh = || reports.iter().filter(|report| report.age_ms <= thresholds.stale_after_ms);
         let told_ms = |report: &NodeReport| now_ms.saturating_sub(report.age_ms.into());
         for report in fresh() {
             self.note(told_ms(report), report, thresholds);
         }
+        let view = View::new(known_good, reports, thresholds, self.young(fresh(), told_ms));
         let silent = view.nodes().filter(|node| !view.reports(node));
         self.unwell.extend(silent.map(|node| Sign::Reports(node.clone())));
         let all_told_ms = fresh().map(told_ms).min().unwrap_or(now_ms);
-        let mut diagnosis = diagnose(networks, known_good, reports, thresholds);
+        let mut diagnosis = diagnose_view(networks, &view);
         self.keep_silent(&view, &mut diagnosis);
         self.hold_back(now_ms, all_told_ms, &mut diagnosis);
         diagnosis
@@ -128,6 +138,7 @@ impl Memory {
         let mut signs = vec![(Sign::Reports(node.clone()), true)];
         for nic in &report.nics {
             let adapter = &nic.cabling.adapter;
+            self.note_carrier(told_ms, (node.clone(), adapter.clone()), nic);
             signs.push((Sign::Carrier(node.clone(), adapter.clone()), nic.carrier == Some(true)));
             let heard = nic.cabling.seen().is_some();
             signs.push((Sign::Neighbour(node.clone(), adapter.clone()), heard));
@@ -146,6 +157,35 @@ impl Memory {
                 self.healed_ms = self.healed_ms.max(Some(told_ms + silent_ms));
             }
         }
+    }
+
+    fn note_carrier(&mut self, told_ms: u64, id: NicId, nic: &NicReport) {
+        let known = self.carriers.entry(id).or_insert(Carrier { losses: nic.carrier_losses, gone_ms: None });
+        if nic.carrier != Some(true) || nic.carrier_losses > known.losses {
+            known.gone_ms = Some(told_ms);
+        }
+        known.losses = nic.carrier_losses;
+    }
+
+    /// NICs that have carrier, and have not had it for long enough that what they send must have come.
+    fn young<'a>(
+        &self,
+        reports: impl Iterator<Item = &'a NodeReport>,
+        told_ms: impl Fn(&NodeReport) -> u64,
+    ) -> BTreeSet<NicId> {
+        let mut young = BTreeSet::new();
+        for report in reports {
+            for nic in report.nics.iter().filter(|nic| nic.carrier == Some(true)) {
+                let id = (report.node.clone(), nic.cabling.adapter.clone());
+                let gone_ms = self.carriers.get(&id).and_then(|known| known.gone_ms);
+                if gone_ms
+                    .is_some_and(|gone| told_ms(report) < gone + CARRIER_SENDS_AFTER_MS + HEALED_AFTER_MS)
+                {
+                    young.insert(id);
+                }
+            }
+        }
+        young
     }
 
     /// Puts in the nodes that were named and of which nothing was heard since.

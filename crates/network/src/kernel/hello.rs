@@ -22,6 +22,7 @@ use crate::diagnose::PathView;
 use crate::probe::{ClusterTag, Echo, HELLO_PORT, Hello, LARGE_HELLO_EVERY, large_bytes};
 use model::{Mtu, NodeName, NodeOrdinal, Priority, StorageNetworkIndex};
 use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
+use rustix::net::{SendFlags, sendto};
 use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::collections::{BTreeMap, VecDeque};
@@ -29,6 +30,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket as StdUdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -39,6 +41,8 @@ const DATAGRAM_BYTES_MAX: usize = 9216;
 const TRIPS_KEPT: usize = 64;
 /// What is told of round trips is about those of so long.
 const WINDOW: Duration = Duration::from_secs(4);
+/// A hello that comes more intervals than these halves after the one before is late: two were lost.
+const LATE_AFTER_HALVES: u32 = 5;
 
 /// A node that hellos go to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,10 +93,18 @@ type Heard = Arc<Mutex<BTreeMap<(StorageNetworkIndex, NodeOrdinal), Path>>>;
 struct Path {
     /// When, last.
     at: Instant,
+    /// When one came last that was late, or the first.
+    late: Instant,
+    /// Whether a hello has come since one was last sent to the peer.
+    confirms: bool,
     /// The last small hello, until it is sent back: when it came, and when it was sent, by the peer's clock, µs.
     small: Option<(Instant, u64)>,
-    /// Small hellos since the last large one.
-    small_since_large: u32,
+    /// The last large hello's sequence number.
+    large: Option<u64>,
+    /// Whether a large hello should follow the last small one, and has not come.
+    large_due: bool,
+    /// How many large ones did not come after their small ones, since the last that did.
+    large_missing: u32,
     /// When hellos came back, and how long they took, µs.
     trips: VecDeque<(Instant, u32)>,
 }
@@ -108,7 +120,7 @@ impl Path {
             round_trips: u32::try_from(trips_us.len()).unwrap_or(u32::MAX),
             min_us: trips_us.first().copied(),
             median_us: trips_us.get(trips_us.len() / 2).copied(),
-            small_since_large: self.small_since_large,
+            large_missing: self.large_missing,
         }
     }
 }
@@ -135,6 +147,7 @@ impl Hellos {
     /// Starts to send and to listen.
     pub fn start(config: HelloConfig) -> Result<Self, HelloError> {
         let heard = Heard::default();
+        let every = Duration::from_millis(u64::from(config.interval_ms.max(1)));
         // All sockets before the first task: on failure they are closed when this returns, and whoever had the ports
         // before can have them back.
         let mut greeters = Vec::new();
@@ -154,10 +167,10 @@ impl Hellos {
                 },
                 peers: peers.clone(),
                 packet: config.packet,
+                late_after: every * LATE_AFTER_HALVES / 2,
                 heard: Arc::clone(&heard),
             });
         }
-        let every = Duration::from_millis(u64::from(config.interval_ms.max(1)));
         let mut tasks = JoinSet::new();
         for greeter in greeters {
             tasks.spawn(greeter.run(every));
@@ -173,6 +186,7 @@ impl Hellos {
                 peer: peer.node.clone(),
                 network: *network,
                 heard_ms_ago: heard.get(&(*network, peer.ordinal)).map(|path| millis(path.at.elapsed())),
+                late_ms_ago: heard.get(&(*network, peer.ordinal)).map(|path| millis(path.late.elapsed())),
             };
             peers.iter().map(view).collect::<Vec<_>>()
         };
@@ -222,6 +236,7 @@ struct Greeter {
     hello: Hello,
     peers: Vec<HelloPeer>,
     packet: Option<Mtu>,
+    late_after: Duration,
     heard: Heard,
 }
 
@@ -264,26 +279,33 @@ impl Greeter {
     /// Sends every peer a hello, filled up to a packet of this size.
     fn greet_all(&mut self, packet: Option<Mtu>) {
         for peer in &self.peers {
-            self.hello.echo = self.echo_for(peer);
+            let (echo, confirms) = self.news_of(peer);
+            self.hello.echo = echo;
             self.hello.sent_us = clock_us();
             let datagram = match packet {
                 Some(packet) => self.hello.encode_large(packet),
                 None => self.hello.encode().to_vec(),
             };
             let to = SocketAddrV4::new(peer.address, HELLO_PORT);
+            let flags = if confirms { SendFlags::CONFIRM } else { SendFlags::empty() };
+            let send = || Ok(sendto(&self.socket, &datagram, flags, &to)?);
             // The address or the link may be away for now, or the socket's buffer full; what counts is what peers hear.
-            if let Err(error) = self.socket.try_send_to(&datagram, to.into()) {
+            if let Err(error) = self.socket.try_io(Interest::WRITABLE, send) {
                 tracing::trace!(network = %self.hello.network, peer = %peer.node, %error, "can't send a hello");
             }
         }
     }
 
-    /// The last hello of a peer, to be sent back to it, once: sent back again it would say nothing new.
-    fn echo_for(&self, peer: &HelloPeer) -> Option<Echo> {
+    /// The last hello of a peer, to be sent back to it, once: sent back again it would say nothing new. And whether one came at
+    /// all since: that is as good as an answer to the kernel's question where the peer lives (`MSG_CONFIRM`, send(2)). Without
+    /// it the kernel asks, and where answers are lost for a moment it sends nothing for seconds.
+    fn news_of(&self, peer: &HelloPeer) -> (Option<Echo>, bool) {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let path = heard.get_mut(&(self.hello.network, peer.ordinal))?;
-        let (at, sent_us) = path.small.take()?;
-        Some(Echo { sent_us, held_us: u32::try_from(at.elapsed().as_micros()).ok()? })
+        let Some(path) = heard.get_mut(&(self.hello.network, peer.ordinal)) else { return (None, false) };
+        let echo = path.small.take().and_then(|(at, sent_us)| {
+            Some(Echo { sent_us, held_us: u32::try_from(at.elapsed().as_micros()).ok()? })
+        });
+        (echo, std::mem::take(&mut path.confirms))
     }
 
     fn note(&self, datagram: &[u8], from: SocketAddr) {
@@ -312,18 +334,28 @@ impl Greeter {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let path = heard.entry((hello.network, hello.sender)).or_insert_with(|| Path {
             at,
+            late: at,
+            confirms: false,
             small: None,
-            small_since_large: 0,
+            large: None,
+            large_due: false,
+            large_missing: 0,
             trips: VecDeque::new(),
         });
+        if at.saturating_duration_since(path.at) > self.late_after {
+            path.late = at;
+        }
         path.at = at;
+        path.confirms = true;
         if is_large {
             // It takes longer, and the small one just before it has echoed.
-            path.small_since_large = 0;
+            (path.large, path.large_due, path.large_missing) = (Some(hello.sequence), false, 0);
             return;
         }
         path.small = Some((at, hello.sent_us));
-        path.small_since_large = path.small_since_large.saturating_add(1);
+        path.large_missing = path.large_missing.saturating_add(u32::from(path.large_due));
+        path.large_due =
+            hello.sequence.is_multiple_of(LARGE_HELLO_EVERY) && path.large != Some(hello.sequence);
         if let Some(trip_us) = hello.echo.and_then(|echo| echo.round_trip_us(came_us)) {
             path.trips.truncate(TRIPS_KEPT - 1);
             path.trips.push_front((at, trip_us));
@@ -382,8 +414,8 @@ mod tests {
         let (first, second) = (hellos(CLUSTER, 1, a, b), hellos(CLUSTER, 2, b, a));
         let known = |hellos: &Hellos| {
             let quality = hellos.qualities().pop();
-            // After more small ones than lie between two large ones, one of those has come.
-            quality.is_some_and(|quality| quality.round_trips > 6 && quality.small_since_large < 6)
+            // Among more small ones than lie between two large ones is one that a large one follows.
+            quality.is_some_and(|quality| quality.round_trips > 6 && quality.large_missing == 0)
         };
         let both = async {
             while !(known(&first) && known(&second)) {
@@ -410,6 +442,7 @@ mod tests {
             hello: good,
             peers: vec![HelloPeer { node: "other".parse().unwrap(), ordinal: sender, address: b }],
             packet: None,
+            late_after: Duration::from_secs(1),
             heard: Heard::default(),
         };
         let counts = |hello: Hello, from: Ipv4Addr, port: u16| {

@@ -38,6 +38,10 @@ pub(super) struct LinkFacts {
     pub(super) is_bridge: bool,
 }
 
+/// Bridges run no spanning tree, so that a port forwards at once; yet with a delay the kernel announces every port once more
+/// when it is over, 15 s later (`br_make_forwarding` and `br_forward_delay_timer_expired`, `net/bridge`), as if something had changed.
+const NO_DELAY: u32 = 0;
+
 const CHANGE: u16 = NLM_F_REQUEST | NLM_F_ACK;
 const CREATE: u16 = CHANGE | NLM_F_CREATE | NLM_F_EXCL;
 /// Several routes may have one destination and metric (`NLM_F_EXCL` would refuse); the same route twice is refused.
@@ -81,7 +85,9 @@ pub(super) fn request(
             (create(name, InfoKind::Bond, data, None), CREATE)
         }
         Op::CreateBridge { name, vlan_filtering, default_pvid } => {
-            (create(name, InfoKind::Bridge, filtering(*vlan_filtering, *default_pvid), None), CREATE)
+            let mut data = filtering(*vlan_filtering, *default_pvid);
+            data.push(InfoBridge::ForwardDelay(NO_DELAY));
+            (create(name, InfoKind::Bridge, InfoData::Bridge(data), None), CREATE)
         }
         Op::CreateVlan { name, parent, vlan, egress_qos } => {
             let data = InfoData::Vlan(vec![InfoVlan::Id(vlan.get()), qos(egress_qos)]);
@@ -106,7 +112,8 @@ pub(super) fn request(
             (change(index(name)?, InfoKind::Bond, InfoData::Bond(vec![InfoBond::Primary(port)])), CHANGE)
         }
         Op::SetFiltering { name, vlan_filtering, default_pvid } => {
-            (change(index(name)?, InfoKind::Bridge, filtering(*vlan_filtering, *default_pvid)), CHANGE)
+            let data = InfoData::Bridge(filtering(*vlan_filtering, *default_pvid));
+            (change(index(name)?, InfoKind::Bridge, data), CHANGE)
         }
         Op::SetEgressQos { name, egress_qos } => {
             (change(index(name)?, InfoKind::Vlan, InfoData::Vlan(vec![qos(egress_qos)])), CHANGE)
@@ -200,9 +207,9 @@ fn bond_mode(mode: BondMode) -> KernelBondMode {
     }
 }
 
-fn filtering(vlan_filtering: bool, default_pvid: Option<VlanId>) -> InfoData {
+fn filtering(vlan_filtering: bool, default_pvid: Option<VlanId>) -> Vec<InfoBridge> {
     let pvid = default_pvid.map_or(0, VlanId::get);
-    InfoData::Bridge(vec![InfoBridge::VlanFiltering(vlan_filtering), InfoBridge::VlanDefaultPvid(pvid)])
+    vec![InfoBridge::VlanFiltering(vlan_filtering), InfoBridge::VlanDefaultPvid(pvid)]
 }
 
 fn qos(map: &BTreeMap<u32, Priority>) -> InfoVlan {

@@ -1,0 +1,235 @@
+//! All roles of one node together: target, owner of any volume, decider where the leader is, holder of a lease.
+//!
+//! Purpose: the agent has one thing to tell of what happens, and one list of effects to carry out. Roles are independent; this passes on
+//! what concerns several of them (a lease, a peer's silence), makes an owner for each volume that the ledger knows, and keeps a
+//! proposal from being sent again while it is in flight.
+//!
+//! Invariants: sans-IO, like everything here. Effects of one leg, or of one volume, are to be carried out in their order; those of
+//! others need not wait for them.
+//!
+//! On failure: none. What is dropped is ordered again: see the roles.
+
+use crate::command::Command;
+use crate::decider::{self, Decider};
+use crate::lease::{GrantorEffect, GrantorEvent, Holder, HolderEffect, HolderTiming};
+use crate::moment::Moment;
+use crate::owner::{self, Owner, Stage, Up};
+use crate::state::State;
+use crate::target::{self, Target};
+use model::{BootId, NodeId, VolumeId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How long roles wait for what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Timing {
+    /// Owners.
+    pub owner: owner::Timing,
+    /// The decider.
+    pub decider: decider::Timing,
+    /// The holder of the lease.
+    pub holder: HolderTiming,
+}
+
+/// What a node is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// Time has passed or the ledger has changed. At least every 100 ms.
+    Look,
+    /// For the target.
+    Target(target::Event),
+    /// For the owner of a volume.
+    Owner(VolumeId, owner::Event),
+    /// No storage network carries a peer's hellos any more.
+    Silent(NodeId),
+    /// One does again.
+    Heard(NodeId),
+    /// A node asks for a lease. That it does is its heartbeat, too.
+    Asked(NodeId, u64),
+    /// About the leadership: it began, it ended, or what a round with the quorum said.
+    Leadership(GrantorEvent),
+    /// The leader grants what was asked.
+    Granted(u64),
+    /// There is an answer to a proposal, whatever it is, or there will be none.
+    Answered(Command),
+}
+
+/// What a node orders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Of the target; proposals are [`Output::Propose`].
+    Target(target::Effect),
+    /// Of the owner of a volume; proposals are [`Output::Propose`].
+    Owner(VolumeId, owner::Effect),
+    /// Ask the ledger, and say [`Input::Answered`].
+    Propose(Command),
+    /// Ask the leader for a lease.
+    Ask(u64),
+    /// Begin a round with the quorum now, and say how it ended.
+    Confirm(u64),
+    /// Tell a node that it has its lease.
+    Grant(NodeId, u64),
+    /// Feed the watchdog.
+    Feed,
+}
+
+/// A node.
+#[derive(Debug, Clone)]
+pub struct Member {
+    node: NodeId,
+    boot: BootId,
+    timing: Timing,
+    target: Target,
+    owners: BTreeMap<VolumeId, Owner>,
+    decider: Decider,
+    holder: Holder,
+    silent: BTreeSet<NodeId>,
+    in_flight: Vec<Command>,
+}
+
+impl Member {
+    /// At the agent's start. `found` are arrays that an earlier run of the agent has left, `first_request` is greater than any that it
+    /// made.
+    pub fn new(
+        (node, boot): (NodeId, BootId),
+        timing: Timing,
+        target: Target,
+        found: BTreeMap<VolumeId, Up>,
+        first_request: u64,
+    ) -> Self {
+        let adopt = |(id, up)| (id, Owner::new(id, node, boot, timing.owner, Some(up)));
+        let owners = found.into_iter().map(adopt).collect();
+        let (decider, holder) = (Decider::new(timing.decider), Holder::new(timing.holder, first_request));
+        let (silent, in_flight) = (BTreeSet::new(), Vec::new());
+        Self { node, boot, timing, target, owners, decider, holder, silent, in_flight }
+    }
+
+    /// What this node has of a volume.
+    pub fn stage(&self, volume: VolumeId) -> Option<&Stage> {
+        self.owners.get(&volume).map(Owner::stage)
+    }
+
+    /// Whether users may run here.
+    pub fn is_leased(&self) -> bool {
+        self.holder.is_leased()
+    }
+
+    /// Why volumes wait, where the leader is.
+    pub fn blocked(&mut self, now: Moment, ledger: &State) -> Vec<(VolumeId, decider::Blocked)> {
+        self.decider.blocked(now, ledger)
+    }
+
+    /// Something happened, and the ledger is this now.
+    pub fn step(&mut self, now: Moment, ledger: &State, input: Input) -> Vec<Output> {
+        let mut out = Vec::new();
+        self.know_volumes(now, ledger, &mut out);
+        match input {
+            Input::Look => self.look(now, ledger, &mut out),
+            Input::Target(event) => self.with_target(now, ledger, event, &mut out),
+            Input::Owner(volume, event) => self.with_owner(now, ledger, volume, event, &mut out),
+            Input::Silent(node) => {
+                self.silent.insert(node);
+                self.with_owners(now, ledger, &owner::Event::Silent(node), &mut out);
+            }
+            Input::Heard(node) => {
+                self.silent.remove(&node);
+                self.with_owners(now, ledger, &owner::Event::Heard(node), &mut out);
+            }
+            Input::Asked(node, request) => {
+                self.decide(now, ledger, decider::Event::Heard(node), &mut out);
+                let asked = GrantorEvent::Asked(node, request);
+                self.decide(now, ledger, decider::Event::Lease(asked), &mut out);
+            }
+            Input::Leadership(event) => self.decide(now, ledger, decider::Event::Lease(event), &mut out),
+            Input::Granted(request) => self.hold(now, ledger, Some(request), &mut out),
+            Input::Answered(command) => self.in_flight.retain(|sent| *sent != command),
+        }
+        out
+    }
+
+    fn look(&mut self, now: Moment, ledger: &State, out: &mut Vec<Output>) {
+        self.hold(now, ledger, None, out);
+        self.with_target(now, ledger, target::Event::Look, out);
+        self.with_owners(now, ledger, &owner::Event::Look, out);
+        self.decide(now, ledger, decider::Event::Look, out);
+    }
+
+    /// An owner for each volume; none for one that is gone, once nothing is left of it here.
+    fn know_volumes(&mut self, now: Moment, ledger: &State, out: &mut Vec<Output>) {
+        self.owners.retain(|id, owner| ledger.volumes.contains_key(id) || *owner.stage() != Stage::Idle);
+        for id in
+            ledger.volumes.keys().filter(|id| !self.owners.contains_key(id)).copied().collect::<Vec<_>>()
+        {
+            self.owners.insert(id, Owner::new(id, self.node, self.boot, self.timing.owner, None));
+            let known = self.silent.iter().map(|node| owner::Event::Silent(*node));
+            let leased = self.holder.is_leased().then_some(owner::Event::Leased);
+            for event in known.chain(leased).collect::<Vec<_>>() {
+                self.with_owner(now, ledger, id, event, out);
+            }
+        }
+    }
+
+    fn hold(&mut self, now: Moment, ledger: &State, granted: Option<u64>, out: &mut Vec<Output>) {
+        for effect in self.holder.step(now, ledger.settings, granted) {
+            match effect {
+                HolderEffect::Ask(request) => out.push(Output::Ask(request)),
+                HolderEffect::Leased => self.with_owners(now, ledger, &owner::Event::Leased, out),
+                HolderEffect::StopUsers => self.with_owners(now, ledger, &owner::Event::LeaseLost, out),
+                HolderEffect::Feed => out.push(Output::Feed),
+            }
+        }
+    }
+
+    fn with_target(&mut self, now: Moment, ledger: &State, event: target::Event, out: &mut Vec<Output>) {
+        for effect in self.target.step(now, ledger, event) {
+            match effect {
+                target::Effect::Propose(command) => self.propose(command, out),
+                other => out.push(Output::Target(other)),
+            }
+        }
+    }
+
+    fn with_owners(&mut self, now: Moment, ledger: &State, event: &owner::Event, out: &mut Vec<Output>) {
+        for id in self.owners.keys().copied().collect::<Vec<_>>() {
+            self.with_owner(now, ledger, id, event.clone(), out);
+        }
+    }
+
+    fn with_owner(
+        &mut self,
+        now: Moment,
+        ledger: &State,
+        id: VolumeId,
+        event: owner::Event,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(owner) = self.owners.get_mut(&id) else { return };
+        for effect in owner.step(now, ledger, event) {
+            match effect {
+                owner::Effect::Propose(command) => self.propose(command, out),
+                other => out.push(Output::Owner(id, other)),
+            }
+        }
+    }
+
+    fn decide(&mut self, now: Moment, ledger: &State, event: decider::Event, out: &mut Vec<Output>) {
+        for effect in self.decider.step(now, ledger, event) {
+            match effect {
+                decider::Effect::Propose(command) => self.propose(command, out),
+                decider::Effect::Lease(GrantorEffect::Confirm(round)) => out.push(Output::Confirm(round)),
+                decider::Effect::Lease(GrantorEffect::Grant(node, request)) => {
+                    out.push(Output::Grant(node, request));
+                }
+            }
+        }
+    }
+
+    fn propose(&mut self, command: Command, out: &mut Vec<Output>) {
+        if !self.in_flight.contains(&command) {
+            self.in_flight.push(command.clone());
+            out.push(Output::Propose(command));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

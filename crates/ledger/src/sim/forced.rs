@@ -1,0 +1,94 @@
+//! Forced quorum: the majority is gone, and then it comes back.
+
+use super::disk::SimDisk;
+use super::world::{World, has_mark};
+use crate::bug::Bugs;
+use crate::config::Config;
+use crate::force::{ForceError, Survey, force_quorum, survey};
+use crate::ledger::Role;
+use crate::store::{FILE, StoreError};
+use model::{LedgerIncarnation, NodeId};
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+/// The disk of a node that is down, as a directory.
+fn mounted(world: &World, index: usize) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(FILE), world.nodes[index].disk.image()).unwrap();
+    dir
+}
+
+fn surveyed(world: &World, index: usize) -> Survey {
+    survey(mounted(world, index).path()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_survivor_goes_on_and_the_lost_majority_is_nobody_when_it_comes_back() {
+    let mut world = World::new(5, 1, Config::default(), Bugs::default()).await;
+    let leader = world.leader().unwrap();
+    world.write(leader).await.unwrap();
+    let others: Vec<usize> = (0..5).filter(|index| *index != leader).collect();
+    let (survivors, lost) = ([leader, others[0]], &others[1..]);
+    for index in lost {
+        world.crash(*index).await;
+    }
+    // Surely in the survivors' logs, and not known to be committed.
+    let tail = world.propose_later(leader);
+    sleep(Duration::from_secs(6)).await;
+    for index in survivors {
+        world.crash(index).await;
+    }
+    let surveys = survivors.map(|index| surveyed(&world, index));
+    assert_eq!(surveys[0].last, surveys[1].last);
+    assert!(surveys[0].committed < surveys[0].last.1 && surveys[0].voters.len() == 5);
+
+    let dir = mounted(&world, leader);
+    let forced = force_quorum(dir.path(), "an operator", "what was in flight").unwrap();
+    assert_eq!((forced.incarnation, forced.presumed), (LedgerIncarnation(2), 1));
+    assert!(forced.aside.exists());
+    world.forked = true;
+    world.nodes[leader].disk = SimDisk::with(1, fs::read(dir.path().join(FILE)).unwrap());
+    world.start(leader).await;
+    world.writable_again().await;
+    let ledger = world.ledger(leader).clone();
+    let state = ledger.state().borrow().clone();
+    assert_eq!(
+        (state.incarnation, ledger.identity().incarnation),
+        (LedgerIncarnation(2), LedgerIncarnation(2))
+    );
+    assert!(has_mark(&state, tail), "what may have been committed is taken for it");
+    assert_eq!(state.overrides.len(), 1);
+    assert_eq!(ledger.raft_voters(), [BTreeSet::from([ledger.id()])]);
+
+    // The other survivor joins again; the lost majority comes back and has a leader of its own.
+    world.wipe(others[0]).await;
+    world.rejoin(others[0]).await.unwrap();
+    assert_eq!(world.ledger(others[0]).id(), NodeId(6));
+    for index in lost {
+        world.start(*index).await;
+    }
+    let old =
+        |world: &World| lost.iter().copied().find(|index| world.ledger(*index).status().role == Role::Leader);
+    world.wait("the old majority has a leader", |world| old(world).is_some()).await;
+    let old = old(&world).unwrap();
+    world.write(old).await.unwrap();
+    world.write(leader).await.unwrap();
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.ledger(others[0]).status().leader, Some(ledger.id()), "it follows the new ledger");
+    assert_eq!(ledger.state().borrow().incarnation, LedgerIncarnation(2));
+    assert_eq!(
+        world.ledger(old).state().borrow().incarnation,
+        LedgerIncarnation(1),
+        "nobody has told it anything"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quorum_is_not_forced_from_nothing_or_from_what_is_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = force_quorum(dir.path(), "an operator", "all").unwrap_err();
+    assert!(matches!(missing, ForceError::Store(StoreError::Missing { .. })), "{missing}");
+}

@@ -1,0 +1,128 @@
+//! An owner's steps in nvme-fabrics, device-mapper and md.
+
+use super::block::Block;
+use super::carry_target::linear;
+use super::dm::Target;
+use super::sysfs::FileError;
+use super::{Engine, StepError, fabrics, maps_io, md, sysfs};
+use crate::name::{self, GivenLeg};
+use crate::owner::{self, Site, Step, Way};
+use crate::slab::Extent;
+use model::{Epoch, LegId};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long the first write may take: a path that is lost meanwhile is found by the owner, who orders anew.
+const FIRST_WRITE_BOUND: Duration = Duration::from_secs(10);
+
+pub(super) fn carry(engine: &Engine, site: &Site, epoch: Epoch, step: &Step) -> Result<(), StepError> {
+    let array = name::array(site.volume, epoch);
+    match step {
+        Step::Connect(given, node) => fabrics::connect(engine, *given, *node)?,
+        Step::Disconnect(given) => fabrics::disconnect(engine, *given),
+        Step::MakeGate(given, epoch, bytes) => {
+            engine.dm.create(&name::gate(given.leg, *epoch), &gate_table(engine, *given, *bytes)?)?;
+        }
+        Step::TurnGate(given, epoch, bytes) => {
+            engine.dm.replace(&name::gate(given.leg, *epoch), &gate_table(engine, *given, *bytes)?)?;
+        }
+        Step::FailGate(leg, epoch) => {
+            engine.dm.message(&name::gate((site.volume, *leg), *epoch), "fail_if_no_path")?;
+        }
+        Step::RemoveGate(leg, epoch) => engine.dm.remove(&name::gate((site.volume, *leg), *epoch))?,
+        Step::Prepare(order) => maps_io::prepare(engine, site, order)?,
+        Step::NewArray => md::new_array(&array)?,
+        Step::Set(attribute, value) => md::set(&array, attribute, value)?,
+        Step::Add(way) => md::set(&array, "new_dev", &engine.number_of(&way.device())?.to_string())?,
+        Step::SetMember(way, attribute, value) => {
+            sysfs::write(&member(engine, &array, *way)?.join(attribute), value)?;
+        }
+        Step::FirstWrite => first_write(&array)?,
+        Step::AwaitIdle => md::await_idle(&array)?,
+        Step::Mark(way, base) => maps_io::mark(engine, site, epoch, *way, *base)?,
+        Step::MarkAgain(_) => maps_io::mark_again(engine, site, epoch)?,
+        Step::CheckNotInSync(way) => {
+            let state = sysfs::read(&member(engine, &array, *way)?.join("state"))?;
+            if state.split(',').any(|word| word == "in_sync") {
+                return Err(StepError::InSyncByItself(way.leg()));
+            }
+        }
+        Step::Answer(legs) => answer(engine, site, epoch, legs)?,
+        Step::Remove(way) => md::remove(&array, engine.number_of(&way.device())?.minor)?,
+        Step::MakeTop(bytes) => {
+            let device = sysfs::read(&PathBuf::from(format!("/sys/block/{array}/dev")))?;
+            engine.dm.create(
+                &name::top(site.volume),
+                &linear(&device, &[Extent { offset_bytes: 0, len_bytes: *bytes }]),
+            )?;
+        }
+        Step::RemoveTop => engine.dm.remove(&name::top(site.volume))?,
+        Step::Flush(given) => engine.flush_leg(*given)?,
+        Step::Clear => {
+            // Of whatever epoch is there.
+            if let Some(found) = engine.seen_owner(site)?.array {
+                md::clear(&name::array(site.volume, found.epoch))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn member(engine: &Engine, array: &str, way: Way) -> Result<PathBuf, StepError> {
+    Ok(md::member(array, engine.number_of(&way.device())?.minor))
+}
+
+/// Bio-based, with one path, the NVMe head, and a queue for when it has none (Documentation/admin-guide/device-mapper/dm-multipath).
+fn gate_table(engine: &Engine, given: GivenLeg, bytes: u64) -> Result<Vec<Target>, StepError> {
+    let head = fabrics::head_number(engine, given)?;
+    let parameters = format!("3 queue_if_no_path queue_mode bio 0 1 1 round-robin 0 1 0 {head}");
+    Ok(vec![Target { start_sectors: 0, len_sectors: bytes / 512, kind: "multipath", parameters }])
+}
+
+/// Answers md, unless a leg other than these has failed.
+fn answer(engine: &Engine, site: &Site, epoch: Epoch, legs: &BTreeSet<LegId>) -> Result<(), StepError> {
+    let seen = engine.seen_owner(site)?;
+    let look = owner::look(&seen);
+    let failed = |(leg, look): (&LegId, &control::owner::LegLook)| {
+        (*look == control::owner::LegLook::Failed && !legs.contains(leg)).then_some(*leg)
+    };
+    if let Some(other) = look.legs.iter().find_map(failed) {
+        return Err(StepError::OtherFailed(other));
+    }
+    if look.waits {
+        md::set(&name::array(site.volume, epoch), "array_state", "active")?;
+    }
+    Ok(())
+}
+
+/// The first write after a start makes md ask for `active`. It is the agent's own: what is in the first block is written there
+/// again, while nobody else can have the array open.
+fn first_write(array: &str) -> Result<(), StepError> {
+    let node = Path::new("/dev").join(array);
+    let (done, written) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let write = || -> Result<(), FileError> {
+            let device = Block::open(&node)?;
+            device.write(0, &device.read(0, 4096)?)
+        };
+        done.send(write())
+    });
+    let deadline = Instant::now() + FIRST_WRITE_BOUND;
+    loop {
+        match written.recv_timeout(Duration::from_millis(5)) {
+            Ok(result) => return Ok(result?),
+            Err(_) if Instant::now() > deadline => {
+                return Err(StepError::Late {
+                    what: format!("the first write to {array}"),
+                    bound: FIRST_WRITE_BOUND,
+                });
+            }
+            Err(_) => {
+                if md::get(array, "array_state")? == "write-pending" {
+                    md::set(array, "array_state", "active")?;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! A target's steps in configfs and device-mapper.
+
+use super::block::Block;
+use super::dm::Target;
+use super::{Engine, StepError, sysfs};
+use crate::header::ClusterId;
+use crate::leg::{BLOCK_BYTES, Geometry, LegHeader, Sizes};
+use crate::name::GivenLeg;
+use crate::slab::Extent;
+use crate::target::{NAMESPACE, Step, TCP_PORT};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+pub(super) const NVMET: &str = "/sys/kernel/config/nvmet";
+
+/// How long I/O in flight may take when a namespace is disabled. What takes longer is reported, and the leg not confirmed.
+const BARRIER_BOUND: Duration = Duration::from_secs(10);
+
+fn subsystem(cluster: ClusterId, given: GivenLeg) -> PathBuf {
+    PathBuf::from(NVMET).join("subsystems").join(given.subsystem(cluster))
+}
+
+fn port(number: u16) -> PathBuf {
+    PathBuf::from(NVMET).join("ports").join(number.to_string())
+}
+
+fn host(name: &str) -> PathBuf {
+    PathBuf::from(NVMET).join("hosts").join(name)
+}
+
+pub(super) fn carry(engine: &Engine, step: &Step, sizes: Sizes) -> Result<(), StepError> {
+    let of = |given: &GivenLeg| subsystem(engine.settings.cluster, *given);
+    let namespace = |given: &GivenLeg| of(given).join("namespaces").join(NAMESPACE.to_string());
+    match step {
+        Step::MakeDevice(given, drive, extents) => {
+            let table = linear(&super::observe::drive_number(drive)?, extents);
+            engine.dm.create(&given.device(), &table)?;
+        }
+        Step::MakeLeg(given) => make_leg(engine, *given, sizes)?,
+        Step::RemoveDevice(given) => engine.dm.remove(&given.device())?,
+        Step::MakePort(number, address) => make_port(*number, *address)?,
+        Step::MakeHost(name) => sysfs::make(&host(name))?,
+        Step::MakeSubsystem(given) => {
+            sysfs::make(&of(given))?;
+            sysfs::write(&of(given).join("attr_serial"), &given.serial(engine.settings.cluster))?;
+        }
+        Step::RemoveSubsystem(given) => sysfs::remove(&of(given))?,
+        Step::MakeNamespace(given) => sysfs::make(&namespace(given))?,
+        Step::DescribeNamespace(given) => {
+            let device = engine.node_of(&given.device())?;
+            let folder = namespace(given);
+            sysfs::write(&folder.join("device_path"), &device.display().to_string())?;
+            sysfs::write(&folder.join("device_uuid"), &given.uuid(engine.settings.cluster))?;
+            sysfs::write(&folder.join("device_nguid"), &given.nguid(engine.settings.cluster))?;
+        }
+        Step::Enable(given) => sysfs::write(&namespace(given).join("enable"), "1")?,
+        Step::Disable(given) => barrier(*given, namespace(given).join("enable"))?,
+        Step::RemoveNamespace(given) => sysfs::remove(&namespace(given))?,
+        Step::Allow(given, name) => sysfs::link(&host(name), &of(given).join("allowed_hosts").join(name))?,
+        Step::Disallow(given, name) => sysfs::unlink(&of(given).join("allowed_hosts").join(name))?,
+        Step::Link(number, given) => {
+            let name = given.subsystem(engine.settings.cluster);
+            sysfs::link(&of(given), &port(*number).join("subsystems").join(name))?;
+        }
+        Step::Unlink(number, given) => {
+            sysfs::unlink(&port(*number).join("subsystems").join(given.subsystem(engine.settings.cluster)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Pieces of a device in a row.
+pub(super) fn linear(device: &str, extents: &[Extent]) -> Vec<Target> {
+    let mut start_sectors = 0;
+    let mut table = Vec::new();
+    for extent in extents {
+        let len_sectors = extent.len_bytes / 512;
+        let parameters = format!("{device} {}", extent.offset_bytes / 512);
+        table.push(Target { start_sectors, len_sectors, kind: "linear", parameters });
+        start_sectors += len_sectors;
+    }
+    table
+}
+
+fn make_port(number: u16, address: IpAddr) -> Result<(), StepError> {
+    let folder = port(number);
+    sysfs::make(&folder)?;
+    let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
+    for (attribute, value) in
+        [("addr_trtype", "tcp"), ("addr_adrfam", family), ("addr_trsvcid", &TCP_PORT.to_string())]
+    {
+        sysfs::write(&folder.join(attribute), value)?;
+    }
+    // Last: a port with an address is a whole one.
+    Ok(sysfs::write(&folder.join("addr_traddr"), &address.to_string())?)
+}
+
+/// Fills a leg that was never made with zeros, so that all legs of a volume begin equal, and says so in its header at last.
+fn make_leg(engine: &Engine, given: GivenLeg, sizes: Sizes) -> Result<(), StepError> {
+    let failed = |source| StepError::Leg { device: given.device(), source };
+    let header = LegHeader { cluster: engine.settings.cluster, leg: given.leg, sizes };
+    let geometry = Geometry::new(sizes).map_err(failed)?;
+    let leg = Block::open(&engine.node_of(&given.device())?)?;
+    let beginning = leg.read(0, usize::try_from(BLOCK_BYTES).unwrap_or(0))?;
+    if !header.is_made(&beginning).map_err(failed)? {
+        leg.zero(geometry.leg_bytes())?;
+        leg.flush()?;
+        leg.write_and_check(0, &header.encode())?;
+    }
+    Ok(())
+}
+
+/// Disabling waits for all I/O in flight, for as long as that takes: on a thread of its own.
+fn barrier(given: GivenLeg, file: PathBuf) -> Result<(), StepError> {
+    let (done, through) = channel();
+    std::thread::spawn(move || done.send(sysfs::write(&file, "0")));
+    match through.recv_timeout(BARRIER_BOUND) {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(StepError::Barrier { given, bound: BARRIER_BOUND }),
+    }
+}

@@ -1,0 +1,165 @@
+//! Bitmaps and maps, read from legs and written onto them; legs copied where they may differ.
+//!
+//! Invariants: what can't be read marks everything; what is written is read back; copying is flushed, its status checked, before it
+//! counts. On failure: [`StepError`].
+
+use super::block::Block;
+use super::{Engine, StepError, md};
+use crate::bitmap::Bitmap;
+use crate::leg::{BLOCK_BYTES, Geometry, LegHeader};
+use crate::maps::{self, LegMaps, MapTable};
+use crate::name;
+use crate::owner::{Prepare, Site, Way};
+use control::state::Base;
+use model::{Epoch, LegId, MapSequence};
+use std::collections::BTreeMap;
+
+/// How much is copied at once, bytes.
+const PIECE_BYTES: u64 = 1 << 20;
+
+/// A leg that is read and written.
+struct OpenLeg {
+    way: Way,
+    device: Block,
+    maps: LegMaps,
+    /// Where the next table goes, and under which count.
+    place: usize,
+    written: u32,
+}
+
+fn len(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+fn open(engine: &Engine, site: &Site, way: Way) -> Result<OpenLeg, StepError> {
+    let geometry = &site.geometry;
+    let device = Block::open(&engine.node_of(&way.device())?)?;
+    let header = LegHeader {
+        cluster: engine.settings.cluster,
+        leg: (site.volume, way.leg()),
+        sizes: geometry.sizes(),
+    };
+    let failed = |source| StepError::Leg { device: way.device(), source };
+    let found = LegHeader::decode(&device.read(0, len(BLOCK_BYTES))?).map_err(failed)?;
+    if found != header {
+        return Err(failed(crate::leg::LegError::Other { found }));
+    }
+    let read = |at, bytes| device.read(at, len(bytes)).ok();
+    let bitmap = read(Geometry::BITMAP_OFFSET_BYTES, geometry.bitmap_bytes());
+    let bitmap = bitmap.and_then(|bytes| Bitmap::from_bytes(geometry.chunks(), &bytes));
+    let places = geometry
+        .table_offsets_bytes()
+        .map(|at| MapTable::decode(geometry, &read(at, geometry.table_bytes())?));
+    let (table, place) = maps::newest(places);
+    let written = table.as_ref().map_or(0, |table| table.written.wrapping_add(1));
+    Ok(OpenLeg { way, device, maps: LegMaps { bitmap, table }, place, written })
+}
+
+impl OpenLeg {
+    fn write_bitmap(&self, geometry: &Geometry, bitmap: &Bitmap) -> Result<(), StepError> {
+        Ok(self.device.write_and_check(Geometry::BITMAP_OFFSET_BYTES, &geometry.padded(bitmap))?)
+    }
+
+    fn write_maps(
+        &self,
+        geometry: &Geometry,
+        sequence: MapSequence,
+        maps: &BTreeMap<LegId, Bitmap>,
+    ) -> Result<(), StepError> {
+        let table = MapTable { sequence, written: self.written, maps: maps.clone() };
+        let bytes = table.encode(geometry).ok_or(StepError::TooManyMaps)?;
+        Ok(self.device.write_and_check(geometry.table_offsets_bytes()[self.place], &bytes)?)
+    }
+}
+
+/// Before an array starts.
+pub(super) fn prepare(engine: &Engine, site: &Site, order: &Prepare) -> Result<(), StepError> {
+    let geometry = &site.geometry;
+    let legs: Vec<OpenLeg> =
+        order.ways.iter().map(|way| open(engine, site, *way)).collect::<Result<_, _>>()?;
+    let read = legs.iter().map(|leg| (leg.way.leg(), leg.maps.clone())).collect();
+    let prepared = maps::prepare(geometry.chunks(), &read, order.known, &order.stale);
+    for leg in &legs {
+        leg.write_maps(geometry, order.sequence, &prepared.maps)?;
+        leg.write_bitmap(geometry, &prepared.union)?;
+    }
+    if order.make_equal {
+        make_equal(geometry, &legs, &prepared.union)?;
+    }
+    Ok(())
+}
+
+/// Copies what may differ from one leg, a local one if there is one, to the others.
+fn make_equal(geometry: &Geometry, legs: &[OpenLeg], union: &Bitmap) -> Result<(), StepError> {
+    let source = legs.iter().position(|leg| matches!(leg.way, Way::Local(_))).unwrap_or(0);
+    for chunk in union.runs().flatten() {
+        let (from, bytes) = geometry.chunk(chunk);
+        let mut at = from;
+        while at < from + bytes {
+            let piece = len(PIECE_BYTES.min(from + bytes - at));
+            let data = legs[source].device.read(at, piece)?;
+            for (_, leg) in legs.iter().enumerate().filter(|(index, _)| *index != source) {
+                if leg.device.read(at, piece)? != data {
+                    leg.device.write(at, &data)?;
+                }
+            }
+            at += piece as u64;
+        }
+    }
+    for leg in legs {
+        leg.device.flush()?;
+    }
+    Ok(())
+}
+
+/// The legs of the array that are in sync, opened.
+fn in_sync(engine: &Engine, site: &Site, epoch: Epoch) -> Result<Vec<OpenLeg>, StepError> {
+    let seen = engine.seen_owner(site)?;
+    let array = seen.array.filter(|array| array.epoch == epoch);
+    let array = array.ok_or_else(|| StepError::Missing { what: name::array(site.volume, epoch) })?;
+    let members = array.members.iter().filter(|(_, member)| member.words.contains("in_sync"));
+    let ways = members.filter_map(|(leg, member)| {
+        let gate = || Some(Way::Gate(seen.gates.get(leg)?.to?, epoch));
+        member.local.map(Way::Local).or_else(gate)
+    });
+    ways.map(|way| open(engine, site, way)).collect()
+}
+
+/// Before a leg gets its place: what it has missed, what the array has marked now, and what it has marked itself, onto the array's
+/// legs and onto the leg; and the maps of all others onto the leg.
+pub(super) fn mark(
+    engine: &Engine,
+    site: &Site,
+    epoch: Epoch,
+    way: Way,
+    base: Base,
+) -> Result<(), StepError> {
+    let geometry = &site.geometry;
+    let chunks = geometry.chunks();
+    let leg = open(engine, site, way)?;
+    let legs = in_sync(engine, site, epoch)?;
+    let newest = legs.iter().filter_map(|leg| leg.maps.table.as_ref()).max_by_key(|table| table.sequence);
+    let known = newest.map_or(MapSequence(0), |table| table.sequence);
+    let mut marks = match base {
+        Base::Changes => maps::missed(chunks, legs.iter().map(|leg| &leg.maps), known, way.leg()),
+        Base::Scratch => Bitmap::all(chunks),
+    };
+    for bitmap in legs.iter().chain([&leg]).map(|leg| &leg.maps.bitmap) {
+        marks.add(bitmap.as_ref().unwrap_or(&Bitmap::all(chunks)));
+    }
+    md::mark(&name::array(site.volume, epoch), &marks)?;
+    if let Some(table) = newest {
+        leg.write_maps(geometry, table.sequence, &table.maps)?;
+    }
+    leg.write_bitmap(geometry, &marks)
+}
+
+/// After it has its place: md writes a page of its bitmap onto every leg that has one only when it marks something in it.
+pub(super) fn mark_again(engine: &Engine, site: &Site, epoch: Epoch) -> Result<(), StepError> {
+    let chunks = site.geometry.chunks();
+    let mut marks = Bitmap::none(chunks);
+    for leg in in_sync(engine, site, epoch)? {
+        marks.add(leg.maps.bitmap.as_ref().unwrap_or(&Bitmap::all(chunks)));
+    }
+    Ok(md::mark(&name::array(site.volume, epoch), &marks.touching_every_page())?)
+}

@@ -1,0 +1,243 @@
+//! What talks to the kernel about storage: configfs (nvmet), nvme-fabrics, device-mapper, md. It decides nothing.
+//!
+//! Purpose: [`Engine`] carries out the steps that the pure modules compute, one after the other, and reads back what is there. It
+//! keeps no state: a new one knows all that an earlier one knew.
+//!
+//! Invariants: every wait has a bound, except those of reads and writes through a gate that queues: these end when the gate has a
+//! path or is told to fail, as do an order's steps that hang in one. Needs `CAP_SYS_ADMIN`.
+//!
+//! On failure: [`StepError`]; what was done until then stays, and the order may be given again.
+
+mod block;
+mod carry_owner;
+mod carry_target;
+mod dm;
+mod fabrics;
+mod maps_io;
+mod md;
+mod observe;
+mod sysfs;
+
+pub use dm::{DeviceNumber, DmError};
+pub use sysfs::{FileError, Watched};
+
+use crate::header::{self, Claim, ClusterId, DriveHeader, EXAMINED_BYTES, Refused};
+use crate::leg::LegError;
+use crate::name::GivenLeg;
+use crate::owner::Site;
+use crate::target;
+use block::Block;
+use dm::Dm;
+use model::{DriveSerial, LegId, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A step could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// A file of the kernel's, or a device.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Device-mapper.
+    #[error(transparent)]
+    Dm(#[from] DmError),
+    /// A leg's header or sizes.
+    #[error("the leg behind {device}")]
+    Leg {
+        /// Its device.
+        device: String,
+        /// What about it.
+        #[source]
+        source: LegError,
+    },
+    /// It should be there.
+    #[error("there is no {what}")]
+    Missing {
+        /// What was looked for.
+        what: String,
+    },
+    /// It did not come in time.
+    #[error("{what} did not come within {bound:?}")]
+    Late {
+        /// What was waited for.
+        what: String,
+        /// How long.
+        bound: Duration,
+    },
+    /// No way to a leg.
+    #[error("no path to {given:?} came about: {why}")]
+    NoPath {
+        /// Which leg.
+        given: GivenLeg,
+        /// The last path's error.
+        why: String,
+    },
+    /// md must not be answered.
+    #[error("{0} has failed and is not one of those that may")]
+    OtherFailed(LegId),
+    /// md took a leg in without our having brought it up to date.
+    #[error("{0} became in sync by itself")]
+    InSyncByItself(LegId),
+    /// More maps than a leg has room for.
+    #[error("no room for so many maps")]
+    TooManyMaps,
+    /// The barrier is not through.
+    #[error("I/O in flight to {given:?} has not ended within {bound:?}")]
+    Barrier {
+        /// Of which leg.
+        given: GivenLeg,
+        /// How long was waited.
+        bound: Duration,
+    },
+}
+
+/// A drive can't be made one of the pool.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// It could not be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// It may not.
+    #[error("drive {path} is left as it is")]
+    Refused {
+        /// Its device.
+        path: String,
+        /// Why.
+        #[source]
+        source: Refused,
+    },
+}
+
+/// Who this node is, and where it reaches whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// This node.
+    pub node: NodeId,
+    /// Its addresses, by storage network.
+    pub own: BTreeMap<u16, IpAddr>,
+    /// Its peers' addresses, by storage network.
+    pub peers: BTreeMap<NodeId, BTreeMap<u16, IpAddr>>,
+    /// How long a request may stall on a path before the path is given up (`queue/io_timeout`). It trades how soon a dead path is
+    /// found against ghosts, and against paths that are given up where a node is only slow.
+    pub stall_max: Duration,
+}
+
+impl Settings {
+    /// Gave a dead path in 1.0 s (design notes, rule 3).
+    pub const STALL_MAX_DEFAULT: Duration = Duration::from_secs(1);
+}
+
+/// This node's storage in the kernel.
+#[derive(Debug)]
+pub struct Engine {
+    settings: Settings,
+    dm: Dm,
+}
+
+impl Engine {
+    /// For this node.
+    pub fn new(settings: Settings) -> Result<Self, StepError> {
+        Ok(Self { settings, dm: Dm::open()? })
+    }
+
+    /// Writes a drive's header, unless it holds what may not be lost.
+    pub fn claim(
+        &self,
+        path: &std::path::Path,
+        header: DriveHeader,
+        wipe: bool,
+    ) -> Result<Claim, ClaimError> {
+        let drive = Block::open(path)?;
+        let len = usize::try_from(drive.len_bytes()?).unwrap_or(usize::MAX);
+        let looked = EXAMINED_BYTES.min(len);
+        let first = drive.read(0, looked)?;
+        let last = drive.read((len - looked) as u64 / 4096 * 4096, looked)?;
+        let claim = header::claim(&header::examine(&first, &last), header, wipe)
+            .map_err(|source| ClaimError::Refused { path: path.display().to_string(), source })?;
+        if claim == Claim::Write {
+            drive.write_and_check(0, &header.encode())?;
+        }
+        Ok(claim)
+    }
+
+    /// The device of the drive with that serial number.
+    pub fn drive(&self, serial: &DriveSerial) -> Result<PathBuf, StepError> {
+        observe::drive(serial)
+    }
+
+    /// What the kernel has of this node as target.
+    pub fn seen_target(&self) -> Result<target::Seen, StepError> {
+        observe::target(self)
+    }
+
+    /// What it has of it as owner of a volume.
+    pub fn seen_owner(&self, site: &Site) -> Result<crate::owner::Seen, StepError> {
+        observe::owner(self, site)
+    }
+
+    /// Carries out a target's step. `sizes` are those of the leg's volume, for one that has never been made.
+    pub fn carry_target(&self, step: &target::Step, sizes: crate::leg::Sizes) -> Result<(), StepError> {
+        carry_target::carry(self, step, sizes)
+    }
+
+    /// Carries out an owner's step.
+    pub fn carry_owner(
+        &self,
+        site: &Site,
+        epoch: model::Epoch,
+        step: &crate::owner::Step,
+    ) -> Result<(), StepError> {
+        carry_owner::carry(self, site, epoch, step)
+    }
+
+    /// Flushes a leg's drive, here where the leg is: the status is the drive's own.
+    pub fn flush_leg(&self, given: GivenLeg) -> Result<(), StepError> {
+        Ok(Block::open(&self.node_of(&given.device())?)?.flush()?)
+    }
+
+    /// Gives gates whose paths have come back to life their paths again; which ones.
+    pub fn reinstate(&self, site: &Site) -> Result<BTreeSet<LegId>, StepError> {
+        let seen = self.seen_owner(site)?;
+        let mut done = BTreeSet::new();
+        for (leg, gate) in seen.gates.iter().filter(|(_, gate)| gate.queues && !gate.path) {
+            let live = gate.to.and_then(|given| seen.connections.get(&given));
+            if live.is_some_and(|all| all.iter().any(|one| one.live)) {
+                let name = crate::name::gate((site.volume, *leg), gate.epoch);
+                for number in self.dm.below(&name)? {
+                    self.dm.message(&name, &format!("reinstate_path {number}"))?;
+                }
+                done.insert(*leg);
+            }
+        }
+        Ok(done)
+    }
+
+    /// Waits for an event of a gate; whether there was one in time.
+    pub fn wait_for_gates(&self, bound: Duration) -> Result<bool, StepError> {
+        Ok(self.dm.wait(bound)?)
+    }
+
+    /// The files of md that tell when to look again: `array_state`, and each leg's `state`.
+    pub fn watch(&self, site: &Site, epoch: model::Epoch) -> Result<Vec<Watched>, StepError> {
+        md::watch(&crate::name::array(site.volume, epoch))
+    }
+
+    /// How far md is with copying, bytes of all that it goes through; `None`: it copies nothing.
+    pub fn progress(&self, site: &Site, epoch: model::Epoch) -> Option<(u64, u64)> {
+        md::progress(&crate::name::array(site.volume, epoch))
+    }
+
+    /// A dm device's node.
+    fn node_of(&self, name: &str) -> Result<PathBuf, StepError> {
+        Ok(PathBuf::from(format!("/dev/dm-{}", self.number_of(name)?.minor)))
+    }
+
+    fn number_of(&self, name: &str) -> Result<DeviceNumber, StepError> {
+        let info = self.dm.info(name)?;
+        info.map(|info| info.number).ok_or_else(|| StepError::Missing { what: format!("device {name}") })
+    }
+}

@@ -1,0 +1,117 @@
+//! What the kernel has now.
+
+use super::carry_target::NVMET;
+use super::dm::DeviceNumber;
+use super::{Engine, StepError, fabrics, md, sysfs};
+use crate::name::{self, GivenLeg};
+use crate::owner::{Array, Gate, Seen as SeenOwner, Site};
+use crate::target::{Export, NAMESPACE, Port, Seen as SeenTarget};
+use model::DriveSerial;
+use std::path::{Path, PathBuf};
+
+fn drive_folder(serial: &DriveSerial) -> Result<PathBuf, StepError> {
+    let folders =
+        sysfs::names(Path::new("/sys/block")).into_iter().map(|name| Path::new("/sys/block").join(name));
+    let has = |folder: &PathBuf| {
+        sysfs::read_if_there(&folder.join("device/serial"))
+            .is_some_and(|found| found.trim() == serial.as_str())
+    };
+    folders.into_iter().find(has).ok_or_else(|| StepError::Missing { what: format!("drive {serial}") })
+}
+
+pub(super) fn drive(serial: &DriveSerial) -> Result<PathBuf, StepError> {
+    let folder = drive_folder(serial)?;
+    Ok(Path::new("/dev").join(folder.file_name().unwrap_or_default()))
+}
+
+pub(super) fn drive_number(serial: &DriveSerial) -> Result<String, StepError> {
+    Ok(sysfs::read(&drive_folder(serial)?.join("dev"))?)
+}
+
+pub(super) fn target(engine: &Engine) -> Result<SeenTarget, StepError> {
+    let mut seen = SeenTarget::default();
+    let root = Path::new(NVMET);
+    let given = |name: &String| GivenLeg::of_subsystem(engine.settings.cluster, name);
+    for number in sysfs::names(&root.join("ports")) {
+        let folder = root.join("ports").join(&number);
+        let Ok(number) = number.parse() else { continue };
+        let address = sysfs::read_if_there(&folder.join("addr_traddr")).and_then(|text| text.parse().ok());
+        let links = sysfs::names(&folder.join("subsystems")).iter().filter_map(given).collect();
+        seen.ports.insert(number, Port { address, links });
+    }
+    seen.hosts = sysfs::names(&root.join("hosts")).into_iter().collect();
+    for name in sysfs::names(&root.join("subsystems")) {
+        let Some(given) = given(&name) else { continue };
+        let folder = root.join("subsystems").join(&name);
+        let namespace = folder.join("namespaces").join(NAMESPACE.to_string());
+        let enabled = sysfs::read_if_there(&namespace.join("enable")).as_deref() == Some("1");
+        let hosts = sysfs::names(&folder.join("allowed_hosts")).into_iter().collect();
+        seen.exports.insert(given, Export { namespace: namespace.exists(), enabled, hosts });
+    }
+    seen.devices = engine.dm.names()?.iter().filter_map(|name| GivenLeg::of_device(name)).collect();
+    Ok(seen)
+}
+
+pub(super) fn owner(engine: &Engine, site: &Site) -> Result<SeenOwner, StepError> {
+    let mut seen = SeenOwner::default();
+    for device in engine.dm.names()? {
+        seen.top |= device == name::top(site.volume);
+        let Some(((volume, leg), epoch)) = name::of_gate(&device) else { continue };
+        if volume == site.volume {
+            seen.gates.insert(leg, gate(engine, &device, epoch)?);
+        }
+    }
+    let ours = |given: &GivenLeg| given.leg.0 == site.volume;
+    seen.connections = fabrics::connections(engine).into_iter().filter(|(given, _)| ours(given)).collect();
+    let arrays = sysfs::names(Path::new("/sys/block"));
+    let array =
+        arrays.iter().find_map(|name| name::of_array(name).filter(|(volume, _)| *volume == site.volume));
+    seen.array = array.and_then(|(volume, epoch)| read_array(&name::array(volume, epoch), epoch));
+    Ok(seen)
+}
+
+fn gate(engine: &Engine, device: &str, epoch: model::Epoch) -> Result<Gate, StepError> {
+    let below: Option<DeviceNumber> = engine.dm.below(device)?.first().copied();
+    let status = engine.dm.status(device)?;
+    let table = engine.dm.table(device)?;
+    Ok(Gate {
+        epoch,
+        to: below.and_then(|number| fabrics::of_head(engine, number)),
+        path: has_path(&status),
+        queues: table.split_ascii_whitespace().any(|word| word == "queue_if_no_path"),
+    })
+}
+
+/// `… MAJOR:MINOR A 0 …` for a path that is active, `F` for one that failed (drivers/md/dm-mpath.c, `multipath_status`).
+fn has_path(status: &str) -> bool {
+    let mut words = status.split_ascii_whitespace();
+    words.any(|word| word.contains(':')) && words.next() == Some("A")
+}
+
+fn read_array(array: &str, epoch: model::Epoch) -> Option<Array> {
+    let state = md::get(array, "array_state").ok()?;
+    let action = md::get(array, "sync_action").unwrap_or_default();
+    let room =
+        md::get(array, "raid_disks").ok().and_then(|text| text.split(' ').next()?.parse().ok()).unwrap_or(0);
+    let folder = md::folder(array);
+    let folders = sysfs::names(&folder).into_iter().filter(|name| name.starts_with("dev-"));
+    let members = folders.filter_map(|name| {
+        let (member, device) = md::read_member(&folder.join(name))?;
+        let leg = name::of_gate(&device).map(|((_, leg), _)| leg);
+        Some((leg.or(member.local.map(|given| given.leg.1))?, member))
+    });
+    Some(Array { epoch, state, action, room, members: members.collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gates_word_is_read() {
+        assert!(has_path("2 0 0 0 1 1 A 0 1 0 259:3 A 0 "));
+        assert!(!has_path("2 0 0 0 1 1 E 0 1 0 259:3 F 1 "));
+        assert!(!has_path(""));
+        assert!(!has_path("1:2"));
+    }
+}

@@ -1,0 +1,279 @@
+//! What stands on a leg: its own header, md's bitmap, the maps of what stale legs have missed, and the data.
+//!
+//! ```text
+//!  0        4096                                                     1 MiB × n
+//!  │ header │ md's bitmap │ map table A │ map table B │  …  zeros  …  │ data …
+//! ```
+//! Purpose: [`Geometry`] computes where everything is from the volume's size and chunk; [`LegHeader`] says whose leg it is and with
+//! which geometry; a leg without one is made new (all zeros, then the header).
+//!
+//! Invariants: the header never changes while a leg is given out; offsets of md's bitmap and of the tables depend on size and chunk
+//! alone, so that all legs of a volume agree; all lengths are whole blocks of 4096 bytes.
+//!
+//! On failure: [`LegError`].
+
+use crate::bitmap::Bitmap;
+use crate::checksum::{self, CHECKSUM_BYTES, Reader};
+use crate::header::ClusterId;
+use control::target::LegOf;
+use model::{LegId, VolumeId};
+use serde::{Deserialize, Serialize};
+
+/// What is read and written at once, bytes.
+pub const BLOCK_BYTES: u64 = 4096;
+
+/// How many stale legs a table has room for: a four-way mirror with each leg being replaced, less the one in sync.
+pub const MAPS_MAX: u64 = 7;
+
+/// What data is aligned to, bytes.
+const DATA_ALIGN_BYTES: u64 = 1 << 20;
+
+/// How much one bit stands for unless asked otherwise, bytes: a warm bitmap of such chunks cost least (design notes, "Costs").
+pub const CHUNK_BYTES_DEFAULT: u64 = 16 << 20;
+
+const MAGIC: &[u8; 8] = b"TWINLEG\0";
+const VERSION: u32 = 1;
+
+/// A leg's sizes can't be, or its header is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LegError {
+    /// No such size.
+    #[error(
+        "a volume can't have {data_bytes} bytes in chunks of {chunk_bytes}: whole blocks of {BLOCK_BYTES}, and a power of two from 64 KiB"
+    )]
+    Sizes {
+        /// The volume's.
+        data_bytes: u64,
+        /// One bit's.
+        chunk_bytes: u64,
+    },
+    /// There is none: the leg was never made, or was being made.
+    #[error("the leg has no header")]
+    NoHeader,
+    /// It is damaged.
+    #[error("the leg's header is damaged")]
+    Damaged,
+    /// Written by a later twinrack.
+    #[error("the leg's header has version {0}; this twinrack reads version {VERSION}")]
+    Version(u32),
+    /// Another's.
+    #[error("this is {}/{} of cluster {}", found.leg.0, found.leg.1, found.cluster)]
+    Other {
+        /// What it says.
+        found: LegHeader,
+    },
+}
+
+/// A volume's sizes, which all its legs share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Sizes {
+    /// What users see.
+    pub data_bytes: u64,
+    /// What one bit stands for.
+    pub chunk_bytes: u64,
+}
+
+/// Where everything is on a leg.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Geometry {
+    sizes: Sizes,
+}
+
+impl Geometry {
+    /// Where md's bitmap begins, bytes.
+    pub const BITMAP_OFFSET_BYTES: u64 = BLOCK_BYTES;
+
+    /// Of a volume with these sizes.
+    pub fn new(sizes: Sizes) -> Result<Self, LegError> {
+        let Sizes { data_bytes, chunk_bytes } = sizes;
+        let chunk_fits = chunk_bytes.is_power_of_two() && (64 << 10..=1 << 30).contains(&chunk_bytes);
+        // Above, offsets could overflow; nobody has such drives.
+        let data_fits = data_bytes > 0 && data_bytes.is_multiple_of(BLOCK_BYTES) && data_bytes <= 1 << 56;
+        if chunk_fits && data_fits {
+            Ok(Self { sizes })
+        } else {
+            Err(LegError::Sizes { data_bytes, chunk_bytes })
+        }
+    }
+
+    /// The volume's sizes.
+    pub fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    /// How many bits a bitmap has.
+    pub fn chunks(&self) -> u64 {
+        self.sizes.data_bytes.div_ceil(self.sizes.chunk_bytes)
+    }
+
+    /// How much room a bitmap has, whole blocks, bytes.
+    pub fn bitmap_bytes(&self) -> u64 {
+        self.chunks().div_ceil(8).next_multiple_of(BLOCK_BYTES)
+    }
+
+    /// How much room a map table has, bytes.
+    pub fn table_bytes(&self) -> u64 {
+        BLOCK_BYTES + MAPS_MAX * self.bitmap_bytes()
+    }
+
+    /// Where the two map tables begin, bytes.
+    pub fn table_offsets_bytes(&self) -> [u64; 2] {
+        let first = Self::BITMAP_OFFSET_BYTES + self.bitmap_bytes();
+        [first, first + self.table_bytes()]
+    }
+
+    /// Where the data begins, bytes.
+    pub fn data_offset_bytes(&self) -> u64 {
+        let [_, second] = self.table_offsets_bytes();
+        (second + self.table_bytes()).next_multiple_of(DATA_ALIGN_BYTES)
+    }
+
+    /// The whole leg, bytes.
+    pub fn leg_bytes(&self) -> u64 {
+        self.data_offset_bytes() + self.sizes.data_bytes
+    }
+
+    /// Where a chunk's data is on the leg, and how much it is, bytes.
+    pub fn chunk(&self, chunk: u64) -> (u64, u64) {
+        let from = chunk * self.sizes.chunk_bytes;
+        let len = self.sizes.chunk_bytes.min(self.sizes.data_bytes.saturating_sub(from));
+        (self.data_offset_bytes() + from, len)
+    }
+
+    /// A bitmap with its whole blocks, as it is written to a leg.
+    pub fn padded(&self, bitmap: &Bitmap) -> Vec<u8> {
+        let mut bytes = bitmap.as_bytes().to_vec();
+        bytes.resize(usize::try_from(self.bitmap_bytes()).unwrap_or(usize::MAX), 0);
+        bytes
+    }
+}
+
+/// Whose leg it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LegHeader {
+    /// Of which cluster.
+    pub cluster: ClusterId,
+    /// Which.
+    pub leg: LegOf,
+    /// With these sizes.
+    pub sizes: Sizes,
+}
+
+impl LegHeader {
+    /// As it stands on the leg.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&self.cluster.0.to_le_bytes());
+        bytes.extend_from_slice(&self.leg.0.0.to_le_bytes());
+        bytes.extend_from_slice(&self.leg.1.0.to_le_bytes());
+        bytes.extend_from_slice(&self.sizes.data_bytes.to_le_bytes());
+        bytes.extend_from_slice(&self.sizes.chunk_bytes.to_le_bytes());
+        bytes.resize(usize::try_from(BLOCK_BYTES).unwrap_or(0) - CHECKSUM_BYTES, 0);
+        bytes.extend_from_slice(&checksum::of(&bytes));
+        bytes
+    }
+
+    /// Read back.
+    pub fn decode(bytes: &[u8]) -> Result<Self, LegError> {
+        let block = usize::try_from(BLOCK_BYTES).unwrap_or(0);
+        let bytes = bytes.get(..block).ok_or(LegError::NoHeader)?;
+        let (covered, sum) = bytes.split_at(block - CHECKSUM_BYTES);
+        let mut reader = Reader(covered);
+        if reader.bytes(MAGIC.len()) != Some(MAGIC) {
+            return Err(LegError::NoHeader);
+        }
+        if checksum::of(covered) != sum {
+            return Err(LegError::Damaged);
+        }
+        let version = reader.u32().ok_or(LegError::Damaged)?;
+        if version != VERSION {
+            return Err(LegError::Version(version));
+        }
+        let mut fields =
+            || Some((reader.u128()?, reader.u32()?, reader.u16()?, reader.u64()?, reader.u64()?));
+        let (cluster, volume, leg, data_bytes, chunk_bytes) = fields().ok_or(LegError::Damaged)?;
+        let (leg, sizes) = ((VolumeId(volume), LegId(leg)), Sizes { data_bytes, chunk_bytes });
+        Geometry::new(sizes)?;
+        Ok(Self { cluster: ClusterId(cluster), leg, sizes })
+    }
+
+    /// Whether a leg with this beginning is this one and made. `Ok(false)`: it has to be made.
+    pub fn is_made(&self, beginning: &[u8]) -> Result<bool, LegError> {
+        match Self::decode(beginning) {
+            Ok(found) if found == *self => Ok(true),
+            // What is there is an earlier leg's, whose slabs have come back; the ledger says that this one is new, or it would
+            // have this header.
+            Ok(found) if found.leg != self.leg || found.cluster != self.cluster => Ok(false),
+            Ok(found) => Err(LegError::Other { found }),
+            Err(LegError::NoHeader | LegError::Damaged) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SIZES: Sizes = Sizes { data_bytes: 64 << 20, chunk_bytes: 1 << 20 };
+
+    fn header() -> LegHeader {
+        LegHeader { cluster: ClusterId(5), leg: (VolumeId(3), LegId(2)), sizes: SIZES }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_on_a_leg_overlaps(blocks in 1u64..1 << 34, chunk in 16u32..=30) {
+            let sizes = Sizes { data_bytes: blocks * BLOCK_BYTES, chunk_bytes: 1 << chunk };
+            let geometry = Geometry::new(sizes).unwrap();
+            let [first, second] = geometry.table_offsets_bytes();
+            prop_assert!(Geometry::BITMAP_OFFSET_BYTES + geometry.chunks().div_ceil(8) <= first);
+            prop_assert!(first + geometry.table_bytes() <= second);
+            prop_assert!(second + geometry.table_bytes() <= geometry.data_offset_bytes());
+            let (from, len) = geometry.chunk(geometry.chunks() - 1);
+            prop_assert_eq!(from + len, geometry.leg_bytes());
+            for place in [first, second, geometry.data_offset_bytes(), geometry.leg_bytes()] {
+                prop_assert!(place.is_multiple_of(BLOCK_BYTES));
+            }
+        }
+
+        #[test]
+        fn no_bytes_panic_the_reader(mut bytes in proptest::collection::vec(any::<u8>(), 0..5000), whole: bool) {
+            if whole && bytes.len() >= 4096 {
+                bytes[..8].copy_from_slice(MAGIC);
+                let sum = checksum::of(&bytes[..4096 - CHECKSUM_BYTES]);
+                bytes[4096 - CHECKSUM_BYTES..4096].copy_from_slice(&sum);
+            }
+            let _ = LegHeader::decode(&bytes);
+        }
+
+        #[test]
+        fn no_bit_can_fall_over_unseen(at in 0usize..4096 * 8) {
+            let mut bytes = header().encode();
+            bytes[at / 8] ^= 1 << (at % 8);
+            prop_assert!(LegHeader::decode(&bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn a_leg_is_made_once() {
+        assert_eq!(LegHeader::decode(&header().encode()), Ok(header()));
+        assert_eq!(header().is_made(&header().encode()), Ok(true));
+        assert_eq!(header().is_made(&[0; 4096]), Ok(false));
+        let earlier = LegHeader { leg: (VolumeId(2), LegId(2)), ..header() };
+        assert_eq!(header().is_made(&earlier.encode()), Ok(false));
+        let resized = LegHeader { sizes: Sizes { data_bytes: 4096, ..SIZES }, ..header() };
+        assert_eq!(header().is_made(&resized.encode()), Err(LegError::Other { found: resized }));
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_are_errors() {
+        for (data_bytes, chunk_bytes) in
+            [(0, 1 << 20), (4097, 1 << 20), (4096, 3 << 20), (4096, 4096), (u64::MAX - 4095, 1 << 20)]
+        {
+            assert!(Geometry::new(Sizes { data_bytes, chunk_bytes }).is_err(), "{data_bytes} {chunk_bytes}");
+        }
+    }
+}

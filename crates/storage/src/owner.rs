@@ -1,0 +1,539 @@
+//! A node as owner of a volume: from control's words to steps in nvme-fabrics, device-mapper and md.
+//!
+//! Purpose: [`assemble`], [`let_go`], [`release`], [`repoint`], [`rebuild`], [`stop_rebuild`], [`admit`], [`stop`] compute the steps from
+//! what the kernel has ([`Seen`]); [`look`] says it in control's words.
+//!
+//! ```text
+//!   tr-volume-V            what users open: linear, made by `admit`
+//!        │
+//!   md_trV_L_N             raid1, external metadata, bitmap on every leg
+//!    │         │
+//!  tr-leg-…   tr-gate-…    the gate: multipath, bio-based, queues when it has no path
+//!  (local)     │
+//!             nvmeXn1      the NVMe multipath head: both storage networks
+//! ```
+//!
+//! Invariants (design notes, rules 2, 3, 7, 8, 9): an array is started from in-sync legs only, after their maps are durable and they
+//! have been made equal; no gate is told to fail except by [`let_go`], [`stop_rebuild`] and [`stop`]; a leg that is added is marked
+//! on every leg before, and again after it has its slot; md is not answered while a leg that was not named has failed.
+//!
+//! On failure: a step's error is the executor's, and the order is given again. [`Refused`]: not as things are.
+
+use crate::leg::{Geometry, Sizes};
+use crate::name::GivenLeg;
+use control::owner::{Assembly, LegLook, Look};
+use control::state::Base;
+use control::target::Key;
+use model::{Epoch, Incarnation, LegId, MapSequence, NodeId, VolumeId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// What the kernel has of one volume on this node as its owner.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The gates of this volume, by leg.
+    pub gates: BTreeMap<LegId, Gate>,
+    /// The array.
+    pub array: Option<Array>,
+    /// Whether users can open it.
+    pub top: bool,
+    /// Connections to legs of this volume.
+    pub connections: BTreeMap<GivenLeg, Vec<Connection>>,
+}
+
+/// A gate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gate {
+    /// Of which epoch.
+    pub epoch: Epoch,
+    /// Where it leads; `None`: to something that is gone.
+    pub to: Option<GivenLeg>,
+    /// Whether it has a path, by its own word.
+    pub path: bool,
+    /// Whether it queues when it has none.
+    pub queues: bool,
+}
+
+/// An NVMe controller of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// Its number.
+    pub controller: u32,
+    /// Where it leads to.
+    pub address: IpAddr,
+    /// Whether it is alive.
+    pub live: bool,
+}
+
+/// An array.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Array {
+    /// Of which epoch.
+    pub epoch: Epoch,
+    /// `array_state`, as md has it.
+    pub state: String,
+    /// `sync_action`, as md has it; empty while there is none.
+    pub action: String,
+    /// How many legs it has room for.
+    pub room: u32,
+    /// Its legs.
+    pub members: BTreeMap<LegId, Member>,
+}
+
+/// A leg in an array.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its place; `None`: it has none.
+    pub slot: Option<u32>,
+    /// The words of its `state`.
+    pub words: BTreeSet<String>,
+    /// The local device, if it is local: what it was given out under.
+    pub local: Option<GivenLeg>,
+}
+
+impl Member {
+    fn has(&self, word: &str) -> bool {
+        self.words.contains(word)
+    }
+
+    fn failed(&self) -> bool {
+        self.has("faulty") || self.has("write_error") || self.has("blocked")
+    }
+}
+
+/// A device that a leg is reached by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Way {
+    /// The local device.
+    Local(GivenLeg),
+    /// The gate of this epoch, which leads to it.
+    Gate(GivenLeg, Epoch),
+}
+
+impl Way {
+    /// Which leg that is.
+    pub fn leg(&self) -> LegId {
+        match self {
+            Self::Local(given) | Self::Gate(given, _) => given.leg.1,
+        }
+    }
+
+    /// The device's name.
+    pub fn device(&self) -> String {
+        match self {
+            Self::Local(given) => given.device(),
+            Self::Gate(given, epoch) => crate::name::gate(given.leg, *epoch),
+        }
+    }
+}
+
+/// A step. `Array` names are (volume, epoch) of the order that it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Connect to a leg through every storage network; one path is enough to go on. Bounds how long each may stall.
+    Connect(GivenLeg, NodeId),
+    /// Let go of all connections to a leg.
+    Disconnect(GivenLeg),
+    /// Make the gate to a leg, of that many bytes.
+    MakeGate(GivenLeg, Epoch, u64),
+    /// Let a gate lead to the leg as it is given out now; what it queues goes there.
+    TurnGate(GivenLeg, Epoch, u64),
+    /// Let a gate fail what it queues and what comes.
+    FailGate(LegId, Epoch),
+    /// Remove a gate.
+    RemoveGate(LegId, Epoch),
+    /// Read the bitmaps and maps of these legs, make the union and the new maps durable on all, make the legs equal.
+    Prepare(Prepare),
+    /// Make an array without anything.
+    NewArray,
+    /// Write an attribute of the array (`/sys/block/NAME/md/…`).
+    Set(&'static str, String),
+    /// Give the array a leg.
+    Add(Way),
+    /// Write an attribute of a leg in the array.
+    SetMember(Way, &'static str, String),
+    /// The agent's own first write, and the answer that md wants for it.
+    FirstWrite,
+    /// Wait until nothing is copied.
+    AwaitIdle,
+    /// Read what the leg has missed and its own bitmap, and mark it on the array's legs and on the leg itself, with its maps.
+    Mark(Way, Base),
+    /// Mark it once more, on every leg: md has not written what others have marked onto a leg that was not in it.
+    MarkAgain(Way),
+    /// Fails if the leg is already in sync by itself.
+    CheckNotInSync(Way),
+    /// Answer md, unless a leg other than these has failed.
+    Answer(BTreeSet<LegId>),
+    /// Take a leg out, as soon as md has nothing in flight to it.
+    Remove(Way),
+    /// Let users in.
+    MakeTop(u64),
+    /// Nobody can open it any more; fails while somebody has it open.
+    RemoveTop,
+    /// Flush a local leg.
+    Flush(GivenLeg),
+    /// Stop the array, and wait until it is gone.
+    Clear,
+}
+
+/// What [`Step::Prepare`] does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepare {
+    /// The legs that take part.
+    pub ways: BTreeSet<Way>,
+    /// The sequence that the ledger knows to be durable.
+    pub known: MapSequence,
+    /// The sequence of the new maps.
+    pub sequence: MapSequence,
+    /// Whose maps are kept.
+    pub stale: BTreeSet<LegId>,
+    /// Whether legs are copied where they may differ.
+    pub make_equal: bool,
+}
+
+/// Not as things are.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// There is no array of that epoch here.
+    #[error("there is no array of {0} in epoch {1} here")]
+    NoArray(VolumeId, Epoch),
+    /// An assembly without legs.
+    #[error("an array of no legs was asked for")]
+    NoLegs,
+    /// It has no place for another leg.
+    #[error("the array has no place left for {0}")]
+    NoPlace(LegId),
+    /// Users are in: an assembly would take it from under them.
+    #[error("users have the volume open")]
+    Open,
+}
+
+/// What is ordered is ordered of this volume by this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Site {
+    /// Which volume.
+    pub volume: VolumeId,
+    /// This node.
+    pub node: NodeId,
+    /// The volume's sizes.
+    pub geometry: Geometry,
+}
+
+impl Site {
+    /// Of a volume of these sizes.
+    pub fn new(volume: VolumeId, node: NodeId, sizes: Sizes) -> Result<Self, crate::leg::LegError> {
+        Ok(Self { volume, node, geometry: Geometry::new(sizes)? })
+    }
+
+    fn way(&self, leg: LegId, incarnation: Incarnation, node: NodeId, epoch: Epoch) -> Way {
+        let given = GivenLeg { leg: (self.volume, leg), key: Key { epoch, incarnation } };
+        if node == self.node { Way::Local(given) } else { Way::Gate(given, epoch) }
+    }
+
+    fn reach(&self, seen: &Seen, way: Way, node: NodeId) -> Vec<Step> {
+        let Way::Gate(given, epoch) = way else { return Vec::new() };
+        let mut steps = vec![Step::Connect(given, node)];
+        match seen.gates.get(&given.leg.1) {
+            // One that was told to fail is of a leg that was let go: it is not this one's.
+            Some(gate) if gate.epoch == epoch && gate.to == Some(given) && gate.queues => {}
+            Some(gate) => {
+                steps.push(Step::RemoveGate(given.leg.1, gate.epoch));
+                steps.push(Step::MakeGate(given, epoch, self.geometry.leg_bytes()));
+            }
+            None => steps.push(Step::MakeGate(given, epoch, self.geometry.leg_bytes())),
+        }
+        steps
+    }
+
+    /// By which device a leg is in the array.
+    fn member_way(&self, array: &Array, leg: LegId, member: &Member) -> Way {
+        let key = Key { epoch: array.epoch, incarnation: Incarnation(0) };
+        // A gate's name has no incarnation.
+        member.local.map_or(Way::Gate(GivenLeg { leg: (self.volume, leg), key }, array.epoch), Way::Local)
+    }
+
+    fn array<'a>(&self, seen: &'a Seen, epoch: Epoch) -> Result<&'a Array, Refused> {
+        seen.array.as_ref().filter(|array| array.epoch == epoch).ok_or(Refused::NoArray(self.volume, epoch))
+    }
+}
+
+/// `Assemble`: from whatever an earlier order or run has left to an array that takes writes, and that nobody can open yet.
+pub fn assemble(
+    site: &Site,
+    seen: &Seen,
+    order: &Assembly,
+    known: MapSequence,
+) -> Result<Vec<Step>, Refused> {
+    if order.legs.is_empty() {
+        return Err(Refused::NoLegs);
+    }
+    if seen.top {
+        return Err(Refused::Open);
+    }
+    let mut steps = Vec::new();
+    let ways: BTreeMap<LegId, Way> = order
+        .legs
+        .iter()
+        .map(|(leg, (incarnation, node))| (*leg, site.way(*leg, *incarnation, *node, order.epoch)))
+        .collect();
+    if let Some(array) = &seen.array {
+        // Nobody was let in, so what waits in it is nobody's.
+        let lost = |leg: &&LegId| !ways.contains_key(leg);
+        steps.extend(
+            seen.gates
+                .iter()
+                .filter(|(leg, _)| lost(leg))
+                .map(|(leg, gate)| Step::FailGate(*leg, gate.epoch)),
+        );
+        if array.members.values().any(Member::failed) {
+            steps.push(Step::Answer(array.members.keys().copied().collect()));
+        }
+        steps.push(Step::Clear);
+    }
+    for (leg, gate) in &seen.gates {
+        if !ways.contains_key(leg) {
+            steps.push(Step::RemoveGate(*leg, gate.epoch));
+        }
+    }
+    let wanted = |given: &GivenLeg| ways.values().any(|way| *way == Way::Gate(*given, order.epoch));
+    steps
+        .extend(seen.connections.keys().filter(|given| !wanted(given)).map(|given| Step::Disconnect(*given)));
+    for (leg, way) in &ways {
+        steps.extend(site.reach(seen, *way, order.legs[leg].1));
+    }
+    steps.push(Step::Prepare(Prepare {
+        ways: ways.values().copied().collect(),
+        known,
+        sequence: order.maps,
+        stale: order.stale.clone(),
+        make_equal: order.make_equal,
+    }));
+    let room = order.legs.keys().chain(&order.stale).collect::<BTreeSet<_>>().len();
+    start(site, &ways, room, &mut steps);
+    Ok(steps)
+}
+
+/// The recipe: an array of these legs, in this order of steps.
+fn start(site: &Site, ways: &BTreeMap<LegId, Way>, room: usize, steps: &mut Vec<Step>) {
+    let sizes = site.geometry.sizes();
+    let set = |name, value: &str| Step::Set(name, value.to_owned());
+    steps.extend([
+        Step::NewArray,
+        set("metadata_version", "external:twinrack"),
+        set("level", "raid1"),
+        set("raid_disks", &room.to_string()),
+        set("component_size", &(sizes.data_bytes >> 10).to_string()),
+    ]);
+    for (slot, way) in ways.values().enumerate() {
+        steps.extend(add(site, *way));
+        steps.push(Step::SetMember(*way, "recovery_start", "none".to_owned()));
+        steps.push(Step::SetMember(*way, "slot", slot.to_string()));
+    }
+    steps.extend([
+        set("bitmap/metadata", "external"),
+        set("bitmap/chunksize", &sizes.chunk_bytes.to_string()),
+        set("bitmap/time_base", "5"),
+        set("bitmap/location", &format!("+{}", Geometry::BITMAP_OFFSET_BYTES / 512)),
+        set("resync_start", "none"),
+        set("array_state", "active"),
+        // Starting resets it.
+        set("safe_mode_delay", "0"),
+        Step::FirstWrite,
+    ]);
+}
+
+/// A leg as a device of the array, without a place yet.
+fn add(site: &Site, way: Way) -> [Step; 4] {
+    let set = |name, value: String| Step::SetMember(way, name, value);
+    [
+        Step::Add(way),
+        set("offset", (site.geometry.data_offset_bytes() / 512).to_string()),
+        set("size", (site.geometry.sizes().data_bytes >> 10).to_string()),
+        // Before `slot`: so md takes it as one that was in the array before, and goes by the bitmap.
+        set("state", "insync".to_owned()),
+    ]
+}
+
+/// `Admit`.
+pub fn admit(site: &Site, seen: &Seen, epoch: Epoch) -> Result<Vec<Step>, Refused> {
+    site.array(seen, epoch)?;
+    Ok(if seen.top { Vec::new() } else { vec![Step::MakeTop(site.geometry.sizes().data_bytes)] })
+}
+
+/// `LetGo`: the ledger has said so.
+pub fn let_go(site: &Site, seen: &Seen, epoch: Epoch, leg: LegId) -> Result<Vec<Step>, Refused> {
+    let array = site.array(seen, epoch)?;
+    let mut steps = Vec::new();
+    if seen.gates.get(&leg).is_some_and(|gate| gate.queues) {
+        steps.push(Step::FailGate(leg, epoch));
+    }
+    if let Some(member) = array.members.get(&leg).filter(|member| !member.has("faulty")) {
+        // Where nothing waited, nothing fails by itself.
+        steps.push(Step::SetMember(site.member_way(array, leg, member), "state", "faulty".to_owned()));
+    }
+    Ok(steps)
+}
+
+/// `Release`: md may acknowledge what failed on these legs, and only these. They leave the array, their gates and connections go.
+pub fn release(site: &Site, seen: &Seen, epoch: Epoch, legs: &BTreeSet<LegId>) -> Result<Vec<Step>, Refused> {
+    let array = site.array(seen, epoch)?;
+    let named = || array.members.iter().filter(|(leg, _)| legs.contains(leg));
+    let mut steps = Vec::new();
+    for (leg, member) in named().filter(|(_, member)| member.has("blocked")) {
+        steps.push(Step::SetMember(site.member_way(array, *leg, member), "state", "-blocked".to_owned()));
+    }
+    steps.push(Step::Answer(legs.clone()));
+    steps.extend(
+        named()
+            .filter(|(_, member)| member.has("faulty"))
+            .flat_map(|(leg, member)| take_out(site, seen, array, *leg, member)),
+    );
+    Ok(steps)
+}
+
+fn take_out(site: &Site, seen: &Seen, array: &Array, leg: LegId, member: &Member) -> Vec<Step> {
+    let mut steps = vec![Step::Remove(site.member_way(array, leg, member))];
+    if let Some(gate) = seen.gates.get(&leg) {
+        steps.push(Step::RemoveGate(leg, gate.epoch));
+    }
+    let its = |given: &&GivenLeg| given.leg.1 == leg;
+    steps.extend(seen.connections.keys().filter(its).map(|given| Step::Disconnect(*given)));
+    steps
+}
+
+/// `Repoint`: what the gate queues goes to the leg as it is given out now.
+pub fn repoint(
+    site: &Site,
+    seen: &Seen,
+    epoch: Epoch,
+    leg: LegId,
+    incarnation: Incarnation,
+    node: NodeId,
+) -> Result<Vec<Step>, Refused> {
+    site.array(seen, epoch)?;
+    let Way::Gate(given, _) = site.way(leg, incarnation, node, epoch) else { return Ok(Vec::new()) };
+    if seen.gates.get(&leg).is_some_and(|gate| gate.to == Some(given)) {
+        return Ok(vec![Step::Connect(given, node)]);
+    }
+    let mut steps = vec![Step::Connect(given, node), Step::TurnGate(given, epoch, site.geometry.leg_bytes())];
+    let old = |other: &&GivenLeg| other.leg.1 == leg && **other != given;
+    steps.extend(seen.connections.keys().filter(old).map(|old| Step::Disconnect(*old)));
+    Ok(steps)
+}
+
+/// `Rebuild`: bring a leg up to date. When the steps are through, md copies; [`look`] and `sync_action` say how far it is.
+pub fn rebuild(
+    site: &Site,
+    seen: &Seen,
+    epoch: Epoch,
+    (leg, incarnation, node): (LegId, Incarnation, NodeId),
+    base: Base,
+) -> Result<Vec<Step>, Refused> {
+    let array = site.array(seen, epoch)?;
+    let way = site.way(leg, incarnation, node, epoch);
+    let mut steps = Vec::new();
+    match array.members.get(&leg) {
+        // An earlier run of the agent has given it its place: nobody else does.
+        Some(member) if member.slot.is_some() && !member.failed() => {
+            if !member.has("in_sync") && !array.action.starts_with("recover") {
+                steps.extend([Step::MarkAgain(way), Step::Set("sync_action", "recover".to_owned())]);
+            }
+            return Ok(steps);
+        }
+        // Or has begun to.
+        Some(member) => {
+            steps.push(Step::Set("sync_action", "frozen".to_owned()));
+            steps.push(Step::Remove(site.member_way(array, leg, member)));
+        }
+        None => steps.push(Step::Set("sync_action", "frozen".to_owned())),
+    }
+    let taken: BTreeSet<u32> = array.members.values().filter_map(|member| member.slot).collect();
+    let slot = (0..array.room).find(|slot| !taken.contains(slot)).ok_or(Refused::NoPlace(leg))?;
+    steps.extend(site.reach(seen, way, node));
+    steps.push(Step::AwaitIdle);
+    steps.push(Step::Mark(way, base));
+    steps.extend(add(site, way));
+    steps.extend([
+        Step::SetMember(way, "slot", slot.to_string()),
+        Step::CheckNotInSync(way),
+        Step::MarkAgain(way),
+        Step::Set("resync_start", "none".to_owned()),
+        Step::Set("sync_action", "recover".to_owned()),
+    ]);
+    Ok(steps)
+}
+
+/// `StopRebuild`: the ledger has taken the leg out.
+pub fn stop_rebuild(site: &Site, seen: &Seen, epoch: Epoch, leg: LegId) -> Result<Vec<Step>, Refused> {
+    let mut steps = let_go(site, seen, epoch, leg)?;
+    let array = site.array(seen, epoch)?;
+    if let Some(member) = array.members.get(&leg) {
+        steps.push(Step::Set("sync_action", "frozen".to_owned()));
+        steps.push(Step::SetMember(site.member_way(array, leg, member), "state", "-blocked".to_owned()));
+        steps.push(Step::Answer(BTreeSet::from([leg])));
+        steps.extend(take_out(site, seen, array, leg, member));
+        steps.push(Step::Set("sync_action", "idle".to_owned()));
+    }
+    Ok(steps)
+}
+
+/// `Stop`: from whatever is there to nothing. Openers have gone before: [`Step::RemoveTop`] fails while there is one. From then on
+/// nobody hears of an acknowledgement, and what waits for a leg without path may fail.
+pub fn stop(site: &Site, seen: &Seen) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if seen.top {
+        steps.push(Step::RemoveTop);
+    }
+    if let Some(array) = &seen.array {
+        steps.extend(array.members.values().filter_map(|member| member.local).map(Step::Flush));
+        let dead =
+            |given: GivenLeg| !seen.connections.get(&given).is_some_and(|all| all.iter().any(|one| one.live));
+        for (leg, gate) in &seen.gates {
+            if !gate.path || gate.to.is_none_or(dead) {
+                steps.push(Step::FailGate(*leg, gate.epoch));
+                if let Some(member) = array.members.get(leg).filter(|member| !member.has("faulty")) {
+                    steps.push(Step::SetMember(
+                        site.member_way(array, *leg, member),
+                        "state",
+                        "faulty".to_owned(),
+                    ));
+                }
+            }
+        }
+        for (leg, member) in &array.members {
+            steps.push(Step::SetMember(site.member_way(array, *leg, member), "state", "-blocked".to_owned()));
+        }
+        steps.push(Step::Answer(array.members.keys().copied().collect()));
+        steps.push(Step::Clear);
+    }
+    steps.extend(seen.gates.iter().map(|(leg, gate)| Step::RemoveGate(*leg, gate.epoch)));
+    steps.extend(seen.connections.keys().map(|given| Step::Disconnect(*given)));
+    steps
+}
+
+/// `Look`, in control's words. Legs that control names and that are not here are out.
+pub fn look(seen: &Seen) -> Look {
+    let Some(array) = &seen.array else { return Look::default() };
+    let look = |member: &Member| match member.slot {
+        _ if member.failed() => LegLook::Failed,
+        Some(_) => LegLook::Fine,
+        None => LegLook::Out,
+    };
+    let legs = array.members.iter().map(|(leg, member)| (*leg, look(member))).collect();
+    Look { waits: matches!(array.state.as_str(), "write-pending" | "blocked"), legs }
+}
+
+/// Which gates have no path: by their own word, or since none of their connections lives.
+pub fn without_path(seen: &Seen) -> BTreeSet<LegId> {
+    let live =
+        |given: GivenLeg| seen.connections.get(&given).is_some_and(|all| all.iter().any(|one| one.live));
+    seen.gates
+        .iter()
+        .filter(|(_, gate)| !gate.path || !gate.to.is_some_and(live))
+        .map(|(leg, _)| *leg)
+        .collect()
+}
+
+#[cfg(test)]
+#[path = "owner_tests.rs"]
+mod tests;
