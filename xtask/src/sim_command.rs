@@ -76,19 +76,20 @@ fn threads() -> usize {
 fn many(first_seed: u64, schedules: u64, bug: Option<Broken>, name: Option<&str>) -> ExitCode {
     let started = Instant::now();
     let summary = Campaign { first_seed, schedules, bug, threads: threads() }.run();
-    let seconds = started.elapsed().as_secs_f64();
+    let (seconds, milliseconds) = (started.elapsed().as_secs_f64(), started.elapsed().as_millis());
+    let milliseconds = u64::try_from(milliseconds).unwrap_or(u64::MAX);
     for (row, count) in summary.hits.rows() {
         println!("{count:>10}  {row}");
     }
     println!(
-        "\n{} of {} schedules count: {} writes acknowledged, {} faults, {} takeovers; {} s of virtual time in {seconds:.1} s, {:.0} schedules a minute",
+        "\n{} of {} schedules count: {} writes acknowledged, {} faults, {} takeovers; {} s of virtual time in {seconds:.1} s, {} schedules a minute",
         summary.counted,
         summary.run,
         summary.acknowledged,
         summary.faults,
         summary.hits.takeovers(),
         summary.virtual_ms / 1000,
-        summary.counted as f64 * 60.0 / seconds.max(0.001),
+        summary.counted * 60_000 / milliseconds.max(1),
     );
     if let Some(failure) = &summary.failure {
         tell(failure, name);
@@ -109,7 +110,9 @@ fn verdict(summary: &Summary, schedules: u64) -> ExitCode {
     }
     if !never.is_empty() {
         eprintln!("error: legal transitions that were never taken:");
-        never.iter().for_each(|row| eprintln!("  {row}"));
+        for row in &never {
+            eprintln!("  {row}");
+        }
         eprintln!(" help: more schedules (`--seeds`); these show nothing of them");
         return ExitCode::FAILURE;
     }
@@ -167,23 +170,14 @@ fn matrix(schedules: u64) -> ExitCode {
     println!("| broken rule | caught after | by |\n|---|---|---|");
     for (name, bug) in Broken::all() {
         let summary = Campaign { first_seed: 1, schedules, bug: Some(bug), threads: threads() }.run();
-        match &summary.failure {
-            Some(failure) => {
-                let why = failure.outcome.broken.as_deref().unwrap_or_default();
-                println!(
-                    "| `{name}` | {} schedules | {} |",
-                    summary.run + 1,
-                    why.split(';').next().unwrap_or(why)
-                );
-            }
-            None => {
-                missed += usize::from(!bug.only_elsewhere());
-                println!(
-                    "| `{name}` | not in {} | {} |",
-                    summary.run,
-                    if bug.only_elsewhere() { "the model check sees it" } else { "MISSED" }
-                );
-            }
+        if let Some(failure) = &summary.failure {
+            let why = failure.outcome.broken.as_deref().unwrap_or_default();
+            let first = why.split(';').next().unwrap_or(why);
+            println!("| `{name}` | {} schedules | {first} |", summary.run + 1);
+        } else {
+            missed += usize::from(!bug.only_elsewhere());
+            let by = if bug.only_elsewhere() { "the model check sees it" } else { "MISSED" };
+            println!("| `{name}` | not in {} | {by} |", summary.run);
         }
     }
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
