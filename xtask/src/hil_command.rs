@@ -1,6 +1,7 @@
 //! `cargo xtask hil`: parses what to run, runs it, shows what came of it.
 
 use crate::report_command;
+use crate::sim_command::{self, SimArguments};
 use crate::test_command::root;
 use clap::{Args, Subcommand, ValueEnum};
 use hil::lab::EndError;
@@ -19,6 +20,7 @@ Examples:
   cargo xtask hil --wiring C                      one switch a rack, with both storage networks
   cargo xtask hil --template plant.toml           a template of your own, or an ARM parameters file
   cargo xtask hil --suite tor-loss --seed 7       the same random choices as an earlier run
+  cargo xtask hil --rung sim --seeds 2000         random fault schedules in virtual time, in seconds
   cargo xtask hil --keep                          leave the lab running, and say how to get in
   cargo xtask hil end DIR                         end a lab that was kept
   cargo xtask hil report DIR                      draw a run's report.html again
@@ -34,6 +36,11 @@ Exit codes: 0 good; 1 what was examined is wrong; 2 the input or the command lin
 pub(crate) struct HilArguments {
     #[command(subcommand)]
     command: Option<HilCommand>,
+    /// What the cluster is made of: machines of QEMU, or the deciding code alone in virtual time
+    #[arg(long, value_enum, default_value_t = Rung::Qemu)]
+    rung: Rung,
+    #[command(flatten)]
+    sim: SimArguments,
     /// Nodes per rack, from a built-in template: 1+1, 2+2, 3+3 or 4+4 [default: 2+2]
     #[arg(long, value_name = "SHAPE")]
     shape: Option<Shape>,
@@ -109,6 +116,15 @@ enum WiringName {
     D,
 }
 
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Rung {
+    #[default]
+    /// The real agent and kernel in virtual machines
+    Qemu,
+    /// Thousands of random fault schedules a minute (docs/sim.md)
+    Sim,
+}
+
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 enum SetName {
     #[default]
@@ -126,6 +142,13 @@ pub(crate) fn run(arguments: HilArguments) -> ExitCode {
             return report_command::compare(before, after, *json);
         }
         None => {}
+    }
+    if arguments.rung == Rung::Sim {
+        return sim_command::run(&arguments.sim, arguments.seed);
+    }
+    if let Some(option) = arguments.sim.given() {
+        eprintln!("error: `{option}` is for `--rung sim`");
+        return ExitCode::from(2);
     }
     let ui = Ui::new();
     let options = match options(arguments) {

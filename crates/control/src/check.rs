@@ -30,7 +30,7 @@ pub enum Broken {
     /// Ids are below what was given out.
     #[error("an id was used that was not given out")]
     Minted,
-    /// Voters are nodes, and odd.
+    /// Voters are nodes of this ledger, and odd.
     #[error("the voters are no set of voters")]
     Voters,
     /// Epochs, incarnations, map sequences, sizes and generations only grow.
@@ -57,7 +57,7 @@ pub fn check(state: &State) -> Vec<Broken> {
         broken.push(Broken::Minted);
     }
     let voters = state.voters.present();
-    let known = voters.iter().all(|id| state.nodes.contains_key(id));
+    let known = voters.iter().all(|id| state.is_member(*id));
     if !known || (!voters.is_empty() && voters.len().is_multiple_of(2)) {
         broken.push(Broken::Voters);
     }

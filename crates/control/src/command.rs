@@ -372,6 +372,9 @@ pub enum Rejected {
     /// A set of voters has odd size and knows all its members.
     #[error("a set of voters has odd size")]
     EvenVoters,
+    /// That node is of a ledger that a forced quorum has ended.
+    #[error("{0} is of an earlier ledger: it votes again only under a new id")]
+    Stranger(NodeId),
     /// A change of voters is in flight.
     #[error("a change of voters is in flight")]
     VotersChanging,

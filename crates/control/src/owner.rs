@@ -30,6 +30,8 @@
 //! On failure: what can't be decided waits, and so do the writes. An array that can't be stopped costs the node
 //! ([`Effect::ResetNode`]).
 
+#[cfg(test)]
+mod tests;
 mod up;
 
 use crate::bug::{Bug, Bugs};
@@ -373,6 +375,11 @@ impl Owner {
     fn assembling(&mut self, now: Moment, ledger: &State, effects: &mut Vec<Effect>) {
         let Some(volume) = self.activated(ledger) else { return };
         let Stage::Assembling(assembly, gates) = &mut self.stage else { return };
+        if matches!(volume.phase, Phase::Open { .. }) {
+            // An array of before was opened after all, by a proposal that came late; this one would be made by what no longer holds.
+            effects.push(take_anew(self.id, self.node, volume));
+            return;
+        }
         let wanted = assembly_of(ledger, volume, self.bugs);
         if *assembly != wanted {
             gates.retain(|leg, _| wanted.legs.contains_key(leg));
@@ -391,14 +398,18 @@ impl Owner {
     fn begin(&mut self, ledger: &State, volume: &Volume, effects: &mut Vec<Effect>) {
         if matches!(volume.phase, Phase::Open { .. }) {
             // It was open here, and no array is left: its legs may differ. That is a takeover, if from oneself.
-            let command = VolumeCommand::Takeover { owner: self.node };
-            effects.push(Effect::Propose(Command::Volume(self.id, volume.epoch, command)));
+            effects.push(take_anew(self.id, self.node, volume));
             return;
         }
         let assembly = assembly_of(ledger, volume, self.bugs);
         effects.push(Effect::Assemble(assembly.clone()));
         self.stage = Stage::Assembling(assembly, BTreeMap::new());
     }
+}
+
+/// A takeover from oneself: the volume is open here, and the array that was opened is gone.
+fn take_anew(id: VolumeId, owner: NodeId, volume: &Volume) -> Effect {
+    Effect::Propose(Command::Volume(id, volume.epoch, VolumeCommand::Takeover { owner }))
 }
 
 /// Starts from in-sync legs only, never with one that is being rebuilt.

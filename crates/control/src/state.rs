@@ -92,6 +92,9 @@ pub struct Node {
     pub zone: Option<ZoneName>,
     /// The boot that it last registered with; `None`: it never did.
     pub boot: Option<BootId>,
+    /// The ledger that it takes part in. Forced quorum begins a new one with those who vote then; all others are strangers to it,
+    /// whose logs may say otherwise, and have a voice again only under a new id.
+    pub ledger: LedgerIncarnation,
 }
 
 /// Whether what a drive has acknowledged survives its power.
@@ -336,6 +339,11 @@ impl State {
     /// The node that a leg is on.
     pub fn node_of(&self, leg: &Leg) -> Option<NodeId> {
         self.drives.get(&leg.drive).map(|drive| drive.node)
+    }
+
+    /// Whether a node takes part in this ledger, and may vote.
+    pub fn is_member(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|node| node.ledger == self.incarnation)
     }
 
     /// Whether a leg's target is still in the run in which the leg was last given out.

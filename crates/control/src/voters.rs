@@ -24,16 +24,19 @@ pub fn wanted(ledger: &State, live: &BTreeSet<NodeId>, preferred: &ZoneName) -> 
         return None;
     }
     let zone = |node: &NodeId| ledger.nodes.get(node).and_then(|node| node.zone.as_ref());
-    let witness = ledger.nodes.iter().find(|(_, node)| node.zone.is_none()).map(|(id, _)| *id);
-    let mut set: BTreeSet<NodeId> = live.iter().copied().filter(|id| ledger.nodes.contains_key(id)).collect();
+    // Whom a forced quorum has left behind may be heard of, and has no voice.
+    let members = || ledger.nodes.keys().copied().filter(|id| ledger.is_member(*id));
+    let witness = members().find(|id| zone(id).is_none());
+    let mut set: BTreeSet<NodeId> = members().filter(|id| live.contains(id)).collect();
     if set.len().is_multiple_of(2) {
         let dead = |id: &&NodeId| !live.contains(id);
         let witness_lives = witness.is_some_and(|witness| live.contains(&witness));
         let others = set.iter().rev().find(|id| zone(id).is_some_and(|zone| zone != preferred)).copied();
         let one_zone = set.iter().all(|id| zone(id) == set.first().and_then(zone));
         if witness_lives {
-            let keeps = present.iter().find(dead).or_else(|| ledger.nodes.keys().find(dead));
-            set.insert(*keeps?);
+            let keeps =
+                present.iter().copied().find(|id| dead(&id)).or_else(|| members().find(|id| dead(&id)));
+            set.insert(keeps?);
         } else if one_zone || holds_every_volume(ledger, live, preferred) {
             let gives_up = others.filter(|_| !one_zone).or(set.last().copied());
             set.remove(&gives_up?);
@@ -128,6 +131,32 @@ mod tests {
         let stale = now(&ledger, VolumeCommand::LegStale(leg_ref(&ledger, 1)));
         must(&mut ledger, &stale);
         assert_eq!(wanted(&ledger, &live, &zone), None);
+    }
+
+    #[test]
+    fn whom_a_forced_quorum_has_left_behind_never_votes_again() {
+        let mut ledger = cluster(4, Mirror::FourWay);
+        let voters = BTreeSet::from([NodeId(2)]);
+        let (by, loses) = ("operator".to_owned(), "what rack 1 had".to_owned());
+        must(&mut ledger, &Command::Cluster(ClusterCommand::ForceQuorum { voters, by, loses }));
+        let all: BTreeSet<NodeId> = ledger.nodes.keys().copied().collect();
+        assert_eq!(wanted(&ledger, &all, &"zone1".parse().unwrap()), None);
+        let with_them = Command::Cluster(ClusterCommand::ChangeVoters([2, 3, 5].map(NodeId).into()));
+        assert_eq!(ledger.apply(&with_them), Err(crate::Rejected::Stranger(NodeId(3))));
+        // Under a new id one does: with the survivor that would be two, and two are not a set of voters.
+        let zone = Some("zone2".parse().unwrap());
+        for name in ["n6", "n7"] {
+            must(
+                &mut ledger,
+                &Command::Cluster(ClusterCommand::AddNode {
+                    name: name.parse().unwrap(),
+                    zone: zone.clone(),
+                }),
+            );
+        }
+        let live = ledger.nodes.keys().copied().collect();
+        let three = Some([2, 6, 7].map(NodeId).into());
+        assert_eq!(wanted(&ledger, &live, &"zone1".parse().unwrap()), three);
     }
 
     #[test]

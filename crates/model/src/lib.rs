@@ -11,6 +11,7 @@ mod diagnostic;
 mod ids;
 mod intent;
 mod inventory;
+mod pool;
 mod shape;
 mod spec;
 mod volume;
@@ -22,6 +23,7 @@ pub use ids::{
 };
 pub use intent::{Intent, Qos, RdmaTechnology, StorageNetwork, TrafficClass};
 pub use inventory::{CpuInfo, Drive, DriveClass, Inventory, KernelInfo, MemoryInfo, Nic, NicDcb};
+pub use pool::{Extent, PlacedLeg, Pool, PoolDrive, PoolNode, VolumeSize};
 pub use shape::{Mirror, Shape};
 pub use spec::{
     ClusterSpec, ConfigurationMode, DeploymentMode, ManagementNetwork, Node, Wiring, Witness, WitnessKind,

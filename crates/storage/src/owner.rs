@@ -563,7 +563,8 @@ pub fn found(seen: &Seen, nodes: &BTreeMap<LegId, NodeId>, maps: MapSequence, no
             rebuild = Some(Rebuild { leg, progress: Progress::begun(now), done: None });
         }
     }
-    Some(Up { epoch: array.epoch, maps, admitted: seen.top, legs, rebuild, patience: BTreeMap::new() })
+    let (patience, errored) = (BTreeMap::new(), BTreeSet::new());
+    Some(Up { epoch: array.epoch, maps, admitted: seen.top, legs, rebuild, patience, errored })
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub(super) fn apply(state: &mut State, command: &ClusterCommand) -> Result<Vec<E
                 return Err(Rejected::NameTaken);
             }
             state.minted.node = state.minted.node.next();
-            let node = Node { name: name.clone(), zone: zone.clone(), boot: None };
+            let node = Node { name: name.clone(), zone: zone.clone(), boot: None, ledger: state.incarnation };
             state.nodes.insert(state.minted.node, node);
             return Ok(vec![Event::NodeAdded(state.minted.node)]);
         }
@@ -120,7 +120,7 @@ fn replace_node(state: &mut State, lost: NodeId) -> Result<Vec<Event>, Rejected>
         return Err(Rejected::InUse);
     }
     let new = state.minted.node.next();
-    let node = Node { boot: None, ..old.clone() };
+    let node = Node { boot: None, ledger: state.incarnation, ..old.clone() };
     state.minted.node = new;
     state.nodes.insert(new, node);
     for drive in state.drives.values_mut().filter(|drive| drive.node == lost) {
@@ -194,6 +194,9 @@ fn is_voter_set(state: &State, voters: &BTreeSet<NodeId>) -> Result<(), Rejected
 
 fn change_voters(state: &mut State, to: &BTreeSet<NodeId>) -> Result<(), Rejected> {
     is_voter_set(state, to)?;
+    if let Some(stranger) = to.iter().find(|id| !state.is_member(**id)) {
+        return Err(Rejected::Stranger(*stranger));
+    }
     let Voters::Settled(from) = &state.voters else { return Err(Rejected::VotersChanging) };
     state.voters = Voters::Changing { from: from.clone(), to: to.clone() };
     Ok(())
@@ -208,6 +211,9 @@ fn force_quorum(
 ) -> Result<Vec<Event>, Rejected> {
     is_voter_set(state, voters)?;
     state.incarnation = state.incarnation.next();
+    for (_, node) in state.nodes.iter_mut().filter(|(id, _)| voters.contains(id)) {
+        node.ledger = state.incarnation;
+    }
     state.voters = Voters::Settled(voters.clone());
     state.operations.clear();
     let mut events = Vec::new();

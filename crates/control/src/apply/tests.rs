@@ -164,7 +164,15 @@ fn a_volume_whose_last_leg_erred_is_offline_until_an_override_that_is_written_do
     does(&mut state, V::Override { leg: leg_1, owner: NodeId(1), by, loses });
     assert_eq!(leg(&state, 2), LegState::Stale { base: Base::Scratch, back: false });
     assert_eq!(state.overrides.len(), 1);
-    open(&mut state, &[1]);
+    // The drive's counters still say why it was overridden.
+    let run = state.run(volume(&state).legs[&LegId(1)].drive).unwrap();
+    on(&mut state, 1, |leg| V::ConfirmFence { leg, run, errored: true });
+    assert_eq!(leg(&state, 1), LegState::InSync);
+    open(&mut state, &[]);
+    let takeover = V::Takeover { owner: NodeId(1) };
+    does(&mut state, takeover);
+    on(&mut state, 1, |leg| V::ConfirmFence { leg, run, errored: true });
+    assert_eq!(volume(&state).phase, Phase::Offline, "what it has counted since is news");
 }
 
 #[test]

@@ -231,6 +231,8 @@ impl Edit<'_> {
         let found = self.leg(leg)?;
         self.is_present(found.drive, run)?;
         let forgot = self.forgot(found, run);
+        // What its drive had counted before an operator declared it good is among what the operator was told.
+        let errored = errored && found.run.is_some();
         if found.state != LegState::InSync {
             return Err(Rejected::LegCannot { state: found.state.kind(), cause: LegCause::Unconfirmed });
         }

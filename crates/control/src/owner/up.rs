@@ -91,6 +91,8 @@ pub struct Up {
     pub rebuild: Option<Rebuild>,
     /// How long legs are left alone whose rebuild failed.
     pub patience: BTreeMap<LegId, Patience>,
+    /// Legs that the last look found failed, and the ledger does not know of it.
+    pub errored: BTreeSet<LegId>,
 }
 
 impl Up {
@@ -102,7 +104,8 @@ impl Up {
         };
         let legs = assembly.legs.iter().map(held).collect();
         let (epoch, maps) = (assembly.epoch, assembly.maps);
-        Self { epoch, maps, admitted: false, legs, rebuild: None, patience: BTreeMap::new() }
+        let (patience, errored) = (BTreeMap::new(), BTreeSet::new());
+        Self { epoch, maps, admitted: false, legs, rebuild: None, patience, errored }
     }
 
     pub(super) fn take(&mut self, sight: &Sight<'_>, event: Event, effects: &mut Vec<Effect>) {
@@ -131,7 +134,7 @@ impl Up {
                 }
                 effects.push(Effect::Look);
             }
-            Event::Looked(look) => self.looked(sight, &look, effects),
+            Event::Looked(look) => self.looked(&look, effects),
             Event::Rebuilding { done_bytes, total_bytes } => {
                 if let Some(rebuild) = &mut self.rebuild {
                     rebuild.progress.report(sight.now, done_bytes, total_bytes);
@@ -149,17 +152,17 @@ impl Up {
     }
 
     /// Lets go and releases, one answer at a time, and nothing while an error is not committed.
-    fn looked(&mut self, sight: &Sight<'_>, look: &Look, effects: &mut Vec<Effect>) {
+    fn looked(&mut self, look: &Look, effects: &mut Vec<Effect>) {
         let failed = |leg: &LegId| look.legs.get(leg) == Some(&LegLook::Failed);
-        let uncommitted: Vec<LegId> = self
+        self.errored = self
             .legs
             .iter()
             .filter(|(leg, held)| failed(leg) && held.standing == Standing::In)
             .map(|(leg, _)| *leg)
             .collect();
-        if !uncommitted.is_empty() {
+        if !self.errored.is_empty() {
             // An error came through the gate: the drive's. What it has is in doubt from now on, also if it is the last.
-            effects.extend(uncommitted.iter().filter_map(|leg| suspect(sight, *leg)));
+            // It is proposed at every step until the ledger says so.
             return;
         }
         let out = |leg: &LegId| look.legs.get(leg).is_none_or(|look| *look == LegLook::Out);
@@ -198,12 +201,21 @@ impl Up {
         if self.compare(volume, effects) {
             effects.push(Effect::Look);
         }
+        let errored = self.errored.iter().filter(|leg| self.is_in(**leg));
+        effects.extend(errored.filter_map(|leg| suspect(sight, *leg)));
         let hopeless = |held: &Held| held.standing == Standing::In && sight.is_hopeless(held.gate, held.node);
-        let given_up = self.legs.iter().filter(|(_, held)| hopeless(held));
+        // One that erred does not count: if it is all that would be left, the one without path is the better.
+        let sound =
+            |leg: &LegId| volume.in_sync().any(|(other, _)| other != *leg && !self.errored.contains(&other));
+        let given_up = self.legs.iter().filter(|(leg, held)| hopeless(held) && sound(leg));
         effects.extend(given_up.filter_map(|(leg, _)| sight.stale(*leg)));
         if open {
             self.look_after_rebuild(sight, effects);
         }
+    }
+
+    fn is_in(&self, leg: LegId) -> bool {
+        self.legs.get(&leg).is_some_and(|held| held.standing == Standing::In)
     }
 
     /// Holds the legs against the ledger's; whether one was taken out of the set.

@@ -1,0 +1,86 @@
+//! What an owner does about a drive's error while nobody answers: found by the simulation.
+
+use super::*;
+use crate::state::Cache;
+use crate::testing::{VOLUME, boot, leg_ref, must, now, opened, run, volume, with_volume};
+use model::Mirror;
+
+/// A two-way volume, open and up at node 1.
+fn up() -> (State, Owner) {
+    let mut ledger = with_volume(2, 1, Mirror::TwoWay, &[Cache::Safe]);
+    for id in [1, 2] {
+        let (leg, run) = (leg_ref(&ledger, id), run(NodeId(id.into()), 1, 1));
+        let confirm = now(&ledger, VolumeCommand::ConfirmFence { leg, run, errored: false });
+        must(&mut ledger, &confirm);
+    }
+    let activate = now(&ledger, VolumeCommand::Activate);
+    must(&mut ledger, &activate);
+    let mut owner = Owner::new(VOLUME, NodeId(1), boot(NodeId(1), 1), Timing::default(), None);
+    owner.step(Moment(0), &ledger, Event::Leased);
+    owner.step(Moment(1), &ledger, Event::Assembled(volume(&ledger).epoch));
+    opened(&mut ledger);
+    assert_eq!(owner.step(Moment(2), &ledger, Event::Look), [Effect::Admit]);
+    (ledger, owner)
+}
+
+/// The owner's own leg has failed.
+fn own_leg_failed() -> Event {
+    let legs = BTreeMap::from([(LegId(1), LegLook::Failed), (LegId(2), LegLook::Fine)]);
+    Event::Looked(Look { waits: true, legs })
+}
+
+fn proposed(effects: Vec<Effect>) -> Vec<VolumeCommand> {
+    let command = |effect| match effect {
+        Effect::Propose(Command::Volume(_, _, command)) => Some(command),
+        _ => None,
+    };
+    effects.into_iter().filter_map(command).collect()
+}
+
+#[test]
+fn an_error_is_proposed_until_the_ledger_says_so() {
+    let (mut ledger, mut owner) = up();
+    let suspect = [VolumeCommand::LegSuspect(leg_ref(&ledger, 1))];
+    assert_eq!(proposed(owner.step(Moment(10), &ledger, own_leg_failed())), suspect);
+    for at in [110, 210, 310] {
+        assert_eq!(proposed(owner.step(Moment(at), &ledger, Event::Look)), suspect, "it may have been lost");
+    }
+    let command = now(&ledger, suspect[0].clone());
+    must(&mut ledger, &command);
+    assert_eq!(owner.step(Moment(410), &ledger, Event::Look), [Effect::Look]);
+}
+
+/// Its own late proposal opens the volume while it assembles once more.
+#[test]
+fn an_assembly_does_not_go_on_in_a_volume_that_was_opened_without_it() {
+    let (ledger, mut owner) = up();
+    owner.step(Moment(10), &ledger, Event::LeaseLost);
+    let epoch = volume(&ledger).epoch;
+    // It has not seen yet that the volume is open: to it, nobody was let in.
+    let mut lagging = ledger.clone();
+    lagging.volumes.get_mut(&VOLUME).unwrap().phase =
+        Phase::Opening { boot: boot(NodeId(1), 1), make_equal: true };
+    lagging.volumes.get_mut(&VOLUME).unwrap().map_sequence = MapSequence(0);
+    owner.step(Moment(20), &lagging, Event::Stopped { epoch, flushed: false });
+    owner.step(Moment(30), &lagging, Event::Leased);
+    assert!(matches!(owner.stage(), Stage::Assembling(..)));
+    let takeover = VolumeCommand::Takeover { owner: NodeId(1) };
+    let effects = owner.step(Moment(40), &ledger, Event::Look);
+    assert_eq!(effects, [Effect::Propose(Command::Volume(VOLUME, epoch, takeover))]);
+}
+
+/// The leg without path has every acknowledged write; the other may not.
+#[test]
+fn a_leg_without_path_is_kept_if_all_others_have_erred() {
+    let (mut ledger, mut owner) = up();
+    owner.step(Moment(10), &ledger, own_leg_failed());
+    owner.step(Moment(20), &ledger, Event::GateLost(LegId(2)));
+    owner.step(Moment(30), &ledger, Event::Silent(NodeId(2)));
+    let suspect = VolumeCommand::LegSuspect(leg_ref(&ledger, 1));
+    assert_eq!(proposed(owner.step(Moment(9000), &ledger, Event::Look)), std::slice::from_ref(&suspect));
+    let command = now(&ledger, suspect);
+    must(&mut ledger, &command);
+    let left: Vec<LegId> = volume(&ledger).in_sync().map(|(leg, _)| leg).collect();
+    assert_eq!(left, [LegId(2)]);
+    assert_eq!(proposed(owner.step(Moment(9100), &ledger, Event::Look)), [], "the last is never let go");
+}
