@@ -68,7 +68,8 @@ impl Bitmap {
 
     /// Whether a chunk is marked.
     pub fn has(&self, chunk: u64) -> bool {
-        usize::try_from(chunk / 8).is_ok_and(|at| self.bytes.get(at).is_some_and(|byte| byte >> (chunk % 8) & 1 == 1))
+        usize::try_from(chunk / 8)
+            .is_ok_and(|at| self.bytes.get(at).is_some_and(|byte| byte >> (chunk % 8) & 1 == 1))
     }
 
     /// Marks a chunk; one that the volume has not is left alone.
@@ -90,7 +91,8 @@ impl Bitmap {
 
     /// Whether all that another has marked is marked here.
     pub fn covers(&self, other: &Self) -> bool {
-        self.chunks == other.chunks && self.bytes.iter().zip(&other.bytes).all(|(mine, other)| other & !mine == 0)
+        self.chunks == other.chunks
+            && self.bytes.iter().zip(&other.bytes).all(|(mine, other)| other & !mine == 0)
     }
 
     /// With at least one mark in each page of md's bitmap, so that md writes every page.
@@ -171,6 +173,9 @@ mod tests {
         let mut map = Bitmap::none(2 * BITS_PER_PAGE + 5);
         map.mark(BITS_PER_PAGE + 7);
         let map = map.touching_every_page();
-        assert_eq!(map.runs().collect::<Vec<_>>(), [0..1, BITS_PER_PAGE + 7..BITS_PER_PAGE + 8, 2 * BITS_PER_PAGE..2 * BITS_PER_PAGE + 1]);
+        assert_eq!(
+            map.runs().collect::<Vec<_>>(),
+            [0..1, BITS_PER_PAGE + 7..BITS_PER_PAGE + 8, 2 * BITS_PER_PAGE..2 * BITS_PER_PAGE + 1]
+        );
     }
 }

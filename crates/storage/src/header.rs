@@ -189,7 +189,8 @@ pub fn examine(first: &[u8], last: &[u8]) -> Content {
         Err(HeaderError::NoHeader | HeaderError::Short(_)) => {}
         Err(error) => return Content::Unreadable(error),
     }
-    let mark = MARKS.iter().find(|(_, at, mark)| first.get(*at..).is_some_and(|bytes| bytes.starts_with(mark)));
+    let mark =
+        MARKS.iter().find(|(_, at, mark)| first.get(*at..).is_some_and(|bytes| bytes.starts_with(mark)));
     let used = |bytes: &[u8]| bytes.iter().position(|byte| *byte != 0);
     match (mark, used(first), used(last)) {
         (Some((what, at, _)), _, _) => Content::Foreign { what, at: *at },

@@ -38,7 +38,9 @@ const VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LegError {
     /// No such size.
-    #[error("a volume can't have {data_bytes} bytes in chunks of {chunk_bytes}: whole blocks of {BLOCK_BYTES}, and a power of two from 64 KiB")]
+    #[error(
+        "a volume can't have {data_bytes} bytes in chunks of {chunk_bytes}: whole blocks of {BLOCK_BYTES}, and a power of two from 64 KiB"
+    )]
     Sizes {
         /// The volume's.
         data_bytes: u64,
@@ -87,7 +89,11 @@ impl Geometry {
         let chunk_fits = chunk_bytes.is_power_of_two() && (64 << 10..=1 << 30).contains(&chunk_bytes);
         // Above, offsets could overflow; nobody has such drives.
         let data_fits = data_bytes > 0 && data_bytes.is_multiple_of(BLOCK_BYTES) && data_bytes <= 1 << 56;
-        if chunk_fits && data_fits { Ok(Self { sizes }) } else { Err(LegError::Sizes { data_bytes, chunk_bytes }) }
+        if chunk_fits && data_fits {
+            Ok(Self { sizes })
+        } else {
+            Err(LegError::Sizes { data_bytes, chunk_bytes })
+        }
     }
 
     /// The volume's sizes.
@@ -184,7 +190,8 @@ impl LegHeader {
         if version != VERSION {
             return Err(LegError::Version(version));
         }
-        let mut fields = || Some((reader.u128()?, reader.u32()?, reader.u16()?, reader.u64()?, reader.u64()?));
+        let mut fields =
+            || Some((reader.u128()?, reader.u32()?, reader.u16()?, reader.u64()?, reader.u64()?));
         let (cluster, volume, leg, data_bytes, chunk_bytes) = fields().ok_or(LegError::Damaged)?;
         let (leg, sizes) = ((VolumeId(volume), LegId(leg)), Sizes { data_bytes, chunk_bytes });
         Geometry::new(sizes)?;
@@ -263,7 +270,9 @@ mod tests {
 
     #[test]
     fn sizes_that_cannot_be_are_errors() {
-        for (data_bytes, chunk_bytes) in [(0, 1 << 20), (4097, 1 << 20), (4096, 3 << 20), (4096, 4096), (u64::MAX - 4095, 1 << 20)] {
+        for (data_bytes, chunk_bytes) in
+            [(0, 1 << 20), (4097, 1 << 20), (4096, 3 << 20), (4096, 4096), (u64::MAX - 4095, 1 << 20)]
+        {
             assert!(Geometry::new(Sizes { data_bytes, chunk_bytes }).is_err(), "{data_bytes} {chunk_bytes}");
         }
     }

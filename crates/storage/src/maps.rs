@@ -146,7 +146,6 @@ pub fn missed<'a>(
     found.unwrap_or_else(|| Bitmap::all(chunks))
 }
 
-
 #[cfg(test)]
 #[path = "maps_tests.rs"]
 mod tests;

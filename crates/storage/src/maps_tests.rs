@@ -138,14 +138,19 @@ impl World {
     }
 
     fn assemble(&mut self) {
-        let stale: BTreeSet<LegId> = self.legs.keys().copied().filter(|leg| !self.in_sync.contains(leg)).collect();
+        let stale: BTreeSet<LegId> =
+            self.legs.keys().copied().filter(|leg| !self.in_sync.contains(leg)).collect();
         let prepared = prepare(8, &self.read(), self.sequence, &stale);
         (self.sequence, self.written) = (self.sequence.next(), self.written + 1);
         let source = self.legs[self.in_sync.first().unwrap()].data;
         for id in &self.in_sync {
             let leg = self.legs.get_mut(id).unwrap();
             leg.unreadable = false;
-            leg.table = Some(MapTable { sequence: self.sequence, written: self.written, maps: prepared.maps.clone() });
+            leg.table = Some(MapTable {
+                sequence: self.sequence,
+                written: self.written,
+                maps: prepared.maps.clone(),
+            });
             for chunk in prepared.union.runs().flatten() {
                 leg.data[usize::try_from(chunk).unwrap()] = source[usize::try_from(chunk).unwrap()];
             }
@@ -182,7 +187,9 @@ impl World {
                 self.assemble();
             }
             Step::Lose(leg) if self.in_sync.len() > 1 => drop(self.in_sync.remove(&LegId(leg.into()))),
-            Step::Rebuild(leg) if !self.in_sync.contains(&LegId(leg.into())) => self.rebuild(LegId(leg.into())),
+            Step::Rebuild(leg) if !self.in_sync.contains(&LegId(leg.into())) => {
+                self.rebuild(LegId(leg.into()))
+            }
             Step::Lose(_) | Step::Rebuild(_) => {}
             Step::Restart(unreadable) => {
                 if let Some(leg) = unreadable.and_then(|leg| self.legs.get_mut(&LegId(leg.into()))) {

@@ -50,7 +50,10 @@ impl FromStr for GivenLeg {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let [volume, leg, epoch, incarnation] = parts(text, '-').ok_or(())?;
-        let key = Key { epoch: parse_epoch(epoch).ok_or(())?, incarnation: Incarnation(number(incarnation).ok_or(())?) };
+        let key = Key {
+            epoch: parse_epoch(epoch).ok_or(())?,
+            incarnation: Incarnation(number(incarnation).ok_or(())?),
+        };
         let leg = LegId(u16::try_from(number(leg).ok_or(())?).map_err(drop)?);
         Ok(Self { leg: (VolumeId(number(volume).ok_or(())?), leg), key })
     }
@@ -150,7 +153,8 @@ pub fn array(volume: VolumeId, epoch: Epoch) -> String {
 pub fn of_array(name: &str) -> Option<(VolumeId, Epoch)> {
     let [volume, ledger, number] = parts(name.strip_prefix("md_tr")?, '_')?;
     let read = |text: &str| {
-        let canonical = (text == "0" || !text.starts_with('0')) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let canonical = (text == "0" || !text.starts_with('0'))
+            && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         canonical.then(|| u32::from_str_radix(text, 16).ok()).flatten()
     };
     let epoch = Epoch { ledger: LedgerIncarnation(read(ledger)?), number: read(number)? };
@@ -233,10 +237,14 @@ mod tests {
     #[test]
     fn they_look_like_this() {
         let epoch = Epoch { ledger: LedgerIncarnation(1), number: 7 };
-        let given = GivenLeg { leg: (VolumeId(3), LegId(2)), key: Key { epoch, incarnation: Incarnation(4) } };
+        let given =
+            GivenLeg { leg: (VolumeId(3), LegId(2)), key: Key { epoch, incarnation: Incarnation(4) } };
         let cluster = ClusterId(0xabc);
         assert_eq!(given.device(), "tr-leg-3-2-1.7-4");
-        assert_eq!(given.subsystem(cluster), "nqn.2026-01.io.twinrack:00000000000000000000000000000abc:3-2-1.7-4");
+        assert_eq!(
+            given.subsystem(cluster),
+            "nqn.2026-01.io.twinrack:00000000000000000000000000000abc:3-2-1.7-4"
+        );
         assert_eq!(gate(given.leg, epoch), "tr-gate-3-2-1.7");
         assert_eq!(array(VolumeId(30), epoch), "md_tr1e_1_7");
         assert_eq!(given.serial(cluster).len(), 20);

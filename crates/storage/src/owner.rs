@@ -258,7 +258,12 @@ impl Site {
 }
 
 /// `Assemble`: from whatever an earlier order or run has left to an array that takes writes, and that nobody can open yet.
-pub fn assemble(site: &Site, seen: &Seen, order: &Assembly, known: MapSequence) -> Result<Vec<Step>, Refused> {
+pub fn assemble(
+    site: &Site,
+    seen: &Seen,
+    order: &Assembly,
+    known: MapSequence,
+) -> Result<Vec<Step>, Refused> {
     if order.legs.is_empty() {
         return Err(Refused::NoLegs);
     }
@@ -266,12 +271,20 @@ pub fn assemble(site: &Site, seen: &Seen, order: &Assembly, known: MapSequence) 
         return Err(Refused::Open);
     }
     let mut steps = Vec::new();
-    let ways: BTreeMap<LegId, Way> =
-        order.legs.iter().map(|(leg, (incarnation, node))| (*leg, site.way(*leg, *incarnation, *node, order.epoch))).collect();
+    let ways: BTreeMap<LegId, Way> = order
+        .legs
+        .iter()
+        .map(|(leg, (incarnation, node))| (*leg, site.way(*leg, *incarnation, *node, order.epoch)))
+        .collect();
     if let Some(array) = &seen.array {
         // Nobody was let in, so what waits in it is nobody's.
         let lost = |leg: &&LegId| !ways.contains_key(leg);
-        steps.extend(seen.gates.iter().filter(|(leg, _)| lost(leg)).map(|(leg, gate)| Step::FailGate(*leg, gate.epoch)));
+        steps.extend(
+            seen.gates
+                .iter()
+                .filter(|(leg, _)| lost(leg))
+                .map(|(leg, gate)| Step::FailGate(*leg, gate.epoch)),
+        );
         if array.members.values().any(Member::failed) {
             steps.push(Step::Answer(array.members.keys().copied().collect()));
         }
@@ -283,7 +296,8 @@ pub fn assemble(site: &Site, seen: &Seen, order: &Assembly, known: MapSequence) 
         }
     }
     let wanted = |given: &GivenLeg| ways.values().any(|way| *way == Way::Gate(*given, order.epoch));
-    steps.extend(seen.connections.keys().filter(|given| !wanted(given)).map(|given| Step::Disconnect(*given)));
+    steps
+        .extend(seen.connections.keys().filter(|given| !wanted(given)).map(|given| Step::Disconnect(*given)));
     for (leg, way) in &ways {
         steps.extend(site.reach(seen, *way, order.legs[leg].1));
     }
@@ -369,7 +383,11 @@ pub fn release(site: &Site, seen: &Seen, epoch: Epoch, legs: &BTreeSet<LegId>) -
         steps.push(Step::SetMember(site.member_way(array, *leg, member), "state", "-blocked".to_owned()));
     }
     steps.push(Step::Answer(legs.clone()));
-    steps.extend(named().filter(|(_, member)| member.has("faulty")).flat_map(|(leg, member)| take_out(site, seen, array, *leg, member)));
+    steps.extend(
+        named()
+            .filter(|(_, member)| member.has("faulty"))
+            .flat_map(|(leg, member)| take_out(site, seen, array, *leg, member)),
+    );
     Ok(steps)
 }
 
@@ -384,7 +402,14 @@ fn take_out(site: &Site, seen: &Seen, array: &Array, leg: LegId, member: &Member
 }
 
 /// `Repoint`: what the gate queues goes to the leg as it is given out now.
-pub fn repoint(site: &Site, seen: &Seen, epoch: Epoch, leg: LegId, incarnation: Incarnation, node: NodeId) -> Result<Vec<Step>, Refused> {
+pub fn repoint(
+    site: &Site,
+    seen: &Seen,
+    epoch: Epoch,
+    leg: LegId,
+    incarnation: Incarnation,
+    node: NodeId,
+) -> Result<Vec<Step>, Refused> {
     site.array(seen, epoch)?;
     let Way::Gate(given, _) = site.way(leg, incarnation, node, epoch) else { return Ok(Vec::new()) };
     if seen.gates.get(&leg).is_some_and(|gate| gate.to == Some(given)) {
@@ -461,12 +486,17 @@ pub fn stop(site: &Site, seen: &Seen) -> Vec<Step> {
     }
     if let Some(array) = &seen.array {
         steps.extend(array.members.values().filter_map(|member| member.local).map(Step::Flush));
-        let dead = |given: GivenLeg| !seen.connections.get(&given).is_some_and(|all| all.iter().any(|one| one.live));
+        let dead =
+            |given: GivenLeg| !seen.connections.get(&given).is_some_and(|all| all.iter().any(|one| one.live));
         for (leg, gate) in &seen.gates {
             if !gate.path || gate.to.is_none_or(dead) {
                 steps.push(Step::FailGate(*leg, gate.epoch));
                 if let Some(member) = array.members.get(leg).filter(|member| !member.has("faulty")) {
-                    steps.push(Step::SetMember(site.member_way(array, *leg, member), "state", "faulty".to_owned()));
+                    steps.push(Step::SetMember(
+                        site.member_way(array, *leg, member),
+                        "state",
+                        "faulty".to_owned(),
+                    ));
                 }
             }
         }
@@ -495,8 +525,13 @@ pub fn look(seen: &Seen) -> Look {
 
 /// Which gates have no path: by their own word, or since none of their connections lives.
 pub fn without_path(seen: &Seen) -> BTreeSet<LegId> {
-    let live = |given: GivenLeg| seen.connections.get(&given).is_some_and(|all| all.iter().any(|one| one.live));
-    seen.gates.iter().filter(|(_, gate)| !gate.path || !gate.to.is_some_and(live)).map(|(leg, _)| *leg).collect()
+    let live =
+        |given: GivenLeg| seen.connections.get(&given).is_some_and(|all| all.iter().any(|one| one.live));
+    seen.gates
+        .iter()
+        .filter(|(_, gate)| !gate.path || !gate.to.is_some_and(live))
+        .map(|(leg, _)| *leg)
+        .collect()
 }
 
 #[cfg(test)]

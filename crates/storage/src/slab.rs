@@ -72,11 +72,16 @@ mod pairs {
     use super::{BTreeMap, LegOf, Run};
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(legs: &BTreeMap<LegOf, Vec<Run>>, to: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        legs: &BTreeMap<LegOf, Vec<Run>>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
         legs.iter().collect::<Vec<_>>().serialize(to)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<LegOf, Vec<Run>>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<BTreeMap<LegOf, Vec<Run>>, D::Error> {
         Vec::deserialize(from).map(|pairs| pairs.into_iter().collect())
     }
 }

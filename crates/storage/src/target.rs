@@ -15,9 +15,9 @@
 //!
 //! On failure: a step's error is the executor's; [`Refused`] if what is there contradicts what is wanted.
 
+use crate::header::ClusterId;
 use crate::name::{self, GivenLeg};
 use crate::slab::Extent;
-use crate::header::ClusterId;
 use control::target::{Key, LegOf};
 use model::{DriveSerial, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -212,7 +212,9 @@ pub fn fence(seen: &Seen, leg: LegOf) -> Vec<Step> {
         }
         steps.push(Step::RemoveSubsystem(given));
     }
-    steps.extend(standing.iter().filter(|given| seen.devices.contains(given)).map(|given| Step::RemoveDevice(*given)));
+    steps.extend(
+        standing.iter().filter(|given| seen.devices.contains(given)).map(|given| Step::RemoveDevice(*given)),
+    );
     steps
 }
 
@@ -242,7 +244,9 @@ pub fn found(
 pub fn leftovers(seen: &Seen, found: &BTreeMap<LegOf, (Key, NodeId)>) -> BTreeSet<LegOf> {
     let linked = seen.ports.values().flat_map(|port| &port.links);
     let all = seen.exports.keys().chain(&seen.devices).chain(linked);
-    all.filter(|given| found.get(&given.leg).is_none_or(|(key, _)| *key != given.key)).map(|given| given.leg).collect()
+    all.filter(|given| found.get(&given.leg).is_none_or(|(key, _)| *key != given.key))
+        .map(|given| given.leg)
+        .collect()
 }
 
 #[cfg(test)]

@@ -26,7 +26,9 @@ fn offer(given: GivenLeg, to: Option<u32>) -> Offer {
 /// The kernel: does a step, or says which rule it breaks.
 fn simulate(seen: &mut Seen, step: &Step) -> Result<(), &'static str> {
     let linked = |seen: &Seen, given: &GivenLeg| seen.ports.values().any(|port| port.links.contains(given));
-    let unlinked = |seen: &Seen, given: &GivenLeg| if linked(seen, given) { Err("changed while linked") } else { Ok(()) };
+    let unlinked = |seen: &Seen, given: &GivenLeg| {
+        if linked(seen, given) { Err("changed while linked") } else { Ok(()) }
+    };
     match step {
         Step::MakeDevice(given, ..) => {
             let other = seen.devices.iter().any(|other| other.leg == given.leg);

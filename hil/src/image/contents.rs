@@ -103,6 +103,7 @@ pub(super) fn fill_tools(
 pub(super) struct Own {
     pub(super) agent: Vec<u8>,
     pub(super) hands: Vec<u8>,
+    pub(super) workload: Vec<u8>,
 }
 
 /// Puts the kernel and the whole initramfs into the folder.
@@ -232,7 +233,7 @@ fn modules_archive(
     archive.finish().map_err(failed())
 }
 
-/// The agent as `/init`, where it mounts and writes things, and the lab's hands.
+/// The agent as `/init`, where it mounts and writes things, and the lab's hands and workload.
 fn own_archive(own: &Own) -> io::Result<Vec<u8>> {
     let mut archive = Archive::new(Vec::new());
     for folder in ["bin", "dev", "etc", "proc", "run", "sys", "var", "var/lib"] {
@@ -245,6 +246,7 @@ fn own_archive(own: &Own) -> io::Result<Vec<u8>> {
     archive.device("dev/null", 0o666, (1, 3))?;
     archive.file("init", 0o755, &own.agent)?;
     archive.file("bin/hands", 0o755, &own.hands)?;
+    archive.file("bin/workload", 0o755, &own.workload)?;
     archive.finish()
 }
 
@@ -337,12 +339,18 @@ mod tests {
         fs::write(kernel.join(KERNEL), "kernel").unwrap();
         fs::write(kernel.join(MODULES), "mods").unwrap();
         fs::write(tools.join(TOOLS), "tool").unwrap();
-        let own = Own { agent: b"agent".to_vec(), hands: b"hands".to_vec() };
+        let own = Own { agent: b"agent".to_vec(), hands: b"hands".to_vec(), workload: b"work".to_vec() };
         fill_image(&kernel, &tools, &own, &image).unwrap();
         assert_eq!(fs::read(image.join(KERNEL)).unwrap(), b"kernel");
         let initrd = fs::read(image.join(INITRD)).unwrap();
         assert!(initrd.starts_with(b"modstool070701"));
         assert!(initrd.windows(9).any(|bytes| bytes == b"init\0\0age"));
         assert!(initrd.windows(15).any(|bytes| bytes == b"bin/hands\0hands"));
+        let name = b"bin/workload\0";
+        let at = initrd.windows(name.len()).position(|bytes| bytes == name).unwrap() + name.len();
+        assert!(
+            initrd[at..].iter().position(|byte| *byte != 0) < Some(4)
+                && initrd[at..at + 8].windows(4).any(|bytes| bytes == b"work")
+        );
     }
 }

@@ -108,9 +108,11 @@ pub struct NodeImage {
 
 /// Gives the image, making it only if it isn't in the cache.
 pub fn ensure(request: &ImageRequest, progress: &dyn Progress) -> Result<NodeImage, ImageError> {
+    let Programs { agent, hands, workload } = &request.programs;
     let own =
-        Own { agent: read_static(&request.programs.agent)?, hands: read_static(&request.programs.hands)? };
-    let recipe = Recipe { request, own_sha256: [cache::sha256(&own.agent), cache::sha256(&own.hands)] };
+        Own { agent: read_static(agent)?, hands: read_static(hands)?, workload: read_static(workload)? };
+    let own_sha256 = [&own.agent, &own.hands, &own.workload].map(|program| cache::sha256(program));
+    let recipe = Recipe { request, own_sha256 };
     let cache = Cache::open(&request.cache)?;
     let wanted: Vec<&str> = request.tools.iter().map(|wanted| wanted.package).collect();
     if !request.refresh
@@ -162,7 +164,7 @@ fn read_static(path: &Path) -> Result<Vec<u8>, ImageError> {
 /// What an image is made from, beside the packages.
 struct Recipe<'a> {
     request: &'a ImageRequest,
-    own_sha256: [String; 2],
+    own_sha256: [String; 3],
 }
 
 impl Recipe<'_> {
@@ -185,8 +187,8 @@ impl Recipe<'_> {
 
     fn image_key(&self, packages: &Packages) -> Key {
         let (kernel, tools) = (self.kernel_key(&packages.kernel), self.tools_key(&packages.tools));
-        let [agent, hands] = &self.own_sha256;
-        Key::of(&["image", kernel.whole(), tools.whole(), agent, hands])
+        let [agent, hands, workload] = &self.own_sha256;
+        Key::of(&["image", kernel.whole(), tools.whole(), agent, hands, workload])
     }
 
     fn find(&self, cache: &Cache, packages: &Packages) -> Option<NodeImage> {
@@ -250,7 +252,7 @@ mod tests {
     const TOOL: Wanted = Wanted { package: "a", files: &["/bin/a"] };
 
     fn recipe(request: &ImageRequest) -> Recipe<'_> {
-        Recipe { request, own_sha256: ["1".into(), "2".into()] }
+        Recipe { request, own_sha256: ["1".into(), "2".into(), "3".into()] }
     }
 
     /// A cache in which the packages are pinned, and the kernel and the tools are made.
@@ -262,14 +264,14 @@ mod tests {
         };
         pin("kernel.json", serde_json::json!(package("linux-image-x")));
         pin("tools.json", serde_json::json!({ "wanted": ["a"], "packages": [package("a"), package("b")] }));
-        let [agent, hands] = ["agent", "hands"].map(|name| {
+        let [agent, hands, workload] = ["agent", "hands", "workload"].map(|name| {
             let path = folder.path().join(name);
             fs::write(&path, elf(&[(1, name.as_bytes())], &[])).unwrap();
             path
         });
         let request = ImageRequest {
             cache: cache.root().to_owned(),
-            programs: Programs { agent, hands },
+            programs: Programs { agent, hands, workload },
             modules: modules.to_vec(),
             tools: vec![TOOL],
             refresh: false,
@@ -343,7 +345,7 @@ mod tests {
     #[test]
     fn a_dynamic_program_is_refused() {
         let (_folder, request) = prepared(&[]);
-        for program in [&request.programs.hands, &request.programs.agent] {
+        for program in [&request.programs.workload, &request.programs.hands, &request.programs.agent] {
             fs::write(program, elf(&[(3, b"/lib/ld.so\0")], &[])).unwrap();
             let Err(ImageError::DynamicProgram { path }) = ensure(&request, &Silent) else { panic!() };
             assert_eq!(path, *program);
@@ -367,7 +369,7 @@ mod tests {
         assert_ne!(key(&fewer, &packages), one);
         let other = Wanted { files: &["/bin/b"], ..TOOL };
         assert_ne!(key(&ImageRequest { tools: vec![other], ..request.clone() }, &packages), one);
-        for own in [["1", "3"], ["3", "2"]] {
+        for own in [["1", "2", "4"], ["1", "4", "3"], ["4", "2", "3"]] {
             let other = Recipe { request: &request, own_sha256: own.map(str::to_owned) };
             assert_ne!(other.image_key(&packages), one);
         }

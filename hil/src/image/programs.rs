@@ -23,6 +23,8 @@ pub struct Programs {
     pub agent: PathBuf,
     /// What carries out a harness's commands on a node of a lab, `/bin/hands` of the image.
     pub hands: PathBuf,
+    /// What writes to a volume in a lab so that it can be judged, `/bin/workload` of the image.
+    pub workload: PathBuf,
 }
 
 /// Builds the programs as they run on nodes, and returns their paths. Cargo decides what is to be done anew.
@@ -41,14 +43,14 @@ pub fn build_programs(
         let path = target.join("node").join(TARGET).join(PROFILE).join(name);
         if path.is_file() { Ok(path) } else { Err(ImageError::NoProgram { path }) }
     };
-    Ok(Programs { agent: built("twinrackd")?, hands: built("hands")? })
+    Ok(Programs { agent: built("twinrackd")?, hands: built("hands")?, workload: built("workload")? })
 }
 
 fn build_command(workspace: &Path, target: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace).args(["build", "--quiet", "--bins"]);
     command
-        .args(["--package", "agent", "--package", "hands"])
+        .args(["--package", "agent", "--package", "hands", "--package", "workload"])
         .args(["--profile", PROFILE, "--target", TARGET, "--target-dir"])
         .arg(target);
     command.arg("--config");

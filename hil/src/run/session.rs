@@ -7,7 +7,7 @@ use crate::accel::{self, Accel};
 use crate::events::{Event, EventLog, LogError, Verdict};
 use crate::host;
 use crate::image::{self, ImageRequest, NODE_MODULES, NODE_TOOLS, NodeImage};
-use crate::lab::{Keeper, Lab, LabError, Launch};
+use crate::lab::{Keeper, Kept, Lab, LabError, Launch};
 use crate::progress::Progress;
 use crate::report::{Environment, Phase, SUMMARY_SCHEMA, SuiteResult, Summary};
 use crate::runner::{self, Runner};
@@ -108,6 +108,8 @@ impl<'a> Session<'a> {
             runner.run(suite, |scenario| scenarios.push(scenario)).await?;
         }
         runner.log_counters()?;
+        // Whatever became of the suites, what was written is judged.
+        self.suites.extend(runner.judge_at_end(self.setup.options.keep).await?);
         self.phases.push(clock.end());
         Ok(())
     }
@@ -154,7 +156,10 @@ impl<'a> Session<'a> {
             image,
             accel,
             program: &self.setup.options.program,
-            consoles: &self.setup.dir.join(setup::CONSOLES),
+            kept: Kept {
+                consoles: &self.setup.dir.join(setup::CONSOLES),
+                records: &self.setup.dir.join(setup::RECORDS),
+            },
         };
         let log = &self.log;
         let ready =

@@ -8,7 +8,9 @@
 use control::owner::Assembly;
 use control::state::Base;
 use control::target::Key;
-use model::{DriveId, DriveSerial, Epoch, Incarnation, LedgerIncarnation, LegId, MapSequence, NodeId, VolumeId};
+use model::{
+    DriveId, DriveSerial, Epoch, Incarnation, LedgerIncarnation, LegId, MapSequence, NodeId, VolumeId,
+};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,28 +46,85 @@ struct Here {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum Order {
-    Claim { serial: DriveSerial, drive: DriveId, wipe: bool },
-    GiveOut { serial: DriveSerial, leg: LegId, epoch: u32, incarnation: Incarnation, to: NodeId },
-    Fence { leg: LegId },
+    Claim {
+        serial: DriveSerial,
+        drive: DriveId,
+        wipe: bool,
+    },
+    GiveOut {
+        serial: DriveSerial,
+        leg: LegId,
+        epoch: u32,
+        incarnation: Incarnation,
+        to: NodeId,
+    },
+    Fence {
+        leg: LegId,
+    },
     Found {},
-    Assemble { epoch: u32, legs: BTreeMap<LegId, (Incarnation, NodeId)>, make_equal: bool, stale: BTreeSet<LegId>, maps: MapSequence, known: MapSequence },
-    Admit { epoch: u32 },
+    Assemble {
+        epoch: u32,
+        legs: BTreeMap<LegId, (Incarnation, NodeId)>,
+        make_equal: bool,
+        stale: BTreeSet<LegId>,
+        maps: MapSequence,
+        known: MapSequence,
+    },
+    Admit {
+        epoch: u32,
+    },
     Look {},
-    LetGo { epoch: u32, leg: LegId },
-    Release { epoch: u32, legs: BTreeSet<LegId> },
-    Repoint { epoch: u32, leg: LegId, incarnation: Incarnation, node: NodeId },
-    Rebuild { epoch: u32, leg: LegId, incarnation: Incarnation, node: NodeId, base: Base },
+    LetGo {
+        epoch: u32,
+        leg: LegId,
+    },
+    Release {
+        epoch: u32,
+        legs: BTreeSet<LegId>,
+    },
+    Repoint {
+        epoch: u32,
+        leg: LegId,
+        incarnation: Incarnation,
+        node: NodeId,
+    },
+    Rebuild {
+        epoch: u32,
+        leg: LegId,
+        incarnation: Incarnation,
+        node: NodeId,
+        base: Base,
+    },
     /// Until nothing is copied any more.
-    AwaitRebuild { epoch: u32, seconds: u64 },
-    StopRebuild { epoch: u32, leg: LegId },
+    AwaitRebuild {
+        epoch: u32,
+        seconds: u64,
+    },
+    StopRebuild {
+        epoch: u32,
+        leg: LegId,
+    },
     Stop {},
     /// Tells of gates that lose their path or get it back, and gives it back to them.
-    Tend { seconds: u64 },
-    Flush { leg: LegId, epoch: u32, incarnation: Incarnation },
+    Tend {
+        seconds: u64,
+    },
+    Flush {
+        leg: LegId,
+        epoch: u32,
+        incarnation: Incarnation,
+    },
     /// Writes of 4 KiB, eight at a time, at places that follow from their numbers, each with its number in it.
-    Write { from: u64, count: u64, per_second: u64 },
+    Write {
+        from: u64,
+        count: u64,
+        per_second: u64,
+    },
     /// Reads every place back, and says which number each has.
-    Digest { device: String, offset_bytes: u64 },
+    Digest {
+        device: String,
+        offset_bytes: u64,
+    },
 }
 
 fn epoch(number: u32) -> Epoch {
@@ -75,7 +134,8 @@ fn epoch(number: u32) -> Epoch {
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let parsed = match arguments.as_slice() {
-        [here, order] => serde_json::from_str::<Here>(here).and_then(|here| Ok((here, serde_json::from_str::<Order>(order)?))),
+        [here, order] => serde_json::from_str::<Here>(here)
+            .and_then(|here| Ok((here, serde_json::from_str::<Order>(order)?))),
         _ => {
             eprintln!("usage: storage-trial SITE ORDER");
             return ExitCode::from(2);
@@ -142,16 +202,24 @@ fn run(here: &Here, order: Order) -> Result<(), Box<dyn Error>> {
             println!("{:?}\n{seen:#?}\nwithout path: {:?}", owner::look(&seen), owner::without_path(&seen));
             Ok(())
         }
-        Order::LetGo { epoch: number, leg } => carry(number, owner::let_go(&site, &seen()?, epoch(number), leg)?),
-        Order::Release { epoch: number, legs } => carry(number, owner::release(&site, &seen()?, epoch(number), &legs)?),
+        Order::LetGo { epoch: number, leg } => {
+            carry(number, owner::let_go(&site, &seen()?, epoch(number), leg)?)
+        }
+        Order::Release { epoch: number, legs } => {
+            carry(number, owner::release(&site, &seen()?, epoch(number), &legs)?)
+        }
         Order::Repoint { epoch: number, leg, incarnation, node } => {
             carry(number, owner::repoint(&site, &seen()?, epoch(number), leg, incarnation, node)?)
         }
         Order::Rebuild { epoch: number, leg, incarnation, node, base } => {
             carry(number, owner::rebuild(&site, &seen()?, epoch(number), (leg, incarnation, node), base)?)
         }
-        Order::AwaitRebuild { epoch: number, seconds } => await_rebuild(&engine, &site, epoch(number), seconds),
-        Order::StopRebuild { epoch: number, leg } => carry(number, owner::stop_rebuild(&site, &seen()?, epoch(number), leg)?),
+        Order::AwaitRebuild { epoch: number, seconds } => {
+            await_rebuild(&engine, &site, epoch(number), seconds)
+        }
+        Order::StopRebuild { epoch: number, leg } => {
+            carry(number, owner::stop_rebuild(&site, &seen()?, epoch(number), leg)?)
+        }
         Order::Stop {} => {
             let seen = seen()?;
             let number = seen.array.as_ref().map_or(0, |array| array.epoch.number);
@@ -184,7 +252,11 @@ fn as_target(here: &Here, engine: &Engine, order: Order) -> Result<(), Box<dyn E
             let extents = slabs.extents(of).unwrap_or_default();
             let given = GivenLeg { leg: of, key: Key { epoch: epoch(number), incarnation } };
             let host = (to != here.node).then(|| name::host(here.cluster, to));
-            carry(target::give_out(&engine.seen_target()?, &Offer { given, drive: serial, extents, host }, &here.own)?)
+            carry(target::give_out(
+                &engine.seen_target()?,
+                &Offer { given, drive: serial, extents, host },
+                &here.own,
+            )?)
         }
         Order::Fence { leg } => carry(target::fence(&engine.seen_target()?, (here.volume, leg))),
         Order::Found {} => {
@@ -193,9 +265,10 @@ fn as_target(here: &Here, engine: &Engine, order: Order) -> Result<(), Box<dyn E
             println!("{found:?}\nleft over: {:?}\n{seen:?}", target::leftovers(&seen, &found));
             Ok(())
         }
-        Order::Flush { leg, epoch: number, incarnation } => {
-            Ok(engine.flush_leg(GivenLeg { leg: (here.volume, leg), key: Key { epoch: epoch(number), incarnation } })?)
-        }
+        Order::Flush { leg, epoch: number, incarnation } => Ok(engine.flush_leg(GivenLeg {
+            leg: (here.volume, leg),
+            key: Key { epoch: epoch(number), incarnation },
+        })?),
         _ => Ok(()),
     }
 }
@@ -267,7 +340,9 @@ fn write(here: &Here, from: u64, count: u64, per_second: u64) -> Result<(), Box<
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                let Ok(device) = File::options().write(true).custom_flags(DIRECT_DSYNC).open(&top) else { return };
+                let Ok(device) = File::options().write(true).custom_flags(DIRECT_DSYNC).open(&top) else {
+                    return;
+                };
                 loop {
                     let number = next.fetch_add(1, Ordering::SeqCst);
                     if number >= from + count {
@@ -302,7 +377,12 @@ fn write(here: &Here, from: u64, count: u64, per_second: u64) -> Result<(), Box<
     let mut took: Vec<Duration> = lines.iter().map(|(sent, done, _)| *done - *sent).collect();
     took.sort_unstable();
     let median = took.get(took.len() / 2).copied().unwrap_or_default();
-    println!("{} writes acknowledged, median {median:?}, longest silence {:?} from {:?}", lines.len(), gap.0, gap.1);
+    println!(
+        "{} writes acknowledged, median {median:?}, longest silence {:?} from {:?}",
+        lines.len(),
+        gap.0,
+        gap.1
+    );
     Ok(())
 }
 

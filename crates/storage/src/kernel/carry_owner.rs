@@ -52,7 +52,10 @@ pub(super) fn carry(engine: &Engine, site: &Site, epoch: Epoch, step: &Step) -> 
         Step::Remove(way) => md::remove(&array, engine.number_of(&way.device())?.minor)?,
         Step::MakeTop(bytes) => {
             let device = sysfs::read(&PathBuf::from(format!("/sys/block/{array}/dev")))?;
-            engine.dm.create(&name::top(site.volume), &linear(&device, &[Extent { offset_bytes: 0, len_bytes: *bytes }]))?;
+            engine.dm.create(
+                &name::top(site.volume),
+                &linear(&device, &[Extent { offset_bytes: 0, len_bytes: *bytes }]),
+            )?;
         }
         Step::RemoveTop => engine.dm.remove(&name::top(site.volume))?,
         Step::Flush(given) => engine.flush_leg(*given)?,
@@ -110,7 +113,10 @@ fn first_write(array: &str) -> Result<(), StepError> {
         match written.recv_timeout(Duration::from_millis(5)) {
             Ok(result) => return Ok(result?),
             Err(_) if Instant::now() > deadline => {
-                return Err(StepError::Late { what: format!("the first write to {array}"), bound: FIRST_WRITE_BOUND });
+                return Err(StepError::Late {
+                    what: format!("the first write to {array}"),
+                    bound: FIRST_WRITE_BOUND,
+                });
             }
             Err(_) => {
                 if md::get(array, "array_state")? == "write-pending" {

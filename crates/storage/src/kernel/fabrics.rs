@@ -45,7 +45,10 @@ pub(super) fn connections(engine: &Engine) -> BTreeMap<GivenLeg, Vec<Connection>
             let address = address.split(',').find_map(|part| part.strip_prefix("traddr="))?.parse().ok()?;
             let state = read("state").filter(|state| !is_going(state))?;
             let live = state == "live";
-            Some((given, Connection { controller: controller.strip_prefix("nvme")?.parse().ok()?, address, live }))
+            Some((
+                given,
+                Connection { controller: controller.strip_prefix("nvme")?.parse().ok()?, address, live },
+            ))
         };
         if let Some((given, connection)) = connection() {
             found.entry(given).or_default().push(connection);
@@ -57,19 +60,26 @@ pub(super) fn connections(engine: &Engine) -> BTreeMap<GivenLeg, Vec<Connection>
 /// The head over all paths to a leg.
 fn head(engine: &Engine, given: GivenLeg) -> Option<PathBuf> {
     let wanted = given.subsystem(engine.settings.cluster);
-    let folders = sysfs::names(Path::new(SUBSYSTEMS)).into_iter().map(|name| Path::new(SUBSYSTEMS).join(name));
-    let folder = folders.into_iter().find(|folder| sysfs::read_if_there(&folder.join("subsysnqn")).as_ref() == Some(&wanted))?;
+    let folders =
+        sysfs::names(Path::new(SUBSYSTEMS)).into_iter().map(|name| Path::new(SUBSYSTEMS).join(name));
+    let folder = folders
+        .into_iter()
+        .find(|folder| sysfs::read_if_there(&folder.join("subsysnqn")).as_ref() == Some(&wanted))?;
     // Heads are `nvmeXnY`; a path of one, where it is visible, is `nvmeXcZnY`.
     let is_head = |name: &String| {
-        let rest = name.strip_prefix("nvme").unwrap_or_default().trim_start_matches(|c: char| c.is_ascii_digit());
-        rest.strip_prefix('n').is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+        let rest =
+            name.strip_prefix("nvme").unwrap_or_default().trim_start_matches(|c: char| c.is_ascii_digit());
+        rest.strip_prefix('n')
+            .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
     };
     sysfs::names(&folder).into_iter().find(is_head).map(|name| folder.join(name))
 }
 
 /// The head's number.
 pub(super) fn head_number(engine: &Engine, given: GivenLeg) -> Result<DeviceNumber, StepError> {
-    let missing = || StepError::Missing { what: format!("NVMe device of {}", given.subsystem(engine.settings.cluster)) };
+    let missing = || StepError::Missing {
+        what: format!("NVMe device of {}", given.subsystem(engine.settings.cluster)),
+    };
     let text = sysfs::read(&head(engine, given).ok_or_else(missing)?.join("dev"))?;
     let (major, minor) = text.split_once(':').ok_or_else(missing)?;
     let number = |text: &str| text.parse().map_err(|_| missing());
@@ -79,7 +89,10 @@ pub(super) fn head_number(engine: &Engine, given: GivenLeg) -> Result<DeviceNumb
 /// Whose head that is.
 pub(super) fn of_head(engine: &Engine, number: DeviceNumber) -> Option<GivenLeg> {
     let folder = std::fs::canonicalize(format!("/sys/dev/block/{number}")).ok()?;
-    GivenLeg::of_subsystem(engine.settings.cluster, &sysfs::read_if_there(&folder.parent()?.join("subsysnqn"))?)
+    GivenLeg::of_subsystem(
+        engine.settings.cluster,
+        &sysfs::read_if_there(&folder.parent()?.join("subsysnqn"))?,
+    )
 }
 
 /// Connects through every storage network that has no connection yet, all at once.
@@ -87,8 +100,10 @@ pub(super) fn connect(engine: &Engine, given: GivenLeg, node: NodeId) -> Result<
     let addresses = engine.settings.peers.get(&node).cloned().unwrap_or_default();
     let there = connections(engine).remove(&given).unwrap_or_default();
     let missing = addresses.iter().filter(|(_, address)| there.iter().all(|one| one.address != **address));
-    let tried: Vec<_> = missing.map(|(network, address)| options(engine, given, *network, *address)).collect();
-    let threads: Vec<_> = tried.into_iter().map(|options| std::thread::spawn(move || ask(&options))).collect();
+    let tried: Vec<_> =
+        missing.map(|(network, address)| options(engine, given, *network, *address)).collect();
+    let threads: Vec<_> =
+        tried.into_iter().map(|options| std::thread::spawn(move || ask(&options))).collect();
     let mut why = format!("{node} has no address on a storage network");
     for thread in threads {
         match thread.join() {
@@ -130,7 +145,8 @@ fn ask(options: &str) -> Result<(), super::FileError> {
 /// Where each path's namespace is.
 fn paths(controller: u32) -> Vec<PathBuf> {
     let folder = Path::new(CONTROLLERS).join(format!("nvme{controller}"));
-    let names = sysfs::names(&folder).into_iter().filter(|name| name.starts_with("nvme") && name.contains('c'));
+    let names =
+        sysfs::names(&folder).into_iter().filter(|name| name.starts_with("nvme") && name.contains('c'));
     names.map(|name| folder.join(name)).collect()
 }
 

@@ -34,7 +34,11 @@ fn len(bytes: u64) -> usize {
 fn open(engine: &Engine, site: &Site, way: Way) -> Result<OpenLeg, StepError> {
     let geometry = &site.geometry;
     let device = Block::open(&engine.node_of(&way.device())?)?;
-    let header = LegHeader { cluster: engine.settings.cluster, leg: (site.volume, way.leg()), sizes: geometry.sizes() };
+    let header = LegHeader {
+        cluster: engine.settings.cluster,
+        leg: (site.volume, way.leg()),
+        sizes: geometry.sizes(),
+    };
     let failed = |source| StepError::Leg { device: way.device(), source };
     let found = LegHeader::decode(&device.read(0, len(BLOCK_BYTES))?).map_err(failed)?;
     if found != header {
@@ -43,7 +47,9 @@ fn open(engine: &Engine, site: &Site, way: Way) -> Result<OpenLeg, StepError> {
     let read = |at, bytes| device.read(at, len(bytes)).ok();
     let bitmap = read(Geometry::BITMAP_OFFSET_BYTES, geometry.bitmap_bytes());
     let bitmap = bitmap.and_then(|bytes| Bitmap::from_bytes(geometry.chunks(), &bytes));
-    let places = geometry.table_offsets_bytes().map(|at| MapTable::decode(geometry, &read(at, geometry.table_bytes())?));
+    let places = geometry
+        .table_offsets_bytes()
+        .map(|at| MapTable::decode(geometry, &read(at, geometry.table_bytes())?));
     let (table, place) = maps::newest(places);
     let written = table.as_ref().map_or(0, |table| table.written.wrapping_add(1));
     Ok(OpenLeg { way, device, maps: LegMaps { bitmap, table }, place, written })
@@ -69,7 +75,8 @@ impl OpenLeg {
 /// Before an array starts.
 pub(super) fn prepare(engine: &Engine, site: &Site, order: &Prepare) -> Result<(), StepError> {
     let geometry = &site.geometry;
-    let legs: Vec<OpenLeg> = order.ways.iter().map(|way| open(engine, site, *way)).collect::<Result<_, _>>()?;
+    let legs: Vec<OpenLeg> =
+        order.ways.iter().map(|way| open(engine, site, *way)).collect::<Result<_, _>>()?;
     let read = legs.iter().map(|leg| (leg.way.leg(), leg.maps.clone())).collect();
     let prepared = maps::prepare(geometry.chunks(), &read, order.known, &order.stale);
     for leg in &legs {
@@ -120,7 +127,13 @@ fn in_sync(engine: &Engine, site: &Site, epoch: Epoch) -> Result<Vec<OpenLeg>, S
 
 /// Before a leg gets its place: what it has missed, what the array has marked now, and what it has marked itself, onto the array's
 /// legs and onto the leg; and the maps of all others onto the leg.
-pub(super) fn mark(engine: &Engine, site: &Site, epoch: Epoch, way: Way, base: Base) -> Result<(), StepError> {
+pub(super) fn mark(
+    engine: &Engine,
+    site: &Site,
+    epoch: Epoch,
+    way: Way,
+    base: Base,
+) -> Result<(), StepError> {
     let geometry = &site.geometry;
     let chunks = geometry.chunks();
     let leg = open(engine, site, way)?;

@@ -145,7 +145,12 @@ impl Engine {
     }
 
     /// Writes a drive's header, unless it holds what may not be lost.
-    pub fn claim(&self, path: &std::path::Path, header: DriveHeader, wipe: bool) -> Result<Claim, ClaimError> {
+    pub fn claim(
+        &self,
+        path: &std::path::Path,
+        header: DriveHeader,
+        wipe: bool,
+    ) -> Result<Claim, ClaimError> {
         let drive = Block::open(path)?;
         let len = usize::try_from(drive.len_bytes()?).unwrap_or(usize::MAX);
         let looked = EXAMINED_BYTES.min(len);
@@ -180,7 +185,12 @@ impl Engine {
     }
 
     /// Carries out an owner's step.
-    pub fn carry_owner(&self, site: &Site, epoch: model::Epoch, step: &crate::owner::Step) -> Result<(), StepError> {
+    pub fn carry_owner(
+        &self,
+        site: &Site,
+        epoch: model::Epoch,
+        step: &crate::owner::Step,
+    ) -> Result<(), StepError> {
         carry_owner::carry(self, site, epoch, step)
     }
 

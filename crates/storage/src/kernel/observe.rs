@@ -10,9 +10,11 @@ use model::DriveSerial;
 use std::path::{Path, PathBuf};
 
 fn drive_folder(serial: &DriveSerial) -> Result<PathBuf, StepError> {
-    let folders = sysfs::names(Path::new("/sys/block")).into_iter().map(|name| Path::new("/sys/block").join(name));
+    let folders =
+        sysfs::names(Path::new("/sys/block")).into_iter().map(|name| Path::new("/sys/block").join(name));
     let has = |folder: &PathBuf| {
-        sysfs::read_if_there(&folder.join("device/serial")).is_some_and(|found| found.trim() == serial.as_str())
+        sysfs::read_if_there(&folder.join("device/serial"))
+            .is_some_and(|found| found.trim() == serial.as_str())
     };
     folders.into_iter().find(has).ok_or_else(|| StepError::Missing { what: format!("drive {serial}") })
 }
@@ -62,7 +64,8 @@ pub(super) fn owner(engine: &Engine, site: &Site) -> Result<SeenOwner, StepError
     let ours = |given: &GivenLeg| given.leg.0 == site.volume;
     seen.connections = fabrics::connections(engine).into_iter().filter(|(given, _)| ours(given)).collect();
     let arrays = sysfs::names(Path::new("/sys/block"));
-    let array = arrays.iter().find_map(|name| name::of_array(name).filter(|(volume, _)| *volume == site.volume));
+    let array =
+        arrays.iter().find_map(|name| name::of_array(name).filter(|(volume, _)| *volume == site.volume));
     seen.array = array.and_then(|(volume, epoch)| read_array(&name::array(volume, epoch), epoch));
     Ok(seen)
 }
@@ -88,7 +91,8 @@ fn has_path(status: &str) -> bool {
 fn read_array(array: &str, epoch: model::Epoch) -> Option<Array> {
     let state = md::get(array, "array_state").ok()?;
     let action = md::get(array, "sync_action").unwrap_or_default();
-    let room = md::get(array, "raid_disks").ok().and_then(|text| text.split(' ').next()?.parse().ok()).unwrap_or(0);
+    let room =
+        md::get(array, "raid_disks").ok().and_then(|text| text.split(' ').next()?.parse().ok()).unwrap_or(0);
     let folder = md::folder(array);
     let folders = sysfs::names(&folder).into_iter().filter(|name| name.starts_with("dev-"));
     let members = folders.filter_map(|name| {

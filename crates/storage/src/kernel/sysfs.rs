@@ -37,7 +37,8 @@ pub(super) fn failed(what: impl Into<String>, path: &Path) -> impl FnOnce(io::Er
 
 /// Writes a value.
 pub(super) fn write(path: &Path, value: &str) -> Result<(), FileError> {
-    let written = File::options().write(true).open(path).and_then(|mut file| file.write_all(value.as_bytes()));
+    let written =
+        File::options().write(true).open(path).and_then(|mut file| file.write_all(value.as_bytes()));
     written.map_err(failed(format!("write {value:?} to"), path))
 }
 
@@ -119,7 +120,8 @@ impl Watched {
 
     /// Waits for a change since the last reading; whether there was one in time.
     pub fn wait(&self, bound: Duration) -> Result<bool, FileError> {
-        let bound = Timespec::try_from(bound).map_err(|error| failed("wait for", &self.path)(io::Error::other(error)))?;
+        let bound = Timespec::try_from(bound)
+            .map_err(|error| failed("wait for", &self.path)(io::Error::other(error)))?;
         let mut fds = [PollFd::new(&self.file, PollFlags::PRI)];
         match poll(&mut fds, Some(&bound)) {
             Ok(count) => Ok(count > 0),
