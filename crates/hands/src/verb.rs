@@ -71,12 +71,11 @@ fn port(ports: &Path, name: &str) -> Answer {
         fs::read_to_string(entry.path().join("name")).is_ok_and(|found| found.trim() == name)
     };
     let mut answer = Answer { status: Some(0), ..Answer::default() };
-    match entries.find(is_it) {
-        Some(entry) => add_line(&mut answer.stdout, Path::new("/dev").join(entry.file_name()).display()),
-        None => {
-            answer.status = Some(1);
-            add_line(&mut answer.stderr, format_args!("no port is called {name}"));
-        }
+    if let Some(entry) = entries.find(is_it) {
+        add_line(&mut answer.stdout, Path::new("/dev").join(entry.file_name()).display());
+    } else {
+        answer.status = Some(1);
+        add_line(&mut answer.stderr, format_args!("no port is called {name}"));
     }
     answer
 }
