@@ -29,6 +29,7 @@ mod server;
 mod state;
 mod store;
 mod throughput;
+mod volumes;
 
 use std::error::Error;
 use std::path::PathBuf;

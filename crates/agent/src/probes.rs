@@ -16,7 +16,7 @@ use network::kernel::{
 use network::probe::ClusterTag;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, watch};
 use tracing::warn;
 
 const FILE: &str = "paths.json";
@@ -49,6 +49,8 @@ pub(crate) struct Probes {
     hellos: Mutex<Option<Hellos>>,
     /// What was asked for last, as it is on disk. Held while that changes.
     greeted: AsyncMutex<Option<PathsRequest>>,
+    /// The same, for whoever wants to know where peers are.
+    told: watch::Sender<Option<PathsRequest>>,
     runs: Semaphore,
 }
 
@@ -58,11 +60,17 @@ impl Probes {
         let saved: Option<PathsRequest> = store.load(FILE)?;
         let runs = Semaphore::new(MAX_RUNS);
         let greeted = AsyncMutex::new(saved.clone());
-        let probes = Self { store, hellos: Mutex::default(), greeted, runs };
+        let told = watch::Sender::new(saved.clone());
+        let probes = Self { store, hellos: Mutex::default(), greeted, told, runs };
         if let Some(request) = saved {
             probes.replace(&request).await.unwrap_or_else(|error| warn_of(&error));
         }
         Ok(probes)
+    }
+
+    /// Who is greeted, and where.
+    pub(crate) fn watch(&self) -> watch::Receiver<Option<PathsRequest>> {
+        self.told.subscribe()
     }
 
     /// Greets these peers from now on, and nobody else. On failure those of before.
@@ -76,7 +84,10 @@ impl Probes {
             Err(error) => Err(error.into()),
         };
         match (&done, &*greeted) {
-            (Ok(()), _) => *greeted = Some(request.clone()),
+            (Ok(()), _) => {
+                *greeted = Some(request.clone());
+                self.told.send_replace(Some(request.clone()));
+            }
             (Err(_), Some(former)) => self.replace(former).await.unwrap_or_else(|error| warn_of(&error)),
             (Err(_), None) => self.stop().await,
         }

@@ -6,8 +6,10 @@ use crate::network::{BootId, Changes, Kernel, Network};
 use crate::probes::Probes;
 use crate::store::{Lock, Store, StoreError};
 use crate::throughput::Throughput;
+use crate::volumes::Volumes;
 use crate::{Owner, announce, clock, inventory, lldp};
 use api::{Health, Hello, NicState, NodeConfig, PowerAction};
+use ledger::http::HttpTransport;
 use network::kernel::{ListenError, Monitor, NetlinkError};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
@@ -33,6 +35,8 @@ pub(crate) enum StartError {
     BootId,
     #[error("can't go on where the last agent ended")]
     Store(#[from] StoreError),
+    #[error("can't use the TLS identity of the configuration")]
+    Identity(#[from] api::IdentityError),
 }
 
 /// What all requests share.
@@ -42,9 +46,10 @@ pub(crate) struct State {
     pub(crate) owner: Owner,
     pub(crate) network: Arc<Network<Kernel>>,
     pub(crate) changes: Arc<Changes>,
-    pub(crate) probes: Probes,
+    pub(crate) probes: Arc<Probes>,
     pub(crate) throughput: Throughput,
     pub(crate) inventory: inventory::Turn,
+    pub(crate) volumes: Volumes,
     boot_id: String,
     adapters: Adapters,
     neighbours: Arc<Mutex<Neighbours>>,
@@ -74,9 +79,17 @@ impl State {
         let pending = Arc::<announce::Pending>::default();
         lldp::listen(adapters.by_index(), Arc::clone(&neighbours), Arc::clone(&pending))?;
         announce::start(pending)?;
+        let probes = Arc::new(Probes::start(store.clone()).await?);
+        let listener = Arc::clone(&probes);
+        let heard = Arc::new(move || listener.heard().0);
+        let transport = Arc::new(HttpTransport::new(&config.tls)?);
+        let kernel_boot = inventory::boot_id().parse().map_err(|_| StartError::BootId)?;
+        let who = (config.node.clone(), kernel_boot);
+        let volumes = Volumes::start(who, store, transport, probes.watch(), heard).await;
         Ok(Arc::new(Self {
             network,
-            probes: Probes::start(store).await?,
+            probes,
+            volumes,
             throughput: Throughput::default(),
             inventory: inventory::Turn::default(),
             boot_id: inventory::boot_id(),

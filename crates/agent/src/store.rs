@@ -60,6 +60,11 @@ impl Store {
         Self { directory: directory.into() }
     }
 
+    /// Where the files are.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Takes the directory for this agent alone, or fails at once.
     pub(crate) fn lock(&self) -> Result<Lock, StoreError> {
         let lock = || {

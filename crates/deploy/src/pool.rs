@@ -145,7 +145,7 @@ pub async fn pool(cluster: &Cluster, request: &PoolRequest) -> Result<Pool, Pool
 pub async fn view(member: &Member) -> Result<Option<ClusterView>, ClientError> {
     match member.client.cluster().await {
         Ok(view) => Ok(Some(view)),
-        Err(error) if says_no(&error) => Ok(None),
+        Err(error) if says(&error, NO_LEDGER) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -159,9 +159,34 @@ pub async fn views(cluster: &Cluster) -> Vec<(NodeName, ClusterView)> {
     join_all(asked).await.into_iter().flatten().collect()
 }
 
-/// Whether the agent answered, and refused.
-fn says_no(error: &ClientError) -> bool {
-    matches!(error.failure(), Some(Failure::Problem { status, .. }) if (400..500).contains(status))
+/// What an agent says that has no ledger.
+const NO_LEDGER: &str = "no-ledger";
+/// What it says when it may do it in a while.
+const NOT_NOW: &str = "not-now";
+
+/// Whether the agent answered with this word.
+fn says(error: &ClientError, word: &str) -> bool {
+    matches!(error.failure(), Some(Failure::Problem { problem, .. }) if problem.code == word)
+}
+
+/// Asks again while the answer is that it can't be done now: the ledger may be without a leader for a moment.
+async fn insist<T, F>(what: &str, ask: impl Fn() -> F) -> Result<T, PoolError>
+where
+    F: Future<Output = Result<T, ClientError>>,
+{
+    let deadline = Instant::now() + STEP_BOUND;
+    loop {
+        match ask().await {
+            Err(error) if says(&error, NOT_NOW) => {
+                if Instant::now() >= deadline {
+                    let last = Some(chain(&error));
+                    return Err(PoolError::Late { what: what.to_owned(), bound: STEP_BOUND, last });
+                }
+                sleep(POLL).await;
+            }
+            answer => return Ok(answer?),
+        }
+    }
 }
 
 struct Stage<'a> {
@@ -191,10 +216,12 @@ impl<'a> Stage<'a> {
     async fn join(&mut self, contact: &Member, member: &Member) -> Result<(), PoolError> {
         if view(member).await?.is_none() {
             let invite = InviteRequest { node: member.name.clone(), zone: member.zone.clone() };
-            let token = contact.client.invite(&invite).await?.token;
+            let what = format!("an invitation for {}", member.name);
+            let token = insist(&what, || contact.client.invite(&invite)).await?.token;
             let contacts = BTreeMap::from([(contact.name.clone(), self.address(contact)?)]);
             let request = JoinRequest { address: self.address(member)?, token, contacts };
-            member.client.join(&request).await?;
+            let what = format!("{} to join", member.name);
+            insist(&what, || member.client.join(&request)).await?;
             self.done.push(format!("{} joined", member.name));
         }
         let what = format!("{} to follow the ledger", member.name);
@@ -258,7 +285,8 @@ impl<'a> Stage<'a> {
                 }
                 // The node must have heard of it before it can claim it.
                 until(member, &what, STEP_BOUND, |view| has(&view.state)).await?;
-                member.client.claim(&ClaimRequest { serial: serial.clone(), wipe: false }).await?;
+                let claim = ClaimRequest { serial: serial.clone(), wipe: false };
+                insist(&format!("drive {serial} to be claimed"), || member.client.claim(&claim)).await?;
             }
         }
         Ok(())

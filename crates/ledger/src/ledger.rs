@@ -4,9 +4,10 @@ use crate::bug::{Bug, Bugs};
 use crate::config::{Config, ConfigError};
 use crate::elector::{Elector, Heard, asked};
 use crate::network::{Post, out_of_turn};
+use crate::propose::PROPOSALS_MAX;
 use crate::store::{Applier, Fault, Store, StoreError};
 use crate::transport::{
-    Answered, Envelope, Letter, Message, Refusal, Reply, Sealed, Transport, TransportError,
+    Answered, Contact, Envelope, Letter, Message, Refusal, Reply, Sealed, Transport, TransportError,
 };
 use crate::types::{Contents, Identity, Member, Raft, Snapshot, node_id, raft_id};
 use control::State;
@@ -18,7 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -123,6 +124,7 @@ struct Inner {
     state: watch::Receiver<Arc<State>>,
     /// One change of voters at a time.
     changing: Mutex<()>,
+    proposals: Semaphore,
     bugs: Bugs,
     elector: AbortHandle,
     #[cfg(test)]
@@ -193,6 +195,7 @@ impl Ledger {
             heard,
             state,
             changing,
+            proposals: Semaphore::new(PROPOSALS_MAX),
             bugs,
             elector,
             #[cfg(test)]
@@ -227,8 +230,17 @@ impl Ledger {
         &self.0.post
     }
 
+    pub(crate) fn proposals(&self) -> &Semaphore {
+        &self.0.proposals
+    }
+
     pub(crate) fn changing(&self) -> &Mutex<()> {
         &self.0.changing
+    }
+
+    /// Where a member's agent is reached.
+    pub fn contact(&self, id: NodeId) -> Option<Contact> {
+        self.member(id).map(|member| Contact { name: member.name, address: member.address })
     }
 
     /// A member, as Raft's membership has it here.
@@ -350,6 +362,7 @@ impl Ledger {
             Sealed::Join(request) => Answered::Join(self.join_for(request, true).await),
             Sealed::Member(envelope) => {
                 self.fits(&envelope)?;
+                envelope.message.check()?;
                 self.answer(envelope.from.node, envelope.message).await?
             }
         };

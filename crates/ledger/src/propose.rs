@@ -5,12 +5,16 @@ use crate::ledger::Ledger;
 use crate::machine::{Refused, Request};
 use crate::network::out_of_turn;
 use crate::transport::{Answered, Message, NotApplied, TransportError};
-use crate::types::node_id;
+use crate::types::{Vote, node_id, raft_id};
 use control::{ClusterCommand, Command, Event};
 use model::NodeId;
+use openraft::ServerState;
 use openraft::error::{ClientWriteError, RaftError};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
+
+/// Proposals that one node has under way. Roles have one of each kind.
+pub(crate) const PROPOSALS_MAX: usize = 256;
 
 /// A command is committed, and the state machine has taken it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +37,9 @@ pub enum ProposeError {
         /// Who leads, as far as this node knows.
         leader: Option<NodeId>,
     },
+    /// It was surely not taken: as many proposals of this node are under way as may be.
+    #[error("not proposed: {PROPOSALS_MAX} proposals are under way")]
+    Busy,
     /// It may be applied, now or later, or never. What the ledger says is the answer.
     #[error("the outcome is not known: {why}")]
     Unknown {
@@ -98,22 +105,48 @@ impl Ledger {
         }
     }
 
+    /// Whether this node leads, as far as it knows, and no quorum has answered for two silences: another leads by now, or nobody. What
+    /// it took it could only keep in its log, which would grow as long as it is cut off.
+    fn is_unanswered(&self) -> bool {
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow();
+        let unanswered_ms = metrics.millis_since_quorum_ack.unwrap_or(0);
+        metrics.state == ServerState::Leader && unanswered_ms > 2 * u64::from(self.config().silence_ms)
+    }
+
+    /// The vote of openraft's core itself, not of its metrics, which come later. `None`: it has stopped.
+    async fn own_vote(&self) -> Option<Vote> {
+        self.raft().with_raft_state(|state| *state.vote_ref()).await.ok()
+    }
+
     /// Proposes as the leader.
     ///
-    /// openraft says "forward to the leader" for what it has not appended, and for what it had and a later leader's log has
-    /// displaced: both are surely not committed, and never will be.
+    /// openraft says "forward to the leader" for what it has not appended, and also for what it had appended as the leader and a later
+    /// leader's log has displaced here. The latter may still be committed: another node may have it, and lead after one that died
+    /// before it committed anything. So it is surely not taken only if this node did not lead, from before it was asked until it
+    /// had answered: whoever comes to lead has another vote.
     pub(crate) async fn submit_here(&self, request: Request) -> Result<Applied, ProposeError> {
         let bytes = serde_json::to_vec(&request).map_or(usize::MAX, |json| json.len());
         if bytes > REQUEST_BYTES_MAX {
             return Err(ProposeError::TooLong { bytes });
         }
+        let _place = self.proposals().try_acquire().map_err(|_| ProposeError::Busy)?;
+        if self.is_unanswered() {
+            return Err(ProposeError::NoLeader { leader: None });
+        }
         let unknown = |why: String| Err(ProposeError::Unknown { why });
+        let before = self.own_vote().await;
         match timeout(self.config().propose_limit(), self.raft().client_write(request)).await {
             Ok(Ok(written)) => match written.data {
                 Ok(events) => Ok(Applied { index: written.log_id.index, events }),
                 Err(why) => Err(ProposeError::Refused(why)),
             },
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => {
+                let own = raft_id(self.id());
+                let led = before.is_none_or(|vote| vote.committed && vote.leader_id.node_id == own);
+                if led || self.own_vote().await != before {
+                    return unknown("this node led, or came to lead, and does no longer".to_owned());
+                }
                 Err(ProposeError::NoLeader { leader: to.leader_id.map(node_id) })
             }
             Ok(Err(error)) => unknown(error.to_string()),
@@ -127,6 +160,7 @@ impl From<ProposeError> for NotApplied {
         match error {
             ProposeError::Refused(why) => Self::Refused(why),
             ProposeError::NoLeader { leader } => Self::NoLeader(leader),
+            ProposeError::Busy => Self::NoLeader(None),
             error => Self::Unknown(error.to_string()),
         }
     }

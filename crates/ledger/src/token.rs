@@ -155,6 +155,11 @@ impl ClusterId {
     pub(crate) fn new() -> Result<Self, NoRandomness> {
         Ok(Self(hex(&random::<16>()?)))
     }
+
+    /// Its 128 bits; `None`: it was not made here.
+    pub fn bits(&self) -> Option<u128> {
+        u128::from_str_radix(&self.0, 16).ok()
+    }
 }
 
 impl fmt::Display for StoreId {

@@ -8,7 +8,7 @@
 //!
 //! On failure: [`TransportError`], which keeps what surely was not delivered apart from what may have been.
 
-use crate::machine::{Refused, Request};
+use crate::machine::{Machine, Refused, Request};
 use crate::propose::Applied;
 use crate::token::{JoinToken, StoreId};
 use crate::types::{Identity, LogId, Member, SnapshotMeta, Types, Vote};
@@ -31,7 +31,7 @@ pub struct Contact {
     pub address: SocketAddr,
 }
 
-/// Carries letters.
+/// Carries letters, each once or not at all.
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Sends a letter and waits for its reply, at most for `limit`. The future may be dropped before.
     fn send(
@@ -45,7 +45,7 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
 /// Why there is no reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TransportError {
-    /// It was surely not delivered.
+    /// It was surely not delivered, and will not be.
     #[error("{node} can't be reached: {why}")]
     Unreachable {
         /// To whom it was.
@@ -154,6 +154,29 @@ pub(crate) enum NotJoined {
     Again(String),
 }
 
+impl Message {
+    /// What openraft takes for granted.
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Append(request) => {
+                let mut next = request.prev_log_id.map_or(0, |last| last.index.saturating_add(1));
+                for entry in &request.entries {
+                    if entry.log_id.index != next {
+                        return Err(Refusal::Malformed("its entries don't follow each other"));
+                    }
+                    next = next.saturating_add(1);
+                }
+                Ok(())
+            }
+            Self::Snapshot { contents, .. } => match serde_json::from_str::<Machine>(contents) {
+                Ok(_) => Ok(()),
+                Err(_) => Err(Refusal::Malformed("its snapshot can't be read")),
+            },
+            _ => Ok(()),
+        }
+    }
+}
+
 impl fmt::Debug for Letter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind())
@@ -219,6 +242,9 @@ pub enum Refusal {
         "{0} is not a member with that name and store; a node that lost its ledger joins again, under a new id"
     )]
     Stranger(NodeId),
+    /// No ledger says so: entries that don't follow each other, a snapshot that can't be read. openraft would stop at it, or worse.
+    #[error("the letter contradicts itself: {0}")]
+    Malformed(&'static str),
     /// This node's Raft has stopped.
     #[error("this node's ledger has stopped: {0}")]
     Stopped(String),
@@ -233,6 +259,7 @@ impl Refusal {
             Self::OtherIncarnation { .. } => "other-incarnation",
             Self::NotMe(_) => "not-me",
             Self::Stranger(_) => "stranger",
+            Self::Malformed(_) => "malformed",
             Self::Stopped(_) => "ledger-stopped",
         }
     }

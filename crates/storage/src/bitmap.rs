@@ -128,7 +128,9 @@ mod tests {
         #[test]
         fn what_is_marked_is_what_is_told(chunks in 1u64..300, marks in proptest::collection::vec(0u64..320, 0..40)) {
             let mut map = Bitmap::none(chunks);
-            marks.iter().for_each(|mark| map.mark(*mark));
+            for mark in &marks {
+                map.mark(*mark);
+            }
             let told: Vec<u64> = map.runs().flatten().collect();
             let mut wanted: Vec<u64> = marks.into_iter().filter(|mark| *mark < chunks).collect();
             wanted.sort_unstable();

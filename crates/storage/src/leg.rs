@@ -5,7 +5,7 @@
 //!  │ header │ md's bitmap │ map table A │ map table B │  …  zeros  …  │ data …
 //! ```
 //! Purpose: [`Geometry`] computes where everything is from the volume's size and chunk; [`LegHeader`] says whose leg it is and with
-//! which geometry; a leg without one is made new (all zeros, then the header).
+//! which geometry. It is written last when a leg is made: all zeros, then the header.
 //!
 //! Invariants: the header never changes while a leg is given out; offsets of md's bitmap and of the tables depend on size and chunk
 //! alone, so that all legs of a volume agree; all lengths are whole blocks of 4096 bytes.
@@ -198,12 +198,11 @@ impl LegHeader {
         Ok(Self { cluster: ClusterId(cluster), leg, sizes })
     }
 
-    /// Whether a leg with this beginning is this one and made. `Ok(false)`: it has to be made.
+    /// Whether a leg with this beginning, which the ledger calls new, is made. `Ok(false)`: it has to be.
     pub fn is_made(&self, beginning: &[u8]) -> Result<bool, LegError> {
         match Self::decode(beginning) {
             Ok(found) if found == *self => Ok(true),
-            // What is there is an earlier leg's, whose slabs have come back; the ledger says that this one is new, or it would
-            // have this header.
+            // What is there is an earlier leg's, whose slabs have come back.
             Ok(found) if found.leg != self.leg || found.cluster != self.cluster => Ok(false),
             Ok(found) => Err(LegError::Other { found }),
             Err(LegError::NoHeader | LegError::Damaged) => Ok(false),

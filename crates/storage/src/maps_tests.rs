@@ -188,7 +188,7 @@ impl World {
             }
             Step::Lose(leg) if self.in_sync.len() > 1 => drop(self.in_sync.remove(&LegId(leg.into()))),
             Step::Rebuild(leg) if !self.in_sync.contains(&LegId(leg.into())) => {
-                self.rebuild(LegId(leg.into()))
+                self.rebuild(LegId(leg.into()));
             }
             Step::Lose(_) | Step::Rebuild(_) => {}
             Step::Restart(unreadable) => {

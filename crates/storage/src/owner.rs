@@ -21,7 +21,10 @@
 
 use crate::leg::{Geometry, Sizes};
 use crate::name::GivenLeg;
-use control::owner::{Assembly, LegLook, Look};
+use control::command::LegRef;
+use control::moment::Moment;
+use control::owner::{Assembly, Gate as HeldGate, Held, LegLook, Look, Rebuild, Standing, Up};
+use control::rebuild::Progress;
 use control::state::Base;
 use control::target::Key;
 use model::{Epoch, Incarnation, LegId, MapSequence, NodeId, VolumeId};
@@ -52,6 +55,13 @@ pub struct Gate {
     pub path: bool,
     /// Whether it queues when it has none.
     pub queues: bool,
+}
+
+impl Gate {
+    /// Whether it is the way. One that was told to fail is of a leg that was let go, and nobody's way.
+    fn leads(&self, way: Way) -> bool {
+        self.queues && self.to.is_some_and(|to| way == Way::Gate(to, self.epoch))
+    }
 }
 
 /// An NVMe controller of ours.
@@ -230,19 +240,12 @@ impl Site {
         if node == self.node { Way::Local(given) } else { Way::Gate(given, epoch) }
     }
 
+    /// Another gate to the leg has gone before.
     fn reach(&self, seen: &Seen, way: Way, node: NodeId) -> Vec<Step> {
         let Way::Gate(given, epoch) = way else { return Vec::new() };
-        let mut steps = vec![Step::Connect(given, node)];
-        match seen.gates.get(&given.leg.1) {
-            // One that was told to fail is of a leg that was let go: it is not this one's.
-            Some(gate) if gate.epoch == epoch && gate.to == Some(given) && gate.queues => {}
-            Some(gate) => {
-                steps.push(Step::RemoveGate(given.leg.1, gate.epoch));
-                steps.push(Step::MakeGate(given, epoch, self.geometry.leg_bytes()));
-            }
-            None => steps.push(Step::MakeGate(given, epoch, self.geometry.leg_bytes())),
-        }
-        steps
+        let there = seen.gates.get(&given.leg.1).is_some_and(|gate| gate.leads(way));
+        let make = (!there).then(|| Step::MakeGate(given, epoch, self.geometry.leg_bytes()));
+        [Step::Connect(given, node)].into_iter().chain(make).collect()
     }
 
     /// By which device a leg is in the array.
@@ -291,7 +294,7 @@ pub fn assemble(
         steps.push(Step::Clear);
     }
     for (leg, gate) in &seen.gates {
-        if !ways.contains_key(leg) {
+        if !ways.get(leg).is_some_and(|way| gate.leads(*way)) {
             steps.push(Step::RemoveGate(*leg, gate.epoch));
         }
     }
@@ -449,6 +452,8 @@ pub fn rebuild(
     }
     let taken: BTreeSet<u32> = array.members.values().filter_map(|member| member.slot).collect();
     let slot = (0..array.room).find(|slot| !taken.contains(slot)).ok_or(Refused::NoPlace(leg))?;
+    let other = seen.gates.get(&leg).filter(|gate| !gate.leads(way));
+    steps.extend(other.map(|gate| Step::RemoveGate(leg, gate.epoch)));
     steps.extend(site.reach(seen, way, node));
     steps.push(Step::AwaitIdle);
     steps.push(Step::Mark(way, base));
@@ -532,6 +537,33 @@ pub fn without_path(seen: &Seen) -> BTreeSet<LegId> {
         .filter(|(_, gate)| !gate.path || !gate.to.is_some_and(live))
         .map(|(leg, _)| *leg)
         .collect()
+}
+
+/// The array that an earlier run of the agent has left, as control has arrays; `None` if there is none that is whole: it is assembled
+/// anew. `nodes`: where the ledger has the legs. `maps`: the sequence of the tables on them.
+///
+/// What the ledger has taken out meanwhile, control sees itself. A leg that is being copied, or has been and was not told of, is being
+/// rebuilt.
+pub fn found(seen: &Seen, nodes: &BTreeMap<LegId, NodeId>, maps: MapSequence, now: Moment) -> Option<Up> {
+    let array = seen.array.as_ref()?;
+    matches!(array.state.as_str(), "active" | "write-pending" | "active-idle" | "blocked").then_some(())?;
+    let lost = without_path(seen);
+    let mut legs = BTreeMap::new();
+    let mut rebuild = None;
+    for (leg, member) in &array.members {
+        let gate = seen.gates.get(leg);
+        let given = member.local.or(gate.and_then(|gate| gate.to));
+        let incarnation = given.map_or(Incarnation(0), |given| given.key.incarnation);
+        let way = if lost.contains(leg) { HeldGate::NoPath { since: now } } else { HeldGate::Path };
+        let let_go = gate.is_some_and(|gate| !gate.queues);
+        let standing = if let_go { Standing::LetGo } else { Standing::In };
+        legs.insert(*leg, Held { incarnation, node: *nodes.get(leg)?, gate: way, standing });
+        if !member.has("in_sync") && !member.failed() {
+            let leg = LegRef { id: *leg, incarnation };
+            rebuild = Some(Rebuild { leg, progress: Progress::begun(now), done: None });
+        }
+    }
+    Some(Up { epoch: array.epoch, maps, admitted: seen.top, legs, rebuild, patience: BTreeMap::new() })
 }
 
 #[cfg(test)]

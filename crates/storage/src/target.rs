@@ -4,7 +4,8 @@
 //! wants. Nothing is remembered between steps: after a kill, or a step that failed, they are computed anew from what is there.
 //!
 //! ```text
-//!  give out   device ─► host ─► subsystem ─► namespace, its marks ─► enable ─► allow one host ─► link to each port
+//!  make       device ─► zeros, header ─► no device
+//!  give out   device, its header seen ─► host ─► subsystem ─► namespace, its marks ─► enable ─► allow one host ─► link to each port
 //!  fence      unlink from EVERY port ─► disable (the barrier) ─► namespace, host, subsystem ─► device
 //! ```
 //!
@@ -67,8 +68,10 @@ pub struct Export {
 pub enum Step {
     /// Make the local device over these pieces of the drive.
     MakeDevice(GivenLeg, DriveSerial, Vec<Extent>),
-    /// If the leg has never been made, fill it with zeros and write its header.
+    /// Fill the leg with zeros and write its header, unless it has it already.
     MakeLeg(GivenLeg),
+    /// Fails unless the leg has its header: what was never made, or was damaged, is given to nobody.
+    CheckLeg(GivenLeg),
     /// Remove the local device; fails while anybody has it open.
     RemoveDevice(GivenLeg),
     /// Make a port that listens there.
@@ -150,6 +153,20 @@ fn standing(seen: &Seen, leg: LegOf) -> BTreeSet<GivenLeg> {
     all.filter(|given| given.leg == leg).copied().collect()
 }
 
+/// Makes a leg that the ledger has never known in any run, before its first fence is confirmed. Never of another: what is there goes.
+pub fn make(seen: &Seen, offer: &Offer) -> Result<Vec<Step>, Refused> {
+    let wanted = offer.given;
+    if let Some(found) = standing(seen, wanted.leg)
+        .into_iter()
+        .find(|found| *found != wanted || seen.exports.contains_key(found))
+    {
+        return Err(Refused::Other { wanted, found });
+    }
+    let device = Step::MakeDevice(wanted, offer.drive.clone(), offer.extents.clone());
+    let device = (!seen.devices.contains(&wanted)).then_some(device);
+    Ok(device.into_iter().chain([Step::MakeLeg(wanted), Step::RemoveDevice(wanted)]).collect())
+}
+
 /// From what is there to what is wanted: given out under this key, through all ports, to one host.
 pub fn give_out(seen: &Seen, offer: &Offer, ports: &BTreeMap<u16, IpAddr>) -> Result<Vec<Step>, Refused> {
     let given = offer.given;
@@ -160,7 +177,7 @@ pub fn give_out(seen: &Seen, offer: &Offer, ports: &BTreeMap<u16, IpAddr>) -> Re
     if !seen.devices.contains(&given) {
         steps.push(Step::MakeDevice(given, offer.drive.clone(), offer.extents.clone()));
     }
-    steps.push(Step::MakeLeg(given));
+    steps.push(Step::CheckLeg(given));
     let export = seen.exports.get(&given);
     let Some(host) = &offer.host else {
         return match export {

@@ -35,7 +35,7 @@ fn simulate(seen: &mut Seen, step: &Step) -> Result<(), &'static str> {
             seen.devices.insert(*given);
             if other { Err("two devices over one leg") } else { Ok(()) }
         }
-        Step::MakeLeg(given) => {
+        Step::MakeLeg(given) | Step::CheckLeg(given) => {
             let used = seen.exports.get(given).is_some_and(|export| export.enabled);
             let made = used || seen.devices.contains(given);
             made.then_some(()).ok_or("no device")
@@ -106,7 +106,7 @@ fn carry_out(seen: &mut Seen, steps: &[Step]) {
 }
 
 fn lines(steps: &[Step]) -> String {
-    steps.iter().map(|step| format!("{step:?}\n")).collect()
+    steps.iter().flat_map(|step| [format!("{step:?}"), "\n".to_owned()]).collect()
 }
 
 #[test]
@@ -116,6 +116,7 @@ fn plans_are_these() {
     insta::assert_snapshot!("give_out", lines(&remote));
     carry_out(&mut seen, &remote);
     insta::assert_snapshot!("fence", lines(&fence(&seen, given(7, 4).leg)));
+    insta::assert_snapshot!("make", lines(&make(&Seen::default(), &offer(given(1, 1), None)).unwrap()));
     let local = give_out(&Seen::default(), &offer(given(7, 4), None), &ports()).unwrap();
     insta::assert_snapshot!("give_out_to_itself", lines(&local));
 }
@@ -132,6 +133,8 @@ fn what_stands_under_another_key_or_for_another_is_refused() {
     );
     assert!(matches!(refused(&offer(given(7, 4), Some(3))), Refused::OtherHost { .. }));
     assert!(matches!(refused(&offer(given(7, 4), None)), Refused::OtherHost { .. }));
+    // What others have is never made anew.
+    assert!(make(&seen, &offer(given(7, 4), None)).is_err());
     let elsewhere = ports().into_keys().map(|number| (number, "10.0.0.9".parse().unwrap())).collect();
     let other = give_out(&seen, &offer(given(7, 4), Some(2)), &elsewhere);
     assert!(matches!(other, Err(Refused::OtherPort { number: 1, .. })));
@@ -184,7 +187,7 @@ proptest! {
                     let told = found(&seen, CLUSTER, NODE, &ports());
                     let wanted = (given.key, to.map_or(NODE, NodeId));
                     prop_assert_eq!(told, BTreeMap::from([(given.leg, wanted)]));
-                    prop_assert_eq!(plan(&seen).unwrap(), [Step::MakeLeg(given)]);
+                    prop_assert_eq!(plan(&seen).unwrap(), [Step::CheckLeg(given)]);
                 }
             }
         }

@@ -54,9 +54,9 @@ const TOOLS: Kind = Kind { folder: "tools", keep: 2 };
 /// Whole images; their kernels are links. Four, so that going back and forth between branches is free.
 const IMAGES: Kind = Kind { folder: "images", keep: 4 };
 
-/// The modules that every node needs: its buses, NICs, drives, ports and watchdog, its state's file system, and what the
-/// networks are built from.
-pub const NODE_MODULES: [&str; 15] = [
+/// The modules that every node needs: its buses, NICs, drives, ports and watchdog, its state's file system, what the networks
+/// are built from, and what volumes are.
+pub const NODE_MODULES: [&str; 23] = [
     "virtio_pci",
     "virtio_net",
     "virtio_rng",
@@ -72,6 +72,14 @@ pub const NODE_MODULES: [&str; 15] = [
     "sch_ingress",
     "cls_flower",
     "act_skbedit",
+    "nvmet",
+    "nvmet_tcp",
+    "nvme_tcp",
+    "nvme_fabrics",
+    "raid1",
+    "dm_mod",
+    "dm_multipath",
+    "dm_round_robin",
 ];
 
 /// The programs that every node has for people, suites and workloads; the agent needs none of them.
@@ -108,10 +116,15 @@ pub struct NodeImage {
 
 /// Gives the image, making it only if it isn't in the cache.
 pub fn ensure(request: &ImageRequest, progress: &dyn Progress) -> Result<NodeImage, ImageError> {
-    let Programs { agent, hands, workload } = &request.programs;
-    let own =
-        Own { agent: read_static(agent)?, hands: read_static(hands)?, workload: read_static(workload)? };
-    let own_sha256 = [&own.agent, &own.hands, &own.workload].map(|program| cache::sha256(program));
+    let Programs { agent, hands, workload, storage_trial } = &request.programs;
+    let own = Own {
+        agent: read_static(agent)?,
+        hands: read_static(hands)?,
+        workload: read_static(workload)?,
+        storage_trial: read_static(storage_trial)?,
+    };
+    let all = [&own.agent, &own.hands, &own.workload, &own.storage_trial];
+    let own_sha256 = all.map(|program| cache::sha256(program));
     let recipe = Recipe { request, own_sha256 };
     let cache = Cache::open(&request.cache)?;
     let wanted: Vec<&str> = request.tools.iter().map(|wanted| wanted.package).collect();
@@ -164,7 +177,7 @@ fn read_static(path: &Path) -> Result<Vec<u8>, ImageError> {
 /// What an image is made from, beside the packages.
 struct Recipe<'a> {
     request: &'a ImageRequest,
-    own_sha256: [String; 3],
+    own_sha256: [String; 4],
 }
 
 impl Recipe<'_> {
@@ -187,8 +200,9 @@ impl Recipe<'_> {
 
     fn image_key(&self, packages: &Packages) -> Key {
         let (kernel, tools) = (self.kernel_key(&packages.kernel), self.tools_key(&packages.tools));
-        let [agent, hands, workload] = &self.own_sha256;
-        Key::of(&["image", kernel.whole(), tools.whole(), agent, hands, workload])
+        let mut parts = vec!["image", kernel.whole(), tools.whole()];
+        parts.extend(self.own_sha256.iter().map(String::as_str));
+        Key::of(&parts)
     }
 
     fn find(&self, cache: &Cache, packages: &Packages) -> Option<NodeImage> {
@@ -252,7 +266,7 @@ mod tests {
     const TOOL: Wanted = Wanted { package: "a", files: &["/bin/a"] };
 
     fn recipe(request: &ImageRequest) -> Recipe<'_> {
-        Recipe { request, own_sha256: ["1".into(), "2".into(), "3".into()] }
+        Recipe { request, own_sha256: ["1", "2", "3", "4"].map(str::to_owned) }
     }
 
     /// A cache in which the packages are pinned, and the kernel and the tools are made.
@@ -264,14 +278,14 @@ mod tests {
         };
         pin("kernel.json", serde_json::json!(package("linux-image-x")));
         pin("tools.json", serde_json::json!({ "wanted": ["a"], "packages": [package("a"), package("b")] }));
-        let [agent, hands, workload] = ["agent", "hands", "workload"].map(|name| {
+        let [agent, hands, workload, storage_trial] = ["agent", "hands", "workload", "trial"].map(|name| {
             let path = folder.path().join(name);
             fs::write(&path, elf(&[(1, name.as_bytes())], &[])).unwrap();
             path
         });
         let request = ImageRequest {
             cache: cache.root().to_owned(),
-            programs: Programs { agent, hands, workload },
+            programs: Programs { agent, hands, workload, storage_trial },
             modules: modules.to_vec(),
             tools: vec![TOOL],
             refresh: false,
@@ -345,7 +359,8 @@ mod tests {
     #[test]
     fn a_dynamic_program_is_refused() {
         let (_folder, request) = prepared(&[]);
-        for program in [&request.programs.workload, &request.programs.hands, &request.programs.agent] {
+        let Programs { agent, hands, workload, storage_trial } = &request.programs;
+        for program in [workload, storage_trial, hands, agent] {
             fs::write(program, elf(&[(3, b"/lib/ld.so\0")], &[])).unwrap();
             let Err(ImageError::DynamicProgram { path }) = ensure(&request, &Silent) else { panic!() };
             assert_eq!(path, *program);
@@ -369,7 +384,7 @@ mod tests {
         assert_ne!(key(&fewer, &packages), one);
         let other = Wanted { files: &["/bin/b"], ..TOOL };
         assert_ne!(key(&ImageRequest { tools: vec![other], ..request.clone() }, &packages), one);
-        for own in [["1", "2", "4"], ["1", "4", "3"], ["4", "2", "3"]] {
+        for own in [["1", "2", "3", "5"], ["1", "2", "5", "4"], ["1", "5", "3", "4"], ["5", "2", "3", "4"]] {
             let other = Recipe { request: &request, own_sha256: own.map(str::to_owned) };
             assert_ne!(other.image_key(&packages), one);
         }

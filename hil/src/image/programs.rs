@@ -25,6 +25,8 @@ pub struct Programs {
     pub hands: PathBuf,
     /// What writes to a volume in a lab so that it can be judged, `/bin/workload` of the image.
     pub workload: PathBuf,
+    /// What gives a node's storage one order, without its agent, `/bin/storage-trial` of the image.
+    pub storage_trial: PathBuf,
 }
 
 /// Builds the programs as they run on nodes, and returns their paths. Cargo decides what is to be done anew.
@@ -43,7 +45,12 @@ pub fn build_programs(
         let path = target.join("node").join(TARGET).join(PROFILE).join(name);
         if path.is_file() { Ok(path) } else { Err(ImageError::NoProgram { path }) }
     };
-    Ok(Programs { agent: built("twinrackd")?, hands: built("hands")?, workload: built("workload")? })
+    Ok(Programs {
+        agent: built("twinrackd")?,
+        hands: built("hands")?,
+        workload: built("workload")?,
+        storage_trial: built("storage-trial")?,
+    })
 }
 
 fn build_command(workspace: &Path, target: &Path) -> Command {
@@ -51,6 +58,7 @@ fn build_command(workspace: &Path, target: &Path) -> Command {
     command.current_dir(workspace).args(["build", "--quiet", "--bins"]);
     command
         .args(["--package", "agent", "--package", "hands", "--package", "workload"])
+        .args(["--package", "storage", "--features", "storage/kernel"])
         .args(["--profile", PROFILE, "--target", TARGET, "--target-dir"])
         .arg(target);
     command.arg("--config");

@@ -12,11 +12,13 @@ mod refusal;
 mod routes;
 #[cfg(test)]
 mod tests;
+mod volumes;
 
 pub(crate) use refusal::Refusal;
 
 use crate::state::{State, Stop};
-use axum::Router;
+use api::PeerCertificate;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -161,6 +163,11 @@ async fn shake(stream: TcpStream, acceptor: TlsAcceptor, places: Arc<Semaphore>)
 
 async fn serve(client: Client, routes: Router, state: Arc<State>) {
     let Client { stream, place: _until_the_end } = client;
+    let shown = PeerCertificate::of(stream.get_ref().1.peer_certificates());
+    let routes = match shown {
+        Some(shown) => routes.layer(Extension(shown)),
+        None => routes,
+    };
     let service = TowerToHyperService::new(routes);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -1,7 +1,7 @@
 //! Which path is answered by what. Handlers only translate between requests and the rest of the daemon.
 
 use super::refusal::Body;
-use super::{Refusal, network};
+use super::{Refusal, network, volumes};
 use crate::inventory::TurnError;
 use crate::state::{State, Stop};
 use crate::{Owner, chain, inventory};
@@ -39,6 +39,16 @@ pub(super) fn all(state: Arc<State>) -> Router {
         .route(path::THROUGHPUT_RECEIVE, post(network::throughput_receive))
         .route(path::THROUGHPUT_SEND, post(network::throughput_send))
         .route(path::POWER, post(power))
+        .route(path::LEDGER, post(volumes::letter))
+        .route(path::CLUSTER, get(volumes::view))
+        .route(path::CLUSTER_BEGIN, post(volumes::begin))
+        .route(path::CLUSTER_INVITE, post(volumes::invite))
+        .route(path::CLUSTER_JOIN, post(volumes::join))
+        .route(path::CLUSTER_VOTERS, post(volumes::voters))
+        .route(path::CLUSTER_PROPOSE, post(volumes::propose))
+        .route(path::CLUSTER_LEASE, post(volumes::lease))
+        .route(path::POOL_CLAIM, post(volumes::claim))
+        .route(path::POOL_FLUSH, post(volumes::flush))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))

@@ -13,6 +13,8 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
@@ -68,6 +70,20 @@ impl HttpTransport {
         Ok(Self { tls, nodes: Mutex::new(HashMap::new()) })
     }
 
+    /// Asks another node's agent something beside letters, over the same connections: posts `question` to `path`.
+    pub async fn call<Q: Serialize + Sync, A: DeserializeOwned>(
+        &self,
+        to: Contact,
+        path: &str,
+        question: &Q,
+        limit: Duration,
+    ) -> Result<A, TransportError> {
+        let connections = self.connections(&to);
+        let why = || format!("no answer within {} ms", limit.as_millis());
+        let asked = timeout(limit, connections.exchange(&self.tls, path, question)).await;
+        asked.unwrap_or_else(|_| Err(TransportError::Lost { node: to.name, why: why() }))
+    }
+
     fn connections(&self, contact: &Contact) -> Arc<Connections> {
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || {
@@ -94,7 +110,7 @@ impl Transport for HttpTransport {
                 let node = connections.contact.name.clone();
                 let late =
                     TransportError::Lost { node, why: format!("no answer within {} ms", limit.as_millis()) };
-                timeout(limit, connections.exchange(&tls, &letter)).await.unwrap_or(Err(late))
+                timeout(limit, connections.exchange(&tls, path::LEDGER, &letter)).await.unwrap_or(Err(late))
             });
             exchange.await.unwrap_or_else(|error| Err(lost(error.to_string())))
         })
@@ -102,20 +118,25 @@ impl Transport for HttpTransport {
 }
 
 impl Connections {
-    async fn exchange(&self, tls: &TlsConnector, letter: &Letter) -> Result<Reply, TransportError> {
+    async fn exchange<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        tls: &TlsConnector,
+        path: &str,
+        question: &Q,
+    ) -> Result<A, TransportError> {
         let node = || self.contact.name.clone();
         let unreachable = |why: String| TransportError::Unreachable { node: node(), why };
         let lost = |why: String| TransportError::Lost { node: node(), why };
         let _place: SemaphorePermit<'_> =
             self.places.try_acquire().map_err(|_| unreachable("too much is under way to it".to_owned()))?;
-        let body = serde_json::to_vec(letter).map_err(|error| unreachable(error.to_string()))?;
+        let body = serde_json::to_vec(question).map_err(|error| unreachable(error.to_string()))?;
         let mut connection = match self.idle() {
             Some(connection) => connection,
             None => self.connect(tls).await.map_err(|error| unreachable(chain(&*error)))?,
         };
         let request = Request::builder()
             .method(Method::POST)
-            .uri(path::LEDGER)
+            .uri(path)
             .header("host", server_name(&self.contact.name))
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(body)))

@@ -33,6 +33,7 @@ async fn take(
             Refusal::OtherCluster | Refusal::OtherIncarnation { .. } | Refusal::NotMe(_) => {
                 StatusCode::CONFLICT
             }
+            Refusal::Malformed(_) => StatusCode::BAD_REQUEST,
             Refusal::Stopped(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         problem(

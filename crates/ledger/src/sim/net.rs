@@ -122,7 +122,8 @@ impl Transport for Port {
                 Err(TransportError::Lost { node: to.name.clone(), why: why.to_owned() })
             };
             let Some(there) = net.passes(&me, &node) else { return lost("lost on the way there").await };
-            if net.doubled() {
+            // A transport delivers once; Raft's own letters bear more, and openraft sends them again itself.
+            if matches!(letter.kind(), "append" | "vote" | "snapshot" | "pre-vote") && net.doubled() {
                 let (net, me, node, letter) = (net.clone(), me.clone(), node.clone(), letter.clone());
                 tokio::spawn(async move {
                     sleep(there * 20).await;

@@ -6,6 +6,8 @@ use crate::config::Config;
 use crate::ledger::{Behind, NotLeading, Role};
 use crate::machine::Refused;
 use crate::propose::ProposeError;
+use crate::transport::{Envelope, Letter, Message, Refusal, Sealed};
+use crate::types::{Entry, SnapshotMeta};
 use crate::voters::VotersError;
 use control::{ClusterCommand, Command, Rejected};
 use model::NodeId;
@@ -93,6 +95,10 @@ async fn a_minority_takes_nothing_and_its_leader_is_not_confirmed() {
     }
     let unknown = world.write(leader).await.unwrap_err();
     assert!(matches!(unknown, ProposeError::Unknown { .. }), "{unknown}");
+    let last = world.ledger(leader).status().last;
+    let refused = world.write(leader).await.unwrap_err();
+    assert_eq!(refused, ProposeError::NoLeader { leader: None }, "nobody has answered it for long");
+    assert_eq!(world.ledger(leader).status().last, last, "its log does not grow");
     assert!(world.ledger(leader).leadership().await.is_err());
     world
         .wait("the others have a leader", |world| world.leader().is_some_and(|new| alone[1..].contains(&new)))
@@ -102,7 +108,7 @@ async fn a_minority_takes_nothing_and_its_leader_is_not_confirmed() {
     world.write(new).await.unwrap();
     world.heal().await;
     let promises = world.promises.lock().unwrap();
-    assert!(promises.unknown.len() == 1 && !promises.applied.is_empty());
+    assert!(promises.unknown.len() == 1 && promises.not.len() == 1 && !promises.applied.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -185,7 +191,7 @@ async fn a_follower_that_was_away_for_long_gets_a_snapshot() {
     world.start(away).await;
     world.heal().await;
     assert!(world.ledger(away).status().snapshot.is_some());
-    assert!(world.ledger(away).store_for_tests().entries_for_tests().len() < 100);
+    assert!(world.ledger(away).store_for_tests().entries_for_tests(..).len() < 100);
 }
 
 #[tokio::test(start_paused = true)]
@@ -259,6 +265,33 @@ async fn seeded_an_entry_that_is_acknowledged_before_it_is_on_disk_is_lost() {
         }
         world.heal().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_that_contradicts_itself_stops_nobody() {
+    let mut world = world(3, 14).await;
+    let leader = world.leader().unwrap();
+    world.write(leader).await.unwrap();
+    let (from, to) = (world.ledger(leader).clone(), world.ledger((leader + 1) % 3).clone());
+    let vote = openraft::Vote::new_committed(from.status().term, 1);
+    let log_id = |index| openraft::LogId::new(openraft::CommittedLeaderId::new(1, 1), index);
+    let entry = |index| Entry { log_id: log_id(index), payload: openraft::EntryPayload::Blank };
+    let gap = openraft::raft::AppendEntriesRequest {
+        vote,
+        prev_log_id: Some(log_id(u64::MAX)),
+        entries: vec![entry(3), entry(5)],
+        leader_commit: Some(log_id(5)),
+    };
+    let meta = SnapshotMeta { last_log_id: Some(log_id(u64::MAX)), ..SnapshotMeta::default() };
+    let snapshot = Message::Snapshot { vote, meta, contents: "{}".to_owned() };
+    for message in [Message::Append(gap), snapshot] {
+        let (own, to_store) = (from.identity().clone(), to.identity().store.clone());
+        let letter = Letter(Sealed::Member(Box::new(Envelope { from: own, to: to.id(), to_store, message })));
+        let refused = to.receive(letter, |_| true).await.unwrap_err();
+        assert!(matches!(refused, Refusal::Malformed(_)), "{refused}");
+    }
+    world.writable_again().await;
+    assert_eq!(to.status().role, Role::Follower);
 }
 
 #[tokio::test(start_paused = true)]

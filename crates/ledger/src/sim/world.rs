@@ -42,6 +42,8 @@ pub(crate) struct SimNode {
     pub(crate) ledger: Option<Ledger>,
     /// Whether its disk holds a ledger.
     pub(crate) has_store: bool,
+    /// Up to which entry it has been judged since it was started.
+    judged: u64,
 }
 
 pub(crate) struct World {
@@ -79,6 +81,7 @@ impl World {
             disk: SimDisk::new(seed ^ index as u64),
             ledger: None,
             has_store: false,
+            judged: 0,
         };
         let nodes = (0..count).map(node).collect();
         let promises = Arc::new(Mutex::new(Promises::default()));
@@ -115,6 +118,7 @@ impl World {
         let ledger = Ledger::start(store, identity, config, port, self.bugs).await.unwrap();
         self.net.plug(&self.nodes[index].name, &ledger);
         self.nodes[index].ledger = Some(ledger);
+        self.nodes[index].judged = 0;
     }
 
     /// The machine loses its power.
@@ -137,8 +141,13 @@ impl World {
 
     /// A machine without a ledger joins, for the first time or again, under whichever id it gets.
     pub(crate) async fn rejoin(&mut self, index: usize) -> Result<(), String> {
-        let newcomer = self.newcomer(index);
         let leader = self.leader().ok_or("nobody leads")?;
+        self.rejoin_at(index, leader).await
+    }
+
+    /// The same, at this leader's.
+    pub(crate) async fn rejoin_at(&mut self, index: usize, leader: usize) -> Result<(), String> {
+        let newcomer = self.newcomer(index);
         let witness = index + 1 == self.nodes.len();
         let zone = (!witness).then(|| format!("zone{}", 1 + index % 2).parse().unwrap());
         let contact = self.contact(leader);
@@ -278,11 +287,13 @@ impl World {
             let (status, state) = (ledger.status(), ledger.state().borrow().clone());
             let name = self.nodes[index].name.clone();
             assert_eq!(check(&state), [], "seed {}: {name}", self.seed);
-            applied.push((name, status.applied.unwrap_or(0), state, ledger.log_for_tests()));
+            let upto = status.applied.unwrap_or(0);
+            applied.push((index, name, upto, state, ledger.log_for_tests(self.nodes[index].judged, upto)));
         }
         let promises = self.promises.lock().unwrap();
         assert!(promises.wrong.is_empty(), "seed {}: {:?}", self.seed, promises.wrong);
-        for (name, upto, state, log) in applied {
+        for (index, name, upto, state, log) in applied {
+            self.nodes[index].judged = upto;
             for (number, at) in &promises.applied {
                 let there = *at > upto || has_mark(&state, *number);
                 assert!(there, "seed {}: {name}, at entry {upto}, has lost {number}, entry {at}", self.seed);
@@ -294,7 +305,7 @@ impl World {
                     self.seed
                 );
             }
-            for (at, entry) in log.into_iter().filter(|(at, _)| *at <= upto) {
+            for (at, entry) in log {
                 let first = self.seen.entry(at).or_insert_with(|| entry.clone());
                 assert_eq!(*first, entry, "seed {}: {name} has applied another entry {at}", self.seed);
             }
@@ -356,16 +367,16 @@ fn keep(promises: &Mutex<Promises>, number: u32, answer: &Result<Applied, Propos
     let mut promises = promises.lock().unwrap();
     match answer {
         Ok(applied) => drop(promises.applied.insert(number, applied.index)),
-        Err(ProposeError::NoLeader { .. }) => drop(promises.not.insert(number)),
+        Err(ProposeError::NoLeader { .. } | ProposeError::Busy) => drop(promises.not.insert(number)),
         Err(ProposeError::Unknown { .. }) => drop(promises.unknown.insert(number)),
         Err(other) => panic!("{number}: {other}"),
     }
 }
 
 impl Ledger {
-    /// The entries that it has in its store, as text.
-    fn log_for_tests(&self) -> Vec<(u64, String)> {
-        let entries = self.store_for_tests().entries_for_tests();
+    /// The entries of these places that it has in its store, as text.
+    fn log_for_tests(&self, behind: u64, upto: u64) -> Vec<(u64, String)> {
+        let entries = self.store_for_tests().entries_for_tests(behind + 1..=upto);
         let text = |entry: &crate::types::Entry| serde_json::to_string(entry).unwrap();
         entries.iter().map(|entry| (entry.log_id.index, text(entry))).collect()
     }

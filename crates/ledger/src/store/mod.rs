@@ -234,8 +234,8 @@ impl Store {
     }
 
     #[cfg(test)]
-    pub(crate) fn entries_for_tests(&self) -> Vec<Entry> {
-        self.entries(.., usize::MAX).expect("the disk works")
+    pub(crate) fn entries_for_tests(&self, range: impl std::ops::RangeBounds<u64>) -> Vec<Entry> {
+        self.entries(range, usize::MAX).expect("the disk works")
     }
 
     fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, Fault>) -> Result<T, Fault> {

@@ -5,6 +5,7 @@
 //!
 //! On failure: the chain of errors, and exit code 1; 2 if the command line can't be read.
 
+use control::moment::Moment;
 use control::owner::Assembly;
 use control::state::Base;
 use control::target::Key;
@@ -58,6 +59,10 @@ enum Order {
         incarnation: Incarnation,
         to: NodeId,
     },
+    Make {
+        serial: DriveSerial,
+        leg: LegId,
+    },
     Fence {
         leg: LegId,
     },
@@ -74,6 +79,10 @@ enum Order {
         epoch: u32,
     },
     Look {},
+    /// What control would be told of an array that an earlier run has left.
+    Adopt {
+        nodes: BTreeMap<LegId, NodeId>,
+    },
     LetGo {
         epoch: u32,
         leg: LegId,
@@ -133,14 +142,12 @@ fn epoch(number: u32) -> Epoch {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let parsed = match arguments.as_slice() {
-        [here, order] => serde_json::from_str::<Here>(here)
-            .and_then(|here| Ok((here, serde_json::from_str::<Order>(order)?))),
-        _ => {
-            eprintln!("usage: storage-trial SITE ORDER");
-            return ExitCode::from(2);
-        }
+    let [here, order] = arguments.as_slice() else {
+        eprintln!("usage: storage-trial SITE ORDER");
+        return ExitCode::from(2);
     };
+    let parsed =
+        serde_json::from_str::<Here>(here).and_then(|here| Ok((here, serde_json::from_str::<Order>(order)?)));
     let (here, order) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
@@ -197,6 +204,13 @@ fn run(here: &Here, order: Order) -> Result<(), Box<dyn Error>> {
             println!("{}", device_of(&name::top(here.volume))?);
             Ok(())
         }
+        Order::Adopt { nodes } => {
+            let seen = seen()?;
+            let array = seen.array.as_ref().ok_or("there is no array")?;
+            let maps = engine.maps_sequence(&site, array.epoch)?;
+            println!("{:?}", owner::found(&seen, &nodes, maps, Moment(0)));
+            Ok(())
+        }
         Order::Look {} => {
             let seen = seen()?;
             println!("{:?}\n{seen:#?}\nwithout path: {:?}", owner::look(&seen), owner::without_path(&seen));
@@ -230,6 +244,19 @@ fn run(here: &Here, order: Order) -> Result<(), Box<dyn Error>> {
     }
 }
 
+/// Every drive holds one leg, at its beginning.
+fn offer(
+    here: &Here,
+    drive: DriveSerial,
+    given: GivenLeg,
+    host: Option<String>,
+) -> Result<Offer, Box<dyn Error>> {
+    let bytes = storage::leg::Geometry::new(here.sizes)?.leg_bytes();
+    let mut slabs = SlabMap::new(bytes + (2 * here.slab_bytes), here.slab_bytes)?;
+    slabs.reserve(given.leg, bytes)?;
+    Ok(Offer { given, drive, extents: slabs.extents(given.leg).unwrap_or_default(), host })
+}
+
 fn as_target(here: &Here, engine: &Engine, order: Order) -> Result<(), Box<dyn Error>> {
     let carry = |steps: Vec<target::Step>| -> Result<(), Box<dyn Error>> {
         for step in steps.into_iter().take(steps_max()) {
@@ -246,17 +273,14 @@ fn as_target(here: &Here, engine: &Engine, order: Order) -> Result<(), Box<dyn E
             Ok(())
         }
         Order::GiveOut { serial, leg, epoch: number, incarnation, to } => {
-            let mut slabs = SlabMap::new(4 << 30, here.slab_bytes)?;
-            let of = (here.volume, leg);
-            slabs.reserve(of, storage::leg::Geometry::new(here.sizes)?.leg_bytes())?;
-            let extents = slabs.extents(of).unwrap_or_default();
-            let given = GivenLeg { leg: of, key: Key { epoch: epoch(number), incarnation } };
+            let given = GivenLeg { leg: (here.volume, leg), key: Key { epoch: epoch(number), incarnation } };
             let host = (to != here.node).then(|| name::host(here.cluster, to));
-            carry(target::give_out(
-                &engine.seen_target()?,
-                &Offer { given, drive: serial, extents, host },
-                &here.own,
-            )?)
+            carry(target::give_out(&engine.seen_target()?, &offer(here, serial, given, host)?, &here.own)?)
+        }
+        Order::Make { serial, leg } => {
+            let key = Key { epoch: epoch(1), incarnation: Incarnation(0) };
+            let offer = offer(here, serial, GivenLeg { leg: (here.volume, leg), key }, None)?;
+            carry(target::make(&engine.seen_target()?, &offer)?)
         }
         Order::Fence { leg } => carry(target::fence(&engine.seen_target()?, (here.volume, leg))),
         Order::Found {} => {
@@ -371,10 +395,10 @@ fn write(here: &Here, from: u64, count: u64, per_second: u64) -> Result<(), Box<
     let mut last = Duration::ZERO;
     let mut gap = (Duration::ZERO, last);
     for (_, done, _) in &lines {
-        gap = gap.max((*done - last, last));
+        gap = gap.max((done.saturating_sub(last), last));
         last = *done;
     }
-    let mut took: Vec<Duration> = lines.iter().map(|(sent, done, _)| *done - *sent).collect();
+    let mut took: Vec<Duration> = lines.iter().map(|(sent, done, _)| done.saturating_sub(*sent)).collect();
     took.sort_unstable();
     let median = took.get(took.len() / 2).copied().unwrap_or_default();
     println!(
@@ -398,6 +422,6 @@ fn digest(here: &Here, device: &str, offset_bytes: u64) -> Result<(), Box<dyn Er
         sum.update(&buffer[..piece]);
         left -= piece as u64;
     }
-    println!("{}", sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    println!("{:x}", sum.finalize());
     Ok(())
 }

@@ -4,7 +4,7 @@ use super::block::Block;
 use super::dm::Target;
 use super::{Engine, StepError, sysfs};
 use crate::header::ClusterId;
-use crate::leg::{BLOCK_BYTES, Geometry, LegHeader, Sizes};
+use crate::leg::{BLOCK_BYTES, Geometry, LegError, LegHeader, Sizes};
 use crate::name::GivenLeg;
 use crate::slab::Extent;
 use crate::target::{NAMESPACE, Step, TCP_PORT};
@@ -39,6 +39,7 @@ pub(super) fn carry(engine: &Engine, step: &Step, sizes: Sizes) -> Result<(), St
             engine.dm.create(&given.device(), &table)?;
         }
         Step::MakeLeg(given) => make_leg(engine, *given, sizes)?,
+        Step::CheckLeg(given) => check_leg(engine, *given, sizes)?,
         Step::RemoveDevice(given) => engine.dm.remove(&given.device())?,
         Step::MakePort(number, address) => make_port(*number, *address)?,
         Step::MakeHost(name) => sysfs::make(&host(name))?,
@@ -110,6 +111,15 @@ fn make_leg(engine: &Engine, given: GivenLeg, sizes: Sizes) -> Result<(), StepEr
         leg.write_and_check(0, &header.encode())?;
     }
     Ok(())
+}
+
+fn check_leg(engine: &Engine, given: GivenLeg, sizes: Sizes) -> Result<(), StepError> {
+    let failed = |source| StepError::Leg { device: given.device(), source };
+    let header = LegHeader { cluster: engine.settings.cluster, leg: given.leg, sizes };
+    let leg = Block::open(&engine.node_of(&given.device())?)?;
+    let found =
+        LegHeader::decode(&leg.read(0, usize::try_from(BLOCK_BYTES).unwrap_or(0))?).map_err(failed)?;
+    if found == header { Ok(()) } else { Err(failed(LegError::Other { found })) }
 }
 
 /// Disabling waits for all I/O in flight, for as long as that takes: on a thread of its own.

@@ -128,7 +128,7 @@ fn u64_at(buffer: &[u8], at: usize) -> u64 {
     buffer.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_ne_bytes)
 }
 
-/// `huge_decode_dev` of linux/kdev_t.h.
+/// `huge_decode_dev` of `linux/kdev_t.h`.
 fn device_number(dev: u64) -> DeviceNumber {
     let part = |number: u64| u32::try_from(number).unwrap_or(0);
     DeviceNumber { major: part((dev >> 8) & 0xfff), minor: part((dev & 0xff) | ((dev >> 12) & 0xf_ff00)) }

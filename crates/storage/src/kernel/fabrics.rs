@@ -32,6 +32,10 @@ const RECONNECT_DELAY_S: u32 = 1;
 const DELETE_BOUND: Duration = Duration::from_millis(200);
 /// The kernel looks for namespaces after it has told of the controller.
 const NAMESPACE_BOUND: Duration = Duration::from_secs(5);
+/// A peer that does not answer is given up after one more try (drivers/nvme/host/tcp.c, `tcp_sock_set_syncnt`): 3 s, then the rest.
+const CONNECT_BOUND: Duration = Duration::from_secs(10);
+/// How much later than the first the other paths may come before the first is used.
+const OTHERS_GRACE: Duration = Duration::from_millis(300);
 
 /// Our connections, by leg.
 pub(super) fn connections(engine: &Engine) -> BTreeMap<GivenLeg, Vec<Connection>> {
@@ -95,32 +99,61 @@ pub(super) fn of_head(engine: &Engine, number: DeviceNumber) -> Option<GivenLeg>
     )
 }
 
-/// Connects through every storage network that has no connection yet, all at once.
+/// Connects through every storage network that has no connection yet, all at once. One path is enough to go on: the others get
+/// [`OTHERS_GRACE`], and come later by themselves, or with the next call.
 pub(super) fn connect(engine: &Engine, given: GivenLeg, node: NodeId) -> Result<(), StepError> {
     let addresses = engine.settings.peers.get(&node).cloned().unwrap_or_default();
     let there = connections(engine).remove(&given).unwrap_or_default();
     let missing = addresses.iter().filter(|(_, address)| there.iter().all(|one| one.address != **address));
-    let tried: Vec<_> =
-        missing.map(|(network, address)| options(engine, given, *network, *address)).collect();
-    let threads: Vec<_> =
-        tried.into_iter().map(|options| std::thread::spawn(move || ask(&options))).collect();
+    let (done, paths) = std::sync::mpsc::channel();
+    for (network, address) in missing {
+        let (options, done) = (options(engine, given, *network, *address), done.clone());
+        let stall_max = engine.settings.stall_max;
+        std::thread::spawn(move || done.send(make_path(&options, stall_max)));
+    }
+    drop(done);
+    let mut live = there.iter().any(|one| one.live);
     let mut why = format!("{node} has no address on a storage network");
-    for thread in threads {
-        match thread.join() {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => why = format!("{error}: {}", error.source),
-            Err(_) => "a thread of ours ended".clone_into(&mut why),
+    loop {
+        let bound = if live { OTHERS_GRACE } else { CONNECT_BOUND };
+        match paths.recv_timeout(bound) {
+            Ok(Ok(())) => live = true,
+            Ok(Err(error)) => why = reason(&error),
+            // None is left, or none came in time.
+            Err(_) => break,
         }
     }
-    let there = connections(engine).remove(&given).unwrap_or_default();
-    if there.is_empty() {
-        return Err(StepError::NoPath { given, why });
+    if live || head(engine, given).is_some() { Ok(()) } else { Err(StepError::NoPath { given, why }) }
+}
+
+fn reason(error: &dyn std::error::Error) -> String {
+    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+    format!("{error}{cause}")
+}
+
+/// One path, with its bound, and the namespace behind it.
+fn make_path(options: &str, stall_max: Duration) -> Result<(), StepError> {
+    let answer = ask(options)?;
+    let number = answer.split(',').find_map(|part| part.strip_prefix("instance=")?.parse().ok());
+    let controller: u32 =
+        number.ok_or_else(|| StepError::Missing { what: format!("number in {answer:?}") })?;
+    let deadline = Instant::now() + NAMESPACE_BOUND;
+    loop {
+        let paths = paths(controller);
+        for path in &paths {
+            sysfs::write(&path.join("queue/io_timeout"), &stall_max.as_millis().to_string())?;
+        }
+        if !paths.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(StepError::Late {
+                what: format!("namespace of nvme{controller}"),
+                bound: NAMESPACE_BOUND,
+            });
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
-    await_namespace(engine, given)?;
-    for connection in there {
-        bound_path(engine, connection.controller)?;
-    }
-    Ok(())
 }
 
 fn options(engine: &Engine, given: GivenLeg, network: u16, address: IpAddr) -> String {
@@ -134,12 +167,13 @@ fn options(engine: &Engine, given: GivenLeg, network: u16, address: IpAddr) -> S
     )
 }
 
-fn ask(options: &str) -> Result<(), super::FileError> {
+fn ask(options: &str) -> Result<String, super::FileError> {
     let path = Path::new(FABRICS);
     let mut asked = File::options().read(true).write(true).open(path).map_err(failed("open", path))?;
     asked.write_all(options.as_bytes()).map_err(failed(format!("ask for {options:?} at"), path))?;
     let mut answer = String::new();
-    asked.read_to_string(&mut answer).map(drop).map_err(failed("read the answer of", path))
+    asked.read_to_string(&mut answer).map_err(failed("read the answer of", path))?;
+    Ok(answer.trim_end().to_owned())
 }
 
 /// Where each path's namespace is.
@@ -148,28 +182,6 @@ fn paths(controller: u32) -> Vec<PathBuf> {
     let names =
         sysfs::names(&folder).into_iter().filter(|name| name.starts_with("nvme") && name.contains('c'));
     names.map(|name| folder.join(name)).collect()
-}
-
-fn bound_path(engine: &Engine, controller: u32) -> Result<(), StepError> {
-    for path in paths(controller) {
-        sysfs::write(&path.join("queue/io_timeout"), &engine.settings.stall_max.as_millis().to_string())?;
-    }
-    Ok(())
-}
-
-fn await_namespace(engine: &Engine, given: GivenLeg) -> Result<(), StepError> {
-    let deadline = Instant::now() + NAMESPACE_BOUND;
-    loop {
-        let there = connections(engine).remove(&given).unwrap_or_default();
-        let live = || there.iter().filter(|one| one.live);
-        if head(engine, given).is_some() && live().all(|one| !paths(one.controller).is_empty()) {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            return Err(StepError::Late { what: format!("NVMe device of {given}"), bound: NAMESPACE_BOUND });
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// Lets go of a leg. Controllers are deleted on threads of their own, and hardly waited for: one whose peer is dead may take tens of

@@ -125,6 +125,13 @@ fn in_sync(engine: &Engine, site: &Site, epoch: Epoch) -> Result<Vec<OpenLeg>, S
     ways.map(|way| open(engine, site, way)).collect()
 }
 
+/// The sequence of the tables on the array's legs, for [`crate::owner::found`].
+pub(super) fn sequence(engine: &Engine, site: &Site, epoch: Epoch) -> Result<MapSequence, StepError> {
+    let legs = in_sync(engine, site, epoch)?;
+    let sequences = legs.iter().filter_map(|leg| Some(leg.maps.table.as_ref()?.sequence));
+    Ok(sequences.min().unwrap_or_default())
+}
+
 /// Before a leg gets its place: what it has missed, what the array has marked now, and what it has marked itself, onto the array's
 /// legs and onto the leg; and the maps of all others onto the leg.
 pub(super) fn mark(

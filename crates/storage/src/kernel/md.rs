@@ -44,7 +44,7 @@ pub(super) fn mark(array: &str, bitmap: &Bitmap) -> Result<(), FileError> {
             set(array, "bitmap_set_bits", &line)?;
             line.clear();
         }
-        line += &format!("{}-{} ", run.start, run.end - 1);
+        line.push_str(&[&run.start.to_string(), "-", &(run.end - 1).to_string(), " "].concat());
     }
     if line.is_empty() { Ok(()) } else { set(array, "bitmap_set_bits", &line) }
 }

@@ -231,6 +231,18 @@ impl Engine {
         md::progress(&crate::name::array(site.volume, epoch))
     }
 
+    /// The device that users of a volume open; `None`: nobody may here.
+    pub fn top(&self, volume: model::VolumeId) -> Result<Option<PathBuf>, StepError> {
+        let info = self.dm.info(&crate::name::top(volume))?;
+        Ok(info.map(|info| PathBuf::from(format!("/dev/dm-{}", info.number.minor))))
+    }
+
+    /// The sequence of the maps that are on every leg in sync of an array that stands, for [`crate::owner::found`]. Reads them: it may
+    /// hang in a gate without path.
+    pub fn maps_sequence(&self, site: &Site, epoch: model::Epoch) -> Result<model::MapSequence, StepError> {
+        maps_io::sequence(self, site, epoch)
+    }
+
     /// A dm device's node.
     fn node_of(&self, name: &str) -> Result<PathBuf, StepError> {
         Ok(PathBuf::from(format!("/dev/dm-{}", self.number_of(name)?.minor)))

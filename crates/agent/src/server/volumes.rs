@@ -1,0 +1,137 @@
+//! Requests about the ledger, the pool and volumes.
+
+use super::Refusal;
+use super::refusal::Body;
+use super::routes::Daemon;
+use crate::chain;
+use crate::volumes::VolumesError;
+use api::{
+    BeginRequest, ClaimRequest, ClusterView, FlushRequest, InviteRequest, Invited, JoinRequest, Joined,
+    LeaseAnswer, LeaseRequest, PeerCertificate, ProposeRequest, Proposed, VotersRequest,
+};
+use axum::extract::{Request, State as Shared};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use tower_service::Service;
+
+/// What ledgers say to each other; the ledger's own route answers.
+pub(super) async fn letter(Shared(state): Daemon, request: Request) -> Response {
+    match state.volumes.letters() {
+        // A router is always ready, and can't fail.
+        Some(mut letters) => letters.call(request).await.unwrap_or_else(|never| match never {}),
+        None => Refusal::from(VolumesError::NoLedger).into_response(),
+    }
+}
+
+pub(super) async fn view(Shared(state): Daemon) -> Result<Json<ClusterView>, Refusal> {
+    Ok(Json(state.volumes.view().await?))
+}
+
+pub(super) async fn begin(
+    Shared(state): Daemon,
+    Body(request): Body<BeginRequest>,
+) -> Result<Json<Joined>, Refusal> {
+    // A task of its own: a client that goes away must not stop it half-way.
+    let begun = tokio::spawn(async move { state.volumes.begin(request).await });
+    Ok(Json(begun.await.map_err(|error| Refusal::bug(&error))??))
+}
+
+pub(super) async fn join(
+    Shared(state): Daemon,
+    Body(request): Body<JoinRequest>,
+) -> Result<Json<Joined>, Refusal> {
+    let joined = tokio::spawn(async move { state.volumes.join(request).await });
+    Ok(Json(joined.await.map_err(|error| Refusal::bug(&error))??))
+}
+
+pub(super) async fn invite(
+    Shared(state): Daemon,
+    Body(request): Body<InviteRequest>,
+) -> Result<Json<Invited>, Refusal> {
+    Ok(Json(state.volumes.invite(request).await?))
+}
+
+pub(super) async fn voters(
+    Shared(state): Daemon,
+    Body(request): Body<VotersRequest>,
+) -> Result<Json<()>, Refusal> {
+    let changed = tokio::spawn(async move { state.volumes.voters(request).await });
+    changed.await.map_err(|error| Refusal::bug(&error))??;
+    Ok(Json(()))
+}
+
+pub(super) async fn propose(
+    Shared(state): Daemon,
+    Body(request): Body<ProposeRequest>,
+) -> Result<Json<Proposed>, Refusal> {
+    Ok(Json(state.volumes.propose(request.command).await?))
+}
+
+/// A lease is asked for by the node that wants it, and by nobody else.
+pub(super) async fn lease(
+    Shared(state): Daemon,
+    peer: Option<Extension<PeerCertificate>>,
+    Body(request): Body<LeaseRequest>,
+) -> Result<Json<LeaseAnswer>, Refusal> {
+    let name = state.volumes.name_of(request.node);
+    if !name.is_some_and(|name| peer.is_some_and(|Extension(shown)| shown.is_for(&name))) {
+        let message = format!("the certificate is not for {}", request.node);
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "not-certified", message, "ask for your own lease"));
+    }
+    Ok(Json(LeaseAnswer { granted: state.volumes.lease(request).await? }))
+}
+
+pub(super) async fn claim(
+    Shared(state): Daemon,
+    Body(request): Body<ClaimRequest>,
+) -> Result<Json<()>, Refusal> {
+    state.volumes.claim(request).await?;
+    Ok(Json(()))
+}
+
+pub(super) async fn flush(
+    Shared(state): Daemon,
+    Body(request): Body<FlushRequest>,
+) -> Result<Json<()>, Refusal> {
+    state.volumes.flush(request).await?;
+    Ok(Json(()))
+}
+
+impl From<VolumesError> for Refusal {
+    fn from(error: VolumesError) -> Self {
+        let (status, code, help) = match &error {
+            VolumesError::NoLedger => {
+                (StatusCode::CONFLICT, "no-ledger", "begin a cluster here, or join one; docs/ledger.md")
+            }
+            VolumesError::HasLedger(_) => (
+                StatusCode::CONFLICT,
+                "has-ledger",
+                "nothing is to be done, or set it aside first; docs/ledger.md",
+            ),
+            VolumesError::NotAToken => (StatusCode::BAD_REQUEST, "not-a-token", "ask for another invitation"),
+            VolumesError::NoDrive(_) => (
+                StatusCode::NOT_FOUND,
+                "no-drive",
+                "add the drive to the ledger first; GET /v1/inventory lists them",
+            ),
+            VolumesError::Claim(_) => {
+                (StatusCode::CONFLICT, "not-claimed", "wipe it, if what it holds may be lost")
+            }
+            VolumesError::Propose(ledger::ProposeError::Refused(_)) => (
+                StatusCode::CONFLICT,
+                "refused",
+                "look at GET /v1/cluster, and ask for what can follow; docs/volumes.md",
+            ),
+            VolumesError::Join(ledger::JoinError::Refused(_)) => {
+                (StatusCode::FORBIDDEN, "not-invited", "ask for another invitation")
+            }
+            _ => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "not-now",
+                "look at the nodes' logs, and try again; docs/ledger.md",
+            ),
+        };
+        Self::new(status, code, chain(&error), help)
+    }
+}

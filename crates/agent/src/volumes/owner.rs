@@ -1,0 +1,398 @@
+//! What control orders of an array: one [`Arrays`] for all volumes, with tasks for each.
+//!
+//! Long orders (assemble, rebuild, stop) run beside the short ones, because control gives short ones while a long one hangs in a path
+//! that is gone. A later long order ends an earlier one: its number is looked at before each step.
+//!
+//! Invariants: steps are planned from what the kernel has at that moment. What is told of a long order is told only while it is the
+//! latest.
+//!
+//! On failure: an order is tried again until it is done or another has taken its place.
+
+use super::VolumesError;
+use super::openers;
+use super::place::Place;
+use super::shell::{Ledgers, Told, blocking};
+use api::FlushRequest;
+use control::command::LegRef;
+use control::member::Input;
+use control::owner::{Assembly, Effect, Event};
+use control::state::Base;
+use control::target::Key;
+use model::{Epoch, LegId, NodeId, VolumeId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use storage::kernel::{Engine, StepError};
+use storage::owner::{self, Refused, Site, Step};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
+
+const TRY_AGAIN: Duration = Duration::from_millis(200);
+/// How often an array, its gates and a rebuild are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long a peer may take to flush a leg.
+const FLUSH_LIMIT: Duration = Duration::from_secs(10);
+
+/// What all tasks share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) place: Arc<Place>,
+    pub(super) ledger: Ledgers,
+    pub(super) told: Told,
+    pub(super) transport: Arc<ledger::http::HttpTransport>,
+}
+
+/// The arrays of this node.
+pub(super) struct Arrays {
+    shared: Shared,
+    volumes: BTreeMap<VolumeId, Array>,
+}
+
+struct Array {
+    orders: Arc<AtomicU64>,
+    rebuilds: Arc<AtomicU64>,
+    short: mpsc::UnboundedSender<(Epoch, Effect)>,
+    watch: tokio::task::AbortHandle,
+}
+
+impl Drop for Array {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
+
+impl Arrays {
+    pub(super) fn new(shared: Shared) -> Self {
+        Self { shared, volumes: BTreeMap::new() }
+    }
+
+    /// `epoch` is that of what control has of the volume.
+    pub(super) fn order(&mut self, id: VolumeId, epoch: Epoch, effect: Effect) {
+        let array = self.volumes.entry(id).or_insert_with(|| Array::start(id, &self.shared));
+        let next = |count: &Arc<AtomicU64>| Turn {
+            mine: count.fetch_add(1, Ordering::SeqCst) + 1,
+            now: Arc::clone(count),
+        };
+        let one = One { id, shared: self.shared.clone() };
+        match effect {
+            Effect::Assemble(assembly) => drop(tokio::spawn(one.assemble(next(&array.orders), assembly))),
+            Effect::Stop { kill } => {
+                next(&array.rebuilds);
+                tokio::spawn(one.stop(next(&array.orders), epoch, kill));
+            }
+            Effect::Rebuild(leg, node, base) => {
+                tokio::spawn(one.rebuild(next(&array.rebuilds), (epoch, leg, node, base)));
+            }
+            Effect::ResetNode => {
+                warn!("an array does not stop: the node is reset");
+                if let Err(error) = std::fs::write("/proc/sysrq-trigger", "b") {
+                    warn!("can't reset the node: {error}");
+                }
+            }
+            Effect::Propose(_) => {}
+            short => {
+                if matches!(short, Effect::StopRebuild(_)) {
+                    next(&array.rebuilds);
+                }
+                // The task ends only when this is dropped.
+                let _ = array.short.send((epoch, short));
+            }
+        }
+    }
+
+    /// Begins to watch arrays that an earlier run of the agent has left.
+    pub(super) fn adopt(&mut self, id: VolumeId) {
+        let shared = &self.shared;
+        self.volumes.entry(id).or_insert_with(|| Array::start(id, shared));
+    }
+}
+
+impl Array {
+    fn start(id: VolumeId, shared: &Shared) -> Self {
+        let (short, orders) = mpsc::unbounded_channel();
+        let one = One { id, shared: shared.clone() };
+        tokio::spawn(one.clone().shorts(orders));
+        let watch = tokio::spawn(one.watch()).abort_handle();
+        Self { orders: Arc::default(), rebuilds: Arc::default(), short, watch }
+    }
+}
+
+/// Whether an order is still the latest.
+#[derive(Clone)]
+struct Turn {
+    mine: u64,
+    now: Arc<AtomicU64>,
+}
+
+impl Turn {
+    fn is_over(&self) -> bool {
+        self.now.load(Ordering::SeqCst) != self.mine
+    }
+}
+
+/// One volume.
+#[derive(Clone)]
+struct One {
+    id: VolumeId,
+    shared: Shared,
+}
+
+fn at_odds(refused: &Refused) -> VolumesError {
+    VolumesError::AtOdds(refused.to_string())
+}
+
+impl One {
+    fn tell(&self, event: Event) {
+        self.shared.told.tell(Input::Owner(self.id, event));
+    }
+
+    /// Plans with what is there, and carries out step by step.
+    async fn carry(
+        &self,
+        turn: Option<Turn>,
+        epoch: Epoch,
+        plan: impl FnOnce(&Site, &Engine) -> Result<Vec<Step>, VolumesError> + Send + 'static,
+    ) -> Result<(), VolumesError> {
+        let (id, place, ledger) = (self.id, Arc::clone(&self.shared.place), self.shared.ledger.clone());
+        blocking(move || {
+            let (engine, site) = at(id, &place, &ledger)?;
+            for step in plan(&site, &engine)? {
+                if turn.as_ref().is_some_and(Turn::is_over) {
+                    return Ok(());
+                }
+                debug!("{step:?}");
+                engine.carry_owner(&site, epoch, &step)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn assemble(self, turn: Turn, assembly: Assembly) {
+        let epoch = assembly.epoch;
+        while !turn.is_over() {
+            let (order, ledger, id) = (assembly.clone(), self.shared.ledger.clone(), self.id);
+            let plan = move |site: &Site, engine: &Engine| {
+                let known =
+                    ledger.now().volumes.get(&id).map(|volume| volume.map_sequence).unwrap_or_default();
+                let seen = engine.seen_owner(site)?;
+                // An earlier order may hang in a leg that is not one of these any more.
+                let left_out = seen.gates.iter().filter(|(leg, _)| !order.legs.contains_key(leg));
+                let fail = left_out.map(|(leg, gate)| Step::FailGate(*leg, gate.epoch));
+                let steps = owner::assemble(site, &seen, &order, known);
+                Ok(fail.chain(steps.map_err(|refused| at_odds(&refused))?).collect())
+            };
+            match self.carry(Some(turn.clone()), epoch, plan).await {
+                Ok(()) if turn.is_over() => return,
+                Ok(()) => {
+                    info!("{} is assembled in epoch {epoch}", self.id);
+                    return self.tell(Event::Assembled(epoch));
+                }
+                Err(error) => warn!("can't assemble {} yet: {}", self.id, crate::chain(&error)),
+            }
+            sleep(TRY_AGAIN).await;
+        }
+    }
+
+    async fn stop(self, turn: Turn, epoch: Epoch, kill: bool) {
+        let flushed = self.flush_all(epoch).await;
+        while !turn.is_over() {
+            let id = self.id;
+            let plan = move |site: &Site, engine: &Engine| {
+                if let Some(device) = engine.top(id)?.filter(|_| kill) {
+                    openers::kill(&device);
+                }
+                Ok(owner::stop(site, &engine.seen_owner(site)?))
+            };
+            match self.carry(Some(turn.clone()), epoch, plan).await {
+                Ok(()) if turn.is_over() => return,
+                Ok(()) => {
+                    info!("{} is stopped in epoch {epoch}", self.id);
+                    return self.tell(Event::Stopped { epoch, flushed });
+                }
+                Err(error) => warn!("can't stop {} yet: {}", self.id, crate::chain(&error)),
+            }
+            sleep(TRY_AGAIN).await;
+        }
+    }
+
+    /// Flushes every leg that is in sync, each where it is; whether all did.
+    async fn flush_all(&self, epoch: Epoch) -> bool {
+        let state = self.shared.ledger.now();
+        let Some(volume) = state.volumes.get(&self.id) else { return false };
+        for (leg, found) in volume.in_sync() {
+            let Some(node) = state.node_of(found) else { return false };
+            let key = Key { epoch, incarnation: found.incarnation };
+            if let Err(error) = self.flush(leg, key, node).await {
+                warn!("can't flush {leg} of {}: {}", self.id, crate::chain(&error));
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn flush(&self, leg: LegId, key: Key, node: NodeId) -> Result<(), VolumesError> {
+        if node == self.shared.place.node {
+            return self.shared.place.flush((self.id, leg), key).await;
+        }
+        let to = self.shared.ledger.contact(node).ok_or(VolumesError::NoLedger)?;
+        let request = FlushRequest { volume: self.id, leg, key };
+        let asked = self.shared.transport.call::<_, ()>(to, api::path::POOL_FLUSH, &request, FLUSH_LIMIT);
+        Ok(asked.await?)
+    }
+
+    async fn rebuild(self, turn: Turn, (epoch, leg, node, base): (Epoch, LegRef, NodeId, Base)) {
+        let known = |ledger: &Ledgers| {
+            ledger.now().volumes.get(&self.id).map(|volume| volume.map_sequence).unwrap_or_default()
+        };
+        let maps = known(&self.shared.ledger);
+        let plan = move |site: &Site, engine: &Engine| {
+            let seen = engine.seen_owner(site)?;
+            owner::rebuild(site, &seen, epoch, (leg.id, leg.incarnation, node), base)
+                .map_err(|refused| at_odds(&refused))
+        };
+        let mut done = self.carry(Some(turn.clone()), epoch, plan).await;
+        while done.is_ok() && !turn.is_over() {
+            match self.copied(epoch, leg.id).await {
+                Ok(true) => {
+                    let key = Key { epoch, incarnation: leg.incarnation };
+                    done = self.flush(leg.id, key, node).await;
+                    if done.is_ok() {
+                        info!("{} of {} is rebuilt", leg.id, self.id);
+                        return self.tell(Event::Rebuilt(leg, maps));
+                    }
+                }
+                Ok(false) => sleep(LOOK_EVERY).await,
+                Err(error) => done = Err(error),
+            }
+        }
+        if let (Err(error), false) = (done, turn.is_over()) {
+            warn!("the rebuild of {} of {} failed: {}", leg.id, self.id, crate::chain(&error));
+            self.tell(Event::RebuildFailed(leg));
+        }
+    }
+
+    /// Whether a leg is copied; tells how far it is.
+    async fn copied(&self, epoch: Epoch, leg: LegId) -> Result<bool, VolumesError> {
+        let (id, place, ledger) = (self.id, Arc::clone(&self.shared.place), self.shared.ledger.clone());
+        let (done, progress) = blocking(move || {
+            let (engine, site) = at(id, &place, &ledger)?;
+            let array = engine.seen_owner(&site)?.array.filter(|array| array.epoch == epoch);
+            let gone = || StepError::Missing { what: format!("the array of {id} in epoch {epoch}") };
+            let array = array.ok_or_else(gone)?;
+            let member = array.members.get(&leg);
+            let failed = member.is_none_or(|member| member.words.contains("faulty"));
+            if failed {
+                return Err(StepError::Missing { what: format!("{leg} in the array") }.into());
+            }
+            let synced = member.is_some_and(|member| member.words.contains("in_sync"));
+            Ok((synced && array.action == "idle", engine.progress(&site, epoch)))
+        })
+        .await?;
+        if let Some((done_bytes, total_bytes)) = progress {
+            self.tell(Event::Rebuilding { done_bytes, total_bytes });
+        }
+        Ok(done)
+    }
+
+    /// Short orders, one after the other.
+    async fn shorts(self, mut orders: mpsc::UnboundedReceiver<(Epoch, Effect)>) {
+        while let Some((epoch, effect)) = orders.recv().await {
+            if let Err(error) = self.short(epoch, effect.clone()).await {
+                warn!("can't {effect:?} on {}: {}", self.id, crate::chain(&error));
+                // Control looks again, and orders again what is left to do.
+                sleep(TRY_AGAIN).await;
+                self.tell(Event::Stirred);
+            }
+        }
+    }
+
+    async fn short(&self, epoch: Epoch, effect: Effect) -> Result<(), VolumesError> {
+        match effect {
+            Effect::Look => {
+                let (id, place, ledger) =
+                    (self.id, Arc::clone(&self.shared.place), self.shared.ledger.clone());
+                let look = blocking(move || {
+                    let (engine, site) = at(id, &place, &ledger)?;
+                    Ok(owner::look(&engine.seen_owner(&site)?))
+                });
+                self.tell(Event::Looked(look.await?));
+            }
+            Effect::Admit => self.planned(epoch, owner::admit).await?,
+            Effect::LetGo(leg) => {
+                let plan =
+                    move |site: &Site, seen: &owner::Seen, epoch| owner::let_go(site, seen, epoch, leg.id);
+                self.planned(epoch, plan).await?;
+                self.tell(Event::LetGo(leg.id));
+            }
+            Effect::Release(legs) => {
+                let legs: BTreeSet<LegId> = legs.into_iter().map(|leg| leg.id).collect();
+                let plan =
+                    move |site: &Site, seen: &owner::Seen, epoch| owner::release(site, seen, epoch, &legs);
+                self.planned(epoch, plan).await?;
+                self.tell(Event::Released);
+            }
+            Effect::Repoint(leg, node) => {
+                let plan = move |site: &Site, seen: &owner::Seen, epoch| {
+                    owner::repoint(site, seen, epoch, leg.id, leg.incarnation, node)
+                };
+                self.planned(epoch, plan).await?;
+            }
+            Effect::StopRebuild(leg) => {
+                let plan = move |site: &Site, seen: &owner::Seen, epoch| {
+                    owner::stop_rebuild(site, seen, epoch, leg.id)
+                };
+                self.planned(epoch, plan).await?;
+            }
+            Effect::Assemble(_)
+            | Effect::Rebuild(..)
+            | Effect::Stop { .. }
+            | Effect::ResetNode
+            | Effect::Propose(_) => {}
+        }
+        Ok(())
+    }
+
+    async fn planned(
+        &self,
+        epoch: Epoch,
+        plan: impl FnOnce(&Site, &owner::Seen, Epoch) -> Result<Vec<Step>, Refused> + Send + 'static,
+    ) -> Result<(), VolumesError> {
+        let plan = move |site: &Site, engine: &Engine| {
+            plan(site, &engine.seen_owner(site)?, epoch).map_err(|refused| at_odds(&refused))
+        };
+        self.carry(None, epoch, plan).await
+    }
+
+    /// Looks at gates and array again and again, and tells what has changed.
+    async fn watch(self) {
+        let mut known: Option<(BTreeSet<LegId>, Option<owner::Array>)> = None;
+        loop {
+            sleep(LOOK_EVERY).await;
+            let (id, place, ledger) = (self.id, Arc::clone(&self.shared.place), self.shared.ledger.clone());
+            let seen = blocking(move || {
+                let (engine, site) = at(id, &place, &ledger)?;
+                engine.reinstate(&site)?;
+                let seen = engine.seen_owner(&site)?;
+                Ok((owner::without_path(&seen), seen.array))
+            });
+            let Ok(now) = seen.await else { continue };
+            let (gates, array) = known.unwrap_or_default();
+            now.0.difference(&gates).for_each(|leg| self.tell(Event::GateLost(*leg)));
+            gates.difference(&now.0).for_each(|leg| self.tell(Event::GateBack(*leg)));
+            if now.1 != array {
+                self.tell(Event::Stirred);
+            }
+            known = Some(now);
+        }
+    }
+}
+
+fn at(id: VolumeId, place: &Place, ledger: &Ledgers) -> Result<(Engine, Site), VolumesError> {
+    let state = ledger.now();
+    let gone = || StepError::Missing { what: format!("{id} in the ledger") };
+    let site = place.site(id, state.volumes.get(&id).ok_or_else(gone)?)?;
+    Ok((place.engine(&state)?, site))
+}
