@@ -14,11 +14,13 @@ pub struct Range {
 /// What was asked for is not on the leg.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the leg has no {len_bytes} bytes at {at_bytes}: it has {data_bytes} bytes of data, in pieces of {pieces_bytes}"
+    "the leg has no {} bytes at {}: it has {data_bytes} bytes of data, in pieces of {pieces_bytes}",
+    wanted.len_bytes,
+    wanted.offset_bytes
 )]
 pub struct Outside {
-    at_bytes: u64,
-    len_bytes: u64,
+    /// What was asked for, from the data's beginning.
+    wanted: Range,
     data_bytes: u64,
     pieces_bytes: u64,
 }
@@ -26,7 +28,8 @@ pub struct Outside {
 /// Where so much of a volume's data from some place on is, in order. It is in several ranges where it crosses the end of a piece.
 pub fn ranges(place: &LegPlace, at_bytes: u64, len_bytes: u64) -> Result<Vec<Range>, Outside> {
     let pieces_bytes = place.pieces.iter().fold(0u64, |sum, piece| sum.saturating_add(piece.len_bytes));
-    let outside = Outside { at_bytes, len_bytes, data_bytes: place.data_bytes, pieces_bytes };
+    let wanted = Range { offset_bytes: at_bytes, len_bytes };
+    let outside = Outside { wanted, data_bytes: place.data_bytes, pieces_bytes };
     let in_data = at_bytes.checked_add(len_bytes).is_some_and(|end| end <= place.data_bytes);
     let on_leg = place.data_offset_bytes.checked_add(at_bytes).filter(|_| in_data);
     let mut skip = on_leg.ok_or(outside)?;

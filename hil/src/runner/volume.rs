@@ -69,6 +69,18 @@ impl Writer {
         Ok(())
     }
 
+    /// Whether a write was acknowledged by a deadline.
+    async fn first(&mut self, deadline: Instant) -> Result<bool, JudgeError> {
+        loop {
+            self.look()?;
+            let is_acknowledged = !acknowledged(self.records(), self.run).is_empty();
+            if is_acknowledged || Instant::now() >= deadline {
+                return Ok(is_acknowledged);
+            }
+            sleep(LOOK).await;
+        }
+    }
+
     fn records(&self) -> &[Record] {
         self.tail.records()
     }
@@ -191,7 +203,7 @@ impl Runner<'_> {
             Ok(ready) => ready,
             Err(why) => return Ok(Seen::not(format!("the volume is not open: {why}"))),
         };
-        let seed = self.lab.seed();
+        let random = self.lab.seed();
         let Some(tested) = &mut self.volume else { return Ok(Seen::not("there is no volume")) };
         let missing = || LabError::Missing { node: ready.owner.to_string() };
         let node = self.lab.nodes().get(&ready.owner).ok_or_else(missing)?;
@@ -201,40 +213,31 @@ impl Runner<'_> {
             device: PathBuf::from(&ready.device),
             log: PathBuf::new(),
             run,
-            seed: seed.rotate_left(run),
+            seed: random.rotate_left(run),
             in_flight,
             pattern: WARM,
             flush_every,
             writes: None,
         };
-        let tail = Tail::at_end(node.records()).map_err(|error| unreadable(&error));
-        let tail = match tail {
+        let tail = match Tail::at_end(node.records()) {
             Ok(tail) => tail,
-            Err(seen) => return Ok(seen),
+            Err(error) => return Ok(unreadable(&error)),
         };
         node.start_writing(&config).await?;
         tested.is_unjudged = true;
         let mut writer = Writer { node: ready.owner.clone(), run, tail, clock: Clock::new(begun) };
-        let deadline = begun + bound;
-        let mut first = None;
-        while first.is_none() && Instant::now() < deadline {
-            sleep(LOOK).await;
-            if let Err(error) = writer.look() {
-                return Ok(unreadable(&error));
-            }
-            first = acknowledged(writer.records(), run).first().copied();
-        }
+        let is_acknowledged = match writer.first(begun + bound).await {
+            Ok(is_acknowledged) => is_acknowledged,
+            Err(error) => return Ok(unreadable(&error)),
+        };
         let after_ms = begun.elapsed().as_millis();
         tested.writer = Some(writer);
-        Ok(match first {
-            Some(_) => Seen::held(format!(
-                "run {run} on {} writes to {}; the first acknowledgement after {after_ms} ms",
-                ready.owner, ready.device
-            )),
-            None => Seen::not(format!(
-                "run {run} on {}: no write was acknowledged within {after_ms} ms; its console may say why",
-                ready.owner
-            )),
+        let VolumeReady { owner, device, .. } = ready;
+        let what = format!("run {run} on {owner} writes to {device}");
+        Ok(if is_acknowledged {
+            Seen::held(format!("{what}; the first acknowledgement after {after_ms} ms"))
+        } else {
+            Seen::not(format!("{what}: none was acknowledged within {after_ms} ms; the console may say why"))
         })
     }
 
@@ -250,10 +253,10 @@ impl Runner<'_> {
             let Some(at_us) = writer.clock.node_us(fault) else {
                 return Ok(Seen::not("nothing was ever acknowledged"));
             };
-            let writes = acknowledged(writer.records(), writer.run);
+            let done = acknowledged(writer.records(), writer.run);
             let now_us = writer.clock.node_us(Instant::now()).unwrap_or(at_us);
-            let begun = first_begun_after(&writes, at_us + CLOCK_SLACK_US);
-            let Some(gap) = longest_gap(&writes, at_us, begun.map_or(now_us, |begun| begun.ended_us)) else {
+            let begun = first_begun_after(&done, at_us + CLOCK_SLACK_US);
+            let Some(gap) = longest_gap(&done, at_us, begun.map_or(now_us, |begun| begun.ended_us)) else {
                 return Ok(Seen::not("nothing was ever acknowledged"));
             };
             let after_ms = |moment_us: u64| moment_us.saturating_sub(at_us) / 1000;
@@ -295,13 +298,13 @@ impl Runner<'_> {
             writer.look()?;
         }
         let (since, now) = (writer.clock.node_us(begun), writer.clock.node_us(Instant::now()));
-        let writes = acknowledged(writer.records(), writer.run);
+        let done = acknowledged(writer.records(), writer.run);
         let (Some(since_us), Some(now_us)) = (since, now) else {
             return Ok(Seen::not("nothing was ever acknowledged"));
         };
-        let count = writes.len() - before;
+        let count = done.len() - before;
         // What comes is seen a little later.
-        let gap = longest_gap(&writes, since_us, now_us.saturating_sub(CLOCK_SLACK_US));
+        let gap = longest_gap(&done, since_us, now_us.saturating_sub(CLOCK_SLACK_US));
         let longest = gap.map_or(for_long, |gap| Duration::from_micros(gap.len_us()));
         let what =
             format!("{count} writes were acknowledged, no two more than {} ms apart", longest.as_millis());

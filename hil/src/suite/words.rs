@@ -6,31 +6,12 @@ use std::fmt;
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::FailSwitch { room, storage_network, how } => {
-                write!(f, "the switch of storage network {storage_network} in {room} {how}")
-            }
-            Self::CutRoomLink { storage_network, way } => {
-                write!(f, "the room-to-room link of storage network {storage_network} is cut {way}")
-            }
-            Self::CutSpineLink { room, storage_network, way } => {
-                write!(
-                    f,
-                    "the spine link of storage network {storage_network}'s switch in {room} is cut {way}"
-                )
-            }
-            Self::FlapRoomLink { storage_network, flapping } => {
-                write!(f, "the room-to-room link of storage network {storage_network} {flapping}")
-            }
-            Self::FlapCable { room, position, storage_network, flapping } => {
-                write!(
-                    f,
-                    "the cable of node {position} of {room} for storage network {storage_network} {flapping}"
-                )
-            }
-            Self::CrossCable { room, position, nics } => {
-                let nics = if *nics == Nics::All { "all NICs" } else { "the storage NICs" };
-                write!(f, "{nics} of node {position} of {room} are cabled to the other room")
-            }
+            Self::FailSwitch { .. }
+            | Self::CutRoomLink { .. }
+            | Self::CutSpineLink { .. }
+            | Self::FlapRoomLink { .. }
+            | Self::FlapCable { .. }
+            | Self::CrossCable { .. } => cut(self, f),
             Self::PowerOff { .. }
             | Self::PowerOn { .. }
             | Self::PowerCycle { .. }
@@ -92,6 +73,35 @@ impl fmt::Display for Step {
             | Self::StopWriting {}
             | Self::Judge {} => volume(self, f),
         }
+    }
+}
+
+/// Steps about switches and cables.
+fn cut(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match step {
+        Step::FailSwitch { room, storage_network, how } => {
+            write!(f, "the switch of storage network {storage_network} in {room} {how}")
+        }
+        Step::CutRoomLink { storage_network, way } => {
+            write!(f, "the room-to-room link of storage network {storage_network} is cut {way}")
+        }
+        Step::CutSpineLink { room, storage_network, way } => {
+            write!(f, "the spine link of storage network {storage_network}'s switch in {room} is cut {way}")
+        }
+        Step::FlapRoomLink { storage_network, flapping } => {
+            write!(f, "the room-to-room link of storage network {storage_network} {flapping}")
+        }
+        Step::FlapCable { room, position, storage_network, flapping } => {
+            write!(
+                f,
+                "the cable of node {position} of {room} for storage network {storage_network} {flapping}"
+            )
+        }
+        Step::CrossCable { room, position, nics } => {
+            let nics = if *nics == Nics::All { "all NICs" } else { "the storage NICs" };
+            write!(f, "{nics} of node {position} of {room} are cabled to the other room")
+        }
+        _ => Ok(()),
     }
 }
 

@@ -42,9 +42,12 @@ fn legs_per_rack(mirror: Mirror) -> usize {
     mirror.legs() / 2
 }
 
+/// The nodes of a rack and their drives.
+type Nodes<'a> = BTreeMap<NodeId, Vec<(DriveId, &'a Drive)>>;
+
 /// The drives for a new volume, rack after rack.
 pub fn choose(ledger: &State, mirror: Mirror, size_bytes: u64) -> Result<Vec<DriveId>, NoRoom> {
-    let mut racks: BTreeMap<&ZoneName, BTreeMap<NodeId, Vec<(DriveId, &Drive)>>> = BTreeMap::new();
+    let mut racks: BTreeMap<&ZoneName, Nodes<'_>> = BTreeMap::new();
     for (id, drive) in &ledger.drives {
         if let Some(zone) = zone_of(ledger, drive) {
             racks.entry(zone).or_default().entry(drive.node).or_default().push((*id, drive));

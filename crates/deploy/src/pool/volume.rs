@@ -113,7 +113,7 @@ fn find<'a>(state: &'a State, name: &VolumeName) -> Option<(VolumeId, &'a Volume
     state.volumes.iter().find(|(_, volume)| volume.name == *name).map(|(id, volume)| (*id, volume))
 }
 
-fn create(state: &State, request: &VolumeRequest) -> Result<ClusterCommand, PoolError> {
+pub(super) fn create(state: &State, request: &VolumeRequest) -> Result<ClusterCommand, PoolError> {
     let VolumeRequest { name, mirror, size_bytes, rack } = request;
     let drives = choose(state, *mirror, *size_bytes)?;
     if let Some(breach) = breach(state, *mirror, &drives) {
