@@ -351,6 +351,9 @@ pub enum Step {
         /// How many writes are in flight.
         #[serde(default = "eight")]
         in_flight: u8,
+        /// How long each of those who write pauses after a write, milliseconds.
+        #[serde(default = "twenty")]
+        pause_ms: u16,
         /// After how many writes a flush follows; 0: never.
         #[serde(default)]
         flush_every: u64,
@@ -394,6 +397,10 @@ fn one() -> u8 {
 
 fn eight() -> u8 {
     8
+}
+
+fn twenty() -> u16 {
+    20
 }
 
 fn two_way() -> Mirror {

@@ -360,7 +360,7 @@ mod tests {
     fn a_dynamic_program_is_refused() {
         let (_folder, request) = prepared(&[]);
         let Programs { agent, hands, workload, storage_trial } = &request.programs;
-        for program in [workload, storage_trial, hands, agent] {
+        for program in [storage_trial, workload, hands, agent] {
             fs::write(program, elf(&[(3, b"/lib/ld.so\0")], &[])).unwrap();
             let Err(ImageError::DynamicProgram { path }) = ensure(&request, &Silent) else { panic!() };
             assert_eq!(path, *program);

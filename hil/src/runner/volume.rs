@@ -51,6 +51,13 @@ pub(super) struct Tested {
     is_unjudged: bool,
 }
 
+/// How hard a workload writes.
+struct Pace {
+    in_flight: u8,
+    pause_ms: u16,
+    flush_every: u64,
+}
+
 /// A workload that runs.
 #[derive(Debug)]
 struct Writer {
@@ -95,8 +102,9 @@ impl Runner<'_> {
                 let made = self.make_volume((*size_mib, *mirror), *room, ms(*within_ms)).await;
                 Ok(super::or_failure(made))
             }
-            Step::StartWriting { in_flight, flush_every, within_ms } => {
-                self.start_writing((*in_flight, *flush_every), ms(*within_ms)).await
+            Step::StartWriting { in_flight, pause_ms, flush_every, within_ms } => {
+                let pace = Pace { in_flight: *in_flight, pause_ms: *pause_ms, flush_every: *flush_every };
+                self.start_writing(pace, ms(*within_ms)).await
             }
             Step::WritesGoOn { within_ms } => Ok(or_unreadable(self.writes_go_on(ms(*within_ms)).await)),
             Step::KeepsWriting { for_ms, gap_at_most_ms } => {
@@ -192,7 +200,7 @@ impl Runner<'_> {
 
     async fn start_writing(
         &mut self,
-        (in_flight, flush_every): (u8, u64),
+        Pace { in_flight, pause_ms, flush_every }: Pace,
         bound: Duration,
     ) -> Result<Seen, RunError> {
         let begun = Instant::now();
@@ -215,6 +223,7 @@ impl Runner<'_> {
             run,
             seed: random.rotate_left(run),
             in_flight,
+            pause_ms,
             pattern: WARM,
             flush_every,
             writes: None,
