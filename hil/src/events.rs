@@ -10,8 +10,8 @@
 mod measured;
 
 pub use measured::{
-    Bucket, CabledNic, CabledNode, Cables, Carried, Counters, Dropped, NetworkPaths, Paths, RoundTrips,
-    SwitchPort, Throughput, Topology,
+    Bucket, CabledNic, CabledNode, Cables, Carried, Counters, Dropped, LegJudged, NetworkPaths, Paths,
+    RoundTrips, Stall, SwitchPort, Throughput, Topology,
 };
 
 use serde::{Deserialize, Serialize};
@@ -65,6 +65,10 @@ pub enum Event {
     Throughput(Throughput),
     /// What went over the lab's cables, at the end of its suites.
     Counters(Counters),
+    /// How long writes waited around a fault.
+    Stall(Stall),
+    /// A leg in sync was judged.
+    LegJudged(LegJudged),
     /// A scenario of a suite began.
     ScenarioStarted {
         /// The suite.

@@ -2,7 +2,7 @@
 //!
 //! Purpose: [`run::run`] is `cargo xtask hil`. The parts: what the host needs ([`host`]), what nodes boot ([`image`]), what
 //! runs their processors ([`accel`]), the lab itself ([`lab`]), failover tests as data ([`suite`]), carrying them out
-//! (`runner`), and what is left of it ([`events`], [`report`]).
+//! (`runner`), whether anything that was written is lost ([`judgement`]), and what is left of it ([`events`], [`report`]).
 //!
 //! Invariants: whatever ends a run, the lab ends with it unless it was to be kept. Nothing is reported as seen that was
 //! not.
@@ -13,6 +13,7 @@ pub mod accel;
 pub mod events;
 pub mod host;
 pub mod image;
+pub mod judgement;
 pub mod lab;
 pub mod progress;
 pub mod report;

@@ -21,16 +21,18 @@ mod miswired;
 mod partition;
 mod power;
 mod priority;
+mod records;
 mod refusal;
 mod round_trips;
 mod spine;
 mod storage_paths;
+mod volume;
 
 use crate::events::{Counters, Event, EventLog, Topology, Verdict};
-use crate::lab::faults::Made;
+use crate::lab::faults::{Made, Stop};
 use crate::lab::{Keeper, Lab, LabError};
 use crate::progress::Progress;
-use crate::report::{ScenarioResult, StepResult, write_cabling};
+use crate::report::{ScenarioResult, StepResult, SuiteResult, write_cabling};
 use crate::run::RunError;
 use crate::suite::{Scenario, Step, Suite};
 use crate::ui::{Line, Ui};
@@ -99,6 +101,8 @@ pub(crate) struct Runner<'a> {
     /// Once a step has seen the faults named, they must stay named until they are mended.
     vigil: Vigil,
     namings: Namings,
+    /// The volume that is written, once there is one.
+    volume: Option<volume::Tested>,
 }
 
 impl Drop for Runner<'_> {
@@ -147,8 +151,9 @@ impl<'a> Runner<'a> {
             diagnosis::log_losses(watch.sightings(), Arc::clone(log), vigil.clone(), namings.clone());
         let logger = tokio::spawn(logging);
         let log = Arc::clone(log);
-        let (applied, faulted) = (took, None);
-        let runner = Self { cluster, lab, keeper, log, ui, watch, logger, applied, faulted, vigil, namings };
+        let (applied, faulted, volume) = (took, None, None);
+        let runner =
+            Self { cluster, lab, keeper, log, ui, watch, logger, applied, faulted, vigil, namings, volume };
         let health = runner.well_by(Instant::now() + FIRST_HEALTH).await;
         if health.good { Ok(runner) } else { Err(RunError::Refused(health.what)) }
     }
@@ -184,6 +189,30 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
+    /// Judges what was written and not judged yet, as a scenario of its own; nothing, if there is nothing. `is_kept`: machines get
+    /// their power back.
+    pub(crate) async fn judge_at_end(&mut self, is_kept: bool) -> Result<Option<SuiteResult>, RunError> {
+        if !self.is_unjudged() {
+            return Ok(None);
+        }
+        let suite = Suite::of_one_step("judgement", "What was written is there at the end", Step::Judge {});
+        let Some(scenario) = suite.scenarios.first() else { return Ok(None) };
+        self.log.log(Event::ScenarioStarted { suite: suite.name.clone(), scenario: scenario.name.clone() });
+        let at = Instant::now();
+        let seen = self.judge_legs().await?;
+        let step = self.note(&suite, scenario, Step::Judge {}.to_string(), seen, at);
+        let verdict = if step.good { Verdict::Passed } else { Verdict::Failed };
+        let (name, took_ms) = (scenario.name.clone(), step.took_ms);
+        let (suite_name, scenario_name) = (suite.name.clone(), name.clone());
+        self.log.log(Event::ScenarioEnded { suite: suite_name, scenario: scenario_name, verdict, took_ms });
+        let result = ScenarioResult { name, verdict, why: None, took_ms, steps: vec![step] };
+        self.ui.say(&in_a_line(&suite, &result));
+        if is_kept {
+            self.mend().await?;
+        }
+        Ok(Some(SuiteResult { name: suite.name, title: suite.title, scenarios: vec![result] }))
+    }
+
     async fn scenario(
         &mut self,
         suite: &Suite,
@@ -216,7 +245,7 @@ impl<'a> Runner<'a> {
             }
         }
         self.mend().await?;
-        let mended = scenario.steps.iter().any(Step::is_fault);
+        let mended = scenario.steps.iter().any(Step::disturbs);
         let good_so_far = steps.iter().all(|step| step.good);
         let at = Instant::now();
         let mut well = self.well_by(at + Duration::from_millis(scenario.bound_ms)).await;
@@ -327,6 +356,14 @@ impl<'a> Runner<'a> {
             Step::SecondApplyChangesNothing {} => Ok(or_failure(self.second_apply_changes_nothing().await)),
             Step::RoundTrips { probes } => Ok(or_failure(self.round_trips(*probes).await)),
             Step::JumboFrames {} => Ok(or_failure(self.jumbo_frames().await)),
+            Step::MakeVolume { .. }
+            | Step::StartWriting { .. }
+            | Step::WritesGoOn { .. }
+            | Step::KeepsWriting { .. }
+            | Step::LegsInSync { .. }
+            | Step::VolumeOpens { .. }
+            | Step::StopWriting {}
+            | Step::Judge {} => self.volume_step(step).await,
         }
     }
 
@@ -335,6 +372,11 @@ impl<'a> Runner<'a> {
         // From before the fault: what follows it must not look faster than it is.
         let now = Instant::now();
         let made = self.lab.break_it(self.keeper, &self.cluster.spec, step).await?;
+        for fault in &made {
+            if let Made::Down { node, how: Stop::Off | Stop::Cycled } = fault {
+                self.writer_lost(node);
+            }
+        }
         Ok(self.made(now, &made))
     }
 

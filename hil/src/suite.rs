@@ -5,20 +5,22 @@
 //! What a fault must be diagnosed as is not written down in the suite: the lab knows what it broke, and the step
 //! `named` asks for exactly that, no more and no less.
 
+mod error;
 mod needs;
 mod settings;
 mod words;
 
+pub use error::SuiteError;
 pub use needs::Need;
 pub use settings::{BadPlan, Death, Flapping, Nics, Room, SpineWay, SwitchFailure, Way, Whom, Wrong};
 
 use crate::lab::miswiring::Miswiring;
-use model::{ClusterSpec, Wiring};
+use model::{ClusterSpec, Mirror, Wiring};
 use needs::{no_network, no_node, no_switch, wiring};
 use serde::Deserialize;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 17] = [
+const BUILT_IN: [(&str, &str); 18] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -33,6 +35,7 @@ const BUILT_IN: [(&str, &str); 17] = [
     ("node-loss", include_str!("../suites/node-loss.toml")),
     ("node-frozen", include_str!("../suites/node-frozen.toml")),
     ("rack-loss", include_str!("../suites/rack-loss.toml")),
+    ("volume-rack-loss", include_str!("../suites/volume-rack-loss.toml")),
     ("bad-apply", include_str!("../suites/bad-apply.toml")),
     ("kill-matrix", include_str!("../suites/kill-matrix.toml")),
     ("healthy-hour", include_str!("../suites/healthy-hour.toml")),
@@ -54,6 +57,14 @@ pub struct Suite {
     /// Its scenarios, in order.
     #[serde(rename = "scenario")]
     pub scenarios: Vec<Scenario>,
+}
+
+impl Suite {
+    /// Whether its nodes need an agent that has volumes.
+    pub fn makes_volumes(&self) -> bool {
+        let steps = self.scenarios.iter().flat_map(|scenario| &scenario.steps);
+        steps.into_iter().any(|step| matches!(step, Step::MakeVolume { .. }))
+    }
 }
 
 /// A set of suites.
@@ -329,10 +340,79 @@ pub enum Step {
     /// While every node probes every other on every storage network, whoever answers, no storage frame is seen on a
     /// spine link.
     SpineStaysClean {},
+    /// The pool is made of all data drives, or completed, and a volume over it, opened in a room, with all its legs in sync.
+    MakeVolume {
+        /// Its size, MiB.
+        size_mib: u32,
+        /// How many copies.
+        #[serde(default = "two_way")]
+        mirror: Mirror,
+        /// Where it is opened first.
+        #[serde(default)]
+        room: Room,
+        /// The bound for the volume, milliseconds.
+        within_ms: u64,
+    },
+    /// A workload writes to the volume where it is open, until it is stopped or its node loses its power. The next run of it has the next
+    /// number.
+    StartWriting {
+        /// How many writes are in flight.
+        #[serde(default = "eight")]
+        in_flight: u8,
+        /// How long each of those who write pauses after a write, milliseconds.
+        #[serde(default = "twenty")]
+        pause_ms: u16,
+        /// After how many writes a flush follows; 0: never.
+        #[serde(default)]
+        flush_every: u64,
+        /// The bound for the first acknowledgement, milliseconds.
+        within_ms: u64,
+    },
+    /// A write that was begun after the last fault is acknowledged within a bound from that fault on.
+    WritesGoOn {
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// For so long from now on, writes are acknowledged, none of two too long after the other.
+    KeepsWriting {
+        /// How long, milliseconds.
+        for_ms: u64,
+        /// The longest time between two acknowledgements, milliseconds.
+        gap_at_most_ms: u64,
+    },
+    /// The volume is open and all its legs are in sync, within a bound from now on.
+    LegsInSync {
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// The volume is open in a room, with a device there, within a bound from the last fault on.
+    VolumeOpens {
+        /// The room.
+        room: Room,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// The workload is ended, with all its writes.
+    StopWriting {},
+    /// The workload is ended and all machines lose their power; then every leg in sync is read from its drive's file on its own: it holds
+    /// every acknowledged write, and all are equal where nothing was in flight.
+    Judge {},
 }
 
 fn one() -> u8 {
     1
+}
+
+fn eight() -> u8 {
+    8
+}
+
+fn twenty() -> u16 {
+    20
+}
+
+fn two_way() -> Mirror {
+    Mirror::TwoWay
 }
 
 impl Step {
@@ -351,6 +431,11 @@ impl Step {
                 | Self::Freeze { .. }
                 | Self::Miswire { .. }
         )
+    }
+
+    /// Whether machines or cables are in another state after it: management has to find its ways anew.
+    pub fn disturbs(&self) -> bool {
+        self.is_fault() || matches!(self, Self::Judge {})
     }
 
     /// Whose power it is about, or who freezes or goes on.
@@ -391,6 +476,9 @@ impl Step {
                 })
             }
             Self::Carries { storage_network, .. } => no_network(spec, *storage_network),
+            Self::MakeVolume { mirror: Mirror::FourWay, .. } => {
+                Need::PeersInRoom.unmet(spec).map(|_| "four copies need two nodes in each room".to_owned())
+            }
             Self::Miswire { what, room, position, storage_network } => no_network(spec, *storage_network)
                 .or_else(|| no_node(spec, *room, *position))
                 .or_else(|| match what {
@@ -415,68 +503,6 @@ impl Step {
     }
 }
 
-/// A suite file or name that can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum SuiteError {
-    /// Not TOML, an unknown key or a wrong type.
-    #[error("suite {name}: {source}")]
-    Syntax {
-        /// Which suite.
-        name: String,
-        /// What and where.
-        #[source]
-        source: toml::de::Error,
-    },
-    /// No suite of that name.
-    #[error("there is no suite `{name}`; there are: {known}")]
-    Unknown {
-        /// The name given.
-        name: String,
-        /// The names that exist.
-        known: String,
-    },
-    /// A scenario makes more faults at once than it declares.
-    #[error("suite {suite}, scenario `{scenario}`: {faults} faults at once, but a budget of {budget}")]
-    OverBudget {
-        /// The suite.
-        suite: String,
-        /// The scenario.
-        scenario: String,
-        /// The most faults at once.
-        faults: usize,
-        /// What it declares.
-        budget: usize,
-    },
-    /// A suite without scenarios, or a scenario without steps: it would hold without having looked at anything.
-    #[error("suite {suite}: {what} is empty")]
-    Empty {
-        /// The suite.
-        suite: String,
-        /// What.
-        what: String,
-    },
-    /// Power on where nothing is off, or thawing where nothing is frozen.
-    #[error(
-        "suite {suite}, scenario `{scenario}`: nothing was done before that this step could undo: {step}"
-    )]
-    NothingToUndo {
-        /// The suite.
-        suite: String,
-        /// The scenario.
-        scenario: String,
-        /// The step, in words.
-        step: String,
-    },
-    /// A scenario ends broken.
-    #[error("suite {suite}, scenario `{scenario}`: ends without mending what it broke")]
-    EndsBroken {
-        /// The suite.
-        suite: String,
-        /// The scenario.
-        scenario: String,
-    },
-}
-
 impl Suite {
     /// Reads a suite's text and checks it against its own declarations.
     pub fn parse(name: &str, text: &str) -> Result<Self, SuiteError> {
@@ -493,6 +519,19 @@ impl Suite {
             scenario.check_budget(&suite.name)?;
         }
         Ok(suite)
+    }
+
+    /// What the harness does by itself, as if a suite had asked for it.
+    pub(crate) fn of_one_step(name: &str, title: &str, step: Step) -> Self {
+        let scenario = Scenario {
+            name: step.to_string(),
+            needs: Vec::new(),
+            fault_budget: 0,
+            bound_ms: 0,
+            steps: vec![step],
+        };
+        let (name, title) = (name.to_owned(), title.to_owned());
+        Self { name, title, sets: Vec::new(), needs: Vec::new(), scenarios: vec![scenario] }
     }
 
     /// Why a scenario makes no sense on a cluster; `None`: it does.
@@ -527,6 +566,9 @@ impl Scenario {
         let mut in_force: Vec<&Step> = Vec::new();
         let mut most = 0;
         let (suite, scenario) = (suite.to_owned(), self.name.clone());
+        if self.steps.iter().rev().skip(1).any(|step| matches!(step, Step::Judge {})) {
+            return Err(SuiteError::AfterJudgement { suite, scenario });
+        }
         for step in &self.steps {
             let before = in_force.len();
             in_force.retain(|fault| !step.undoes(fault));

@@ -184,3 +184,22 @@ fn what_a_suite_can_not_say_is_refused_with_its_place() {
         assert!(matches!(parse(bad), Err(SuiteError::Syntax { .. })), "{bad}");
     }
 }
+
+#[test]
+fn a_judgement_comes_last_and_four_copies_need_four_nodes() {
+    let make = "{ do = 'make-volume', size_mib = 8, mirror = 'four-way', within_ms = 1 }";
+    let judge = "{ do = 'judge' }";
+    let suite = parse(&[make, judge].join(", ")).unwrap();
+    assert_eq!(
+        suite.unmet(&suite.scenarios[0], &spec("1+1")).unwrap(),
+        "four copies need two nodes in each room"
+    );
+    assert_eq!(suite.unmet(&suite.scenarios[0], &spec("2+2")), None);
+    assert!(matches!(parse(&[judge, make].join(", ")), Err(SuiteError::AfterJudgement { .. })));
+    let Step::MakeVolume { mirror, .. } =
+        parse("{ do = 'make-volume', size_mib = 8, within_ms = 1 }").unwrap().scenarios[0].steps[0]
+    else {
+        panic!()
+    };
+    assert_eq!(mirror, Mirror::TwoWay);
+}

@@ -22,15 +22,18 @@ const EDGES: [(&str, &[&str]); 18] = [
     ("ledger", &["api", "control", "model"]),
     ("agent", &["api", "control", "ledger", "model", "network", "storage"]),
     ("storage", &["control", "model"]),
-    ("deploy", &["api", "model", "network"]),
+    ("deploy", &["api", "control", "model", "network"]),
     ("fabric", &["model", "network"]),
     ("cli", &["model", "template"]),
-    ("hil", &["api", "deploy", "fabric", "hands", "model", "network", "template", "vm"]),
+    (
+        "hil",
+        &["api", "control", "deploy", "fabric", "hands", "model", "network", "template", "vm", "workload"],
+    ),
     ("xtask", &["fabric", "hil", "model", "sim"]),
 ];
 
 /// Code that decides: it may not look at a clock, a file or a socket, and may not start anything.
-const PURE: [&str; 50] = [
+const PURE: [&str; 53] = [
     "crates/model/src",
     "crates/template/src",
     "crates/control/src",
@@ -71,6 +74,9 @@ const PURE: [&str; 50] = [
     "crates/workload/src/choice.rs",
     "crates/workload/src/judge.rs",
     "crates/workload/src/record.rs",
+    "crates/deploy/src/pool/choose.rs",
+    "hil/src/judgement/gaps.rs",
+    "hil/src/judgement/place.rs",
     "hil/src/lab/by_hand.rs",
     "hil/src/lab/plan.rs",
     "hil/src/lab/topology.rs",

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   inventory ─► cabling ─► network (look at the cables again, apply, read back, reach) ─► watch
+//!                                     └─► pool (ledger, voters, drives) ─► volume
 //! ```
 //!
 //! Purpose: each stage is a function that can be run again at any time: it looks before it changes, and changes nothing
@@ -18,6 +19,7 @@ mod cluster;
 mod isolation;
 mod mesh;
 mod network_stage;
+pub mod pool;
 mod throughput;
 pub mod watch;
 
@@ -47,6 +49,9 @@ pub enum DeployError {
         #[source]
         source: PlanError,
     },
+    /// The pool or a volume could not be made.
+    #[error(transparent)]
+    Pool(#[from] pool::PoolError),
     /// A node's links can't be compared with its plan.
     #[error("the links of node {node} can't be compared with its plan")]
     Diff {
@@ -71,6 +76,7 @@ impl DeployError {
             Self::Ask(_) => {
                 "see that the node runs and that its agent does; its console or journal says why not"
             }
+            Self::Pool(error) => error.help(),
             Self::Plan { .. } => "give the node an intent for every storage network in the template",
             Self::Diff { .. } => {
                 "see that the node has the NICs that the template names, each with its MAC address"

@@ -25,16 +25,17 @@ const TURN_PIECES: usize = 16;
 /// How much is read at once.
 const PIECE_BYTES: usize = 8 << 10;
 
+/// A command in the surroundings that every one has.
+pub(crate) fn command(program: &str, arguments: &[String]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().env("PATH", PATH).env("LC_ALL", "C").current_dir("/");
+    command
+}
+
 /// Runs the command to its end, or to its limit.
 pub(crate) fn run(program: &str, arguments: &[String], stdin: &[u8], limit: Duration) -> Answer {
-    let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .env_clear()
-        .env("PATH", PATH)
-        .env("LC_ALL", "C")
-        .current_dir("/")
-        .process_group(0);
+    let mut command = command(program, arguments);
+    command.process_group(0);
     let started = Instant::now();
     command.stdin(if stdin.is_empty() { Stdio::null() } else { Stdio::piped() });
     let mut child = match command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() {

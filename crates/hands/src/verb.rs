@@ -1,15 +1,21 @@
-//! What hands do themselves: an image has no shell, no `kill` and nothing that calls a port.
+//! What hands do themselves: an image has no shell, no `kill`, nothing that calls a port, and nothing that leaves a command behind.
 
-use crate::{Answer, failure};
+use crate::{Answer, failure, run};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fmt::{Display, Write};
 use std::fs;
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Stdio;
+use std::thread;
 use std::time::Duration;
 
 /// How long a call may ring: longer than the kernel takes to try again twice.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
+
+/// Where serial ports have their names (`drivers/char/virtio_console.c`).
+const PORTS: &str = "/sys/class/virtio-ports";
 
 /// More processes than a node has.
 const PROCESSES_MAX: usize = 100_000;
@@ -21,6 +27,10 @@ pub(crate) fn carry_out(verb: &str, arguments: &[String]) -> Answer {
         ("kill", _) => failure(None, "@kill wants a signal's number and a process's name".to_owned()),
         ("connect", [address]) => connect(address),
         ("connect", _) => failure(None, "@connect wants an address with a port".to_owned()),
+        ("start", [program, arguments @ ..]) => start(program, arguments),
+        ("start", []) => failure(None, "@start wants a program".to_owned()),
+        ("port", [name]) => port(Path::new(PORTS), name),
+        ("port", _) => failure(None, "@port wants a name".to_owned()),
         _ => failure(None, format!("hands don't know how to @{verb}")),
     }
 }
@@ -34,6 +44,40 @@ fn connect(address: &str) -> Answer {
         Ok(_) => Answer { status: Some(0), ..Answer::default() },
         Err(error) => Answer { status: Some(1), stderr: format!("{error}\n"), ..Answer::default() },
     }
+}
+
+/// Starts a program and leaves it running, in a process group of its own: it outlives this answer, and the hands too. What it says on
+/// standard error goes where the hands' own does.
+fn start(program: &str, arguments: &[String]) -> Answer {
+    let mut command = run::command(program, arguments);
+    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null());
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => return failure(None, format!("cannot start {program}: {error}")),
+    };
+    let mut answer = Answer { status: Some(0), ..Answer::default() };
+    add_line(&mut answer.stdout, child.id());
+    // Takes its end, so that its name does not stay among the processes.
+    match thread::Builder::new().name("waits".to_owned()).spawn(move || child.wait()) {
+        Ok(_) => answer,
+        Err(error) => failure(None, format!("{program} runs, and nobody waits for its end: {error}")),
+    }
+}
+
+/// Says the device of the serial port of that name; status 1 if there is none.
+fn port(ports: &Path, name: &str) -> Answer {
+    let mut entries = fs::read_dir(ports).into_iter().flatten().flatten();
+    let is_it = |entry: &fs::DirEntry| {
+        fs::read_to_string(entry.path().join("name")).is_ok_and(|found| found.trim() == name)
+    };
+    let mut answer = Answer { status: Some(0), ..Answer::default() };
+    if let Some(entry) = entries.find(is_it) {
+        add_line(&mut answer.stdout, Path::new("/dev").join(entry.file_name()).display());
+    } else {
+        answer.status = Some(1);
+        add_line(&mut answer.stderr, format_args!("no port is called {name}"));
+    }
+    answer
 }
 
 /// Sends the signal to every process of that name but process 1 and the kernel's own; status 1 if there is none.
@@ -120,6 +164,32 @@ mod tests {
     fn nobody_of_that_name_is_a_status() {
         let answer = carry_out("kill", &["9".to_owned(), "no such process".to_owned()]);
         assert_eq!((answer.status, &*answer.stderr), (Some(1), "no process is called no such process\n"));
+    }
+
+    #[test]
+    fn a_port_is_found_by_its_name() {
+        let ports = std::env::temp_dir().join(format!("hands-ports-{}", std::process::id()));
+        for (device, name) in [("vport1p1", "twinrack.hands"), ("vport1p2", "other")] {
+            fs::create_dir_all(ports.join(device)).unwrap();
+            fs::write(ports.join(device).join("name"), format!("{name}\n")).unwrap();
+        }
+        let (found, none) = (port(&ports, "other"), port(&ports, "oth"));
+        fs::remove_dir_all(&ports).unwrap();
+        assert_eq!((found.status, &*found.stdout), (Some(0), "/dev/vport1p2\n"));
+        assert_eq!((none.status, &*none.stderr), (Some(1), "no port is called oth\n"));
+    }
+
+    #[test]
+    fn what_is_started_is_not_waited_for() {
+        let told = |arguments: &[&str]| {
+            carry_out("start", &arguments.iter().map(|&word| word.to_owned()).collect::<Vec<_>>())
+        };
+        let answer = told(&["sleep", "600"]);
+        assert_eq!(answer.status, Some(0));
+        let pid = answer.stdout.trim().parse().ok().and_then(Pid::from_raw).unwrap();
+        kill_process(pid, Signal::KILL).unwrap();
+        assert!(told(&["/nowhere"]).error.unwrap().starts_with("cannot start /nowhere"));
+        assert!(told(&[]).error.is_some());
     }
 
     #[test]

@@ -22,6 +22,9 @@ use serde::{Deserialize, Serialize};
 /// How large a block is, bytes: what most filesystems and databases write at least.
 pub const BLOCK_BYTES: usize = 4096;
 
+/// The name of the port of a lab's node to which records go: whatever becomes of the node, they are in a file of the lab's.
+pub const RECORDS_PORT: &str = "twinrack.records";
+
 /// Which write it is. Later ones are greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Version {

@@ -40,6 +40,10 @@ pub struct Config {
     pub seed: u64,
     /// How many writes are in flight.
     pub in_flight: u8,
+    /// How long each of those who write pauses after a write, ms: writes without an end would take an emulated machine's one processor
+    /// from whoever keeps the volume going.
+    #[serde(default)]
+    pub pause_ms: u16,
     /// Where they go.
     pub pattern: Pattern,
     /// After how many writes a flush follows; 0: never.
@@ -165,6 +169,11 @@ impl Writer<'_> {
             }
             if self.config.flush_every > 0 && version.sequence.is_multiple_of(self.config.flush_every) {
                 self.flush(shared)?;
+            } else {
+                drop(shared);
+            }
+            if self.config.pause_ms > 0 {
+                thread::sleep(Duration::from_millis(self.config.pause_ms.into()));
             }
         }
         Ok(())

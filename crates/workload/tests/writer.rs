@@ -21,6 +21,7 @@ fn config(directory: &TempDir, run: u32) -> Config {
         run,
         seed: 5,
         in_flight: 8,
+        pause_ms: 0,
         pattern: Pattern { warm_blocks: 12, warm_percent: 50 },
         flush_every: 50,
         writes: Some(300),

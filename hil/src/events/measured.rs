@@ -76,6 +76,42 @@ pub struct Throughput {
     pub bits_per_s: u64,
 }
 
+/// How long a workload's writes waited around a fault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stall {
+    /// Where it ran.
+    pub node: String,
+    /// Which of its runs.
+    pub run: u32,
+    /// The longest time between two acknowledgements since just before the fault, milliseconds.
+    pub longest_gap_ms: u64,
+    /// From the fault to the end of that, milliseconds.
+    pub next_after_ms: u64,
+    /// From the fault to the first acknowledgement of a write that was begun after it, milliseconds.
+    pub begun_after_ms: u64,
+}
+
+/// What became of a leg in sync, read on its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegJudged {
+    /// Which.
+    pub leg: String,
+    /// On which node.
+    pub node: String,
+    /// On which drive, by its serial number.
+    pub drive: String,
+    /// How many writes were acknowledged in all.
+    pub acknowledged: u64,
+    /// How many of its blocks were promised something.
+    pub promised: u32,
+    /// How many blocks were read.
+    pub read: u32,
+    /// How many don't hold what they must.
+    pub lost: u32,
+    /// The first of those, in words.
+    pub findings: Vec<String>,
+}
+
 /// Round trips of all pairs of a kind on a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoundTrips {

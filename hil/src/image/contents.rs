@@ -103,6 +103,7 @@ pub(super) fn fill_tools(
 pub(super) struct Own {
     pub(super) agent: Vec<u8>,
     pub(super) hands: Vec<u8>,
+    pub(super) workload: Vec<u8>,
     pub(super) storage_trial: Vec<u8>,
 }
 
@@ -233,7 +234,7 @@ fn modules_archive(
     archive.finish().map_err(failed())
 }
 
-/// The agent as `/init`, where it mounts and writes things, and the lab's hands and trial of storage.
+/// The agent as `/init`, where it mounts and writes things, and the lab's hands, workload and trial of storage.
 fn own_archive(own: &Own) -> io::Result<Vec<u8>> {
     let mut archive = Archive::new(Vec::new());
     for folder in ["bin", "dev", "etc", "proc", "run", "sys", "var", "var/lib"] {
@@ -246,6 +247,7 @@ fn own_archive(own: &Own) -> io::Result<Vec<u8>> {
     archive.device("dev/null", 0o666, (1, 3))?;
     archive.file("init", 0o755, &own.agent)?;
     archive.file("bin/hands", 0o755, &own.hands)?;
+    archive.file("bin/workload", 0o755, &own.workload)?;
     archive.file("bin/storage-trial", 0o755, &own.storage_trial)?;
     archive.finish()
 }
@@ -339,14 +341,20 @@ mod tests {
         fs::write(kernel.join(KERNEL), "kernel").unwrap();
         fs::write(kernel.join(MODULES), "mods").unwrap();
         fs::write(tools.join(TOOLS), "tool").unwrap();
-        let own =
-            Own { agent: b"agent".to_vec(), hands: b"hands".to_vec(), storage_trial: b"trial".to_vec() };
+        let own = Own {
+            agent: b"agent".to_vec(),
+            hands: b"hands".to_vec(),
+            workload: b"workload".to_vec(),
+            storage_trial: b"trial".to_vec(),
+        };
         fill_image(&kernel, &tools, &own, &image).unwrap();
         assert_eq!(fs::read(image.join(KERNEL)).unwrap(), b"kernel");
         let initrd = fs::read(image.join(INITRD)).unwrap();
         assert!(initrd.starts_with(b"modstool070701"));
         assert!(initrd.windows(9).any(|bytes| bytes == b"init\0\0age"));
         assert!(initrd.windows(15).any(|bytes| bytes == b"bin/hands\0hands"));
-        assert!(initrd.windows(17).any(|bytes| bytes == b"bin/storage-trial"));
+        for name in [&b"bin/workload\0"[..], b"bin/storage-trial\0"] {
+            assert!(initrd.windows(name.len()).any(|bytes| bytes == name));
+        }
     }
 }

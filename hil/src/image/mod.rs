@@ -116,12 +116,15 @@ pub struct NodeImage {
 
 /// Gives the image, making it only if it isn't in the cache.
 pub fn ensure(request: &ImageRequest, progress: &dyn Progress) -> Result<NodeImage, ImageError> {
+    let Programs { agent, hands, workload, storage_trial } = &request.programs;
     let own = Own {
-        agent: read_static(&request.programs.agent)?,
-        hands: read_static(&request.programs.hands)?,
-        storage_trial: read_static(&request.programs.storage_trial)?,
+        agent: read_static(agent)?,
+        hands: read_static(hands)?,
+        workload: read_static(workload)?,
+        storage_trial: read_static(storage_trial)?,
     };
-    let own_sha256 = [&own.agent, &own.hands, &own.storage_trial].map(|program| cache::sha256(program));
+    let all = [&own.agent, &own.hands, &own.workload, &own.storage_trial];
+    let own_sha256 = all.map(|program| cache::sha256(program));
     let recipe = Recipe { request, own_sha256 };
     let cache = Cache::open(&request.cache)?;
     let wanted: Vec<&str> = request.tools.iter().map(|wanted| wanted.package).collect();
@@ -174,7 +177,7 @@ fn read_static(path: &Path) -> Result<Vec<u8>, ImageError> {
 /// What an image is made from, beside the packages.
 struct Recipe<'a> {
     request: &'a ImageRequest,
-    own_sha256: [String; 3],
+    own_sha256: [String; 4],
 }
 
 impl Recipe<'_> {
@@ -263,7 +266,7 @@ mod tests {
     const TOOL: Wanted = Wanted { package: "a", files: &["/bin/a"] };
 
     fn recipe(request: &ImageRequest) -> Recipe<'_> {
-        Recipe { request, own_sha256: ["1", "2", "3"].map(str::to_owned) }
+        Recipe { request, own_sha256: ["1", "2", "3", "4"].map(str::to_owned) }
     }
 
     /// A cache in which the packages are pinned, and the kernel and the tools are made.
@@ -275,14 +278,14 @@ mod tests {
         };
         pin("kernel.json", serde_json::json!(package("linux-image-x")));
         pin("tools.json", serde_json::json!({ "wanted": ["a"], "packages": [package("a"), package("b")] }));
-        let [agent, hands, storage_trial] = ["agent", "hands", "trial"].map(|name| {
+        let [agent, hands, workload, storage_trial] = ["agent", "hands", "workload", "trial"].map(|name| {
             let path = folder.path().join(name);
             fs::write(&path, elf(&[(1, name.as_bytes())], &[])).unwrap();
             path
         });
         let request = ImageRequest {
             cache: cache.root().to_owned(),
-            programs: Programs { agent, hands, storage_trial },
+            programs: Programs { agent, hands, workload, storage_trial },
             modules: modules.to_vec(),
             tools: vec![TOOL],
             refresh: false,
@@ -356,8 +359,8 @@ mod tests {
     #[test]
     fn a_dynamic_program_is_refused() {
         let (_folder, request) = prepared(&[]);
-        let Programs { agent, hands, storage_trial } = &request.programs;
-        for program in [storage_trial, hands, agent] {
+        let Programs { agent, hands, workload, storage_trial } = &request.programs;
+        for program in [storage_trial, workload, hands, agent] {
             fs::write(program, elf(&[(3, b"/lib/ld.so\0")], &[])).unwrap();
             let Err(ImageError::DynamicProgram { path }) = ensure(&request, &Silent) else { panic!() };
             assert_eq!(path, *program);
@@ -381,7 +384,7 @@ mod tests {
         assert_ne!(key(&fewer, &packages), one);
         let other = Wanted { files: &["/bin/b"], ..TOOL };
         assert_ne!(key(&ImageRequest { tools: vec![other], ..request.clone() }, &packages), one);
-        for own in [["1", "2", "4"], ["1", "4", "3"], ["4", "2", "3"]] {
+        for own in [["1", "2", "3", "5"], ["1", "2", "5", "4"], ["1", "5", "3", "4"], ["5", "2", "3", "4"]] {
             let other = Recipe { request: &request, own_sha256: own.map(str::to_owned) };
             assert_ne!(other.image_key(&packages), one);
         }

@@ -23,6 +23,8 @@ pub struct Programs {
     pub agent: PathBuf,
     /// What carries out a harness's commands on a node of a lab, `/bin/hands` of the image.
     pub hands: PathBuf,
+    /// What writes to a volume in a lab so that it can be judged, `/bin/workload` of the image.
+    pub workload: PathBuf,
     /// What gives a node's storage one order, without its agent, `/bin/storage-trial` of the image.
     pub storage_trial: PathBuf,
 }
@@ -30,14 +32,15 @@ pub struct Programs {
 /// Builds the programs as they run on nodes, and returns their paths. Cargo decides what is to be done anew.
 ///
 /// `workspace` is the folder with the workspace's manifest; the build's own folder is `node` under `target`, so that it
-/// neither waits for nor disturbs other builds.
+/// neither waits for nor disturbs other builds. `volumes`: with the agent's feature of that name.
 pub fn build_programs(
     workspace: &Path,
     target: &Path,
+    volumes: bool,
     progress: &dyn Progress,
 ) -> Result<Programs, ImageError> {
     progress.step("building the agent");
-    let mut command = build_command(workspace, &target.join("node"));
+    let mut command = build_command(workspace, &target.join("node"), volumes);
     run_well(&mut command, BUILD_LIMIT).map_err(ImageError::BuildPrograms)?;
     let built = |name| {
         let path = target.join("node").join(TARGET).join(PROFILE).join(name);
@@ -46,16 +49,18 @@ pub fn build_programs(
     Ok(Programs {
         agent: built("twinrackd")?,
         hands: built("hands")?,
+        workload: built("workload")?,
         storage_trial: built("storage-trial")?,
     })
 }
 
-fn build_command(workspace: &Path, target: &Path) -> Command {
+fn build_command(workspace: &Path, target: &Path, volumes: bool) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace).args(["build", "--quiet", "--bins"]);
     command
-        .args(["--package", "agent", "--package", "hands"])
+        .args(["--package", "agent", "--package", "hands", "--package", "workload"])
         .args(["--package", "storage", "--features", "storage/kernel"])
+        .args(volumes.then_some(["--features", "agent/volumes"]).into_iter().flatten())
         .args(["--profile", PROFILE, "--target", TARGET, "--target-dir"])
         .arg(target);
     command.arg("--config");

@@ -223,9 +223,14 @@ fn path_argument(path: &Path) -> String {
 mod tests {
     use super::*;
     use crate::lab::plan_tests::plan;
+    use crate::lab::qemu::Kept;
     use api::Endpoint;
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
     use tokio::net::{TcpListener, UnixListener};
+
+    fn nowhere() -> Kept<'static> {
+        Kept { consoles: Path::new("/nowhere"), records: Path::new("/nowhere") }
+    }
 
     /// A QEMU that does everything it is told. What that was.
     async fn obey(listener: UnixListener) -> Vec<String> {
@@ -246,7 +251,7 @@ mod tests {
     async fn a_machine_is_let_go_when_its_cables_are_as_the_fabric_has_them() {
         let plan = plan(model::Shape::ALL[0], 1).nodes.remove(0);
         let dir = tempfile::tempdir().unwrap();
-        let files = NodeFiles::new(dir.path(), &plan, Path::new("/nowhere"));
+        let files = NodeFiles::new(dir.path(), &plan, nowhere());
         // What an earlier QEMU left.
         drop(UnixListener::bind(files.qmp()).unwrap());
         let qemu = tokio::spawn({
@@ -266,7 +271,7 @@ mod tests {
     #[tokio::test]
     async fn a_qemu_that_ends_instead_of_listening_is_told_at_once() {
         let plan = plan(model::Shape::ALL[0], 1).nodes.remove(0);
-        let files = NodeFiles::new(Path::new("/nowhere"), &plan, Path::new("/nowhere"));
+        let files = NodeFiles::new(Path::new("/nowhere"), &plan, nowhere());
         let (tell, ended) = watch::channel(Ended::new());
         let process = Process::Node(plan.name.clone());
         tell.send_modify(|ended| drop(ended.insert(process, "ended with exit code 1".to_owned())));
@@ -287,7 +292,7 @@ mod tests {
         let identity = Ca::new("test", Duration::from_hours(1)).unwrap().issue_client("lab").unwrap();
         let client = Client::new(Endpoint { node: plan.name.clone(), address }, &identity).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let files = NodeFiles::new(dir.path(), &plan, Path::new("/nowhere"));
+        let files = NodeFiles::new(dir.path(), &plan, nowhere());
         let qemu = UnixListener::bind(files.qmp()).unwrap();
         tokio::spawn(async move { obey(qemu).await });
         let machine = Machine { binary: "/nowhere".into(), arguments: Vec::new() };

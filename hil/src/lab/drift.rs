@@ -107,7 +107,7 @@ fn done(
     match run {
         Err(source) => Err(LabError::Hands { node, source }),
         Ok(output) if output.status == 0 => Ok(()),
-        Ok(output) => Err(LabError::Drift { node, what: what.to_owned(), said: output.stderr }),
+        Ok(output) => Err(LabError::Refused { node, what: what.to_owned(), said: output.stderr }),
     }
 }
 

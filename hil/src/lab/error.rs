@@ -172,9 +172,9 @@ pub enum LabError {
         #[source]
         source: super::hands::HandsError,
     },
-    /// A command that was to change a node's links was refused.
+    /// A command that was given to a node's hands was refused.
     #[error("node {node} refuses to {what}: {said}")]
-    Drift {
+    Refused {
         /// The node.
         node: String,
         /// What was to be done.
@@ -213,7 +213,7 @@ impl LabError {
             | Self::Control(_)
             | Self::Plug { .. }
             | Self::Hands { .. }
-            | Self::Drift { .. }
+            | Self::Refused { .. }
             | Self::Qmp { .. } => "the lab itself is broken: run again, and report it if that happens twice",
         }
     }

@@ -30,6 +30,7 @@ mod power;
 mod qemu;
 mod state_drive;
 mod topology;
+mod workload;
 
 pub use access::{EndError, end_kept};
 pub use error::LabError;
@@ -52,6 +53,8 @@ use model::{AdapterName, ClusterSpec, DriveSerial, MacAddress, NodeName};
 use network::measure::Machines;
 use plan::{LabPlan, NodePlan};
 use power::{Machine, Power};
+pub(crate) use qemu::AGENT_PORT;
+pub use qemu::Kept;
 use qemu::{BootFiles, NodeFiles};
 use std::collections::BTreeMap;
 use std::io;
@@ -77,8 +80,8 @@ pub struct Launch<'a> {
     pub accel: &'a Accel,
     /// The program that runs the keeper and the fabric, by its hidden commands.
     pub program: &'a Path,
-    /// Where the consoles are logged.
-    pub consoles: &'a Path,
+    /// Where what outlives it goes.
+    pub kept: Kept<'a>,
 }
 
 /// A node of a running lab.
@@ -193,7 +196,7 @@ impl Lab {
         let client_identity = ca.issue_client("lab")?;
         let mut starting = Vec::new();
         for (node, port) in plan.nodes.into_iter().zip(ports.ports.iter().copied()) {
-            let files = NodeFiles::new(&keeper.dir, &node, launch.consoles);
+            let files = NodeFiles::new(&keeper.dir, &node, launch.kept);
             boot::prepare(&node, &files, &ca)?;
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
             let endpoint = Endpoint { node: node.name.clone(), address };

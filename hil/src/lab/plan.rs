@@ -114,6 +114,11 @@ impl NodePlan {
     pub(crate) fn adapters(&self) -> BTreeMap<AdapterName, MacAddress> {
         self.nics.iter().map(|nic| (nic.adapter.clone(), nic.mac)).collect()
     }
+
+    /// The drives that are the pool's, with their places on the bus.
+    pub(crate) fn data_drives(&self) -> impl Iterator<Item = (usize, &DrivePlan)> {
+        self.drives.iter().enumerate().filter(|(_, drive)| drive.role == DriveRole::Data)
+    }
 }
 
 fn nic_id(node: usize, nic: usize) -> NicId {

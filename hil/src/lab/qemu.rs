@@ -42,6 +42,15 @@ impl BootFiles {
     }
 }
 
+/// The folders of what outlives a lab.
+#[derive(Debug, Clone, Copy)]
+pub struct Kept<'a> {
+    /// The consoles' logs.
+    pub consoles: &'a Path,
+    /// The workloads' records.
+    pub records: &'a Path,
+}
+
 /// The files of one node in the lab's directory.
 #[derive(Debug, Clone)]
 pub(crate) struct NodeFiles {
@@ -49,13 +58,16 @@ pub(crate) struct NodeFiles {
     number: usize,
     /// What the serial console said; part of the report.
     pub(crate) console: PathBuf,
+    /// What the node's workload told of; part of the report, so that it outlives node and lab.
+    pub(crate) records: PathBuf,
 }
 
 impl NodeFiles {
-    /// The files of a node in the lab's directory; the console's log goes elsewhere.
-    pub(crate) fn new(dir: &Path, node: &NodePlan, consoles: &Path) -> Self {
-        let console = consoles.join(format!("{}.log", node.name));
-        Self { dir: dir.to_owned(), number: node.number, console }
+    /// The files of a node in the lab's directory; what it leaves behind goes elsewhere.
+    pub(crate) fn new(dir: &Path, node: &NodePlan, kept: Kept<'_>) -> Self {
+        let console = kept.consoles.join(format!("{}.log", node.name));
+        let records = kept.records.join(format!("{}.records", node.name));
+        Self { dir: dir.to_owned(), number: node.number, console, records }
     }
 
     /// QEMU's control socket.
@@ -113,6 +125,8 @@ pub(crate) fn arguments(
     args.pair("-chardev", format!("socket,id=hands,path={},server=on,wait=off", value(&files.hands())));
     args.pair("-device", "virtio-serial-pci");
     args.pair("-device", format!("virtserialport,chardev=hands,name={}", hands::PORT_NAME));
+    args.pair("-chardev", format!("file,id=records,path={},append=on", value(&files.records)));
+    args.pair("-device", format!("virtserialport,chardev=records,name={}", workload::RECORDS_PORT));
     args.pair("-netdev", format!("user,id=oob,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:{AGENT_PORT}"));
     args.pair(
         "-device",
@@ -192,7 +206,8 @@ mod tests {
             id: "i".into(),
         };
         let boot = BootFiles::new(&image, &LabFile::parse(DEFAULT).unwrap());
-        let files = NodeFiles::new(Path::new("/tmp/with,comma"), &node, Path::new("/out/console"));
+        let kept = Kept { consoles: Path::new("/out/console"), records: Path::new("/out/re,cords") };
+        let files = NodeFiles::new(Path::new("/tmp/with,comma"), &node, kept);
         arguments(&node, &files, &boot, &Accel::Tcg { why: "x".into() }, 40001).unwrap()
     }
 

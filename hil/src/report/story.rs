@@ -228,7 +228,12 @@ impl Teller {
     fn take(&mut self, at_ms: u64, event: &Event) {
         match event {
             // Drifts are told in their step.
-            Event::RunStarted { .. } | Event::Drift { .. } | Event::Throughput(_) => {}
+            // What they say is in the words of the step.
+            Event::RunStarted { .. }
+            | Event::Drift { .. }
+            | Event::Throughput(_)
+            | Event::Stall(_)
+            | Event::LegJudged(_) => {}
             Event::PhaseStarted { phase } => {
                 self.story.phases.push(Span { what: phase.clone(), from_ms: at_ms, to_ms: None });
             }

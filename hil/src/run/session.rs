@@ -7,10 +7,11 @@ use crate::accel::{self, Accel};
 use crate::events::{Event, EventLog, LogError, Verdict};
 use crate::host;
 use crate::image::{self, ImageRequest, NODE_MODULES, NODE_TOOLS, NodeImage};
-use crate::lab::{Keeper, Lab, LabError, Launch};
+use crate::lab::{Keeper, Kept, Lab, LabError, Launch};
 use crate::progress::Progress;
 use crate::report::{Environment, Phase, SUMMARY_SCHEMA, SuiteResult, Summary};
 use crate::runner::{self, Runner};
+use crate::suite::Suite;
 use crate::ui::Ui;
 use std::sync::Arc;
 
@@ -108,6 +109,8 @@ impl<'a> Session<'a> {
             runner.run(suite, |scenario| scenarios.push(scenario)).await?;
         }
         runner.log_counters()?;
+        // Whatever became of the suites, what was written is judged.
+        self.suites.extend(runner.judge_at_end(self.setup.options.keep).await?);
         self.phases.push(clock.end());
         Ok(())
     }
@@ -115,6 +118,7 @@ impl<'a> Session<'a> {
     async fn image(&mut self) -> Result<(NodeImage, Accel), RunError> {
         let line = self.ui.line("image");
         let options = self.setup.options.clone();
+        let volumes = self.setup.suites.iter().any(Suite::makes_volumes);
         let (image, accel) = blocking(move || {
             host::ensure_packages(&[host::QEMU, host::MKE2FS], &line)?;
             let target = options.root.join("target");
@@ -123,7 +127,7 @@ impl<'a> Session<'a> {
                 Some(dir) => image::open(dir)?,
                 None => image::ensure(
                     &ImageRequest {
-                        programs: image::build_programs(&options.root, &target, &line)?,
+                        programs: image::build_programs(&options.root, &target, volumes, &line)?,
                         cache: cache.clone(),
                         modules: NODE_MODULES.map(ToOwned::to_owned).to_vec(),
                         tools: NODE_TOOLS.to_vec(),
@@ -154,7 +158,10 @@ impl<'a> Session<'a> {
             image,
             accel,
             program: &self.setup.options.program,
-            consoles: &self.setup.dir.join(setup::CONSOLES),
+            kept: Kept {
+                consoles: &self.setup.dir.join(setup::CONSOLES),
+                records: &self.setup.dir.join(setup::RECORDS),
+            },
         };
         let log = &self.log;
         let ready =

@@ -22,6 +22,8 @@ const TEMPLATES: [(&str, &str); 4] = [
 pub(super) const EVENTS: &str = "events.jsonl";
 /// The folder of the nodes' consoles.
 pub(super) const CONSOLES: &str = "console";
+/// The folder of what the nodes' workloads told of.
+pub(super) const RECORDS: &str = "records";
 /// Everything else that a run writes.
 const REPORT_FILES: [&str; 5] = [EVENTS, crate::report::CABLING, "summary.json", "junit.xml", "report.html"];
 
@@ -147,7 +149,8 @@ fn clear_folder(dir: &Path) -> std::io::Result<()> {
     for file in REPORT_FILES {
         absent_is_fine(fs::remove_file(dir.join(file)))?;
     }
-    absent_is_fine(fs::remove_dir_all(dir.join(CONSOLES)))
+    absent_is_fine(fs::remove_dir_all(dir.join(CONSOLES)))?;
+    absent_is_fine(fs::remove_dir_all(dir.join(RECORDS)))
 }
 
 fn read(path: &Path) -> Result<String, RunError> {
@@ -226,7 +229,9 @@ pub(super) fn make_folder(setup: &Setup) -> Result<(), RunError> {
     let (dir, is_latest) = (&setup.dir, setup.options.out.is_none());
     let folder = |source| RunError::Folder { path: dir.clone(), source };
     clear_folder(dir).map_err(folder)?;
-    fs::create_dir_all(dir.join(CONSOLES)).map_err(folder)?;
+    for part in [CONSOLES, RECORDS] {
+        fs::create_dir_all(dir.join(part)).map_err(folder)?;
+    }
     let (Some(parent), Some(name), true) = (dir.parent(), dir.file_name(), is_latest) else { return Ok(()) };
     // Made beside and renamed, so that `latest` always points somewhere.
     let unfinished = parent.join(format!(".latest.{}", std::process::id()));
@@ -332,6 +337,10 @@ mod tests {
         assert_eq!(check_folder(dir.path()).unwrap_err().exit_code(), 2);
         for name in REPORT_FILES {
             fs::write(path(name), "").unwrap();
+        }
+        for name in [CONSOLES, RECORDS] {
+            fs::create_dir(path(name)).unwrap();
+            fs::write(path(name).join("a1"), "").unwrap();
         }
         assert!(check_folder(dir.path()).is_ok());
         clear_folder(dir.path()).unwrap();

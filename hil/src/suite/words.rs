@@ -6,31 +6,12 @@ use std::fmt;
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::FailSwitch { room, storage_network, how } => {
-                write!(f, "the switch of storage network {storage_network} in {room} {how}")
-            }
-            Self::CutRoomLink { storage_network, way } => {
-                write!(f, "the room-to-room link of storage network {storage_network} is cut {way}")
-            }
-            Self::CutSpineLink { room, storage_network, way } => {
-                write!(
-                    f,
-                    "the spine link of storage network {storage_network}'s switch in {room} is cut {way}"
-                )
-            }
-            Self::FlapRoomLink { storage_network, flapping } => {
-                write!(f, "the room-to-room link of storage network {storage_network} {flapping}")
-            }
-            Self::FlapCable { room, position, storage_network, flapping } => {
-                write!(
-                    f,
-                    "the cable of node {position} of {room} for storage network {storage_network} {flapping}"
-                )
-            }
-            Self::CrossCable { room, position, nics } => {
-                let nics = if *nics == Nics::All { "all NICs" } else { "the storage NICs" };
-                write!(f, "{nics} of node {position} of {room} are cabled to the other room")
-            }
+            Self::FailSwitch { .. }
+            | Self::CutRoomLink { .. }
+            | Self::CutSpineLink { .. }
+            | Self::FlapRoomLink { .. }
+            | Self::FlapCable { .. }
+            | Self::CrossCable { .. } => cut(self, f),
             Self::PowerOff { .. }
             | Self::PowerOn { .. }
             | Self::PowerCycle { .. }
@@ -83,7 +64,44 @@ impl fmt::Display for Step {
             Self::SpineStaysClean {} => {
                 f.write_str("no storage frame on the spine while all nodes send some")
             }
+            Self::MakeVolume { .. }
+            | Self::StartWriting { .. }
+            | Self::WritesGoOn { .. }
+            | Self::KeepsWriting { .. }
+            | Self::LegsInSync { .. }
+            | Self::VolumeOpens { .. }
+            | Self::StopWriting {}
+            | Self::Judge {} => volume(self, f),
         }
+    }
+}
+
+/// Steps about switches and cables.
+fn cut(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match step {
+        Step::FailSwitch { room, storage_network, how } => {
+            write!(f, "the switch of storage network {storage_network} in {room} {how}")
+        }
+        Step::CutRoomLink { storage_network, way } => {
+            write!(f, "the room-to-room link of storage network {storage_network} is cut {way}")
+        }
+        Step::CutSpineLink { room, storage_network, way } => {
+            write!(f, "the spine link of storage network {storage_network}'s switch in {room} is cut {way}")
+        }
+        Step::FlapRoomLink { storage_network, flapping } => {
+            write!(f, "the room-to-room link of storage network {storage_network} {flapping}")
+        }
+        Step::FlapCable { room, position, storage_network, flapping } => {
+            write!(
+                f,
+                "the cable of node {position} of {room} for storage network {storage_network} {flapping}"
+            )
+        }
+        Step::CrossCable { room, position, nics } => {
+            let nics = if *nics == Nics::All { "all NICs" } else { "the storage NICs" };
+            write!(f, "{nics} of node {position} of {room} are cabled to the other room")
+        }
+        _ => Ok(()),
     }
 }
 
@@ -100,6 +118,31 @@ fn power(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         }
         Step::Freeze { .. } => write!(f, "{whom} freezes"),
         Step::Thaw { within_ms, .. } => write!(f, "{whom} goes on and is well within {within_ms} ms"),
+        _ => Ok(()),
+    }
+}
+
+/// Steps about a volume and what is written to it.
+fn volume(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match step {
+        Step::MakeVolume { size_mib, mirror, room, within_ms } => {
+            let copies = mirror.legs();
+            write!(
+                f,
+                "a volume of {size_mib} MiB with {copies} copies is open in {room} within {within_ms} ms"
+            )
+        }
+        Step::StartWriting { in_flight, .. } => write!(f, "the workload writes, {in_flight} at a time"),
+        Step::WritesGoOn { within_ms } => write!(f, "writes go on within {within_ms} ms"),
+        Step::KeepsWriting { for_ms, gap_at_most_ms } => {
+            write!(f, "for {for_ms} ms no two acknowledgements are more than {gap_at_most_ms} ms apart")
+        }
+        Step::LegsInSync { within_ms } => write!(f, "all legs are in sync within {within_ms} ms"),
+        Step::VolumeOpens { room, within_ms } => {
+            write!(f, "the volume is open in {room} within {within_ms} ms")
+        }
+        Step::StopWriting {} => f.write_str("the workload is ended"),
+        Step::Judge {} => f.write_str("every leg in sync holds every acknowledged write"),
         _ => Ok(()),
     }
 }

@@ -1,0 +1,387 @@
+//! The pool stage: the ledger on every member, who votes, and the drives.
+//!
+//! ```text
+//!   begin on the first node ─► invite and join, one after another ─► all vote ─► name the drives ─► claim them
+//! ```
+//! Each step looks at what the ledger says first, so that the stage can be run again after any end: what is there is let alone.
+//!
+//! Invariants: a second ledger is never begun while any member has one. Every wait has a bound and says what it waits for. What
+//! a drive holds is not lost: claiming is without `wipe`.
+//!
+//! On failure: [`PoolError`]; what was done stands, and the stage can be run again.
+
+mod choose;
+mod volume;
+
+pub use choose::{LEG_OVERHEAD_BYTES, NoRoom, breach, choose, wanted_voters};
+pub use volume::{VolumeReady, VolumeRequest, in_words, newest, opened, volume};
+
+use crate::{Cluster, Member};
+use api::{
+    BeginRequest, ClaimRequest, ClientError, ClusterView, Failure, InviteRequest, JoinRequest,
+    ProposeRequest, VotersRequest,
+};
+use control::state::{Cache, Voters};
+use control::{ClusterCommand, Command, State};
+use futures_util::future::join_all;
+use model::{DriveSerial, Inventory, NodeId, NodeName, PowerCycles};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+
+/// How often a member is asked while something is waited for.
+const POLL: Duration = Duration::from_millis(100);
+/// How long one step of the stage may take. A vote or a catching up takes seconds on emulated nodes.
+const STEP_BOUND: Duration = Duration::from_secs(30);
+/// How long a member may take to say what it knows, where others do, too.
+const VIEW_LIMIT: Duration = Duration::from_secs(3);
+
+/// What the pool is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolRequest {
+    /// The port on which agents listen on their management addresses.
+    pub agent_port: u16,
+    /// The data drives of each node.
+    pub drives: BTreeMap<NodeName, BTreeSet<DriveSerial>>,
+}
+
+/// What the stage came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// Everybody's id in the ledger.
+    pub nodes: BTreeMap<NodeName, NodeId>,
+    /// What was done, in words; nothing, when all was as it shall be. (Claims are not counted: asking is how one looks.)
+    pub done: Vec<String>,
+}
+
+/// The pool or a volume could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PoolError {
+    /// A node could not be asked, or refused.
+    #[error(transparent)]
+    Ask(#[from] ClientError),
+    /// Something did not come in time.
+    #[error("waited {} ms for {what}{}", bound.as_millis(), last.as_ref().map(|last| format!("; last: {last}")).unwrap_or_default())]
+    Late {
+        /// What was waited for.
+        what: String,
+        /// How long.
+        bound: Duration,
+        /// What was seen or answered last.
+        last: Option<String>,
+    },
+    /// The cluster has no members, or one has no management address.
+    #[error("{node} has no management address")]
+    NoAddress {
+        /// Who.
+        node: NodeName,
+    },
+    /// The cluster has nobody to begin with.
+    #[error("the cluster has no node to begin a ledger on")]
+    NoNode,
+    /// Nobody has a ledger.
+    #[error("no member that answers has a ledger")]
+    NoLedger,
+    /// A drive that was asked for is not there.
+    #[error("node {node} has no drive with serial number {serial}")]
+    NoDrive {
+        /// The node.
+        node: NodeName,
+        /// The drive.
+        serial: DriveSerial,
+    },
+    /// There is no room for a volume.
+    #[error("there is no room for the volume")]
+    NoRoom(#[from] NoRoom),
+    /// The copies are not where the shape says.
+    #[error("the copies would not be where the shape says: {breach}")]
+    Breach {
+        /// What is wrong.
+        breach: String,
+    },
+    /// A volume of that name is another one.
+    #[error("there is a volume {name} already, of {size_bytes} bytes")]
+    Another {
+        /// Its name.
+        name: String,
+        /// Its size.
+        size_bytes: u64,
+    },
+}
+
+impl PoolError {
+    /// What to do about it.
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::Ask(_) | Self::NoLedger => {
+                "see that the node runs and that its agent does; its console or journal says why not"
+            }
+            Self::Late { .. } => "the agents' journals say what holds it up; the stage can be run again",
+            Self::NoAddress { .. } => "give it an address in the template (management_ip)",
+            Self::NoNode => "give the template nodes",
+            Self::NoDrive { .. } => "see that the drive is plugged in and answers",
+            Self::NoRoom(_) => "add drives, or make the volume smaller",
+            Self::Breach { .. } => "report it: the choice of drives broke its own rule",
+            Self::Another { .. } => "choose another name",
+        }
+    }
+}
+
+/// Makes the pool, or completes it.
+pub async fn pool(cluster: &Cluster, request: &PoolRequest) -> Result<Pool, PoolError> {
+    let mut stage = Stage { cluster, request, done: Vec::new() };
+    let contact = stage.begin().await?;
+    for member in &cluster.members {
+        stage.join(contact, member).await?;
+    }
+    let nodes = stage.names(contact).await?;
+    stage.vote(contact).await?;
+    stage.add_drives(contact, &nodes).await?;
+    Ok(Pool { nodes, done: stage.done })
+}
+
+/// What a member says of the ledger; `None`: it has none.
+pub async fn view(member: &Member) -> Result<Option<ClusterView>, ClientError> {
+    match member.client.cluster().await {
+        Ok(view) => Ok(Some(view)),
+        Err(error) if says(&error, NO_LEDGER) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What every member that answers and has a ledger says of it, in their order.
+pub async fn views(cluster: &Cluster) -> Vec<(NodeName, ClusterView)> {
+    let asked = cluster.members.iter().map(|member| async {
+        let view = timeout(VIEW_LIMIT, view(member)).await.ok()?.ok().flatten()?;
+        Some((member.name.clone(), view))
+    });
+    join_all(asked).await.into_iter().flatten().collect()
+}
+
+/// What an agent says that has no ledger.
+const NO_LEDGER: &str = "no-ledger";
+/// What it says when it may do it in a while.
+const NOT_NOW: &str = "not-now";
+
+/// Whether the agent answered with this word.
+fn says(error: &ClientError, word: &str) -> bool {
+    matches!(error.failure(), Some(Failure::Problem { problem, .. }) if problem.code == word)
+}
+
+/// Asks again while the answer is that it can't be done now: the ledger may be without a leader for a moment.
+async fn insist<T, F>(what: &str, ask: impl Fn() -> F) -> Result<T, PoolError>
+where
+    F: Future<Output = Result<T, ClientError>>,
+{
+    let deadline = Instant::now() + STEP_BOUND;
+    loop {
+        match ask().await {
+            Err(error) if says(&error, NOT_NOW) => {
+                if Instant::now() >= deadline {
+                    let last = Some(chain(&error));
+                    return Err(PoolError::Late { what: what.to_owned(), bound: STEP_BOUND, last });
+                }
+                sleep(POLL).await;
+            }
+            answer => return Ok(answer?),
+        }
+    }
+}
+
+struct Stage<'a> {
+    cluster: &'a Cluster,
+    request: &'a PoolRequest,
+    done: Vec<String>,
+}
+
+impl<'a> Stage<'a> {
+    /// Somebody who has the ledger: who has it already, or the first node, which begins it.
+    async fn begin(&mut self) -> Result<&'a Member, PoolError> {
+        for member in &self.cluster.members {
+            if view(member).await?.is_some() {
+                return Ok(member);
+            }
+        }
+        let first = self.cluster.members.iter().find(|member| member.zone.is_some());
+        let first = first.ok_or(PoolError::NoNode)?;
+        let request = BeginRequest { address: self.address(first)?, zone: first.zone.clone() };
+        first.client.begin(&request).await?;
+        self.done.push(format!("the ledger began on {}", first.name));
+        let what = format!("{} to lead the ledger that it began", first.name);
+        until(first, &what, STEP_BOUND, |view| view.leader == Some(view.node)).await?;
+        Ok(first)
+    }
+
+    async fn join(&mut self, contact: &Member, member: &Member) -> Result<(), PoolError> {
+        if view(member).await?.is_none() {
+            let invite = InviteRequest { node: member.name.clone(), zone: member.zone.clone() };
+            let what = format!("an invitation for {}", member.name);
+            let token = insist(&what, || contact.client.invite(&invite)).await?.token;
+            let contacts = BTreeMap::from([(contact.name.clone(), self.address(contact)?)]);
+            let request = JoinRequest { address: self.address(member)?, token, contacts };
+            let what = format!("{} to join", member.name);
+            insist(&what, || member.client.join(&request)).await?;
+            self.done.push(format!("{} joined", member.name));
+        }
+        let what = format!("{} to follow the ledger", member.name);
+        until(member, &what, STEP_BOUND, |view| {
+            view.leader.is_some() && view.state.nodes.contains_key(&view.node)
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Everybody's id: the last under a name is the present one.
+    async fn names(&self, contact: &Member) -> Result<BTreeMap<NodeName, NodeId>, PoolError> {
+        let state = self.state(contact).await?;
+        Ok(state.nodes.iter().map(|(id, node)| (node.name.clone(), *id)).collect())
+    }
+
+    async fn vote(&mut self, contact: &Member) -> Result<(), PoolError> {
+        let what = "everybody to vote";
+        let deadline = Instant::now() + STEP_BOUND;
+        let mut last = None;
+        while Instant::now() < deadline {
+            let state = self.state(contact).await?;
+            match wanted_voters(&state) {
+                Some(voters) => {
+                    match contact.client.voters(&VotersRequest { voters: voters.clone() }).await {
+                        Ok(()) => self.done.push(format!("{} vote", voters.len())),
+                        Err(error) => last = Some(chain(&error)),
+                    }
+                }
+                None if matches!(state.voters, Voters::Settled(_)) => return Ok(()),
+                None => {}
+            }
+            sleep(POLL).await;
+        }
+        Err(PoolError::Late { what: what.to_owned(), bound: STEP_BOUND, last })
+    }
+
+    async fn add_drives(
+        &mut self,
+        contact: &Member,
+        nodes: &BTreeMap<NodeName, NodeId>,
+    ) -> Result<(), PoolError> {
+        for member in self.cluster.members.iter().filter(|member| member.zone.is_some()) {
+            let Some(serials) = self.request.drives.get(&member.name).filter(|serials| !serials.is_empty())
+            else {
+                continue;
+            };
+            let what = format!("{} to register", member.name);
+            until(member, &what, STEP_BOUND, |view| {
+                view.state.nodes.get(&view.node).is_some_and(|node| node.boot.is_some())
+            })
+            .await?;
+            let inventory = member.client.inventory().await?;
+            for serial in serials {
+                let node = *nodes.get(&member.name).ok_or(PoolError::NoLedger)?;
+                let command = add_drive(&member.name, node, &inventory, serial)?;
+                let has = |state: &State| state.drives.values().any(|drive| drive.serial == *serial);
+                let what = format!("drive {serial} of {} in the ledger", member.name);
+                if settle(contact, &what, STEP_BOUND, &Command::Cluster(command), has).await? {
+                    self.done.push(format!("drive {serial} of {} was added", member.name));
+                }
+                // The node must have heard of it before it can claim it.
+                until(member, &what, STEP_BOUND, |view| has(&view.state)).await?;
+                let claim = ClaimRequest { serial: serial.clone(), wipe: false };
+                insist(&format!("drive {serial} to be claimed"), || member.client.claim(&claim)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn state(&self, member: &Member) -> Result<State, PoolError> {
+        Ok(view(member).await?.ok_or(PoolError::NoLedger)?.state)
+    }
+
+    /// Where other members reach one's agent.
+    fn address(&self, member: &Member) -> Result<SocketAddr, PoolError> {
+        let spec = &self.cluster.spec;
+        let of_node =
+            spec.nodes().find(|(_, node)| node.name == member.name).map(|(_, node)| node.management_ip);
+        let witness = spec.witness.management_ip.filter(|_| member.zone.is_none());
+        let address =
+            of_node.or(witness).ok_or_else(|| PoolError::NoAddress { node: member.name.clone() })?;
+        Ok(SocketAddr::new(IpAddr::V4(address), self.request.agent_port))
+    }
+}
+
+/// The command that names a drive in the ledger. Nobody reads how often it was switched on: its node registers that, and the ledger
+/// takes only counts that are not lower, so it begins at 0.
+fn add_drive(
+    name: &NodeName,
+    node: NodeId,
+    inventory: &Inventory,
+    serial: &DriveSerial,
+) -> Result<ClusterCommand, PoolError> {
+    let drive = inventory.drives.iter().find(|drive| drive.serial == *serial);
+    let drive = drive.ok_or_else(|| PoolError::NoDrive { node: name.clone(), serial: serial.clone() })?;
+    // What nobody knows to be safe may forget.
+    let cache = if drive.volatile_write_cache == Some(false) { Cache::Safe } else { Cache::Volatile };
+    let (serial, size_bytes) = (serial.clone(), drive.size_bytes);
+    Ok(ClusterCommand::AddDrive { node, serial, size_bytes, cache, power_cycles: PowerCycles(0) })
+}
+
+/// Waits until a member's view is as wanted.
+async fn until(
+    member: &Member,
+    what: &str,
+    bound: Duration,
+    holds: impl Fn(&ClusterView) -> bool,
+) -> Result<ClusterView, PoolError> {
+    let deadline = Instant::now() + bound;
+    let mut last = None;
+    loop {
+        match view(member).await {
+            Ok(Some(view)) if holds(&view) => return Ok(view),
+            Ok(Some(_)) => last = Some("not yet".to_owned()),
+            Ok(None) => last = Some(format!("{} has no ledger", member.name)),
+            Err(error) => last = Some(chain(&error)).or(last),
+        }
+        if Instant::now() >= deadline {
+            return Err(PoolError::Late { what: what.to_owned(), bound, last });
+        }
+        sleep(POLL).await;
+    }
+}
+
+/// Proposes a command until the ledger says what it shall; whether it was needed. A proposal whose end is not known may have been
+/// taken: the ledger is looked at before each.
+async fn settle(
+    contact: &Member,
+    what: &str,
+    bound: Duration,
+    command: &Command,
+    holds: impl Fn(&State) -> bool,
+) -> Result<bool, PoolError> {
+    let deadline = Instant::now() + bound;
+    let (mut last, mut proposed) = (None, false);
+    loop {
+        match view(contact).await {
+            Ok(Some(view)) if holds(&view.state) => return Ok(proposed),
+            Ok(Some(_)) => {
+                proposed = true;
+                let request = ProposeRequest { command: command.clone() };
+                last = contact.client.propose(&request).await.err().map(|error| chain(&error)).or(last);
+            }
+            Ok(None) => last = Some(format!("{} has no ledger", contact.name)),
+            Err(error) => last = Some(chain(&error)),
+        }
+        if Instant::now() >= deadline {
+            return Err(PoolError::Late { what: what.to_owned(), bound, last });
+        }
+        sleep(POLL).await;
+    }
+}
+
+/// An error and what it came from, in a line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+#[path = "pool_tests.rs"]
+mod tests;

@@ -1,0 +1,88 @@
+//! The workload on a lab's node: started and ended by the node's hands, its records in a file that outlives the node.
+//!
+//! On failure: [`LabError`] when hands don't do as told. What the volume does to a writer is seen in its records.
+
+use super::{Lab, LabError, LabNode};
+use crate::lab::hands::Output;
+use model::DriveSerial;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use workload::RECORDS_PORT;
+use workload::writer::Config;
+
+/// The program.
+const PROGRAM: &str = "/bin/workload";
+/// Its name among the processes.
+const NAME: &str = "workload";
+/// Which signal ends it at once: SIGKILL.
+const KILL: &str = "9";
+/// How often it is looked whether it has ended: a write in flight must end first.
+const END_POLL: Duration = Duration::from_millis(100);
+
+impl LabNode {
+    /// What its workloads told of.
+    pub(crate) fn records(&self) -> &Path {
+        &self.files.records
+    }
+
+    /// The drives that are the pool's.
+    pub(crate) fn data_drives(&self) -> BTreeSet<DriveSerial> {
+        self.plan.data_drives().map(|(_, drive)| drive.serial.clone()).collect()
+    }
+
+    /// The file that is a drive's content.
+    fn drive_file(&self, serial: &DriveSerial) -> Option<PathBuf> {
+        let at = self.plan.data_drives().find(|(_, drive)| drive.serial == *serial);
+        at.map(|(index, _)| self.files.drive(index))
+    }
+
+    /// Starts a writer. Its records go to the node's port for them, whatever the configuration says.
+    pub(crate) async fn start_writing(&self, config: &Config) -> Result<(), LabError> {
+        let port = self.told("find the port for records", &["@port", RECORDS_PORT]).await?;
+        let config = Config { log: PathBuf::from(port.stdout.trim()), ..config.clone() };
+        let config = serde_json::to_string(&config).unwrap_or_default();
+        self.told("start the workload", &["@start", PROGRAM, &config]).await.map(drop)
+    }
+
+    /// Ends its writers; whether all have ended, and their writes with them, within a bound.
+    pub(crate) async fn stop_writing(&self, bound: Duration) -> Result<bool, LabError> {
+        let deadline = Instant::now() + bound;
+        let mut hands = self.hands_or_lab_error().await?;
+        loop {
+            let killed = hands.run(&["@kill", KILL, NAME]).await;
+            let killed =
+                killed.map_err(|source| LabError::Hands { node: self.name().to_string(), source })?;
+            if killed.status != 0 {
+                return Ok(true);
+            }
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            sleep(END_POLL).await;
+        }
+    }
+
+    async fn told(&self, what: &str, argv: &[&str]) -> Result<Output, LabError> {
+        let mut hands = self.hands_or_lab_error().await?;
+        let node = || self.name().to_string();
+        let output = hands.run(argv).await.map_err(|source| LabError::Hands { node: node(), source })?;
+        if output.status == 0 {
+            return Ok(output);
+        }
+        Err(LabError::Refused { node: node(), what: what.to_owned(), said: output.stderr.trim().to_owned() })
+    }
+}
+
+impl Lab {
+    /// The file that is the content of a data drive of any node.
+    pub(crate) fn drive_file(&self, serial: &DriveSerial) -> Option<PathBuf> {
+        self.nodes.values().find_map(|node| node.drive_file(serial))
+    }
+
+    /// What all workloads told of.
+    pub(crate) fn records(&self) -> Vec<PathBuf> {
+        self.nodes.values().map(|node| node.records().to_owned()).collect()
+    }
+}

@@ -1,0 +1,452 @@
+//! A volume that is written while things break, and whether anything is lost.
+//!
+//! Purpose: makes pool and volume, runs the workload where the volume is open, sees that its writes go on, and judges every leg in
+//! sync from the drives' files ([`crate::judgement`]).
+//!
+//! Invariants: one volume and one writer at a time; each start of the workload has a greater run number. What it does comes from the run's
+//! seed. Times on a node's clock are told from the harness's by records that were seen as they came.
+//!
+//! On failure: what the product does not do is a step that does not hold; only the lab's own failures end the run.
+
+use super::records::{Clock, Tail};
+use super::{Runner, Seen, milliseconds};
+use crate::events::{Event, LegJudged, Stall};
+use crate::judgement::{self, JudgeError, Judgement, LegFile, acknowledged, first_begun_after, longest_gap};
+use crate::lab::{AGENT_PORT, LabError};
+use crate::run::RunError;
+use crate::suite::{Room, Step};
+use api::{ClusterView, LegPlace};
+use deploy::DeployError;
+use deploy::pool::{PoolRequest, VolumeReady, VolumeRequest, in_words, newest, opened, pool, views, volume};
+use model::{LegId, Mirror, NodeName, VolumeId};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use workload::choice::Pattern;
+use workload::record::Record;
+use workload::writer::Config;
+
+/// The volume's name.
+const NAME: &str = "judged";
+/// How much of the volume is written again and again, and how often of a hundred times.
+const WARM: Pattern = Pattern { warm_blocks: 256, warm_percent: 50 };
+/// How often records are looked at: no time is known better than that.
+const LOOK: Duration = Duration::from_millis(10);
+/// How long the workload has to end: a write that waits for the ledger must come to its end first.
+const STOP_BOUND: Duration = Duration::from_secs(30);
+/// A write counts as begun after a fault from so long on: so far may the clocks be apart.
+const CLOCK_SLACK_US: u64 = 20_000;
+
+/// The volume that is written.
+#[derive(Debug)]
+pub(super) struct Tested {
+    id: VolumeId,
+    /// Where each leg was last said to lie.
+    places: BTreeMap<LegId, (NodeName, LegPlace)>,
+    /// The last run of the workload.
+    run: u32,
+    writer: Option<Writer>,
+    /// Whether something was written since it was judged.
+    is_unjudged: bool,
+}
+
+/// How hard a workload writes.
+struct Pace {
+    in_flight: u8,
+    pause_ms: u16,
+    flush_every: u64,
+}
+
+/// A workload that runs.
+#[derive(Debug)]
+struct Writer {
+    node: NodeName,
+    run: u32,
+    tail: Tail,
+    clock: Clock,
+}
+
+impl Writer {
+    /// Takes in what was recorded since.
+    fn look(&mut self) -> Result<(), JudgeError> {
+        if self.tail.read()? {
+            self.clock.saw(self.tail.records().last(), Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Whether a write was acknowledged by a deadline.
+    async fn first(&mut self, deadline: Instant) -> Result<bool, JudgeError> {
+        loop {
+            self.look()?;
+            let is_acknowledged = !acknowledged(self.records(), self.run).is_empty();
+            if is_acknowledged || Instant::now() >= deadline {
+                return Ok(is_acknowledged);
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    fn records(&self) -> &[Record] {
+        self.tail.records()
+    }
+}
+
+impl Runner<'_> {
+    /// Steps about a volume.
+    pub(super) async fn volume_step(&mut self, step: &Step) -> Result<Seen, RunError> {
+        let ms = Duration::from_millis;
+        match step {
+            Step::MakeVolume { size_mib, mirror, room, within_ms } => {
+                let made = self.make_volume((*size_mib, *mirror), *room, ms(*within_ms)).await;
+                Ok(super::or_failure(made))
+            }
+            Step::StartWriting { in_flight, pause_ms, flush_every, within_ms } => {
+                let pace = Pace { in_flight: *in_flight, pause_ms: *pause_ms, flush_every: *flush_every };
+                self.start_writing(pace, ms(*within_ms)).await
+            }
+            Step::WritesGoOn { within_ms } => Ok(or_unreadable(self.writes_go_on(ms(*within_ms)).await)),
+            Step::KeepsWriting { for_ms, gap_at_most_ms } => {
+                Ok(or_unreadable(self.keeps_writing(ms(*for_ms), ms(*gap_at_most_ms)).await))
+            }
+            Step::LegsInSync { within_ms } => Ok(self.legs_in_sync(ms(*within_ms)).await),
+            Step::VolumeOpens { room, within_ms } => Ok(self.volume_opens(*room, ms(*within_ms)).await),
+            Step::StopWriting {} => self.stop_writing().await,
+            Step::Judge {} => self.judge_legs().await,
+            _ => Ok(Seen::not("this is no step about a volume")),
+        }
+    }
+
+    /// Whether something was written and not judged since.
+    pub(super) fn is_unjudged(&self) -> bool {
+        self.volume.as_ref().is_some_and(|tested| tested.is_unjudged)
+    }
+
+    /// A node lost its power: what ran there has ended.
+    pub(super) fn writer_lost(&mut self, node: &NodeName) {
+        if let Some(tested) = &mut self.volume {
+            tested.writer.take_if(|writer| writer.node == *node);
+        }
+    }
+
+    async fn make_volume(
+        &mut self,
+        (size_mib, mirror): (u32, Mirror),
+        room: Room,
+        bound: Duration,
+    ) -> Result<Seen, DeployError> {
+        let begun = Instant::now();
+        let drives = self.lab.nodes().iter().filter(|(_, node)| node.holds_data());
+        let drives = drives.map(|(name, node)| (name.clone(), node.data_drives())).collect();
+        let made = pool(&self.cluster, &PoolRequest { agent_port: AGENT_PORT, drives }).await?;
+        let pool_took = begun.elapsed();
+        let Ok(name) = NAME.parse() else { return Ok(Seen::not("the volume has no good name")) };
+        let rack = self.cluster.spec.zones[room.index()].name.clone();
+        let request = VolumeRequest { name, mirror, size_bytes: u64::from(size_mib) << 20, rack };
+        let ready = volume(&self.cluster, &request, bound).await?;
+        let VolumeReady { id, owner, device, legs, .. } = ready;
+        if self.volume.as_ref().is_none_or(|tested| tested.id != id) {
+            let (places, writer) = (BTreeMap::new(), None);
+            self.volume = Some(Tested { id, places, run: 0, writer, is_unjudged: false });
+        }
+        self.look_at_volume().await;
+        Ok(Seen::held(format!(
+            "the pool after {} ms ({} nodes, {} steps); {id} after {} ms: {legs} legs in sync, open on {owner} as {device}",
+            pool_took.as_millis(),
+            made.nodes.len(),
+            made.done.len(),
+            begun.elapsed().as_millis(),
+        )))
+    }
+
+    /// Asks those that work; notes where legs lie.
+    async fn look_at_volume(&mut self) -> Vec<(NodeName, ClusterView)> {
+        let views = views(&self.working()).await;
+        if let Some(tested) = &mut self.volume {
+            for (name, view) in &views {
+                for place in view.legs.iter().filter(|place| place.volume == tested.id) {
+                    tested.places.insert(place.leg, (name.clone(), place.clone()));
+                }
+            }
+        }
+        views
+    }
+
+    /// Waits until the volume is as wanted; gives it, or what it waited for last.
+    async fn volume_until(
+        &mut self,
+        deadline: Instant,
+        wanted: impl Fn(&VolumeReady) -> bool,
+    ) -> Result<VolumeReady, String> {
+        loop {
+            let views = self.look_at_volume().await;
+            let id = self.volume.as_ref().map(|tested| tested.id).ok_or("there is no volume")?;
+            let last = match opened(&views, id) {
+                Ok(ready) if wanted(&ready) => return Ok(ready),
+                Ok(VolumeReady { owner, in_sync, legs, .. }) => {
+                    let volume = newest(&views).and_then(|view| view.state.volumes.get(&id));
+                    let words = volume.map(in_words).unwrap_or_default();
+                    format!("it is open on {owner}, {in_sync} of {legs} legs are in sync: {words}")
+                }
+                Err(why) => why,
+            };
+            if Instant::now() >= deadline {
+                return Err(last);
+            }
+            sleep(super::POLL).await;
+        }
+    }
+
+    async fn start_writing(
+        &mut self,
+        Pace { in_flight, pause_ms, flush_every }: Pace,
+        bound: Duration,
+    ) -> Result<Seen, RunError> {
+        let begun = Instant::now();
+        if let Some(writer) = self.volume.as_ref().and_then(|tested| tested.writer.as_ref()) {
+            return Ok(Seen::not(format!("the workload writes on {} already", writer.node)));
+        }
+        let ready = match self.volume_until(begun, |_| true).await {
+            Ok(ready) => ready,
+            Err(why) => return Ok(Seen::not(format!("the volume is not open: {why}"))),
+        };
+        let random = self.lab.seed();
+        let Some(tested) = &mut self.volume else { return Ok(Seen::not("there is no volume")) };
+        let missing = || LabError::Missing { node: ready.owner.to_string() };
+        let node = self.lab.nodes().get(&ready.owner).ok_or_else(missing)?;
+        tested.run += 1;
+        let run = tested.run;
+        let config = Config {
+            device: PathBuf::from(&ready.device),
+            log: PathBuf::new(),
+            run,
+            seed: random.rotate_left(run),
+            in_flight,
+            pause_ms,
+            pattern: WARM,
+            flush_every,
+            writes: None,
+        };
+        let tail = match Tail::at_end(node.records()) {
+            Ok(tail) => tail,
+            Err(error) => return Ok(unreadable(&error)),
+        };
+        node.start_writing(&config).await?;
+        tested.is_unjudged = true;
+        let mut writer = Writer { node: ready.owner.clone(), run, tail, clock: Clock::new(begun) };
+        let is_acknowledged = match writer.first(begun + bound).await {
+            Ok(is_acknowledged) => is_acknowledged,
+            Err(error) => return Ok(unreadable(&error)),
+        };
+        let after_ms = begun.elapsed().as_millis();
+        tested.writer = Some(writer);
+        let VolumeReady { owner, device, .. } = ready;
+        let what = format!("run {run} on {owner} writes to {device}");
+        Ok(if is_acknowledged {
+            Seen::held(format!("{what}; the first acknowledgement after {after_ms} ms"))
+        } else {
+            Seen::not(format!("{what}: none was acknowledged within {after_ms} ms; the console may say why"))
+        })
+    }
+
+    /// From the last fault on: when writes went on.
+    async fn writes_go_on(&mut self, bound: Duration) -> Result<Seen, JudgeError> {
+        let Some((_, fault)) = self.faulted else { return Ok(Seen::not("nothing was broken")) };
+        let Some(writer) = self.volume.as_mut().and_then(|tested| tested.writer.as_mut()) else {
+            return Ok(Seen::not("nobody writes"));
+        };
+        let deadline = fault + bound;
+        loop {
+            writer.look()?;
+            let Some(at_us) = writer.clock.node_us(fault) else {
+                return Ok(Seen::not("nothing was ever acknowledged"));
+            };
+            let done = acknowledged(writer.records(), writer.run);
+            let now_us = writer.clock.node_us(Instant::now()).unwrap_or(at_us);
+            let begun = first_begun_after(&done, at_us + CLOCK_SLACK_US);
+            let Some(gap) = longest_gap(&done, at_us, begun.map_or(now_us, |begun| begun.ended_us)) else {
+                return Ok(Seen::not("nothing was ever acknowledged"));
+            };
+            let after_ms = |moment_us: u64| moment_us.saturating_sub(at_us) / 1000;
+            if let Some(begun) = begun {
+                let stall = Stall {
+                    node: writer.node.to_string(),
+                    run: writer.run,
+                    longest_gap_ms: gap.len_us() / 1000,
+                    next_after_ms: after_ms(gap.until_us),
+                    begun_after_ms: after_ms(begun.ended_us),
+                };
+                let what = format!(
+                    "the longest time between two acknowledgements is {} ms; it ends {} ms after the fault, and {} ms after it a write \
+                     that was begun since is acknowledged",
+                    stall.longest_gap_ms, stall.next_after_ms, stall.begun_after_ms
+                );
+                let in_time = u128::from(stall.begun_after_ms) <= bound.as_millis();
+                self.log.log(Event::Stall(stall));
+                return Ok(if in_time { Seen::held(what) } else { Seen::not(what) });
+            }
+            if Instant::now() >= deadline {
+                let ms = gap.len_us() / 1000;
+                return Ok(Seen::not(format!("nothing has been acknowledged for {ms} ms")));
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// For some time from now on acknowledgements come.
+    async fn keeps_writing(&mut self, for_long: Duration, gap_at_most: Duration) -> Result<Seen, JudgeError> {
+        let begun = Instant::now();
+        let Some(writer) = self.volume.as_mut().and_then(|tested| tested.writer.as_mut()) else {
+            return Ok(Seen::not("nobody writes"));
+        };
+        writer.look()?;
+        let before = acknowledged(writer.records(), writer.run).len();
+        while begun.elapsed() < for_long {
+            sleep(LOOK).await;
+            writer.look()?;
+        }
+        let (since, now) = (writer.clock.node_us(begun), writer.clock.node_us(Instant::now()));
+        let done = acknowledged(writer.records(), writer.run);
+        let (Some(since_us), Some(now_us)) = (since, now) else {
+            return Ok(Seen::not("nothing was ever acknowledged"));
+        };
+        let count = done.len() - before;
+        // What comes is seen a little later.
+        let gap = longest_gap(&done, since_us, now_us.saturating_sub(CLOCK_SLACK_US));
+        let longest = gap.map_or(for_long, |gap| Duration::from_micros(gap.len_us()));
+        let what =
+            format!("{count} writes were acknowledged, no two more than {} ms apart", longest.as_millis());
+        Ok(if longest <= gap_at_most && count > 0 { Seen::held(what) } else { Seen::not(what) })
+    }
+
+    async fn legs_in_sync(&mut self, bound: Duration) -> Seen {
+        let begun = Instant::now();
+        match self.volume_until(begun + bound, |ready| ready.in_sync == ready.legs).await {
+            Ok(ready) => {
+                let after_ms = begun.elapsed().as_millis();
+                Seen::held(format!("all {} after {after_ms} ms, open on {}", ready.legs, ready.owner))
+            }
+            Err(why) => Seen::not(why),
+        }
+    }
+
+    async fn volume_opens(&mut self, room: Room, bound: Duration) -> Seen {
+        let Some((_, fault)) = self.faulted else { return Seen::not("nothing was broken") };
+        let nodes = &self.cluster.spec.zones[room.index()].nodes;
+        let there: Vec<NodeName> = nodes.iter().map(|node| node.name.clone()).collect();
+        match self.volume_until(fault + bound, |ready| there.contains(&ready.owner)).await {
+            Ok(VolumeReady { owner, device, in_sync, legs, .. }) => Seen::held(format!(
+                "on {owner} as {device} {} ms after the fault, with {in_sync} of {legs} legs in sync",
+                milliseconds(fault.elapsed())
+            )),
+            Err(why) => Seen::not(why),
+        }
+    }
+
+    async fn stop_writing(&mut self) -> Result<Seen, RunError> {
+        let Some(writer) = self.volume.as_mut().and_then(|tested| tested.writer.take()) else {
+            return Ok(Seen::not("nobody writes"));
+        };
+        let missing = || LabError::Missing { node: writer.node.to_string() };
+        let node = self.lab.nodes().get(&writer.node).ok_or_else(missing)?;
+        let ended = node.stop_writing(STOP_BOUND).await?;
+        let what = format!("run {} on {}", writer.run, writer.node);
+        Ok(if ended {
+            Seen::held(what)
+        } else {
+            Seen::not(format!("{what} still has a write in flight after {} s", STOP_BOUND.as_secs()))
+        })
+    }
+
+    /// Ends everything, and judges every leg in sync. What the nodes last said of the ledger says which those are.
+    pub(super) async fn judge_legs(&mut self) -> Result<Seen, RunError> {
+        if self.volume.as_ref().is_some_and(|tested| tested.writer.is_some()) {
+            let stopped = self.stop_writing().await?;
+            if !stopped.good {
+                return Ok(stopped);
+            }
+        }
+        let views = self.look_at_volume().await;
+        let all = self.lab.nodes().keys().cloned().collect();
+        self.lab.power_off(self.keeper, &all).await?;
+        let Some(tested) = &mut self.volume else { return Ok(Seen::not("there is no volume")) };
+        tested.is_unjudged = false;
+        let legs = match in_sync(tested, &views, |serial| self.lab.drive_file(serial)) {
+            Ok(legs) => legs,
+            Err(why) => return Ok(Seen::not(why)),
+        };
+        let files = self.lab.records();
+        let for_judge = legs.clone();
+        let judged = tokio::task::spawn_blocking(move || {
+            judgement::records(&files).and_then(|records| judgement::judge(&records, &for_judge))
+        });
+        let judged = judged.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
+        Ok(or_unreadable(judged.map(|judged| self.verdict(&legs, &judged))))
+    }
+
+    fn verdict(&self, legs: &[LegFile], judged: &Judgement) -> Seen {
+        let mut words =
+            vec![format!("{} writes were acknowledged, {} failed", judged.acknowledged, judged.failed)];
+        for (leg, verdict) in legs.iter().zip(&judged.legs) {
+            let LegFile { leg, node, place, .. } = leg;
+            words.push(format!(
+                "{leg} on {node}, drive {}: {} blocks read, {} promised, {} lost",
+                place.serial, verdict.read, verdict.promised, verdict.wrong
+            ));
+            let findings: Vec<String> = verdict.findings.iter().map(ToString::to_string).collect();
+            words.extend(findings.iter().map(|finding| format!("  {finding}")));
+            self.log.log(Event::LegJudged(LegJudged {
+                leg: leg.to_string(),
+                node: node.to_string(),
+                drive: place.serial.to_string(),
+                acknowledged: judged.acknowledged,
+                promised: verdict.promised,
+                read: verdict.read,
+                lost: verdict.wrong,
+                findings,
+            }));
+        }
+        words.push(match judged.unequal {
+            0 => format!("the legs are equal, but for {} blocks in flight", judged.in_flight),
+            unequal => format!(
+                "{unequal} blocks differ between the legs, the first of them {:?}",
+                judged.unequal_blocks
+            ),
+        });
+        let what = words.join("\n");
+        if judged.is_good() { Seen::held(what) } else { Seen::not(what) }
+    }
+}
+
+/// The legs that the ledger calls in sync, with the files of their drives.
+fn in_sync(
+    tested: &Tested,
+    views: &[(NodeName, ClusterView)],
+    file: impl Fn(&model::DriveSerial) -> Option<PathBuf>,
+) -> Result<Vec<LegFile>, String> {
+    let state = &newest(views).ok_or("nobody who has a ledger answered before the end")?.state;
+    let volume = state.volumes.get(&tested.id).ok_or("the ledger has no such volume")?;
+    let legs = volume.in_sync().map(|(id, leg)| {
+        let drive = state.drives.get(&leg.drive).ok_or_else(|| format!("the ledger has no {}", leg.drive))?;
+        let (node, place) = tested.places.get(&id).ok_or_else(|| format!("nobody said where {id} lies"))?;
+        if place.serial != drive.serial {
+            return Err(format!(
+                "{id} was said to lie on drive {}, the ledger says {}",
+                place.serial, drive.serial
+            ));
+        }
+        let file = file(&place.serial).ok_or_else(|| format!("the lab has no drive {}", place.serial))?;
+        Ok(LegFile { leg: id, node: node.clone(), place: place.clone(), file })
+    });
+    legs.collect()
+}
+
+/// Files of the lab that can't be read are no good judgement.
+fn or_unreadable(seen: Result<Seen, JudgeError>) -> Seen {
+    seen.unwrap_or_else(|error| unreadable(&error))
+}
+
+fn unreadable(error: &JudgeError) -> Seen {
+    Seen::not(crate::chain(error))
+}
