@@ -73,7 +73,7 @@ impl Suite {
 pub enum Set {
     /// What a plain run does; minutes.
     Default,
-    /// Everything.
+    /// Everything but what is run by name only.
     Nightly,
 }
 

@@ -130,7 +130,7 @@ enum SetName {
     #[default]
     /// What a plain run does; minutes
     Default,
-    /// Everything
+    /// Everything but what docs/suites.md says is run by name only
     Nightly,
 }
 
