@@ -9,8 +9,7 @@
 //! On failure: [`VolumesError`] to whoever asks. What control ordered and could not be done is done again until control
 //! orders otherwise.
 //!
-//! Not here yet: arrays that outlive the agent are not taken over by the next one (they are fenced and made anew); a drive's power
-//! cycles are not counted; nothing feeds a watchdog.
+//! Not here yet: docs/volumes.md, "What the agent leaves out yet".
 
 mod openers;
 mod owner;
