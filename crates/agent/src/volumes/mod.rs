@@ -62,6 +62,8 @@ pub(crate) enum VolumesError {
     NotAToken,
     #[error("the ledger knows no drive with serial number {0} on this node")]
     NoDrive(model::DriveSerial),
+    #[error("drive {0} is not claimed")]
+    NotClaimed(model::DriveSerial),
     #[error(transparent)]
     Claim(#[from] storage::kernel::ClaimError),
     #[error(transparent)]

@@ -117,7 +117,7 @@ impl Array {
     fn start(id: VolumeId, shared: &Shared) -> Self {
         let (short, orders) = mpsc::unbounded_channel();
         let one = One { id, shared: shared.clone() };
-        tokio::spawn(one.clone().shorts(orders));
+        tokio::spawn(one.clone().shorts(orders, short.clone().downgrade()));
         let watch = tokio::spawn(one.watch()).abort_handle();
         Self { orders: Arc::default(), rebuilds: Arc::default(), short, watch }
     }
@@ -303,14 +303,38 @@ impl One {
     }
 
     /// Short orders, one after the other.
-    async fn shorts(self, mut orders: mpsc::UnboundedReceiver<(Epoch, Effect)>) {
+    async fn shorts(
+        self,
+        mut orders: mpsc::UnboundedReceiver<(Epoch, Effect)>,
+        again: mpsc::WeakUnboundedSender<(Epoch, Effect)>,
+    ) {
         while let Some((epoch, effect)) = orders.recv().await {
-            if let Err(error) = self.short(epoch, effect.clone()).await {
-                warn!("can't {effect:?} on {}: {}", self.id, crate::chain(&error));
-                // Control looks again, and orders again what is left to do.
-                sleep(TRY_AGAIN).await;
-                self.tell(Event::Stirred);
+            let Err(error) = self.short(epoch, effect.clone()).await else { continue };
+            warn!("can't {effect:?} on {}: {}", self.id, crate::chain(&error));
+            sleep(TRY_AGAIN).await;
+            // Control looks again, and orders again what is left to do; but it orders these only once.
+            self.tell(Event::Stirred);
+            if self.is_once_and_wanted(epoch, &effect)
+                && let Some(again) = again.upgrade()
+            {
+                // The receiver is this task's own.
+                let _ = again.send((epoch, effect));
             }
+        }
+    }
+
+    /// Whether control will not order it again, and the ledger still wants it.
+    fn is_once_and_wanted(&self, epoch: Epoch, effect: &Effect) -> bool {
+        let state = self.shared.ledger.now();
+        let Some(volume) = state.volumes.get(&self.id).filter(|volume| volume.epoch == epoch) else {
+            return false;
+        };
+        match effect {
+            Effect::Admit => true,
+            Effect::Repoint(leg, _) => {
+                volume.legs.get(&leg.id).is_some_and(|found| found.incarnation == leg.incarnation)
+            }
+            _ => false,
         }
     }
 
@@ -380,7 +404,8 @@ impl One {
             let (id, place, ledger) = (self.id, Arc::clone(&self.shared.place), self.shared.ledger.clone());
             let seen = blocking(move || {
                 let (engine, site) = at(id, &place, &ledger)?;
-                engine.reinstate(&site)?;
+                // A gate whose path is back is not given it again: what was on the old one may still come (docs/sim.md, the bounce).
+                // Its leg is let go, and comes back under a new incarnation.
                 let seen = engine.seen_owner(&site)?;
                 Ok((owner::without_path(&seen), seen.array))
             });

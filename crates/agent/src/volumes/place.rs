@@ -154,6 +154,11 @@ impl Place {
         })
     }
 
+    /// What a claimed drive begins with.
+    pub(super) fn header(&self, drive: DriveId) -> DriveHeader {
+        DriveHeader { cluster: self.cluster, drive, slab_bytes: SLAB_BYTES }
+    }
+
     pub(super) async fn claim(
         self: &Arc<Self>,
         ledger: &Ledger,
@@ -166,7 +171,7 @@ impl Place {
         let place = Arc::clone(self);
         blocking(move || {
             let engine = place.engine(&state)?;
-            let header = DriveHeader { cluster: place.cluster, drive, slab_bytes: SLAB_BYTES };
+            let header = place.header(drive);
             engine.claim(&engine.drive(&serial)?, header, wipe)?;
             Ok(())
         })

@@ -18,7 +18,7 @@ use control::target::{Event as TargetEvent, LegOf, Target};
 use control::{Command, Moment, State};
 use ledger::http::HttpTransport;
 use ledger::{Contact, Ledger, Role};
-use model::{BootId, Epoch, NodeId, NodeName, PowerCycles, VolumeId};
+use model::{BootId, DriveId, Epoch, NodeId, NodeName, PowerCycles, VolumeId};
 use network::diagnose::PathView;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -118,7 +118,7 @@ struct Shell {
     transport: Arc<HttpTransport>,
     heard: Heard,
     silent: BTreeSet<NodeId>,
-    drives: BTreeSet<model::DriveId>,
+    drives: BTreeSet<DriveId>,
     /// In which term this node leads, as control was told.
     leads: Option<u64>,
     waiting: BTreeMap<(NodeId, u64), oneshot::Sender<bool>>,
@@ -166,7 +166,10 @@ impl Shell {
         let (now, here) = (Arc::clone(&state.borrow()), Arc::clone(place));
         let now_ms = Moment(clock::uptime_ms());
         let (given, found) = blocking(move || left_by_another(&here, &now, now_ms)).await?;
-        let target = Target::new(node, boot, BTreeMap::new(), place.floors(), given);
+        // All of them from the first step on: a leg on a drive that control does not know of would be fenced.
+        let drives: BTreeMap<DriveId, PowerCycles> = counts_of(&state.borrow(), node);
+        let known = drives.keys().copied().collect();
+        let target = Target::new(node, boot, drives, place.floors(), given);
         let shared = Shared {
             place: Arc::clone(place),
             ledger: Ledgers(ledger.clone()),
@@ -190,7 +193,7 @@ impl Shell {
             transport: Arc::clone(transport),
             heard: Arc::clone(heard),
             silent: BTreeSet::new(),
-            drives: BTreeSet::new(),
+            drives: known,
             leads: None,
             waiting: BTreeMap::new(),
         })
@@ -257,11 +260,9 @@ impl Shell {
     /// Drives that the ledger has got to know of.
     fn see_drives(&mut self) {
         let state = Arc::clone(&self.state.borrow());
-        let node = self.identity.node;
-        for (id, drive) in state.drives.iter().filter(|(_, drive)| drive.node == node) {
-            if self.drives.insert(*id) {
-                let count = drive.power_cycles.unwrap_or(FIRST_COUNT);
-                self.step(Input::Target(TargetEvent::DriveReset(*id, count)));
+        for (id, count) in counts_of(&state, self.identity.node) {
+            if self.drives.insert(id) {
+                self.step(Input::Target(TargetEvent::DriveReset(id, count)));
             }
         }
     }
@@ -372,6 +373,12 @@ impl Shell {
             None => {}
         }
     }
+}
+
+/// The node's drives, and what is taken for their counts of power cycles.
+fn counts_of(state: &State, node: NodeId) -> BTreeMap<DriveId, PowerCycles> {
+    let own = state.drives.iter().filter(|(_, drive)| drive.node == node);
+    own.map(|(id, drive)| (*id, drive.power_cycles.unwrap_or(FIRST_COUNT))).collect()
 }
 
 type Left = (BTreeMap<LegOf, (control::target::Key, NodeId)>, BTreeMap<VolumeId, control::owner::Up>);

@@ -17,10 +17,11 @@ use model::NodeId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use storage::kernel::{Engine, StepError};
 use storage::leg::Sizes;
 use storage::name::{self, GivenLeg};
+use storage::owner;
 use storage::target::{self, Offer};
-use storage::{kernel::StepError, owner};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::{debug, warn};
@@ -140,7 +141,7 @@ fn fence(place: &Place, ledger: &Ledgers, leg: LegOf, floor: Key) -> Result<(), 
     }
     let new = volume.and_then(|volume| volume.legs.get(&leg.1)).filter(|found| found.run.is_none());
     if let (Some(volume), Some(_)) = (volume, new) {
-        let offer = offer(place, &state, volume, leg, floor, None)?;
+        let offer = offer(&engine, place, &state, volume, leg, floor, None)?;
         for step in target::make(&engine.seen_target()?, &offer).map_err(|refused| at_odds(&refused))? {
             debug!("{step:?}");
             engine.carry_target(&step, sizes)?;
@@ -149,8 +150,10 @@ fn fence(place: &Place, ledger: &Ledgers, leg: LegOf, floor: Key) -> Result<(), 
     Ok(())
 }
 
-/// What the ledger says of a leg, with its place on the drive.
+/// What the ledger says of a leg, with its place on the drive; refused while the drive is not claimed: what it holds may be
+/// somebody's.
 fn offer(
+    engine: &Engine,
     place: &Place,
     state: &State,
     volume: &Volume,
@@ -161,6 +164,9 @@ fn offer(
     let gone = || StepError::Missing { what: format!("{leg:?} in the ledger") };
     let drive = volume.legs.get(&leg.1).ok_or_else(gone)?.drive;
     let found = state.drives.get(&drive).ok_or_else(gone)?;
+    if !engine.is_claimed(&engine.drive(&found.serial)?, place.header(drive))? {
+        return Err(VolumesError::NotClaimed(found.serial.clone()));
+    }
     let bytes = place.site(leg.0, volume)?.geometry.leg_bytes();
     let extents = place.reserve(leg, (drive, found), bytes)?;
     Ok(Offer { given: GivenLeg { leg, key }, drive: found.serial.clone(), extents, host })
@@ -177,7 +183,7 @@ fn give_out(place: &Place, ledger: &Ledgers, leg: LegOf, key: Key, to: NodeId) -
     let engine = place.engine(&state)?;
     let (own, _) = place.addresses(&state);
     let host = (to != place.node).then(|| name::host(place.cluster, to));
-    let offer = offer(place, &state, volume, leg, key, host)?;
+    let offer = offer(&engine, place, &state, volume, leg, key, host)?;
     for step in target::give_out(&engine.seen_target()?, &offer, &own).map_err(|refused| at_odds(&refused))? {
         debug!("{step:?}");
         engine.carry_target(&step, sizes(volume))?;

@@ -164,6 +164,13 @@ impl Engine {
         Ok(claim)
     }
 
+    /// Whether a drive has this header, and no other: only then is anything of the pool written to it.
+    pub fn is_claimed(&self, path: &std::path::Path, header: DriveHeader) -> Result<bool, StepError> {
+        let drive = Block::open(path)?;
+        let looked = EXAMINED_BYTES.min(usize::try_from(drive.len_bytes()?).unwrap_or(usize::MAX));
+        Ok(header::examine(&drive.read(0, looked)?, &[]) == header::Content::Pool(header))
+    }
+
     /// The device of the drive with that serial number.
     pub fn drive(&self, serial: &DriveSerial) -> Result<PathBuf, StepError> {
         observe::drive(serial)
