@@ -214,13 +214,18 @@ impl Run {
         }
     }
 
-    /// Whether the NIC's carrier came back less than a second ago: its kernel sends nothing yet.
-    fn is_carrier_young(&self, at_ms: i64, node: u8, nic: usize, tor: u8) -> bool {
-        let mine = match self.fault {
+    /// Whether the fault takes a NIC's carrier away while it is in force.
+    fn takes_carrier(&self, node: u8, nic: usize, tor: u8) -> bool {
+        match self.fault {
             Fault::SwitchOff(t) => t == tor,
             Fault::Pulled(n, at) => (n, at) == (node, nic),
             _ => false,
-        };
+        }
+    }
+
+    /// Whether the NIC's carrier came back less than a second ago: its kernel sends nothing yet.
+    fn is_carrier_young(&self, at_ms: i64, node: u8, nic: usize, tor: u8) -> bool {
+        let mine = self.takes_carrier(node, nic, tor);
         let delay_ms = 1 + chance(self.seed, &[7, node.into()], 1000);
         mine && (1..=delay_ms).any(|ago_ms| self.broken(at_ms - ago_ms).is_some())
     }
@@ -271,11 +276,7 @@ impl Run {
 
     /// How often a NIC has lost its carrier.
     fn carrier_losses(&self, now_ms: i64, node: u8, nic: usize, tor: u8) -> u32 {
-        let mine = match self.fault {
-            Fault::SwitchOff(t) => t == tor,
-            Fault::Pulled(n, at) => (n, at) == (node, nic),
-            _ => false,
-        };
+        let mine = self.takes_carrier(node, nic, tor);
         let since_ms = now_ms.min(self.until_ms - 1) - self.from_ms;
         if !mine || since_ms < 0 {
             return 0;
