@@ -27,6 +27,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 use tracing::level_filters::LevelFilter;
 use tracing::{info, warn};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
 
 /// For a machine without a durable directory: what is remembered here ends with the boot, as the links do.
 const BOOT_STATE_DIR: &str = "/run/twinrack";
@@ -34,6 +36,9 @@ const BOOT_STATE_DIR: &str = "/run/twinrack";
 /// For taking a pending plan back at the end: what the kernel does in milliseconds, on an overloaded host in seconds. A
 /// service manager must grant this and the server's three seconds (systemd grants 90).
 const TAKE_BACK_LIMIT: Duration = Duration::from_secs(10);
+
+/// The highest that there is, as a nice value.
+const HIGHEST_PRIORITY: i32 = -20;
 
 /// Why the daemon ended.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +72,7 @@ pub(crate) fn run(path: &Path, owner: Owner) -> Result<(), DaemonError> {
     // Under init the kernel would call it `exe`, after the path that it was started by. It's only a name.
     let _ = rustix::thread::set_name(c"twinrackd");
     start_log();
+    come_first();
     let started_ms = clock::uptime_ms();
     let config = config::load(path)?;
     // One thread: a node of the lab has one emulated processor. What blocks goes to tokio's blocking threads.
@@ -115,15 +121,25 @@ fn store() -> Store {
 }
 
 fn start_log() {
-    // The serial console of an emulated machine is slow: short lines, and few of them.
+    // The serial console of an emulated machine is slow: short lines, and few of them. Raft complains of each message
+    // that a dead peer does not answer; what is wrong with it is seen in what the ledger refuses.
     let level = std::env::var("TWINRACK_LOG").ok().and_then(|level| level.parse().ok());
-    tracing_subscriber::fmt()
-        .with_max_level(level.unwrap_or(LevelFilter::INFO))
+    let level = level.unwrap_or(LevelFilter::INFO);
+    let raft = if level > LevelFilter::INFO { level } else { LevelFilter::OFF };
+    let lines = tracing_subscriber::fmt::layer()
         .with_timer(tracing_subscriber::fmt::time::uptime())
         .with_target(false)
         .with_ansi(false)
-        .with_writer(io::stderr)
-        .init();
+        .with_writer(io::stderr);
+    let filter = Targets::new().with_default(level).with_target("openraft", raft);
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+}
+
+/// A node whose users take all its processors must still say that it lives, and keep its lease: setpriority(2).
+fn come_first() {
+    if let Err(errno) = rustix::process::setpriority_process(None, HIGHEST_PRIORITY) {
+        warn!("this daemon gets no more of the processor than others: {errno}");
+    }
 }
 
 /// From when it is made, these signals don't end the process.

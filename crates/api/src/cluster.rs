@@ -116,10 +116,10 @@ pub struct LeaseAnswer {
     pub granted: bool,
 }
 
-/// Flushes a leg's drive on the node that has it.
+/// A leg as its node gives it out, of which something is asked there: a flush of its drive, or a bounce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct FlushRequest {
+pub struct GivenLegRequest {
     /// Of which volume.
     pub volume: VolumeId,
     /// Which leg.

@@ -28,7 +28,7 @@ mod tls;
 #[cfg(feature = "client")]
 pub use client::{Client, ClientError, Endpoint, Failure};
 pub use cluster::{
-    BeginRequest, ClaimRequest, ClusterView, FlushRequest, InviteRequest, Invited, JoinRequest, Joined,
+    BeginRequest, ClaimRequest, ClusterView, GivenLegRequest, InviteRequest, Invited, JoinRequest, Joined,
     LeaseAnswer, LeaseRequest, LegPlace, Piece, ProposeRequest, Proposed, Token, VotersRequest,
 };
 pub use config::{ConfigError, NodeConfig, OutOfBand, Role};

@@ -42,5 +42,8 @@ pub const CLUSTER_PROPOSE: &str = "/v1/cluster/propose";
 pub const CLUSTER_LEASE: &str = "/v1/cluster/lease";
 /// `POST` [`crate::ClaimRequest`]: make a drive one of the pool.
 pub const POOL_CLAIM: &str = "/v1/pool/claim";
-/// `POST` [`crate::FlushRequest`]: flush a leg's drive.
+/// `POST` [`crate::GivenLegRequest`]: flush a leg's drive.
 pub const POOL_FLUSH: &str = "/v1/pool/flush";
+/// `POST` [`crate::GivenLegRequest`]: shut all that reaches the leg, wait until nothing is in flight, and give it out again as it was. A
+/// gate that has given a path up may have it again only after that (docs/volumes.md).
+pub const POOL_BOUNCE: &str = "/v1/pool/bounce";

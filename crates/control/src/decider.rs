@@ -14,8 +14,9 @@ use crate::command::{Command, VolumeCommand};
 use crate::lease::{Grantor, GrantorEffect, GrantorEvent};
 use crate::moment::Moment;
 use crate::state::{Phase, State, Volume};
+use crate::voters;
 use model::{Epoch, LegId, NodeId, VolumeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// How long the decider waits for what.
@@ -25,12 +26,16 @@ pub struct Timing {
     pub silent_after: Duration,
     /// Live targets that have not confirmed a fence after this are done without.
     pub fence_max: Duration,
+    /// A node of which nothing came for this long need not vote. Longer than `silent_after`: a change of voters is no hurry, and
+    /// one for a node that is only slow would be for nothing.
+    pub votes_after: Duration,
 }
 
 impl Default for Timing {
     /// Heartbeats come every 200 ms. A barrier waits for what a drive has in flight: a second is long for flash.
     fn default() -> Self {
-        Self { silent_after: Duration::from_secs(1), fence_max: Duration::from_secs(1) }
+        let (silent_after, fence_max) = (Duration::from_secs(1), Duration::from_secs(1));
+        Self { silent_after, fence_max, votes_after: Duration::from_secs(2) }
     }
 }
 
@@ -114,6 +119,17 @@ impl Decider {
     pub fn blocked(&mut self, now: Moment, ledger: &State) -> Vec<(VolumeId, Blocked)> {
         let volumes = ledger.volumes.iter();
         volumes.filter_map(|(id, volume)| Some((*id, self.decide(now, ledger, *id, volume).err()?))).collect()
+    }
+
+    /// The set of voters to change to, by who is alive; `None`: none, or this node does not lead, or not long enough to know.
+    pub fn wanted_voters(&self, now: Moment, ledger: &State) -> Option<BTreeSet<NodeId>> {
+        let since = self.grantor.since()?;
+        let lives = |node: &NodeId| {
+            self.heard.get(node).is_some_and(|heard| now < heard.after(self.timing.votes_after))
+        };
+        let live = ledger.nodes.keys().copied().filter(lives).collect();
+        let preferred = ledger.nodes.values().find_map(|node| node.zone.as_ref())?;
+        (now >= since.after(self.timing.votes_after)).then(|| voters::wanted(ledger, &live, preferred))?
     }
 
     fn is_live(&self, now: Moment, node: NodeId) -> bool {
@@ -292,6 +308,24 @@ mod tests {
         assert_eq!(cluster.until(1200, 2000), [], "leg 4's node lives: its barrier is waited for");
         assert_eq!(cluster.until(2100, 2100), [VolumeCommand::Activate]);
         assert!(matches!(volume(&cluster.ledger).phase, Phase::Fencing { .. }));
+    }
+
+    #[test]
+    fn voters_are_those_who_live_once_a_leader_has_heard_for_long_enough() {
+        let mut cluster = Cluster::new(4, Mirror::FourWay);
+        let voters = |ids: &[u32]| ids.iter().copied().map(NodeId).collect::<BTreeSet<_>>();
+        cluster.ledger.voters = crate::state::Voters::Settled(voters(&[1, 2, 3, 4, 5]));
+        cluster.live = voters(&[1, 2, 3, 4, 5]).into_iter().collect();
+        cluster.until(0, 1000);
+        // Rack 2 goes.
+        cluster.live = voters(&[1, 3, 5]).into_iter().collect();
+        cluster.until(1100, 2900);
+        assert_eq!(cluster.decider.wanted_voters(Moment(2900), &cluster.ledger), None);
+        cluster.until(3000, 3000);
+        let wanted = Some(voters(&[1, 3, 5]));
+        assert_eq!(cluster.decider.wanted_voters(Moment(3000), &cluster.ledger), wanted);
+        cluster.decider.step(Moment(3000), &cluster.ledger, Event::Lease(GrantorEvent::Deposed));
+        assert_eq!(cluster.decider.wanted_voters(Moment(3000), &cluster.ledger), None);
     }
 
     #[test]

@@ -118,6 +118,11 @@ impl Member {
         self.decider.blocked(now, ledger)
     }
 
+    /// Who shall vote instead, where the leader is: [`crate::voters`].
+    pub fn wanted_voters(&self, now: Moment, ledger: &State) -> Option<BTreeSet<NodeId>> {
+        self.decider.wanted_voters(now, ledger)
+    }
+
     /// Something happened, and the ledger is this now.
     pub fn step(&mut self, now: Moment, ledger: &State, input: Input) -> Vec<Output> {
         let mut out = Vec::new();

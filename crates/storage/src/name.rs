@@ -170,6 +170,11 @@ pub fn top(volume: VolumeId) -> String {
     format!("tr-volume-{}", volume.0)
 }
 
+/// Which volume's that is.
+pub fn of_top(name: &str) -> Option<VolumeId> {
+    number(name.strip_prefix("tr-volume-")?).map(VolumeId)
+}
+
 fn parts<const N: usize>(text: &str, between: char) -> Option<[&str; N]> {
     text.split(between).collect::<Vec<_>>().try_into().ok()
 }
@@ -214,6 +219,7 @@ mod tests {
             let array = array(given.leg.0, epoch);
             prop_assert!(array.len() <= ARRAY_NAME_MAX);
             prop_assert_eq!(of_array(&array), Some((given.leg.0, epoch)));
+            prop_assert_eq!(of_top(&top(given.leg.0)), Some(given.leg.0));
         }
 
         #[test]

@@ -1,6 +1,6 @@
 //! A node as owner of a volume: from control's words to steps in nvme-fabrics, device-mapper and md.
 //!
-//! Purpose: [`assemble`], [`let_go`], [`release`], [`repoint`], [`rebuild`], [`stop_rebuild`], [`admit`], [`stop`] compute the steps from
+//! Purpose: [`assemble`], [`let_go`], [`release`], [`repoint`], [`rebuild`], [`stop_rebuild`], [`admit`], [`shut`], [`give_up`], [`stop`] compute the steps from
 //! what the kernel has ([`Seen`]); [`look`] says it in control's words.
 //!
 //! ```text
@@ -8,134 +8,34 @@
 //!        │
 //!   md_trV_L_N             raid1, external metadata, bitmap on every leg
 //!    │         │
-//!  tr-leg-…   tr-gate-…    the gate: multipath, bio-based, queues when it has no path
-//!  (local)     │
-//!             nvmeXn1      the NVMe multipath head: both storage networks
+//!  tr-gate-…  tr-gate-…    a gate to each leg: multipath, bio-based, queues when it has no path
+//!    │         │
+//!  tr-leg-…   nvmeXn1      the own leg: its local device; another's: the NVMe multipath head over both storage networks
 //! ```
 //!
 //! Invariants (design notes, rules 2, 3, 7, 8, 9): an array is started from in-sync legs only, after their maps are durable and they
-//! have been made equal; no gate is told to fail except by [`let_go`], [`stop_rebuild`] and [`stop`]; a leg that is added is marked
+//! have been made equal; no gate is told to fail except by [`let_go`], [`stop_rebuild`], [`give_up`] and [`stop`]; a leg that is added is marked
 //! on every leg before, and again after it has its slot; md is not answered while a leg that was not named has failed.
 //!
 //! On failure: a step's error is the executor's, and the order is given again. [`Refused`]: not as things are.
 
+mod seen;
+
+pub use seen::{Array, Connection, Gate, Member, Seen, Way, found, look, to_bounce, without_path};
+
 use crate::leg::{Geometry, Sizes};
 use crate::name::GivenLeg;
-use control::command::LegRef;
-use control::moment::Moment;
-use control::owner::{Assembly, Gate as HeldGate, Held, LegLook, Look, Rebuild, Standing, Up};
-use control::rebuild::Progress;
+use control::owner::Assembly;
 use control::state::Base;
 use control::target::Key;
 use model::{Epoch, Incarnation, LegId, MapSequence, NodeId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
-/// What the kernel has of one volume on this node as its owner.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// The gates of this volume, by leg.
-    pub gates: BTreeMap<LegId, Gate>,
-    /// The array.
-    pub array: Option<Array>,
-    /// Whether users can open it.
-    pub top: bool,
-    /// Connections to legs of this volume.
-    pub connections: BTreeMap<GivenLeg, Vec<Connection>>,
-}
-
-/// A gate.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gate {
-    /// Of which epoch.
-    pub epoch: Epoch,
-    /// Where it leads; `None`: to something that is gone.
-    pub to: Option<GivenLeg>,
-    /// Whether it has a path, by its own word.
-    pub path: bool,
-    /// Whether it queues when it has none.
-    pub queues: bool,
-}
-
-impl Gate {
-    /// Whether it is the way. One that was told to fail is of a leg that was let go, and nobody's way.
-    fn leads(&self, way: Way) -> bool {
-        self.queues && self.to.is_some_and(|to| way == Way::Gate(to, self.epoch))
-    }
-}
-
-/// An NVMe controller of ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Connection {
-    /// Its number.
-    pub controller: u32,
-    /// Where it leads to.
-    pub address: IpAddr,
-    /// Whether it is alive.
-    pub live: bool,
-}
-
-/// An array.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Array {
-    /// Of which epoch.
-    pub epoch: Epoch,
-    /// `array_state`, as md has it.
-    pub state: String,
-    /// `sync_action`, as md has it; empty while there is none.
-    pub action: String,
-    /// How many legs it has room for.
-    pub room: u32,
-    /// Its legs.
-    pub members: BTreeMap<LegId, Member>,
-}
-
-/// A leg in an array.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    /// Its place; `None`: it has none.
-    pub slot: Option<u32>,
-    /// The words of its `state`.
-    pub words: BTreeSet<String>,
-    /// The local device, if it is local: what it was given out under.
-    pub local: Option<GivenLeg>,
-}
-
-impl Member {
-    fn has(&self, word: &str) -> bool {
-        self.words.contains(word)
-    }
-
-    fn failed(&self) -> bool {
-        self.has("faulty") || self.has("write_error") || self.has("blocked")
-    }
-}
-
-/// A device that a leg is reached by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Way {
-    /// The local device.
-    Local(GivenLeg),
-    /// The gate of this epoch, which leads to it.
-    Gate(GivenLeg, Epoch),
-}
-
-impl Way {
-    /// Which leg that is.
-    pub fn leg(&self) -> LegId {
-        match self {
-            Self::Local(given) | Self::Gate(given, _) => given.leg.1,
-        }
-    }
-
-    /// The device's name.
-    pub fn device(&self) -> String {
-        match self {
-            Self::Local(given) => given.device(),
-            Self::Gate(given, epoch) => crate::name::gate(given.leg, *epoch),
-        }
-    }
-}
+/// How fast md copies at least, KiB/s, whatever users write meanwhile: its own 1000 makes a volume wait for hours that is never idle
+/// (md(4), `speed_limit_min`).
+const REBUILD_MIN_KIB_S: u32 = 32 << 10;
+/// And at most: users come first.
+const REBUILD_MAX_KIB_S: u32 = 256 << 10;
 
 /// A step. `Array` names are (volume, epoch) of the order that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,11 +45,13 @@ pub enum Step {
     /// Let go of all connections to a leg.
     Disconnect(GivenLeg),
     /// Make the gate to a leg, of that many bytes.
-    MakeGate(GivenLeg, Epoch, u64),
+    MakeGate(Way, u64),
     /// Let a gate lead to the leg as it is given out now; what it queues goes there.
-    TurnGate(GivenLeg, Epoch, u64),
+    TurnGate(Way, u64),
     /// Let a gate fail what it queues and what comes.
     FailGate(LegId, Epoch),
+    /// Take a gate's path away: it queues.
+    FailPath(LegId, Epoch),
     /// Remove a gate.
     RemoveGate(LegId, Epoch),
     /// Read the bitmaps and maps of these legs, make the union and the new maps durable on all, make the legs equal.
@@ -237,22 +139,21 @@ impl Site {
 
     fn way(&self, leg: LegId, incarnation: Incarnation, node: NodeId, epoch: Epoch) -> Way {
         let given = GivenLeg { leg: (self.volume, leg), key: Key { epoch, incarnation } };
-        if node == self.node { Way::Local(given) } else { Way::Gate(given, epoch) }
+        Way { given, epoch, local: node == self.node }
     }
 
     /// Another gate to the leg has gone before.
     fn reach(&self, seen: &Seen, way: Way, node: NodeId) -> Vec<Step> {
-        let Way::Gate(given, epoch) = way else { return Vec::new() };
-        let there = seen.gates.get(&given.leg.1).is_some_and(|gate| gate.leads(way));
-        let make = (!there).then(|| Step::MakeGate(given, epoch, self.geometry.leg_bytes()));
-        [Step::Connect(given, node)].into_iter().chain(make).collect()
+        let there = seen.gates.get(&way.leg()).is_some_and(|gate| gate.leads(way));
+        let connect = (!way.local).then_some(Step::Connect(way.given, node));
+        let make = (!there).then(|| Step::MakeGate(way, self.geometry.leg_bytes()));
+        connect.into_iter().chain(make).collect()
     }
 
-    /// By which device a leg is in the array.
-    fn member_way(&self, array: &Array, leg: LegId, member: &Member) -> Way {
-        let key = Key { epoch: array.epoch, incarnation: Incarnation(0) };
-        // A gate's name has no incarnation.
-        member.local.map_or(Way::Gate(GivenLeg { leg: (self.volume, leg), key }, array.epoch), Way::Local)
+    /// By which device a leg is in the array: its gate's name says it, whatever it leads to.
+    fn member_way(&self, seen: &Seen, array: &Array, leg: LegId) -> Way {
+        let gate = seen.gates.get(&leg).and_then(Gate::way);
+        gate.unwrap_or_else(|| self.way(leg, Incarnation(0), NodeId(0), array.epoch))
     }
 
     fn array<'a>(&self, seen: &'a Seen, epoch: Epoch) -> Result<&'a Array, Refused> {
@@ -298,7 +199,7 @@ pub fn assemble(
             steps.push(Step::RemoveGate(*leg, gate.epoch));
         }
     }
-    let wanted = |given: &GivenLeg| ways.values().any(|way| *way == Way::Gate(*given, order.epoch));
+    let wanted = |given: &GivenLeg| ways.values().any(|way| way.given == *given && !way.local);
     steps
         .extend(seen.connections.keys().filter(|given| !wanted(given)).map(|given| Step::Disconnect(*given)));
     for (leg, way) in &ways {
@@ -341,6 +242,8 @@ fn start(site: &Site, ways: &BTreeMap<LegId, Way>, room: usize, steps: &mut Vec<
         set("array_state", "active"),
         // Starting resets it.
         set("safe_mode_delay", "0"),
+        set("sync_speed_min", &REBUILD_MIN_KIB_S.to_string()),
+        set("sync_speed_max", &REBUILD_MAX_KIB_S.to_string()),
         Step::FirstWrite,
     ]);
 }
@@ -370,9 +273,9 @@ pub fn let_go(site: &Site, seen: &Seen, epoch: Epoch, leg: LegId) -> Result<Vec<
     if seen.gates.get(&leg).is_some_and(|gate| gate.queues) {
         steps.push(Step::FailGate(leg, epoch));
     }
-    if let Some(member) = array.members.get(&leg).filter(|member| !member.has("faulty")) {
+    if array.members.get(&leg).is_some_and(|member| !member.has("faulty")) {
         // Where nothing waited, nothing fails by itself.
-        steps.push(Step::SetMember(site.member_way(array, leg, member), "state", "faulty".to_owned()));
+        steps.push(Step::SetMember(site.member_way(seen, array, leg), "state", "faulty".to_owned()));
     }
     Ok(steps)
 }
@@ -382,20 +285,20 @@ pub fn release(site: &Site, seen: &Seen, epoch: Epoch, legs: &BTreeSet<LegId>) -
     let array = site.array(seen, epoch)?;
     let named = || array.members.iter().filter(|(leg, _)| legs.contains(leg));
     let mut steps = Vec::new();
-    for (leg, member) in named().filter(|(_, member)| member.has("blocked")) {
-        steps.push(Step::SetMember(site.member_way(array, *leg, member), "state", "-blocked".to_owned()));
+    for (leg, _) in named().filter(|(_, member)| member.has("blocked")) {
+        steps.push(Step::SetMember(site.member_way(seen, array, *leg), "state", "-blocked".to_owned()));
     }
     steps.push(Step::Answer(legs.clone()));
     steps.extend(
         named()
             .filter(|(_, member)| member.has("faulty"))
-            .flat_map(|(leg, member)| take_out(site, seen, array, *leg, member)),
+            .flat_map(|(leg, _)| take_out(site, seen, array, *leg)),
     );
     Ok(steps)
 }
 
-fn take_out(site: &Site, seen: &Seen, array: &Array, leg: LegId, member: &Member) -> Vec<Step> {
-    let mut steps = vec![Step::Remove(site.member_way(array, leg, member))];
+fn take_out(site: &Site, seen: &Seen, array: &Array, leg: LegId) -> Vec<Step> {
+    let mut steps = vec![Step::Remove(site.member_way(seen, array, leg))];
     if let Some(gate) = seen.gates.get(&leg) {
         steps.push(Step::RemoveGate(leg, gate.epoch));
     }
@@ -414,12 +317,14 @@ pub fn repoint(
     node: NodeId,
 ) -> Result<Vec<Step>, Refused> {
     site.array(seen, epoch)?;
-    let Way::Gate(given, _) = site.way(leg, incarnation, node, epoch) else { return Ok(Vec::new()) };
-    if seen.gates.get(&leg).is_some_and(|gate| gate.to == Some(given)) {
-        return Ok(vec![Step::Connect(given, node)]);
+    let way = site.way(leg, incarnation, node, epoch);
+    let connect = (!way.local).then_some(Step::Connect(way.given, node));
+    let mut steps: Vec<Step> = connect.into_iter().collect();
+    if seen.gates.get(&leg).is_some_and(|gate| gate.way() == Some(way)) {
+        return Ok(steps);
     }
-    let mut steps = vec![Step::Connect(given, node), Step::TurnGate(given, epoch, site.geometry.leg_bytes())];
-    let old = |other: &&GivenLeg| other.leg.1 == leg && **other != given;
+    steps.push(Step::TurnGate(way, site.geometry.leg_bytes()));
+    let old = |other: &&GivenLeg| other.leg.1 == leg && **other != way.given;
     steps.extend(seen.connections.keys().filter(old).map(|old| Step::Disconnect(*old)));
     Ok(steps)
 }
@@ -444,9 +349,9 @@ pub fn rebuild(
             return Ok(steps);
         }
         // Or has begun to.
-        Some(member) => {
+        Some(_) => {
             steps.push(Step::Set("sync_action", "frozen".to_owned()));
-            steps.push(Step::Remove(site.member_way(array, leg, member)));
+            steps.push(Step::Remove(site.member_way(seen, array, leg)));
         }
         None => steps.push(Step::Set("sync_action", "frozen".to_owned())),
     }
@@ -472,43 +377,48 @@ pub fn rebuild(
 pub fn stop_rebuild(site: &Site, seen: &Seen, epoch: Epoch, leg: LegId) -> Result<Vec<Step>, Refused> {
     let mut steps = let_go(site, seen, epoch, leg)?;
     let array = site.array(seen, epoch)?;
-    if let Some(member) = array.members.get(&leg) {
+    if array.members.contains_key(&leg) {
         steps.push(Step::Set("sync_action", "frozen".to_owned()));
-        steps.push(Step::SetMember(site.member_way(array, leg, member), "state", "-blocked".to_owned()));
+        steps.push(Step::SetMember(site.member_way(seen, array, leg), "state", "-blocked".to_owned()));
         steps.push(Step::Answer(BTreeSet::from([leg])));
-        steps.extend(take_out(site, seen, array, leg, member));
+        steps.extend(take_out(site, seen, array, leg));
         steps.push(Step::Set("sync_action", "idle".to_owned()));
     }
     Ok(steps)
 }
 
-/// `Stop`: from whatever is there to nothing. Openers have gone before: [`Step::RemoveTop`] fails while there is one. From then on
-/// nobody hears of an acknowledgement, and what waits for a leg without path may fail.
-pub fn stop(site: &Site, seen: &Seen) -> Vec<Step> {
-    let mut steps = Vec::new();
-    if seen.top {
-        steps.push(Step::RemoveTop);
+/// `Stop`, before the legs are flushed: nobody can open it any more. [`Step::RemoveTop`] fails while somebody has it open.
+pub fn shut(seen: &Seen) -> Vec<Step> {
+    seen.top.then_some(Step::RemoveTop).into_iter().collect()
+}
+
+/// `Stop`, of users who no longer run: what waits for a leg without path fails, so that they can end. md is answered for all legs: there is
+/// nobody who hears of an acknowledgement.
+pub fn give_up(site: &Site, seen: &Seen) -> Vec<Step> {
+    let lost = without_path(seen);
+    let lost = || seen.gates.iter().filter(|(leg, _)| lost.contains(leg));
+    let mut steps: Vec<Step> = lost().map(|(leg, gate)| Step::FailGate(*leg, gate.epoch)).collect();
+    let Some(array) = &seen.array else { return steps };
+    let healthy = |leg: &LegId| array.members.get(leg).is_some_and(|member| !member.has("faulty"));
+    for (leg, _) in lost().filter(|(leg, _)| healthy(leg)) {
+        let way = site.member_way(seen, array, *leg);
+        steps.push(Step::SetMember(way, "state", "faulty".to_owned()));
     }
-    if let Some(array) = &seen.array {
-        steps.extend(array.members.values().filter_map(|member| member.local).map(Step::Flush));
-        let dead =
-            |given: GivenLeg| !seen.connections.get(&given).is_some_and(|all| all.iter().any(|one| one.live));
-        for (leg, gate) in &seen.gates {
-            if !gate.path || gate.to.is_none_or(dead) {
-                steps.push(Step::FailGate(*leg, gate.epoch));
-                if let Some(member) = array.members.get(leg).filter(|member| !member.has("faulty")) {
-                    steps.push(Step::SetMember(
-                        site.member_way(array, *leg, member),
-                        "state",
-                        "faulty".to_owned(),
-                    ));
-                }
-            }
-        }
-        for (leg, member) in &array.members {
-            steps.push(Step::SetMember(site.member_way(array, *leg, member), "state", "-blocked".to_owned()));
-        }
-        steps.push(Step::Answer(array.members.keys().copied().collect()));
+    for leg in array.members.keys() {
+        steps.push(Step::SetMember(site.member_way(seen, array, *leg), "state", "-blocked".to_owned()));
+    }
+    steps.push(Step::Answer(array.members.keys().copied().collect()));
+    steps
+}
+
+/// `Stop`: from whatever is there to nothing. From [`shut`] on nobody hears of an acknowledgement, and what waits for a leg
+/// without path may fail.
+pub fn stop(site: &Site, seen: &Seen) -> Vec<Step> {
+    let mut steps = shut(seen);
+    if seen.array.is_some() {
+        let own = seen.gates.values().filter(|gate| gate.local && gate.path);
+        steps.extend(own.filter_map(|gate| gate.to).map(Step::Flush));
+        steps.extend(give_up(site, seen));
         steps.push(Step::Clear);
     }
     steps.extend(seen.gates.iter().map(|(leg, gate)| Step::RemoveGate(*leg, gate.epoch)));
@@ -516,55 +426,11 @@ pub fn stop(site: &Site, seen: &Seen) -> Vec<Step> {
     steps
 }
 
-/// `Look`, in control's words. Legs that control names and that are not here are out.
-pub fn look(seen: &Seen) -> Look {
-    let Some(array) = &seen.array else { return Look::default() };
-    let look = |member: &Member| match member.slot {
-        _ if member.failed() => LegLook::Failed,
-        Some(_) => LegLook::Fine,
-        None => LegLook::Out,
-    };
-    let legs = array.members.iter().map(|(leg, member)| (*leg, look(member))).collect();
-    Look { waits: matches!(array.state.as_str(), "write-pending" | "blocked"), legs }
-}
-
-/// Which gates have no path: by their own word, or since none of their connections lives.
-pub fn without_path(seen: &Seen) -> BTreeSet<LegId> {
-    let live =
-        |given: GivenLeg| seen.connections.get(&given).is_some_and(|all| all.iter().any(|one| one.live));
-    seen.gates
-        .iter()
-        .filter(|(_, gate)| !gate.path || !gate.to.is_some_and(live))
-        .map(|(leg, _)| *leg)
-        .collect()
-}
-
-/// The array that an earlier run of the agent has left, as control has arrays; `None` if there is none that is whole: it is assembled
-/// anew. `nodes`: where the ledger has the legs. `maps`: the sequence of the tables on them.
-///
-/// What the ledger has taken out meanwhile, control sees itself. A leg that is being copied, or has been and was not told of, is being
-/// rebuilt.
-pub fn found(seen: &Seen, nodes: &BTreeMap<LegId, NodeId>, maps: MapSequence, now: Moment) -> Option<Up> {
-    let array = seen.array.as_ref()?;
-    matches!(array.state.as_str(), "active" | "write-pending" | "active-idle" | "blocked").then_some(())?;
-    let lost = without_path(seen);
-    let mut legs = BTreeMap::new();
-    let mut rebuild = None;
-    for (leg, member) in &array.members {
-        let gate = seen.gates.get(leg);
-        let given = member.local.or(gate.and_then(|gate| gate.to));
-        let incarnation = given.map_or(Incarnation(0), |given| given.key.incarnation);
-        let way = if lost.contains(leg) { HeldGate::NoPath { since: now } } else { HeldGate::Path };
-        let let_go = gate.is_some_and(|gate| !gate.queues);
-        let standing = if let_go { Standing::LetGo } else { Standing::In };
-        legs.insert(*leg, Held { incarnation, node: *nodes.get(leg)?, gate: way, standing });
-        if !member.has("in_sync") && !member.failed() {
-            let leg = LegRef { id: *leg, incarnation };
-            rebuild = Some(Rebuild { leg, progress: Progress::begun(now), done: None });
-        }
-    }
-    let (patience, errored) = (BTreeMap::new(), BTreeSet::new());
-    Some(Up { epoch: array.epoch, maps, admitted: seen.top, legs, rebuild, patience, errored })
+/// What takes the own leg's path away from the array that has it in this epoch: the leg is to be fenced, and the array has to let it
+/// go first.
+pub fn cut_off(seen: &Seen, epoch: Epoch, leg: LegId) -> Option<Step> {
+    let gate = seen.gates.get(&leg).filter(|gate| gate.local && gate.epoch == epoch && gate.path)?;
+    Some(Step::FailPath(leg, gate.epoch))
 }
 
 #[cfg(test)]

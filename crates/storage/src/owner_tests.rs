@@ -2,7 +2,9 @@
 //! is broken, and the order, given again, gets there.
 
 use super::*;
-use control::owner::Gate as HeldGate;
+use control::command::LegRef;
+use control::moment::Moment;
+use control::owner::{Gate as HeldGate, LegLook, Look, Standing};
 use model::LedgerIncarnation;
 use proptest::prelude::*;
 
@@ -74,14 +76,15 @@ impl Kernel {
                 }
                 self.seen.connections.remove(given);
             }
-            Step::MakeGate(given, epoch, _) | Step::TurnGate(given, epoch, _) => {
-                if !self.seen.connections.contains_key(given) {
+            Step::MakeGate(way, _) | Step::TurnGate(way, _) => {
+                if !way.local && !self.seen.connections.contains_key(&way.given) {
                     return Err("a gate to nowhere");
                 }
-                let queues = self.seen.gates.get(&given.leg.1).is_none_or(|gate| gate.queues);
-                let gate = Gate { epoch: *epoch, to: Some(*given), path: true, queues };
-                self.seen.gates.insert(given.leg.1, gate);
+                let queues = self.seen.gates.get(&way.leg()).is_none_or(|gate| gate.queues);
+                let (epoch, to, local) = (way.epoch, Some(way.given), way.local);
+                self.seen.gates.insert(way.leg(), Gate { epoch, to, local, path: true, queues });
             }
+            Step::FailPath(leg, _) => self.seen.gates.get_mut(leg).ok_or("no gate")?.path = false,
             Step::FailGate(leg, _) => {
                 self.seen.gates.get_mut(leg).ok_or("no gate")?.queues = false;
             }
@@ -118,11 +121,13 @@ impl Kernel {
             }
             Step::Set(name, value) => self.set_array(name, value)?,
             Step::Add(way) => {
-                let local = if let Way::Local(given) = way { Some(*given) } else { None };
+                if !self.seen.gates.contains_key(&way.leg()) {
+                    return Err("added without a gate");
+                }
                 if self.running() && !self.marked.contains(&way.leg()) {
                     return Err("added before it was marked");
                 }
-                let member = Member { slot: None, words: words("spare"), local };
+                let member = Member { slot: None, words: words("spare") };
                 self.array()?.members.insert(way.leg(), member);
             }
             Step::SetMember(way, name, value) => self.set_member(way.leg(), name, value)?,
@@ -178,7 +183,10 @@ impl Kernel {
             }
             _ => {}
         }
-        if running && !["sync_action", "resync_start", "safe_mode_delay"].contains(&name) {
+        if running
+            && !["sync_action", "resync_start", "safe_mode_delay", "sync_speed_min", "sync_speed_max"]
+                .contains(&name)
+        {
             return Err("changed while it runs");
         }
         self.set.insert(name, value.to_owned());

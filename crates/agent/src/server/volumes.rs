@@ -7,7 +7,7 @@ use crate::chain;
 use crate::state::State;
 use crate::volumes::VolumesError;
 use api::{
-    BeginRequest, ClaimRequest, ClusterView, FlushRequest, InviteRequest, Invited, JoinRequest, Joined,
+    BeginRequest, ClaimRequest, ClusterView, GivenLegRequest, InviteRequest, Invited, JoinRequest, Joined,
     LeaseAnswer, LeaseRequest, PeerCertificate, ProposeRequest, Proposed, VotersRequest, path,
 };
 use axum::extract::{Request, State as Shared};
@@ -32,6 +32,7 @@ pub(super) fn routes(router: Router<Arc<State>>) -> Router<Arc<State>> {
         .route(path::CLUSTER_LEASE, post(lease))
         .route(path::POOL_CLAIM, post(claim))
         .route(path::POOL_FLUSH, post(flush))
+        .route(path::POOL_BOUNCE, post(bounce))
 }
 
 /// Lets handlers know whose certificate was shown.
@@ -102,8 +103,13 @@ async fn claim(Shared(state): Daemon, Body(request): Body<ClaimRequest>) -> Resu
     Ok(Json(()))
 }
 
-async fn flush(Shared(state): Daemon, Body(request): Body<FlushRequest>) -> Result<Json<()>, Refusal> {
+async fn flush(Shared(state): Daemon, Body(request): Body<GivenLegRequest>) -> Result<Json<()>, Refusal> {
     state.volumes.flush(request).await?;
+    Ok(Json(()))
+}
+
+async fn bounce(Shared(state): Daemon, Body(request): Body<GivenLegRequest>) -> Result<Json<()>, Refusal> {
+    state.volumes.bounce(request).await?;
     Ok(Json(()))
 }
 

@@ -19,25 +19,28 @@ mod target;
 
 use crate::store::{Store, StoreError};
 use api::{
-    BeginRequest, ClaimRequest, ClusterView, FlushRequest, InviteRequest, Invited, JoinRequest, Joined,
+    BeginRequest, ClaimRequest, ClusterView, GivenLegRequest, InviteRequest, Invited, JoinRequest, Joined,
     LeaseRequest, PathsRequest, Proposed, Token, VotersRequest,
 };
 use control::Command;
 use ledger::http::HttpTransport;
-use ledger::{Config, Contact, Ledger, Newcomer};
+use ledger::{Config, Contact, Ledger, Newcomer, VotersError};
 use model::{BootId, NodeId, NodeName};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OnceCell, watch};
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 /// The folder of the ledger, in the agent's.
 const LEDGER_FOLDER: &str = "ledger";
 /// For how long an invitation is good.
 const INVITATION_VALID: Duration = Duration::from_mins(10);
-/// How long a node may take to catch up with the ledger before it says so and tries again.
-const CAUGHT_UP_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a change of voters waits for one that is under way, and how often it looks.
+const VOTERS_LIMIT: Duration = Duration::from_secs(10);
+const VOTERS_AGAIN: Duration = Duration::from_millis(100);
 
 /// Why the ledger or the pool did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +58,7 @@ pub(crate) enum VolumesError {
     #[error(transparent)]
     Invite(#[from] ledger::InviteError),
     #[error(transparent)]
-    Voters(#[from] ledger::VotersError),
+    Voters(#[from] VotersError),
     #[error(transparent)]
     Propose(#[from] ledger::ProposeError),
     #[error("it is not a token: 64 hexadecimal digits are one")]
@@ -74,8 +77,14 @@ pub(crate) enum VolumesError {
     AtOdds(String),
     #[error("no room for the leg")]
     Slabs(#[from] storage::slab::SlabError),
-    #[error("a peer did not flush")]
+    #[error("a peer did not do it")]
     Peer(#[from] ledger::TransportError),
+    #[error("{given} is not given out again: {why}")]
+    CutShort { given: storage::name::GivenLeg, why: String },
+    #[error("{0} is not given out")]
+    NotGivenOut(storage::name::GivenLeg),
+    #[error(transparent)]
+    Abort(#[from] network::kernel::AbortError),
     #[error("the shell has ended")]
     Ended,
     #[error(transparent)]
@@ -200,7 +209,15 @@ impl Volumes {
     }
 
     pub(crate) async fn voters(&self, request: VotersRequest) -> Result<(), VolumesError> {
-        Ok(self.running()?.ledger.change_voters(&request.voters).await?)
+        let ledger = &self.running()?.ledger;
+        let deadline = Instant::now() + VOTERS_LIMIT;
+        loop {
+            match ledger.change_voters(&request.voters).await {
+                // This node is at it by itself: those vote who live.
+                Err(VotersError::Busy) if Instant::now() < deadline => sleep(VOTERS_AGAIN).await,
+                other => return Ok(other?),
+            }
+        }
     }
 
     pub(crate) async fn propose(&self, command: Command) -> Result<Proposed, VolumesError> {
@@ -224,8 +241,12 @@ impl Volumes {
         running.place.claim(&running.ledger, request.serial, request.wipe).await
     }
 
-    pub(crate) async fn flush(&self, request: FlushRequest) -> Result<(), VolumesError> {
+    pub(crate) async fn flush(&self, request: GivenLegRequest) -> Result<(), VolumesError> {
         self.running()?.place.flush((request.volume, request.leg), request.key).await
+    }
+
+    pub(crate) async fn bounce(&self, request: GivenLegRequest) -> Result<(), VolumesError> {
+        self.running()?.shell.bounce((request.volume, request.leg), request.key).await
     }
 
     pub(crate) async fn view(&self) -> Result<ClusterView, VolumesError> {

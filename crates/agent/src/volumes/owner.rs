@@ -9,10 +9,10 @@
 //! On failure: an order is tried again until it is done or another has taken its place.
 
 use super::VolumesError;
-use super::openers;
-use super::place::Place;
-use super::shell::{Ledgers, Told, blocking};
-use api::FlushRequest;
+use super::openers::{self, Left};
+use super::place::{self, Place, SIZES_OF_NONE};
+use super::shell::{Handle, Ledgers, Told, blocking};
+use api::GivenLegRequest;
 use control::command::LegRef;
 use control::member::Input;
 use control::owner::{Assembly, Effect, Event};
@@ -22,20 +22,28 @@ use model::{Epoch, LegId, NodeId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use storage::kernel::{Engine, StepError};
+use storage::name::GivenLeg;
 use storage::owner::{self, Refused, Site, Step};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 /// How often an array, its gates and a rebuild are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often, and how many times, when something was just given up.
+const LOOK_HURRIED: Duration = Duration::from_millis(20);
+const HURRIED_LOOKS: u32 = 10;
 /// How long a peer may take to flush a leg.
 const FLUSH_LIMIT: Duration = Duration::from_secs(10);
 /// The same for all legs before an array is stopped: control gives it two seconds in all.
 const FLUSH_ALL_LIMIT: Duration = Duration::from_secs(1);
+/// How long a peer may take for a bounce: its barrier waits for what is in flight.
+const BOUNCE_LIMIT: Duration = Duration::from_secs(15);
+/// How long after a bounce the next one of the same leg comes: longer than control waits for a path.
+const BOUNCE_AGAIN: Duration = Duration::from_secs(10);
 /// How often an array is looked for that is not there.
 const LOOK_SELDOM: Duration = Duration::from_secs(1);
 
@@ -46,6 +54,7 @@ pub(super) struct Shared {
     pub(super) ledger: Ledgers,
     pub(super) told: Told,
     pub(super) transport: Arc<ledger::http::HttpTransport>,
+    pub(super) shell: Handle,
 }
 
 /// The arrays of this node.
@@ -58,6 +67,7 @@ struct Array {
     orders: Arc<AtomicU64>,
     rebuilds: Arc<AtomicU64>,
     short: mpsc::UnboundedSender<(Epoch, Effect)>,
+    look: Arc<Notify>,
     watch: tokio::task::AbortHandle,
 }
 
@@ -106,6 +116,11 @@ impl Arrays {
         }
     }
 
+    /// What makes the watch of each array look at once.
+    pub(super) fn watched(&self) -> Vec<Arc<Notify>> {
+        self.volumes.values().map(|array| Arc::clone(&array.look)).collect()
+    }
+
     /// Begins to watch arrays that an earlier run of the agent has left.
     pub(super) fn adopt(&mut self, id: VolumeId) {
         let shared = &self.shared;
@@ -118,8 +133,9 @@ impl Array {
         let (short, orders) = mpsc::unbounded_channel();
         let one = One { id, shared: shared.clone() };
         tokio::spawn(one.clone().shorts(orders, short.clone().downgrade()));
-        let watch = tokio::spawn(one.watch()).abort_handle();
-        Self { orders: Arc::default(), rebuilds: Arc::default(), short, watch }
+        let look = Arc::new(Notify::new());
+        let watch = tokio::spawn(one.watch(Arc::clone(&look))).abort_handle();
+        Self { orders: Arc::default(), rebuilds: Arc::default(), short, look, watch }
     }
 }
 
@@ -200,18 +216,12 @@ impl One {
         }
     }
 
+    /// In order: nobody can open it any more, then every leg is flushed, then it goes. With `kill` users are ended first; what they have
+    /// waiting in gates without path fails once none of them can return (docs/volumes.md).
     async fn stop(self, turn: Turn, epoch: Epoch, kill: bool) {
-        // Whoever is killed was not closed in order, whatever the legs took.
-        let flushed = !kill && timeout(FLUSH_ALL_LIMIT, self.flush_all(epoch)).await == Ok(true);
+        let mut flushed = false;
         while !turn.is_over() {
-            let id = self.id;
-            let plan = move |site: &Site, engine: &Engine| {
-                if let Some(device) = engine.top(id)?.filter(|_| kill) {
-                    openers::kill(&device);
-                }
-                Ok(owner::stop(site, &engine.seen_owner(site)?))
-            };
-            match self.carry(Some(turn.clone()), epoch, plan).await {
+            match self.stop_once(&turn, epoch, kill, &mut flushed).await {
                 Ok(()) if turn.is_over() => return,
                 Ok(()) => {
                     info!("{} is stopped in epoch {epoch}", self.id);
@@ -221,6 +231,40 @@ impl One {
             }
             sleep(TRY_AGAIN).await;
         }
+    }
+
+    async fn stop_once(
+        &self,
+        turn: &Turn,
+        epoch: Epoch,
+        kill: bool,
+        flushed: &mut bool,
+    ) -> Result<(), VolumesError> {
+        let id = self.id;
+        let shut = move |site: &Site, engine: &Engine| {
+            let seen = engine.seen_owner(site)?;
+            let top = engine.top(id)?;
+            let left = match &top {
+                Some(device) if kill => openers::kill(device),
+                Some(_) => Left::Alive,
+                // Nobody was let in, or can be any more: an assembly may hang in a gate.
+                None => Left::Nobody,
+            };
+            let mut steps = if left == Left::Alive || (!kill && top.is_none()) {
+                Vec::new()
+            } else {
+                owner::give_up(site, &seen)
+            };
+            steps.extend(owner::shut(&seen));
+            Ok(steps)
+        };
+        self.carry(Some(turn.clone()), epoch, shut).await?;
+        if !kill && !*flushed {
+            // Whoever is killed was not closed in order, whatever the legs took.
+            *flushed = timeout(FLUSH_ALL_LIMIT, self.flush_all(epoch)).await == Ok(true);
+        }
+        let stop = move |site: &Site, engine: &Engine| Ok(owner::stop(site, &engine.seen_owner(site)?));
+        self.carry(Some(turn.clone()), epoch, stop).await
     }
 
     /// Flushes every leg that is in sync, each where it is; whether all did.
@@ -243,7 +287,7 @@ impl One {
             return self.shared.place.flush((self.id, leg), key).await;
         }
         let to = self.shared.ledger.contact(node).ok_or(VolumesError::NoLedger)?;
-        let request = FlushRequest { volume: self.id, leg, key };
+        let request = GivenLegRequest { volume: self.id, leg, key };
         let asked = self.shared.transport.call::<_, ()>(to, api::path::POOL_FLUSH, &request, FLUSH_LIMIT);
         Ok(asked.await?)
     }
@@ -253,6 +297,7 @@ impl One {
             ledger.now().volumes.get(&self.id).map(|volume| volume.map_sequence).unwrap_or_default()
         };
         let maps = known(&self.shared.ledger);
+        info!("the rebuild of {} of {} begins", leg.id, self.id);
         let plan = move |site: &Site, engine: &Engine| {
             let seen = engine.seen_owner(site)?;
             owner::rebuild(site, &seen, epoch, (leg.id, leg.incarnation, node), base)
@@ -354,6 +399,7 @@ impl One {
                 let plan =
                     move |site: &Site, seen: &owner::Seen, epoch| owner::let_go(site, seen, epoch, leg.id);
                 self.planned(epoch, plan).await?;
+                info!("{} of {} is let go", leg.id, self.id);
                 self.tell(Event::LetGo(leg.id));
             }
             Effect::Release(legs) => {
@@ -361,6 +407,7 @@ impl One {
                 let plan =
                     move |site: &Site, seen: &owner::Seen, epoch| owner::release(site, seen, epoch, &legs);
                 self.planned(epoch, plan).await?;
+                info!("{} goes on", self.id);
                 self.tell(Event::Released);
             }
             Effect::Repoint(leg, node) => {
@@ -395,27 +442,41 @@ impl One {
         self.carry(None, epoch, plan).await
     }
 
-    /// Looks at gates and array again and again, and tells what has changed.
-    async fn watch(self) {
+    /// Looks at gates and array again and again, and tells what has changed. Told to look at once, it does so a few times: the kernel
+    /// takes a moment to see that a connection is gone.
+    async fn watch(self, look: Arc<Notify>) {
         let mut known: Option<(BTreeSet<LegId>, Option<owner::Array>)> = None;
-        let mut pause = LOOK_EVERY;
+        let mut bounces = Bounces::default();
+        let (mut pause, mut hurried) = (LOOK_EVERY, 0);
         loop {
-            sleep(pause).await;
+            if hurried > 0 {
+                hurried -= 1;
+                sleep(LOOK_HURRIED).await;
+            } else if timeout(pause, look.notified()).await.is_ok() {
+                hurried = HURRIED_LOOKS;
+            }
             let (id, place, ledger) = (self.id, Arc::clone(&self.shared.place), self.shared.ledger.clone());
             let seen = blocking(move || {
                 let (engine, site) = at(id, &place, &ledger)?;
-                // A gate whose path is back is not given it again: what was on the old one may still come (docs/sim.md, the bounce).
-                // Its leg is let go, and comes back under a new incarnation.
-                let seen = engine.seen_owner(&site)?;
-                Ok((owner::without_path(&seen), seen.array))
+                Ok(engine.seen_owner(&site)?)
             });
-            let Ok(now) = seen.await else { continue };
+            let Ok(seen) = seen.await else { continue };
+            for given in owner::to_bounce(&seen).into_values() {
+                if bounces.is_due(given, Instant::now()) {
+                    tokio::spawn(self.clone().bounce(given));
+                }
+            }
+            let now = (owner::without_path(&seen), seen.array);
             let (gates, array) = known.unwrap_or_default();
             // Again and again: a gate may have been made anew meanwhile, and control takes it only once.
             for leg in &now.0 {
                 self.tell(Event::GateLost(*leg));
             }
+            for leg in now.0.difference(&gates) {
+                info!("{leg} of {} has no path", self.id);
+            }
             for leg in gates.difference(&now.0) {
+                info!("{leg} of {} has a path", self.id);
                 self.tell(Event::GateBack(*leg));
             }
             if now.1 != array {
@@ -425,11 +486,76 @@ impl One {
             known = Some(now);
         }
     }
+
+    /// A gate that has given its path up gets it back, when its target has shut what was before and nothing of it is in flight.
+    async fn bounce(self, given: GivenLeg) {
+        let done = match self.ask_for_bounce(given).await {
+            Ok(()) => {
+                let (id, place, ledger) =
+                    (self.id, Arc::clone(&self.shared.place), self.shared.ledger.clone());
+                blocking(move || {
+                    let (engine, _) = at(id, &place, &ledger)?;
+                    Ok(engine.reinstate(given.leg, given.key.epoch)?)
+                })
+                .await
+            }
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(()) => info!("the path to {given} is used again"),
+            Err(error) => info!("the path to {given} is not used again: {}", crate::chain(&error)),
+        }
+    }
+
+    async fn ask_for_bounce(&self, given: GivenLeg) -> Result<(), VolumesError> {
+        let state = self.shared.ledger.now();
+        let leg = state.volumes.get(&self.id).and_then(|volume| volume.legs.get(&given.leg.1));
+        let node = leg.and_then(|leg| state.node_of(leg)).ok_or(VolumesError::NotGivenOut(given))?;
+        if node == self.shared.place.node {
+            return self.shared.shell.bounce(given.leg, given.key).await;
+        }
+        let to = self.shared.ledger.contact(node).ok_or(VolumesError::NoLedger)?;
+        let GivenLeg { leg: (volume, leg), key } = given;
+        let request = GivenLegRequest { volume, leg, key };
+        let asked = self.shared.transport.call::<_, ()>(to, api::path::POOL_BOUNCE, &request, BOUNCE_LIMIT);
+        Ok(asked.await?)
+    }
 }
 
+/// When which leg was bounced: one that loses its path again soon after is not worth another, unless it is the last there is.
+#[derive(Default)]
+struct Bounces(BTreeMap<GivenLeg, Instant>);
+
+impl Bounces {
+    fn is_due(&mut self, given: GivenLeg, now: Instant) -> bool {
+        let due = self.0.get(&given).is_none_or(|last| now.duration_since(*last) >= BOUNCE_AGAIN);
+        if due {
+            self.0.retain(|other, _| other.leg != given.leg);
+            self.0.insert(given, now);
+        }
+        due
+    }
+}
+
+/// A volume that the ledger knows no more has no sizes: it can only be stopped, and no step of that asks for them.
 fn at(id: VolumeId, place: &Place, ledger: &Ledgers) -> Result<(Engine, Site), VolumesError> {
     let state = ledger.now();
-    let gone = || StepError::Missing { what: format!("{id} in the ledger") };
-    let site = place.site(id, state.volumes.get(&id).ok_or_else(gone)?)?;
-    Ok((place.engine(&state)?, site))
+    let sizes = state.volumes.get(&id).map_or(SIZES_OF_NONE, place::sizes);
+    Ok((place.engine(&state)?, place.site(id, sizes)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leg_that_loses_its_path_again_soon_is_not_bounced_again_soon() {
+        let leg = |incarnation: u32| -> GivenLeg { format!("3-2-1.1-{incarnation}").parse().unwrap() };
+        let (mut bounces, begin) = (Bounces::default(), Instant::now());
+        assert!(bounces.is_due(leg(1), begin));
+        assert!(!bounces.is_due(leg(1), begin + BOUNCE_AGAIN / 2));
+        assert!(bounces.is_due(leg(2), begin + BOUNCE_AGAIN / 2));
+        assert!(bounces.is_due(leg(2), begin + BOUNCE_AGAIN * 2));
+        assert_eq!(bounces.0.len(), 1);
+    }
 }

@@ -33,7 +33,7 @@ const CHUNK_BYTES: u64 = 16 << 20;
 const SLAB_BYTES: u64 = 64 << 20;
 
 /// How long a request may stall on a path. Emulated nodes that were starved lost both paths again and again with one second.
-const STALL_MAX: Duration = Duration::from_secs(2);
+pub(super) const STALL_MAX: Duration = Duration::from_secs(2);
 
 const FILE: &str = "volumes.json";
 
@@ -129,9 +129,8 @@ impl Place {
         Engine::new(Settings { cluster: self.cluster, node: self.node, own, peers, stall_max: STALL_MAX })
     }
 
-    pub(super) fn site(&self, id: VolumeId, volume: &Volume) -> Result<Site, StepError> {
-        Site::new(id, self.node, sizes(volume))
-            .map_err(|source| StepError::Leg { device: id.to_string(), source })
+    pub(super) fn site(&self, id: VolumeId, sizes: Sizes) -> Result<Site, StepError> {
+        Site::new(id, self.node, sizes).map_err(|source| StepError::Leg { device: id.to_string(), source })
     }
 
     /// Gives a leg its place, or says which it has.
@@ -204,7 +203,7 @@ impl Place {
             let Some(found) = state.drives.get(drive) else { continue };
             for (volume, leg) in map.legs() {
                 let Some(known) = state.volumes.get(&volume) else { continue };
-                let site = self.site(volume, known)?;
+                let site = self.site(volume, sizes(known))?;
                 legs.push(leg_place((volume, leg), &found.serial, map, &site.geometry));
             }
         }
@@ -242,6 +241,9 @@ fn leg_place(leg: (VolumeId, LegId), serial: &DriveSerial, map: &SlabMap, geomet
         data_bytes: geometry.sizes().data_bytes,
     }
 }
+
+/// For steps about a volume that is gone: none of them asks.
+pub(super) const SIZES_OF_NONE: Sizes = Sizes { data_bytes: 4096, chunk_bytes: 1 << 20 };
 
 /// A volume's sizes.
 pub(super) fn sizes(volume: &Volume) -> Sizes {

@@ -5,25 +5,30 @@
 //! On failure: whatever is lost (a letter, a lease, a proposal's answer) is asked for again by control.
 
 use super::VolumesError;
+use super::openers;
 use super::owner::{Arrays, Shared};
-use super::place::Place;
-use super::target::Legs;
+use super::place::{Place, sizes};
+use super::target::{Bounced, Legs};
 use crate::clock;
 use api::{LeaseAnswer, LeaseRequest};
 use control::lease::GrantorEvent;
 use control::member::{Input, Member, Output, Timing};
-use control::owner::Stage;
+use control::owner::{Stage, Up};
 use control::state::{Phase, Volume};
-use control::target::{Event as TargetEvent, LegOf, Target};
+use control::target::{Event as TargetEvent, Key, LegOf, Target};
 use control::{Command, Moment, State};
 use ledger::http::HttpTransport;
 use ledger::{Contact, Ledger, Role};
 use model::{BootId, DriveId, Epoch, NodeId, NodeName, PowerCycles, VolumeId};
 use network::diagnose::PathView;
+use network::kernel::abort_connections;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use storage::target::TCP_PORT;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
 
@@ -36,6 +41,9 @@ const HEARD_WITHIN_MS: u32 = 600;
 const SILENT_AFTER_MS: u32 = 1000;
 /// What was heard of a peer last, ms, over all storage networks; so much at most is told apart.
 const NEVER_MS: u32 = u32::MAX;
+
+/// A peer on a storage network.
+type Path = (NodeId, u16);
 
 /// The count of a drive that has none in the ledger: nobody counts power cycles yet.
 const FIRST_COUNT: PowerCycles = PowerCycles(1);
@@ -86,9 +94,11 @@ pub(super) async fn blocking<T: Send + 'static>(
 enum Asked {
     Lease(LeaseRequest, oneshot::Sender<bool>),
     Glance(oneshot::Sender<(bool, BTreeMap<VolumeId, String>)>),
+    Bounce(LegOf, Key, Bounced),
 }
 
-/// The daemon's side of the shell.
+/// The daemon's side of the shell, and that of its own tasks.
+#[derive(Clone)]
 pub(super) struct Handle(mpsc::UnboundedSender<Asked>);
 
 impl Handle {
@@ -105,6 +115,13 @@ impl Handle {
         self.0.send(Asked::Glance(answer)).ok()?;
         seen.await.ok()
     }
+
+    /// A bounce of a leg of this node.
+    pub(super) async fn bounce(&self, leg: LegOf, key: Key) -> Result<(), VolumesError> {
+        let (answer, done) = oneshot::channel();
+        self.0.send(Asked::Bounce(leg, key, answer)).map_err(|_| VolumesError::Ended)?;
+        done.await.map_err(|_| VolumesError::Ended)?
+    }
 }
 
 struct Shell {
@@ -112,15 +129,20 @@ struct Shell {
     ledger: Ledger,
     state: watch::Receiver<Arc<State>>,
     member: Member,
+    place: Arc<Place>,
     legs: Legs,
     arrays: Arrays,
     told: Told,
     transport: Arc<HttpTransport>,
     heard: Heard,
     silent: BTreeSet<NodeId>,
+    /// Where no hello comes any more.
+    quiet: BTreeSet<Path>,
     drives: BTreeSet<DriveId>,
     /// In which term this node leads, as control was told.
     leads: Option<u64>,
+    /// A change of voters, while it is under way.
+    voters: Option<JoinHandle<()>>,
     waiting: BTreeMap<(NodeId, u64), oneshot::Sender<bool>>,
 }
 
@@ -134,13 +156,19 @@ pub(super) fn start(
 ) -> Handle {
     let (inputs, told) = mpsc::unbounded_channel();
     let (handle, asked) = mpsc::unbounded_channel();
+    let handle = Handle(handle);
+    let own = handle.clone();
     let begin = async move {
-        while let Err(why) = ledger.caught_up(super::CAUGHT_UP_LIMIT).await {
-            info!("not caught up with the ledger yet: {why}");
-        }
+        catch_up(&ledger, &place).await;
         let shell = loop {
-            let inputs = Told(inputs.clone());
-            match Shell::new(&identity, &ledger, &place, inputs, &transport, &heard).await {
+            let shared = Shared {
+                place: Arc::clone(&place),
+                ledger: Ledgers(ledger.clone()),
+                told: Told(inputs.clone()),
+                transport: Arc::clone(&transport),
+                shell: own.clone(),
+            };
+            match Shell::new(&identity, &ledger, shared, &heard).await {
                 Ok(shell) => break shell,
                 Err(error) => warn!("can't see what an earlier agent left: {}", crate::chain(&error)),
             }
@@ -149,34 +177,47 @@ pub(super) fn start(
         shell.run(told, asked).await;
     };
     tokio::spawn(begin);
-    Handle(handle)
+    handle
+}
+
+/// Returns when the node has caught up. Until then nobody knows whether it has a lease; an earlier run of the agent may have had one, which
+/// by then is over: whoever has a volume open is ended.
+async fn catch_up(ledger: &Ledger, place: &Arc<Place>) {
+    let lease = Duration::from_millis(ledger.state().borrow().settings.lease_ms.into());
+    let limit = lease.saturating_sub(Timing::default().holder.stop_before);
+    while let Err(why) = ledger.caught_up(limit).await {
+        info!("not caught up with the ledger yet: {why}");
+        let (place, state) = (Arc::clone(place), Arc::clone(&ledger.state().borrow()));
+        let ended = blocking(move || {
+            for device in place.engine(&state)?.tops()? {
+                openers::kill(&device);
+            }
+            Ok(())
+        });
+        if let Err(error) = ended.await {
+            warn!("can't see who has volumes open: {}", crate::chain(&error));
+        }
+    }
 }
 
 impl Shell {
     async fn new(
         identity: &Identity,
         ledger: &Ledger,
-        place: &Arc<Place>,
-        told: Told,
-        transport: &Arc<HttpTransport>,
+        shared: Shared,
         heard: &Heard,
     ) -> Result<Self, VolumesError> {
         let (node, boot) = (identity.node, identity.boot);
+        let Shared { place, told, transport, .. } = shared.clone();
         let state = ledger.state();
-        let (now, here) = (Arc::clone(&state.borrow()), Arc::clone(place));
+        let (now, here) = (Arc::clone(&state.borrow()), Arc::clone(&place));
         let now_ms = Moment(clock::uptime_ms());
         let (given, found) = blocking(move || left_by_another(&here, &now, now_ms)).await?;
         // All of them from the first step on: a leg on a drive that control does not know of would be fenced.
         let drives: BTreeMap<DriveId, PowerCycles> = counts_of(&state.borrow(), node);
         let known = drives.keys().copied().collect();
         let target = Target::new(node, boot, drives, place.floors(), given);
-        let shared = Shared {
-            place: Arc::clone(place),
-            ledger: Ledgers(ledger.clone()),
-            told: told.clone(),
-            transport: Arc::clone(transport),
-        };
-        let legs = Legs::new(Arc::clone(place), Ledgers(ledger.clone()), told.clone());
+        let legs = Legs::new(Arc::clone(&place), Ledgers(ledger.clone()), told.clone());
         let mut arrays = Arrays::new(shared);
         for id in found.keys() {
             arrays.adopt(*id);
@@ -187,14 +228,17 @@ impl Shell {
             ledger: ledger.clone(),
             state,
             member,
+            place,
             legs,
             arrays,
             told,
-            transport: Arc::clone(transport),
+            transport,
             heard: Arc::clone(heard),
             silent: BTreeSet::new(),
+            quiet: BTreeSet::new(),
             drives: known,
             leads: None,
+            voters: None,
             waiting: BTreeMap::new(),
         })
     }
@@ -231,6 +275,7 @@ impl Shell {
         self.see_drives();
         self.see_peers();
         self.step(Input::Look);
+        self.adapt_voters();
         self.waiting.retain(|_, answer| !answer.is_closed());
     }
 
@@ -257,6 +302,25 @@ impl Shell {
         self.leads = leads;
     }
 
+    /// As the leader: sees to it that those vote who live, one change at a time. One that is not done is wanted again.
+    fn adapt_voters(&mut self) {
+        let state = Arc::clone(&self.state.borrow());
+        let Some(voters) = self.member.wanted_voters(Moment(clock::uptime_ms()), &state) else { return };
+        if self.voters.as_ref().is_some_and(|change| !change.is_finished()) {
+            return;
+        }
+        let ledger = self.ledger.clone();
+        self.voters = Some(tokio::spawn(async move {
+            match ledger.change_voters(&voters).await {
+                Ok(()) => info!("{voters:?} vote now"),
+                Err(why) => {
+                    warn!("{voters:?} do not vote yet: {}", crate::chain(&why));
+                    sleep(LOOK_EVERY * 10).await;
+                }
+            }
+        }));
+    }
+
     /// Drives that the ledger has got to know of.
     fn see_drives(&mut self) {
         let state = Arc::clone(&self.state.borrow());
@@ -268,19 +332,55 @@ impl Shell {
     }
 
     fn see_peers(&mut self) {
-        let mut ages: BTreeMap<NodeName, u32> = BTreeMap::new();
-        for path in (self.heard)() {
-            let age = ages.entry(path.peer).or_insert(NEVER_MS);
-            *age = path.heard_ms_ago.unwrap_or(NEVER_MS).min(*age);
-        }
         let state = Arc::clone(&self.state.borrow());
-        for (id, node) in &state.nodes {
-            let Some(age) = ages.get(&node.name).copied() else { continue };
-            if age > SILENT_AFTER_MS && self.silent.insert(*id) {
-                self.step(Input::Silent(*id));
-            } else if age <= HEARD_WITHIN_MS && self.silent.remove(id) {
-                self.step(Input::Heard(*id));
+        let ids: BTreeMap<&NodeName, NodeId> =
+            state.nodes.iter().map(|(id, node)| (&node.name, *id)).collect();
+        let mut ages: BTreeMap<NodeId, u32> = BTreeMap::new();
+        let mut dead = Vec::new();
+        for view in (self.heard)() {
+            let Some(id) = ids.get(&view.peer).copied() else { continue };
+            let path = (id, u16::from(view.network.get()));
+            let heard = view.heard_ms_ago.unwrap_or(NEVER_MS);
+            if heard <= HEARD_WITHIN_MS {
+                self.quiet.remove(&path);
+            } else if heard > SILENT_AFTER_MS && self.quiet.insert(path) && heard != NEVER_MS {
+                dead.push(path);
             }
+            let age = ages.entry(id).or_insert(NEVER_MS);
+            *age = heard.min(*age);
+        }
+        self.give_up_paths(&state, dead);
+        for (id, age) in ages {
+            if age > SILENT_AFTER_MS && self.silent.insert(id) {
+                info!("{id} is silent");
+                self.step(Input::Silent(id));
+            } else if age <= HEARD_WITHIN_MS && self.silent.remove(&id) {
+                self.step(Input::Heard(id));
+            }
+        }
+    }
+
+    /// What was sent through paths on which nothing is heard is not waited for any longer: it goes through another path, or the gate
+    /// keeps it. Without this a dead path is found after [`super::place::STALL_MAX`].
+    fn give_up_paths(&self, state: &State, dead: Vec<Path>) {
+        let (_, peers) = self.place.addresses(state);
+        let address = |(id, network): Path| match peers.get(&id)?.get(&network)? {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        };
+        for address in dead.into_iter().filter_map(address) {
+            let watched = self.arrays.watched();
+            tokio::spawn(async move {
+                let ended = blocking(move || Ok(abort_connections(address, TCP_PORT)?)).await;
+                match ended {
+                    Ok(0) => {}
+                    Ok(count) => info!("{address} is silent: {count} connections are given up"),
+                    Err(error) => warn!("can't give up connections to {address}: {}", crate::chain(&error)),
+                }
+                for array in watched {
+                    array.notify_one();
+                }
+            });
         }
     }
 
@@ -297,6 +397,7 @@ impl Shell {
                 // Whoever asked may be gone.
                 let _ = answer.send((self.member.is_leased(), blocked));
             }
+            Asked::Bounce(leg, key, done) => self.legs.bounce(leg, key, done),
         }
     }
 
@@ -346,6 +447,7 @@ impl Shell {
     }
 
     fn propose(&self, command: Command) {
+        info!("asks the ledger: {command:?}");
         let (ledger, told) = (self.ledger.clone(), self.told.clone());
         tokio::spawn(async move {
             if let Err(why) = ledger.propose(command.clone()).await {
@@ -381,7 +483,7 @@ fn counts_of(state: &State, node: NodeId) -> BTreeMap<DriveId, PowerCycles> {
     own.map(|(id, drive)| (*id, drive.power_cycles.unwrap_or(FIRST_COUNT))).collect()
 }
 
-type Left = (BTreeMap<LegOf, (control::target::Key, NodeId)>, BTreeMap<VolumeId, control::owner::Up>);
+type Left = (BTreeMap<LegOf, (Key, NodeId)>, BTreeMap<VolumeId, Up>);
 
 /// What an earlier run of the agent in this boot has left: legs that are given out, and arrays.
 fn left_by_another(place: &Place, state: &State, now: Moment) -> Result<Left, VolumesError> {
@@ -390,13 +492,15 @@ fn left_by_another(place: &Place, state: &State, now: Moment) -> Result<Left, Vo
     let seen = engine.seen_target()?;
     let given = storage::target::found(&seen, place.cluster, place.node, &own);
     let mut arrays = BTreeMap::new();
-    // One that the ledger does not call open yet is assembled anew: nobody was let in.
-    let open = |volume: &Volume| matches!(volume.phase, Phase::Open { .. });
-    for (id, volume) in state.volumes.iter().filter(|(_, volume)| open(volume)) {
+    // One that the ledger does not call open yet is assembled anew: nobody was let in. One of an epoch that is over is to be stopped.
+    let is_for_control =
+        |volume: &Volume, up: &Up| matches!(volume.phase, Phase::Open { .. }) || up.epoch != volume.epoch;
+    for (id, volume) in &state.volumes {
         let nodes =
             volume.legs.iter().filter_map(|(leg, found)| Some((*leg, state.node_of(found)?))).collect();
-        let seen = engine.seen_owner(&place.site(*id, volume)?)?;
-        if let Some(up) = storage::owner::found(&seen, &nodes, volume.map_sequence, now) {
+        let seen = engine.seen_owner(&place.site(*id, sizes(volume))?)?;
+        let up = storage::owner::found(&seen, &nodes, volume.map_sequence, now);
+        if let Some(up) = up.filter(|up| is_for_control(volume, up)) {
             arrays.insert(*id, up);
         }
     }

@@ -3,11 +3,12 @@
 //! Invariants: effects of a leg are carried out in order. A fence is told as done only when the barrier is through and nothing of
 //! the leg stands any more.
 //!
-//! On failure: a fence is tried again until it is done, a floor until it is on disk. A leg that can't be given out is told.
+//! On failure: a fence is tried again until it is done, a floor until it is on disk. A leg that can't be given out is told; a bounce that
+//! fails half-way leaves less than was given out, which the owner sees as a leg without path.
 
 use super::VolumesError;
-use super::openers;
-use super::place::{Place, sizes};
+use super::openers::{self, Left};
+use super::place::{Place, SIZES_OF_NONE, sizes};
 use super::shell::{Ledgers, Told, blocking};
 use control::State;
 use control::member::Input;
@@ -18,25 +19,32 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use storage::kernel::{Engine, StepError};
-use storage::leg::Sizes;
 use storage::name::{self, GivenLeg};
 use storage::owner;
 use storage::target::{self, Offer};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
-use tracing::{debug, warn};
-
-/// For steps about a leg of a volume that is gone: none of them asks.
-const NO_VOLUME: Sizes = Sizes { data_bytes: 4096, chunk_bytes: 1 << 20 };
+use tracing::{debug, info, warn};
 
 const TRY_AGAIN: Duration = Duration::from_millis(200);
+
+/// Where a bounce's end is told.
+pub(super) type Bounced = oneshot::Sender<Result<(), VolumesError>>;
+
+/// What a leg's task is to do next.
+enum Order {
+    /// Control's.
+    Effect(Effect),
+    /// The owner's: its gate has given the path up.
+    Bounce(LegOf, Key, Bounced),
+}
 
 /// A task for each leg that control ever spoke of.
 pub(super) struct Legs {
     place: Arc<Place>,
     ledger: Ledgers,
     told: Told,
-    tasks: BTreeMap<LegOf, mpsc::UnboundedSender<Effect>>,
+    tasks: BTreeMap<LegOf, mpsc::UnboundedSender<Order>>,
 }
 
 impl Legs {
@@ -52,6 +60,15 @@ impl Legs {
             | Effect::Free(leg) => *leg,
             Effect::Propose(_) => return,
         };
+        self.send(leg, Order::Effect(effect));
+    }
+
+    /// Shuts what reaches the leg, waits until nothing is in flight, and gives it out again under the same key.
+    pub(super) fn bounce(&mut self, leg: LegOf, key: Key, done: Bounced) {
+        self.send(leg, Order::Bounce(leg, key, done));
+    }
+
+    fn send(&mut self, leg: LegOf, order: Order) {
         let task = self.tasks.entry(leg).or_insert_with(|| {
             let (orders, rx) = mpsc::unbounded_channel();
             let leg =
@@ -60,7 +77,7 @@ impl Legs {
             orders
         });
         // The task ends only when this is dropped.
-        let _ = task.send(effect);
+        let _ = task.send(order);
     }
 }
 
@@ -71,29 +88,48 @@ struct Leg {
 }
 
 impl Leg {
-    async fn run(self, mut orders: mpsc::UnboundedReceiver<Effect>) {
-        while let Some(effect) = orders.recv().await {
-            match effect {
-                Effect::Remember(leg, key) => {
-                    self.until_done("remember", leg, move |place| place.remember(leg, key)).await;
-                }
-                Effect::Fence(leg, floor) => {
-                    let ledger = self.ledger.clone();
-                    self.until_done("fence", leg, move |place| fence(&place, &ledger, leg, floor)).await;
-                    self.told.tell(Input::Target(Event::Fenced { leg, floor, errored: false }));
-                }
-                Effect::GiveOut(leg, key, to) => {
+    async fn run(self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        while let Some(order) = orders.recv().await {
+            match order {
+                Order::Effect(effect) => self.carry_out(effect).await,
+                Order::Bounce(leg, key, done) => {
                     let (place, ledger) = (Arc::clone(&self.place), self.ledger.clone());
-                    let done = blocking(move || give_out(&place, &ledger, leg, key, to)).await;
-                    if let Err(error) = done {
-                        warn!("can't give out {leg:?}: {}", crate::chain(&error));
+                    let bounced = blocking(move || bounce(&place, &ledger, leg, key)).await;
+                    if let Err(VolumesError::CutShort { .. }) = &bounced {
+                        self.told.tell(Input::Target(Event::Failed(leg)));
+                    }
+                    // Whoever asked may be gone.
+                    let _ = done.send(bounced);
+                }
+            }
+        }
+    }
+
+    async fn carry_out(&self, effect: Effect) {
+        match effect {
+            Effect::Remember(leg, key) => {
+                self.until_done("remember", leg, move |place| place.remember(leg, key)).await;
+            }
+            Effect::Fence(leg, floor) => {
+                let ledger = self.ledger.clone();
+                self.until_done("fence", leg, move |place| fence(&place, &ledger, leg, floor)).await;
+                info!("{} of {} is fenced below {}-{}", leg.1, leg.0, floor.epoch, floor.incarnation.0);
+                self.told.tell(Input::Target(Event::Fenced { leg, floor, errored: false }));
+            }
+            Effect::GiveOut(leg, key, to) => {
+                let (place, ledger) = (Arc::clone(&self.place), self.ledger.clone());
+                let done = blocking(move || give_out(&place, &ledger, leg, key, to)).await;
+                match done {
+                    Ok(()) => info!("{} is given out to {to}", GivenLeg { leg, key }),
+                    Err(error) => {
+                        warn!("can't give out {}: {}", GivenLeg { leg, key }, crate::chain(&error));
                         sleep(TRY_AGAIN).await;
                         self.told.tell(Input::Target(Event::Failed(leg)));
                     }
                 }
-                Effect::Free(leg) => self.until_done("free", leg, move |place| place.free(leg)).await,
-                Effect::Propose(_) => {}
             }
+            Effect::Free(leg) => self.until_done("free", leg, move |place| place.free(leg)).await,
+            Effect::Propose(_) => {}
         }
     }
 
@@ -115,26 +151,29 @@ impl Leg {
 }
 
 /// A leg that was never known in any run is made first: only then may it be confirmed. A local array of an older epoch goes before,
-/// with whoever has it open. One of the same epoch is the present owner's own: its letting go is waited for, as the device
-/// stays busy until then.
+/// with whoever has it open. One of the same epoch is the present owner's own: the path is taken from it, and its letting go is waited
+/// for, as the device stays busy until then.
 fn fence(place: &Place, ledger: &Ledgers, leg: LegOf, floor: Key) -> Result<(), VolumesError> {
     let state = ledger.now();
     let engine = place.engine(&state)?;
     let volume = state.volumes.get(&leg.0);
     if let Some(volume) = volume {
-        let site = place.site(leg.0, volume)?;
+        let site = place.site(leg.0, sizes(volume))?;
         let seen = engine.seen_owner(&site)?;
         if let Some(array) = seen.array.as_ref().filter(|array| array.epoch < floor.epoch) {
             let epoch = array.epoch;
-            if let Some(device) = engine.top(leg.0)? {
-                openers::kill(&device);
-            }
-            for step in owner::stop(&site, &seen) {
+            let left = engine.top(leg.0)?.map_or(Left::Nobody, |device| openers::kill(&device));
+            // What dead users wait for in gates without path fails, so that they can end.
+            let give_up = (left != Left::Alive).then(|| owner::give_up(&site, &seen));
+            for step in give_up.into_iter().flatten().chain(owner::stop(&site, &seen)) {
                 engine.carry_owner(&site, epoch, &step)?;
             }
         }
+        if let Some(step) = owner::cut_off(&seen, floor.epoch, leg.1) {
+            engine.carry_owner(&site, floor.epoch, &step)?;
+        }
     }
-    let sizes = volume.map_or(NO_VOLUME, sizes);
+    let sizes = volume.map_or(SIZES_OF_NONE, sizes);
     for step in target::fence(&engine.seen_target()?, leg) {
         debug!("{step:?}");
         engine.carry_target(&step, sizes)?;
@@ -167,7 +206,7 @@ fn offer(
     if !engine.is_claimed(&engine.drive(&found.serial)?, place.header(drive))? {
         return Err(VolumesError::NotClaimed(found.serial.clone()));
     }
-    let bytes = place.site(leg.0, volume)?.geometry.leg_bytes();
+    let bytes = place.site(leg.0, sizes(volume))?.geometry.leg_bytes();
     let extents = place.reserve(leg, (drive, found), bytes)?;
     Ok(Offer { given: GivenLeg { leg, key }, drive: found.serial.clone(), extents, host })
 }
@@ -189,4 +228,27 @@ fn give_out(place: &Place, ledger: &Ledgers, leg: LegOf, key: Key, to: NodeId) -
         engine.carry_target(&step, sizes(volume))?;
     }
     Ok(())
+}
+
+/// What was in flight is through, and nothing of before can come any more: then the leg is given out again as it was. To another node:
+/// a fence and a giving out. To this node itself: its device is turned to the drive as it is found now.
+fn bounce(place: &Place, ledger: &Ledgers, leg: LegOf, key: Key) -> Result<(), VolumesError> {
+    let (state, given) = (ledger.now(), GivenLeg { leg, key });
+    let engine = place.engine(&state)?;
+    let seen = engine.seen_target()?;
+    let volume = state.volumes.get(&leg.0).filter(|_| seen.devices.contains(&given));
+    let volume = volume.ok_or(VolumesError::NotGivenOut(given))?;
+    if !seen.exports.contains_key(&given) {
+        let offer = offer(&engine, place, &state, volume, leg, key, None)?;
+        engine.turn_device(given, &offer.drive, &offer.extents)?;
+        return Ok(engine.carry_target(&target::Step::CheckLeg(given), sizes(volume))?);
+    }
+    let again = || {
+        for step in target::fence(&seen, leg) {
+            debug!("{step:?}");
+            engine.carry_target(&step, sizes(volume))?;
+        }
+        give_out(place, ledger, leg, key, volume.owner)
+    };
+    again().map_err(|error| VolumesError::CutShort { given, why: crate::chain(&error) })
 }

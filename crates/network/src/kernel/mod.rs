@@ -2,7 +2,7 @@
 //!
 //! Purpose: [`Netlink`] observes links and executes operations; [`apply`] brings a plan to the kernel and verifies it, or takes
 //! it back; [`Monitor`] tells what changes, whoever did it; [`LldpListener`], [`ping`], [`Hellos`], [`Receivers`] and [`send`] are sockets; [`TeamWatch`]
-//! and [`broadcast`] are for change-overs. All need a tokio runtime. To change links needs `CAP_NET_ADMIN`, to hear LLDP,
+//! and [`broadcast`] are for change-overs; [`abort_connections`] ends what a silent peer still holds up. All need a tokio runtime. To change links needs `CAP_NET_ADMIN`, to hear LLDP,
 //! to broadcast and to ping needs `CAP_NET_RAW`, hellos of priority 7 need either (socket(7), `SO_PRIORITY`); to observe and
 //! to monitor needs nothing.
 //!
@@ -14,6 +14,7 @@
 //! On failure: a typed error per operation. Nothing is tried again by itself, except an interrupted list. Tasks end when their
 //! handle is dropped.
 
+mod abort;
 mod announce;
 mod apply;
 mod arrival;
@@ -33,6 +34,7 @@ mod tc;
 mod throughput;
 mod wire;
 
+pub use abort::{AbortError, abort_connections};
 pub use announce::{TeamWatch, broadcast};
 pub use apply::{ApplyError, ApplyOutcome, ApplyReport, apply, restore};
 pub use exchange::RequestError;

@@ -321,7 +321,8 @@ fn tend(engine: &Engine, site: &Site, seconds: u64) -> Result<(), Box<dyn Error>
         for leg in now.difference(&known) {
             println!("{:>8.1?} {leg} has no path", began.elapsed());
         }
-        for leg in engine.reinstate(site)? {
+        for (leg, given) in owner::to_bounce(&engine.seen_owner(site)?) {
+            engine.reinstate(given.leg, given.key.epoch)?;
             println!("{:>8.1?} {leg} was given its path back", began.elapsed());
         }
         for leg in known.difference(&now) {

@@ -5,7 +5,7 @@ use super::carry_target::linear;
 use super::dm::Target;
 use super::sysfs::FileError;
 use super::{Engine, StepError, fabrics, maps_io, md, sysfs};
-use crate::name::{self, GivenLeg};
+use crate::name;
 use crate::owner::{self, Site, Step, Way};
 use crate::slab::Extent;
 use model::{Epoch, LegId};
@@ -21,14 +21,17 @@ pub(super) fn carry(engine: &Engine, site: &Site, epoch: Epoch, step: &Step) -> 
     match step {
         Step::Connect(given, node) => fabrics::connect(engine, *given, *node)?,
         Step::Disconnect(given) => fabrics::disconnect(engine, *given),
-        Step::MakeGate(given, epoch, bytes) => {
-            engine.dm.create(&name::gate(given.leg, *epoch), &gate_table(engine, *given, *bytes)?)?;
+        Step::MakeGate(way, bytes) => {
+            engine.dm.create(&way.device(), &gate_table(engine, *way, *bytes)?)?;
         }
-        Step::TurnGate(given, epoch, bytes) => {
-            engine.dm.replace(&name::gate(given.leg, *epoch), &gate_table(engine, *given, *bytes)?)?;
+        Step::TurnGate(way, bytes) => {
+            engine.dm.replace(&way.device(), &gate_table(engine, *way, *bytes)?)?;
         }
         Step::FailGate(leg, epoch) => {
             engine.dm.message(&name::gate((site.volume, *leg), *epoch), "fail_if_no_path")?;
+        }
+        Step::FailPath(leg, epoch) => {
+            engine.tell_path(&name::gate((site.volume, *leg), *epoch), "fail_path")?;
         }
         Step::RemoveGate(leg, epoch) => engine.dm.remove(&name::gate((site.volume, *leg), *epoch))?,
         Step::Prepare(order) => maps_io::prepare(engine, site, order)?,
@@ -73,10 +76,13 @@ fn member(engine: &Engine, array: &str, way: Way) -> Result<PathBuf, StepError> 
     Ok(md::member(array, engine.number_of(&way.device())?.minor))
 }
 
-/// Bio-based, with one path, the NVMe head, and a queue for when it has none (Documentation/admin-guide/device-mapper/dm-multipath).
-fn gate_table(engine: &Engine, given: GivenLeg, bytes: u64) -> Result<Vec<Target>, StepError> {
-    let head = fabrics::head_number(engine, given)?;
-    let parameters = format!("3 queue_if_no_path queue_mode bio 0 1 1 round-robin 0 1 0 {head}");
+/// Bio-based, with one path, the NVMe head or the local device, and a queue for when it has none
+/// (Documentation/admin-guide/device-mapper/dm-multipath).
+fn gate_table(engine: &Engine, way: Way, bytes: u64) -> Result<Vec<Target>, StepError> {
+    let given = way.given;
+    let below =
+        if way.local { engine.number_of(&given.device())? } else { fabrics::head_number(engine, given)? };
+    let parameters = format!("3 queue_if_no_path queue_mode bio 0 1 1 round-robin 0 1 0 {below}");
     Ok(vec![Target { start_sectors: 0, len_sectors: bytes / 512, kind: "multipath", parameters }])
 }
 

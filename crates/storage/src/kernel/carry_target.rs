@@ -2,15 +2,18 @@
 
 use super::block::Block;
 use super::dm::Target;
+use super::sysfs::FileError;
 use super::{Engine, StepError, sysfs};
 use crate::header::ClusterId;
 use crate::leg::{BLOCK_BYTES, Geometry, LegError, LegHeader, Sizes};
 use crate::name::GivenLeg;
 use crate::slab::Extent;
 use crate::target::{NAMESPACE, Step, TCP_PORT};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::sync::mpsc::channel;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub(super) const NVMET: &str = "/sys/kernel/config/nvmet";
@@ -122,12 +125,33 @@ fn check_leg(engine: &Engine, given: GivenLeg, sizes: Sizes) -> Result<(), StepE
     if found == header { Ok(()) } else { Err(failed(LegError::Other { found })) }
 }
 
-/// Disabling waits for all I/O in flight, for as long as that takes: on a thread of its own.
+/// Barriers that did not come through in time, and go on: by the file that is written.
+static UNDER_WAY: Mutex<BTreeMap<PathBuf, Receiver<Result<(), FileError>>>> = Mutex::new(BTreeMap::new());
+
+fn under_way() -> MutexGuard<'static, BTreeMap<PathBuf, Receiver<Result<(), FileError>>>> {
+    // Each change is one call: after a panic elsewhere it is still good.
+    UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a namespace's barrier is under way. Its `enable` says 0 from the moment on in which the kernel begins to wait
+/// (drivers/nvme/target/core.c, `nvmet_ns_disable`).
+pub(super) fn is_being_disabled(namespace: &Path) -> bool {
+    under_way().contains_key(&namespace.join("enable"))
+}
+
+/// Disabling waits for all I/O in flight, for as long as that takes: on a thread of its own. One that takes longer than the bound goes
+/// on, and the next call waits for the same.
 fn barrier(given: GivenLeg, file: PathBuf) -> Result<(), StepError> {
-    let (done, through) = channel();
-    std::thread::spawn(move || done.send(sysfs::write(&file, "0")));
-    match through.recv_timeout(BARRIER_BOUND) {
-        Ok(result) => Ok(result?),
-        Err(_) => Err(StepError::Barrier { given, bound: BARRIER_BOUND }),
+    let known = under_way().remove(&file);
+    let through = known.unwrap_or_else(|| {
+        let (done, through) = channel();
+        let file = file.clone();
+        std::thread::spawn(move || done.send(sysfs::write(&file, "0")));
+        through
+    });
+    if let Ok(result) = through.recv_timeout(BARRIER_BOUND) {
+        return Ok(result?);
     }
+    under_way().insert(file, through);
+    Err(StepError::Barrier { given, bound: BARRIER_BOUND })
 }

@@ -251,6 +251,13 @@ impl Dm {
         self.resume(name)
     }
 
+    /// The same, once what is in flight through its old table has ended (dm.c, `dm_wait_for_completion`).
+    pub(super) fn replace_when_idle(&self, name: &str, table: &[Target]) -> Result<(), DmError> {
+        self.load(name, table)?;
+        self.call("suspend", DEV_SUSPEND, name, SUSPEND_FLAG | SKIP_LOCKFS_FLAG, &[], 0)?;
+        self.resume(name)
+    }
+
     /// Removes a device; one that is gone is as good. `EBUSY` while somebody has it open.
     pub(super) fn remove(&self, name: &str) -> Result<(), DmError> {
         match self.call("remove", DEV_REMOVE, name, 0, &[], 0) {

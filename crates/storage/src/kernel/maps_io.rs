@@ -91,7 +91,7 @@ pub(super) fn prepare(engine: &Engine, site: &Site, order: &Prepare) -> Result<(
 
 /// Copies what may differ from one leg, a local one if there is one, to the others.
 fn make_equal(geometry: &Geometry, legs: &[OpenLeg], union: &Bitmap) -> Result<(), StepError> {
-    let source = legs.iter().position(|leg| matches!(leg.way, Way::Local(_))).unwrap_or(0);
+    let source = legs.iter().position(|leg| leg.way.local).unwrap_or(0);
     for chunk in union.runs().flatten() {
         let (from, bytes) = geometry.chunk(chunk);
         let mut at = from;
@@ -118,10 +118,7 @@ fn in_sync(engine: &Engine, site: &Site, epoch: Epoch) -> Result<Vec<OpenLeg>, S
     let array = seen.array.filter(|array| array.epoch == epoch);
     let array = array.ok_or_else(|| StepError::Missing { what: name::array(site.volume, epoch) })?;
     let members = array.members.iter().filter(|(_, member)| member.words.contains("in_sync"));
-    let ways = members.filter_map(|(leg, member)| {
-        let gate = || Some(Way::Gate(seen.gates.get(leg)?.to?, epoch));
-        member.local.map(Way::Local).or_else(gate)
-    });
+    let ways = members.filter_map(|(leg, _)| seen.gates.get(leg)?.way());
     ways.map(|way| open(engine, site, way)).collect()
 }
 

@@ -90,7 +90,7 @@ pub(super) fn read_member(folder: &std::path::Path) -> Option<(Member, String)> 
     let slot = sysfs::read_if_there(&folder.join("slot")).and_then(|slot| slot.parse().ok());
     let name = sysfs::read_if_there(&folder.join("block/dm/name"))?;
     let words = words.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect();
-    Some((Member { slot, words, local: crate::name::GivenLeg::of_device(&name) }, name))
+    Some((Member { slot, words }, name))
 }
 
 pub(super) fn watch(array: &str) -> Result<Vec<Watched>, StepError> {

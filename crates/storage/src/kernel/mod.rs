@@ -27,9 +27,10 @@ use crate::name::GivenLeg;
 use crate::owner::Site;
 use crate::target;
 use block::Block;
+use control::target::LegOf;
 use dm::Dm;
 use model::{DriveSerial, LegId, NodeId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -206,21 +207,29 @@ impl Engine {
         Ok(Block::open(&self.node_of(&given.device())?)?.flush()?)
     }
 
-    /// Gives gates whose paths have come back to life their paths again; which ones.
-    pub fn reinstate(&self, site: &Site) -> Result<BTreeSet<LegId>, StepError> {
-        let seen = self.seen_owner(site)?;
-        let mut done = BTreeSet::new();
-        for (leg, gate) in seen.gates.iter().filter(|(_, gate)| gate.queues && !gate.path) {
-            let live = gate.to.and_then(|given| seen.connections.get(&given));
-            if live.is_some_and(|all| all.iter().any(|one| one.live)) {
-                let name = crate::name::gate((site.volume, *leg), gate.epoch);
-                for number in self.dm.below(&name)? {
-                    self.dm.message(&name, &format!("reinstate_path {number}"))?;
-                }
-                done.insert(*leg);
-            }
+    /// Gives a gate its path again, after the bounce: [`crate::owner::to_bounce`].
+    pub fn reinstate(&self, leg: LegOf, epoch: model::Epoch) -> Result<(), StepError> {
+        self.tell_path(&crate::name::gate(leg, epoch), "reinstate_path")
+    }
+
+    /// Tells a gate something about its one path.
+    fn tell_path(&self, gate: &str, word: &str) -> Result<(), StepError> {
+        for number in self.dm.below(gate)? {
+            self.dm.message(gate, &format!("{word} {number}"))?;
         }
-        Ok(done)
+        Ok(())
+    }
+
+    /// Lets the device of an own leg lead to its drive as that is found now, once nothing is in flight through it: the bounce of a leg that
+    /// its own node uses. Fails unless the leg is there.
+    pub fn turn_device(
+        &self,
+        given: GivenLeg,
+        drive: &DriveSerial,
+        extents: &[crate::slab::Extent],
+    ) -> Result<(), StepError> {
+        let table = carry_target::linear(&observe::drive_number(drive)?, extents);
+        Ok(self.dm.replace_when_idle(&given.device(), &table)?)
     }
 
     /// Waits for an event of a gate; whether there was one in time.
@@ -242,6 +251,14 @@ impl Engine {
     pub fn top(&self, volume: model::VolumeId) -> Result<Option<PathBuf>, StepError> {
         let info = self.dm.info(&crate::name::top(volume))?;
         Ok(info.map(|info| PathBuf::from(format!("/dev/dm-{}", info.number.minor))))
+    }
+
+    /// The devices of all volumes that users may open here.
+    pub fn tops(&self) -> Result<Vec<PathBuf>, StepError> {
+        let names = self.dm.names()?;
+        let volumes = names.iter().filter_map(|name| crate::name::of_top(name));
+        let devices = volumes.map(|volume| self.top(volume)).collect::<Result<Vec<_>, _>>()?;
+        Ok(devices.into_iter().flatten().collect())
     }
 
     /// The sequence of the maps that are on every leg in sync of an array that stands, for [`crate::owner::found`]. Reads them: it may

@@ -1,6 +1,6 @@
 //! What the kernel has now.
 
-use super::carry_target::NVMET;
+use super::carry_target::{NVMET, is_being_disabled};
 use super::dm::DeviceNumber;
 use super::{Engine, StepError, fabrics, md, sysfs};
 use crate::name::{self, GivenLeg};
@@ -45,6 +45,7 @@ pub(super) fn target(engine: &Engine) -> Result<SeenTarget, StepError> {
         let folder = root.join("subsystems").join(&name);
         let namespace = folder.join("namespaces").join(NAMESPACE.to_string());
         let enabled = sysfs::read_if_there(&namespace.join("enable")).as_deref() == Some("1");
+        let enabled = enabled || is_being_disabled(&namespace);
         let hosts = sysfs::names(&folder.join("allowed_hosts")).into_iter().collect();
         seen.exports.insert(given, Export { namespace: namespace.exists(), enabled, hosts });
     }
@@ -74,12 +75,19 @@ fn gate(engine: &Engine, device: &str, epoch: model::Epoch) -> Result<Gate, Step
     let below: Option<DeviceNumber> = engine.dm.below(device)?.first().copied();
     let status = engine.dm.status(device)?;
     let table = engine.dm.table(device)?;
+    let own = below.and_then(own_device);
     Ok(Gate {
         epoch,
-        to: below.and_then(|number| fabrics::of_head(engine, number)),
+        to: own.or_else(|| fabrics::of_head(engine, below?)),
+        local: own.is_some(),
         path: has_path(&status),
         queues: table.split_ascii_whitespace().any(|word| word == "queue_if_no_path"),
     })
+}
+
+/// Which of this node's legs that is.
+fn own_device(number: DeviceNumber) -> Option<GivenLeg> {
+    GivenLeg::of_device(sysfs::read_if_there(Path::new(&format!("/sys/dev/block/{number}/dm/name")))?.trim())
 }
 
 /// `… MAJOR:MINOR A 0 …` for a path that is active, `F` for one that failed (drivers/md/dm-mpath.c, `multipath_status`).
@@ -97,8 +105,8 @@ fn read_array(array: &str, epoch: model::Epoch) -> Option<Array> {
     let folders = sysfs::names(&folder).into_iter().filter(|name| name.starts_with("dev-"));
     let members = folders.filter_map(|name| {
         let (member, device) = md::read_member(&folder.join(name))?;
-        let leg = name::of_gate(&device).map(|((_, leg), _)| leg);
-        Some((leg.or(member.local.map(|given| given.leg.1))?, member))
+        let ((_, leg), _) = name::of_gate(&device)?;
+        Some((leg, member))
     });
     Some(Array { epoch, state, action, room, members: members.collect() })
 }

@@ -1,0 +1,190 @@
+//! What the kernel has of a volume on the node that owns it, and what that means in control's words.
+
+use crate::name::GivenLeg;
+use control::command::LegRef;
+use control::moment::Moment;
+use control::owner::{Gate as HeldGate, Held, LegLook, Look, Rebuild, Standing, Up};
+use control::rebuild::Progress;
+use model::{Epoch, Incarnation, LegId, MapSequence, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// What the kernel has of one volume on this node as its owner.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The gates of this volume, by leg.
+    pub gates: BTreeMap<LegId, Gate>,
+    /// The array.
+    pub array: Option<Array>,
+    /// Whether users can open it.
+    pub top: bool,
+    /// Connections to legs of this volume.
+    pub connections: BTreeMap<GivenLeg, Vec<Connection>>,
+}
+
+impl Seen {
+    /// Whether what a gate leads to is there: of this node, or with a connection that lives.
+    pub(super) fn is_reachable(&self, gate: &Gate) -> bool {
+        let live = |to| self.connections.get(&to).is_some_and(|all| all.iter().any(|one| one.live));
+        gate.to.is_some_and(|to| gate.local || live(to))
+    }
+}
+
+/// A gate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gate {
+    /// Of which epoch.
+    pub epoch: Epoch,
+    /// Where it leads; `None`: to something that is gone.
+    pub to: Option<GivenLeg>,
+    /// Whether that is a device of this node.
+    pub local: bool,
+    /// Whether it has a path, by its own word.
+    pub path: bool,
+    /// Whether it queues when it has none.
+    pub queues: bool,
+}
+
+impl Gate {
+    /// Whether it is the way. One that was told to fail is of a leg that was let go, and nobody's way.
+    pub(super) fn leads(&self, way: Way) -> bool {
+        self.queues && self.way() == Some(way)
+    }
+
+    /// The way that it is; `None`: it leads to something that is gone.
+    pub fn way(&self) -> Option<Way> {
+        Some(Way { given: self.to?, epoch: self.epoch, local: self.local })
+    }
+}
+
+/// An NVMe controller of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// Its number.
+    pub controller: u32,
+    /// Where it leads to.
+    pub address: IpAddr,
+    /// Whether it is alive.
+    pub live: bool,
+}
+
+/// An array.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Array {
+    /// Of which epoch.
+    pub epoch: Epoch,
+    /// `array_state`, as md has it.
+    pub state: String,
+    /// `sync_action`, as md has it; empty while there is none.
+    pub action: String,
+    /// How many legs it has room for.
+    pub room: u32,
+    /// Its legs.
+    pub members: BTreeMap<LegId, Member>,
+}
+
+/// A leg in an array.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its place; `None`: it has none.
+    pub slot: Option<u32>,
+    /// The words of its `state`.
+    pub words: BTreeSet<String>,
+}
+
+impl Member {
+    pub(super) fn has(&self, word: &str) -> bool {
+        self.words.contains(word)
+    }
+
+    pub(super) fn failed(&self) -> bool {
+        self.has("faulty") || self.has("write_error") || self.has("blocked")
+    }
+}
+
+/// How a leg is reached: by a gate, always. Its device has the gate's name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Way {
+    /// What the gate leads to.
+    pub given: GivenLeg,
+    /// Of which epoch it is.
+    pub epoch: Epoch,
+    /// Whether that is a device of this node; else it is another's, over NVMe.
+    pub local: bool,
+}
+
+/// Short, since plans are full of them.
+impl std::fmt::Debug for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let whose = if self.local { "own " } else { "" };
+        write!(f, "{whose}gate of {} to {}", self.epoch, self.given)
+    }
+}
+
+impl Way {
+    /// Which leg that is.
+    pub fn leg(&self) -> LegId {
+        self.given.leg.1
+    }
+
+    /// The gate's name, which has no incarnation.
+    pub fn device(&self) -> String {
+        crate::name::gate(self.given.leg, self.epoch)
+    }
+}
+
+/// `Look`, in control's words. Legs that control names and that are not here are out.
+pub fn look(seen: &Seen) -> Look {
+    let Some(array) = &seen.array else { return Look::default() };
+    let look = |member: &Member| match member.slot {
+        _ if member.failed() => LegLook::Failed,
+        Some(_) => LegLook::Fine,
+        None => LegLook::Out,
+    };
+    let legs = array.members.iter().map(|(leg, member)| (*leg, look(member))).collect();
+    Look { waits: matches!(array.state.as_str(), "write-pending" | "blocked"), legs }
+}
+
+/// Which gates have no path: by their own word, or, to another node, since none of their connections lives.
+pub fn without_path(seen: &Seen) -> BTreeSet<LegId> {
+    let lost = |gate: &Gate| !gate.path || !seen.is_reachable(gate);
+    seen.gates.iter().filter(|(_, gate)| lost(gate)).map(|(leg, _)| *leg).collect()
+}
+
+/// Which legs' gates have given their path up, and could have it again: the leg can be reached, or is this node's own. First its
+/// target has to shut what was before, and wait until nothing of it is in flight (the bounce, docs/volumes.md).
+pub fn to_bounce(seen: &Seen) -> BTreeMap<LegId, GivenLeg> {
+    let lost = |gate: &Gate| gate.queues && !gate.path && seen.is_reachable(gate);
+    seen.gates
+        .iter()
+        .filter(|(_, gate)| lost(gate))
+        .filter_map(|(leg, gate)| Some((*leg, gate.to?)))
+        .collect()
+}
+
+/// The array that an earlier run of the agent has left, as control has arrays; `None` if there is none that is whole: it is assembled
+/// anew. `nodes`: where the ledger has the legs. `maps`: the sequence of the tables on them.
+///
+/// What the ledger has taken out meanwhile, control sees itself. A leg that is being copied, or has been and was not told of, is being
+/// rebuilt.
+pub fn found(seen: &Seen, nodes: &BTreeMap<LegId, NodeId>, maps: MapSequence, now: Moment) -> Option<Up> {
+    let array = seen.array.as_ref()?;
+    matches!(array.state.as_str(), "active" | "write-pending" | "active-idle" | "blocked").then_some(())?;
+    let lost = without_path(seen);
+    let mut legs = BTreeMap::new();
+    let mut rebuild = None;
+    for (leg, member) in &array.members {
+        let gate = seen.gates.get(leg);
+        let incarnation = gate.and_then(|gate| gate.to).map_or(Incarnation(0), |given| given.key.incarnation);
+        let way = if lost.contains(leg) { HeldGate::NoPath { since: now } } else { HeldGate::Path };
+        let let_go = gate.is_some_and(|gate| !gate.queues);
+        let standing = if let_go { Standing::LetGo } else { Standing::In };
+        legs.insert(*leg, Held { incarnation, node: *nodes.get(leg)?, gate: way, standing });
+        if !member.has("in_sync") && !member.failed() {
+            let leg = LegRef { id: *leg, incarnation };
+            rebuild = Some(Rebuild { leg, progress: Progress::begun(now), done: None });
+        }
+    }
+    let (patience, errored) = (BTreeMap::new(), BTreeSet::new());
+    Some(Up { epoch: array.epoch, maps, admitted: seen.top, legs, rebuild, patience, errored })
+}
