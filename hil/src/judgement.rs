@@ -116,7 +116,8 @@ pub fn records(files: &[PathBuf]) -> Result<Vec<Record>, JudgeError> {
     Ok(all)
 }
 
-/// Judges legs. The drives of a lab keep what they were given (docs/power.md): an acknowledged write must be there, flushed or not.
+/// Judges legs. An acknowledged write must be there, flushed or not: a lab's drives forget what was not (docs/power.md), unless their caches
+/// were turned off, as they must be.
 pub fn judge(records: &[Record], legs: &[LegFile]) -> Result<Judgement, JudgeError> {
     let promises = Promises::of(records, Durable::WhenAcknowledged);
     let opened = legs.iter().map(OpenLeg::open).collect::<Result<Vec<_>, _>>()?;

@@ -14,6 +14,7 @@ mod bad_plans;
 mod checks;
 mod diagnosis;
 mod drift;
+mod drives;
 mod flapping;
 mod inventory;
 mod isolation;
@@ -103,6 +104,8 @@ pub(crate) struct Runner<'a> {
     namings: Namings,
     /// The volume that is written, once there is one.
     volume: Option<volume::Tested>,
+    /// What was written to drives themselves.
+    raw: drives::Raw,
 }
 
 impl Drop for Runner<'_> {
@@ -152,8 +155,22 @@ impl<'a> Runner<'a> {
         let logger = tokio::spawn(logging);
         let log = Arc::clone(log);
         let (applied, faulted, volume) = (took, None, None);
-        let runner =
-            Self { cluster, lab, keeper, log, ui, watch, logger, applied, faulted, vigil, namings, volume };
+        let raw = drives::Raw::default();
+        let runner = Self {
+            cluster,
+            lab,
+            keeper,
+            log,
+            ui,
+            watch,
+            logger,
+            applied,
+            faulted,
+            vigil,
+            namings,
+            volume,
+            raw,
+        };
         let health = runner.well_by(Instant::now() + FIRST_HEALTH).await;
         if health.good { Ok(runner) } else { Err(RunError::Refused(health.what)) }
     }
@@ -356,6 +373,15 @@ impl<'a> Runner<'a> {
             Step::SecondApplyChangesNothing {} => Ok(or_failure(self.second_apply_changes_nothing().await)),
             Step::RoundTrips { probes } => Ok(or_failure(self.round_trips(*probes).await)),
             Step::JumboFrames {} => Ok(or_failure(self.jumbo_frames().await)),
+            Step::DriveErrors { .. }
+            | Step::DriveSlow { .. }
+            | Step::DriveStuck { .. }
+            | Step::DriveWorks { .. }
+            | Step::PullDrive { .. }
+            | Step::PutDriveBack { .. }
+            | Step::KernelSeesDrive { .. }
+            | Step::WriteToDrive { .. }
+            | Step::OnlyFlushedIsSure { .. } => self.drive_step(step).await,
             Step::MakeVolume { .. }
             | Step::StartWriting { .. }
             | Step::WritesGoOn { .. }

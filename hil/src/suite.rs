@@ -12,15 +12,19 @@ mod words;
 
 pub use error::SuiteError;
 pub use needs::Need;
-pub use settings::{BadPlan, Death, Flapping, Nics, Room, SpineWay, SwitchFailure, Way, Whom, Wrong};
+pub use settings::{
+    BadPlan, Death, DriveAt, Flapping, Held, Nics, Room, SpineWay, SwitchFailure, Way, WhichDrive, Whom,
+    Wrong,
+};
 
 use crate::lab::miswiring::Miswiring;
+use drives::fault::{Fault, Range, Requests};
 use model::{ClusterSpec, Mirror, Wiring};
 use needs::{no_network, no_node, no_switch, wiring};
 use serde::Deserialize;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 18] = [
+const BUILT_IN: [(&str, &str); 19] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -35,6 +39,7 @@ const BUILT_IN: [(&str, &str); 18] = [
     ("node-loss", include_str!("../suites/node-loss.toml")),
     ("node-frozen", include_str!("../suites/node-frozen.toml")),
     ("rack-loss", include_str!("../suites/rack-loss.toml")),
+    ("drive-faults", include_str!("../suites/drive-faults.toml")),
     ("volume-rack-loss", include_str!("../suites/volume-rack-loss.toml")),
     ("bad-apply", include_str!("../suites/bad-apply.toml")),
     ("kill-matrix", include_str!("../suites/kill-matrix.toml")),
@@ -227,6 +232,108 @@ pub enum Step {
     NothingRaised {
         /// How long, milliseconds.
         for_ms: u64,
+    },
+    /// A drive fails requests.
+    DriveErrors {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// Which of its data drives.
+        #[serde(default)]
+        drive: WhichDrive,
+        /// Which requests.
+        #[serde(default)]
+        of: Requests,
+        /// Where; none: everywhere.
+        range: Option<Range>,
+    },
+    /// A drive takes longer for each request.
+    DriveSlow {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// Which of its data drives.
+        #[serde(default)]
+        drive: WhichDrive,
+        /// How much longer, milliseconds.
+        delay_ms: u32,
+    },
+    /// A drive answers nothing any more. Not longer than a minute: a kernel that resets its controller meanwhile makes QEMU wait for it.
+    DriveStuck {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// Which of its data drives.
+        #[serde(default)]
+        drive: WhichDrive,
+    },
+    /// A drive that erred, was slow or stuck works again; what waited is carried out.
+    DriveWorks {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// Which of its data drives.
+        #[serde(default)]
+        drive: WhichDrive,
+    },
+    /// A drive is pulled out: it loses its power, and its node the device.
+    PullDrive {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// Which of its data drives.
+        #[serde(default)]
+        drive: WhichDrive,
+    },
+    /// It is put back where it was.
+    PutDriveBack {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// Which of its data drives.
+        #[serde(default)]
+        drive: WhichDrive,
+    },
+    /// The node's kernel sees a drive as it was made: as erring, slow, stuck, gone or, within the bound, well. Where there is no volume,
+    /// writes are tried too.
+    KernelSeesDrive {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// Which of its data drives.
+        #[serde(default)]
+        drive: WhichDrive,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// Blocks are written to a drive itself: many that are flushed, and as many over and beside them that are not. Where there is no volume.
+    WriteToDrive {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// Which of its data drives.
+        #[serde(default)]
+        drive: WhichDrive,
+        /// How many writes of each kind.
+        writes: u32,
+    },
+    /// The drive's node is off: everything that was flushed is on the drive, or something written later, and of the rest a part is lost.
+    OnlyFlushedIsSure {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// Which of its data drives.
+        #[serde(default)]
+        drive: WhichDrive,
     },
     /// Every fault is undone.
     Heal {},
@@ -430,6 +537,10 @@ impl Step {
                 | Self::PowerCycle { .. }
                 | Self::Freeze { .. }
                 | Self::Miswire { .. }
+                | Self::DriveErrors { .. }
+                | Self::DriveSlow { .. }
+                | Self::DriveStuck { .. }
+                | Self::PullDrive { .. }
         )
     }
 
@@ -450,6 +561,41 @@ impl Step {
         }
     }
 
+    /// Which drive it is about.
+    pub fn drive(&self) -> Option<DriveAt> {
+        match *self {
+            Self::DriveErrors { room, position, drive, .. }
+            | Self::DriveSlow { room, position, drive, .. }
+            | Self::DriveStuck { room, position, drive }
+            | Self::DriveWorks { room, position, drive }
+            | Self::PullDrive { room, position, drive }
+            | Self::PutDriveBack { room, position, drive }
+            | Self::KernelSeesDrive { room, position, drive, .. }
+            | Self::WriteToDrive { room, position, drive, .. }
+            | Self::OnlyFlushedIsSure { room, position, drive } => Some(DriveAt { room, position, drive }),
+            _ => None,
+        }
+    }
+
+    /// What it makes of its drive.
+    pub fn drive_fault(&self) -> Fault {
+        match *self {
+            Self::DriveErrors { of, range, .. } => Fault::Errors { of, range },
+            Self::DriveSlow { delay_ms, .. } => Fault::Slow { delay_ms },
+            Self::DriveStuck { .. } => Fault::Stuck,
+            Self::PullDrive { .. } => Fault::Pulled,
+            _ => Fault::None,
+        }
+    }
+
+    /// Whether it makes no sense without a fault that it undoes.
+    fn only_undoes(&self) -> bool {
+        matches!(
+            self,
+            Self::PowerOn { .. } | Self::Thaw { .. } | Self::DriveWorks { .. } | Self::PutDriveBack { .. }
+        )
+    }
+
     /// Whether this step ends what an earlier one broke.
     fn undoes(&self, fault: &Self) -> bool {
         match (self, fault) {
@@ -458,6 +604,11 @@ impl Step {
             (Self::PowerOn { .. }, Self::PowerOff { .. }) | (Self::Thaw { .. }, Self::Freeze { .. }) => {
                 self.whom() == fault.whom()
             }
+            (Self::PutDriveBack { .. }, Self::PullDrive { .. })
+            | (
+                Self::DriveWorks { .. },
+                Self::DriveErrors { .. } | Self::DriveSlow { .. } | Self::DriveStuck { .. },
+            ) => self.drive() == fault.drive(),
             _ => false,
         }
     }
@@ -496,7 +647,8 @@ impl Step {
             | Self::BadPlan { room, position, .. }
             | Self::DieDuringApplies { room, position, .. } => no_node(spec, *room, *position),
             _ => {
-                let Whom { room, position } = self.whom()?;
+                let of_drive = self.drive().map(|DriveAt { room, position, .. }| (room, Some(position)));
+                let (room, position) = of_drive.or(self.whom().map(|whom| (whom.room, whom.position)))?;
                 no_node(spec, room, position?)
             }
         }
@@ -573,7 +725,7 @@ impl Scenario {
             let before = in_force.len();
             in_force.retain(|fault| !step.undoes(fault));
             let undoes_nothing = in_force.len() == before;
-            if undoes_nothing && matches!(step, Step::PowerOn { .. } | Step::Thaw { .. }) {
+            if undoes_nothing && step.only_undoes() {
                 return Err(SuiteError::NothingToUndo { suite, scenario, step: step.to_string() });
             }
             in_force.extend(step.is_fault().then_some(step));

@@ -48,6 +48,14 @@ enum Command {
         /// Where the sockets go.
         sockets: PathBuf,
     },
+    /// The lab's data drives; started by `hil`
+    #[command(hide = true)]
+    LabDrives {
+        /// What they are, a JSON file.
+        config: PathBuf,
+        /// Where orders are taken.
+        dir: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -57,6 +65,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::BenchProcess(process) => exit(process.run()),
         Command::LabKeeper { parent } => exit(hil::lab::keeper::run(&parent)),
+        Command::LabDrives { config, dir } => exit(hil::lab::drives_process(&config, &dir)),
         Command::LabFabric { topology, sockets } => exit(hil::lab::fabric_process(&topology, &sockets)),
     }
 }

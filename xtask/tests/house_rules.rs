@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may depend on whom, among our own crates. A new edge is a decision: make it here and in docs/ARCHITECTURE.md.
-const EDGES: [(&str, &[&str]); 18] = [
+const EDGES: [(&str, &[&str]); 19] = [
     ("model", &[]),
     ("template", &["model"]),
     ("network", &["model"]),
@@ -24,16 +24,20 @@ const EDGES: [(&str, &[&str]); 18] = [
     ("storage", &["control", "model"]),
     ("deploy", &["api", "control", "model", "network"]),
     ("fabric", &["model", "network"]),
+    ("drives", &["model"]),
     ("cli", &["model", "template"]),
     (
         "hil",
-        &["api", "control", "deploy", "fabric", "hands", "model", "network", "template", "vm", "workload"],
+        &[
+            "api", "control", "deploy", "drives", "fabric", "hands", "model", "network", "template", "vm",
+            "workload",
+        ],
     ),
     ("xtask", &["fabric", "hil", "model", "sim"]),
 ];
 
 /// Code that decides: it may not look at a clock, a file or a socket, and may not start anything.
-const PURE: [&str; 53] = [
+const PURE: [&str; 56] = [
     "crates/model/src",
     "crates/template/src",
     "crates/control/src",
@@ -70,6 +74,9 @@ const PURE: [&str; 53] = [
     "crates/storage/src/target.rs",
     "crates/fabric/src/switchboard.rs",
     "crates/fabric/src/switchboard",
+    "crates/drives/src/cache.rs",
+    "crates/drives/src/fault.rs",
+    "crates/drives/src/nbd.rs",
     "crates/workload/src/block.rs",
     "crates/workload/src/choice.rs",
     "crates/workload/src/judge.rs",

@@ -15,12 +15,13 @@ use crate::progress::Progress;
 use crate::ui::{Line, Ui};
 use api::pki::Ca;
 use api::{Client, NodeConfig, OutOfBand, Role};
+use drives::DriveConfig;
 use fabric::{Control, NicId};
 use futures_util::future::try_join_all;
 use ipnet::Ipv4Net;
 use model::NodeName;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -30,7 +31,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use vm::qmp::{Qmp, QmpError};
 
-/// How long the switches have to be there; they need milliseconds.
+/// How long the switches and the drives have to be there; they need milliseconds.
 const FABRIC_BOUND: Duration = Duration::from_secs(10);
 /// How often it is looked whether they are.
 const FABRIC_POLL: Duration = Duration::from_millis(20);
@@ -74,6 +75,44 @@ pub(super) async fn start_fabric(
 /// What the switches say, in the lab's directory.
 pub(super) fn fabric_output(dir: &Path) -> PathBuf {
     dir.join("fabric.log")
+}
+
+/// Starts the data drives of all nodes and waits until they take orders. Their files are there; what each loses comes from the seed.
+pub(super) async fn start_drives<'a>(
+    keeper: &mut Keeper,
+    program: &Path,
+    nodes: impl Iterator<Item = (&'a NodePlan, &'a NodeFiles)>,
+    seed: u64,
+) -> Result<drives::Control, LabError> {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut all = Vec::new();
+    for (plan, files) in nodes {
+        all.extend(plan.data_drives().map(|(index, drive)| DriveConfig {
+            drive: drive.serial.clone(),
+            file: files.drive(index),
+            socket: files.drive_socket(index),
+            seed: rng.u64(..),
+        }));
+    }
+    let config = keeper.dir.join("drives.json");
+    let text = serde_json::to_vec(&drives::Config { drives: all }).unwrap_or_default();
+    write(&config, &text, 0o600)?;
+    let output = drives_output(&keeper.dir);
+    let args = ["lab-drives".to_owned(), path_argument(&config), path_argument(&keeper.dir)];
+    keeper.spawn(Process::Drives, program, args.to_vec(), &output).await?;
+    let deadline = Instant::now() + FABRIC_BOUND;
+    while Instant::now() < deadline && !keeper.ended().borrow().contains_key(&Process::Drives) {
+        if let Ok(control) = drives::Control::connect(&keeper.dir) {
+            return Ok(control);
+        }
+        tokio::time::sleep(FABRIC_POLL).await;
+    }
+    Err(LabError::Drives { tail: tail_of(&[("drives", &output)]) })
+}
+
+/// What the drives say, in the lab's directory.
+pub(super) fn drives_output(dir: &Path) -> PathBuf {
+    dir.join("drives.log")
 }
 
 /// Writes what a node starts with: what it is told, and its drives.
@@ -144,6 +183,7 @@ async fn boot(
         files: node.files,
         machine: node.machine,
         power: Power::On { qmp, frozen: false },
+        pulled: BTreeSet::new(),
         client: node.client,
         address: node.address,
         boot_ms,

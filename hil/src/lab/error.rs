@@ -1,6 +1,7 @@
 //! What can go wrong with a lab itself. It says nothing about the product: exit code 69, or 2 where
 //! a lab file or template asks for a lab that can't be.
 
+use super::boot::{drives_output, fabric_output};
 use super::file::LabFileError;
 use super::handle::{Ended, KeepError};
 use super::keeper::Process;
@@ -75,6 +76,37 @@ pub enum LabError {
     Fabric {
         /// What they said last.
         tail: String,
+    },
+    /// The drives don't run.
+    #[error("the lab's drives did not start\n{tail}")]
+    Drives {
+        /// What they said last.
+        tail: String,
+    },
+    /// The drives don't do as told.
+    #[error("the lab's drives don't do as told")]
+    DriveControl(#[from] drives::ControlError),
+    /// A drive does not see that its machine is gone.
+    #[error("the lab's drive {drive} still has power though its machine is off")]
+    DrivePower {
+        /// Its serial number.
+        drive: String,
+    },
+    /// The lab has no such drive.
+    #[error("this lab has no data drive {drive}")]
+    NoSuchDrive {
+        /// Which: its serial number, or its place.
+        drive: String,
+    },
+    /// A guest does not let go of a drive that was pulled.
+    #[error("node {node} has not let go of drive {drive} within {bound:?}")]
+    Unplug {
+        /// The node.
+        node: String,
+        /// The drive's serial number.
+        drive: String,
+        /// How long it had.
+        bound: Duration,
     },
     /// A socket's path is too long.
     #[error("the lab's directory has too long a path")]
@@ -203,6 +235,9 @@ impl LabError {
             }
             Self::Socket(_) => "set TMPDIR to a place with a shorter path",
             Self::NoSuchNetwork { .. } | Self::NoSuchNode { .. } => "run the suite on a shape that has it",
+            Self::NoSuchDrive { .. } => {
+                "run the suite on a lab that has it (node.data_drives in the lab file)"
+            }
             Self::ProcessDied { .. }
             | Self::NoSpare { .. }
             | Self::Missing { .. }
@@ -211,6 +246,10 @@ impl LabError {
             | Self::Pki(_)
             | Self::Fabric { .. }
             | Self::Control(_)
+            | Self::Drives { .. }
+            | Self::DriveControl(_)
+            | Self::DrivePower { .. }
+            | Self::Unplug { .. }
             | Self::Plug { .. }
             | Self::Hands { .. }
             | Self::Refused { .. }
@@ -223,8 +262,13 @@ impl LabError {
 pub(crate) async fn first_death(
     mut ended: watch::Receiver<Ended>,
     nodes: BTreeMap<NodeName, NodeFiles>,
-    fabric: PathBuf,
+    dir: PathBuf,
 ) -> LabError {
+    let died = |what, status, output: PathBuf| LabError::ProcessDied {
+        what,
+        status,
+        tail: tail_of(&[(what, &output)]),
+    };
     let first = match ended.wait_for(|ended| !ended.is_empty()).await {
         Ok(ended) => ended.first_key_value().map(|(process, status)| (process.clone(), status.clone())),
         Err(_) => None,
@@ -234,9 +278,8 @@ pub(crate) async fn first_death(
             let tail = nodes.get(&node).map(tail).unwrap_or_default();
             LabError::QemuDied { node: node.to_string(), status, tail }
         }
-        Some((Process::Fabric, status)) => {
-            LabError::ProcessDied { what: "fabric", status, tail: tail_of(&[("fabric", &fabric)]) }
-        }
+        Some((Process::Fabric, status)) => died("fabric", status, fabric_output(&dir)),
+        Some((Process::Drives, status)) => died("drives", status, drives_output(&dir)),
         None => LabError::ProcessDied { what: "keeper", status: "is gone".to_owned(), tail: String::new() },
     }
 }
@@ -285,7 +328,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("fabric.log");
         std::fs::write(&log, "no more ports\n").unwrap();
-        let error = first_death(dead(Process::Fabric), BTreeMap::new(), log).await.to_string();
+        let error =
+            first_death(dead(Process::Fabric), BTreeMap::new(), dir.path().to_owned()).await.to_string();
         assert_eq!(
             error,
             "the lab's fabric was killed by signal 9\n  fabric said last:\n    | no more ports\n"

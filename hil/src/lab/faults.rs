@@ -9,9 +9,10 @@ use super::power::Power;
 use super::topology::cable_id;
 use super::{Keeper, Lab, LabError};
 use crate::suite::{Flapping, Nics, Room, SpineWay, Step, SwitchFailure, Way, Whom};
+use drives::fault::Fault;
 use fabric::{CarrierChange, End, PortRef, Role, Switch, SwitchId, Ways};
 use futures_util::future::try_join_all;
-use model::{AdapterName, ClusterSpec, NodeName, TrafficClass, Wiring};
+use model::{AdapterName, ClusterSpec, DriveSerial, NodeName, TrafficClass, Wiring};
 use network::lldp::{ChassisId, PortId};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -66,6 +67,15 @@ pub enum Made {
         names: Vec<String>,
         /// The cables for which a deployment must refuse it; none: it can't tell from the cables.
         refused: Vec<LabCable>,
+    },
+    /// Something is wrong with a drive, which no network shows.
+    Drive {
+        /// Its node.
+        node: NodeName,
+        /// Its serial number.
+        drive: DriveSerial,
+        /// What.
+        fault: Fault,
     },
     /// A node does nothing.
     Down {
@@ -124,6 +134,7 @@ impl fmt::Display for Made {
             Self::Down { node, how: Stop::Cycled } => write!(f, "node {node} lost its power for a moment"),
             Self::Down { node, how: Stop::Frozen } => write!(f, "node {node} is frozen"),
             Self::Wrong { what, .. } => f.write_str(what),
+            Self::Drive { node, drive, fault } => write!(f, "drive {drive} of {node}: {fault}"),
         }
     }
 }
@@ -139,8 +150,8 @@ impl Made {
             }
             Self::Flapping { loss_id, .. } => vec![loss_id.clone()],
             Self::Down { node, .. } => vec![format!("node:{node}")],
-            // No storage crosses the spine, and the watch looks at storage.
-            Self::SpineLink { .. } => Vec::new(),
+            // No storage crosses the spine, and the watch looks at storage networks.
+            Self::SpineLink { .. } | Self::Drive { .. } => Vec::new(),
             Self::Cable { cable: LabCable { node, adapter, switch, port, .. }, is_cut_off } => {
                 let mut names = vec![format!("cable-moved:{node}:{adapter}>{switch}:{port}")];
                 names.extend(is_cut_off.then(|| format!("nic:{node}:{adapter}")));
@@ -159,6 +170,7 @@ impl Made {
             | Self::RoomLink { .. }
             | Self::SpineLink { .. }
             | Self::Flapping { .. }
+            | Self::Drive { .. }
             | Self::Down { .. } => &[],
         }
     }
@@ -227,10 +239,15 @@ impl Lab {
     /// Undoes every fault. Nodes that were off have power then, and boot.
     pub async fn mend(&mut self, keeper: &mut Keeper) -> Result<(), LabError> {
         let changes = self.control.heal()?;
-        self.faults.clear();
+        let faults = std::mem::take(&mut self.faults);
         self.tell_carriers(changes).await?;
         let all = self.nodes.keys().cloned().collect();
         self.thaw(&all).await?;
+        for made in faults {
+            if let Made::Drive { node, drive, .. } = made {
+                self.mend_drive(&node, &drive).await?;
+            }
+        }
         self.power_on(keeper, &all).await
     }
 

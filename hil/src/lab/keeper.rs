@@ -1,7 +1,7 @@
 //! The keeper: the process that owns everything a lab starts, and ends it whatever happens to the harness.
 //!
 //! ```text
-//!  harness ──orders──► keeper ──spawns──► fabric, QEMU, QEMU, …
+//!  harness ──orders──► keeper ──spawns──► fabric, drives, QEMU, QEMU, …
 //!     ▲                  │ owns the lab's directory (sockets, drives, secrets)
 //!     └────notices───────┘
 //! ```
@@ -54,6 +54,8 @@ const ORDER_MAX_BYTES: usize = 1 << 20;
 pub(crate) enum Process {
     /// The switches.
     Fabric,
+    /// The data drives.
+    Drives,
     /// A node's QEMU.
     Node(NodeName),
 }
@@ -62,6 +64,7 @@ impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fabric => f.write_str("fabric"),
+            Self::Drives => f.write_str("drives"),
             Self::Node(name) => write!(f, "node {name}"),
         }
     }

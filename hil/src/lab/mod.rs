@@ -14,6 +14,7 @@ mod boot;
 pub(crate) mod by_hand;
 mod directory;
 pub mod drift;
+mod drive_faults;
 mod error;
 pub mod faults;
 pub mod file;
@@ -56,7 +57,7 @@ use power::{Machine, Power};
 pub(crate) use qemu::AGENT_PORT;
 pub use qemu::Kept;
 use qemu::{BootFiles, NodeFiles};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -91,6 +92,8 @@ pub struct LabNode {
     files: NodeFiles,
     machine: Machine,
     power: Power,
+    /// The drives that are not plugged in.
+    pulled: BTreeSet<DriveSerial>,
     /// Its agent.
     pub client: Client,
     /// The loopback address that leads to its agent.
@@ -166,6 +169,7 @@ impl LabNode {
 /// A running lab. Its processes are its keeper's: they end with that, not with this.
 pub struct Lab {
     control: Control,
+    drives: drives::Control,
     nodes: BTreeMap<NodeName, LabNode>,
     cables: topology::Cables,
     faults: Vec<faults::Made>,
@@ -194,10 +198,15 @@ impl Lab {
         let control = boot::start_fabric(keeper, launch.program, &plan.cables).await?;
         let ca = Ca::new(launch.spec.name.as_str(), CERTIFICATES_VALID_FOR)?;
         let client_identity = ca.issue_client("lab")?;
-        let mut starting = Vec::new();
-        for (node, port) in plan.nodes.into_iter().zip(ports.ports.iter().copied()) {
+        let prepare = |node: NodePlan| {
             let files = NodeFiles::new(&keeper.dir, &node, launch.kept);
-            boot::prepare(&node, &files, &ca)?;
+            boot::prepare(&node, &files, &ca).map(|()| (node, files))
+        };
+        let nodes = plan.nodes.into_iter().map(prepare).collect::<Result<Vec<_>, _>>()?;
+        let with_files = nodes.iter().map(|(node, files)| (node, files));
+        let drives = boot::start_drives(keeper, launch.program, with_files, !launch.seed).await?;
+        let mut starting = Vec::new();
+        for ((node, files), port) in nodes.into_iter().zip(ports.ports.iter().copied()) {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
             let endpoint = Endpoint { node: node.name.clone(), address };
             let client = Client::new(endpoint, &client_identity).map_err(LabError::Client)?;
@@ -217,6 +226,7 @@ impl Lab {
         let miswiring_rng = fastrand::Rng::with_seed(!launch.seed);
         Ok(Self {
             control,
+            drives,
             nodes,
             cables: plan.cables,
             faults: Vec::new(),
@@ -242,7 +252,7 @@ impl Lab {
     /// Waits until a process of the lab ends by itself: none does while all is well.
     pub fn first_death(&self, keeper: &Keeper) -> impl Future<Output = LabError> + use<> {
         let nodes = self.nodes.iter().map(|(name, node)| (name.clone(), node.files.clone())).collect();
-        error::first_death(keeper.ended(), nodes, boot::fabric_output(&keeper.dir))
+        error::first_death(keeper.ended(), nodes, keeper.dir.clone())
     }
 
     /// The switches and cables.
@@ -284,6 +294,31 @@ pub fn fabric_process(topology: &Path, sockets: &Path) -> Result<(), FabricProce
     let text = std::fs::read(topology).map_err(read)?;
     let topology = serde_json::from_slice(&text).map_err(|error| read(error.into()))?;
     Ok(fabric::run(&fabric::Config { topology, socket_dir: sockets.to_owned(), exit_on_stdin_eof: false })?)
+}
+
+/// The main function of the lab's data drives: runs until it is killed.
+pub fn drives_process(config: &Path, dir: &Path) -> Result<(), DrivesProcessError> {
+    let read = |source| DrivesProcessError::Read { path: config.to_owned(), source };
+    let text = std::fs::read(config).map_err(read)?;
+    let config = serde_json::from_slice(&text).map_err(|error| read(error.into()))?;
+    Ok(drives::run(&config, dir)?)
+}
+
+/// The drives ended by themselves.
+#[derive(Debug, thiserror::Error)]
+pub enum DrivesProcessError {
+    /// What they are can't be read.
+    #[error("cannot read the drives' configuration {}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The drives could not run.
+    #[error(transparent)]
+    Run(#[from] drives::RunError),
 }
 
 /// The switches ended by themselves.

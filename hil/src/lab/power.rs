@@ -9,11 +9,10 @@
 //! ```
 //! A power loss is the end of the node's QEMU, by SIGKILL: nothing in the machine gets to do anything any more, its NICs are
 //! gone from the switches' ports, its memory is lost. Power on is a new QEMU with the same command line, drives, addresses and
-//! sockets. What the drives had been given is kept, also what was not flushed (docs/power.md says why, and what a volatile
-//! cache would take).
+//! sockets. A data drive keeps what it was given to flush, and any part of the rest (docs/power.md); the boot drive keeps all.
 //!
 //! Invariants: every QEMU is the keeper's, whatever becomes of the harness in between. When a node is told to be off,
-//! the switches have seen its NICs go, and before it runs its first instruction they have seen them come, and its
+//! the switches have seen its NICs go and its drives have lost what they lose, and before it runs its first instruction they have seen them come, and its
 //! carriers are what the fabric's cables say. Nodes that are named together lose their power together.
 //!
 //! On failure: [`LabError`] if the keeper, QEMU or the fabric doesn't do as told; what was switched off by then is off. That an agent
@@ -26,7 +25,7 @@ use super::{Lab, LabError, LabNode};
 use api::{ClientError, Hello};
 use fabric::NicId;
 use futures_util::future::try_join_all;
-use model::NodeName;
+use model::{DriveSerial, NodeName};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
@@ -36,7 +35,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use vm::qmp::Qmp;
 
-/// How long the switches may take to see that NICs came or went. They need milliseconds.
+/// How long the switches may take to see that NICs came or went, and drives that their machines did. They need milliseconds.
 const PLUGGED_BOUND: Duration = Duration::from_secs(10);
 /// How often they are asked.
 const PLUGGED_POLL: Duration = Duration::from_millis(5);
@@ -85,6 +84,8 @@ impl Lab {
             node.mark("power off")?;
         }
         let nics = going.iter().flat_map(|node| node.nic_ids()).collect();
+        let drives = going.iter().flat_map(|node| node.data_drives()).collect();
+        self.drives_are_off(&drives).await?;
         self.plugged(&nics, false).await
     }
 
@@ -100,9 +101,8 @@ impl Lab {
         let names: BTreeSet<NodeName> = coming.iter().map(|node| node.plan.name.clone()).collect();
         for node in coming {
             node.mark("power on")?;
-            let Machine { binary, arguments } = node.machine.clone();
             let process = Process::Node(node.plan.name.clone());
-            keeper.spawn(process, &binary, arguments, &node.files.output()).await?;
+            keeper.spawn(process, &node.machine.binary, node.arguments(), &node.files.output()).await?;
         }
         let death = self.first_death(keeper);
         tokio::select! {
@@ -146,6 +146,20 @@ impl Lab {
     pub async fn thaw(&mut self, names: &BTreeSet<NodeName>) -> Result<(), LabError> {
         let chosen = self.nodes.values_mut().filter(|node| names.contains(&node.plan.name));
         try_join_all(chosen.map(|node| node.stand_still(false))).await.map(drop)
+    }
+
+    /// Waits until drives have sorted out what they had not flushed: from then on their files are what they hold.
+    async fn drives_are_off(&mut self, drives: &BTreeSet<DriveSerial>) -> Result<(), LabError> {
+        let deadline = Instant::now() + PLUGGED_BOUND;
+        loop {
+            let states = self.drives.states()?;
+            let late = states.iter().find(|state| drives.contains(&state.drive) && state.has_power);
+            let Some(late) = late else { return Ok(()) };
+            if Instant::now() >= deadline {
+                return Err(LabError::DrivePower { drive: late.drive.to_string() });
+            }
+            sleep(PLUGGED_POLL).await;
+        }
     }
 
     /// Waits until the switches see all of these NICs plugged in, or none of them.

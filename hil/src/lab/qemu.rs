@@ -1,4 +1,5 @@
 //! A node as a QEMU command line. Pure: the same plan and paths give the same arguments, each time its power comes on.
+//! Its boot drive is a file; its data drives are sockets at which the lab's drives answer (docs/power.md).
 //!
 //! Invariants: no default devices, no display, no configuration files of the user; the only network besides the
 //! fabric's sockets is the out-of-band NIC, restricted to one forwarded port on loopback. Secrets are passed by file,
@@ -10,6 +11,8 @@ use super::plan::{DriveRole, NodePlan};
 use crate::accel::Accel;
 use crate::image::NodeImage;
 use fabric::SocketError;
+use model::DriveSerial;
+use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -90,6 +93,11 @@ impl NodeFiles {
         self.dir.join(format!("n{}.drive{index}", self.number))
     }
 
+    /// Where a data drive answers.
+    pub(crate) fn drive_socket(&self, index: usize) -> PathBuf {
+        self.dir.join(format!("n{}.drive{index}.nbd", self.number))
+    }
+
     /// What QEMU itself said.
     pub(crate) fn output(&self) -> PathBuf {
         self.dir.join(format!("n{}.log", self.number))
@@ -142,15 +150,56 @@ pub(crate) fn arguments(
         );
     }
     for (index, drive) in node.drives.iter().enumerate() {
-        let role = if drive.role == DriveRole::Boot { "boot" } else { "data" };
-        let (id, file) = (format!("{role}{index}"), value(&files.drive(index)));
-        args.pair(
-            "-blockdev",
-            format!("driver=raw,node-name={id},file.driver=file,file.filename={file},discard=unmap"),
-        );
-        args.pair("-device", format!("nvme,drive={id},id={id}-drive,serial={}", drive.serial));
+        match drive.role {
+            DriveRole::Boot => {
+                let file = value(&files.drive(index));
+                args.pair(
+                    "-blockdev",
+                    format!(
+                        "driver=raw,node-name=boot{index},file.driver=file,file.filename={file},discard=unmap"
+                    ),
+                );
+                let serial = &drive.serial;
+                args.pair("-device", format!("nvme,drive=boot{index},id=boot{index}-drive,serial={serial}"));
+            }
+            DriveRole::Data => {
+                let socket = value(&files.drive_socket(index));
+                args.pair(
+                    "-blockdev",
+                    format!(
+                        "driver=nbd,node-name=data{index},server.type=unix,server.path={socket},discard=unmap"
+                    ),
+                );
+                // Only what is behind a port of its own can be pulled.
+                let number = index + 1;
+                args.pair("-device", format!("pcie-root-port,id=slot{index},chassis={number},slot={number}"));
+                args.pair("-device", data_drive(index, &drive.serial));
+            }
+        }
     }
     Ok(args.0)
+}
+
+/// QEMU's name for the device that a data drive is.
+pub(super) fn data_drive_id(index: usize) -> String {
+    format!("data{index}-drive")
+}
+
+/// A data drive as a device, as it is plugged in while the machine runs.
+pub(super) fn data_drive_device(index: usize, serial: &DriveSerial) -> Value {
+    json!({
+        "driver": "nvme",
+        "drive": format!("data{index}"),
+        "id": data_drive_id(index),
+        "bus": format!("slot{index}"),
+        "serial": serial.as_str(),
+    })
+}
+
+/// The same, as it is there from the beginning.
+fn data_drive(index: usize, serial: &DriveSerial) -> String {
+    let id = data_drive_id(index);
+    format!("nvme,drive=data{index},id={id},bus=slot{index},serial={serial}")
 }
 
 /// A value in a list of options, `key=value,…`: a comma inside is doubled (QEMU's `qemu-options.hx`).
@@ -193,11 +242,13 @@ mod tests {
                 device: "nic0".into(),
                 id: "n0.nic0".parse().unwrap(),
             }],
-            drives: vec![DrivePlan {
-                serial: "NV1".parse().unwrap(),
-                role: DriveRole::Boot,
-                size_bytes: 1 << 20,
-            }],
+            drives: [("NV1", DriveRole::Boot), ("NV2", DriveRole::Data)]
+                .map(|(serial, role)| DrivePlan {
+                    serial: serial.parse().unwrap(),
+                    role,
+                    size_bytes: 1 << 20,
+                })
+                .into(),
         };
         let image = NodeImage {
             kernel: "/cache,1/vmlinux".into(),

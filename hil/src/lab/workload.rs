@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use workload::RECORDS_PORT;
+use workload::probe::Probe;
 use workload::writer::Config;
 
 /// The program.
@@ -44,6 +45,42 @@ impl LabNode {
         let config = Config { log: PathBuf::from(port.stdout.trim()), ..config.clone() };
         let config = serde_json::to_string(&config).unwrap_or_default();
         self.told("start the workload", &["@start", PROGRAM, &config]).await.map(drop)
+    }
+
+    /// Runs a writer to its end; what it says when that was none of its own.
+    pub(crate) async fn write_all(
+        &self,
+        config: &Config,
+        limit: Duration,
+    ) -> Result<Option<String>, LabError> {
+        let port = self.told("find the port for records", &["@port", RECORDS_PORT]).await?;
+        let config = Config { log: PathBuf::from(port.stdout.trim()), ..config.clone() };
+        let config = serde_json::to_string(&config).unwrap_or_default();
+        let output = self.run(&[PROGRAM, &config], limit).await?;
+        Ok((output.status != 0).then(|| output.stderr.trim().to_owned()))
+    }
+
+    /// Asks a device something: how long each request took, or what went wrong.
+    pub(crate) async fn probe(
+        &self,
+        probe: &Probe,
+        limit: Duration,
+    ) -> Result<Result<Vec<Duration>, String>, LabError> {
+        let asked = serde_json::to_string(probe).unwrap_or_default();
+        let output = self.run(&[PROGRAM, "probe", &asked], limit).await?;
+        if output.status != 0 {
+            return Ok(Err(output.stderr.trim().to_owned()));
+        }
+        let took_us: Result<Vec<u64>, _> = serde_json::from_str(&output.stdout);
+        Ok(took_us
+            .map_err(|error| error.to_string())
+            .map(|all| all.into_iter().map(Duration::from_micros).collect()))
+    }
+
+    async fn run(&self, argv: &[&str], limit: Duration) -> Result<Output, LabError> {
+        let mut hands = self.hands_or_lab_error().await?;
+        let output = hands.run_with(argv, "", limit).await;
+        output.map_err(|source| LabError::Hands { node: self.name().to_string(), source })
     }
 
     /// Ends its writers; whether all have ended, and their writes with them, within a bound.

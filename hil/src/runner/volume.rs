@@ -18,7 +18,7 @@ use crate::suite::{Room, Step};
 use api::{ClusterView, LegPlace};
 use deploy::DeployError;
 use deploy::pool::{PoolRequest, VolumeReady, VolumeRequest, in_words, newest, opened, pool, views, volume};
-use model::{LegId, Mirror, NodeName, VolumeId};
+use model::{DriveSerial, LegId, Mirror, NodeName, VolumeId};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -116,6 +116,12 @@ impl Runner<'_> {
             Step::Judge {} => self.judge_legs().await,
             _ => Ok(Seen::not("this is no step about a volume")),
         }
+    }
+
+    /// The drive that holds a node's leg of the volume.
+    pub(super) fn drive_of_leg(&self, node: &NodeName) -> Option<DriveSerial> {
+        let places = &self.volume.as_ref()?.places;
+        places.values().find(|(holder, _)| holder == node).map(|(_, place)| place.serial.clone())
     }
 
     /// Whether something was written and not judged since.
@@ -382,7 +388,17 @@ impl Runner<'_> {
             judgement::records(&files).and_then(|records| judgement::judge(&records, &for_judge))
         });
         let judged = judged.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
-        Ok(or_unreadable(judged.map(|judged| self.verdict(&legs, &judged))))
+        let mut seen = or_unreadable(judged.map(|judged| self.verdict(&legs, &judged)));
+        for leg in &legs {
+            let serial = &leg.place.serial;
+            let drives::DriveState { writes, writes_through, lost_sectors, .. } =
+                self.lab.drive_state(serial)?;
+            let words = format!(
+                "drive {serial}: {writes_through} of {writes} writes were to be durable at once; lost {lost_sectors} sectors"
+            );
+            seen.what = format!("{}\n{words}", seen.what);
+        }
+        Ok(seen)
     }
 
     fn verdict(&self, legs: &[LegFile], judged: &Judgement) -> Seen {
@@ -423,7 +439,7 @@ impl Runner<'_> {
 fn in_sync(
     tested: &Tested,
     views: &[(NodeName, ClusterView)],
-    file: impl Fn(&model::DriveSerial) -> Option<PathBuf>,
+    file: impl Fn(&DriveSerial) -> Option<PathBuf>,
 ) -> Result<Vec<LegFile>, String> {
     let state = &newest(views).ok_or("nobody who has a ledger answered before the end")?.state;
     let volume = state.volumes.get(&tested.id).ok_or("the ledger has no such volume")?;

@@ -180,6 +180,53 @@ pub enum Wrong {
     ReceivesNothing,
 }
 
+/// One of a node's data drives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum WhichDrive {
+    /// By its place on the bus among them, from 1.
+    Number(u8),
+    /// By what it holds.
+    Holds(Held),
+}
+
+/// What a drive holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Held {
+    /// The node's leg of the volume.
+    Leg,
+}
+
+impl Default for WhichDrive {
+    fn default() -> Self {
+        Self::Number(1)
+    }
+}
+
+/// A data drive of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DriveAt {
+    /// The node's room.
+    pub room: Room,
+    /// Its position there, from 1.
+    pub position: u8,
+    /// Which of its drives.
+    pub drive: WhichDrive,
+}
+
+impl fmt::Display for DriveAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { room, position, drive } = self;
+        match drive {
+            WhichDrive::Number(number) => write!(f, "data drive {number} of node {position} of {room}"),
+            WhichDrive::Holds(Held::Leg) => {
+                write!(f, "the drive with the leg on node {position} of {room}")
+            }
+        }
+    }
+}
+
 /// What is wrong with a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]

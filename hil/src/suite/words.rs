@@ -1,6 +1,6 @@
 //! Steps in words, for reports.
 
-use super::{Nics, Room, Step, Whom, Wrong};
+use super::{DriveAt, Nics, Room, Step, Whom, Wrong};
 use std::fmt;
 
 impl fmt::Display for Step {
@@ -20,6 +20,15 @@ impl fmt::Display for Step {
             Self::Miswire { what, room, position, storage_network } => {
                 wrong_in_words(f, *what, (*room, *position), *storage_network)
             }
+            Self::DriveErrors { .. }
+            | Self::DriveSlow { .. }
+            | Self::DriveStuck { .. }
+            | Self::DriveWorks { .. }
+            | Self::PullDrive { .. }
+            | Self::PutDriveBack { .. }
+            | Self::KernelSeesDrive { .. }
+            | Self::WriteToDrive { .. }
+            | Self::OnlyFlushedIsSure { .. } => drive(self, f),
             Self::MiswireMany { count, .. } => {
                 write!(f, "{count} miswirings from the seed, each named and gone when mended")
             }
@@ -118,6 +127,29 @@ fn power(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         }
         Step::Freeze { .. } => write!(f, "{whom} freezes"),
         Step::Thaw { within_ms, .. } => write!(f, "{whom} goes on and is well within {within_ms} ms"),
+        _ => Ok(()),
+    }
+}
+
+/// Steps about a drive.
+fn drive(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let at = step.drive().as_ref().map(DriveAt::to_string).unwrap_or_default();
+    match step {
+        Step::DriveErrors { .. }
+        | Step::DriveSlow { .. }
+        | Step::DriveStuck { .. }
+        | Step::PullDrive { .. } => write!(f, "{at}: {}", step.drive_fault()),
+        Step::DriveWorks { .. } => write!(f, "{at} works again"),
+        Step::PutDriveBack { .. } => write!(f, "{at} is put back"),
+        Step::KernelSeesDrive { within_ms, .. } => {
+            write!(f, "the kernel sees {at} as it is within {within_ms} ms")
+        }
+        Step::WriteToDrive { writes, .. } => {
+            write!(f, "{writes} writes to {at} are flushed, and as many more are not")
+        }
+        Step::OnlyFlushedIsSure { .. } => {
+            write!(f, "{at} holds everything that was flushed, and lost some of the rest")
+        }
         _ => Ok(()),
     }
 }
