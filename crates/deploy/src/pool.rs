@@ -24,7 +24,7 @@ use api::{
 use control::state::{Cache, Voters};
 use control::{ClusterCommand, Command, State};
 use futures_util::future::join_all;
-use model::{DriveSerial, Inventory, NodeId, NodeName, PowerCycles};
+use model::{DriveClass, DriveSerial, Inventory, NodeId, NodeName, PowerCycles};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -318,8 +318,10 @@ fn add_drive(
 ) -> Result<ClusterCommand, PoolError> {
     let drive = inventory.drives.iter().find(|drive| drive.serial == *serial);
     let drive = drive.ok_or_else(|| PoolError::NoDrive { node: name.clone(), serial: serial.clone() })?;
-    // What nobody knows to be safe may forget.
-    let cache = if drive.volatile_write_cache == Some(false) { Cache::Safe } else { Cache::Volatile };
+    // An NVMe drive's cache is turned off when it is claimed, and again before each leg is given out; where that can't be, no leg is.
+    // Of others, what nobody knows to be safe may forget.
+    let is_safe = drive.class == DriveClass::Nvme || drive.volatile_write_cache == Some(false);
+    let cache = if is_safe { Cache::Safe } else { Cache::Volatile };
     let (serial, size_bytes) = (serial.clone(), drive.size_bytes);
     Ok(ClusterCommand::AddDrive { node, serial, size_bytes, cache, power_cycles: PowerCycles(0) })
 }

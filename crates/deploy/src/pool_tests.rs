@@ -81,15 +81,25 @@ fn inventory(volatile_write_cache: Option<bool>) -> Inventory {
 #[test]
 fn what_nobody_knows_to_be_safe_may_forget() {
     let name: NodeName = "a1".parse().unwrap();
-    let cache = |volatile| match add_drive(&name, NodeId(1), &inventory(volatile), &"S1".parse().unwrap()) {
+    let of_class = |class| {
+        move |volatile| {
+            let mut inventory = inventory(volatile);
+            inventory.drives.iter_mut().for_each(|drive| drive.class = class);
+            inventory
+        }
+    };
+    let told = |inventory| match add_drive(&name, NodeId(1), &inventory, &"S1".parse().unwrap()) {
         Ok(ClusterCommand::AddDrive { cache, size_bytes, power_cycles, .. }) => {
             assert_eq!((size_bytes, power_cycles), (1 << 30, PowerCycles(0)));
             cache
         }
         other => panic!("{other:?}"),
     };
-    assert_eq!(cache(Some(false)), Cache::Safe);
-    assert_eq!((cache(Some(true)), cache(None)), (Cache::Volatile, Cache::Volatile));
+    let caches = [Some(false), Some(true), None];
+    // Its cache is turned off before it holds a leg.
+    assert_eq!(caches.map(of_class(DriveClass::Nvme)).map(told), [Cache::Safe; 3]);
+    let others = caches.map(of_class(DriveClass::Ssd)).map(told);
+    assert_eq!(others, [Cache::Safe, Cache::Volatile, Cache::Volatile]);
     let missing = add_drive(&name, NodeId(1), &inventory(None), &"S9".parse().unwrap());
     assert!(matches!(missing, Err(PoolError::NoDrive { .. })));
 }

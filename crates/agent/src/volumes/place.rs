@@ -179,8 +179,9 @@ impl Place {
         blocking(move || {
             let engine = place.engine(&state)?;
             let header = place.header(drive);
-            engine.claim(&engine.drive(&serial)?, header, wipe)?;
-            Ok(())
+            let device = engine.drive(&serial)?;
+            engine.claim(&device, header, wipe)?;
+            Ok(engine.turn_cache_off(&device)?)
         })
         .await
     }

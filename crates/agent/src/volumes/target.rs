@@ -203,9 +203,12 @@ fn offer(
     let gone = || StepError::Missing { what: format!("{leg:?} in the ledger") };
     let drive = volume.legs.get(&leg.1).ok_or_else(gone)?.drive;
     let found = state.drives.get(&drive).ok_or_else(gone)?;
-    if !engine.is_claimed(&engine.drive(&found.serial)?, place.header(drive))? {
+    let device = engine.drive(&found.serial)?;
+    if !engine.is_claimed(&device, place.header(drive))? {
         return Err(VolumesError::NotClaimed(found.serial.clone()));
     }
+    // A drive that was reset since may have turned it on again.
+    engine.turn_cache_off(&device)?;
     let bytes = place.site(leg.0, sizes(volume))?.geometry.leg_bytes();
     let extents = place.reserve(leg, (drive, found), bytes)?;
     Ok(Offer { given: GivenLeg { leg, key }, drive: found.serial.clone(), extents, host })

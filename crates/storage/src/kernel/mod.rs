@@ -17,6 +17,7 @@ mod maps_io;
 mod md;
 mod observe;
 mod sysfs;
+mod write_cache;
 
 pub use dm::{DeviceNumber, DmError};
 pub use sysfs::{FileError, Watched};
@@ -84,6 +85,12 @@ pub enum StepError {
     /// More maps than a leg has room for.
     #[error("no room for so many maps")]
     TooManyMaps,
+    /// It would forget what it acknowledged.
+    #[error("the volatile write cache of {device} can't be turned off: it may hold no leg")]
+    VolatileCache {
+        /// The drive's device.
+        device: String,
+    },
     /// The barrier is not through.
     #[error("I/O in flight to {given:?} has not ended within {bound:?}")]
     Barrier {
@@ -175,6 +182,11 @@ impl Engine {
     /// The device of the drive with that serial number.
     pub fn drive(&self, serial: &DriveSerial) -> Result<PathBuf, StepError> {
         observe::drive(serial)
+    }
+
+    /// Sees that what a drive acknowledges outlives its power: turns its volatile write cache off, and reads that back.
+    pub fn turn_cache_off(&self, path: &std::path::Path) -> Result<(), StepError> {
+        write_cache::turn_off(path)
     }
 
     /// What the kernel has of this node as target.
