@@ -99,7 +99,7 @@ impl Runner<'_> {
         let name = node.map(|node| node.name.clone()).ok_or_else(no_node)?;
         let found = match drive {
             WhichDrive::Number(number) => {
-                let found = self.node(&name)?.data_drive(number);
+                let found = self.lab_node(&name)?.data_drive(number);
                 let no_drive = || LabError::NoSuchDrive { drive: format!("number {number} of {name}") };
                 Ok(found.ok_or_else(no_drive)?)
             }
@@ -110,13 +110,13 @@ impl Runner<'_> {
         Ok(found.map(|drive| Target { node: name, drive }))
     }
 
-    fn node(&self, name: &NodeName) -> Result<&LabNode, LabError> {
+    fn lab_node(&self, name: &NodeName) -> Result<&LabNode, LabError> {
         self.lab.nodes().get(name).ok_or_else(|| LabError::Missing { node: name.to_string() })
     }
 
     /// The device by which a node's kernel has a drive; `None`: it has none.
     async fn device(&self, node: &NodeName, drive: &DriveSerial) -> Result<Option<PathBuf>, RunError> {
-        let inventory = self.node(node)?.client.inventory().await;
+        let inventory = self.lab_node(node)?.client.inventory().await;
         let inventory = inventory.map_err(deploy::DeployError::Ask)?;
         let found = inventory.drives.iter().find(|known| known.serial == *drive);
         Ok(found.map(|found| Path::new("/dev").join(&found.kernel_name)))
@@ -204,12 +204,12 @@ impl Runner<'_> {
         block: BlockNumber,
     ) -> Result<Result<Vec<Duration>, String>, RunError> {
         let probe = Probe { device: device.to_owned(), what, block, times: TIMES };
-        Ok(self.node(node)?.probe(&probe, REQUESTS_LIMIT).await?)
+        Ok(self.lab_node(node)?.probe(&probe, REQUESTS_LIMIT).await?)
     }
 
     /// Each request takes the delay at least, and many times what another drive of the node takes.
     async fn is_slow(&self, target: &Target, device: &Path, delay_ms: u32) -> Result<Seen, RunError> {
-        let others = self.node(&target.node)?.data_drives();
+        let others = self.lab_node(&target.node)?.data_drives();
         let Some(peer) = others.into_iter().find(|other| *other != target.drive) else {
             return Ok(Seen::not("the node has no other drive to compare with"));
         };
@@ -240,7 +240,7 @@ impl Runner<'_> {
         let run = self.next_run(&target.drive);
         let pattern = Pattern { warm_blocks: STUCK_BLOCK, warm_percent: 100 };
         let config = self.config(device, run, pattern, 1, 0);
-        self.node(&target.node)?.start_writing(&config).await?;
+        self.lab_node(&target.node)?.start_writing(&config).await?;
         self.raw.waiting = Some((target.drive.clone(), run));
         let deadline = Instant::now() + REQUESTS_LIMIT;
         while self.lab.drive_state(&target.drive)?.waiting == 0 {
@@ -285,7 +285,7 @@ impl Runner<'_> {
         for flush_every in [u64::from(writes), 0] {
             let run = self.next_run(&target.drive);
             let config = self.config(&device, run, FEW, writes, flush_every);
-            if let Some(why) = self.node(&target.node)?.write_all(&config, WRITER_LIMIT).await? {
+            if let Some(why) = self.lab_node(&target.node)?.write_all(&config, WRITER_LIMIT).await? {
                 return Ok(Seen::not(why));
             }
         }
@@ -352,7 +352,7 @@ impl Runner<'_> {
 
     /// What runs on a node told of, so far.
     fn records_of(&self, node: &NodeName, runs: &BTreeSet<u32>) -> Result<Vec<Record>, RunError> {
-        let path = self.node(node)?.records();
+        let path = self.lab_node(node)?.records();
         let read = std::fs::read(path);
         let log = read.map_err(|source| LabError::Write { path: path.to_owned(), source })?;
         let (mut records, _) = workload::record::read_all(&log);

@@ -156,6 +156,9 @@ impl Volumes {
         let node = ledger.id();
         let place = place::Place::new(&ledger, self.store.clone(), self.paths.clone()).await?;
         let place = Arc::new(place);
+        if let Err(error) = place.turn_caches_off(&ledger).await {
+            warn!("the caches of the drives: {}", crate::chain(&error));
+        }
         let identity = shell::Identity { node, boot: self.boot };
         let shell = shell::start(
             identity,

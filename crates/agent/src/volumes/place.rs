@@ -26,6 +26,7 @@ use storage::name::GivenLeg;
 use storage::owner::Site;
 use storage::slab::SlabMap;
 use tokio::sync::watch;
+use tracing::warn;
 
 /// What one bit of a bitmap stands for, bytes.
 const CHUNK_BYTES: u64 = 16 << 20;
@@ -182,6 +183,23 @@ impl Place {
             let device = engine.drive(&serial)?;
             engine.claim(&device, header, wipe)?;
             Ok(engine.turn_cache_off(&device)?)
+        })
+        .await
+    }
+
+    /// Turns the caches of this node's drives off: legs may be in use since before this agent, on a drive that was reset meanwhile.
+    pub(super) async fn turn_caches_off(self: &Arc<Self>, ledger: &Ledger) -> Result<(), VolumesError> {
+        let state = Arc::clone(&ledger.state().borrow());
+        let place = Arc::clone(self);
+        blocking(move || {
+            let engine = place.engine_with(BTreeMap::new(), BTreeMap::new())?;
+            for drive in state.drives.values().filter(|drive| drive.node == place.node) {
+                let device = engine.drive(&drive.serial);
+                if let Err(error) = device.and_then(|device| engine.turn_cache_off(&device)) {
+                    warn!("drive {}: {}", drive.serial, crate::chain(&error));
+                }
+            }
+            Ok(())
         })
         .await
     }
