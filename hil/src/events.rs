@@ -11,7 +11,7 @@ mod measured;
 
 pub use measured::{
     Bucket, CabledNic, CabledNode, Cables, Carried, Counters, Dropped, LegJudged, NetworkPaths, Paths,
-    RoundTrips, Stall, SwitchPort, Throughput, Topology,
+    RoundTrips, Stall, SwitchPort, Throughput, TookOver, Topology, Waited, Wrote,
 };
 
 use serde::{Deserialize, Serialize};
@@ -67,6 +67,10 @@ pub enum Event {
     Counters(Counters),
     /// How long writes waited around a fault.
     Stall(Stall),
+    /// A volume can be used again after a fault.
+    TookOver(TookOver),
+    /// A workload has ended, or nothing can come from it any more.
+    Wrote(Wrote),
     /// A leg in sync was judged.
     LegJudged(LegJudged),
     /// A scenario of a suite began.
@@ -201,6 +205,12 @@ impl EventLog {
     /// Since the run's start, milliseconds.
     pub fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// A moment's time since the run's start, milliseconds; 0 for one before it.
+    pub fn ms_at(&self, moment: tokio::time::Instant) -> u64 {
+        let since = moment.into_std().saturating_duration_since(self.started);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Appends an event. An error is kept for [`EventLog::close`]: whoever logs is busy with something else.

@@ -12,7 +12,7 @@
 mod gaps;
 mod place;
 
-pub use gaps::{Acknowledged, Gap, acknowledged, first_begun_after, longest_gap};
+pub use gaps::{Acknowledged, Gap, acknowledged, first_begun_after, longest_gap, stalls};
 pub use place::{Outside, Range, ranges};
 
 use api::LegPlace;

@@ -18,6 +18,7 @@ mod drives;
 mod flapping;
 mod inventory;
 mod isolation;
+mod legs;
 mod miswired;
 mod partition;
 mod power;
@@ -26,8 +27,10 @@ mod records;
 mod refusal;
 mod round_trips;
 mod spine;
+mod split;
 mod storage_paths;
 mod volume;
+mod writers;
 
 use crate::events::{Counters, Event, EventLog, Topology, Verdict};
 use crate::lab::faults::{Made, Stop};
@@ -316,6 +319,8 @@ impl<'a> Runner<'a> {
             | Step::CutSpineLink { .. }
             | Step::CrossCable { .. }
             | Step::PowerOff { .. }
+            | Step::KillAgent { .. }
+            | Step::SkewClock { .. }
             | Step::Freeze { .. } => self.break_it(step).await,
             Step::PowerCycle { within_ms, .. } => {
                 self.power_cycle(step, Duration::from_millis(*within_ms)).await
@@ -386,7 +391,12 @@ impl<'a> Runner<'a> {
             | Step::StartWriting { .. }
             | Step::WritesGoOn { .. }
             | Step::KeepsWriting { .. }
+            | Step::KeptWriting { .. }
             | Step::LegsInSync { .. }
+            | Step::LegsStayInSync { .. }
+            | Step::RebuildsAtMost { .. }
+            | Step::VotersWork { .. }
+            | Step::OldOwnerIsSilent { .. }
             | Step::VolumeOpens { .. }
             | Step::StopWriting {}
             | Step::Judge {} => self.volume_step(step).await,
@@ -399,8 +409,10 @@ impl<'a> Runner<'a> {
         let now = Instant::now();
         let made = self.lab.break_it(self.keeper, &self.cluster.spec, step).await?;
         for fault in &made {
-            if let Made::Down { node, how: Stop::Off | Stop::Cycled } = fault {
-                self.writer_lost(node);
+            match fault {
+                Made::Down { node, how: Stop::Off | Stop::Cycled } => self.writer_lost(node),
+                Made::Down { node, how: Stop::Frozen } => self.writer_frozen(node),
+                _ => {}
             }
         }
         Ok(self.made(now, &made))

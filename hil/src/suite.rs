@@ -13,8 +13,8 @@ mod words;
 pub use error::SuiteError;
 pub use needs::Need;
 pub use settings::{
-    BadPlan, Death, DriveAt, Flapping, Held, Nics, Room, SpineWay, SwitchFailure, Way, WhichDrive, Whom,
-    Wrong,
+    BadPlan, Death, DriveAt, Flapping, Held, Nics, Place, Room, SpineWay, SwitchFailure, Way, WhichDrive,
+    Whom, Wrong,
 };
 
 use crate::lab::miswiring::Miswiring;
@@ -24,7 +24,7 @@ use needs::{no_network, no_node, no_switch, wiring};
 use serde::Deserialize;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 19] = [
+const BUILT_IN: [(&str, &str); 28] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -41,6 +41,15 @@ const BUILT_IN: [(&str, &str); 19] = [
     ("rack-loss", include_str!("../suites/rack-loss.toml")),
     ("drive-faults", include_str!("../suites/drive-faults.toml")),
     ("volume-rack-loss", include_str!("../suites/volume-rack-loss.toml")),
+    ("volume-witness-loss", include_str!("../suites/volume-witness-loss.toml")),
+    ("volume-network-loss", include_str!("../suites/volume-network-loss.toml")),
+    ("volume-room-cut", include_str!("../suites/volume-room-cut.toml")),
+    ("volume-agent-killed", include_str!("../suites/volume-agent-killed.toml")),
+    ("volume-owner-frozen", include_str!("../suites/volume-owner-frozen.toml")),
+    ("volume-cold-start", include_str!("../suites/volume-cold-start.toml")),
+    ("volume-node-loss", include_str!("../suites/volume-node-loss.toml")),
+    ("volume-flapping-link", include_str!("../suites/volume-flapping-link.toml")),
+    ("volume-clock-skew", include_str!("../suites/volume-clock-skew.toml")),
     ("bad-apply", include_str!("../suites/bad-apply.toml")),
     ("kill-matrix", include_str!("../suites/kill-matrix.toml")),
     ("healthy-hour", include_str!("../suites/healthy-hour.toml")),
@@ -164,16 +173,16 @@ pub enum Step {
     },
     /// A node, or a whole room at once, loses its power.
     PowerOff {
-        /// The room.
-        room: Room,
+        /// The room; `witness`; `all`: everything at once.
+        room: Place,
         /// The node's position there, from 1; none: all of them.
         position: Option<u8>,
     },
     /// It gets its power back. Within a bound it has made its links by itself as they are planned; if nothing else is broken, all
     /// is well then, and since the first fault nothing but the faults made was named.
     PowerOn {
-        /// The room.
-        room: Room,
+        /// The room; `witness`; `all`: everything at once.
+        room: Place,
         /// As above.
         position: Option<u8>,
         /// The bound, milliseconds.
@@ -181,8 +190,8 @@ pub enum Step {
     },
     /// Its power goes and comes back at once. It is named while it boots; then the same holds.
     PowerCycle {
-        /// The room.
-        room: Room,
+        /// The room; `witness`; `all`: everything at once.
+        room: Place,
         /// As above.
         position: Option<u8>,
         /// The bound, milliseconds.
@@ -190,19 +199,35 @@ pub enum Step {
     },
     /// A node, or a whole room, stands still.
     Freeze {
-        /// The room.
-        room: Room,
+        /// The room; `witness`; `all`: everything at once.
+        room: Place,
         /// As above.
         position: Option<u8>,
     },
     /// It goes on. The same holds as after power on.
     Thaw {
-        /// The room.
-        room: Room,
+        /// The room; `witness`; `all`: everything at once.
+        room: Place,
         /// As above.
         position: Option<u8>,
         /// The bound, milliseconds.
         within_ms: u64,
+    },
+    /// A node's agent is killed; process 1 starts it again.
+    KillAgent {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+    },
+    /// A node's clock is set forward or back.
+    SkewClock {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// Forward, seconds; negative: back.
+        by_s: i32,
     },
     /// Something is wired or set up wrongly.
     Miswire {
@@ -451,9 +476,8 @@ pub enum Step {
     MakeVolume {
         /// Its size, MiB.
         size_mib: u32,
-        /// How many copies.
-        #[serde(default = "two_way")]
-        mirror: Mirror,
+        /// How many copies; none: those of the shape, two with one node in a room, else four.
+        mirror: Option<Mirror>,
         /// Where it is opened first.
         #[serde(default)]
         room: Room,
@@ -487,15 +511,42 @@ pub enum Step {
         /// The longest time between two acknowledgements, milliseconds.
         gap_at_most_ms: u64,
     },
+    /// Since the first fault writes were acknowledged, none of two too long after the other.
+    KeptWriting {
+        /// The longest time between two acknowledgements, milliseconds.
+        gap_at_most_ms: u64,
+    },
     /// The volume is open and all its legs are in sync, within a bound from now on.
     LegsInSync {
         /// The bound, milliseconds.
         within_ms: u64,
     },
+    /// For so long from the first fault on (from now on, if there is none), the volume stays open where it was, and no leg is lost, not for
+    /// a moment either: epoch and incarnations are those that were last seen when all legs were in sync.
+    LegsStayInSync {
+        /// How long, milliseconds.
+        for_ms: u64,
+    },
+    /// Since all legs were last seen in sync before the first fault, they were given out anew so often at most.
+    RebuildsAtMost {
+        /// How often, all legs together.
+        count: u64,
+    },
+    /// Everybody who votes works, and no change of voters is under way, within a bound from now on.
+    VotersWork {
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// For so long from now on, the workload that ran where the volume was open before has no write acknowledged that it began since
+    /// its node froze, and none at all since the volume was seen open elsewhere.
+    OldOwnerIsSilent {
+        /// How long, milliseconds.
+        for_ms: u64,
+    },
     /// The volume is open in a room, with a device there, within a bound from the last fault on.
     VolumeOpens {
-        /// The room.
-        room: Room,
+        /// The room; none: anywhere.
+        room: Option<Room>,
         /// The bound, milliseconds.
         within_ms: u64,
     },
@@ -518,10 +569,6 @@ fn twenty() -> u16 {
     20
 }
 
-fn two_way() -> Mirror {
-    Mirror::TwoWay
-}
-
 impl Step {
     /// Whether the step breaks something.
     pub fn is_fault(&self) -> bool {
@@ -536,6 +583,8 @@ impl Step {
                 | Self::PowerOff { .. }
                 | Self::PowerCycle { .. }
                 | Self::Freeze { .. }
+                | Self::KillAgent { .. }
+                | Self::SkewClock { .. }
                 | Self::Miswire { .. }
                 | Self::DriveErrors { .. }
                 | Self::DriveSlow { .. }
@@ -613,6 +662,12 @@ impl Step {
         }
     }
 
+    /// Whether this step gives some their power back of those who lost it at once.
+    fn undoes_part(&self, fault: &Self) -> bool {
+        let pair = matches!((self, fault), (Self::PowerOn { .. }, Self::PowerOff { .. }));
+        pair && fault.whom().zip(self.whom()).is_some_and(|(gone, back)| gone.includes(back))
+    }
+
     /// What the step speaks of that this cluster hasn't got.
     fn missing(&self, spec: &ClusterSpec) -> Option<String> {
         match self {
@@ -627,7 +682,7 @@ impl Step {
                 })
             }
             Self::Carries { storage_network, .. } => no_network(spec, *storage_network),
-            Self::MakeVolume { mirror: Mirror::FourWay, .. } => {
+            Self::MakeVolume { mirror: Some(Mirror::FourWay), .. } => {
                 Need::PeersInRoom.unmet(spec).map(|_| "four copies need two nodes in each room".to_owned())
             }
             Self::Miswire { what, room, position, storage_network } => no_network(spec, *storage_network)
@@ -644,11 +699,14 @@ impl Step {
                 no_network(spec, *storage_network).or_else(|| no_node(spec, *room, *position))
             }
             Self::CrossCable { room, position, .. }
+            | Self::KillAgent { room, position }
+            | Self::SkewClock { room, position, .. }
             | Self::BadPlan { room, position, .. }
             | Self::DieDuringApplies { room, position, .. } => no_node(spec, *room, *position),
             _ => {
                 let of_drive = self.drive().map(|DriveAt { room, position, .. }| (room, Some(position)));
-                let (room, position) = of_drive.or(self.whom().map(|whom| (whom.room, whom.position)))?;
+                let of_node = || self.whom().and_then(|whom| Some((whom.room.room()?, whom.position)));
+                let (room, position) = of_drive.or_else(of_node)?;
                 no_node(spec, room, position?)
             }
         }
@@ -724,7 +782,9 @@ impl Scenario {
         for step in &self.steps {
             let before = in_force.len();
             in_force.retain(|fault| !step.undoes(fault));
-            let undoes_nothing = in_force.len() == before;
+            // Of what was taken from everything at once, some may come back before the others.
+            let undoes_nothing =
+                in_force.len() == before && !in_force.iter().any(|fault| step.undoes_part(fault));
             if undoes_nothing && step.only_undoes() {
                 return Err(SuiteError::NothingToUndo { suite, scenario, step: step.to_string() });
             }

@@ -47,7 +47,8 @@ pub struct Request {
     /// The program and its arguments; or something that hands do themselves: `["@kill", SIGNAL, NAME]` sends the signal
     /// (a number) to every process of that name and says their process ids; `["@connect", ADDRESS:PORT]` calls a TCP port and
     /// hangs up; `["@start", PROGRAM, …]` starts a program that goes on behind the answer and says its process id;
-    /// `["@port", NAME]` says the device of the serial port of that name.
+    /// `["@port", NAME]` says the device of the serial port of that name; `["@skew", SECONDS]` sets the machine's clock forward by
+    /// so much (or back) and says what it is then, in seconds since 1970.
     pub argv: Vec<String>,
     /// The command's standard input.
     #[serde(default)]

@@ -2,6 +2,7 @@
 
 use crate::{Answer, failure, run};
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 use std::fmt::{Display, Write};
 use std::fs;
 use std::net::TcpStream;
@@ -31,6 +32,8 @@ pub(crate) fn carry_out(verb: &str, arguments: &[String]) -> Answer {
         ("start", []) => failure(None, "@start wants a program".to_owned()),
         ("port", [name]) => port(Path::new(PORTS), name),
         ("port", _) => failure(None, "@port wants a name".to_owned()),
+        ("skew", [seconds]) => skew(seconds, set_clock),
+        ("skew", _) => failure(None, "@skew wants a number of seconds".to_owned()),
         _ => failure(None, format!("hands don't know how to @{verb}")),
     }
 }
@@ -103,6 +106,28 @@ fn kill(signal: &str, name: &str) -> Answer {
     answer
 }
 
+/// Sets the machine's clock forward by so many seconds, or back, and says the time that it has then, in seconds since 1970.
+fn skew(seconds: &str, set: impl FnOnce(Timespec) -> rustix::io::Result<()>) -> Answer {
+    let Ok(by_s) = seconds.parse::<i32>() else {
+        return failure(None, format!("{seconds} is no number of seconds"));
+    };
+    let now = clock_gettime(ClockId::Realtime);
+    let then = Timespec { tv_sec: now.tv_sec.saturating_add(by_s.into()), tv_nsec: now.tv_nsec };
+    let mut answer = Answer { status: Some(0), ..Answer::default() };
+    match set(then) {
+        Ok(()) => add_line(&mut answer.stdout, then.tv_sec),
+        Err(errno) => {
+            answer.status = Some(1);
+            add_line(&mut answer.stderr, errno);
+        }
+    }
+    answer
+}
+
+fn set_clock(to: Timespec) -> rustix::io::Result<()> {
+    clock_settime(ClockId::Realtime, to)
+}
+
 fn add_line(text: &mut String, line: impl Display) {
     // Writing to a string can't fail.
     let _ = writeln!(text, "{line}");
@@ -147,6 +172,20 @@ mod tests {
         for signal in ["nine", "0", "-9", "99999", ""] {
             assert_eq!(told("kill", &[signal, "x"]), Some(format!("{signal} is no signal's number")));
         }
+    }
+
+    #[test]
+    fn a_clock_is_set_by_so_much_and_a_refusal_is_a_status() {
+        let now_s = clock_gettime(ClockId::Realtime).tv_sec;
+        let mut asked_s = 0;
+        let answer = skew("-3600", |to| {
+            asked_s = to.tv_sec;
+            Ok(())
+        });
+        assert!((0..10).contains(&(asked_s - (now_s - 3600))), "{asked_s}");
+        assert_eq!((answer.status, answer.stdout), (Some(0), format!("{asked_s}\n")));
+        assert_eq!(skew("1", |_| Err(rustix::io::Errno::PERM)).status, Some(1));
+        assert_eq!(skew("soon", |_| Ok(())).error.as_deref(), Some("soon is no number of seconds"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use model::NodeName;
 use network::probe::ROUND_TRIP_BOUNDS_US;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Who is cabled to which switch, as the switches announce it (LLDP), when the cluster was deployed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +90,83 @@ pub struct Stall {
     pub next_after_ms: u64,
     /// From the fault to the first acknowledgement of a write that was begun after it, milliseconds.
     pub begun_after_ms: u64,
+    /// From the fault until the node, which had lost the ledger's leader, knew another, milliseconds; none: it had not lost it, or that
+    /// was not seen.
+    #[serde(default)]
+    pub leader_after_ms: Option<u64>,
+    /// From the fault until the node knew that a leg is not in sync any more, milliseconds; none: not seen.
+    #[serde(default)]
+    pub stale_after_ms: Option<u64>,
+}
+
+impl Stall {
+    /// What the time is made of, as far as it was seen, in words.
+    pub fn split(&self) -> String {
+        let leader = self.leader_after_ms.map(|ms| format!("another leader was known after {ms} ms, "));
+        let stale = self.stale_after_ms.map_or("no leg was seen to be given up".to_owned(), |ms| {
+            format!("a leg was known to be given up after {ms} ms")
+        });
+        format!("{}{stale}", leader.unwrap_or_default())
+    }
+}
+
+/// How a volume came to be usable after a fault: when each stage was first seen, milliseconds after the fault; none: over before it was
+/// seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TookOver {
+    /// Where it is open.
+    pub owner: String,
+    /// The ledger says who shall have it.
+    pub decided_after_ms: Option<u64>,
+    /// Nobody of an earlier epoch can write any more.
+    pub fenced_after_ms: Option<u64>,
+    /// Its legs are equal, and it may be written.
+    pub assembled_after_ms: Option<u64>,
+    /// Its owner shows a device.
+    pub usable_after_ms: u64,
+}
+
+impl fmt::Display for TookOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stages = [
+            ("given to it", self.decided_after_ms),
+            ("fenced", self.fenced_after_ms),
+            ("assembled", self.assembled_after_ms),
+        ];
+        for (what, after_ms) in stages {
+            if let Some(ms) = after_ms {
+                write!(f, "{what} after {ms} ms, ")?;
+            }
+        }
+        write!(f, "usable after {} ms", self.usable_after_ms)
+    }
+}
+
+/// What a workload wrote, and when its writes waited. Times are since the run's start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wrote {
+    /// Where it ran.
+    pub node: String,
+    /// Which of its runs.
+    pub run: u32,
+    /// When the first write was acknowledged, milliseconds.
+    pub from_ms: u64,
+    /// When the last was, or until when the next was waited for, milliseconds.
+    pub to_ms: u64,
+    /// How many were acknowledged.
+    pub acknowledged: u64,
+    /// When none was acknowledged for half a second or longer.
+    pub stalls: Vec<Waited>,
+}
+
+/// A time without acknowledgements, milliseconds since the run's start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "units are part of names")]
+pub struct Waited {
+    /// The last acknowledgement before it.
+    pub from_ms: u64,
+    /// The first after it.
+    pub to_ms: u64,
 }
 
 /// What became of a leg in sync, read on its own.

@@ -54,6 +54,12 @@ pub fn longest_gap(writes: &[Acknowledged], since_us: u64, until_us: u64) -> Opt
     longest
 }
 
+/// Times without acknowledgements between two of them that are so long at least.
+pub fn stalls(writes: &[Acknowledged], at_least_us: u64) -> Vec<Gap> {
+    let gap = |two: &[Acknowledged]| Gap { from_us: two[0].ended_us, until_us: two[1].ended_us };
+    writes.windows(2).map(gap).filter(|gap| gap.len_us() >= at_least_us).collect()
+}
+
 /// The first acknowledgement of a write that was begun after some moment: who waited has been let go, and more.
 pub fn first_begun_after(writes: &[Acknowledged], moment_us: u64) -> Option<Acknowledged> {
     writes.iter().find(|write| write.began_us > moment_us).copied()
@@ -94,6 +100,8 @@ mod tests {
         assert_eq!(gap, Gap { from_us: 990_000, until_us: 3_500_000 });
         assert_eq!(gap.len_us(), 2_510_000);
         assert_eq!(first_begun_after(&writes, 1_000_000).unwrap().ended_us, 3_510_000);
+        assert_eq!(stalls(&writes, 500_000), [gap]);
+        assert_eq!(stalls(&writes, 2_510_001), []);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::plan::{NicPlan, NodePlan};
 use super::power::Power;
 use super::topology::cable_id;
 use super::{Keeper, Lab, LabError};
-use crate::suite::{Flapping, Nics, Room, SpineWay, Step, SwitchFailure, Way, Whom};
+use crate::suite::{Flapping, Nics, Place, Room, SpineWay, Step, SwitchFailure, Way, Whom};
 use drives::fault::Fault;
 use fabric::{CarrierChange, End, PortRef, Role, Switch, SwitchId, Ways};
 use futures_util::future::try_join_all;
@@ -77,6 +77,18 @@ pub enum Made {
         /// What.
         fault: Fault,
     },
+    /// A node's agent was killed. It is started again at once.
+    Agent {
+        /// The node.
+        node: NodeName,
+    },
+    /// A node's clock was set.
+    Clock {
+        /// The node.
+        node: NodeName,
+        /// Forward, seconds.
+        by_s: i32,
+    },
     /// A node does nothing.
     Down {
         /// Which.
@@ -130,6 +142,8 @@ impl fmt::Display for Made {
             Self::Cable { cable: LabCable { node, adapter, switch, port, .. }, .. } => {
                 write!(f, "{adapter} of {node} is cabled to switch {switch} port {port}")
             }
+            Self::Agent { node } => write!(f, "the agent of {node} was killed"),
+            Self::Clock { node, by_s } => write!(f, "the clock of {node} was set by {by_s} s"),
             Self::Down { node, how: Stop::Off } => write!(f, "node {node} is off"),
             Self::Down { node, how: Stop::Cycled } => write!(f, "node {node} lost its power for a moment"),
             Self::Down { node, how: Stop::Frozen } => write!(f, "node {node} is frozen"),
@@ -151,7 +165,10 @@ impl Made {
             Self::Flapping { loss_id, .. } => vec![loss_id.clone()],
             Self::Down { node, .. } => vec![format!("node:{node}")],
             // No storage crosses the spine, and the watch looks at storage networks.
-            Self::SpineLink { .. } | Self::Drive { .. } => Vec::new(),
+            // What of an agent that is back at once, or of a clock that nothing depends on?
+            Self::SpineLink { .. } | Self::Drive { .. } | Self::Agent { .. } | Self::Clock { .. } => {
+                Vec::new()
+            }
             Self::Cable { cable: LabCable { node, adapter, switch, port, .. }, is_cut_off } => {
                 let mut names = vec![format!("cable-moved:{node}:{adapter}>{switch}:{port}")];
                 names.extend(is_cut_off.then(|| format!("nic:{node}:{adapter}")));
@@ -171,6 +188,8 @@ impl Made {
             | Self::SpineLink { .. }
             | Self::Flapping { .. }
             | Self::Drive { .. }
+            | Self::Agent { .. }
+            | Self::Clock { .. }
             | Self::Down { .. } => &[],
         }
     }
@@ -224,6 +243,16 @@ impl Lab {
                 self.freeze(&names).await?;
                 down(names, Stop::Frozen)
             }
+            Step::KillAgent { room, position } => {
+                let node = self.node_at(spec, *room, *position)?;
+                node.kill_agent().await?;
+                vec![Made::Agent { node: node.name().clone() }]
+            }
+            Step::SkewClock { room, position, by_s } => {
+                let node = self.node_at(spec, *room, *position)?;
+                node.skew_clock(*by_s).await?;
+                vec![Made::Clock { node: node.name().clone(), by_s: *by_s }]
+            }
             Step::Miswire { what, room, position, storage_network } => {
                 let miswiring = Miswiring::of(spec, *what, (*room, *position), *storage_network);
                 let missing = LabError::NoSuchNode { room: room.index() + 1, position: *position };
@@ -243,12 +272,25 @@ impl Lab {
         self.tell_carriers(changes).await?;
         let all = self.nodes.keys().cloned().collect();
         self.thaw(&all).await?;
-        for made in faults {
+        for made in &faults {
             if let Made::Drive { node, drive, .. } = made {
-                self.mend_drive(&node, &drive).await?;
+                self.mend_drive(node, drive).await?;
+            }
+            // Who was off comes back with the lab's own time.
+            if let Made::Clock { node, by_s } = made
+                && let Some(node) = self.nodes.get(node).filter(|node| node.has_power())
+            {
+                node.skew_clock(by_s.saturating_neg()).await?;
             }
         }
         self.power_on(keeper, &all).await
+    }
+
+    fn node_at(&self, spec: &ClusterSpec, room: Room, position: u8) -> Result<&super::LabNode, LabError> {
+        let missing = || LabError::NoSuchNode { room: room.index() + 1, position };
+        let nodes = &spec.zones.get(room.index()).ok_or_else(missing)?.nodes;
+        let at = usize::from(position).checked_sub(1).ok_or_else(missing)?;
+        self.nodes.get(&nodes.get(at).ok_or_else(missing)?.name).ok_or_else(missing)
     }
 
     /// Brings a step's nodes back, or takes note that they are.
@@ -271,6 +313,11 @@ impl Lab {
     /// The nodes that a step takes the power of, freezes, or brings back.
     pub(crate) fn nodes_of(&self, spec: &ClusterSpec, step: &Step) -> Result<BTreeSet<NodeName>, LabError> {
         let Some(Whom { room, position }) = step.whom() else { return Ok(BTreeSet::new()) };
+        let room = match room {
+            Place::Everywhere => return Ok(self.nodes.keys().cloned().collect()),
+            Place::Witness => return Ok(BTreeSet::from([spec.witness.name.clone()])),
+            Place::Room(room) => room,
+        };
         let nodes = spec.zones.get(room.index()).map_or(&[][..], |zone| &zone.nodes);
         let here = (1u8..).zip(nodes).filter(|(at, _)| position.is_none_or(|position| *at == position));
         let names: BTreeSet<NodeName> = here.map(|(_, node)| node.name.clone()).collect();

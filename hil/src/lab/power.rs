@@ -178,6 +178,11 @@ impl Lab {
 }
 
 impl LabNode {
+    /// Whether it is on, or frozen.
+    pub(super) fn has_power(&self) -> bool {
+        matches!(self.power, Power::On { .. })
+    }
+
     fn nic_ids(&self) -> impl Iterator<Item = NicId> {
         self.plan.nics.iter().map(|nic| nic.id.clone())
     }

@@ -101,6 +101,16 @@ impl LabNode {
         }
     }
 
+    /// Ends its agent at once; process 1 starts it again.
+    pub(super) async fn kill_agent(&self) -> Result<(), LabError> {
+        self.told("kill the agent", &["@kill", KILL, "twinrackd"]).await.map(drop)
+    }
+
+    /// Sets its clock forward, or back.
+    pub(super) async fn skew_clock(&self, by_s: i32) -> Result<(), LabError> {
+        self.told("set the clock", &["@skew", &by_s.to_string()]).await.map(drop)
+    }
+
     async fn told(&self, what: &str, argv: &[&str]) -> Result<Output, LabError> {
         let mut hands = self.hands_or_lab_error().await?;
         let node = || self.name().to_string();

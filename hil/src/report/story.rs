@@ -6,7 +6,7 @@
 //! A loss belongs to the scenario in which it was first named, by time: the log's lines are in the order in which the
 //! harness learned of things, so a loss may be gone a line after its scenario ended.
 
-use crate::events::{Counters, Event, Paths, Record, RoundTrips, Topology, Verdict};
+use crate::events::{Counters, Event, Paths, Record, RoundTrips, Topology, Verdict, Wrote};
 use std::collections::BTreeMap;
 
 /// What of a log could not be read.
@@ -47,6 +47,8 @@ pub struct Story {
     pub paths: Vec<(u64, Paths)>,
     /// Round trips, as they were measured.
     pub round_trips: Vec<RoundTrips>,
+    /// What workloads wrote to a volume.
+    pub wrote: Vec<Wrote>,
     /// What went over the cables.
     pub counters: Option<Counters>,
     /// What could not be read.
@@ -199,6 +201,7 @@ impl Story {
             topology: None,
             paths: Vec::new(),
             round_trips: Vec::new(),
+            wrote: Vec::new(),
             counters: None,
             unread,
         };
@@ -233,6 +236,7 @@ impl Teller {
             | Event::Drift { .. }
             | Event::Throughput(_)
             | Event::Stall(_)
+            | Event::TookOver(_)
             | Event::LegJudged(_) => {}
             Event::PhaseStarted { phase } => {
                 self.story.phases.push(Span { what: phase.clone(), from_ms: at_ms, to_ms: None });
@@ -250,6 +254,7 @@ impl Teller {
             Event::Paths(paths) => self.story.paths.push((at_ms, paths.clone())),
             Event::RoundTrips(trips) => self.story.round_trips.push(trips.clone()),
             Event::Counters(counters) => self.story.counters = Some(counters.clone()),
+            Event::Wrote(wrote) => self.story.wrote.push(wrote.clone()),
             Event::FaultMade { fault } => {
                 self.faults.push(Span { what: fault.clone(), from_ms: at_ms, to_ms: None });
             }
@@ -364,7 +369,9 @@ fn scenario_at(suites: &mut [SuiteStory], at_ms: u64) -> Option<&mut ScenarioSto
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::events::{Bucket, CabledNic, CabledNode, Cables, Carried, Dropped, NetworkPaths, SwitchPort};
+    use crate::events::{
+        Bucket, CabledNic, CabledNode, Cables, Carried, Dropped, NetworkPaths, SwitchPort, Waited,
+    };
 
     fn topology() -> Event {
         let nic = |adapter: &str, storage: &[u8], switch: &str, port: u8| CabledNic {
@@ -489,6 +496,10 @@ pub(crate) mod tests {
             at(15_000, ended("needs peers", Verdict::NotApplicable, 0)),
         ];
         events.extend(measured().into_iter().map(|event| at(15_001, event)));
+        let stalls = vec![Waited { from_ms: 8010, to_ms: 9300 }];
+        let (node, run, acknowledged) = ("a1".to_owned(), 1, 900);
+        let wrote = Wrote { node, run, from_ms: 8001, to_ms: 11_500, acknowledged, stalls };
+        events.push(at(15_001, Event::Wrote(wrote)));
         events.push(at(15_002, Event::PhaseEnded { phase: "suites".into(), took_ms: 7002 }));
         events.push(at(15_010, Event::RunEnded { good: false }));
         events

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::time::Instant;
 use workload::record::{RECORD_BYTES, Record, read_all};
 
@@ -86,6 +87,12 @@ impl Clock {
         self.ahead_us.and_then(|ahead_us| u64::try_from(self.host_us(moment) - ahead_us).ok())
     }
 
+    /// The moment of a time by the node's clock, µs.
+    pub(super) fn moment(&self, node_us: u64) -> Option<Instant> {
+        let host_us = i128::from(node_us) + self.ahead_us?;
+        u64::try_from(host_us).ok().map(|us| self.origin + Duration::from_micros(us))
+    }
+
     fn host_us(&self, moment: Instant) -> i128 {
         let after = moment.saturating_duration_since(self.origin).as_micros();
         i128::try_from(after).unwrap_or(i128::MAX)
@@ -96,7 +103,6 @@ impl Clock {
 mod tests {
     use super::*;
     use std::io::Write;
-    use std::time::Duration;
     use workload::record::Event;
 
     fn record(ended_ms: u32) -> Record {
@@ -134,6 +140,8 @@ mod tests {
         clock.saw(Some(&record(5200)), at(1290));
         clock.saw(None, at(1300));
         assert_eq!(clock.node_us(at(1202)), Some(5_200_000));
+        assert_eq!(clock.moment(5_200_000), Some(at(1202)));
+        assert_eq!(clock.moment(0), None, "before anything was known of it");
         // A node that was on for long before, or a moment before it was switched on.
         let mut late = Clock::new(origin);
         late.saw(Some(&record(5)), at(900));

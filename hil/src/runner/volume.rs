@@ -8,7 +8,10 @@
 //!
 //! On failure: what the product does not do is a step that does not hold; only the lab's own failures end the run.
 
+use super::legs::Whole;
 use super::records::{Clock, Tail};
+use super::split::{Commits, Steps};
+use super::writers::{CLOCK_SLACK_US, LOOK, Left, Writer};
 use super::{Runner, Seen, milliseconds};
 use crate::events::{Event, LegJudged, Stall};
 use crate::judgement::{self, JudgeError, Judgement, LegFile, acknowledged, first_begun_after, longest_gap};
@@ -24,29 +27,30 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use workload::choice::Pattern;
-use workload::record::Record;
 use workload::writer::Config;
 
 /// The volume's name.
 const NAME: &str = "judged";
 /// How much of the volume is written again and again, and how often of a hundred times.
 const WARM: Pattern = Pattern { warm_blocks: 256, warm_percent: 50 };
-/// How often records are looked at: no time is known better than that.
-const LOOK: Duration = Duration::from_millis(10);
 /// How long the workload has to end: a write that waits for the ledger must come to its end first.
 const STOP_BOUND: Duration = Duration::from_secs(30);
-/// A write counts as begun after a fault from so long on: so far may the clocks be apart.
-const CLOCK_SLACK_US: u64 = 20_000;
 
 /// The volume that is written.
 #[derive(Debug)]
 pub(super) struct Tested {
-    id: VolumeId,
+    pub(super) id: VolumeId,
     /// Where each leg was last said to lie.
     places: BTreeMap<LegId, (NodeName, LegPlace)>,
     /// The last run of the workload.
     run: u32,
-    writer: Option<Writer>,
+    pub(super) writer: Option<Writer>,
+    /// A workload that can't have anything acknowledged any more, as its node has lost the volume.
+    pub(super) left: Option<Left>,
+    /// The volume when a step saw all its legs in sync last.
+    pub(super) whole: Option<Whole>,
+    /// The stages that it was seen in.
+    pub(super) steps: Steps,
     /// Whether something was written since it was judged.
     is_unjudged: bool,
 }
@@ -56,41 +60,6 @@ struct Pace {
     in_flight: u8,
     pause_ms: u16,
     flush_every: u64,
-}
-
-/// A workload that runs.
-#[derive(Debug)]
-struct Writer {
-    node: NodeName,
-    run: u32,
-    tail: Tail,
-    clock: Clock,
-}
-
-impl Writer {
-    /// Takes in what was recorded since.
-    fn look(&mut self) -> Result<(), JudgeError> {
-        if self.tail.read()? {
-            self.clock.saw(self.tail.records().last(), Instant::now());
-        }
-        Ok(())
-    }
-
-    /// Whether a write was acknowledged by a deadline.
-    async fn first(&mut self, deadline: Instant) -> Result<bool, JudgeError> {
-        loop {
-            self.look()?;
-            let is_acknowledged = !acknowledged(self.records(), self.run).is_empty();
-            if is_acknowledged || Instant::now() >= deadline {
-                return Ok(is_acknowledged);
-            }
-            sleep(LOOK).await;
-        }
-    }
-
-    fn records(&self) -> &[Record] {
-        self.tail.records()
-    }
 }
 
 impl Runner<'_> {
@@ -110,8 +79,15 @@ impl Runner<'_> {
             Step::KeepsWriting { for_ms, gap_at_most_ms } => {
                 Ok(or_unreadable(self.keeps_writing(ms(*for_ms), ms(*gap_at_most_ms)).await))
             }
+            Step::KeptWriting { gap_at_most_ms } => Ok(or_unreadable(self.kept_writing(ms(*gap_at_most_ms)))),
             Step::LegsInSync { within_ms } => Ok(self.legs_in_sync(ms(*within_ms)).await),
             Step::VolumeOpens { room, within_ms } => Ok(self.volume_opens(*room, ms(*within_ms)).await),
+            Step::LegsStayInSync { for_ms } => Ok(self.legs_stay_in_sync(ms(*for_ms)).await),
+            Step::RebuildsAtMost { count } => Ok(self.rebuilds_at_most(*count).await),
+            Step::VotersWork { within_ms } => Ok(self.voters_work(ms(*within_ms)).await),
+            Step::OldOwnerIsSilent { for_ms } => {
+                Ok(or_unreadable(self.old_owner_is_silent(ms(*for_ms)).await))
+            }
             Step::StopWriting {} => self.stop_writing().await,
             Step::Judge {} => self.judge_legs().await,
             _ => Ok(Seen::not("this is no step about a volume")),
@@ -129,16 +105,9 @@ impl Runner<'_> {
         self.volume.as_ref().is_some_and(|tested| tested.is_unjudged)
     }
 
-    /// A node lost its power: what ran there has ended.
-    pub(super) fn writer_lost(&mut self, node: &NodeName) {
-        if let Some(tested) = &mut self.volume {
-            tested.writer.take_if(|writer| writer.node == *node);
-        }
-    }
-
     async fn make_volume(
         &mut self,
-        (size_mib, mirror): (u32, Mirror),
+        (size_mib, mirror): (u32, Option<Mirror>),
         room: Room,
         bound: Duration,
     ) -> Result<Seen, DeployError> {
@@ -149,14 +118,17 @@ impl Runner<'_> {
         let pool_took = begun.elapsed();
         let Ok(name) = NAME.parse() else { return Ok(Seen::not("the volume has no good name")) };
         let rack = self.cluster.spec.zones[room.index()].name.clone();
+        let mirror = mirror.unwrap_or_else(|| self.cluster.spec.shape().mirror());
         let request = VolumeRequest { name, mirror, size_bytes: u64::from(size_mib) << 20, rack };
         let ready = volume(&self.cluster, &request, bound).await?;
         let VolumeReady { id, owner, device, legs, .. } = ready;
         if self.volume.as_ref().is_none_or(|tested| tested.id != id) {
-            let (places, writer) = (BTreeMap::new(), None);
-            self.volume = Some(Tested { id, places, run: 0, writer, is_unjudged: false });
+            let places = BTreeMap::new();
+            let (writer, left, whole, steps) = (None, None, None, Steps::default());
+            self.volume = Some(Tested { id, places, run: 0, writer, left, whole, steps, is_unjudged: false });
         }
-        self.look_at_volume().await;
+        let views = self.look_at_volume().await;
+        self.note_whole(&views);
         Ok(Seen::held(format!(
             "the pool after {} ms ({} nodes, {} steps); {id} after {} ms: {legs} legs in sync, open on {owner} as {device}",
             pool_took.as_millis(),
@@ -167,9 +139,13 @@ impl Runner<'_> {
     }
 
     /// Asks those that work; notes where legs lie.
-    async fn look_at_volume(&mut self) -> Vec<(NodeName, ClusterView)> {
+    pub(super) async fn look_at_volume(&mut self) -> Vec<(NodeName, ClusterView)> {
         let views = views(&self.working()).await;
         if let Some(tested) = &mut self.volume {
+            let volume = newest(&views).and_then(|view| view.state.volumes.get(&tested.id));
+            if let Some(volume) = volume {
+                tested.steps.see(volume);
+            }
             for (name, view) in &views {
                 for place in view.legs.iter().filter(|place| place.volume == tested.id) {
                     tested.places.insert(place.leg, (name.clone(), place.clone()));
@@ -259,10 +235,11 @@ impl Runner<'_> {
     /// From the last fault on: when writes went on.
     async fn writes_go_on(&mut self, bound: Duration) -> Result<Seen, JudgeError> {
         let Some((_, fault)) = self.faulted else { return Ok(Seen::not("nothing was broken")) };
-        let Some(writer) = self.volume.as_mut().and_then(|tested| tested.writer.as_mut()) else {
-            return Ok(Seen::not("nobody writes"));
-        };
+        let writer = self.volume.as_mut().and_then(|tested| Some((tested.id, tested.writer.as_mut()?)));
+        let Some((id, writer)) = writer else { return Ok(Seen::not("nobody writes")) };
         let deadline = fault + bound;
+        let member = self.cluster.members.iter().find(|member| member.name == writer.node).cloned();
+        let commits = member.map(|member| Commits::ask(member, id, self.lab.down(), fault));
         loop {
             writer.look()?;
             let Some(at_us) = writer.clock.node_us(fault) else {
@@ -276,17 +253,23 @@ impl Runner<'_> {
             };
             let after_ms = |moment_us: u64| moment_us.saturating_sub(at_us) / 1000;
             if let Some(begun) = begun {
+                let known = commits.as_ref().map(Commits::known).unwrap_or_default();
                 let stall = Stall {
                     node: writer.node.to_string(),
                     run: writer.run,
                     longest_gap_ms: gap.len_us() / 1000,
                     next_after_ms: after_ms(gap.until_us),
                     begun_after_ms: after_ms(begun.ended_us),
+                    leader_after_ms: known.leader_after_ms,
+                    stale_after_ms: known.stale_after_ms,
                 };
                 let what = format!(
                     "the longest time between two acknowledgements is {} ms; it ends {} ms after the fault, and {} ms after it a write \
-                     that was begun since is acknowledged",
-                    stall.longest_gap_ms, stall.next_after_ms, stall.begun_after_ms
+                     that was begun since is acknowledged; {}",
+                    stall.longest_gap_ms,
+                    stall.next_after_ms,
+                    stall.begun_after_ms,
+                    stall.split()
                 );
                 let in_time = u128::from(stall.begun_after_ms) <= bound.as_millis();
                 self.log.log(Event::Stall(stall));
@@ -306,24 +289,21 @@ impl Runner<'_> {
         let Some(writer) = self.volume.as_mut().and_then(|tested| tested.writer.as_mut()) else {
             return Ok(Seen::not("nobody writes"));
         };
-        writer.look()?;
-        let before = acknowledged(writer.records(), writer.run).len();
         while begun.elapsed() < for_long {
             sleep(LOOK).await;
             writer.look()?;
         }
-        let (since, now) = (writer.clock.node_us(begun), writer.clock.node_us(Instant::now()));
-        let done = acknowledged(writer.records(), writer.run);
-        let (Some(since_us), Some(now_us)) = (since, now) else {
-            return Ok(Seen::not("nothing was ever acknowledged"));
+        Ok(writer.wrote_since(begun, gap_at_most))
+    }
+
+    /// From the first fault on acknowledgements came.
+    fn kept_writing(&mut self, gap_at_most: Duration) -> Result<Seen, JudgeError> {
+        let Some((fault, _)) = self.faulted else { return Ok(Seen::not("nothing was broken")) };
+        let Some(writer) = self.volume.as_mut().and_then(|tested| tested.writer.as_mut()) else {
+            return Ok(Seen::not("nobody writes"));
         };
-        let count = done.len() - before;
-        // What comes is seen a little later.
-        let gap = longest_gap(&done, since_us, now_us.saturating_sub(CLOCK_SLACK_US));
-        let longest = gap.map_or(for_long, |gap| Duration::from_micros(gap.len_us()));
-        let what =
-            format!("{count} writes were acknowledged, no two more than {} ms apart", longest.as_millis());
-        Ok(if longest <= gap_at_most && count > 0 { Seen::held(what) } else { Seen::not(what) })
+        writer.look()?;
+        Ok(writer.wrote_since(fault, gap_at_most))
     }
 
     async fn legs_in_sync(&mut self, bound: Duration) -> Seen {
@@ -331,21 +311,32 @@ impl Runner<'_> {
         match self.volume_until(begun + bound, |ready| ready.in_sync == ready.legs).await {
             Ok(ready) => {
                 let after_ms = begun.elapsed().as_millis();
+                let views = self.look_at_volume().await;
+                self.note_whole(&views);
                 Seen::held(format!("all {} after {after_ms} ms, open on {}", ready.legs, ready.owner))
             }
             Err(why) => Seen::not(why),
         }
     }
 
-    async fn volume_opens(&mut self, room: Room, bound: Duration) -> Seen {
+    async fn volume_opens(&mut self, room: Option<Room>, bound: Duration) -> Seen {
         let Some((_, fault)) = self.faulted else { return Seen::not("nothing was broken") };
-        let nodes = &self.cluster.spec.zones[room.index()].nodes;
-        let there: Vec<NodeName> = nodes.iter().map(|node| node.name.clone()).collect();
+        let zones = self.cluster.spec.zones.iter().enumerate();
+        let wanted = zones.filter(|(at, _)| room.is_none_or(|room| room.index() == *at));
+        let nodes = wanted.flat_map(|(_, zone)| &zone.nodes);
+        let there: Vec<NodeName> = nodes.map(|node| node.name.clone()).collect();
         match self.volume_until(fault + bound, |ready| there.contains(&ready.owner)).await {
-            Ok(VolumeReady { owner, device, in_sync, legs, .. }) => Seen::held(format!(
-                "on {owner} as {device} {} ms after the fault, with {in_sync} of {legs} legs in sync",
-                milliseconds(fault.elapsed())
-            )),
+            Ok(VolumeReady { owner, device, in_sync, legs, .. }) => {
+                let now = Instant::now();
+                self.writer_left_behind(&owner);
+                let took = self.volume.as_ref().map(|tested| tested.steps.since(fault, &owner, now));
+                let stages = took.as_ref().map(ToString::to_string).unwrap_or_default();
+                took.map(|took| self.log.log(Event::TookOver(took)));
+                Seen::held(format!(
+                    "on {owner} as {device} {} ms after the fault ({stages}), with {in_sync} of {legs} legs in sync",
+                    milliseconds(now.duration_since(fault))
+                ))
+            }
             Err(why) => Seen::not(why),
         }
     }
@@ -358,6 +349,7 @@ impl Runner<'_> {
         let node = self.lab.nodes().get(&writer.node).ok_or_else(missing)?;
         let ended = node.stop_writing(STOP_BOUND).await?;
         let what = format!("run {} on {}", writer.run, writer.node);
+        self.writer_ended(writer);
         Ok(if ended {
             Seen::held(what)
         } else {

@@ -38,6 +38,58 @@ impl fmt::Display for Room {
     }
 }
 
+/// Where machines are: in a room, in the third place, or anywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Named")]
+pub enum Place {
+    /// In a room.
+    Room(Room),
+    /// In the third place, where the witness is.
+    Witness,
+    /// Everywhere.
+    Everywhere,
+}
+
+/// A place as it is written: a room's number, or a word.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Named {
+    Number(u8),
+    Word(String),
+}
+
+impl TryFrom<Named> for Place {
+    type Error = String;
+    fn try_from(named: Named) -> Result<Self, String> {
+        match named {
+            Named::Number(number) => Room::try_from(number).map(Self::Room),
+            Named::Word(word) if word == "witness" => Ok(Self::Witness),
+            Named::Word(word) if word == "all" => Ok(Self::Everywhere),
+            Named::Word(word) => Err(format!("room `{word}`: there are rooms 1 and 2, `witness` and `all`")),
+        }
+    }
+}
+
+impl Place {
+    /// The room, if it is one.
+    pub fn room(self) -> Option<Room> {
+        match self {
+            Self::Room(room) => Some(room),
+            Self::Witness | Self::Everywhere => None,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Room(room) => room.fmt(f),
+            Self::Witness => f.write_str("the witness"),
+            Self::Everywhere => f.write_str("everything"),
+        }
+    }
+}
+
 /// Which way a link or switch is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -134,13 +186,21 @@ pub enum Nics {
     Storage,
 }
 
-/// Who loses power, freezes or comes back: one node, or a whole room.
+/// Who loses power, freezes or comes back: one node, a whole room, the witness, or all at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Whom {
-    /// The room.
-    pub room: Room,
+    /// Where.
+    pub room: Place,
     /// The node's position there, from 1; none: all of them.
     pub position: Option<u8>,
+}
+
+impl Whom {
+    /// Whether all of the others are among these.
+    pub(super) fn includes(self, others: Self) -> bool {
+        let whole = self.position.is_none() || self.position == others.position;
+        self.room == Place::Everywhere || self.room == others.room && whole
+    }
 }
 
 impl fmt::Display for Whom {

@@ -12,6 +12,13 @@ impl fmt::Display for Step {
             | Self::FlapRoomLink { .. }
             | Self::FlapCable { .. }
             | Self::CrossCable { .. } => cut(self, f),
+            Self::KillAgent { room, position } => {
+                write!(f, "the agent of node {position} of {room} is killed")
+            }
+            Self::SkewClock { room, position, by_s } => {
+                let way = if *by_s < 0 { "back" } else { "forward" };
+                write!(f, "the clock of node {position} of {room} is set {way} by {} s", by_s.unsigned_abs())
+            }
             Self::PowerOff { .. }
             | Self::PowerOn { .. }
             | Self::PowerCycle { .. }
@@ -77,7 +84,12 @@ impl fmt::Display for Step {
             | Self::StartWriting { .. }
             | Self::WritesGoOn { .. }
             | Self::KeepsWriting { .. }
+            | Self::KeptWriting { .. }
             | Self::LegsInSync { .. }
+            | Self::LegsStayInSync { .. }
+            | Self::RebuildsAtMost { .. }
+            | Self::VotersWork { .. }
+            | Self::OldOwnerIsSilent { .. }
             | Self::VolumeOpens { .. }
             | Self::StopWriting {}
             | Self::Judge {} => volume(self, f),
@@ -158,20 +170,38 @@ fn drive(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 fn volume(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match step {
         Step::MakeVolume { size_mib, mirror, room, within_ms } => {
-            let copies = mirror.legs();
-            write!(
-                f,
-                "a volume of {size_mib} MiB with {copies} copies is open in {room} within {within_ms} ms"
-            )
+            write!(f, "a volume of {size_mib} MiB with ")?;
+            match mirror {
+                Some(mirror) => write!(f, "{} copies", mirror.legs())?,
+                None => write!(f, "the shape's copies")?,
+            }
+            write!(f, " is open in {room} within {within_ms} ms")
         }
         Step::StartWriting { in_flight, .. } => write!(f, "the workload writes, {in_flight} at a time"),
         Step::WritesGoOn { within_ms } => write!(f, "writes go on within {within_ms} ms"),
         Step::KeepsWriting { for_ms, gap_at_most_ms } => {
             write!(f, "for {for_ms} ms no two acknowledgements are more than {gap_at_most_ms} ms apart")
         }
+        Step::KeptWriting { gap_at_most_ms } => {
+            write!(
+                f,
+                "since the first fault no two acknowledgements were more than {gap_at_most_ms} ms apart"
+            )
+        }
         Step::LegsInSync { within_ms } => write!(f, "all legs are in sync within {within_ms} ms"),
-        Step::VolumeOpens { room, within_ms } => {
+        Step::LegsStayInSync { for_ms } => {
+            write!(f, "for {for_ms} ms the volume stays where it is and no leg is lost")
+        }
+        Step::RebuildsAtMost { count } => write!(f, "legs were lost {count} times at most"),
+        Step::VotersWork { within_ms } => write!(f, "everybody who votes works within {within_ms} ms"),
+        Step::OldOwnerIsSilent { for_ms } => {
+            write!(f, "for {for_ms} ms nothing is acknowledged where the volume was open before")
+        }
+        Step::VolumeOpens { room: Some(room), within_ms } => {
             write!(f, "the volume is open in {room} within {within_ms} ms")
+        }
+        Step::VolumeOpens { room: None, within_ms } => {
+            write!(f, "the volume is open within {within_ms} ms")
         }
         Step::StopWriting {} => f.write_str("the workload is ended"),
         Step::Judge {} => f.write_str("every leg in sync holds every acknowledged write"),

@@ -4,7 +4,7 @@ use super::markup::{Element, classed, el};
 use super::tracks::{self, Axis, Bar, Row};
 use super::words::{soon, time};
 use super::{anchor, verdict_mark};
-use crate::events::{NetworkPaths, Verdict};
+use crate::events::{NetworkPaths, Verdict, Wrote};
 use crate::report::Summary;
 use crate::report::story::{Named, Ready, ScenarioStory, Span, Story, SuiteStory};
 
@@ -55,6 +55,7 @@ fn picture(story: &Story, suite: &SuiteStory) -> Element {
         "named by the diagnosis",
         named.map(|named| named_bar(story, named, "")).collect(),
     ));
+    rows.extend(write_row(story, from_ms, to_ms));
     rows.extend(path_rows(story, from_ms, to_ms));
     rows.extend(node_row(story, from_ms, to_ms));
     let faults = suite.scenarios.iter().map(|scenario| scenario.faults.len()).sum::<usize>();
@@ -112,6 +113,42 @@ pub(super) fn path_rows(story: &Story, from_ms: u64, to_ms: u64) -> Vec<Row> {
         Row { caption: format!("storage network {network}, ways that carry"), lanes: vec![bars] }
     };
     networks.into_iter().map(row).collect()
+}
+
+/// When workloads' writes were acknowledged, and when they waited; nothing, if nothing was written then.
+pub(super) fn write_row(story: &Story, from_ms: u64, to_ms: u64) -> Option<Row> {
+    let bars = story.wrote.iter().flat_map(write_bars);
+    let bars: Vec<Bar> = bars.filter(|bar| bar.to_ms > from_ms && bar.from_ms < to_ms).collect();
+    (!bars.is_empty()).then(|| Row::packed("writes that are acknowledged", bars))
+}
+
+/// A run of the workload: what it wrote, parted by what it waited.
+fn write_bars(wrote: &Wrote) -> Vec<Bar> {
+    let Wrote { node, run, acknowledged, .. } = wrote;
+    let wrote_bar = |from_ms, to_ms, label: &str| Bar {
+        from_ms,
+        to_ms,
+        class: "carries",
+        title: format!("run {run} on {node}, {acknowledged} writes in all"),
+        label: label.to_owned(),
+    };
+    let mut bars = Vec::new();
+    let mut from_ms = wrote.from_ms;
+    for stall in &wrote.stalls {
+        let waited = time(stall.to_ms.saturating_sub(stall.from_ms));
+        bars.push(wrote_bar(from_ms, stall.from_ms, node));
+        bars.push(Bar {
+            from_ms: stall.from_ms,
+            to_ms: stall.to_ms,
+            class: "silent",
+            title: format!("run {run} on {node}: nothing is acknowledged for {waited}"),
+            label: waited,
+        });
+        from_ms = stall.to_ms;
+    }
+    bars.push(wrote_bar(from_ms, wrote.to_ms, node));
+    bars.retain(|bar| bar.to_ms > bar.from_ms);
+    bars
 }
 
 fn path_bar(counted: &NetworkPaths, from_ms: u64, to_ms: u64) -> Bar {
@@ -208,6 +245,7 @@ fn zoom(story: &Story, scenario: &ScenarioStory) -> Element {
         Row::packed("faults in force", fault_bars(story, scenario)),
         Row::packed("named", named.collect()),
     ];
+    rows.extend(write_row(story, from_ms, to_ms));
     rows.extend(path_rows(story, from_ms, to_ms));
     rows.push(Row::packed("steps", ended.collect()));
     tracks::draw(
