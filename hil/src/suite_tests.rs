@@ -1,6 +1,7 @@
 //! What suites may say, and what a cluster must have for them.
 
 use super::*;
+use model::Wiring;
 
 #[test]
 fn the_built_in_suites_are_good_and_named_after_their_files() {

@@ -1,0 +1,614 @@
+//! Steps: what a suite does to a cluster, and what it asks of it.
+
+use super::needs::{Need, no_network, no_node, no_switch, wiring};
+use super::{
+    BadPlan, Death, DriveAt, Flapping, Nics, Place, Room, SpineWay, SwitchFailure, Way, WhichDrive, Whom,
+    Wrong,
+};
+use crate::lab::miswiring::Miswiring;
+use drives::fault::{Fault, Range, Requests};
+use model::{ClusterSpec, Mirror, Wiring};
+use serde::Deserialize;
+
+/// A step of a scenario: a fault, its end, or something that must hold. (Steps without settings have braces, because
+/// serde refuses unknown keys only there.)
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Step {
+    /// The switch of a storage network in a room fails.
+    FailSwitch {
+        /// The room.
+        room: Room,
+        /// The storage network whose switch it is.
+        storage_network: u8,
+        /// How.
+        #[serde(default)]
+        how: SwitchFailure,
+    },
+    /// The link between the rooms that a storage network crosses is cut.
+    CutRoomLink {
+        /// The storage network.
+        storage_network: u8,
+        /// Which way.
+        #[serde(default)]
+        way: Way,
+    },
+    /// The link to the spine of the switch that carries a storage network in a room is cut. No storage crosses it.
+    CutSpineLink {
+        /// The room.
+        room: Room,
+        /// The storage network whose switch it is.
+        storage_network: u8,
+        /// Which way.
+        #[serde(default)]
+        way: SpineWay,
+    },
+    /// The link between the rooms that a storage network crosses flaps. Until it is done, the storage networks that don't
+    /// cross it lose no probe.
+    FlapRoomLink {
+        /// The storage network.
+        storage_network: u8,
+        /// How.
+        flapping: Flapping,
+    },
+    /// The cable of a node's NIC for a storage network flaps, and its carrier with it. The same holds.
+    FlapCable {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// The storage network.
+        storage_network: u8,
+        /// How.
+        flapping: Flapping,
+    },
+    /// A node's NICs are cabled to the same switches of the other room.
+    CrossCable {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// Which NICs.
+        nics: Nics,
+    },
+    /// A node, or a whole room at once, loses its power.
+    PowerOff {
+        /// The room; `witness`; `all`: everything at once.
+        room: Place,
+        /// The node's position there, from 1; none: all of them.
+        position: Option<u8>,
+    },
+    /// It gets its power back. Within a bound it has made its links by itself as they are planned; if nothing else is broken, all
+    /// is well then, and since the first fault nothing but the faults made was named.
+    PowerOn {
+        /// The room; `witness`; `all`: everything at once.
+        room: Place,
+        /// As above.
+        position: Option<u8>,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// Its power goes and comes back at once. It is named while it boots; then the same holds.
+    PowerCycle {
+        /// The room; `witness`; `all`: everything at once.
+        room: Place,
+        /// As above.
+        position: Option<u8>,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// A node, or a whole room, stands still.
+    Freeze {
+        /// The room; `witness`; `all`: everything at once.
+        room: Place,
+        /// As above.
+        position: Option<u8>,
+    },
+    /// It goes on. The same holds as after power on.
+    Thaw {
+        /// The room; `witness`; `all`: everything at once.
+        room: Place,
+        /// As above.
+        position: Option<u8>,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// A node's agent is killed; process 1 starts it again.
+    KillAgent {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+    },
+    /// A node's clock is set forward or back.
+    SkewClock {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// Forward, seconds; negative: back.
+        by_s: i32,
+    },
+    /// Something is wired or set up wrongly.
+    Miswire {
+        /// What.
+        what: Wrong,
+        /// The node's or switch's room.
+        #[serde(default)]
+        room: Room,
+        /// The node's position there, from 1.
+        #[serde(default = "one")]
+        position: u8,
+        /// The storage network.
+        #[serde(default = "one")]
+        storage_network: u8,
+    },
+    /// Miswirings drawn from the seed are made and mended one after another: each is named, all of it and nothing else, and is
+    /// gone when it is mended.
+    MiswireMany {
+        /// How many.
+        count: u8,
+        /// Within what time each is named, milliseconds.
+        named_within_ms: u64,
+        /// Within what time after its mending all is well, milliseconds.
+        well_within_ms: u64,
+    },
+    /// For so long nothing is wrong and nothing is said to be: no loss, no condition, no drift, and everybody reports.
+    NothingRaised {
+        /// How long, milliseconds.
+        for_ms: u64,
+    },
+    /// A drive fails requests.
+    DriveErrors {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// Which of its data drives.
+        #[serde(default)]
+        drive: WhichDrive,
+        /// Which requests.
+        #[serde(default)]
+        of: Requests,
+        /// Where; none: everywhere.
+        range: Option<Range>,
+    },
+    /// A drive takes longer for each request.
+    DriveSlow {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// Which of its data drives.
+        #[serde(default)]
+        drive: WhichDrive,
+        /// How much longer, milliseconds.
+        delay_ms: u32,
+    },
+    /// A drive answers nothing any more. Not longer than a minute: a kernel that resets its controller meanwhile makes QEMU wait for it.
+    DriveStuck {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// Which of its data drives.
+        #[serde(default)]
+        drive: WhichDrive,
+    },
+    /// A drive that erred, was slow or stuck works again; what waited is carried out.
+    DriveWorks {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// Which of its data drives.
+        #[serde(default)]
+        drive: WhichDrive,
+    },
+    /// A drive is pulled out: it loses its power, and its node the device.
+    PullDrive {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// Which of its data drives.
+        #[serde(default)]
+        drive: WhichDrive,
+    },
+    /// It is put back where it was.
+    PutDriveBack {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// Which of its data drives.
+        #[serde(default)]
+        drive: WhichDrive,
+    },
+    /// The node's kernel sees a drive as it was made: as erring, slow, stuck, gone or, within the bound, well. Where there is no volume,
+    /// writes are tried too.
+    KernelSeesDrive {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// Which of its data drives.
+        #[serde(default)]
+        drive: WhichDrive,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// Blocks are written to a drive itself: many that are flushed, and as many over and beside them that are not. Where there is no volume.
+    WriteToDrive {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// Which of its data drives.
+        #[serde(default)]
+        drive: WhichDrive,
+        /// How many writes of each kind.
+        writes: u32,
+    },
+    /// The drive's node is off: everything that was flushed is on the drive, or something written later, and of the rest a part is lost.
+    OnlyFlushedIsSure {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// Which of its data drives.
+        #[serde(default)]
+        drive: WhichDrive,
+    },
+    /// Every fault is undone.
+    Heal {},
+    /// A node is given a plan that goes wrong, which nobody confirms; within a bound it is on its own again, says so and why,
+    /// and reaches every peer.
+    BadPlan {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// What is wrong with the plan.
+        plan: BadPlan,
+        /// What happens while the plan waits.
+        meanwhile: Option<Death>,
+        /// The bound, milliseconds, from what happens meanwhile on.
+        within_ms: u64,
+    },
+    /// Two plans are applied to a node in turn, and at a moment from the seed it dies; each time it is on the old or the new
+    /// one within a bound, says which, and reaches every peer.
+    DieDuringApplies {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        position: u8,
+        /// What dies.
+        death: Death,
+        /// How often.
+        times: u32,
+        /// The bound, milliseconds, from each death on.
+        within_ms: u64,
+    },
+    /// Exactly the faults made are diagnosed, each by its name, within a bound.
+    Named {
+        /// The bound from the last fault on, milliseconds.
+        within_ms: u64,
+    },
+    /// From when they were named on, until so long after the first fault, exactly the faults made are named.
+    StaysNamed {
+        /// How long after the first fault, milliseconds.
+        for_ms: u64,
+    },
+    /// From the first fault on until now, nothing but the faults made was named, and that without a storm.
+    NamedCalmly {
+        /// How often something must have been named, at least.
+        at_least: usize,
+        /// How often something may have been named or no longer been, at most.
+        changes_at_most: usize,
+    },
+    /// From the first fault on, for some time, nothing is named: what was broken shows in no storage path, cable or node.
+    NothingNamed {
+        /// How long, milliseconds.
+        for_ms: u64,
+    },
+    /// From the first fault on, for some time, no path of a storage network is silent; then every node reaches every
+    /// other on it without losing a probe.
+    Carries {
+        /// The storage network.
+        storage_network: u8,
+        /// How long it is watched, from the first fault, milliseconds. Longer than it takes to call a path dead.
+        for_ms: u64,
+    },
+    /// Every node and the witness reach each other on the management network.
+    ManagementCarries {},
+    /// On the management network nobody reaches a room from outside or the other way; outside it all reach each other.
+    ManagementParted {
+        /// The room.
+        room: Room,
+    },
+    /// Deployment refuses the cabling, blames the cables that were moved and no other (node, NIC, switch and port), and
+    /// touches no node.
+    Refused {},
+    /// What the nodes say they have is what the lab gave them.
+    InventoryMatches {},
+    /// Deployment finds nothing to say about the cabling, within a bound: switches announce themselves at intervals, so
+    /// that a cable that was just moved is heard of later.
+    CablingIsRight {
+        /// The bound, milliseconds; 0: when every NIC has had 10 s to hear a neighbour.
+        within_ms: u64,
+    },
+    /// Each node's links are as planned, read back from its kernel.
+    LinksAreAsPlanned {},
+    /// So many attributes of managed links are changed behind the agents' backs, one after another, chosen by the seed:
+    /// each is found within 5 s, told and mended, and nothing else is.
+    Drift {
+        /// How many.
+        count: u8,
+    },
+    /// Applying the plans once more changes nothing, as seen by a netlink monitor on each node.
+    SecondApplyChangesNothing {},
+    /// Every node reaches every other on every storage network, both ways, and how fast.
+    RoundTrips {
+        /// Probes per pair, direction and network.
+        probes: u32,
+    },
+    /// The largest packets of the storage MTU pass unfragmented, everywhere.
+    JumboFrames {},
+    /// While nodes send on all storage networks, over a lossy cable as well, every frame in the fabric carries the priority of
+    /// what it is about.
+    PrioritiesAreSeen {},
+    /// What storage paths between the rooms carry, each alone and all at once, beside what the bandwidth rule asks for.
+    Throughput {
+        /// How long each is sent on alone, milliseconds.
+        alone_ms: u32,
+        /// How long all are sent on at once, milliseconds.
+        together_ms: u32,
+    },
+    /// No storage network is reached from another network, whoever tries, and no frame goes astray.
+    StorageIsIsolated {},
+    /// No storage frame was ever seen on a spine link.
+    SpineCarriesNoStorage {},
+    /// While every node probes every other on every storage network, whoever answers, no storage frame is seen on a
+    /// spine link.
+    SpineStaysClean {},
+    /// The pool is made of all data drives, or completed, and a volume over it, opened in a room, with all its legs in sync.
+    MakeVolume {
+        /// Its size, MiB.
+        size_mib: u32,
+        /// How many copies; none: those of the shape, two with one node in a room, else four.
+        mirror: Option<Mirror>,
+        /// Where it is opened first.
+        #[serde(default)]
+        room: Room,
+        /// The bound for the volume, milliseconds.
+        within_ms: u64,
+    },
+    /// A workload writes to the volume where it is open, until it is stopped or its node loses its power. The next run of it has the next
+    /// number.
+    StartWriting {
+        /// How many writes are in flight.
+        #[serde(default = "eight")]
+        in_flight: u8,
+        /// How long each of those who write pauses after a write, milliseconds.
+        #[serde(default = "twenty")]
+        pause_ms: u16,
+        /// After how many writes a flush follows; 0: never.
+        #[serde(default)]
+        flush_every: u64,
+        /// The bound for the first acknowledgement, milliseconds.
+        within_ms: u64,
+    },
+    /// A write that was begun after the last fault is acknowledged within a bound from that fault on.
+    WritesGoOn {
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// For so long from now on, writes are acknowledged, none of two too long after the other.
+    KeepsWriting {
+        /// How long, milliseconds.
+        for_ms: u64,
+        /// The longest time between two acknowledgements, milliseconds.
+        gap_at_most_ms: u64,
+    },
+    /// Since the first fault writes were acknowledged, none of two too long after the other.
+    KeptWriting {
+        /// The longest time between two acknowledgements, milliseconds.
+        gap_at_most_ms: u64,
+    },
+    /// The volume is open and all its legs are in sync, within a bound from now on.
+    LegsInSync {
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// For so long from the first fault on (from now on, if there is none), the volume stays open where it was, and no leg is lost, not for
+    /// a moment either: epoch and incarnations are those that were last seen when all legs were in sync.
+    LegsStayInSync {
+        /// How long, milliseconds.
+        for_ms: u64,
+    },
+    /// Since all legs were last seen in sync before the first fault, they were given out anew so often at most.
+    RebuildsAtMost {
+        /// How often, all legs together.
+        count: u64,
+    },
+    /// Everybody who votes works, and no change of voters is under way, within a bound from now on.
+    VotersWork {
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// For so long from now on, the workload that ran where the volume was open before has no write acknowledged that it began since
+    /// its node froze, and none at all since the volume was seen open elsewhere.
+    OldOwnerIsSilent {
+        /// How long, milliseconds.
+        for_ms: u64,
+    },
+    /// The volume is open in a room, with a device there, within a bound from the last fault on.
+    VolumeOpens {
+        /// The room; none: anywhere.
+        room: Option<Room>,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// The workload is ended, with all its writes.
+    StopWriting {},
+    /// The workload is ended and all machines lose their power; then every leg in sync is read from its drive's file on its own: it holds
+    /// every acknowledged write, and all are equal where nothing was in flight.
+    Judge {},
+}
+
+fn one() -> u8 {
+    1
+}
+
+fn eight() -> u8 {
+    8
+}
+
+fn twenty() -> u16 {
+    20
+}
+
+impl Step {
+    /// Whether the step breaks something.
+    pub fn is_fault(&self) -> bool {
+        matches!(
+            self,
+            Self::FailSwitch { .. }
+                | Self::CutRoomLink { .. }
+                | Self::CutSpineLink { .. }
+                | Self::FlapRoomLink { .. }
+                | Self::FlapCable { .. }
+                | Self::CrossCable { .. }
+                | Self::PowerOff { .. }
+                | Self::PowerCycle { .. }
+                | Self::Freeze { .. }
+                | Self::KillAgent { .. }
+                | Self::SkewClock { .. }
+                | Self::Miswire { .. }
+                | Self::DriveErrors { .. }
+                | Self::DriveSlow { .. }
+                | Self::DriveStuck { .. }
+                | Self::PullDrive { .. }
+        )
+    }
+
+    /// Whether machines or cables are in another state after it: management has to find its ways anew.
+    pub fn disturbs(&self) -> bool {
+        self.is_fault() || matches!(self, Self::Judge {})
+    }
+
+    /// Whose power it is about, or who freezes or goes on.
+    pub fn whom(&self) -> Option<Whom> {
+        match *self {
+            Self::PowerOff { room, position }
+            | Self::PowerOn { room, position, .. }
+            | Self::PowerCycle { room, position, .. }
+            | Self::Freeze { room, position }
+            | Self::Thaw { room, position, .. } => Some(Whom { room, position }),
+            _ => None,
+        }
+    }
+
+    /// Which drive it is about.
+    pub fn drive(&self) -> Option<DriveAt> {
+        match *self {
+            Self::DriveErrors { room, position, drive, .. }
+            | Self::DriveSlow { room, position, drive, .. }
+            | Self::DriveStuck { room, position, drive }
+            | Self::DriveWorks { room, position, drive }
+            | Self::PullDrive { room, position, drive }
+            | Self::PutDriveBack { room, position, drive }
+            | Self::KernelSeesDrive { room, position, drive, .. }
+            | Self::WriteToDrive { room, position, drive, .. }
+            | Self::OnlyFlushedIsSure { room, position, drive } => Some(DriveAt { room, position, drive }),
+            _ => None,
+        }
+    }
+
+    /// What it makes of its drive.
+    pub fn drive_fault(&self) -> Fault {
+        match *self {
+            Self::DriveErrors { of, range, .. } => Fault::Errors { of, range },
+            Self::DriveSlow { delay_ms, .. } => Fault::Slow { delay_ms },
+            Self::DriveStuck { .. } => Fault::Stuck,
+            Self::PullDrive { .. } => Fault::Pulled,
+            _ => Fault::None,
+        }
+    }
+
+    /// Whether it makes no sense without a fault that it undoes.
+    pub(super) fn only_undoes(&self) -> bool {
+        matches!(
+            self,
+            Self::PowerOn { .. } | Self::Thaw { .. } | Self::DriveWorks { .. } | Self::PutDriveBack { .. }
+        )
+    }
+
+    /// Whether this step ends what an earlier one broke.
+    pub(super) fn undoes(&self, fault: &Self) -> bool {
+        match (self, fault) {
+            // Who only lost its power for a moment comes back in the same step.
+            (Self::Heal {}, _) | (_, Self::PowerCycle { .. }) => true,
+            (Self::PowerOn { .. }, Self::PowerOff { .. }) | (Self::Thaw { .. }, Self::Freeze { .. }) => {
+                self.whom() == fault.whom()
+            }
+            (Self::PutDriveBack { .. }, Self::PullDrive { .. })
+            | (
+                Self::DriveWorks { .. },
+                Self::DriveErrors { .. } | Self::DriveSlow { .. } | Self::DriveStuck { .. },
+            ) => self.drive() == fault.drive(),
+            _ => false,
+        }
+    }
+
+    /// Whether this step gives some their power back of those who lost it at once.
+    pub(super) fn undoes_part(&self, fault: &Self) -> bool {
+        let pair = matches!((self, fault), (Self::PowerOn { .. }, Self::PowerOff { .. }));
+        pair && fault.whom().zip(self.whom()).is_some_and(|(gone, back)| gone.includes(back))
+    }
+
+    /// What the step speaks of that this cluster hasn't got.
+    pub(super) fn missing(&self, spec: &ClusterSpec) -> Option<String> {
+        match self {
+            Self::FailSwitch { room, storage_network, .. }
+            | Self::CutSpineLink { room, storage_network, .. } => {
+                no_network(spec, *storage_network).or_else(|| no_switch(spec, *room, *storage_network))
+            }
+            Self::CutRoomLink { storage_network, .. } | Self::FlapRoomLink { storage_network, .. } => {
+                no_network(spec, *storage_network).or_else(|| {
+                    (wiring(spec) == Wiring::D)
+                        .then(|| "with wiring D no storage crosses between the rooms".to_owned())
+                })
+            }
+            Self::Carries { storage_network, .. } => no_network(spec, *storage_network),
+            Self::MakeVolume { mirror: Some(Mirror::FourWay), .. } => {
+                Need::PeersInRoom.unmet(spec).map(|_| "four copies need two nodes in each room".to_owned())
+            }
+            Self::Miswire { what, room, position, storage_network } => no_network(spec, *storage_network)
+                .or_else(|| no_node(spec, *room, *position))
+                .or_else(|| match what {
+                    Wrong::SmallSwitch | Wrong::SmallSwitchUnsaid => no_switch(spec, *room, *storage_network),
+                    _ => None,
+                })
+                .or_else(|| {
+                    let miswiring = Miswiring::of(spec, *what, (*room, *position), *storage_network)?;
+                    miswiring.unmet(spec).map(ToOwned::to_owned)
+                }),
+            Self::FlapCable { room, position, storage_network, .. } => {
+                no_network(spec, *storage_network).or_else(|| no_node(spec, *room, *position))
+            }
+            Self::CrossCable { room, position, .. }
+            | Self::KillAgent { room, position }
+            | Self::SkewClock { room, position, .. }
+            | Self::BadPlan { room, position, .. }
+            | Self::DieDuringApplies { room, position, .. } => no_node(spec, *room, *position),
+            _ => {
+                let of_drive = self.drive().map(|DriveAt { room, position, .. }| (room, Some(position)));
+                let of_node = || self.whom().and_then(|whom| Some((whom.room.room()?, whom.position)));
+                let (room, position) = of_drive.or_else(of_node)?;
+                no_node(spec, room, position?)
+            }
+        }
+    }
+}
