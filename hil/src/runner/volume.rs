@@ -189,7 +189,7 @@ impl Runner<'_> {
         if let Some(writer) = self.volume.as_ref().and_then(|tested| tested.writer.as_ref()) {
             return Ok(Seen::not(format!("the workload writes on {} already", writer.node)));
         }
-        let ready = match self.volume_until(begun, |_| true).await {
+        let ready = match self.volume_until(begun + bound, |_| true).await {
             Ok(ready) => ready,
             Err(why) => return Ok(Seen::not(format!("the volume is not open: {why}"))),
         };
