@@ -67,6 +67,11 @@ pub enum Event {
     Counters(Counters),
     /// How long writes waited around a fault.
     Stall(Stall),
+    /// A node reset itself; the lab starts it again.
+    NodeReset {
+        /// Which.
+        node: String,
+    },
     /// A volume can be used again after a fault.
     TookOver(TookOver),
     /// A workload has ended, or nothing can come from it any more.

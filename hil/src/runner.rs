@@ -25,6 +25,7 @@ mod power;
 mod priority;
 mod records;
 mod refusal;
+mod resets;
 mod round_trips;
 mod spine;
 mod split;
@@ -44,7 +45,7 @@ use deploy::watch::{Sighting, Watch};
 use deploy::{Cluster, Member, NetworkStage};
 use diagnosis::Vigil;
 use flapping::Namings;
-use model::ClusterSpec;
+use model::{ClusterSpec, NodeName};
 use network::AdapterSpeeds;
 use network::diagnose::Thresholds;
 use std::path::Path;
@@ -109,6 +110,8 @@ pub(crate) struct Runner<'a> {
     volume: Option<volume::Tested>,
     /// What was written to drives themselves.
     raw: drives::Raw,
+    /// Who has reset itself in this scenario.
+    resets: Vec<NodeName>,
 }
 
 impl Drop for Runner<'_> {
@@ -157,8 +160,6 @@ impl<'a> Runner<'a> {
             diagnosis::log_losses(watch.sightings(), Arc::clone(log), vigil.clone(), namings.clone());
         let logger = tokio::spawn(logging);
         let log = Arc::clone(log);
-        let (applied, faulted, volume) = (took, None, None);
-        let raw = drives::Raw::default();
         let runner = Self {
             cluster,
             lab,
@@ -167,12 +168,13 @@ impl<'a> Runner<'a> {
             ui,
             watch,
             logger,
-            applied,
-            faulted,
+            applied: took,
+            faulted: None,
             vigil,
             namings,
-            volume,
-            raw,
+            volume: None,
+            resets: Vec::new(),
+            raw: drives::Raw::default(),
         };
         let health = runner.well_by(Instant::now() + FIRST_HEALTH).await;
         if health.good { Ok(runner) } else { Err(RunError::Refused(health.what)) }
@@ -281,6 +283,10 @@ impl<'a> Runner<'a> {
         let at = Instant::now();
         let spine = self.spine_carries_no_storage()?;
         steps.push(self.note(suite, scenario, Step::SpineCarriesNoStorage {}.to_string(), spine, at));
+        if let Some(resets) = self.judge_resets(scenario.resets_at_most) {
+            let what = format!("nodes reset themselves {} times at most", scenario.resets_at_most);
+            steps.push(self.note(suite, scenario, what, resets, Instant::now()));
+        }
         let good = good_so_far && steps.iter().all(|step| step.good);
         Ok(ScenarioResult {
             name: scenario.name.clone(),
@@ -313,6 +319,7 @@ impl<'a> Runner<'a> {
     }
 
     async fn step(&mut self, step: &Step, line: &Line) -> Result<Seen, RunError> {
+        self.after_resets().await?;
         match step {
             Step::FailSwitch { .. }
             | Step::CutRoomLink { .. }
@@ -329,15 +336,7 @@ impl<'a> Runner<'a> {
                 self.bring_back(step, Duration::from_millis(*within_ms)).await
             }
             Step::StaysNamed { for_ms } => Ok(self.stays_named(Duration::from_millis(*for_ms)).await),
-            Step::Miswire { .. } => {
-                let usual = self.usual_is_known().await;
-                if usual.good { self.break_it(step).await } else { Ok(usual) }
-            }
-            Step::MiswireMany { count, named_within_ms, well_within_ms } => {
-                let bounds =
-                    (Duration::from_millis(*named_within_ms), Duration::from_millis(*well_within_ms));
-                self.miswire_many(*count, bounds, line).await
-            }
+            Step::Miswire { .. } | Step::MiswireMany { .. } => self.miswire_step(step, line).await,
             Step::NothingRaised { for_ms } => {
                 Ok(self.nothing_raised(Duration::from_millis(*for_ms), line).await)
             }
@@ -351,14 +350,7 @@ impl<'a> Runner<'a> {
             Step::ManagementParted { room } => Ok(or_failure(self.management_parted(*room).await)),
             Step::SpineStaysClean {} => self.spine_stays_clean().await,
             Step::Heal {} => self.heal().await,
-            Step::BadPlan { room, position, plan, meanwhile, within_ms } => {
-                let bound = Duration::from_millis(*within_ms);
-                self.bad_plan((*room, *position), *plan, *meanwhile, bound).await
-            }
-            Step::DieDuringApplies { room, position, death, times, within_ms } => {
-                let bound = Duration::from_millis(*within_ms);
-                self.die_during_applies((*room, *position), *death, *times, bound).await
-            }
+            Step::BadPlan { .. } | Step::DieDuringApplies { .. } => self.apply_step(step).await,
             Step::Named { within_ms } => Ok(self.named_within(Duration::from_millis(*within_ms)).await),
             Step::Carries { storage_network, for_ms } => {
                 Ok(or_failure(self.carries(*storage_network, Duration::from_millis(*for_ms)).await))
@@ -403,6 +395,29 @@ impl<'a> Runner<'a> {
         }
     }
 
+    async fn apply_step(&mut self, step: &Step) -> Result<Seen, RunError> {
+        match step {
+            Step::BadPlan { room, position, plan, meanwhile, within_ms } => {
+                let bound = Duration::from_millis(*within_ms);
+                self.bad_plan((*room, *position), *plan, *meanwhile, bound).await
+            }
+            Step::DieDuringApplies { room, position, death, times, within_ms } => {
+                let bound = Duration::from_millis(*within_ms);
+                self.die_during_applies((*room, *position), *death, *times, bound).await
+            }
+            _ => Ok(Seen::not("this is no step about an apply")),
+        }
+    }
+
+    async fn miswire_step(&mut self, step: &Step, line: &Line) -> Result<Seen, RunError> {
+        if let Step::MiswireMany { count, named_within_ms, well_within_ms } = step {
+            let bounds = (Duration::from_millis(*named_within_ms), Duration::from_millis(*well_within_ms));
+            return self.miswire_many(*count, bounds, line).await;
+        }
+        let usual = self.usual_is_known().await;
+        if usual.good { self.break_it(step).await } else { Ok(usual) }
+    }
+
     async fn break_it(&mut self, step: &Step) -> Result<Seen, RunError> {
         self.before_a_fault();
         // From before the fault: what follows it must not look faster than it is.
@@ -444,6 +459,7 @@ impl<'a> Runner<'a> {
 
     async fn mend(&mut self) -> Result<(), RunError> {
         self.vigil.end();
+        self.after_resets().await?;
         // A fault that failed half-way is in force, too: mending undoes what there is.
         self.lab.mend(self.keeper).await?;
         self.note_healed();

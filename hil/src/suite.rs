@@ -102,6 +102,9 @@ pub struct Scenario {
     /// How many faults it makes at once.
     #[serde(default)]
     pub fault_budget: usize,
+    /// How often nodes may reset themselves in it, their last resort.
+    #[serde(default)]
+    pub resets_at_most: usize,
     /// Within what time after the last fault is undone all must be well again, milliseconds.
     pub bound_ms: u64,
     /// What happens.
@@ -133,6 +136,7 @@ impl Suite {
             name: step.to_string(),
             needs: Vec::new(),
             fault_budget: 0,
+            resets_at_most: 0,
             bound_ms: 0,
             steps: vec![step],
         };

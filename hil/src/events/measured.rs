@@ -161,7 +161,6 @@ pub struct Wrote {
 
 /// A time without acknowledgements, milliseconds since the run's start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::struct_field_names, reason = "units are part of names")]
 pub struct Waited {
     /// The last acknowledgement before it.
     pub from_ms: u64,

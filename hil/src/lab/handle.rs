@@ -5,10 +5,13 @@
 use super::LabError;
 use super::directory::sweep;
 use super::keeper::{Notice, Order, Process};
+use model::NodeName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
@@ -44,8 +47,32 @@ pub enum KeepError {
     },
 }
 
+/// How a node's QEMU ends when its system resets the machine: it is started so that it does not reset it itself (docs/power.md).
+const RESET: &str = "ended with exit code 0";
+
 /// Processes that have ended unasked, and how.
 pub(crate) type Ended = BTreeMap<Process, String>;
+
+/// Nodes that reset themselves.
+#[derive(Debug, Default)]
+struct Resets {
+    /// Whether that is theirs to do, and no death.
+    are_theirs: AtomicBool,
+    /// In the order in which they did.
+    nodes: Mutex<Vec<NodeName>>,
+}
+
+impl Resets {
+    /// Whether what ended is a node that reset itself; then it is kept.
+    fn take(&self, process: &Process, status: &str) -> bool {
+        let Process::Node(node) = process else { return false };
+        let is_reset = status == RESET && self.are_theirs.load(Ordering::SeqCst);
+        if is_reset {
+            self.nodes.lock().unwrap_or_else(PoisonError::into_inner).push(node.clone());
+        }
+        is_reset
+    }
+}
 
 /// A running keeper.
 pub struct Keeper {
@@ -53,6 +80,7 @@ pub struct Keeper {
     orders: ChildStdin,
     answers: mpsc::Receiver<Notice>,
     ended: watch::Receiver<Ended>,
+    resets: Arc<Resets>,
     /// The lab's directory.
     pub(crate) dir: PathBuf,
 }
@@ -93,12 +121,16 @@ impl Keeper {
         let stdout = child.stdout.take().ok_or_else(gone).map_err(broken("opening its notices"))?;
         let (answer, answers) = mpsc::channel(ANSWERS_WAITING);
         let (tell_ended, ended) = watch::channel(Ended::new());
+        let resets = Arc::new(Resets::default());
+        let reset = Arc::clone(&resets);
         tokio::spawn(async move {
             let mut lines = BufReader::new(stdout).lines();
             while let Ok(Some(line)) = lines.next_line().await {
                 match serde_json::from_str(&line) {
                     Ok(Notice::Exited { process, status }) => {
-                        tell_ended.send_modify(|ended| drop(ended.insert(process, status)));
+                        if !reset.take(&process, &status) {
+                            tell_ended.send_modify(|ended| drop(ended.insert(process, status)));
+                        }
                     }
                     Ok(notice) => {
                         if answer.send(notice).await.is_err() {
@@ -109,7 +141,7 @@ impl Keeper {
                 }
             }
         });
-        let mut handle = Self { child, orders, answers, ended, dir: PathBuf::new() };
+        let mut handle = Self { child, orders, answers, ended, resets, dir: PathBuf::new() };
         match handle.answer("making the lab's directory").await? {
             Notice::Ready { dir } => handle.dir = dir,
             other => return Err(KeepError::Refused(format!("{other:?}"))),
@@ -147,6 +179,16 @@ impl Keeper {
     /// Processes that have ended unasked so far, and a way to wait for more.
     pub(crate) fn ended(&self) -> watch::Receiver<Ended> {
         self.ended.clone()
+    }
+
+    /// From now on a node that resets itself does what it may: it is no death of the lab's.
+    pub(crate) fn let_nodes_reset(&self) {
+        self.resets.are_theirs.store(true, Ordering::SeqCst);
+    }
+
+    /// The nodes that have reset themselves since the last call, and are off.
+    pub(crate) fn take_resets(&self) -> Vec<NodeName> {
+        std::mem::take(&mut *self.resets.nodes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Lets the lab stay when the harness goes.
@@ -226,6 +268,17 @@ mod tests {
     async fn a_keeper_that_ends_without_a_word_did_as_told() {
         let (_dir, keeper) = keeper("exit 0").await;
         keeper.end().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_node_that_resets_itself_is_dead_until_it_may() {
+        let resets = Resets::default();
+        let node = Process::Node("a1".parse().unwrap());
+        assert!(!resets.take(&node, RESET), "it has not booted");
+        resets.are_theirs.store(true, Ordering::SeqCst);
+        assert!(!resets.take(&node, "was killed by signal 9") && !resets.take(&Process::Fabric, RESET));
+        assert!(resets.take(&node, RESET));
+        assert_eq!(*resets.nodes.lock().unwrap(), ["a1".parse().unwrap()]);
     }
 
     #[tokio::test]

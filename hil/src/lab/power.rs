@@ -121,6 +121,16 @@ impl Lab {
         .map(drop)
     }
 
+    /// Starts a node again that reset itself: its machine is gone as after a power loss.
+    pub(crate) async fn after_reset(&mut self, keeper: &mut Keeper, name: &NodeName) -> Result<(), LabError> {
+        let node = self.nodes.get_mut(name).ok_or_else(|| LabError::Missing { node: name.to_string() })?;
+        node.power = Power::Off;
+        node.mark("it reset itself")?;
+        let nics = node.nic_ids().collect();
+        self.plugged(&nics, false).await?;
+        self.power_on(keeper, &BTreeSet::from([name.clone()])).await
+    }
+
     /// Cycles a node's power. Returns with the first answer of its agent, or with the last failure to get one within the bound.
     pub async fn power_cycle(
         &mut self,

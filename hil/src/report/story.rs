@@ -258,6 +258,10 @@ impl Teller {
             Event::FaultMade { fault } => {
                 self.faults.push(Span { what: fault.clone(), from_ms: at_ms, to_ms: None });
             }
+            Event::NodeReset { node } => {
+                let what = format!("node {node} reset itself");
+                self.faults.push(Span { what, from_ms: at_ms, to_ms: Some(at_ms) });
+            }
             Event::Healed => {
                 for fault in self.faults.iter_mut().filter(|fault| fault.to_ms.is_none()) {
                     fault.to_ms = Some(at_ms);

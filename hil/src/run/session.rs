@@ -62,7 +62,7 @@ impl<'a> Session<'a> {
         self.boot(&image, &accel).await?;
         self.phases.push(clock.end());
 
-        // Whatever a suite breaks, no process of the lab ends unasked: if one does, the lab has failed, not the product.
+        // Whatever a suite breaks, no process of the lab ends unasked, but a node that resets itself (its runner counts those): if one does, the lab has failed, not the product.
         let (Some(lab), Some(keeper)) = (&self.lab, &self.keeper) else { return Ok(()) };
         let death = lab.first_death(keeper);
         tokio::select! {
@@ -99,6 +99,7 @@ impl<'a> Session<'a> {
         let dir = &self.setup.dir;
         let mut runner = Runner::deploy(&self.setup.spec, (lab, keeper), &log, self.ui, dir).await?;
         self.phases.push(clock.end());
+        runner.let_nodes_reset();
 
         let clock = PhaseClock::start(&log, "suites");
         for suite in &self.setup.suites {

@@ -324,9 +324,7 @@ impl Runner<'_> {
             "{} blocks hold what was flushed, {} don't; of {} that were acknowledged {} are lost",
             flushed.promised, flushed.wrong, all.promised, all.wrong
         );
-        for finding in &flushed.findings {
-            what.push_str(&format!("\n  {finding}"));
-        }
+        what.extend(flushed.findings.iter().map(|finding| format!("\n  {finding}")));
         Ok(Seen { good: flushed.is_good() && all.wrong > 0, what })
     }
 

@@ -162,6 +162,7 @@ impl Runner<'_> {
         wanted: impl Fn(&VolumeReady) -> bool,
     ) -> Result<VolumeReady, String> {
         loop {
+            self.after_resets().await.map_err(|error| crate::chain(&error))?;
             let views = self.look_at_volume().await;
             let id = self.volume.as_ref().map(|tested| tested.id).ok_or("there is no volume")?;
             let last = match opened(&views, id) {
@@ -331,7 +332,9 @@ impl Runner<'_> {
                 self.writer_left_behind(&owner);
                 let took = self.volume.as_ref().map(|tested| tested.steps.since(fault, &owner, now));
                 let stages = took.as_ref().map(ToString::to_string).unwrap_or_default();
-                took.map(|took| self.log.log(Event::TookOver(took)));
+                if let Some(took) = took {
+                    self.log.log(Event::TookOver(took));
+                }
                 Seen::held(format!(
                     "on {owner} as {device} {} ms after the fault ({stages}), with {in_sync} of {legs} legs in sync",
                     milliseconds(now.duration_since(fault))

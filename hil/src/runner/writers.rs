@@ -31,6 +31,8 @@ pub(super) struct Left {
     writer: Writer,
     why: Why,
     since: Instant,
+    /// The same by its node's clock, as it was known then.
+    since_us: u64,
 }
 
 /// Why nothing may be acknowledged any more.
@@ -107,11 +109,16 @@ impl Writer {
 }
 
 impl Left {
+    fn new(writer: Writer, why: Why, since: Instant) -> Self {
+        // Who had recorded nothing by then may not begin now.
+        let since_us = writer.clock.node_us(since).unwrap_or(0);
+        Self { writer, why, since, since_us }
+    }
+
     /// The writes that were acknowledged and must not have been.
     fn late(&mut self) -> Result<usize, JudgeError> {
         self.writer.look()?;
-        // Without a record before, nothing can have been written.
-        let Some(since_us) = self.writer.clock.node_us(self.since) else { return Ok(0) };
+        let since_us = self.since_us;
         let done = acknowledged(self.writer.records(), self.writer.run);
         let is_late = |write: &&Acknowledged| match self.why {
             // What was in flight then may be on every leg that counts: only its answer is late.
@@ -152,7 +159,7 @@ impl Runner<'_> {
         if let Some(mut writer) = tested.writer.take_if(|writer| is_it(writer)) {
             let since = Instant::now();
             writer.tell(&self.log, Some(since));
-            tested.left = Some(Left { writer, why, since });
+            tested.left = Some(Left::new(writer, why, since));
         }
     }
 
@@ -200,12 +207,12 @@ mod tests {
         let mut writer = Writer { node: "a1".parse().unwrap(), run: 1, tail, clock: Clock::new(origin) };
         file.write_all(&acknowledgement(1, 5000, 1000)).unwrap();
         writer.look().unwrap();
-        let since = Instant::now();
-        let since_ms = u32::try_from(writer.clock.node_us(since).unwrap() / 1000).unwrap();
+        let mut left = Left::new(writer, why, Instant::now());
+        let since_ms = u32::try_from(left.since_us / 1000).unwrap();
         for (sequence, (after_ms, took_us)) in (2..).zip(later) {
             file.write_all(&acknowledgement(sequence, since_ms + after_ms, *took_us)).unwrap();
         }
-        Left { writer, why, since }.late().unwrap()
+        left.late().unwrap()
     }
 
     #[test]

@@ -12,14 +12,9 @@ impl fmt::Display for Step {
             | Self::FlapRoomLink { .. }
             | Self::FlapCable { .. }
             | Self::CrossCable { .. } => cut(self, f),
-            Self::KillAgent { room, position } => {
-                write!(f, "the agent of node {position} of {room} is killed")
-            }
-            Self::SkewClock { room, position, by_s } => {
-                let way = if *by_s < 0 { "back" } else { "forward" };
-                write!(f, "the clock of node {position} of {room} is set {way} by {} s", by_s.unsigned_abs())
-            }
-            Self::PowerOff { .. }
+            Self::KillAgent { .. }
+            | Self::SkewClock { .. }
+            | Self::PowerOff { .. }
             | Self::PowerOn { .. }
             | Self::PowerCycle { .. }
             | Self::Freeze { .. }
@@ -41,19 +36,13 @@ impl fmt::Display for Step {
             }
             Self::NothingRaised { for_ms } => write!(f, "nothing is raised for {} s", for_ms / 1000),
             Self::Heal {} => f.write_str("everything is mended"),
-            Self::BadPlan { room, position, plan, meanwhile, .. } => {
-                write!(f, "node {position} of {room} is given {plan}")?;
-                meanwhile.map_or(Ok(()), |death| write!(f, "; {death}"))
-            }
-            Self::DieDuringApplies { room, position, death, times, .. } => {
-                write!(f, "{death} {times} times while node {position} of {room} applies a plan")
-            }
+            Self::BadPlan { .. } | Self::DieDuringApplies { .. } => apply(self, f),
             Self::Named { within_ms } => write!(f, "exactly that is named within {within_ms} ms"),
             Self::StaysNamed { for_ms } => write!(f, "exactly that is named for {for_ms} ms"),
-            Self::NamedCalmly { at_least: 0, .. } => {
-                f.write_str("nothing else is named, and without a storm")
+            Self::NamedCalmly { at_least, .. } => {
+                let what = if *at_least == 0 { "nothing else" } else { "exactly that" };
+                write!(f, "{what} is named, and without a storm")
             }
-            Self::NamedCalmly { .. } => f.write_str("exactly that is named, and without a storm"),
             Self::NothingNamed { for_ms } => write!(f, "nothing is named for {for_ms} ms"),
             Self::Carries { storage_network, for_ms } => {
                 write!(f, "storage network {storage_network} carries on for {for_ms} ms")
@@ -97,6 +86,20 @@ impl fmt::Display for Step {
     }
 }
 
+/// Steps about plans that are applied.
+fn apply(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match step {
+        Step::BadPlan { room, position, plan, meanwhile, .. } => {
+            write!(f, "node {position} of {room} is given {plan}")?;
+            meanwhile.map_or(Ok(()), |death| write!(f, "; {death}"))
+        }
+        Step::DieDuringApplies { room, position, death, times, .. } => {
+            write!(f, "{death} {times} times while node {position} of {room} applies a plan")
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Steps about switches and cables.
 fn cut(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match step {
@@ -126,10 +129,17 @@ fn cut(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     }
 }
 
-/// Steps about power, and about machines that stand still.
+/// Steps about power, about machines that stand still, their agents and clocks.
 fn power(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let whom = step.whom().as_ref().map(Whom::to_string).unwrap_or_default();
     match step {
+        Step::KillAgent { room, position } => {
+            write!(f, "the agent of node {position} of {room} is killed")
+        }
+        Step::SkewClock { room, position, by_s } => {
+            let way = if *by_s < 0 { "back" } else { "forward" };
+            write!(f, "the clock of node {position} of {room} is set {way} by {} s", by_s.unsigned_abs())
+        }
         Step::PowerOff { .. } => write!(f, "{whom} loses its power"),
         Step::PowerOn { within_ms, .. } => {
             write!(f, "{whom} gets its power back and is well by itself within {within_ms} ms")
