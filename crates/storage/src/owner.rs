@@ -359,6 +359,9 @@ pub fn rebuild(
     let slot = (0..array.room).find(|slot| !taken.contains(slot)).ok_or(Refused::NoPlace(leg))?;
     let other = seen.gates.get(&leg).filter(|gate| !gate.leads(way));
     steps.extend(other.map(|gate| Step::RemoveGate(leg, gate.epoch)));
+    // What was left when it was let go.
+    let old = |other: &&GivenLeg| other.leg.1 == leg && **other != way.given;
+    steps.extend(seen.connections.keys().filter(old).map(|old| Step::Disconnect(*old)));
     steps.extend(site.reach(seen, way, node));
     steps.push(Step::AwaitIdle);
     steps.push(Step::Mark(way, base));

@@ -338,6 +338,20 @@ fn an_array_that_an_earlier_run_left_is_told_as_control_would_have_it() {
     assert_eq!(told(&kernel), None);
 }
 
+/// A release that ended half-way leaves a gate and connections to what is no more.
+#[test]
+fn a_rebuild_clears_away_what_leads_to_an_earlier_incarnation() {
+    let mut kernel = assembled();
+    let steps = let_go(&site(), &kernel.seen, epoch(1), LegId(2)).unwrap();
+    carry_out(&mut kernel, &steps);
+    kernel.seen.array.as_mut().unwrap().members.remove(&LegId(2));
+    let leg = (LegId(2), Incarnation(2), THERE);
+    let steps = rebuild(&site(), &kernel.seen, epoch(1), leg, Base::Changes).unwrap();
+    carry_out(&mut kernel, &steps);
+    assert_eq!(kernel.seen.connections.keys().copied().collect::<Vec<_>>(), [given(2, 2)]);
+    assert_eq!(kernel.seen.gates[&LegId(2)].to, Some(given(2, 2)));
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Order {
     Assemble(bool),

@@ -24,10 +24,11 @@ const FABRICS: &str = "/dev/nvme-fabrics";
 const CONTROLLERS: &str = "/sys/class/nvme";
 const SUBSYSTEMS: &str = "/sys/class/nvme-subsystem";
 
-/// No keep-alive. Since it is synchronous (Linux 6.12, and stable kernels that took that, Debian's 6.1 among them) the kernel waits for one
-/// that is in flight before it cancels anything else (`nvme_stop_keep_alive` in `nvme_tcp_error_recovery_work`): 1.5 s were seen
-/// with the shortest time that there is. Who is silent is told by hellos, per path.
-const KEEP_ALIVE_S: u32 = 0;
+/// How often a controller asks whether its peer lives, s (half of it, and only while nothing else is answered). Seldom, because who is silent
+/// is told by hellos, per path, and because of what a question costs that is not answered: since keep-alives are synchronous (Linux 6.12,
+/// and stable kernels that took that, Debian's 6.1 among them) the kernel waits for one in flight before it gives anything
+/// else of the connection up (`nvme_stop_keep_alive` in `nvme_tcp_error_recovery_work`): 1.5 s were seen with 2 s here. 0 is taken for 5 s.
+const KEEP_ALIVE_S: u32 = 30;
 /// How long a controller waits between two tries, s.
 const RECONNECT_DELAY_S: u32 = 1;
 /// How long is waited for a controller to go, so that the order is known to have come through.

@@ -6,6 +6,7 @@ use super::StepError;
 use super::sysfs::{self, FileError, Watched};
 use crate::bitmap::Bitmap;
 use crate::owner::Member;
+use rustix::io::Errno;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -56,7 +57,9 @@ pub(super) fn remove(array: &str, minor: u32) -> Result<(), StepError> {
     while folder.exists() {
         match sysfs::write(&folder.join("state"), "remove") {
             Ok(()) => {}
-            Err(error) if error.errno() == Some(rustix::io::Errno::BUSY) && Instant::now() < deadline => {}
+            Err(error) if error.errno() == Some(Errno::BUSY) && Instant::now() < deadline => {}
+            // md took it out by itself in this moment.
+            Err(error) if matches!(error.errno(), Some(Errno::NODEV | Errno::NOENT)) => {}
             Err(error) => return Err(error.into()),
         }
         // md tells of nothing here.
