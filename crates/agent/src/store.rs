@@ -79,10 +79,17 @@ impl Store {
 
     /// What was saved under this name; the default if nothing ever was.
     pub(crate) fn load<T: DeserializeOwned + Default>(&self, name: &str) -> Result<T, StoreError> {
+        Ok(self.load_if_there(name)?.unwrap_or_default())
+    }
+
+    /// What was saved under this name, if anything was.
+    pub(crate) fn load_if_there<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {
         let path = self.directory.join(name);
         match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|source| StoreError::Parse { path, source }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
+            Ok(text) => {
+                serde_json::from_slice(&text).map(Some).map_err(|source| StoreError::Parse { path, source })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(StoreError::Read { path, source }),
         }
     }

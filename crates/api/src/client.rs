@@ -263,6 +263,11 @@ impl Client {
         self.ask(Method::GET, path::CLUSTER, None::<&()>, QUICK).await
     }
 
+    /// `GET /v1/cluster/confirmed`.
+    pub async fn confirmed_cluster(&self) -> Result<ClusterView, ClientError> {
+        self.ask(Method::GET, path::CLUSTER_CONFIRMED, None::<&()>, QUICK).await
+    }
+
     /// `POST /v1/cluster/begin`.
     pub async fn begin(&self, request: &BeginRequest) -> Result<Joined, ClientError> {
         self.ask(Method::POST, path::CLUSTER_BEGIN, Some(request), SLOW).await

@@ -163,6 +163,9 @@ pub struct ClusterView {
     pub leader: Option<NodeId>,
     /// Who votes, as far as it knows.
     pub voters: BTreeSet<NodeId>,
+    /// Whether it has followed all that was acknowledged before it was asked, by the word of a quorum. If not, it may tell of the past: one that
+    /// was cut off, or believes that it leads and does not any more.
+    pub confirmed: bool,
     /// Whether it has a lease.
     pub leased: bool,
     /// What the ledger says, as far as this node has followed.
@@ -173,6 +176,19 @@ pub struct ClusterView {
     pub legs: Vec<LegPlace>,
     /// Why volumes wait, where the leader is.
     pub blocked: BTreeMap<VolumeId, String>,
+    /// How far rebuilds are, where the owner is.
+    pub rebuilds: BTreeMap<VolumeId, RebuildProgress>,
+}
+
+/// How far a rebuild is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebuildProgress {
+    /// Of which leg.
+    pub leg: LegId,
+    /// So much is gone through, bytes.
+    pub done_bytes: u64,
+    /// Of so much; 0: md has not begun.
+    pub total_bytes: u64,
 }
 
 #[cfg(test)]

@@ -29,7 +29,8 @@ mod tls;
 pub use client::{Client, ClientError, Endpoint, Failure};
 pub use cluster::{
     BeginRequest, ClaimRequest, ClusterView, GivenLegRequest, InviteRequest, Invited, JoinRequest, Joined,
-    LeaseAnswer, LeaseRequest, LegPlace, Piece, ProposeRequest, Proposed, Token, VotersRequest,
+    LeaseAnswer, LeaseRequest, LegPlace, Piece, ProposeRequest, Proposed, RebuildProgress, Token,
+    VotersRequest,
 };
 pub use config::{ConfigError, NodeConfig, OutOfBand, Role};
 pub use drift::{Drift, DriftGlance, Drifts, Repair};

@@ -28,6 +28,8 @@ pub const THROUGHPUT_SEND: &str = "/v1/probes/throughput/send";
 pub const LEDGER: &str = "/v1/ledger";
 /// `GET`: what the ledger says, and what this node has of it. Answers [`crate::ClusterView`].
 pub const CLUSTER: &str = "/v1/cluster";
+/// `GET`: the same, after the node has followed all that was acknowledged before: a quorum has said so. Answers [`crate::ClusterView`].
+pub const CLUSTER_CONFIRMED: &str = "/v1/cluster/confirmed";
 /// `POST` [`crate::BeginRequest`]: begin a new cluster's ledger here. Answers [`crate::Joined`].
 pub const CLUSTER_BEGIN: &str = "/v1/cluster/begin";
 /// `POST` [`crate::InviteRequest`]: let a node join. Answers [`crate::Invited`].

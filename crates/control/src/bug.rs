@@ -22,11 +22,15 @@ pub enum Bug {
     ForgetMap,
     /// The owner lets users in before it has made the legs equal.
     OpenUnequal,
+    /// The slabs of a leg that the ledger drops are free at once.
+    FreeAtOnce,
+    /// The target says that the slabs of such a leg are free before the barrier is through.
+    FreeBeforeBarrier,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::LetGoBeforeCommit,
         Self::ReleaseWithoutLook,
         Self::SkipBarrier,
@@ -35,6 +39,8 @@ impl Bug {
         Self::RestoreExports,
         Self::ForgetMap,
         Self::OpenUnequal,
+        Self::FreeAtOnce,
+        Self::FreeBeforeBarrier,
     ];
 }
 

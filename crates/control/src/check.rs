@@ -3,7 +3,10 @@
 //! One function each, used by all tests, the model check and the simulation: [`check`] and [`check_step`].
 
 use crate::state::{LegState, Phase, State, Volume};
-use model::{Epoch, LegId, VolumeId};
+use model::{
+    CHUNK_BYTES, DriveId, Epoch, Extent, Geometry, LegId, Provision, SLAB_BYTES, SLABS_OFFSET_BYTES, Sizes,
+    VolumeId,
+};
 use std::collections::BTreeSet;
 
 /// What does not hold.
@@ -42,6 +45,21 @@ pub enum Broken {
     /// In one epoch a volume has one owner.
     #[error("{0} has two owners in epoch {1}")]
     TwoOwners(VolumeId, Epoch),
+    /// A slab belongs to one leg, one that is leaving included.
+    #[error("slab {1} of {0} belongs to two legs")]
+    SharedSlab(DriveId, u64),
+    /// Slabs are on the drive.
+    #[error("{0} has not all slabs that are given out")]
+    OffTheDrive(DriveId),
+    /// A leg has room for its metadata and, unless it is thin, its data.
+    #[error("{0}: {1} has too few slabs for the volume's size")]
+    TooFewSlabs(VolumeId, LegId),
+    /// A leg is on the drive and the slabs on which it began, as long as it is there.
+    #[error("{0}: the slabs of {1} are others than they were")]
+    Moved(VolumeId, LegId),
+    /// A slab goes from a leg to nobody only by way of leaving, and never to another leg at once.
+    #[error("slab {1} of {0} was taken from a leg that may still be written")]
+    TakenAway(DriveId, u64),
 }
 
 /// Everything that does not hold of a state.
@@ -56,12 +74,72 @@ pub fn check(state: &State) -> Vec<Broken> {
     if !(nodes && drives && volumes) {
         broken.push(Broken::Minted);
     }
+    check_slabs(state, &mut broken);
     let voters = state.voters.present();
     let known = voters.iter().all(|id| state.is_member(*id));
     if !known || (!voters.is_empty() && voters.len().is_multiple_of(2)) {
         broken.push(Broken::Voters);
     }
     broken
+}
+
+/// Whose a slab is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    Leg(VolumeId, LegId),
+    Leaving(VolumeId, LegId),
+}
+
+/// Who holds what, in ascending order. (What belongs to a drive that the pool has not is told by [`Broken::Drives`].)
+fn holders(state: &State) -> Vec<(DriveId, Extent, Holder)> {
+    let mut all = Vec::new();
+    for (volume, found) in &state.volumes {
+        for (leg, found) in &found.legs {
+            let own = found.extents.iter().map(|extent| (found.drive, *extent, Holder::Leg(*volume, *leg)));
+            all.extend(own);
+        }
+    }
+    for (drive, found) in &state.drives {
+        for gone in &found.leaving {
+            let holder = Holder::Leaving(gone.volume, gone.leg);
+            all.extend(gone.extents.iter().map(|extent| (*drive, *extent, holder)));
+        }
+    }
+    all.sort_unstable_by_key(|(drive, extent, _)| (*drive, *extent));
+    all
+}
+
+fn check_slabs(state: &State, broken: &mut Vec<Broken>) {
+    let held = holders(state);
+    for pair in held.windows(2) {
+        if let [(drive, one, _), (other, next, _)] = pair
+            && drive == other
+            && next.first < one.end()
+        {
+            broken.push(Broken::SharedSlab(*drive, next.first));
+        }
+    }
+    for (id, drive) in &state.drives {
+        // The drive's own header is before its slabs.
+        let end = |extent: &Extent| SLABS_OFFSET_BYTES + extent.end() * SLAB_BYTES;
+        let off = |extent: &Extent| extent.count == 0 || end(extent) > drive.size_bytes;
+        if held.iter().any(|(on, extent, _)| on == id && off(extent)) {
+            broken.push(Broken::OffTheDrive(*id));
+        }
+    }
+    for (id, volume) in &state.volumes {
+        let sizes = Sizes { data_bytes: volume.size_bytes, chunk_bytes: CHUNK_BYTES };
+        let needed = Geometry::new(sizes).map_or(u64::MAX, |geometry| match volume.provision {
+            Provision::Fixed => geometry.leg_bytes(),
+            Provision::Thin => geometry.data_offset_bytes(),
+        });
+        for (leg, found) in &volume.legs {
+            let has: u64 = found.extents.iter().map(|extent| extent.count * SLAB_BYTES).sum();
+            if has < needed {
+                broken.push(Broken::TooFewSlabs(*id, *leg));
+            }
+        }
+    }
 }
 
 fn check_volume(state: &State, id: VolumeId, volume: &Volume, broken: &mut Vec<Broken>) {
@@ -121,7 +199,29 @@ pub fn check_step(before: &State, after: &State) -> Vec<Broken> {
         }
         check_legs(*id, old, new, &mut broken);
     }
+    check_taken(before, after, &mut broken);
     broken
+}
+
+/// What held a slab holds it still, or is leaving, or left long enough ago.
+fn check_taken(before: &State, after: &State, broken: &mut Vec<Broken>) {
+    let now = holders(after);
+    // A drive that has left the pool has no slabs.
+    for (drive, extent, was) in holders(before).into_iter().filter(|old| after.drives.contains_key(&old.0)) {
+        for slab in extent.first..extent.end() {
+            let on_it = |(on, extent, _): &&(DriveId, Extent, Holder)| {
+                *on == drive && (extent.first..extent.end()).contains(&slab)
+            };
+            let is = now.iter().find(on_it).map(|(_, _, holder)| *holder);
+            let fine = match was {
+                Holder::Leg(volume, leg) => is == Some(was) || is == Some(Holder::Leaving(volume, leg)),
+                Holder::Leaving(..) => is == Some(was) || is.is_none(),
+            };
+            if !fine {
+                broken.push(Broken::TakenAway(drive, slab));
+            }
+        }
+    }
 }
 
 fn check_legs(id: VolumeId, old: &Volume, new: &Volume, broken: &mut Vec<Broken>) {
@@ -132,6 +232,10 @@ fn check_legs(id: VolumeId, old: &Volume, new: &Volume, broken: &mut Vec<Broken>
             }
             continue;
         };
+        let begins = leg.extents.iter().zip(&was.extents).all(|(new, old)| new.first == old.first);
+        if leg.drive != was.drive || leg.extents.len() < was.extents.len() || !begins {
+            broken.push(Broken::Moved(id, *leg_id));
+        }
         if leg.incarnation < was.incarnation {
             broken.push(Broken::WentBack(format!("{id}, {leg_id}")));
         }

@@ -185,7 +185,16 @@ pub enum ClusterCommand {
     },
     /// A drive without legs leaves the pool.
     RemoveDrive(DriveId),
-    /// Make a volume, under the next id, with a leg on each of the drives. Its first epoch is activated when the targets have made
+    /// A target: a leg that the ledger dropped is fenced, and will never be given out again: its slabs are free.
+    Freed {
+        /// On which drive.
+        drive: DriveId,
+        /// Of which volume it was.
+        volume: VolumeId,
+        /// Which it was.
+        leg: LegId,
+    },
+    /// Make a volume, under the next id, with a leg on each of the drives, on the first slabs that are free there. Its first epoch is activated when the targets have made
     /// the legs and confirmed them, as after a takeover.
     CreateVolume {
         /// Its name.
@@ -236,8 +245,10 @@ pub enum Event {
     VolumeCreated(VolumeId),
     /// A leg has its number.
     LegAdded(VolumeId, LegId),
-    /// A leg is no longer there: its target may use the space.
+    /// A leg is no longer there. Its slabs are free when its target has let go of it.
     LegRemoved(VolumeId, LegId),
+    /// It has.
+    LegFreed(VolumeId, LegId),
     /// A volume is no longer there.
     VolumeDeleted(VolumeId),
     /// Anything else.
@@ -348,6 +359,31 @@ pub enum Rejected {
     /// The drive takes nothing new.
     #[error("{0} is retired")]
     DriveRetired(DriveId),
+    /// No volume can have this size.
+    #[error("a volume can't have {size_bytes} bytes: whole blocks of {} are wanted", model::BLOCK_BYTES)]
+    Size {
+        /// What was asked for.
+        size_bytes: u64,
+    },
+    /// The drive has too few free slabs. Those of legs that are leaving are not free.
+    #[error("{drive} lacks {missing_slabs} slabs")]
+    NoRoom {
+        /// Which.
+        drive: DriveId,
+        /// How many more it would take.
+        missing_slabs: u64,
+    },
+    /// What is kept free on a node, for a drive that fails, would be taken.
+    #[error("{node} lacks {missing_slabs} slabs beside what is kept free for a drive that fails")]
+    Reserve {
+        /// Which.
+        node: NodeId,
+        /// How many more it would take.
+        missing_slabs: u64,
+    },
+    /// The leg is not leaving that drive.
+    #[error("{0} of {1} is not leaving that drive")]
+    NotLeaving(LegId, VolumeId),
     /// The leg is being moved, or made in place of another.
     #[error("the leg is being moved")]
     Moving,

@@ -21,6 +21,7 @@ pub mod member;
 mod model_check;
 pub mod moment;
 pub mod owner;
+pub mod pool;
 pub mod rebuild;
 pub mod state;
 pub mod target;

@@ -7,8 +7,8 @@
 //! Invariants: [`crate::check`]. On failure: none, data can't fail.
 
 use model::{
-    BootId, ClusterSpec, DriveId, DriveSerial, Epoch, Incarnation, LedgerIncarnation, LegId, MapSequence,
-    Mirror, NodeId, NodeName, PowerCycles, Provision, VolumeId, VolumeName, ZoneName,
+    BootId, ClusterSpec, DriveId, DriveSerial, Epoch, Extent, Incarnation, LedgerIncarnation, LegId,
+    MapSequence, Mirror, NodeId, NodeName, PowerCycles, Provision, VolumeId, VolumeName, ZoneName,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -122,6 +122,23 @@ pub struct Drive {
     pub power_cycles: Option<PowerCycles>,
     /// Nothing new is put on it.
     pub retired: bool,
+    /// Legs that are gone, and whose slabs nobody may have yet: the target has not said that it has let go of them.
+    pub leaving: Vec<Leaving>,
+}
+
+/// A leg that the ledger knows no more and its target may still have given out.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Leaving {
+    /// Of which volume.
+    pub volume: VolumeId,
+    /// Which it was.
+    pub leg: LegId,
+    /// The volume's epoch when it went.
+    pub epoch: Epoch,
+    /// Its last incarnation.
+    pub incarnation: Incarnation,
+    /// Its slabs.
+    pub extents: Vec<Extent>,
 }
 
 /// One run of a node's kernel and of a drive. What was promised in one is not promised in the next.
@@ -192,6 +209,8 @@ pub enum Phase {
 pub struct Leg {
     /// Where.
     pub drive: DriveId,
+    /// Its slabs there, in its order.
+    pub extents: Vec<Extent>,
     /// How often it has been given out anew.
     pub incarnation: Incarnation,
     /// The run in which it was last known to be good or was last given out. If the drive's present run is another, the target has

@@ -18,6 +18,7 @@
 //! - A leg is given out under a key (epoch, incarnation). The lowest key that may still be is its floor, on disk before it
 //!   is acted on ([`Effect::Remember`]); it only rises, also over a restart.
 //! - A fence is confirmed when the barrier is through, never before; a leg given out in an earlier run is fenced first.
+//! - The slabs of a leg that the ledger has dropped are said to be free when it is fenced, never before; no key of it is given out after that.
 //!
 //! On failure: a fence that hangs stays `Fencing` and is not confirmed; the ledger goes on without the leg. A leg that can't be
 //! given out goes back to `Unknown`.
@@ -25,7 +26,7 @@
 use crate::bug::{Bug, Bugs};
 use crate::command::{ClusterCommand, Command, LegRef, VolumeCommand};
 use crate::moment::Moment;
-use crate::state::{Leg, LegState, Phase, Run, State, Volume};
+use crate::state::{Leaving, Leg, LegState, Phase, Run, State, Volume};
 use model::{BootId, DriveId, Epoch, Incarnation, LegId, NodeId, PowerCycles, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -101,8 +102,8 @@ pub enum Effect {
     Fence(LegOf, Key),
     /// Give it out to this node under this key; to this node itself: keep it as a local device.
     GiveOut(LegOf, Key, NodeId),
-    /// The ledger knows the leg no more: its space is free.
-    Free(LegOf),
+    /// The ledger knows the leg no more, and nothing of it stands: its floor may be forgotten. Leg numbers never come again.
+    Forget(LegOf),
     /// Ask the ledger. May be ordered again and again until the ledger has changed; one in flight is enough.
     Propose(Command),
 }
@@ -191,9 +192,17 @@ impl Target {
                 }
             }
         }
-        let known = |(volume, leg): &LegOf| {
-            let leg = ledger.volumes.get(volume).and_then(|volume| volume.legs.get(leg));
-            leg.is_some_and(|leg| self.drives.contains_key(&leg.drive))
+        let mut leaving = Vec::new();
+        for (drive, found) in &ledger.drives {
+            let own = self.drives.contains_key(drive);
+            for gone in found.leaving.iter().filter(|_| own) {
+                leaving.push((gone.volume, gone.leg));
+                self.see_off(*drive, gone, effects);
+            }
+        }
+        let known = |id: &LegOf| {
+            let leg = ledger.volumes.get(&id.0).and_then(|volume| volume.legs.get(&id.1));
+            leg.is_some_and(|leg| self.drives.contains_key(&leg.drive)) || leaving.contains(id)
         };
         let gone: Vec<LegOf> = self.guards.keys().filter(|leg| !known(leg)).copied().collect();
         for leg in gone {
@@ -300,13 +309,31 @@ impl Target {
         effects.push(Effect::GiveOut(id, key, to));
     }
 
+    /// A leg that the ledger has dropped, and whose slabs are free as soon as it is fenced. What an earlier run of the agent left is not
+    /// known here: it is fenced in any case.
+    fn see_off(&mut self, drive: DriveId, leaving: &Leaving, effects: &mut Vec<Effect>) {
+        let id = (leaving.volume, leaving.leg);
+        match self.guard(id) {
+            Guard::Fencing { .. } if !self.bugs.has(Bug::FreeBeforeBarrier) => {}
+            Guard::Fencing { .. } | Guard::Fenced { .. } => {
+                let freed = ClusterCommand::Freed { drive, volume: leaving.volume, leg: leaving.leg };
+                effects.push(Effect::Propose(Command::Cluster(freed)));
+            }
+            Guard::Given { .. } | Guard::Unknown => {
+                let floor = Key { epoch: leaving.epoch, incarnation: leaving.incarnation.next() };
+                self.fence(id, floor, effects);
+            }
+        }
+    }
+
     fn let_go_for_good(&mut self, id: LegOf, effects: &mut Vec<Effect>) {
         match self.guard(id) {
             Guard::Fencing { .. } => {}
             Guard::Fenced { .. } => {
                 self.guards.remove(&id);
                 self.errored.remove(&id);
-                effects.push(Effect::Free(id));
+                self.floors.remove(&id);
+                effects.push(Effect::Forget(id));
             }
             Guard::Given { key, .. } => {
                 self.fence(id, Key { incarnation: key.incarnation.next(), ..key }, effects);
@@ -334,3 +361,6 @@ fn suspect(ledger: &State, (id, leg_id): LegOf) -> Option<Effect> {
     let command = Command::Volume(id, volume.epoch, VolumeCommand::LegSuspect(named));
     (!known).then_some(Effect::Propose(command))
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,11 +19,13 @@ fn member_view(
         node,
         leader: leader.map(NodeId),
         voters: BTreeSet::new(),
+        confirmed: leader.is_some(),
         leased: true,
         state: state.clone(),
         devices,
         legs: Vec::new(),
         blocked: BTreeMap::from([(VolumeId(1), "b1 is silent".to_owned())]),
+        rebuilds: BTreeMap::new(),
     };
     (state.nodes[&node].name.clone(), view)
 }

@@ -11,6 +11,7 @@ mod diagnostic;
 mod ids;
 mod intent;
 mod inventory;
+mod leg;
 mod pool;
 mod shape;
 mod spec;
@@ -23,6 +24,9 @@ pub use ids::{
 };
 pub use intent::{Intent, Qos, RdmaTechnology, StorageNetwork, TrafficClass};
 pub use inventory::{CpuInfo, Drive, DriveClass, Inventory, KernelInfo, MemoryInfo, Nic, NicDcb};
+pub use leg::{
+    BLOCK_BYTES, CHUNK_BYTES, Geometry, InvalidSizes, MAPS_MAX, SLAB_BYTES, SLABS_OFFSET_BYTES, Sizes,
+};
 pub use pool::{Extent, PlacedLeg, Pool, PoolDrive, PoolNode, VolumeSize};
 pub use shape::{Mirror, Shape};
 pub use spec::{

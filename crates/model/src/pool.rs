@@ -1,6 +1,6 @@
 //! The pool as placement sees it: nodes with drives, drives cut into slabs, legs that hold some of them.
 
-use crate::{DriveId, LegId, Mirror, NodeId, Provision, VolumeId, ZoneName};
+use crate::{BLOCK_BYTES, DriveId, Geometry, LegId, Mirror, NodeId, Provision, Sizes, VolumeId, ZoneName};
 use serde::{Deserialize, Serialize};
 
 /// All drives of all nodes, and how they are cut up.
@@ -10,8 +10,8 @@ pub struct Pool {
     pub slab_bytes: u64,
     /// What a drive's own header takes from its beginning, bytes.
     pub header_bytes: u64,
-    /// What a leg needs beside its data (bitmap, maps), bytes.
-    pub leg_metadata_bytes: u64,
+    /// What one bit of a leg's bitmap stands for, bytes: what a leg needs beside its data follows from it ([`Geometry`]).
+    pub chunk_bytes: u64,
     /// The nodes that have drives; the witness is none of them.
     pub nodes: Vec<PoolNode>,
 }
@@ -28,7 +28,7 @@ pub struct PoolNode {
 }
 
 /// A drive of the pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolDrive {
     /// Which.
     pub id: DriveId,
@@ -36,6 +36,8 @@ pub struct PoolDrive {
     pub size_bytes: u64,
     /// Whether something new may be put on it: it is there, and is not retired.
     pub usable: bool,
+    /// Slabs of legs that are gone, which their target has not let go of yet: nobody's, and not free.
+    pub leaving: Vec<Extent>,
 }
 
 /// How large a volume is, and how often it is kept.
@@ -77,13 +79,18 @@ impl Pool {
         drive.size_bytes.saturating_sub(self.header_bytes).checked_div(self.slab_bytes).unwrap_or(0)
     }
 
-    /// How many slabs a leg is given when it is made: all of them, or what its metadata need.
+    /// How many slabs a leg is given when it is made: for its metadata (header, bitmap, maps) and, unless it is thin, all its data. What no
+    /// volume can have takes more than there are.
     pub fn slabs_of(&self, size: VolumeSize) -> u64 {
-        let data = match size.provision {
-            Provision::Fixed => size.size_bytes,
-            Provision::Thin => 0,
+        let whole = size.size_bytes.clamp(1, 1 << 60).next_multiple_of(BLOCK_BYTES);
+        let Ok(geometry) = Geometry::new(Sizes { data_bytes: whole, chunk_bytes: self.chunk_bytes }) else {
+            return u64::MAX;
         };
-        data.saturating_add(self.leg_metadata_bytes).div_ceil(self.slab_bytes.max(1)).max(1)
+        let bytes = match size.provision {
+            Provision::Fixed => geometry.leg_bytes(),
+            Provision::Thin => geometry.data_offset_bytes(),
+        };
+        bytes.div_ceil(self.slab_bytes.max(1))
     }
 
     /// A drive and the node that it is in.

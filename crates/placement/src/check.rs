@@ -69,7 +69,7 @@ pub fn check(pool: &Pool, volumes: &BTreeMap<VolumeId, VolumeSize>, legs: &[Plac
             broken.push(Broken::TooFewSlabs(leg.volume, leg.leg, leg.slabs()));
         }
     }
-    held_twice(legs, &mut broken);
+    held_twice(pool, legs, &mut broken);
     let known: BTreeSet<VolumeId> =
         volumes.keys().copied().chain(legs.iter().map(|leg| leg.volume)).collect();
     for volume in known {
@@ -78,11 +78,12 @@ pub fn check(pool: &Pool, volumes: &BTreeMap<VolumeId, VolumeSize>, legs: &[Plac
     broken
 }
 
-fn held_twice(legs: &[PlacedLeg], broken: &mut Vec<Broken>) {
-    let mut held: Vec<(DriveId, u64, u64)> = legs
-        .iter()
-        .flat_map(|leg| leg.extents.iter().map(|extent| (leg.drive, extent.first, extent.end())))
-        .collect();
+fn held_twice(pool: &Pool, legs: &[PlacedLeg], broken: &mut Vec<Broken>) {
+    let drives = pool.nodes.iter().flat_map(|node| &node.drives);
+    let leaving = drives.flat_map(|drive| drive.leaving.iter().map(|extent| (drive.id, extent)));
+    let held = legs.iter().flat_map(|leg| leg.extents.iter().map(|extent| (leg.drive, extent)));
+    let mut held: Vec<(DriveId, u64, u64)> =
+        held.chain(leaving).map(|(drive, extent)| (drive, extent.first, extent.end())).collect();
     held.sort_unstable();
     for pair in held.windows(2) {
         if let [(drive, _, end), (other, first, _)] = pair
@@ -124,9 +125,10 @@ pub fn check_reserve(pool: &Pool, legs: &[PlacedLeg]) -> Vec<Broken> {
     for node in &pool.nodes {
         let usable: Vec<_> = node.drives.iter().filter(|drive| drive.usable).collect();
         let on = |drive: DriveId| legs.iter().filter(move |leg| leg.drive == drive).map(PlacedLeg::slabs);
-        let used = |drive: DriveId| on(drive).sum::<u64>();
-        let free = |drive: &&model::PoolDrive| pool.slabs(drive).saturating_sub(used(drive.id));
-        let free_slabs = usable.iter().copied().map(|drive| free(&drive)).sum();
+        let leaving = |drive: &model::PoolDrive| drive.leaving.iter().map(|extent| extent.count).sum::<u64>();
+        let used = |drive: &model::PoolDrive| on(drive.id).sum::<u64>() + leaving(drive);
+        let free = |drive: &model::PoolDrive| pool.slabs(drive).saturating_sub(used(drive));
+        let free_slabs = usable.iter().map(|drive| free(drive)).sum();
         let largest = usable.iter().map(|drive| pool.slabs(drive)).max().unwrap_or(0);
         let reserve_slabs = if usable.len() > 1 { largest } else { 0 };
         if free_slabs < reserve_slabs {

@@ -98,7 +98,7 @@ pub struct NodeCapacity {
     pub zone: ZoneName,
     /// In slabs of its usable drives.
     pub total_bytes: u64,
-    /// Held by legs on its usable drives.
+    /// Held by legs on its usable drives, those that are leaving included.
     pub used_bytes: u64,
     /// What shall stay free for a drive that fails.
     pub reserve_bytes: u64,

@@ -32,7 +32,8 @@ fn room<'a>(pool: &Pool, node: &'a PoolNode, legs: &[PlacedLeg]) -> Room<'a> {
     let space = |drive: &model::PoolDrive| {
         let total = pool.slabs(drive);
         let on_it = legs.iter().filter(|leg| leg.drive == drive.id);
-        (drive.id, Space { total, free: gaps(total, on_it.flat_map(|leg| &leg.extents)) })
+        let taken = on_it.flat_map(|leg| &leg.extents).chain(&drive.leaving);
+        (drive.id, Space { total, free: gaps(total, taken) })
     };
     Room { node, drives: usable.map(space).collect() }
 }
@@ -66,7 +67,7 @@ impl Room<'_> {
         self.drives.values().map(|space| space.total).sum()
     }
 
-    /// Those that no leg holds.
+    /// Those that no leg holds, and none that is leaving.
     pub(crate) fn free(&self) -> u64 {
         self.drives.values().map(Space::free).sum()
     }

@@ -5,7 +5,9 @@ use model::{Mirror, PoolDrive, PoolNode, Provision};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
-const SLAB: u64 = 1 << 20;
+const SLAB: u64 = 2 << 20;
+/// What a leg of a small volume has beside its data.
+const METADATA: u64 = 1 << 20;
 
 /// Nodes in turns in rack 1 and 2; the drives' sizes in slabs.
 fn pool(nodes: &[Vec<u64>]) -> Pool {
@@ -17,16 +19,21 @@ fn pool(nodes: &[Vec<u64>]) -> Pool {
             .iter()
             .map(|slabs| {
                 drives += 1;
-                PoolDrive { id: DriveId(drives), size_bytes: slabs * SLAB + 4096, usable: true }
+                PoolDrive {
+                    id: DriveId(drives),
+                    size_bytes: slabs * SLAB + 4096,
+                    usable: true,
+                    leaving: Vec::new(),
+                }
             })
             .collect(),
     };
     let nodes = nodes.iter().enumerate().map(&mut node).collect();
-    Pool { slab_bytes: SLAB, header_bytes: 4096, leg_metadata_bytes: 4096, nodes }
+    Pool { slab_bytes: SLAB, header_bytes: 4096, chunk_bytes: 16 << 20, nodes }
 }
 
 fn size(mirror: Mirror, slabs: u64) -> VolumeSize {
-    VolumeSize { mirror, provision: Provision::Fixed, size_bytes: slabs * SLAB - 4096 }
+    VolumeSize { mirror, provision: Provision::Fixed, size_bytes: slabs * SLAB - METADATA }
 }
 
 fn pools() -> impl Strategy<Value = Pool> {
@@ -154,7 +161,7 @@ fn a_refusal_says_which_rack_lacks_how_much() {
     let refused = place(&uneven, &[], VolumeId(1), size(Mirror::FourWay, 6)).unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "rack2 lacks 4194304 bytes (beyond what is kept free) for 2 legs of 6291456 bytes"
+        "rack2 lacks 8388608 bytes (beyond what is kept free) for 2 legs of 12582912 bytes"
     );
     let one = pool(&[vec![10, 10], vec![10, 10]]);
     let refused = place(&one, &[], VolumeId(1), size(Mirror::FourWay, 1)).unwrap_err();
@@ -188,6 +195,19 @@ fn slabs_that_became_free_are_used_again_and_a_leg_grows_on_its_drive() {
     assert_eq!(more, [Extent { first: 0, count: 2 }, Extent { first: 4, count: 1 }]);
     let refused = extend(&pool, &legs, (VolumeId(2), LegId(1)), 9).unwrap_err();
     assert_eq!(refused, Refused::Drive { drive: DriveId(1), missing_bytes: SLAB });
+}
+
+#[test]
+fn what_a_target_has_not_let_go_of_is_not_free() {
+    let mut pool = pool(&[vec![10], vec![10]]);
+    pool.nodes[0].drives[0].leaving = vec![Extent { first: 0, count: 3 }];
+    let legs = place(&pool, &[], VolumeId(1), size(Mirror::TwoWay, 7)).unwrap();
+    assert_eq!(legs[0].extents, [Extent { first: 3, count: 7 }]);
+    assert!(place(&pool, &[], VolumeId(1), size(Mirror::TwoWay, 8)).is_err());
+    let over =
+        [PlacedLeg { extents: vec![Extent { first: 2, count: 7 }], ..legs[0].clone() }, legs[1].clone()];
+    let volumes = BTreeMap::from([(VolumeId(1), size(Mirror::TwoWay, 7))]);
+    assert_eq!(check(&pool, &volumes, &over), [Broken::HeldTwice(DriveId(1), 2)]);
 }
 
 /// The checker can fail: each way to break the rule is named.

@@ -58,12 +58,15 @@ impl Broken {
         found
     }
 
-    /// Whether this rung hardly sees it or can't, and `control`'s model check does: what is fenced too early is not given out before its
-    /// barrier is through, and a confirmation of an earlier run counts only in the moment between a registration and the next confirmation.
+    /// Whether this rung hardly sees it or can't, and `control`'s tests do: what is fenced too early is not given out before its barrier is
+    /// through, a confirmation of an earlier run counts only in the moment between a registration and the next confirmation, and a leg that has
+    /// gone has seldom something in flight when its slabs are said to be free.
     pub fn only_elsewhere(self) -> bool {
         match self {
             #[cfg(feature = "seeded-bugs")]
-            Self::Control(bug) => matches!(bug, Bug::SkipBarrier | Bug::AnyRunConfirms),
+            Self::Control(bug) => {
+                matches!(bug, Bug::SkipBarrier | Bug::AnyRunConfirms | Bug::FreeBeforeBarrier)
+            }
             _ => false,
         }
     }

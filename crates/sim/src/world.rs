@@ -27,7 +27,7 @@ use control::target::{Key, LegOf, Target};
 use control::{Command, Moment, decider::Decider, lease::Holder};
 use judge::{Judge, Truth};
 use md::Array;
-use model::{BootId, NodeId, PlacedLeg, Pool, VolumeId, VolumeSize};
+use model::{BootId, NodeId, PlacedLeg, VolumeId};
 use raft::{Raft, Seat};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -227,11 +227,8 @@ pub(crate) struct World {
     pub(crate) truths: Vec<Truth>,
     pub(crate) judge: Judge,
     pub(crate) hits: Hits,
-    pub(crate) pool: Pool,
-    pub(crate) placed: Vec<PlacedLeg>,
     /// Moves that were asked for.
     pub(crate) planned: Vec<PlacedLeg>,
-    pub(crate) sizes: BTreeMap<VolumeId, VolumeSize>,
     pub(crate) closed_since: Vec<Option<u64>>,
     pub(crate) mended: bool,
     pub(crate) done: bool,

@@ -22,8 +22,7 @@ use std::str::FromStr;
 /// The header's length, bytes: what every drive writes as a whole.
 pub const HEADER_BYTES: usize = 4096;
 
-/// Where slabs begin, bytes from the drive's start.
-pub const SLABS_OFFSET_BYTES: u64 = 1 << 20;
+pub use model::SLABS_OFFSET_BYTES;
 
 /// How much of a drive's beginning, and of its end, is looked at before it counts as blank, bytes: partition tables, volume
 /// managers, RAID and file systems have their marks there (util-linux, `libblkid/src/superblocks`).

@@ -1,14 +1,9 @@
 //! What stands on a leg: its own header, md's bitmap, the maps of what stale legs have missed, and the data.
 //!
-//! ```text
-//!  0        4096                                                     1 MiB × n
-//!  │ header │ md's bitmap │ map table A │ map table B │  …  zeros  …  │ data …
-//! ```
-//! Purpose: [`Geometry`] computes where everything is from the volume's size and chunk; [`LegHeader`] says whose leg it is and with
-//! which geometry. It is written last when a leg is made: all zeros, then the header.
+//! Purpose: `model`'s [`Geometry`] says where everything is; [`LegHeader`] says whose leg it is and with which geometry. It is written last
+//! when a leg is made: all zeros, then the header.
 //!
-//! Invariants: the header never changes while a leg is given out; offsets of md's bitmap and of the tables depend on size and chunk
-//! alone, so that all legs of a volume agree; all lengths are whole blocks of 4096 bytes.
+//! Invariants: the header never changes while a leg is given out.
 //!
 //! On failure: [`LegError`].
 
@@ -16,20 +11,8 @@ use crate::bitmap::Bitmap;
 use crate::checksum::{self, CHECKSUM_BYTES, Reader};
 use crate::header::ClusterId;
 use control::target::LegOf;
+pub use model::{BLOCK_BYTES, Geometry, InvalidSizes, MAPS_MAX, Sizes};
 use model::{LegId, VolumeId};
-use serde::{Deserialize, Serialize};
-
-/// What is read and written at once, bytes.
-pub const BLOCK_BYTES: u64 = 4096;
-
-/// How many stale legs a table has room for: a four-way mirror with each leg being replaced, less the one in sync.
-pub const MAPS_MAX: u64 = 7;
-
-/// What data is aligned to, bytes.
-const DATA_ALIGN_BYTES: u64 = 1 << 20;
-
-/// How much one bit stands for unless asked otherwise, bytes: a warm bitmap of such chunks cost least (design notes, "Costs").
-pub const CHUNK_BYTES_DEFAULT: u64 = 16 << 20;
 
 const MAGIC: &[u8; 8] = b"TWINLEG\0";
 const VERSION: u32 = 1;
@@ -38,15 +21,8 @@ const VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LegError {
     /// No such size.
-    #[error(
-        "a volume can't have {data_bytes} bytes in chunks of {chunk_bytes}: whole blocks of {BLOCK_BYTES}, and a power of two from 64 KiB"
-    )]
-    Sizes {
-        /// The volume's.
-        data_bytes: u64,
-        /// One bit's.
-        chunk_bytes: u64,
-    },
+    #[error(transparent)]
+    Sizes(#[from] InvalidSizes),
     /// There is none: the leg was never made, or was being made.
     #[error("the leg has no header")]
     NoHeader,
@@ -64,88 +40,11 @@ pub enum LegError {
     },
 }
 
-/// A volume's sizes, which all its legs share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Sizes {
-    /// What users see.
-    pub data_bytes: u64,
-    /// What one bit stands for.
-    pub chunk_bytes: u64,
-}
-
-/// Where everything is on a leg.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Geometry {
-    sizes: Sizes,
-}
-
-impl Geometry {
-    /// Where md's bitmap begins, bytes.
-    pub const BITMAP_OFFSET_BYTES: u64 = BLOCK_BYTES;
-
-    /// Of a volume with these sizes.
-    pub fn new(sizes: Sizes) -> Result<Self, LegError> {
-        let Sizes { data_bytes, chunk_bytes } = sizes;
-        let chunk_fits = chunk_bytes.is_power_of_two() && (64 << 10..=1 << 30).contains(&chunk_bytes);
-        // Above, offsets could overflow; nobody has such drives.
-        let data_fits = data_bytes > 0 && data_bytes.is_multiple_of(BLOCK_BYTES) && data_bytes <= 1 << 56;
-        if chunk_fits && data_fits {
-            Ok(Self { sizes })
-        } else {
-            Err(LegError::Sizes { data_bytes, chunk_bytes })
-        }
-    }
-
-    /// The volume's sizes.
-    pub fn sizes(&self) -> Sizes {
-        self.sizes
-    }
-
-    /// How many bits a bitmap has.
-    pub fn chunks(&self) -> u64 {
-        self.sizes.data_bytes.div_ceil(self.sizes.chunk_bytes)
-    }
-
-    /// How much room a bitmap has, whole blocks, bytes.
-    pub fn bitmap_bytes(&self) -> u64 {
-        self.chunks().div_ceil(8).next_multiple_of(BLOCK_BYTES)
-    }
-
-    /// How much room a map table has, bytes.
-    pub fn table_bytes(&self) -> u64 {
-        BLOCK_BYTES + MAPS_MAX * self.bitmap_bytes()
-    }
-
-    /// Where the two map tables begin, bytes.
-    pub fn table_offsets_bytes(&self) -> [u64; 2] {
-        let first = Self::BITMAP_OFFSET_BYTES + self.bitmap_bytes();
-        [first, first + self.table_bytes()]
-    }
-
-    /// Where the data begins, bytes.
-    pub fn data_offset_bytes(&self) -> u64 {
-        let [_, second] = self.table_offsets_bytes();
-        (second + self.table_bytes()).next_multiple_of(DATA_ALIGN_BYTES)
-    }
-
-    /// The whole leg, bytes.
-    pub fn leg_bytes(&self) -> u64 {
-        self.data_offset_bytes() + self.sizes.data_bytes
-    }
-
-    /// Where a chunk's data is on the leg, and how much it is, bytes.
-    pub fn chunk(&self, chunk: u64) -> (u64, u64) {
-        let from = chunk * self.sizes.chunk_bytes;
-        let len = self.sizes.chunk_bytes.min(self.sizes.data_bytes.saturating_sub(from));
-        (self.data_offset_bytes() + from, len)
-    }
-
-    /// A bitmap with its whole blocks, as it is written to a leg.
-    pub fn padded(&self, bitmap: &Bitmap) -> Vec<u8> {
-        let mut bytes = bitmap.as_bytes().to_vec();
-        bytes.resize(usize::try_from(self.bitmap_bytes()).unwrap_or(usize::MAX), 0);
-        bytes
-    }
+/// A bitmap with its whole blocks, as it is written to a leg.
+pub fn padded(geometry: &Geometry, bitmap: &Bitmap) -> Vec<u8> {
+    let mut bytes = bitmap.as_bytes().to_vec();
+    bytes.resize(usize::try_from(geometry.bitmap_bytes()).unwrap_or(usize::MAX), 0);
+    bytes
 }
 
 /// Whose leg it is.
@@ -265,14 +164,5 @@ mod tests {
         assert_eq!(header().is_made(&earlier.encode()), Ok(false));
         let resized = LegHeader { sizes: Sizes { data_bytes: 4096, ..SIZES }, ..header() };
         assert_eq!(header().is_made(&resized.encode()), Err(LegError::Other { found: resized }));
-    }
-
-    #[test]
-    fn sizes_that_cannot_be_are_errors() {
-        for (data_bytes, chunk_bytes) in
-            [(0, 1 << 20), (4097, 1 << 20), (4096, 3 << 20), (4096, 4096), (u64::MAX - 4095, 1 << 20)]
-        {
-            assert!(Geometry::new(Sizes { data_bytes, chunk_bytes }).is_err(), "{data_bytes} {chunk_bytes}");
-        }
     }
 }

@@ -17,7 +17,7 @@
 
 use crate::bitmap::Bitmap;
 use crate::checksum::{self, CHECKSUM_BYTES, Reader};
-use crate::leg::{Geometry, MAPS_MAX};
+use crate::leg::{Geometry, MAPS_MAX, padded};
 use model::{LegId, MapSequence};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,7 +48,7 @@ impl MapTable {
         bytes.extend_from_slice(&count.to_le_bytes());
         bytes.extend(self.maps.keys().flat_map(|leg| leg.0.to_le_bytes()));
         bytes.resize(HEAD_BYTES, 0);
-        bytes.extend(self.maps.values().flat_map(|map| geometry.padded(map)));
+        bytes.extend(self.maps.values().flat_map(|map| padded(geometry, map)));
         let sum = sum(&bytes);
         bytes[HEAD_BYTES - CHECKSUM_BYTES..HEAD_BYTES].copy_from_slice(&sum);
         Some(bytes)

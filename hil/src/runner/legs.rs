@@ -160,6 +160,7 @@ mod tests {
             run: None,
             state: LegState::InSync,
             replaces: None,
+            extents: Vec::new(),
         };
         Volume {
             name: "v".parse().unwrap(),

@@ -24,6 +24,7 @@ pub(super) fn routes(router: Router<Arc<State>>) -> Router<Arc<State>> {
     router
         .route(path::LEDGER, post(letter))
         .route(path::CLUSTER, get(view))
+        .route(path::CLUSTER_CONFIRMED, get(confirmed))
         .route(path::CLUSTER_BEGIN, post(begin))
         .route(path::CLUSTER_INVITE, post(invite))
         .route(path::CLUSTER_JOIN, post(join))
@@ -53,7 +54,11 @@ async fn letter(Shared(state): Daemon, request: Request) -> Response {
 }
 
 async fn view(Shared(state): Daemon) -> Result<Json<ClusterView>, Refusal> {
-    Ok(Json(state.volumes.view().await?))
+    Ok(Json(state.volumes.view(false).await?))
+}
+
+async fn confirmed(Shared(state): Daemon) -> Result<Json<ClusterView>, Refusal> {
+    Ok(Json(state.volumes.view(true).await?))
 }
 
 async fn begin(Shared(state): Daemon, Body(request): Body<BeginRequest>) -> Result<Json<Joined>, Refusal> {
@@ -119,6 +124,12 @@ impl From<VolumesError> for Refusal {
             VolumesError::NoLedger => {
                 (StatusCode::CONFLICT, "no-ledger", "begin a cluster here, or join one; docs/ledger.md")
             }
+            VolumesError::Closed(_) | VolumesError::FloorsLost => (
+                StatusCode::CONFLICT,
+                "ledger-closed",
+                "see that another node owns its volumes, invite it by its name, and let it join again: it gets a new id and its legs are \
+                 fenced first; docs/ledger.md, \"Coming back\"",
+            ),
             VolumesError::HasLedger(_) => (
                 StatusCode::CONFLICT,
                 "has-ledger",

@@ -4,7 +4,7 @@
 //! what it orders ([`target`] for legs, [`owner`] for arrays). Nothing here decides.
 //!
 //! Invariants: before a node acts on the ledger it has caught up with it: until then it would see the past. What must not go back
-//! (floors, where legs lie) is on disk before it is acted on.
+//! (floors) is on disk before it is acted on. A node whose ledger or floors are lost takes no part until it has joined again, under a new id.
 //!
 //! On failure: [`VolumesError`] to whoever asks. What control ordered and could not be done is done again until control
 //! orders otherwise.
@@ -27,17 +27,19 @@ use ledger::http::HttpTransport;
 use ledger::{Config, Contact, Ledger, Newcomer, VotersError};
 use model::{BootId, NodeId, NodeName};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use storage::header::ClusterId;
 use tokio::sync::{OnceCell, watch};
 use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// The folder of the ledger, in the agent's.
 const LEDGER_FOLDER: &str = "ledger";
 /// For how long an invitation is good.
 const INVITATION_VALID: Duration = Duration::from_mins(10);
-
+/// How long whoever asks for a confirmed view waits for it.
+const CONFIRM_LIMIT: Duration = Duration::from_secs(2);
 /// How long a change of voters waits for one that is under way, and how often it looks.
 const VOTERS_LIMIT: Duration = Duration::from_secs(10);
 const VOTERS_AGAIN: Duration = Duration::from_millis(100);
@@ -75,8 +77,20 @@ pub(crate) enum VolumesError {
     NoClusterId,
     #[error("what the kernel has does not allow it: {0}")]
     AtOdds(String),
-    #[error("no room for the leg")]
-    Slabs(#[from] storage::slab::SlabError),
+    #[error(
+        "the leg's slabs have {has_bytes} bytes and {needs_bytes} are needed: thin volumes are not built yet"
+    )]
+    TooFewSlabs { has_bytes: u64, needs_bytes: u64 },
+    #[error(
+        "this node has a ledger and has lost its floors: which of its legs it has promised to give to nobody"
+    )]
+    FloorsLost,
+    #[error("this node's ledger stays closed: {0}")]
+    Closed(String),
+    #[error("can't set this node's ledger aside")]
+    SetAside(#[source] ledger::StoreError),
+    #[error("this node does not know what the cluster knows")]
+    Behind(#[from] ledger::Behind),
     #[error("a peer did not do it")]
     Peer(#[from] ledger::TransportError),
     #[error("{given} is not given out again: {why}")]
@@ -102,6 +116,28 @@ pub(crate) struct Volumes {
     paths: watch::Receiver<Option<PathsRequest>>,
     heard: shell::Heard,
     running: OnceCell<Running>,
+    closed: Mutex<Option<Closed>>,
+}
+
+/// Why a ledger that is there is not open.
+struct Closed {
+    why: String,
+    /// Nothing is lost by giving it up: it can't be used again.
+    is_lost: bool,
+}
+
+impl Closed {
+    fn new(error: &VolumesError) -> Self {
+        let damaged = |error: &ledger::OpenError| {
+            matches!(error, ledger::OpenError::Store(ledger::StoreError::Damaged { .. }))
+        };
+        let is_lost = match error {
+            VolumesError::FloorsLost => true,
+            VolumesError::Open(error) => damaged(error),
+            _ => false,
+        };
+        Self { why: crate::chain(error), is_lost }
+    }
 }
 
 impl std::fmt::Debug for Volumes {
@@ -126,16 +162,22 @@ impl Volumes {
         paths: watch::Receiver<Option<PathsRequest>>,
         heard: shell::Heard,
     ) -> Self {
-        let volumes = Self { name, boot, store, transport, paths, heard, running: OnceCell::new() };
-        let folder = volumes.folder();
-        if folder.join(ledger::FILE).exists() {
-            match Ledger::open(&folder, Config::default(), volumes.transport.clone()).await {
-                Ok(ledger) => drop(volumes.run(ledger).await),
-                // The node goes on without: it can be told to join again.
-                Err(error) => warn!("the ledger stays closed: {}", crate::chain(&error)),
-            }
+        let (running, closed) = (OnceCell::new(), Mutex::default());
+        let volumes = Self { name, boot, store, transport, paths, heard, running, closed };
+        if volumes.folder().join(ledger::FILE).exists()
+            && let Err(error) = volumes.open().await
+        {
+            // The node goes on without: it can be told to join again.
+            let closed = Closed::new(&error);
+            error!("the ledger stays closed: {}", closed.why);
+            *volumes.closed.lock().unwrap_or_else(PoisonError::into_inner) = Some(closed);
         }
         volumes
+    }
+
+    async fn open(&self) -> Result<NodeId, VolumesError> {
+        let ledger = Ledger::open(&self.folder(), Config::default(), self.transport.clone()).await?;
+        self.run(ledger).await
     }
 
     fn folder(&self) -> PathBuf {
@@ -148,13 +190,21 @@ impl Volumes {
     }
 
     fn running(&self) -> Result<&Running, VolumesError> {
-        self.running.get().ok_or(VolumesError::NoLedger)
+        self.running.get().ok_or_else(|| self.is_closed().unwrap_or(VolumesError::NoLedger))
+    }
+
+    /// Why there is none, if there should be one.
+    fn is_closed(&self) -> Option<VolumesError> {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        closed.as_ref().map(|closed| VolumesError::Closed(closed.why.clone()))
     }
 
     /// Runs the shell around a ledger that has just been opened.
     async fn run(&self, ledger: Ledger) -> Result<NodeId, VolumesError> {
         let node = ledger.id();
-        let place = place::Place::new(&ledger, self.store.clone(), self.paths.clone()).await?;
+        let cluster = ledger.identity().cluster.bits().ok_or(VolumesError::NoClusterId)?;
+        let (store, paths, who) = (self.store.clone(), self.paths.clone(), (ClusterId(cluster), node));
+        let place = tokio::task::spawn_blocking(move || place::Place::new(who, store, paths)).await??;
         let place = Arc::new(place);
         if let Err(error) = place.turn_caches_off(&ledger).await {
             warn!("the caches of the drives: {}", crate::chain(&error));
@@ -182,20 +232,43 @@ impl Volumes {
         self.running.get().map_or(Ok(()), |running| Err(VolumesError::HasLedger(running.ledger.id())))
     }
 
+    /// Gives up a ledger that can't be used again. This comes before floors are prepared: a ledger beside floors that were made after it
+    /// would be taken for a whole one.
+    fn set_lost_aside(&self) -> Result<(), VolumesError> {
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*closed {
+            None => return Ok(()),
+            Some(Closed { why, is_lost: false }) => return Err(VolumesError::Closed(why.clone())),
+            Some(Closed { why, .. }) => {
+                let aside = ledger::set_aside(&self.folder()).map_err(VolumesError::SetAside)?;
+                warn!("the ledger is kept as {}: {why}", aside.display());
+            }
+        }
+        *closed = None;
+        Ok(())
+    }
+
     pub(crate) async fn begin(&self, request: BeginRequest) -> Result<Joined, VolumesError> {
         self.has_none()?;
+        self.is_closed().map_or(Ok(()), Err)?;
         let (folder, first) = (self.folder(), self.newcomer(request.address));
         let settings = control::state::Settings::default();
-        let made = move || ledger::bootstrap(&folder, &first, request.zone, settings);
+        let store = self.store.clone();
+        let made = move || -> Result<(), VolumesError> {
+            place::prepare(&store)?;
+            ledger::bootstrap(&folder, &first, request.zone, settings)?;
+            Ok(())
+        };
         tokio::task::spawn_blocking(made).await??;
-        let ledger = Ledger::open(&self.folder(), Config::default(), self.transport.clone()).await?;
-        Ok(Joined { node: self.run(ledger).await? })
+        Ok(Joined { node: self.open().await? })
     }
 
     pub(crate) async fn join(&self, request: JoinRequest) -> Result<Joined, VolumesError> {
         self.has_none()?;
         let Token(token) = request.token;
         let token = token.parse().map_err(|_| VolumesError::NotAToken)?;
+        self.set_lost_aside()?;
+        place::prepare(&self.store)?;
         let contact = |(name, address)| Contact { name, address };
         let contacts: Vec<Contact> = request.contacts.into_iter().map(contact).collect();
         let (folder, newcomer) = (self.folder(), self.newcomer(request.address));
@@ -252,11 +325,16 @@ impl Volumes {
         self.running()?.shell.bounce((request.volume, request.leg), request.key).await
     }
 
-    pub(crate) async fn view(&self) -> Result<ClusterView, VolumesError> {
+    /// What this node says of the cluster; confirmed: after it has followed all that was acknowledged before it was asked.
+    pub(crate) async fn view(&self, confirmed: bool) -> Result<ClusterView, VolumesError> {
         let running = self.running()?;
+        if confirmed {
+            running.ledger.caught_up(CONFIRM_LIMIT).await?;
+        }
         let status = running.ledger.status();
         let state = running.ledger.state().borrow().as_ref().clone();
-        let (leased, blocked) = running.shell.glance().await.ok_or(VolumesError::Ended)?;
+        let shell::Glance { leased, blocked, rebuilds } =
+            running.shell.glance().await.ok_or(VolumesError::Ended)?;
         let legs = running.place.legs(&state)?;
         let devices = running.place.devices(&state).await?;
         let node = running.ledger.id();
@@ -264,10 +342,12 @@ impl Volumes {
             node,
             leader: status.leader,
             voters: status.voters,
+            confirmed,
             leased,
             devices,
             legs,
             blocked,
+            rebuilds,
             state,
         })
     }

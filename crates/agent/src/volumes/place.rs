@@ -1,7 +1,8 @@
-//! Where things are on this node: addresses, drives, legs. What `storage` has to be told.
+//! Where things are on this node: addresses, drives, legs. What `storage` has to be told. And the floors: what must not be given out again.
 //!
-//! Invariants: where a leg lies is on disk before anything is written there, and stays until the ledger knows the leg no more.
-//! Floors are on disk before they are acted on.
+//! Invariants: where a leg lies, the ledger says, and nobody else. Floors are on disk before they are acted on. A node that has a ledger has
+//! a file of floors: [`prepare`] makes it before there is a ledger. If it is missing it was lost, and with it the word to those whom this
+//! node has confirmed fences; nothing of its legs is given out then ([`VolumesError::FloorsLost`]).
 //!
 //! On failure: [`VolumesError`].
 
@@ -10,10 +11,10 @@ use super::shell::blocking;
 use crate::store::Store;
 use api::{LegPlace, PathsRequest, Piece};
 use control::State;
-use control::state::{Drive, Volume};
+use control::state::Volume;
 use control::target::{Key, LegOf};
 use ledger::Ledger;
-use model::{DriveId, DriveSerial, LegId, NodeId, VolumeId};
+use model::{CHUNK_BYTES, DriveId, DriveSerial, NodeId, SLAB_BYTES, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -24,31 +25,27 @@ use storage::kernel::{Engine, Settings, StepError};
 use storage::leg::{Geometry, Sizes};
 use storage::name::GivenLeg;
 use storage::owner::Site;
-use storage::slab::SlabMap;
+use storage::slab::{Extent, pieces};
 use tokio::sync::watch;
 use tracing::warn;
-
-/// What one bit of a bitmap stands for, bytes.
-const CHUNK_BYTES: u64 = 16 << 20;
-/// How large a slab is, bytes.
-const SLAB_BYTES: u64 = 64 << 20;
 
 /// How long a request may stall on a path. Emulated nodes that were starved lost both paths again and again with one second.
 pub(super) const STALL_MAX: Duration = Duration::from_secs(2);
 
-const FILE: &str = "volumes.json";
+const FILE: &str = "floors.json";
 
 /// What must outlive the agent.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Saved {
-    /// Where legs lie, by drive.
-    slabs: BTreeMap<DriveId, SlabMap>,
+    /// Whose floors these are; `None`: nobody's yet.
+    cluster: Option<ClusterId>,
     /// The lowest key that may still be given out.
     floors: Vec<(LegOf, Key)>,
 }
 
 /// Where things are.
+#[derive(Debug)]
 pub(super) struct Place {
     pub(super) cluster: ClusterId,
     pub(super) node: NodeId,
@@ -57,17 +54,27 @@ pub(super) struct Place {
     saved: Mutex<Saved>,
 }
 
+/// Before this node gets a ledger: from then on it has floors. Those that it has stay: they may be of the cluster that it joins.
+pub(super) fn prepare(store: &Store) -> Result<(), VolumesError> {
+    if store.load_if_there::<Saved>(FILE)?.is_none() {
+        store.save(FILE, &Saved::default())?;
+    }
+    Ok(())
+}
+
 impl Place {
-    pub(super) async fn new(
-        ledger: &Ledger,
+    /// Floors of another cluster, or of none yet, say that nothing of this one was ever given out here: they become this one's before anything is.
+    pub(super) fn new(
+        (cluster, node): (ClusterId, NodeId),
         store: Store,
         paths: watch::Receiver<Option<PathsRequest>>,
     ) -> Result<Self, VolumesError> {
-        let cluster = ledger.identity().cluster.bits().ok_or(VolumesError::NoClusterId)?;
-        let loaded = store.clone();
-        let saved = tokio::task::spawn_blocking(move || loaded.load(FILE)).await??;
-        let saved = Mutex::new(saved);
-        Ok(Self { cluster: ClusterId(cluster), node: ledger.id(), store, paths, saved })
+        let mut saved: Saved = store.load_if_there(FILE)?.ok_or(VolumesError::FloorsLost)?;
+        if saved.cluster != Some(cluster) {
+            saved = Saved { cluster: Some(cluster), floors: Vec::new() };
+            store.save(FILE, &saved)?;
+        }
+        Ok(Self { cluster, node, store, paths, saved: Mutex::new(saved) })
     }
 
     fn change<T>(
@@ -134,32 +141,25 @@ impl Place {
         Site::new(id, self.node, sizes).map_err(|source| StepError::Leg { device: id.to_string(), source })
     }
 
-    /// Gives a leg its place, or says which it has.
-    pub(super) fn reserve(
-        &self,
-        (volume, leg): LegOf,
-        drive: (DriveId, &Drive),
-        bytes: u64,
-    ) -> Result<Vec<storage::slab::Extent>, VolumesError> {
+    /// The leg is gone for good: its floor says nothing any more.
+    pub(super) fn forget(&self, leg: LegOf) -> Result<(), VolumesError> {
         self.change(|saved| {
-            let map = match saved.slabs.entry(drive.0) {
-                std::collections::btree_map::Entry::Occupied(map) => map.into_mut(),
-                std::collections::btree_map::Entry::Vacant(place) => {
-                    place.insert(SlabMap::new(drive.1.size_bytes, SLAB_BYTES)?)
-                }
-            };
-            if map.extents((volume, leg)).is_none() {
-                map.reserve((volume, leg), bytes)?;
-            }
-            Ok(map.extents((volume, leg)).unwrap_or_default())
+            saved.floors.retain(|(known, _)| *known != leg);
+            Ok(())
         })
     }
 
-    pub(super) fn free(&self, leg: LegOf) -> Result<(), VolumesError> {
-        self.change(|saved| {
-            saved.slabs.values_mut().for_each(|map| map.release(leg));
-            Ok(())
-        })
+    /// The pieces of the drive on which a leg lies, if they are enough for what it shall hold.
+    pub(super) fn pieces(&self, leg: LegOf, volume: &Volume) -> Result<Vec<Extent>, VolumesError> {
+        let found = volume.legs.get(&leg.1);
+        let found = found.ok_or_else(|| StepError::Missing { what: format!("{leg:?} in the ledger") })?;
+        let pieces = pieces(&found.extents);
+        let has_bytes: u64 = pieces.iter().map(|piece| piece.len_bytes).sum();
+        let needs_bytes = self.site(leg.0, sizes(volume))?.geometry.leg_bytes();
+        if has_bytes < needs_bytes {
+            return Err(VolumesError::TooFewSlabs { has_bytes, needs_bytes });
+        }
+        Ok(pieces)
     }
 
     /// What a claimed drive begins with.
@@ -215,15 +215,14 @@ impl Place {
     }
 
     /// Where this node's legs lie.
-    pub(super) fn legs(self: &Arc<Self>, state: &State) -> Result<Vec<LegPlace>, VolumesError> {
-        let saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    pub(super) fn legs(&self, state: &State) -> Result<Vec<LegPlace>, VolumesError> {
         let mut legs = Vec::new();
-        for (drive, map) in &saved.slabs {
-            let Some(found) = state.drives.get(drive) else { continue };
-            for (volume, leg) in map.legs() {
-                let Some(known) = state.volumes.get(&volume) else { continue };
-                let site = self.site(volume, sizes(known))?;
-                legs.push(leg_place((volume, leg), &found.serial, map, &site.geometry));
+        for (volume, known) in &state.volumes {
+            let geometry = self.site(*volume, sizes(known))?.geometry;
+            for (leg, found) in &known.legs {
+                if let Some(drive) = state.drives.get(&found.drive).filter(|drive| drive.node == self.node) {
+                    legs.push(leg_place((*volume, *leg), &drive.serial, &found.extents, &geometry));
+                }
             }
         }
         Ok(legs)
@@ -246,16 +245,13 @@ impl Place {
     }
 }
 
-fn leg_place(leg: (VolumeId, LegId), serial: &DriveSerial, map: &SlabMap, geometry: &Geometry) -> LegPlace {
-    let piece = |extent: storage::slab::Extent| Piece {
-        offset_bytes: extent.offset_bytes,
-        len_bytes: extent.len_bytes,
-    };
+fn leg_place(leg: LegOf, serial: &DriveSerial, slabs: &[model::Extent], geometry: &Geometry) -> LegPlace {
+    let piece = |Extent { offset_bytes, len_bytes }: Extent| Piece { offset_bytes, len_bytes };
     LegPlace {
         volume: leg.0,
         leg: leg.1,
         serial: serial.clone(),
-        pieces: map.extents(leg).unwrap_or_default().into_iter().map(piece).collect(),
+        pieces: pieces(slabs).into_iter().map(piece).collect(),
         data_offset_bytes: geometry.data_offset_bytes(),
         data_bytes: geometry.sizes().data_bytes,
     }
@@ -267,4 +263,53 @@ pub(super) const SIZES_OF_NONE: Sizes = Sizes { data_bytes: 4096, chunk_bytes: 1
 /// A volume's sizes.
 pub(super) fn sizes(volume: &Volume) -> Sizes {
     Sizes { data_bytes: volume.size_bytes, chunk_bytes: CHUNK_BYTES }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{Epoch, Incarnation, LedgerIncarnation, LegId};
+
+    fn place(store: &Store, cluster: u128) -> Result<Place, VolumesError> {
+        Place::new((ClusterId(cluster), NodeId(1)), store.clone(), watch::channel(None).1)
+    }
+
+    #[test]
+    fn floors_that_were_lost_are_not_taken_for_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::in_directory(directory.path());
+        assert!(matches!(place(&store, 1), Err(VolumesError::FloorsLost)), "a ledger, and nobody prepared");
+        prepare(&store).unwrap();
+        let leg = (VolumeId(1), LegId(1));
+        let key = |number| Key {
+            epoch: Epoch { ledger: LedgerIncarnation(1), number },
+            incarnation: Incarnation(1),
+        };
+        let first = place(&store, 1).unwrap();
+        first.remember(leg, key(7)).unwrap();
+        first.remember(leg, key(8)).unwrap();
+        prepare(&store).unwrap();
+        assert_eq!(
+            place(&store, 1).unwrap().floors(),
+            BTreeMap::from([(leg, key(8))]),
+            "it joined once more"
+        );
+        std::fs::remove_file(directory.path().join(FILE)).unwrap();
+        assert!(matches!(place(&store, 1), Err(VolumesError::FloorsLost)));
+    }
+
+    #[test]
+    fn floors_of_another_cluster_are_none_and_of_a_leg_that_went_are_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::in_directory(directory.path());
+        prepare(&store).unwrap();
+        let (leg, other) = ((VolumeId(1), LegId(1)), (VolumeId(1), LegId(2)));
+        let key = Key { epoch: Epoch::first(LedgerIncarnation(1)), incarnation: Incarnation(1) };
+        let one = place(&store, 1).unwrap();
+        one.remember(leg, key).unwrap();
+        one.remember(other, key).unwrap();
+        one.forget(leg).unwrap();
+        assert_eq!(place(&store, 1).unwrap().floors(), BTreeMap::from([(other, key)]));
+        assert_eq!(place(&store, 2).unwrap().floors(), BTreeMap::new());
+    }
 }

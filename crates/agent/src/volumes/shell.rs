@@ -10,10 +10,11 @@ use super::owner::{Arrays, Shared};
 use super::place::{Place, sizes};
 use super::target::{Bounced, Legs};
 use crate::clock;
-use api::{LeaseAnswer, LeaseRequest};
+use api::{LeaseAnswer, LeaseRequest, RebuildProgress};
 use control::lease::GrantorEvent;
 use control::member::{Input, Member, Output, Timing};
 use control::owner::{Stage, Up};
+use control::rebuild::Progress;
 use control::state::{Phase, Volume};
 use control::target::{Event as TargetEvent, Key, LegOf, Target};
 use control::{Command, Moment, State};
@@ -93,8 +94,19 @@ pub(super) async fn blocking<T: Send + 'static>(
 /// What is asked of the shell.
 enum Asked {
     Lease(LeaseRequest, oneshot::Sender<bool>),
-    Glance(oneshot::Sender<(bool, BTreeMap<VolumeId, String>)>),
+    Glance(oneshot::Sender<Glance>),
     Bounce(LegOf, Key, Bounced),
+}
+
+/// What control knows and the ledger does not.
+#[derive(Debug)]
+pub(super) struct Glance {
+    /// Whether there is a lease.
+    pub(super) leased: bool,
+    /// Why volumes wait.
+    pub(super) blocked: BTreeMap<VolumeId, String>,
+    /// How far the rebuilds of this node's volumes are.
+    pub(super) rebuilds: BTreeMap<VolumeId, RebuildProgress>,
 }
 
 /// The daemon's side of the shell, and that of its own tasks.
@@ -109,8 +121,8 @@ impl Handle {
         asked && matches!(timeout(LEASE_LIMIT, granted).await, Ok(Ok(true)))
     }
 
-    /// Whether there is a lease, and why volumes wait.
-    pub(super) async fn glance(&self) -> Option<(bool, BTreeMap<VolumeId, String>)> {
+    /// What control knows and the ledger does not.
+    pub(super) async fn glance(&self) -> Option<Glance> {
         let (answer, seen) = oneshot::channel();
         self.0.send(Asked::Glance(answer)).ok()?;
         seen.await.ok()
@@ -394,11 +406,20 @@ impl Shell {
                 let state = Arc::clone(&self.state.borrow());
                 let blocked = self.member.blocked(Moment(clock::uptime_ms()), &state);
                 let blocked = blocked.into_iter().map(|(id, why)| (id, why.to_string())).collect();
+                let ids = state.volumes.keys();
+                let rebuilds = ids.filter_map(|id| Some((*id, self.progress(*id)?))).collect();
                 // Whoever asked may be gone.
-                let _ = answer.send((self.member.is_leased(), blocked));
+                let _ = answer.send(Glance { leased: self.member.is_leased(), blocked, rebuilds });
             }
             Asked::Bounce(leg, key, done) => self.legs.bounce(leg, key, done),
         }
+    }
+
+    fn progress(&self, id: VolumeId) -> Option<RebuildProgress> {
+        let Some(Stage::Up(up)) = self.member.stage(id) else { return None };
+        let rebuild = up.rebuild?;
+        let Progress { done_bytes, total_bytes, .. } = rebuild.progress;
+        Some(RebuildProgress { leg: rebuild.leg.id, done_bytes, total_bytes })
     }
 
     fn carry_out(&mut self, output: Output) {

@@ -57,7 +57,7 @@ impl Legs {
             Effect::Remember(leg, _)
             | Effect::Fence(leg, _)
             | Effect::GiveOut(leg, ..)
-            | Effect::Free(leg) => *leg,
+            | Effect::Forget(leg) => *leg,
             Effect::Propose(_) => return,
         };
         self.send(leg, Order::Effect(effect));
@@ -128,7 +128,7 @@ impl Leg {
                     }
                 }
             }
-            Effect::Free(leg) => self.until_done("free", leg, move |place| place.free(leg)).await,
+            Effect::Forget(leg) => self.until_done("forget", leg, move |place| place.forget(leg)).await,
             Effect::Propose(_) => {}
         }
     }
@@ -189,7 +189,7 @@ fn fence(place: &Place, ledger: &Ledgers, leg: LegOf, floor: Key) -> Result<(), 
     Ok(())
 }
 
-/// What the ledger says of a leg, with its place on the drive; refused while the drive is not claimed: what it holds may be
+/// What the ledger says of a leg and its place on the drive; refused while the drive is not claimed: what it holds may be
 /// somebody's.
 fn offer(
     engine: &Engine,
@@ -209,8 +209,7 @@ fn offer(
     }
     // A drive that was reset since may have turned it on again.
     engine.turn_cache_off(&device)?;
-    let bytes = place.site(leg.0, sizes(volume))?.geometry.leg_bytes();
-    let extents = place.reserve(leg, (drive, found), bytes)?;
+    let extents = place.pieces(leg, volume)?;
     Ok(Offer { given: GivenLeg { leg, key }, drive: found.serial.clone(), extents, host })
 }
 

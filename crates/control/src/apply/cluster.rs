@@ -6,7 +6,7 @@ use crate::state::{
     Base, Doubt, Drive, LegState, Node, Overridden, Override, Phase, Spec, State, Volume, Voters,
 };
 use crate::transition::{self, LegCause, VolumeCause};
-use model::{BootId, DriveId, Epoch, LegId, MapSequence, NodeId, PowerCycles};
+use model::{BootId, DriveId, Epoch, LegId, MapSequence, NodeId, PowerCycles, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Applies a command about the cluster. On an error the state may be half changed: the caller gives a copy.
@@ -43,8 +43,15 @@ pub(super) fn apply(state: &mut State, command: &ClusterCommand) -> Result<Vec<E
             }
             state.minted.drive = state.minted.drive.next();
             let (node, size_bytes, cache, power_cycles) = (*node, *size_bytes, *cache, Some(*power_cycles));
-            let drive =
-                Drive { node, serial: serial.clone(), size_bytes, cache, power_cycles, retired: false };
+            let drive = Drive {
+                node,
+                serial: serial.clone(),
+                size_bytes,
+                cache,
+                power_cycles,
+                retired: false,
+                leaving: Vec::new(),
+            };
             state.drives.insert(state.minted.drive, drive);
             return Ok(vec![Event::DriveAdded(state.minted.drive)]);
         }
@@ -63,6 +70,7 @@ pub(super) fn apply(state: &mut State, command: &ClusterCommand) -> Result<Vec<E
             }
             state.drives.remove(id);
         }
+        C::Freed { drive, volume, leg } => return freed(state, *drive, *volume, *leg),
         C::CreateVolume { .. } => return create_volume(state, command),
         C::ChangeVoters(to) => change_voters(state, to)?,
         C::VotersSettled => {
@@ -154,6 +162,13 @@ fn register(
         drive.power_cycles = Some(*power_cycles);
     }
     Ok(())
+}
+
+fn freed(state: &mut State, drive: DriveId, volume: VolumeId, leg: LegId) -> Result<Vec<Event>, Rejected> {
+    let leaving = &mut drive_mut(state, drive)?.leaving;
+    let at = leaving.iter().position(|gone| (gone.volume, gone.leg) == (volume, leg));
+    leaving.remove(at.ok_or(Rejected::NotLeaving(leg, volume))?);
+    Ok(vec![Event::LegFreed(volume, leg)])
 }
 
 fn create_volume(state: &mut State, command: &ClusterCommand) -> Result<Vec<Event>, Rejected> {

@@ -1,11 +1,12 @@
 //! The state machine by example, by random sequences, and by its table.
 
+use crate::bug::{Bug, Bugs};
 use crate::command::{ClusterCommand, Command, Event, LegRef, Rejected, VolumeCommand as V};
-use crate::state::{Base, Cache, Doubt, LegState, Phase, State, Subject, Voters};
-use crate::testing::{cluster, leg_ref, must, now, open, opened, register, run, volume, with_volume};
+use crate::state::{Base, Cache, Doubt, Leaving, Leg, LegState, Phase, State, Subject, Voters};
+use crate::testing::{VOLUME, cluster, leg_ref, must, now, open, opened, register, run, volume, with_volume};
 use crate::transition::{LEGS, LegCause, PhaseKind, VOLUMES, VolumeCause};
-use crate::{check, check_step};
-use model::{DriveId, Epoch, LegId, MapSequence, Mirror, NodeId, Provision};
+use crate::{Broken, check, check_step};
+use model::{DriveId, Epoch, Extent, LegId, MapSequence, Mirror, NodeId, Provision, SLAB_BYTES, VolumeId};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -220,6 +221,134 @@ fn a_moved_leg_goes_in_the_commit_that_makes_its_successor_in_sync() {
     assert_eq!(check(&state), []);
 }
 
+fn extents(state: &State, id: u16) -> Vec<Extent> {
+    volume(state).legs[&LegId(id)].extents.clone()
+}
+
+fn freed(drive: u32, leg: u16) -> Command {
+    Command::Cluster(ClusterCommand::Freed { drive: DriveId(drive), volume: VOLUME, leg: LegId(leg) })
+}
+
+#[test]
+fn the_slabs_of_a_leg_that_went_are_nobody_s_until_its_target_says_so() {
+    let mut state = two_way(&[Cache::Safe]);
+    let first = vec![Extent { first: 0, count: 1 }];
+    assert_eq!(extents(&state, 2), first);
+    on(&mut state, 2, |leg| V::MoveLeg { leg, to: DriveId(3) });
+    assert_eq!(state.apply(&freed(2, 2)), Err(Rejected::NotLeaving(LegId(2), VOLUME)), "it is still there");
+    on(&mut state, 3, |leg| V::Reexport { leg, run: run(NodeId(3), 1, 1) });
+    on(&mut state, 3, V::BeginRebuild);
+    let maps = volume(&state).map_sequence;
+    on(&mut state, 3, |leg| V::LegInSync { leg, maps });
+    assert_eq!(state.drives[&DriveId(2)].leaving[0].extents, first);
+    on(&mut state, 3, |leg| V::MoveLeg { leg, to: DriveId(2) });
+    assert_eq!(extents(&state, 4), [Extent { first: 1, count: 1 }]);
+    assert_eq!(must(&mut state, &freed(2, 2)), [Event::LegFreed(VOLUME, LegId(2))]);
+    assert_eq!(state.apply(&freed(2, 2)), Err(Rejected::NotLeaving(LegId(2), VOLUME)), "twice is once");
+    on(&mut state, 4, |leg| V::MoveLeg { leg, to: DriveId(4) });
+    on(&mut state, 5, |leg| V::MoveLeg { leg, to: DriveId(2) });
+    assert_eq!(extents(&state, 6), first, "they are free");
+    does(&mut state, V::Close);
+    does(&mut state, V::Delete);
+    let left =
+        |drive| state.drives[&DriveId(drive)].leaving.iter().map(|gone| gone.leg.0).collect::<Vec<_>>();
+    assert_eq!([1, 2, 3, 4].map(left), [vec![1], vec![4, 6], vec![3], vec![5]]);
+    assert_eq!(check(&state), []);
+}
+
+#[test]
+fn a_leg_has_room_for_its_metadata_and_grows_where_it_is() {
+    let mut state = cluster(2, 1, &[Cache::Safe]);
+    let create = |name: &str, size_bytes, provision| {
+        Command::Cluster(ClusterCommand::CreateVolume {
+            name: name.parse().unwrap(),
+            mirror: Mirror::TwoWay,
+            provision,
+            size_bytes,
+            drives: vec![DriveId(1), DriveId(2)],
+            owner: NodeId(1),
+        })
+    };
+    must(&mut state, &create("one", SLAB_BYTES, Provision::Fixed));
+    must(&mut state, &create("two", 4 * SLAB_BYTES, Provision::Thin));
+    assert_eq!(extents(&state, 1), [Extent { first: 0, count: 2 }], "one slab of data and its metadata");
+    does(&mut state, V::Grow { size_bytes: 3 * SLAB_BYTES });
+    assert_eq!(extents(&state, 1), [Extent { first: 0, count: 2 }, Extent { first: 3, count: 2 }]);
+    let odd = state.clone().apply(&create("odd", 4097, Provision::Fixed));
+    assert_eq!(odd, Err(Rejected::Size { size_bytes: 4097 }));
+    // 15 slabs, 5 of them held.
+    let large = state.clone().apply(&create("large", 10 * SLAB_BYTES, Provision::Fixed));
+    assert_eq!(large, Err(Rejected::NoRoom { drive: DriveId(1), missing_slabs: 1 }));
+    must(&mut state, &create("fits", 9 * SLAB_BYTES, Provision::Fixed));
+    assert_eq!(check(&state), []);
+}
+
+#[test]
+fn what_is_kept_free_for_a_drive_that_fails_is_given_to_its_legs_alone() {
+    let mut state = cluster(2, 2, &[Cache::Safe]);
+    let create = |name: &str, size_bytes, drives: [u32; 2]| {
+        Command::Cluster(ClusterCommand::CreateVolume {
+            name: name.parse().unwrap(),
+            mirror: Mirror::TwoWay,
+            provision: Provision::Fixed,
+            size_bytes,
+            drives: drives.map(DriveId).to_vec(),
+            owner: NodeId(1),
+        })
+    };
+    must(&mut state, &create("one", 9 * SLAB_BYTES, [1, 3]));
+    // 30 slabs on the node, 15 of them kept, 10 held.
+    let refused = state.clone().apply(&create("two", 5 * SLAB_BYTES, [2, 4]));
+    assert_eq!(refused, Err(Rejected::Reserve { node: NodeId(1), missing_slabs: 1 }));
+    must(&mut state, &create("two", 4 * SLAB_BYTES, [2, 4]));
+    let replace = ClusterCommand::ReplaceDrive { drive: DriveId(1), with: DriveId(2) };
+    must(&mut state, &Command::Cluster(replace));
+    assert_eq!(extents(&state, 3), [Extent { first: 5, count: 10 }]);
+    assert_eq!(check(&state), []);
+}
+
+/// The checks can fail: each way to break the map is named.
+#[test]
+fn the_checks_find_what_is_wrong_with_slabs() {
+    let good = two_way(&[Cache::Safe]);
+    let with = |change: &dyn Fn(&mut Leg)| {
+        let mut state = good.clone();
+        change(state.volumes.get_mut(&VOLUME).unwrap().legs.get_mut(&LegId(2)).unwrap());
+        let broken: Vec<Broken> = check(&state).into_iter().chain(check_step(&good, &state)).collect();
+        (state, broken)
+    };
+    assert_eq!(with(&|_| {}).1, []);
+    assert_eq!(with(&|leg| leg.extents.clear()).1[0], Broken::TooFewSlabs(VOLUME, LegId(2)));
+    assert_eq!(with(&|leg| leg.extents[0].count = 16).1, [Broken::OffTheDrive(DriveId(2))]);
+    let moved = [Broken::Moved(VOLUME, LegId(2)), Broken::TakenAway(DriveId(2), 0)];
+    assert_eq!(with(&|leg| leg.extents[0].first = 3).1, moved);
+    let (mut state, _) = with(&|_| {});
+    let of_another = Leaving {
+        volume: VolumeId(9),
+        leg: LegId(1),
+        epoch: volume(&state).epoch,
+        incarnation: model::Incarnation(1),
+        extents: extents(&state, 2),
+    };
+    state.drives.get_mut(&DriveId(2)).unwrap().leaving.push(of_another);
+    assert_eq!(check(&state), [Broken::SharedSlab(DriveId(2), 0)]);
+    state.volumes.clear();
+    assert!(check_step(&good, &state).contains(&Broken::TakenAway(DriveId(2), 0)));
+}
+
+/// What happens if slabs were free at once.
+#[test]
+fn a_slab_that_is_free_at_once_is_noticed() {
+    let state = two_way(&[Cache::Safe]);
+    let mut closed = state.clone();
+    does(&mut closed, V::Close);
+    let mut after = closed.clone();
+    let delete = now(&after, V::Delete);
+    after.apply_with(&delete, Bugs::with(Bug::FreeAtOnce)).unwrap();
+    let taken = [Broken::TakenAway(DriveId(1), 0), Broken::TakenAway(DriveId(2), 0)];
+    assert_eq!(check_step(&closed, &after), taken);
+}
+
 #[test]
 fn voters_are_odd_and_change_one_change_at_a_time() {
     let mut state = cluster(2, 1, &[Cache::Safe]);
@@ -296,9 +425,16 @@ fn command(state: &State, log: &[Command], pick: [u8; 4]) -> Command {
             let (drive, with) = (DriveId(u32::from(a % 9)), DriveId(u32::from(b % 9)));
             return cluster(ClusterCommand::ReplaceDrive { drive, with });
         }
-        7 => return cluster(ClusterCommand::RemoveNode(node)),
+        7 if c < 100 => return cluster(ClusterCommand::RemoveNode(node)),
+        7 => return cluster(ClusterCommand::RemoveDrive(DriveId(u32::from(b % 9)))),
+        8 if c >= 40 => {
+            let gone = state.drives.iter().flat_map(|(id, drive)| drive.leaving.iter().map(|leg| (*id, leg)));
+            let known = gone.map(|(drive, gone)| (drive, gone.volume, gone.leg)).nth(usize::from(b % 3));
+            let (drive, volume, leg) = known.unwrap_or((found.drive, *id, leg.id));
+            return cluster(ClusterCommand::Freed { drive, volume, leg });
+        }
         8 if c < 20 => V::Delete,
-        9 => V::Grow { size_bytes: volume.size_bytes + u64::from(c) },
+        9 => V::Grow { size_bytes: volume.size_bytes + (u64::from(c) << 18) },
         10 => V::MoveLeg { leg, to: DriveId(1 + u32::from(c % 8)) },
         11 if c < 60 => V::Override { leg, owner, by: text(), loses: text() },
         12 => V::Running((c > 60).then_some(owner)),
@@ -324,14 +460,14 @@ fn command(state: &State, log: &[Command], pick: [u8; 4]) -> Command {
 }
 
 fn create(pick: [u8; 4]) -> Command {
-    let [_, a, b, _] = pick;
+    let [_, a, b, c] = pick;
     let mirror = if b % 2 == 0 { Mirror::TwoWay } else { Mirror::FourWay };
     let first = u32::from(a % 5);
     Command::Cluster(ClusterCommand::CreateVolume {
         name: format!("v{}", a % 3).parse().unwrap(),
         mirror,
-        provision: Provision::Fixed,
-        size_bytes: 100,
+        provision: if c % 4 == 0 { Provision::Thin } else { Provision::Fixed },
+        size_bytes: u64::from(c % 128) << 21,
         drives: (0..mirror.legs() as u32).map(|leg| DriveId(1 + first + leg)).collect(),
         owner: NodeId(1 + u32::from(a % 4)),
     })

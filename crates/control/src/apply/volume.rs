@@ -5,7 +5,10 @@
 
 use crate::bug::{Bug, Bugs};
 use crate::command::{Event, LegRef, Rejected, VolumeCommand};
-use crate::state::{Base, Cache, Doubt, Leg, LegState, Overridden, Override, Phase, Run, State, Volume};
+use crate::pool;
+use crate::state::{
+    Base, Cache, Doubt, Leaving, Leg, LegState, Overridden, Override, Phase, Run, State, Volume,
+};
 use crate::transition::{self, LegCause, VolumeCause};
 use model::{BootId, DriveId, Epoch, Incarnation, LegId, MapSequence, NodeId, VolumeId};
 use std::collections::BTreeMap;
@@ -23,26 +26,42 @@ pub(super) fn apply(
         return Err(Rejected::Superseded { present: volume.epoch });
     }
     if *command == VolumeCommand::Delete {
-        return delete(state, id, &volume);
+        return delete(state, id, &volume, bugs);
     }
-    let mut edit = Edit { state, id, volume, bugs, events: Vec::new(), overridden: None };
+    let mut edit =
+        Edit { state, id, volume, bugs, events: Vec::new(), overridden: None, removed: Vec::new() };
     edit.command(command)?;
-    let Edit { volume, mut events, overridden, .. } = edit;
+    let Edit { volume, mut events, overridden, removed, .. } = edit;
+    let epoch = volume.epoch;
     if let Some(overridden) = overridden {
         super::cluster::record(state, overridden);
     }
     state.volumes.insert(id, volume);
+    for (leg_id, leg) in removed {
+        leave(state, (id, epoch), leg_id, leg, bugs);
+    }
     if events.is_empty() {
         events.push(Event::Changed);
     }
     Ok(events)
 }
 
-fn delete(state: &mut State, id: VolumeId, volume: &Volume) -> Result<Vec<Event>, Rejected> {
+/// Whoever has the leg may still have it: its slabs are nobody's until its target has fenced it.
+fn leave(state: &mut State, (volume, epoch): (VolumeId, Epoch), id: LegId, leg: Leg, bugs: Bugs) {
+    if let Some(drive) = state.drives.get_mut(&leg.drive).filter(|_| !bugs.has(Bug::FreeAtOnce)) {
+        let Leg { incarnation, extents, .. } = leg;
+        drive.leaving.push(Leaving { volume, leg: id, epoch, incarnation, extents });
+    }
+}
+
+fn delete(state: &mut State, id: VolumeId, volume: &Volume, bugs: Bugs) -> Result<Vec<Event>, Rejected> {
     if !matches!(volume.phase, Phase::Closed | Phase::Offline) {
         return Err(Rejected::wrong_phase(&volume.phase));
     }
     state.volumes.remove(&id);
+    for (leg_id, leg) in &volume.legs {
+        leave(state, (id, volume.epoch), *leg_id, leg.clone(), bugs);
+    }
     Ok(vec![Event::VolumeDeleted(id)])
 }
 
@@ -70,15 +89,17 @@ pub(super) fn replace_drive(
 /// A volume that nobody has had yet.
 pub(super) fn created(state: &State, volume: Volume, drives: &[DriveId]) -> Result<Volume, Rejected> {
     let needed = volume.mirror.legs();
-    let mut edit =
-        Edit { state, id: VolumeId(0), volume, bugs: Bugs::default(), events: Vec::new(), overridden: None };
+    let (bugs, events, removed) = (Bugs::default(), Vec::new(), Vec::new());
+    let mut edit = Edit { state, id: VolumeId(0), volume, bugs, events, overridden: None, removed };
     if drives.len() != needed {
         return Err(Rejected::WrongLegCount { needed });
     }
     edit.can_own(edit.volume.owner)?;
+    let slabs = pool::slabs_of(edit.volume.size())?;
     for drive in drives {
         edit.add_leg(*drive, LegState::InSync, None)?;
     }
+    state.keeps_reserve(drives.iter().map(|drive| (*drive, slabs)))?;
     Ok(edit.volume)
 }
 
@@ -89,6 +110,7 @@ struct Edit<'a> {
     bugs: Bugs,
     events: Vec<Event>,
     overridden: Option<Override>,
+    removed: Vec<(LegId, Leg)>,
 }
 
 impl Edit<'_> {
@@ -364,12 +386,17 @@ impl Edit<'_> {
         let replaces = found.replaces;
         self.go(leg.id, LegCause::Rebuilt, LegState::InSync)?;
         self.volume.legs.entry(leg.id).and_modify(|leg| leg.replaces = None);
-        if let Some(old) = replaces
-            && self.volume.legs.remove(&old).is_some()
-        {
-            self.events.push(Event::LegRemoved(self.id, old));
+        if let Some(old) = replaces {
+            self.remove_leg(old);
         }
         Ok(())
+    }
+
+    fn remove_leg(&mut self, id: LegId) {
+        if let Some(leg) = self.volume.legs.remove(&id) {
+            self.removed.push((id, leg));
+            self.events.push(Event::LegRemoved(self.id, id));
+        }
     }
 
     fn close(&mut self) -> Result<(), Rejected> {
@@ -437,6 +464,13 @@ impl Edit<'_> {
             return Err(Rejected::NotLarger { present_bytes: self.volume.size_bytes });
         }
         self.volume.size_bytes = size_bytes;
+        let slabs = pool::slabs_of(self.volume.size())?;
+        let more = |leg: &Leg| slabs.saturating_sub(leg.extents.iter().map(|extent| extent.count).sum());
+        self.state.keeps_reserve(self.volume.legs.values().map(|leg| (leg.drive, more(leg))))?;
+        for leg in self.volume.legs.values_mut() {
+            let more = self.state.allocate(leg.drive, more(leg))?;
+            pool::append(&mut leg.extents, more);
+        }
         Ok(())
     }
 
@@ -448,8 +482,7 @@ impl Edit<'_> {
         // A move that has not got there may be turned elsewhere.
         let replaces = found.replaces.or(Some(leg.id));
         if found.replaces.is_some() {
-            self.volume.legs.remove(&leg.id);
-            self.events.push(Event::LegRemoved(self.id, leg.id));
+            self.remove_leg(leg.id);
         }
         self.add_leg(to, LegState::Stale { base: Base::Scratch, back: false }, replaces)
     }
@@ -462,9 +495,11 @@ impl Edit<'_> {
         if self.volume.legs.values().any(|leg| leg.drive == drive) {
             return Err(Rejected::DriveInUse(drive));
         }
+        let extents = self.state.allocate(drive, pool::slabs_of(self.volume.size())?)?;
         let id = self.volume.leg_minted.next();
         self.volume.leg_minted = id;
-        self.volume.legs.insert(id, Leg { drive, incarnation: Incarnation(1), run: None, state, replaces });
+        let leg = Leg { drive, extents, incarnation: Incarnation(1), run: None, state, replaces };
+        self.volume.legs.insert(id, leg);
         self.events.push(Event::LegAdded(self.id, id));
         Ok(())
     }

@@ -184,4 +184,5 @@ fn owners_come_and_go_with_the_ledgers_volumes() {
     let delete = crate::testing::now(&cluster.ledger, crate::command::VolumeCommand::Delete);
     crate::testing::must(&mut cluster.ledger, &delete);
     cluster.until(1000, |cluster| cluster.members.values().all(|member| member.stage(VOLUME).is_none()));
+    cluster.until(1000, |cluster| cluster.ledger.drives.values().all(|drive| drive.leaving.is_empty()));
 }

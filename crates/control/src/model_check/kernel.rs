@@ -39,7 +39,9 @@ impl World {
                     disk.given = Some((key, to));
                     disk.errored = false;
                 }
-                target::Effect::Free(_) => {}
+                target::Effect::Forget((_, leg)) => {
+                    self.machines.get_mut(&node).expect("machines stay").floors.remove(&(VOLUME, leg));
+                }
                 target::Effect::Propose(command) => self.propose(command),
             }
         }

@@ -250,8 +250,8 @@ impl World {
         let Some(old) = found.legs.get(&leg) else { return };
         let new = found.leg_minted.next();
         // What was asked for and has not been seen yet may still be committed.
-        let taken: Vec<_> = self.legs_there().into_iter().chain(self.planned.iter().cloned()).collect();
-        let moved = placement::replace(&self.pool, &taken, (volume_id(volume), leg), new);
+        let taken: Vec<_> = ledger.placed().into_iter().chain(self.planned.iter().cloned()).collect();
+        let moved = placement::replace(&ledger.pool(), &taken, (volume_id(volume), leg), new);
         let Ok(placed) = moved else { return };
         let leg = control::LegRef { id: leg, incarnation: old.incarnation };
         let command = VolumeCommand::MoveLeg { leg, to: placed.drive };

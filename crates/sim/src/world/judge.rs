@@ -11,7 +11,7 @@ use control::state::{Leg, LegState, Phase, Run, State};
 use control::target::Key;
 use control::transition::VolumeCause;
 use control::{Command, Event};
-use model::{Epoch, LegId, PowerCycles};
+use model::{Epoch, Extent, LegId, PowerCycles};
 
 /// What is known of a volume's content.
 #[derive(Debug, Clone)]
@@ -230,6 +230,33 @@ impl World {
         }
     }
 
+    /// The slabs of a leg are anybody's.
+    fn leg_freed(&mut self, volume: usize, leg: u16) {
+        if self.stands(volume, leg) {
+            self.broke(format!("leg-{leg} of volume-{} is freed and may be written", volume + 1));
+        }
+    }
+
+    /// Slabs are given to a leg: nothing of another that had them may be written any more.
+    pub(super) fn judge_slabs(&mut self, drive: usize, extents: &[Extent]) {
+        let shares =
+            |other: &Extent| extents.iter().any(|own| own.first < other.end() && other.first < own.end());
+        let mut standing = None;
+        for (volume, disks) in self.disks.iter().enumerate() {
+            let on_them =
+                disks.iter().filter(|(_, disk)| disk.drive == drive && disk.extents.iter().any(shares));
+            let stands = on_them.map(|(leg, _)| *leg).find(|leg| self.stands(volume, *leg));
+            standing = standing.or(stands.map(|leg| (volume, leg)));
+        }
+        if let Some((volume, leg)) = standing {
+            self.broke(format!(
+                "slabs of drive-{} are given to another leg while leg-{leg} of volume-{} may be written",
+                drive + 1,
+                volume + 1
+            ));
+        }
+    }
+
     /// Never two machines whose users would both get an answer to a write.
     pub(super) fn judge_writers(&mut self, volume: usize) {
         let able = |machine: &usize| {
@@ -258,6 +285,7 @@ impl World {
         for event in events {
             match event {
                 Event::LegAdded(id, leg) => self.leg_added(*id, *leg),
+                Event::LegFreed(id, leg) => self.leg_freed(super::volume_index(*id), leg.0),
                 Event::Volume(id, epoch, _, VolumeCause::Override | VolumeCause::ForcedQuorum, _) => {
                     let truth = &mut self.truths[super::volume_index(*id)];
                     (truth.lossy, truth.exempt_before) = (true, Some(epoch.next()));

@@ -3,7 +3,7 @@
 use super::{Event, MS, World, node_index, volume_id};
 use control::state::{Base, LegState, Phase};
 use control::{ClusterCommand, Command, LegRef, VolumeCommand};
-use model::{LegId, NodeId, PlacedLeg, VolumeId};
+use model::{LegId, NodeId, VolumeId};
 use std::collections::BTreeSet;
 
 /// How often they look.
@@ -111,32 +111,14 @@ impl World {
         }
     }
 
-    /// A leg that was made in place of another.
+    /// A leg that was made in place of another: nobody may still write to its slabs.
     pub(super) fn leg_added(&mut self, volume: VolumeId, leg: LegId) {
         let at = super::volume_index(volume);
         let ledger = self.ledger();
-        let Some(drive) =
-            ledger.volumes.get(&volume).and_then(|found| found.legs.get(&leg)).map(|leg| leg.drive)
-        else {
-            return;
-        };
-        let index = drive.0 as usize - 1;
-        self.disks[at].insert(leg.0, super::target::Disk::new(index));
-        let planned = self.planned.iter().find(|placed| placed.volume == volume && placed.drive == drive);
-        let known = |placed: &PlacedLeg| (placed.volume, placed.leg, placed.drive) == (volume, leg, drive);
-        if let Some(planned) = planned.filter(|_| !self.placed.iter().any(known)) {
-            self.placed.push(PlacedLeg { leg, ..planned.clone() });
-        }
-    }
-
-    /// What the ledger's legs hold. A forced quorum may have undone what was seen before.
-    pub(super) fn legs_there(&self) -> Vec<PlacedLeg> {
-        let ledger = self.ledger();
-        let there = |placed: &&PlacedLeg| {
-            let leg = ledger.volumes.get(&placed.volume).and_then(|found| found.legs.get(&placed.leg));
-            leg.is_some_and(|leg| leg.drive == placed.drive)
-        };
-        self.placed.iter().filter(there).cloned().collect()
+        let Some(found) = ledger.volumes.get(&volume).and_then(|found| found.legs.get(&leg)) else { return };
+        let index = found.drive.0 as usize - 1;
+        self.judge_slabs(index, &found.extents);
+        self.disks[at].insert(leg.0, super::target::Disk::new(index, found.extents.clone()));
     }
 
     /// What of placement's rule does not hold of the legs that are there, when none is being moved.
@@ -147,6 +129,7 @@ impl World {
         if moving {
             return Vec::new();
         }
-        placement::check(&self.pool, &self.sizes, &self.legs_there())
+        let sizes = ledger.volumes.iter().map(|(id, found)| (*id, found.size())).collect();
+        placement::check(&ledger.pool(), &sizes, &ledger.placed())
     }
 }

@@ -9,12 +9,12 @@ use crate::hits::Hits;
 use crate::schedule::Schedule;
 use control::state::{Cache, Settings, State, Voters};
 use control::{ClusterCommand, Command};
-use model::{BootId, DriveId, Mirror, NodeId, Pool, PoolDrive, PoolNode, PowerCycles, Provision, VolumeSize};
+use model::{BootId, DriveId, Mirror, NodeId, PowerCycles, Provision, VolumeSize};
 use std::collections::{BTreeMap, BinaryHeap};
 
 const DRIVES_PER_NODE: usize = 2;
-const SLAB: u64 = 1 << 20;
-const DRIVE_BYTES: u64 = 16 * SLAB;
+const DRIVE_BYTES: u64 = 1 << 30;
+const VOLUME_BYTES: u64 = 1 << 20;
 
 fn node_id(node: usize) -> NodeId {
     NodeId(node as u32 + 1)
@@ -25,16 +25,15 @@ impl World {
     pub(crate) fn new(schedule: Schedule, bug: Option<Broken>, tells: bool) -> Result<Self, String> {
         let mut random = fastrand::Rng::with_seed(schedule.seed);
         let (nodes, volumes) = (schedule.kind.nodes(), schedule.kind.volumes());
-        let pool = pool(nodes);
         let mut state = State::new(Settings::default());
         let declared = |node: usize| schedule.volatile && node + 1 == nodes;
         cluster(&mut state, nodes, declared)?;
-        let (mut placed, mut sizes) = (Vec::new(), BTreeMap::new());
         for (volume, legs) in volumes.iter().enumerate() {
             let mirror = if *legs == 2 { Mirror::TwoWay } else { Mirror::FourWay };
-            let size = VolumeSize { mirror, provision: Provision::Fixed, size_bytes: SLAB };
+            let size = VolumeSize { mirror, provision: Provision::Fixed, size_bytes: VOLUME_BYTES };
             let id = volume_id(volume);
-            let own = placement::place(&pool, &placed, id, size).map_err(|refused| refused.to_string())?;
+            let own = placement::place(&state.pool(), &state.placed(), id, size)
+                .map_err(|refused| refused.to_string())?;
             let create = ClusterCommand::CreateVolume {
                 name: format!("volume{volume}").parse().map_err(|error| format!("{error}"))?,
                 mirror,
@@ -44,10 +43,9 @@ impl World {
                 owner: node_id(random.usize(..nodes)),
             };
             apply(&mut state, create)?;
-            placed.extend(own);
-            sizes.insert(id, size);
         }
-        if let Some(broken) = placement::check(&pool, &sizes, &placed).first() {
+        let sizes = state.volumes.iter().map(|(id, volume)| (*id, volume.size())).collect();
+        if let Some(broken) = placement::check(&state.pool(), &sizes, &state.placed()).first() {
             return Err(broken.to_string());
         }
         let drive = |at: usize| DriveSim {
@@ -60,9 +58,10 @@ impl World {
             errors: 0,
             stalls_until: 0,
         };
+        let placed = state.placed();
         let of = |volume: usize| {
             let own = placed.iter().filter(|leg| leg.volume == volume_id(volume));
-            own.map(|leg| (leg.leg.0, Disk::new(leg.drive.0 as usize - 1))).collect()
+            own.map(|leg| (leg.leg.0, Disk::new(leg.drive.0 as usize - 1, leg.extents.clone()))).collect()
         };
         let disks = (0..volumes.len()).map(of).collect();
         let machines = (0..=nodes).map(|node| machine(node, nodes, volumes.len(), &mut random)).collect();
@@ -83,10 +82,7 @@ impl World {
             truths: vec![Truth::new(); volumes.len()],
             judge: Judge::default(),
             hits: Hits::default(),
-            pool,
-            placed,
             planned: Vec::new(),
-            sizes,
             closed_since: vec![None; volumes.len()],
             mended: false,
             done: false,
@@ -114,17 +110,6 @@ impl World {
         self.post(self.schedule.mended_ms * MS, Event::Mended);
         self.post(100 * MS, Event::Operator);
     }
-}
-
-fn pool(nodes: usize) -> Pool {
-    let drive = |at: usize| PoolDrive { id: DriveId(at as u32 + 1), size_bytes: DRIVE_BYTES, usable: true };
-    let node = |node: usize| PoolNode {
-        id: node_id(node),
-        zone: zone(node),
-        drives: (0..DRIVES_PER_NODE).map(|at| drive(node * DRIVES_PER_NODE + at)).collect(),
-    };
-    let nodes = (0..nodes).map(node).collect();
-    Pool { slab_bytes: SLAB, header_bytes: 4096, leg_metadata_bytes: 4096, nodes }
 }
 
 fn zone(node: usize) -> model::ZoneName {

@@ -205,7 +205,9 @@ impl World {
                 target::Effect::GiveOut((volume, leg), key, to) => {
                     self.give_out(machine, volume_index(volume), leg.0, key, node_index(to));
                 }
-                target::Effect::Free(_) => {}
+                target::Effect::Forget(leg) => {
+                    self.machines[machine].floors.remove(&leg);
+                }
                 target::Effect::Propose(command) => self.propose(machine, command),
             }
         }

@@ -7,7 +7,7 @@ use super::{BLOCKS, CHUNK, Event, Io, IoKind, MS, Value, World, volume_id};
 use crate::bugs::Broken;
 use crate::schedule::Plane;
 use control::target::{self, Key, LegOf};
-use model::{DriveId, LegId, NodeId, PowerCycles};
+use model::{DriveId, Extent, LegId, NodeId, PowerCycles};
 use std::collections::BTreeMap;
 
 /// A target takes a leg back whose oldest I/O is older than this: sooner than an owner gives a path up.
@@ -32,6 +32,8 @@ pub(crate) struct DriveSim {
 #[derive(Debug, Clone)]
 pub(crate) struct Disk {
     pub(crate) drive: usize,
+    /// The leg's slabs there.
+    pub(crate) extents: Vec<Extent>,
     pub(crate) value: [Value; BLOCKS],
     /// What is left when a volatile cache loses its power.
     pub(crate) durable: [Value; BLOCKS],
@@ -49,9 +51,10 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    pub(crate) fn new(drive: usize) -> Self {
+    pub(crate) fn new(drive: usize, extents: Vec<Extent>) -> Self {
         Self {
             drive,
+            extents,
             value: [0; BLOCKS],
             durable: [0; BLOCKS],
             bits: 0,
@@ -67,12 +70,22 @@ impl Disk {
 
 impl World {
     pub(crate) fn disk(&mut self, volume: usize, leg: u16) -> &mut Disk {
-        self.disks[volume].entry(leg).or_insert_with(|| Disk::new(0))
+        self.disks[volume].entry(leg).or_insert_with(|| Disk::new(0, Vec::new()))
     }
 
     /// The machine that a leg is in.
     pub(crate) fn home(&self, volume: usize, leg: u16) -> usize {
         self.disks[volume].get(&leg).map_or(0, |disk| self.drives[disk.drive].node)
+    }
+
+    /// Whether something of a leg may still be written: it is given out, has I/O in flight, or is in an array of its own node.
+    pub(crate) fn stands(&self, volume: usize, leg: u16) -> bool {
+        let home = self.home(volume, leg);
+        let local = self.machines[home].arrays[volume].as_ref().and_then(|array| array.members.get(&leg));
+        let held = local.is_some_and(|member| !member.failed && member.path);
+        self.disks[volume]
+            .get(&leg)
+            .is_some_and(|disk| held || disk.given.is_some() || !disk.in_flight.is_empty())
     }
 
     /// Whether the drive has counted errors since a leg on it was given out.

@@ -28,7 +28,7 @@ use storage::kernel::{Engine, Settings};
 use storage::leg::Sizes;
 use storage::name::{self, GivenLeg};
 use storage::owner::{self, Site};
-use storage::slab::SlabMap;
+use storage::slab::Extent;
 use storage::target::{self, Offer};
 
 #[derive(Debug, Deserialize)]
@@ -252,9 +252,9 @@ fn offer(
     host: Option<String>,
 ) -> Result<Offer, Box<dyn Error>> {
     let bytes = storage::leg::Geometry::new(here.sizes)?.leg_bytes();
-    let mut slabs = SlabMap::new(bytes + (2 * here.slab_bytes), here.slab_bytes)?;
-    slabs.reserve(given.leg, bytes)?;
-    Ok(Offer { given, drive, extents: slabs.extents(given.leg).unwrap_or_default(), host })
+    let len_bytes = bytes.next_multiple_of(here.slab_bytes);
+    let extents = vec![Extent { offset_bytes: storage::header::SLABS_OFFSET_BYTES, len_bytes }];
+    Ok(Offer { given, drive, extents, host })
 }
 
 fn as_target(here: &Here, engine: &Engine, order: Order) -> Result<(), Box<dyn Error>> {

@@ -105,7 +105,7 @@ fn make_port(number: u16, address: IpAddr) -> Result<(), StepError> {
 fn make_leg(engine: &Engine, given: GivenLeg, sizes: Sizes) -> Result<(), StepError> {
     let failed = |source| StepError::Leg { device: given.device(), source };
     let header = LegHeader { cluster: engine.settings.cluster, leg: given.leg, sizes };
-    let geometry = Geometry::new(sizes).map_err(failed)?;
+    let geometry = Geometry::new(sizes).map_err(|invalid| failed(invalid.into()))?;
     let leg = Block::open(&engine.node_of(&given.device())?)?;
     let beginning = leg.read(0, usize::try_from(BLOCK_BYTES).unwrap_or(0))?;
     if !header.is_made(&beginning).map_err(failed)? {

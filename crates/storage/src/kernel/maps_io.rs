@@ -6,7 +6,7 @@
 use super::block::Block;
 use super::{Engine, StepError, md};
 use crate::bitmap::Bitmap;
-use crate::leg::{BLOCK_BYTES, Geometry, LegHeader};
+use crate::leg::{BLOCK_BYTES, Geometry, LegHeader, padded};
 use crate::maps::{self, LegMaps, MapTable};
 use crate::name;
 use crate::owner::{Prepare, Site, Way};
@@ -57,7 +57,7 @@ fn open(engine: &Engine, site: &Site, way: Way) -> Result<OpenLeg, StepError> {
 
 impl OpenLeg {
     fn write_bitmap(&self, geometry: &Geometry, bitmap: &Bitmap) -> Result<(), StepError> {
-        Ok(self.device.write_and_check(Geometry::BITMAP_OFFSET_BYTES, &geometry.padded(bitmap))?)
+        Ok(self.device.write_and_check(Geometry::BITMAP_OFFSET_BYTES, &padded(geometry, bitmap))?)
     }
 
     fn write_maps(

@@ -1,0 +1,91 @@
+//! Legs that the ledger has dropped.
+
+use super::*;
+use crate::state::Cache;
+use crate::testing::{VOLUME, cluster, must, now, open, run, with_volume};
+use model::{LegId, Mirror, NodeId};
+
+const LEG: LegOf = (VOLUME, LegId(1));
+
+fn target() -> Target {
+    let drives = BTreeMap::from([(DriveId(1), PowerCycles(1))]);
+    Target::new(NodeId(1), run(NodeId(1), 1, 1).boot, drives, BTreeMap::new(), BTreeMap::new())
+}
+
+fn look(target: &mut Target, ledger: &State) -> Vec<Effect> {
+    target.step(Moment(0), ledger, Event::Look)
+}
+
+/// The orders for a fence, and that it is through.
+fn fenced(target: &mut Target, ledger: &State, effects: &[Effect]) -> Vec<Effect> {
+    let floor = effects.iter().find_map(|effect| match effect {
+        Effect::Fence(LEG, floor) => Some(*floor),
+        _ => None,
+    });
+    let floor = floor.unwrap_or_else(|| panic!("no fence in {effects:?}"));
+    target.step(Moment(0), ledger, Event::Fenced { leg: LEG, floor, errored: false })
+}
+
+/// A volume that was open, with its first leg given out by the target.
+fn given(target: &mut Target) -> State {
+    let mut ledger = with_volume(2, 1, Mirror::TwoWay, &[Cache::Safe]);
+    let effects = look(target, &ledger);
+    fenced(target, &ledger, &effects);
+    open(&mut ledger, &[1, 2]);
+    let effects = look(target, &ledger);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::GiveOut(LEG, ..))), "{effects:?}");
+    ledger
+}
+
+fn delete(ledger: &mut State) {
+    for command in [VolumeCommand::Close, VolumeCommand::Delete] {
+        let command = now(ledger, command);
+        must(ledger, &command);
+    }
+}
+
+fn freed() -> Effect {
+    let freed = ClusterCommand::Freed { drive: DriveId(1), volume: LEG.0, leg: LEG.1 };
+    Effect::Propose(Command::Cluster(freed))
+}
+
+/// Whether slabs are said to be free while the leg may still be written.
+fn frees_too_early(bugs: Bugs) -> bool {
+    let mut target = target().with_bugs(bugs);
+    let mut ledger = given(&mut target);
+    delete(&mut ledger);
+    let effects = look(&mut target, &ledger);
+    let again = look(&mut target, &ledger);
+    let early = effects.contains(&freed()) || again.contains(&freed());
+    assert!(fenced(&mut target, &ledger, &effects).contains(&freed()));
+    early
+}
+
+#[test]
+fn slabs_are_free_when_the_barrier_is_through_and_not_before() {
+    assert!(!frees_too_early(Bugs::default()));
+    assert!(frees_too_early(Bugs::with(Bug::FreeBeforeBarrier)), "the test can fail");
+}
+
+#[test]
+fn an_agent_that_has_restarted_fences_what_it_knows_nothing_of_before_it_is_freed() {
+    let mut ledger = given(&mut target());
+    delete(&mut ledger);
+    let mut anew = target();
+    let effects = look(&mut anew, &ledger);
+    assert!(!effects.contains(&freed()));
+    assert!(fenced(&mut anew, &ledger, &effects).contains(&freed()));
+    let Effect::Propose(command) = freed() else { panic!("it is a proposal") };
+    must(&mut ledger, &command);
+    assert_eq!(look(&mut anew, &ledger), [Effect::Forget(LEG)]);
+    assert_eq!(look(&mut anew, &ledger), []);
+}
+
+#[test]
+fn a_drive_of_another_node_is_none_of_its_business() {
+    let mut ledger = given(&mut target());
+    delete(&mut ledger);
+    let effects = look(&mut target(), &ledger);
+    assert!(effects.iter().all(|effect| !matches!(effect, Effect::Fence(leg, _) if *leg != LEG)));
+    assert_eq!(look(&mut target(), &cluster(2, 1, &[Cache::Safe])), []);
+}
