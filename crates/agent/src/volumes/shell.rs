@@ -277,7 +277,16 @@ impl Shell {
 
     fn step(&mut self, input: Input) {
         let state = Arc::clone(&self.state.borrow_and_update());
-        for output in self.member.step(Moment(clock::uptime_ms()), &state, input) {
+        let leased = self.member.is_leased();
+        let outputs = self.member.step(Moment(clock::uptime_ms()), &state, input);
+        match (leased, self.member.is_leased()) {
+            (false, true) => info!("this node has a lease"),
+            (true, false) => {
+                warn!("the lease ends soon, and the leader has not renewed it: users are stopped");
+            }
+            _ => {}
+        }
+        for output in outputs {
             self.carry_out(output);
         }
     }
