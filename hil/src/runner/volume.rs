@@ -19,6 +19,7 @@ use crate::lab::{AGENT_PORT, LabError};
 use crate::run::RunError;
 use crate::suite::{Room, Step};
 use api::{ClusterView, LegPlace};
+use control::state::Phase;
 use deploy::DeployError;
 use deploy::pool::{PoolRequest, VolumeReady, VolumeRequest, in_words, newest, opened, pool, views, volume};
 use model::{DriveSerial, LegId, Mirror, NodeName, VolumeId};
@@ -174,7 +175,10 @@ impl Runner<'_> {
                 }
                 Err(why) => why,
             };
-            if Instant::now() >= deadline {
+            // Of an offline one nothing comes without an operator: who waits for more would wait in vain.
+            let volume = newest(&views).and_then(|view| view.state.volumes.get(&id));
+            let is_offline = volume.is_some_and(|volume| volume.phase == Phase::Offline);
+            if is_offline || Instant::now() >= deadline {
                 return Err(last);
             }
             sleep(super::POLL).await;
