@@ -19,6 +19,8 @@ const PROGRAM: &str = "/bin/workload";
 const NAME: &str = "workload";
 /// Which signal ends it at once: SIGKILL.
 const KILL: &str = "9";
+/// Which signal does nothing to who runs: SIGCONT, on x86 and ARM (signal(7)).
+const NOTHING: &str = "18";
 /// How often it is looked whether it has ended: a write in flight must end first.
 const END_POLL: Duration = Duration::from_millis(100);
 
@@ -99,6 +101,14 @@ impl LabNode {
             }
             sleep(END_POLL).await;
         }
+    }
+
+    /// Whether a writer of it runs.
+    pub(crate) async fn is_writing(&self) -> Result<bool, LabError> {
+        let mut hands = self.hands_or_lab_error().await?;
+        let found = hands.run(&["@kill", NOTHING, NAME]).await;
+        let found = found.map_err(|source| LabError::Hands { node: self.name().to_string(), source })?;
+        Ok(found.status == 0)
     }
 
     /// Ends its agent at once; process 1 starts it again.

@@ -76,11 +76,18 @@ impl Runner<'_> {
                 let pace = Pace { in_flight: *in_flight, pause_ms: *pause_ms, flush_every: *flush_every };
                 self.start_writing(pace, ms(*within_ms)).await
             }
-            Step::WritesGoOn { within_ms } => Ok(or_unreadable(self.writes_go_on(ms(*within_ms)).await)),
-            Step::KeepsWriting { for_ms, gap_at_most_ms } => {
-                Ok(or_unreadable(self.keeps_writing(ms(*for_ms), ms(*gap_at_most_ms)).await))
+            Step::WritesGoOn { within_ms } => {
+                let seen = or_unreadable(self.writes_go_on(ms(*within_ms)).await);
+                self.if_it_runs(seen).await
             }
-            Step::KeptWriting { gap_at_most_ms } => Ok(or_unreadable(self.kept_writing(ms(*gap_at_most_ms)))),
+            Step::KeepsWriting { for_ms, gap_at_most_ms } => {
+                let seen = or_unreadable(self.keeps_writing(ms(*for_ms), ms(*gap_at_most_ms)).await);
+                self.if_it_runs(seen).await
+            }
+            Step::KeptWriting { gap_at_most_ms } => {
+                let seen = or_unreadable(self.kept_writing(ms(*gap_at_most_ms)));
+                self.if_it_runs(seen).await
+            }
             Step::LegsInSync { within_ms } => Ok(self.legs_in_sync(ms(*within_ms)).await),
             Step::VolumeOpens { room, within_ms } => Ok(self.volume_opens(*room, ms(*within_ms)).await),
             Step::LegsStayInSync { for_ms } => Ok(self.legs_stay_in_sync(ms(*for_ms)).await),
@@ -190,10 +197,13 @@ impl Runner<'_> {
         Pace { in_flight, pause_ms, flush_every }: Pace,
         bound: Duration,
     ) -> Result<Seen, RunError> {
-        let begun = Instant::now();
-        if let Some(writer) = self.volume.as_ref().and_then(|tested| tested.writer.as_ref()) {
-            return Ok(Seen::not(format!("the workload writes on {} already", writer.node)));
+        if self.volume.as_ref().is_some_and(|tested| tested.writer.is_some()) {
+            let stopped = self.stop_writing().await?;
+            if !stopped.good {
+                return Ok(stopped);
+            }
         }
+        let begun = Instant::now();
         let ready = match self.volume_until(begun + bound, |_| true).await {
             Ok(ready) => ready,
             Err(why) => return Ok(Seen::not(format!("the volume is not open: {why}"))),
@@ -235,6 +245,21 @@ impl Runner<'_> {
         } else {
             Seen::not(format!("{what}: none was acknowledged within {after_ms} ms; the console may say why"))
         })
+    }
+
+    /// What did not hold of writes: whether they wait, or whoever wrote is gone, which is its node's doing.
+    async fn if_it_runs(&self, mut seen: Seen) -> Result<Seen, RunError> {
+        let writer = self.volume.as_ref().and_then(|tested| tested.writer.as_ref()).filter(|_| !seen.good);
+        let Some(writer) = writer else { return Ok(seen) };
+        let missing = || LabError::Missing { node: writer.node.to_string() };
+        let node = self.lab.nodes().get(&writer.node).ok_or_else(missing)?;
+        match node.is_writing().await {
+            Ok(true) => seen.what.push_str("; the workload still runs"),
+            Ok(false) => seen.what.push_str("; the workload has ended, which nobody asked for"),
+            // A node that resets itself has no hands for a while; that is told elsewhere.
+            Err(_) => {}
+        }
+        Ok(seen)
     }
 
     /// From the last fault on: when writes went on.
