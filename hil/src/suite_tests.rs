@@ -214,3 +214,24 @@ fn a_judgement_comes_last_and_four_copies_need_four_nodes() {
     };
     assert_eq!(mirror, None);
 }
+
+#[test]
+fn a_drive_is_named_by_place_or_by_what_it_holds_and_mended_as_it_was_named() {
+    let at = |which: &str| format!("drive = {{ room = 1, position = 2{which} }}");
+    let step = |what: &str, which: &str| format!("{{ do = '{what}', {} }}", at(which));
+    let suite =
+        parse(&[step("pull-drive", ", which = 'leg'"), step("put-drive-back", ", which = 'leg'")].join(", "));
+    let suite = suite.unwrap();
+    let Some(DriveAt { which, .. }) = suite.scenarios[0].steps[0].drive() else { panic!() };
+    assert_eq!(which, WhichDrive::Holds(Held::Leg));
+    assert_eq!(suite.unmet(&suite.scenarios[0], &spec("1+1")).unwrap(), "room 1 has no node 2");
+    assert_eq!(suite.unmet(&suite.scenarios[0], &spec("2+2")), None);
+    let stuck = step("drive-stuck", "");
+    assert!(parse(&[stuck.clone(), step("drive-works", ", which = 1")].join(", ")).is_ok());
+    for bad in [step("drive-works", ", which = 2"), step("put-drive-back", "")] {
+        let parsed = parse(&[stuck.clone(), bad].join(", "));
+        assert!(matches!(parsed, Err(SuiteError::NothingToUndo { .. })));
+    }
+    assert!(matches!(parse(&stuck), Err(SuiteError::EndsBroken { .. })));
+    assert!(matches!(parse(&step("drive-stuck", ", which = 'log'")), Err(SuiteError::Syntax { .. })));
+}

@@ -44,6 +44,9 @@ const STUCK_BLOCK: u32 = 64;
 /// Few blocks, so that what is not flushed lies over what was.
 const FEW: Pattern = Pattern { warm_blocks: 400, warm_percent: 100 };
 
+/// How a kernel tells that a drive failed: a medium error (`ENODATA`, what it makes of the status of QEMU's nvme device) or any other (`EIO`).
+const FAILED: [&str; 2] = ["(os error 61)", "(os error 5)"];
+
 /// What was written to drives themselves.
 #[derive(Debug, Default)]
 pub(super) struct Raw {
@@ -90,14 +93,14 @@ impl Runner<'_> {
     }
 
     fn target(&self, step: &Step) -> Result<Result<Target, String>, RunError> {
-        let Some(DriveAt { room, position, drive }) = step.drive() else {
+        let Some(DriveAt { room, position, which }) = step.drive() else {
             return Ok(Err("this is no step about a drive".to_owned()));
         };
         let no_node = || LabError::NoSuchNode { room: room.index() + 1, position };
         let at = usize::from(position).checked_sub(1).ok_or_else(no_node)?;
         let node = self.cluster.spec.zones.get(room.index()).and_then(|zone| zone.nodes.get(at));
         let name = node.map(|node| node.name.clone()).ok_or_else(no_node)?;
-        let found = match drive {
+        let found = match which {
             WhichDrive::Number(number) => {
                 let found = self.lab_node(&name)?.data_drive(number);
                 let no_drive = || LabError::NoSuchDrive { drive: format!("number {number} of {name}") };
@@ -187,7 +190,9 @@ impl Runner<'_> {
                 continue;
             }
             let answer = self.ask(&target.node, device, *what, block).await?;
-            good &= answer.as_ref().map_or_else(|why| *fails && why.ends_with(EIO), |_| !fails);
+            good &= answer
+                .as_ref()
+                .map_or_else(|why| *fails && FAILED.iter().any(|errno| why.ends_with(errno)), |_| !fails);
             words.push(match answer {
                 Ok(took) => format!("{what:?} takes {:.1} ms", median(&took).as_secs_f64() * 1e3),
                 Err(why) => why,
@@ -364,9 +369,6 @@ impl Runner<'_> {
         Ok(records)
     }
 }
-
-/// How the kernel calls what a drive answered that fails.
-const EIO: &str = "(os error 5)";
 
 fn judge_drive(records: &[Record], durable: Durable, path: &Path) -> io::Result<Verdict> {
     let mut promises = Promises::of(records, durable);

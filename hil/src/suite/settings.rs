@@ -265,20 +265,22 @@ impl Default for WhichDrive {
 }
 
 /// A data drive of a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DriveAt {
     /// The node's room.
     pub room: Room,
     /// Its position there, from 1.
     pub position: u8,
     /// Which of its drives.
-    pub drive: WhichDrive,
+    #[serde(default)]
+    pub which: WhichDrive,
 }
 
 impl fmt::Display for DriveAt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { room, position, drive } = self;
-        match drive {
+        let Self { room, position, which } = self;
+        match which {
             WhichDrive::Number(number) => write!(f, "data drive {number} of node {position} of {room}"),
             WhichDrive::Holds(Held::Leg) => {
                 write!(f, "the drive with the leg on node {position} of {room}")

@@ -2,11 +2,10 @@
 
 use super::needs::{Need, no_network, no_node, no_switch, wiring};
 use super::{
-    BadPlan, Death, DriveAt, Flapping, Nics, Place, Room, SpineWay, SwitchFailure, Way, WhichDrive, Whom,
-    Wrong,
+    BadPlan, Death, DriveAt, Flapping, Nics, Place, Room, SpineWay, SwitchFailure, Way, Whom, Wrong,
 };
 use crate::lab::miswiring::Miswiring;
-use drives::fault::{Fault, Range, Requests};
+use ::drives::fault::{Range, Requests};
 use model::{ClusterSpec, Mirror, Wiring};
 use serde::Deserialize;
 
@@ -160,13 +159,8 @@ pub enum Step {
     },
     /// A drive fails requests.
     DriveErrors {
-        /// The node's room.
-        room: Room,
-        /// Its position there, from 1.
-        position: u8,
-        /// Which of its data drives.
-        #[serde(default)]
-        drive: WhichDrive,
+        /// The drive.
+        drive: DriveAt,
         /// Which requests.
         #[serde(default)]
         of: Requests,
@@ -175,90 +169,50 @@ pub enum Step {
     },
     /// A drive takes longer for each request.
     DriveSlow {
-        /// The node's room.
-        room: Room,
-        /// Its position there, from 1.
-        position: u8,
-        /// Which of its data drives.
-        #[serde(default)]
-        drive: WhichDrive,
+        /// The drive.
+        drive: DriveAt,
         /// How much longer, milliseconds.
         delay_ms: u32,
     },
     /// A drive answers nothing any more. Not longer than a minute: a kernel that resets its controller meanwhile makes QEMU wait for it.
     DriveStuck {
-        /// The node's room.
-        room: Room,
-        /// Its position there, from 1.
-        position: u8,
-        /// Which of its data drives.
-        #[serde(default)]
-        drive: WhichDrive,
+        /// The drive.
+        drive: DriveAt,
     },
     /// A drive that erred, was slow or stuck works again; what waited is carried out.
     DriveWorks {
-        /// The node's room.
-        room: Room,
-        /// Its position there, from 1.
-        position: u8,
-        /// Which of its data drives.
-        #[serde(default)]
-        drive: WhichDrive,
+        /// The drive.
+        drive: DriveAt,
     },
     /// A drive is pulled out: it loses its power, and its node the device.
     PullDrive {
-        /// The node's room.
-        room: Room,
-        /// Its position there, from 1.
-        position: u8,
-        /// Which of its data drives.
-        #[serde(default)]
-        drive: WhichDrive,
+        /// The drive.
+        drive: DriveAt,
     },
     /// It is put back where it was.
     PutDriveBack {
-        /// The node's room.
-        room: Room,
-        /// Its position there, from 1.
-        position: u8,
-        /// Which of its data drives.
-        #[serde(default)]
-        drive: WhichDrive,
+        /// The drive.
+        drive: DriveAt,
     },
     /// The node's kernel sees a drive as it was made: as erring, slow, stuck, gone or, within the bound, well. Where there is no volume,
     /// writes are tried too.
     KernelSeesDrive {
-        /// The node's room.
-        room: Room,
-        /// Its position there, from 1.
-        position: u8,
-        /// Which of its data drives.
-        #[serde(default)]
-        drive: WhichDrive,
+        /// The drive.
+        drive: DriveAt,
         /// The bound, milliseconds.
         within_ms: u64,
     },
     /// Blocks are written to a drive itself: many that are flushed, and as many over and beside them that are not. Where there is no volume.
     WriteToDrive {
-        /// The node's room.
-        room: Room,
-        /// Its position there, from 1.
-        position: u8,
-        /// Which of its data drives.
-        #[serde(default)]
-        drive: WhichDrive,
+        /// The drive.
+        drive: DriveAt,
         /// How many writes of each kind.
         writes: u32,
     },
     /// The drive's node is off: everything that was flushed is on the drive, or something written later, and of the rest a part is lost.
     OnlyFlushedIsSure {
-        /// The node's room.
-        room: Room,
-        /// Its position there, from 1.
-        position: u8,
-        /// Which of its data drives.
-        #[serde(default)]
-        drive: WhichDrive,
+        /// The drive.
+        drive: DriveAt,
     },
     /// Every fault is undone.
     Heal {},
@@ -508,41 +462,6 @@ impl Step {
             | Self::Thaw { room, position, .. } => Some(Whom { room, position }),
             _ => None,
         }
-    }
-
-    /// Which drive it is about.
-    pub fn drive(&self) -> Option<DriveAt> {
-        match *self {
-            Self::DriveErrors { room, position, drive, .. }
-            | Self::DriveSlow { room, position, drive, .. }
-            | Self::DriveStuck { room, position, drive }
-            | Self::DriveWorks { room, position, drive }
-            | Self::PullDrive { room, position, drive }
-            | Self::PutDriveBack { room, position, drive }
-            | Self::KernelSeesDrive { room, position, drive, .. }
-            | Self::WriteToDrive { room, position, drive, .. }
-            | Self::OnlyFlushedIsSure { room, position, drive } => Some(DriveAt { room, position, drive }),
-            _ => None,
-        }
-    }
-
-    /// What it makes of its drive.
-    pub fn drive_fault(&self) -> Fault {
-        match *self {
-            Self::DriveErrors { of, range, .. } => Fault::Errors { of, range },
-            Self::DriveSlow { delay_ms, .. } => Fault::Slow { delay_ms },
-            Self::DriveStuck { .. } => Fault::Stuck,
-            Self::PullDrive { .. } => Fault::Pulled,
-            _ => Fault::None,
-        }
-    }
-
-    /// Whether it makes no sense without a fault that it undoes.
-    pub(super) fn only_undoes(&self) -> bool {
-        matches!(
-            self,
-            Self::PowerOn { .. } | Self::Thaw { .. } | Self::DriveWorks { .. } | Self::PutDriveBack { .. }
-        )
     }
 
     /// Whether this step ends what an earlier one broke.
