@@ -74,16 +74,7 @@ impl LabNode {
     pub(super) fn arguments(&self) -> Vec<String> {
         let pulled: Vec<String> =
             self.pulled.iter().filter_map(|drive| self.place(drive)).map(data_drive_id).collect();
-        let is_pulled = |argument: &str| pulled.iter().any(|id| argument.contains(&format!("id={id},")));
-        let mut arguments: Vec<String> = Vec::new();
-        for argument in &self.machine.arguments {
-            if is_pulled(argument) {
-                arguments.pop(); // its `-device`
-            } else {
-                arguments.push(argument.clone());
-            }
-        }
-        arguments
+        without(&self.machine.arguments, &pulled)
     }
 
     fn place(&self, serial: &DriveSerial) -> Option<usize> {
@@ -133,5 +124,34 @@ impl LabNode {
         let Power::On { qmp, .. } = &mut self.power else { return Ok(Value::Null) };
         let told = qmp.execute(command, arguments).await;
         told.map_err(|source| LabError::Qmp { node: self.plan.name.to_string(), source })
+    }
+}
+
+/// QEMU's arguments without some devices.
+fn without(arguments: &[String], ids: &[String]) -> Vec<String> {
+    let is_one = |argument: &str| ids.iter().any(|id| argument.contains(&format!(",id={id},")));
+    let mut left: Vec<String> = Vec::new();
+    for argument in arguments {
+        if is_one(argument) {
+            left.pop(); // its `-device`
+        } else {
+            left.push(argument.clone());
+        }
+    }
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drive_that_is_pulled_is_no_device_and_all_else_stays() {
+        let words = "-S -device nvme,drive=data1,id=data1-drive,bus=slot1,serial=a -device \
+                     nvme,drive=data11,id=data11-drive,bus=slot11,serial=b";
+        let arguments: Vec<String> = words.split_whitespace().map(ToOwned::to_owned).collect();
+        let left = without(&arguments, &[data_drive_id(1)]);
+        assert_eq!(left.join(" "), "-S -device nvme,drive=data11,id=data11-drive,bus=slot11,serial=b");
+        assert_eq!(without(&arguments, &[]), arguments);
     }
 }
