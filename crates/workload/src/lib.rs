@@ -14,6 +14,7 @@
 pub mod block;
 pub mod choice;
 pub mod judge;
+pub mod measure;
 pub mod probe;
 pub mod record;
 pub mod writer;

@@ -123,6 +123,23 @@ enum Order {
         epoch: u32,
         incarnation: Incarnation,
     },
+    /// The way to another node's leg and nothing above it: connections and the gate. For measuring what that costs alone.
+    Reach {
+        epoch: u32,
+        leg: LegId,
+        incarnation: Incarnation,
+        node: NodeId,
+    },
+    /// Waits until a leg's gate has no path; then lets go of it and releases it at once, as if the ledger had agreed in no time.
+    Guard {
+        epoch: u32,
+        leg: LegId,
+        seconds: u64,
+    },
+    /// Says the device of a drive.
+    Drive {
+        serial: DriveSerial,
+    },
     /// Writes of 4 KiB, eight at a time, at places that follow from their numbers, each with its number in it.
     Write {
         from: u64,
@@ -201,8 +218,7 @@ fn run(here: &Here, order: Order) -> Result<(), Box<dyn Error>> {
         }
         Order::Admit { epoch: number } => {
             carry(number, owner::admit(&site, &seen()?, epoch(number))?)?;
-            println!("{}", device_of(&name::top(here.volume))?);
-            Ok(())
+            told(&name::top(here.volume))
         }
         Order::Adopt { nodes } => {
             let seen = seen()?;
@@ -240,8 +256,33 @@ fn run(here: &Here, order: Order) -> Result<(), Box<dyn Error>> {
             carry(number, owner::stop(&site, &seen))
         }
         Order::Tend { seconds } => tend(&engine, &site, seconds),
+        Order::Reach { epoch: number, leg, incarnation, node } => {
+            carry(number, reach(&site, epoch(number), (leg, incarnation, node)))?;
+            told(&name::gate((here.volume, leg), epoch(number)))
+        }
+        Order::Guard { epoch: number, leg, seconds } => {
+            await_no_path(&engine, &site, leg, seconds)?;
+            carry(number, owner::let_go(&site, &seen()?, epoch(number), leg)?)?;
+            carry(number, owner::release(&site, &seen()?, epoch(number), &BTreeSet::from([leg]))?)
+        }
         order => as_target(here, &engine, order),
     }
+}
+
+fn reach(
+    site: &Site,
+    epoch: Epoch,
+    (leg, incarnation, node): (LegId, Incarnation, NodeId),
+) -> Vec<owner::Step> {
+    let given = GivenLeg { leg: (site.volume, leg), key: Key { epoch, incarnation } };
+    let gate = owner::Step::MakeGate(given, epoch, site.geometry.leg_bytes());
+    vec![owner::Step::Connect(given, node), gate]
+}
+
+/// Says where a dm device is.
+fn told(name: &str) -> Result<(), Box<dyn Error>> {
+    println!("{}", device_of(name)?);
+    Ok(())
 }
 
 /// Every drive holds one leg, at its beginning.
@@ -275,7 +316,12 @@ fn as_target(here: &Here, engine: &Engine, order: Order) -> Result<(), Box<dyn E
         Order::GiveOut { serial, leg, epoch: number, incarnation, to } => {
             let given = GivenLeg { leg: (here.volume, leg), key: Key { epoch: epoch(number), incarnation } };
             let host = (to != here.node).then(|| name::host(here.cluster, to));
-            carry(target::give_out(&engine.seen_target()?, &offer(here, serial, given, host)?, &here.own)?)
+            carry(target::give_out(&engine.seen_target()?, &offer(here, serial, given, host)?, &here.own)?)?;
+            told(&given.device())
+        }
+        Order::Drive { serial } => {
+            println!("{}", engine.drive(&serial)?.display());
+            Ok(())
         }
         Order::Make { serial, leg } => {
             let key = Key { epoch: epoch(1), incarnation: Incarnation(0) };
@@ -330,6 +376,19 @@ fn tend(engine: &Engine, site: &Site, seconds: u64) -> Result<(), Box<dyn Error>
         }
         known = now;
     }
+    Ok(())
+}
+
+/// Looks as an agent does: at each event of a gate, and ten times a second.
+fn await_no_path(engine: &Engine, site: &Site, leg: LegId, seconds: u64) -> Result<(), Box<dyn Error>> {
+    let began = Instant::now();
+    while !owner::without_path(&engine.seen_owner(site)?).contains(&leg) {
+        if began.elapsed() > Duration::from_secs(seconds) {
+            return Err(format!("{leg} has a path").into());
+        }
+        engine.wait_for_gates(Duration::from_millis(100))?;
+    }
+    println!("{:>8.1?} {leg} has no path", began.elapsed());
     Ok(())
 }
 
