@@ -27,8 +27,11 @@ const KERNEL_PREFIX: &str = "linux-image-";
 /// The pinned kernel's file in the cache.
 const KERNEL_PIN: &str = "kernel.json";
 
-/// The pinned tools' file in the cache.
+/// The pinned tools' file in the cache: a list, the newest first.
 const TOOLS_PIN: &str = "tools.json";
+
+/// How many sets of tools stay pinned: that of suites, and that of a measurement, whose nodes have more.
+const TOOLS_PINS: usize = 2;
 
 /// The folder of downloaded packages in the cache.
 const PACKAGES: &str = "packages";
@@ -42,8 +45,8 @@ pub(super) struct Packages {
     pub(super) tools: Vec<Package>,
 }
 
-/// What is remembered of tools.
-#[derive(Debug, Serialize, Deserialize)]
+/// What is remembered of a set of tools.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct ToolsPin {
     /// The packages that were asked for.
     wanted: Vec<String>,
@@ -64,8 +67,11 @@ fn pinned_tools(cache: &Cache, wanted: &[&str]) -> Option<Vec<Package>> {
     if wanted.is_empty() {
         return Some(Vec::new());
     }
-    let pin: ToolsPin = read_pin(cache, TOOLS_PIN)?;
-    (pin.wanted == wanted).then_some(pin.packages)
+    tools_pins(cache).into_iter().find(|pin| pin.wanted == wanted).map(|pin| pin.packages)
+}
+
+fn tools_pins(cache: &Cache) -> Vec<ToolsPin> {
+    read_pin(cache, TOOLS_PIN).unwrap_or_default()
 }
 
 fn read_pin<T: DeserializeOwned>(cache: &Cache, name: &str) -> Option<T> {
@@ -103,11 +109,19 @@ pub(super) fn find(
     };
     let all: Vec<Package> = tools.iter().chain([&kernel]).cloned().collect();
     files(cache, lock, &all, progress)?;
-    keep_only(&cache.root().join(PACKAGES), &all)?;
-    write_pin(cache, KERNEL_PIN, &kernel)?;
     let wanted = wanted.iter().map(|&package| package.to_owned()).collect();
-    write_pin(cache, TOOLS_PIN, &ToolsPin { wanted, packages: tools.clone() })?;
+    let pins = with_newest(tools_pins(cache), ToolsPin { wanted, packages: tools.clone() });
+    let pinned = pins.iter().flat_map(|pin| &pin.packages).chain([&kernel]);
+    keep_only(&cache.root().join(PACKAGES), &pinned.cloned().collect::<Vec<_>>())?;
+    write_pin(cache, KERNEL_PIN, &kernel)?;
+    write_pin(cache, TOOLS_PIN, &pins)?;
     Ok(Packages { kernel, tools })
+}
+
+/// The pins with this one in the place of an earlier one of the same tools; the oldest go.
+fn with_newest(pins: Vec<ToolsPin>, newest: ToolsPin) -> Vec<ToolsPin> {
+    let others: Vec<_> = pins.into_iter().filter(|pin| pin.wanted != newest.wanted).collect();
+    std::iter::once(newest).chain(others).take(TOOLS_PINS).collect()
 }
 
 fn current_kernel(apt: &Apt, fetched: &Finished) -> Result<Package, ImageError> {
@@ -240,9 +254,20 @@ mod tests {
         assert_eq!(pinned(&cache, &[]), Some(Packages { kernel: kernel.clone(), tools: Vec::new() }));
         assert_eq!(pinned(&cache, &["a"]), None);
         let pin = ToolsPin { wanted: vec!["a".into()], packages: vec![tool.clone()] };
-        write_pin(&cache, TOOLS_PIN, &pin).unwrap();
+        write_pin(&cache, TOOLS_PIN, &[pin]).unwrap();
         assert_eq!(pinned(&cache, &["a"]), Some(Packages { kernel, tools: vec![tool] }));
         assert_eq!(pinned(&cache, &["a", "b"]), None);
+    }
+
+    #[test]
+    fn a_set_of_tools_has_one_pin_and_the_oldest_set_goes() {
+        let pin = |wanted: &str, sha256: &str| ToolsPin {
+            wanted: vec![wanted.to_owned()],
+            packages: vec![package(wanted, sha256)],
+        };
+        let pins = with_newest(vec![pin("a", "00"), pin("b", "00")], pin("b", "01"));
+        assert_eq!(pins, [pin("b", "01"), pin("a", "00")]);
+        assert_eq!(with_newest(pins, pin("c", "00")), [pin("c", "00"), pin("b", "01")]);
     }
 
     #[test]

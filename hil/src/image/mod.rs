@@ -87,6 +87,24 @@ pub const NODE_MODULES: [&str; 24] = [
 pub const NODE_TOOLS: [Wanted; 1] =
     [Wanted { package: "iproute2", files: &["/usr/sbin/bridge", "/usr/sbin/ip", "/usr/sbin/tc"] }];
 
+/// What nodes have beside what every one has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// Kernel modules.
+    pub modules: &'static [&'static str],
+    /// Programs.
+    pub tools: &'static [Wanted],
+}
+
+/// DRBD 8.4 as Debian's kernel has it, its programs, and a shell to start things at once: for measurements of storage against it.
+pub const DRBD: Extras = Extras {
+    modules: &["drbd"],
+    tools: &[
+        Wanted { package: "drbd-utils", files: &["/lib/drbd/drbdsetup-84", "/sbin/drbdmeta"] },
+        Wanted { package: "busybox-static", files: &["/bin/busybox"] },
+    ],
+};
+
 /// What image is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageRequest {
@@ -278,7 +296,8 @@ mod tests {
             fs::write(cache.root().join(name), serde_json::to_vec(&pin).unwrap()).unwrap();
         };
         pin("kernel.json", serde_json::json!(package("linux-image-x")));
-        pin("tools.json", serde_json::json!({ "wanted": ["a"], "packages": [package("a"), package("b")] }));
+        let tools = serde_json::json!({ "wanted": ["a"], "packages": [package("a"), package("b")] });
+        pin("tools.json", serde_json::json!([tools]));
         let [agent, hands, workload, storage_trial] = ["agent", "hands", "workload", "trial"].map(|name| {
             let path = folder.path().join(name);
             fs::write(&path, elf(&[(1, name.as_bytes())], &[])).unwrap();
