@@ -13,9 +13,11 @@
 mod apply_bench;
 mod session;
 mod setup;
+mod storage_bench;
 
 pub use apply_bench::{ApplyBench, PROGRAMS, Round, bench_apply, median};
 pub use setup::Options;
+pub use storage_bench::{Figures, Load, Loss, StorageBench, StorageOrder, System, bench_storage};
 
 use crate::events::{Event, EventLog, LogError};
 use crate::host::HostError;

@@ -177,9 +177,14 @@ pub(crate) fn blocking<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
     Ok(outcome)
 }
 
-/// The smallest lab there is, for measurements on one node.
+/// The smallest lab there is, for measurements.
 pub(crate) fn smallest() -> std::io::Result<Options> {
     options(HilArguments { shape: Shape::ALL.first().copied(), ..HilArguments::default() })
+}
+
+/// A lab of two racks of two.
+pub(crate) fn two_a_rack() -> std::io::Result<Options> {
+    options(HilArguments { shape: Shape::ALL.get(1).copied(), ..HilArguments::default() })
 }
 
 fn end(dir: &Path) -> ExitCode {

@@ -2,11 +2,12 @@
 
 use super::apply_bench::{ApplyBench, Bench};
 use super::setup::{self, Setup};
+use super::storage_bench::{self, StorageBench, StorageOrder};
 use super::{PhaseClock, RunError, blocking};
 use crate::accel::{self, Accel};
 use crate::events::{Event, EventLog, LogError, Verdict};
 use crate::host;
-use crate::image::{self, ImageRequest, NODE_MODULES, NODE_TOOLS, NodeImage};
+use crate::image::{self, DRBD, Extras, ImageRequest, NODE_MODULES, NODE_TOOLS, NodeImage};
 use crate::lab::{Keeper, Kept, Lab, LabError, Launch};
 use crate::progress::Progress;
 use crate::report::{Environment, Phase, SUMMARY_SCHEMA, SuiteResult, Summary};
@@ -55,7 +56,7 @@ impl<'a> Session<'a> {
     pub(super) async fn work(&mut self) -> Result<(), RunError> {
         let log = Arc::clone(&self.log);
         let clock = PhaseClock::start(&log, "image");
-        let (image, accel) = self.image().await?;
+        let (image, accel) = self.image(Extras::default()).await?;
         self.phases.push(clock.end());
 
         let clock = PhaseClock::start(&log, "boot");
@@ -75,7 +76,7 @@ impl<'a> Session<'a> {
 
     /// Boots the lab and measures how fast its first node's links are made.
     pub(super) async fn measure(&mut self, rounds: u32) -> Result<ApplyBench, RunError> {
-        let (image, accel) = self.image().await?;
+        let (image, accel) = self.image(Extras::default()).await?;
         self.boot(&image, &accel).await?;
         let (Some(lab), Some(keeper)) = (&self.lab, &self.keeper) else { return Err(RunError::Interrupted) };
         let death = lab.first_death(keeper);
@@ -87,6 +88,24 @@ impl<'a> Session<'a> {
         let bench = Bench { cluster: &cluster, member, node, ui: self.ui };
         tokio::select! {
             measured = bench.measure(accel.to_string(), rounds) => measured,
+            error = death => Err(error.into()),
+        }
+    }
+
+    /// Boots a lab with DRBD and measures storage on its first two nodes.
+    pub(super) async fn measure_storage(&mut self, order: StorageOrder) -> Result<StorageBench, RunError> {
+        let (image, accel) = self.image(DRBD).await?;
+        self.setup.lab_file.node.data_drives = storage_bench::DATA_DRIVES;
+        self.boot(&image, &accel).await?;
+        let (Some(lab), Some(keeper)) = (&mut self.lab, &mut self.keeper) else {
+            return Err(RunError::Interrupted);
+        };
+        let death = lab.first_death(keeper);
+        let cluster = runner::cluster(&self.setup.spec, lab)?;
+        let machine = format!("kernel {}, on {accel}", image.release);
+        let work = storage_bench::measure(order, cluster, (lab, keeper), machine, self.ui);
+        tokio::select! {
+            measured = work => measured,
             error = death => Err(error.into()),
         }
     }
@@ -116,7 +135,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    async fn image(&mut self) -> Result<(NodeImage, Accel), RunError> {
+    async fn image(&mut self, extras: Extras) -> Result<(NodeImage, Accel), RunError> {
         let line = self.ui.line("image");
         let options = self.setup.options.clone();
         let volumes = self.setup.suites.iter().any(Suite::makes_volumes);
@@ -130,8 +149,8 @@ impl<'a> Session<'a> {
                     &ImageRequest {
                         programs: image::build_programs(&options.root, &target, volumes, &line)?,
                         cache: cache.clone(),
-                        modules: NODE_MODULES.map(ToOwned::to_owned).to_vec(),
-                        tools: NODE_TOOLS.to_vec(),
+                        modules: NODE_MODULES.iter().chain(extras.modules).map(ToString::to_string).collect(),
+                        tools: NODE_TOOLS.iter().chain(extras.tools).cloned().collect(),
                         refresh: options.refresh_image,
                     },
                     &line,

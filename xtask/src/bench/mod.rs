@@ -5,12 +5,16 @@
 //! so that a slow or busy machine does not look like a slow fabric.
 //!
 //! `apply`: a node's links, made by its agent and by batches of ip(8), bridge(8) and tc(8), in the same run on the same node.
+//!
+//! `storage`: a mirror, the slowest of its legs alone, and DRBD, in turn on the same nodes.
 
 mod apply;
 mod measure;
 mod peer;
+mod storage;
 
 use clap::{Args, Subcommand};
+use hil::run::StorageOrder;
 use measure::{Between, Measured, measure};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -49,6 +53,18 @@ enum What {
         /// Rounds of agent and batches on one node; medians count
         #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
         rounds: u32,
+    },
+    /// A mirror's writes against its slowest leg alone (at most 1.6 times as long) and against DRBD (at most 0.9 times); a peer's death
+    Storage {
+        /// Rounds in which all take turns; medians count
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: u32,
+        /// A mirror of all nodes of two racks of two, too: at most 2.5 times its slowest leg
+        #[arg(long)]
+        four_way: bool,
+        /// Leave out what a peer's death and return cost
+        #[arg(long)]
+        no_losses: bool,
     },
 }
 
@@ -100,6 +116,9 @@ pub(crate) fn run(arguments: &BenchArguments) -> ExitCode {
     let (seconds, runs) = match arguments.what {
         What::Fabric { seconds, runs } => (seconds, runs),
         What::Apply { rounds } => return apply::run(rounds),
+        What::Storage { rounds, four_way, no_losses } => {
+            return storage::run(StorageOrder { rounds, losses: !no_losses, all_nodes: four_way });
+        }
     };
     let program = match std::env::current_exe() {
         Ok(program) => program,
