@@ -275,7 +275,7 @@ fn reach(
     (leg, incarnation, node): (LegId, Incarnation, NodeId),
 ) -> Vec<owner::Step> {
     let given = GivenLeg { leg: (site.volume, leg), key: Key { epoch, incarnation } };
-    let gate = owner::Step::MakeGate(given, epoch, site.geometry.leg_bytes());
+    let gate = owner::Step::MakeGate(owner::Way { given, epoch, local: false }, site.geometry.leg_bytes());
     vec![owner::Step::Connect(given, node), gate]
 }
 
