@@ -11,7 +11,7 @@
 
 use super::faults::Made;
 use super::power::Power;
-use super::qemu::{data_drive_device, data_drive_id};
+use super::qemu::{data_drive_blocks, data_drive_device, data_drive_id};
 use super::{Lab, LabError, LabNode};
 use drives::DriveState;
 use drives::fault::Fault;
@@ -86,13 +86,13 @@ impl LabNode {
     }
 
     async fn pull(&mut self, serial: &DriveSerial) -> Result<(), LabError> {
-        let id = data_drive_id(self.known_place(serial)?);
+        let index = self.known_place(serial)?;
         if !self.pulled.insert(serial.clone()) {
             return Ok(());
         }
-        self.tell("device_del", json!({ "id": id })).await?;
+        self.tell("device_del", json!({ "id": data_drive_id(index) })).await?;
         let deadline = Instant::now() + UNPLUG_BOUND;
-        while self.has_device(&id).await? {
+        while self.is_in_use(&data_drive_blocks(index)).await? {
             if Instant::now() >= deadline {
                 return Err(LabError::Unplug {
                     node: self.plan.name.to_string(),
@@ -113,10 +113,11 @@ impl LabNode {
         Ok(())
     }
 
-    async fn has_device(&mut self, id: &str) -> Result<bool, LabError> {
-        let listed = self.tell("qom-list", json!({ "path": "/machine/peripheral" })).await?;
-        let devices = listed.as_array().map_or(&[][..], Vec::as_slice);
-        Ok(devices.iter().any(|device| device["name"] == id))
+    /// Whether a device uses a drive's blocks. QEMU forgets a device's name a moment before it lets go of them.
+    async fn is_in_use(&mut self, blocks: &str) -> Result<bool, LabError> {
+        let listed = self.tell("query-block", Value::Null).await?;
+        let used = listed.as_array().map_or(&[][..], Vec::as_slice);
+        Ok(used.iter().any(|one| one["inserted"]["node-name"] == blocks))
     }
 
     /// Tells the node's QEMU; null if it is off.

@@ -180,6 +180,11 @@ pub(crate) fn arguments(
     Ok(args.0)
 }
 
+/// QEMU's name for a data drive's blocks.
+pub(super) fn data_drive_blocks(index: usize) -> String {
+    format!("data{index}")
+}
+
 /// QEMU's name for the device that a data drive is.
 pub(super) fn data_drive_id(index: usize) -> String {
     format!("data{index}-drive")
@@ -189,7 +194,7 @@ pub(super) fn data_drive_id(index: usize) -> String {
 pub(super) fn data_drive_device(index: usize, serial: &DriveSerial) -> Value {
     json!({
         "driver": "nvme",
-        "drive": format!("data{index}"),
+        "drive": data_drive_blocks(index),
         "id": data_drive_id(index),
         "bus": format!("slot{index}"),
         "serial": serial.as_str(),
