@@ -22,7 +22,7 @@ const EDGES: [(&str, &[&str]); 19] = [
     ("ledger", &["api", "control", "model"]),
     ("agent", &["api", "control", "ledger", "model", "network", "storage"]),
     ("storage", &["control", "model"]),
-    ("deploy", &["api", "control", "model", "network"]),
+    ("deploy", &["api", "control", "model", "network", "placement"]),
     ("fabric", &["model", "network"]),
     ("drives", &["model"]),
     ("cli", &["model", "template"]),

@@ -12,12 +12,12 @@
 mod tests;
 
 use crate::{
-    Applied, ApplyRequest, BeginRequest, ClaimRequest, ClusterView, CommitRequest, Health, Hello,
-    IdentityError, InviteRequest, Invited, JoinRequest, Joined, LinkChanges, Neighbours, NetworkState,
+    Applied, ApplyRequest, BeginRequest, ClaimRequest, CloseRequest, ClusterView, CommitRequest, Health,
+    Hello, IdentityError, InviteRequest, Invited, JoinRequest, Joined, LinkChanges, Neighbours, NetworkState,
     PathsRequest, PingAnswer, PingRequest, PowerAction, PowerRequest, Problem, ProposeRequest, Proposed,
     ReceiveAnswer, ReceiveRequest, SendAnswer, SendRequest, TlsIdentity, VotersRequest, path, server_name,
 };
-use model::{Inventory, NodeName};
+use model::{Inventory, NodeName, VolumeId};
 use network::Generation;
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
@@ -291,6 +291,11 @@ impl Client {
     /// `POST /v1/cluster/propose`.
     pub async fn propose(&self, request: &ProposeRequest) -> Result<Proposed, ClientError> {
         self.ask(Method::POST, path::CLUSTER_PROPOSE, Some(request), SLOW).await
+    }
+
+    /// `POST /v1/volume/close`.
+    pub async fn close_volume(&self, volume: VolumeId) -> Result<(), ClientError> {
+        self.ask(Method::POST, path::VOLUME_CLOSE, Some(&CloseRequest { volume }), QUICK).await
     }
 
     /// `POST /v1/pool/claim`.

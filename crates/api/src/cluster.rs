@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// Begins the ledger of a new cluster on its first node, which votes alone at first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,6 +127,28 @@ pub struct GivenLegRequest {
     pub leg: LegId,
     /// Under what it is given out.
     pub key: control::target::Key,
+}
+
+/// Closes a volume in order, on the node that owns it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CloseRequest {
+    /// Which.
+    pub volume: VolumeId,
+}
+
+/// Where a cluster's agents are, and what to show them: a file for whoever operates it. Paths are relative to the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Access {
+    /// The CA's certificate, PEM.
+    pub ca: PathBuf,
+    /// The operator's certificate, PEM.
+    pub certificate: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+    /// Where each agent listens, by the name that its certificate is for.
+    pub agents: BTreeMap<NodeName, SocketAddr>,
 }
 
 /// A piece of a drive.

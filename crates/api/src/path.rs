@@ -42,6 +42,8 @@ pub const CLUSTER_VOTERS: &str = "/v1/cluster/voters";
 pub const CLUSTER_PROPOSE: &str = "/v1/cluster/propose";
 /// `POST` [`crate::LeaseRequest`]: ask the leader for a lease. Answers [`crate::LeaseAnswer`]. Only the node itself may.
 pub const CLUSTER_LEASE: &str = "/v1/cluster/lease";
+/// `POST` [`crate::CloseRequest`], to a volume's owner: close it in order. Answered at once; the ledger says when it is done.
+pub const VOLUME_CLOSE: &str = "/v1/volume/close";
 /// `POST` [`crate::ClaimRequest`]: make a drive one of the pool.
 pub const POOL_CLAIM: &str = "/v1/pool/claim";
 /// `POST` [`crate::GivenLegRequest`]: flush a leg's drive.

@@ -11,20 +11,24 @@
 //! On failure: [`PoolError`]; what was done stands, and the stage can be run again.
 
 mod choose;
+mod delete;
 mod volume;
 
-pub use choose::{LEG_OVERHEAD_BYTES, NoRoom, breach, choose, wanted_voters};
-pub use volume::{VolumeReady, VolumeRequest, in_words, newest, opened, volume};
+pub use choose::{Difference, NoPlace, Voting, breaches, choose, differences, voting};
+pub use delete::delete;
+pub use volume::{
+    VolumeReady, VolumeRequest, confirmed, in_words, leg_in_words, newest, opened, phase_in_words, volume,
+};
 
 use crate::{Cluster, Member};
 use api::{
     BeginRequest, ClaimRequest, ClientError, ClusterView, Failure, InviteRequest, JoinRequest,
     ProposeRequest, VotersRequest,
 };
-use control::state::{Cache, Voters};
+use control::state::Cache;
 use control::{ClusterCommand, Command, State};
 use futures_util::future::join_all;
-use model::{DriveClass, DriveSerial, Inventory, NodeId, NodeName, PowerCycles};
+use model::{DriveClass, DriveSerial, Inventory, NodeId, NodeName, PowerCycles, VolumeId, VolumeName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -91,22 +95,30 @@ pub enum PoolError {
         /// The drive.
         serial: DriveSerial,
     },
-    /// There is no room for a volume.
-    #[error("there is no room for the volume")]
-    NoRoom(#[from] NoRoom),
-    /// The copies are not where the shape says.
-    #[error("the copies would not be where the shape says: {breach}")]
-    Breach {
-        /// What is wrong.
-        breach: String,
-    },
+    /// There is no place for a volume.
+    #[error("there is no place for the volume")]
+    NoPlace(#[from] NoPlace),
     /// A volume of that name is another one.
-    #[error("there is a volume {name} already, of {size_bytes} bytes")]
+    #[error("there is a volume {name} already, and it is another one: {}", differs.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Another {
         /// Its name.
-        name: String,
-        /// Its size.
-        size_bytes: u64,
+        name: VolumeName,
+        /// In what.
+        differs: Vec<Difference>,
+    },
+    /// A volume is in use.
+    #[error("{volume} is {phase}")]
+    InUse {
+        /// Which.
+        volume: VolumeId,
+        /// In which phase it is.
+        phase: String,
+    },
+    /// Not all can vote.
+    #[error("the cluster has {members} members: an odd number must vote")]
+    EvenMembers {
+        /// So many.
+        members: usize,
     },
 }
 
@@ -121,9 +133,17 @@ impl PoolError {
             Self::NoAddress { .. } => "give it an address in the template (management_ip)",
             Self::NoNode => "give the template nodes",
             Self::NoDrive { .. } => "see that the drive is plugged in and answers",
-            Self::NoRoom(_) => "add drives, or make the volume smaller",
-            Self::Breach { .. } => "report it: the choice of drives broke its own rule",
-            Self::Another { .. } => "choose another name",
+            Self::NoPlace(NoPlace::Breach(_)) => "report it: the choice of drives broke its own rule",
+            Self::NoPlace(_) => {
+                "add drives, or make the volume smaller; `twinrack volume list` shows what is free"
+            }
+            Self::Another { .. } => "choose another name, or ask for the volume as it is",
+            Self::InUse { .. } => {
+                "see that nobody uses it, and close it first: `twinrack volume delete --close`"
+            }
+            Self::EvenMembers { .. } => {
+                "a cluster has two racks of equal size and a witness: see that the witness has joined"
+            }
         }
     }
 }
@@ -141,6 +161,11 @@ pub async fn pool(cluster: &Cluster, request: &PoolRequest) -> Result<Pool, Pool
     Ok(Pool { nodes, done: stage.done })
 }
 
+/// What each node has, has given, keeps free and may still give.
+pub fn capacity(ledger: &State) -> placement::Capacity {
+    placement::capacity(&ledger.pool(), &ledger.placed())
+}
+
 /// What a member says of the ledger; `None`: it has none.
 pub async fn view(member: &Member) -> Result<Option<ClusterView>, ClientError> {
     match member.client.cluster().await {
@@ -150,11 +175,17 @@ pub async fn view(member: &Member) -> Result<Option<ClusterView>, ClientError> {
     }
 }
 
-/// What every member that answers and has a ledger says of it, in their order.
-pub async fn views(cluster: &Cluster) -> Vec<(NodeName, ClusterView)> {
-    let asked = cluster.members.iter().map(|member| async {
-        let view = timeout(VIEW_LIMIT, view(member)).await.ok()?.ok().flatten()?;
-        Some((member.name.clone(), view))
+/// What every member that answers and has a ledger says of it, in their order. Who believes that it leads must show that a quorum believes so, too:
+/// then, and only then, its view is confirmed.
+pub async fn views(members: &[Member]) -> Vec<(NodeName, ClusterView)> {
+    let asked = members.iter().map(|member| async {
+        let plain = timeout(VIEW_LIMIT, view(member)).await.ok()?.ok().flatten()?;
+        let confirmed = if plain.leader == Some(plain.node) {
+            timeout(VIEW_LIMIT, member.client.confirmed_cluster()).await.ok().and_then(Result::ok)
+        } else {
+            None
+        };
+        Some((member.name.clone(), confirmed.unwrap_or(plain)))
     });
     join_all(asked).await.into_iter().flatten().collect()
 }
@@ -238,21 +269,23 @@ impl<'a> Stage<'a> {
         Ok(state.nodes.iter().map(|(id, node)| (node.name.clone(), *id)).collect())
     }
 
+    /// Whoever is asked has followed all that was acknowledged before: what is not there now has not been done.
     async fn vote(&mut self, contact: &Member) -> Result<(), PoolError> {
         let what = "everybody to vote";
         let deadline = Instant::now() + STEP_BOUND;
         let mut last = None;
         while Instant::now() < deadline {
             let state = self.state(contact).await?;
-            match wanted_voters(&state) {
-                Some(voters) => {
+            match voting(&state) {
+                Voting::Change(voters) => {
                     match contact.client.voters(&VotersRequest { voters: voters.clone() }).await {
                         Ok(()) => self.done.push(format!("{} vote", voters.len())),
                         Err(error) => last = Some(chain(&error)),
                     }
                 }
-                None if matches!(state.voters, Voters::Settled(_)) => return Ok(()),
-                None => {}
+                Voting::Settled => return Ok(()),
+                Voting::Even(members) => return Err(PoolError::EvenMembers { members }),
+                Voting::Changing => {}
             }
             sleep(POLL).await;
         }
@@ -293,7 +326,8 @@ impl<'a> Stage<'a> {
     }
 
     async fn state(&self, member: &Member) -> Result<State, PoolError> {
-        Ok(view(member).await?.ok_or(PoolError::NoLedger)?.state)
+        let what = format!("{} to know what the cluster knows", member.name);
+        Ok(insist(&what, || member.client.confirmed_cluster()).await?.state)
     }
 
     /// Where other members reach one's agent.

@@ -19,7 +19,7 @@ fn member_view(
         node,
         leader: leader.map(NodeId),
         voters: BTreeSet::new(),
-        confirmed: leader.is_some(),
+        confirmed: leader == Some(node.0),
         leased: true,
         state: state.clone(),
         devices,
@@ -47,14 +47,14 @@ fn with_volume() -> State {
         must(add_drive(&name.parse().unwrap(), node, &inventory(Some(false)), &serial).unwrap());
     }
     let request = request();
-    let create = volume::create(&state, &request).unwrap();
+    let create = choose(&state, &request.name, request.size(), request.rack.as_ref()).unwrap();
     state.apply(&Command::Cluster(create)).unwrap();
     state
 }
 
 fn request() -> VolumeRequest {
     let (name, rack) = ("v".parse().unwrap(), "b".parse().unwrap());
-    VolumeRequest { name, mirror: Mirror::TwoWay, size_bytes: 1 << 26, rack }
+    VolumeRequest { name, mirror: Mirror::TwoWay, size_bytes: 1 << 26, rack: Some(rack) }
 }
 
 fn inventory(volatile_write_cache: Option<bool>) -> Inventory {
@@ -140,13 +140,14 @@ fn a_volume_is_ready_when_it_is_open_and_its_owner_shows_a_device() {
 }
 
 #[test]
-fn who_leads_is_believed_first() {
+fn who_was_deposed_is_not_believed() {
     let old = with_volume();
     let mut new = old.clone();
     let epoch = new.volumes[&VolumeId(1)].epoch;
     new.volumes.get_mut(&VolumeId(1)).unwrap().epoch = epoch.next();
-    let views = [member_view(&old, 1, Some(2), None), member_view(&new, 2, None, None)];
+    let mut deposed = member_view(&old, 1, Some(1), None);
+    deposed.1.confirmed = false;
+    let views = [deposed.clone(), member_view(&new, 2, Some(2), None)];
     assert_eq!(newest(&views).unwrap().node, NodeId(2));
-    let views = [member_view(&old, 1, Some(1), None), member_view(&new, 2, None, None)];
-    assert_eq!(newest(&views).unwrap().node, NodeId(1));
+    assert_eq!(newest(&[deposed]), None);
 }

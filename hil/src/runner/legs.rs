@@ -103,7 +103,7 @@ impl Runner<'_> {
         let begun = Instant::now();
         loop {
             let working = self.working();
-            let views = deploy::pool::views(&working).await;
+            let views = deploy::pool::views(&working.members).await;
             let names: BTreeSet<&NodeName> = working.members.iter().map(|member| &member.name).collect();
             let seen = newest(&views)
                 .map_or_else(|| Seen::not("nobody who has a ledger answers"), |view| voting(view, &names));

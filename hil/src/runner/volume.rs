@@ -127,8 +127,8 @@ impl Runner<'_> {
         let Ok(name) = NAME.parse() else { return Ok(Seen::not("the volume has no good name")) };
         let rack = self.cluster.spec.zones[room.index()].name.clone();
         let mirror = mirror.unwrap_or_else(|| self.cluster.spec.shape().mirror());
-        let request = VolumeRequest { name, mirror, size_bytes: u64::from(size_mib) << 20, rack };
-        let ready = volume(&self.cluster, &request, bound).await?;
+        let request = VolumeRequest { name, mirror, size_bytes: u64::from(size_mib) << 20, rack: Some(rack) };
+        let ready = volume(&self.cluster.members, &request, bound).await?;
         let VolumeReady { id, owner, device, legs, .. } = ready;
         if self.volume.as_ref().is_none_or(|tested| tested.id != id) {
             let places = BTreeMap::new();
@@ -148,7 +148,7 @@ impl Runner<'_> {
 
     /// Asks those that work; notes where legs lie.
     pub(super) async fn look_at_volume(&mut self) -> Vec<(NodeName, ClusterView)> {
-        let views = views(&self.working()).await;
+        let views = views(&self.working().members).await;
         if let Some(tested) = &mut self.volume {
             let volume = newest(&views).and_then(|view| view.state.volumes.get(&tested.id));
             if let Some(volume) = volume {

@@ -7,8 +7,9 @@ use crate::chain;
 use crate::state::State;
 use crate::volumes::VolumesError;
 use api::{
-    BeginRequest, ClaimRequest, ClusterView, GivenLegRequest, InviteRequest, Invited, JoinRequest, Joined,
-    LeaseAnswer, LeaseRequest, PeerCertificate, ProposeRequest, Proposed, VotersRequest, path,
+    BeginRequest, ClaimRequest, CloseRequest, ClusterView, GivenLegRequest, InviteRequest, Invited,
+    JoinRequest, Joined, LeaseAnswer, LeaseRequest, PeerCertificate, ProposeRequest, Proposed, VotersRequest,
+    path,
 };
 use axum::extract::{Request, State as Shared};
 use axum::http::StatusCode;
@@ -31,6 +32,7 @@ pub(super) fn routes(router: Router<Arc<State>>) -> Router<Arc<State>> {
         .route(path::CLUSTER_VOTERS, post(voters))
         .route(path::CLUSTER_PROPOSE, post(propose))
         .route(path::CLUSTER_LEASE, post(lease))
+        .route(path::VOLUME_CLOSE, post(close))
         .route(path::POOL_CLAIM, post(claim))
         .route(path::POOL_FLUSH, post(flush))
         .route(path::POOL_BOUNCE, post(bounce))
@@ -101,6 +103,11 @@ async fn lease(
         return Err(Refusal::new(StatusCode::FORBIDDEN, "not-certified", message, "ask for your own lease"));
     }
     Ok(Json(LeaseAnswer { granted: state.volumes.lease(request).await? }))
+}
+
+async fn close(Shared(state): Daemon, Body(request): Body<CloseRequest>) -> Result<Json<()>, Refusal> {
+    state.volumes.close(request)?;
+    Ok(Json(()))
 }
 
 async fn claim(Shared(state): Daemon, Body(request): Body<ClaimRequest>) -> Result<Json<()>, Refusal> {

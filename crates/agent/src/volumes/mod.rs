@@ -11,6 +11,7 @@
 //!
 //! Not here yet: docs/volumes.md, "What the agent leaves out yet".
 
+mod bounce;
 mod openers;
 mod owner;
 mod place;
@@ -19,8 +20,8 @@ mod target;
 
 use crate::store::{Store, StoreError};
 use api::{
-    BeginRequest, ClaimRequest, ClusterView, GivenLegRequest, InviteRequest, Invited, JoinRequest, Joined,
-    LeaseRequest, PathsRequest, Proposed, Token, VotersRequest,
+    BeginRequest, ClaimRequest, CloseRequest, ClusterView, GivenLegRequest, InviteRequest, Invited,
+    JoinRequest, Joined, LeaseRequest, PathsRequest, Proposed, Token, VotersRequest,
 };
 use control::Command;
 use ledger::http::HttpTransport;
@@ -310,6 +311,11 @@ impl Volumes {
     pub(crate) fn name_of(&self, node: NodeId) -> Option<NodeName> {
         let running = self.running.get()?;
         running.ledger.state().borrow().nodes.get(&node).map(|node| node.name.clone())
+    }
+
+    /// Control closes it, if this node owns it: the ledger says when that is done.
+    pub(crate) fn close(&self, request: CloseRequest) -> Result<(), VolumesError> {
+        self.running()?.shell.close(request.volume)
     }
 
     pub(crate) async fn claim(&self, request: ClaimRequest) -> Result<(), VolumesError> {

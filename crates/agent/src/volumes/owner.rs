@@ -9,6 +9,7 @@
 //! On failure: an order is tried again until it is done or another has taken its place.
 
 use super::VolumesError;
+use super::bounce::Bounces;
 use super::openers::{self, Left};
 use super::place::{self, Place, SIZES_OF_NONE};
 use super::shell::{Handle, Ledgers, Told, blocking};
@@ -24,7 +25,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use storage::kernel::{Engine, StepError};
-use storage::name::GivenLeg;
 use storage::owner::{self, Refused, Site, Step};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
@@ -34,16 +34,12 @@ const TRY_AGAIN: Duration = Duration::from_millis(200);
 /// How often an array, its gates and a rebuild are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often, and how many times, when something was just given up.
-const LOOK_HURRIED: Duration = Duration::from_millis(20);
+pub(super) const LOOK_HURRIED: Duration = Duration::from_millis(20);
 const HURRIED_LOOKS: u32 = 10;
 /// How long a peer may take to flush a leg.
 const FLUSH_LIMIT: Duration = Duration::from_secs(10);
 /// The same for all legs before an array is stopped: control gives it two seconds in all.
 const FLUSH_ALL_LIMIT: Duration = Duration::from_secs(1);
-/// How long a peer may take for a bounce: its barrier waits for what is in flight.
-const BOUNCE_LIMIT: Duration = Duration::from_secs(15);
-/// How long after a bounce the next one of the same leg comes: longer than control waits for a path.
-const BOUNCE_AGAIN: Duration = Duration::from_secs(10);
 /// How often an array is looked for that is not there.
 const LOOK_SELDOM: Duration = Duration::from_secs(1);
 
@@ -154,9 +150,9 @@ impl Turn {
 
 /// One volume.
 #[derive(Clone)]
-struct One {
-    id: VolumeId,
-    shared: Shared,
+pub(super) struct One {
+    pub(super) id: VolumeId,
+    pub(super) shared: Shared,
 }
 
 fn at_odds(refused: &Refused) -> VolumesError {
@@ -486,76 +482,11 @@ impl One {
             known = Some(now);
         }
     }
-
-    /// A gate that has given its path up gets it back, when its target has shut what was before and nothing of it is in flight.
-    async fn bounce(self, given: GivenLeg) {
-        let done = match self.ask_for_bounce(given).await {
-            Ok(()) => {
-                let (id, place, ledger) =
-                    (self.id, Arc::clone(&self.shared.place), self.shared.ledger.clone());
-                blocking(move || {
-                    let (engine, _) = at(id, &place, &ledger)?;
-                    Ok(engine.reinstate(given.leg, given.key.epoch)?)
-                })
-                .await
-            }
-            Err(error) => Err(error),
-        };
-        match done {
-            Ok(()) => info!("the path to {given} is used again"),
-            Err(error) => info!("the path to {given} is not used again: {}", crate::chain(&error)),
-        }
-    }
-
-    async fn ask_for_bounce(&self, given: GivenLeg) -> Result<(), VolumesError> {
-        let state = self.shared.ledger.now();
-        let leg = state.volumes.get(&self.id).and_then(|volume| volume.legs.get(&given.leg.1));
-        let node = leg.and_then(|leg| state.node_of(leg)).ok_or(VolumesError::NotGivenOut(given))?;
-        if node == self.shared.place.node {
-            return self.shared.shell.bounce(given.leg, given.key).await;
-        }
-        let to = self.shared.ledger.contact(node).ok_or(VolumesError::NoLedger)?;
-        let GivenLeg { leg: (volume, leg), key } = given;
-        let request = GivenLegRequest { volume, leg, key };
-        let asked = self.shared.transport.call::<_, ()>(to, api::path::POOL_BOUNCE, &request, BOUNCE_LIMIT);
-        Ok(asked.await?)
-    }
-}
-
-/// When which leg was bounced: one that loses its path again soon after is not worth another, unless it is the last there is.
-#[derive(Default)]
-struct Bounces(BTreeMap<GivenLeg, Instant>);
-
-impl Bounces {
-    fn is_due(&mut self, given: GivenLeg, now: Instant) -> bool {
-        let due = self.0.get(&given).is_none_or(|last| now.duration_since(*last) >= BOUNCE_AGAIN);
-        if due {
-            self.0.retain(|other, _| other.leg != given.leg);
-            self.0.insert(given, now);
-        }
-        due
-    }
 }
 
 /// A volume that the ledger knows no more has no sizes: it can only be stopped, and no step of that asks for them.
-fn at(id: VolumeId, place: &Place, ledger: &Ledgers) -> Result<(Engine, Site), VolumesError> {
+pub(super) fn at(id: VolumeId, place: &Place, ledger: &Ledgers) -> Result<(Engine, Site), VolumesError> {
     let state = ledger.now();
     let sizes = state.volumes.get(&id).map_or(SIZES_OF_NONE, place::sizes);
     Ok((place.engine(&state)?, place.site(id, sizes)?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_leg_that_loses_its_path_again_soon_is_not_bounced_again_soon() {
-        let leg = |incarnation: u32| -> GivenLeg { format!("3-2-1.1-{incarnation}").parse().unwrap() };
-        let (mut bounces, begin) = (Bounces::default(), Instant::now());
-        assert!(bounces.is_due(leg(1), begin));
-        assert!(!bounces.is_due(leg(1), begin + BOUNCE_AGAIN / 2));
-        assert!(bounces.is_due(leg(2), begin + BOUNCE_AGAIN / 2));
-        assert!(bounces.is_due(leg(2), begin + BOUNCE_AGAIN * 2));
-        assert_eq!(bounces.0.len(), 1);
-    }
 }

@@ -96,6 +96,7 @@ enum Asked {
     Lease(LeaseRequest, oneshot::Sender<bool>),
     Glance(oneshot::Sender<Glance>),
     Bounce(LegOf, Key, Bounced),
+    Close(VolumeId),
 }
 
 /// What control knows and the ledger does not.
@@ -119,6 +120,11 @@ impl Handle {
         let (answer, granted) = oneshot::channel();
         let asked = self.0.send(Asked::Lease(request, answer)).is_ok();
         asked && matches!(timeout(LEASE_LIMIT, granted).await, Ok(Ok(true)))
+    }
+
+    /// Control is told that a volume shall be closed.
+    pub(super) fn close(&self, id: VolumeId) -> Result<(), VolumesError> {
+        self.0.send(Asked::Close(id)).map_err(|_| VolumesError::Ended)
     }
 
     /// What control knows and the ledger does not.
@@ -411,6 +417,7 @@ impl Shell {
                 self.waiting.insert((node, request), answer);
                 self.step(Input::Asked(node, request));
             }
+            Asked::Close(id) => self.step(Input::Owner(id, control::owner::Event::Close)),
             Asked::Glance(answer) => {
                 let state = Arc::clone(&self.state.borrow());
                 let blocked = self.member.blocked(Moment(clock::uptime_ms()), &state);

@@ -1,146 +1,141 @@
 //! Who votes, and which drives a new volume lies on. Pure.
 //!
-//! The rule for copies: over racks first, each rack as many; then over the rack's nodes, each node one at most. Among what the rule
-//! allows, drives with the fewest legs come first, then nodes with the fewest, then the lowest numbers, so that the same ledger
-//! gives the same answer. How full a drive is the ledger does not know: a drive counts as taken by the sizes of the volumes on it.
+//! `placement` has the rule for copies (racks first, then nodes, then drives, a drive's worth kept free on each node) and the choice. What it
+//! chose is applied to a copy of the ledger, and `placement`'s checker, which shares nothing with the placer, looks at the outcome.
 //!
-//! Invariants: what [`choose`] gives keeps the rule ([`breach`]). On failure: [`NoRoom`].
+//! Invariants: what [`choose`] gives keeps the rule, and the ledger as it was seen takes it. On failure: [`NoPlace`].
 
-use control::State;
-use control::state::{Drive, Volume, Voters};
-use model::{DriveId, Mirror, NodeId, ZoneName};
+use control::state::{Volume, Voters};
+use control::{ClusterCommand, Command, Rejected, State};
+use model::{NodeId, NodeName, VolumeId, VolumeName, VolumeSize, ZoneName};
+use placement::{Broken, Refused};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a leg takes beside its data, at most: its metadata, and what is lost because space is given out in slabs of 64 MiB.
-pub const LEG_OVERHEAD_BYTES: u64 = 128 << 20;
-
-/// A rack has no room for its copies.
+/// A volume has no place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NoRoom {
-    /// The ledger does not have two racks.
-    #[error("the ledger knows {racks} racks with drives; two are needed")]
-    Racks {
-        /// How many it has.
-        racks: usize,
+pub enum NoPlace {
+    /// There is no room that may be taken.
+    #[error(transparent)]
+    Room(#[from] Refused),
+    /// The ledger would not take it.
+    #[error("the ledger would not take it")]
+    Rejected(#[from] Rejected),
+    /// The copies are not where the shape says.
+    #[error("the copies would not be where the shape says")]
+    Breach(#[from] Broken),
+    /// None of the nodes that were chosen is known.
+    #[error("no node that was chosen is known")]
+    NoOwner,
+}
+
+/// The command that makes a volume, which is opened first in a rack, if it has a copy there.
+pub fn choose(
+    ledger: &State,
+    name: &VolumeName,
+    size: VolumeSize,
+    rack: Option<&ZoneName>,
+) -> Result<ClusterCommand, NoPlace> {
+    let id = ledger.minted.volume.next();
+    let placed = placement::place(&ledger.pool(), &ledger.placed(), id, size)?;
+    let nodes: Vec<NodeId> =
+        placed.iter().filter_map(|leg| ledger.drives.get(&leg.drive)).map(|drive| drive.node).collect();
+    let in_rack = |node: &&NodeId| ledger.nodes.get(node).and_then(|node| node.zone.as_ref()) == rack;
+    let owner = *nodes.iter().find(in_rack).or(nodes.first()).ok_or(NoPlace::NoOwner)?;
+    let VolumeSize { mirror, provision, size_bytes } = size;
+    let drives = placed.iter().map(|leg| leg.drive).collect();
+    let create =
+        ClusterCommand::CreateVolume { name: name.clone(), mirror, provision, size_bytes, drives, owner };
+    let mut after = ledger.clone();
+    after.apply(&Command::Cluster(create.clone()))?;
+    breaches(&after, id).into_iter().next().map_or(Ok(create), |broken| Err(broken.into()))
+}
+
+/// What of the rule does not hold of a volume that is there; nothing while a leg of it is being moved.
+pub fn breaches(ledger: &State, id: VolumeId) -> Vec<Broken> {
+    let Some(volume) = ledger.volumes.get(&id) else { return Vec::new() };
+    if volume.legs.values().any(|leg| leg.replaces.is_some()) {
+        return Vec::new();
+    }
+    let own: Vec<_> = ledger.placed().into_iter().filter(|leg| leg.volume == id).collect();
+    placement::check(&ledger.pool(), &BTreeMap::from([(id, volume.size())]), &own)
+}
+
+/// In what a volume that is there is another than the one that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Difference {
+    /// Its size.
+    #[error("it has {has_bytes} bytes, {asked_bytes} are asked for")]
+    Size {
+        /// What it has.
+        has_bytes: u64,
+        /// What is asked for.
+        asked_bytes: u64,
     },
-    /// Too few nodes of a rack have a drive that is large enough.
-    #[error("rack {zone} has {nodes} nodes with room for {size_bytes} bytes; {needed} are needed")]
-    Nodes {
-        /// The rack.
-        zone: ZoneName,
-        /// How many have.
-        nodes: usize,
-        /// How many are needed.
-        needed: usize,
-        /// What was asked for.
-        size_bytes: u64,
+    /// How many copies.
+    #[error("it has {has} copies, {asked} are asked for")]
+    Mirror {
+        /// So many.
+        has: usize,
+        /// So many are asked for.
+        asked: usize,
     },
+    /// When its space is given out.
+    #[error("one of the two is thin, the other is not")]
+    Provision,
+    /// Where its copies are.
+    #[error("its copies are not where the shape says: {0}")]
+    Placement(Broken),
 }
 
-/// How many copies a rack has.
-fn legs_per_rack(mirror: Mirror) -> usize {
-    mirror.legs() / 2
+/// In what the volume of an id differs from the size that is asked for, and from the rule.
+pub fn differences(ledger: &State, (id, volume): (VolumeId, &Volume), asked: VolumeSize) -> Vec<Difference> {
+    let has = volume.size();
+    let size = Difference::Size { has_bytes: has.size_bytes, asked_bytes: asked.size_bytes };
+    let mirror = Difference::Mirror { has: has.mirror.legs(), asked: asked.mirror.legs() };
+    let mut all = Vec::new();
+    all.extend((has.size_bytes != asked.size_bytes).then_some(size));
+    all.extend((has.mirror != asked.mirror).then_some(mirror));
+    all.extend((has.provision != asked.provision).then_some(Difference::Provision));
+    all.extend(breaches(ledger, id).into_iter().map(Difference::Placement));
+    all
 }
 
-/// The nodes of a rack and their drives.
-type Nodes<'a> = BTreeMap<NodeId, Vec<(DriveId, &'a Drive)>>;
+/// What there is to do about who votes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Voting {
+    /// Nothing: all vote.
+    Settled,
+    /// A change is in flight.
+    Changing,
+    /// These shall.
+    Change(BTreeSet<NodeId>),
+    /// So many members can't all vote: an even number decides nothing that one fewer does not.
+    Even(usize),
+}
 
-/// The drives for a new volume, rack after rack.
-pub fn choose(ledger: &State, mirror: Mirror, size_bytes: u64) -> Result<Vec<DriveId>, NoRoom> {
-    let mut racks: BTreeMap<&ZoneName, Nodes<'_>> = BTreeMap::new();
-    for (id, drive) in &ledger.drives {
-        if let Some(zone) = zone_of(ledger, drive) {
-            racks.entry(zone).or_default().entry(drive.node).or_default().push((*id, drive));
-        }
+/// Who votes in a whole cluster that is alive: every node and the witness, each by its last id. With racks of equal size that is an odd number.
+pub fn voting(ledger: &State) -> Voting {
+    let Voters::Settled(present) = &ledger.voters else { return Voting::Changing };
+    // The last id under a name is the present one.
+    let last: BTreeMap<&NodeName, NodeId> = ledger
+        .nodes
+        .iter()
+        .filter(|(id, _)| ledger.is_member(**id))
+        .map(|(id, node)| (&node.name, *id))
+        .collect();
+    let all: BTreeSet<NodeId> = last.into_values().collect();
+    match all.len() {
+        _ if all == *present => Voting::Settled,
+        members if members.is_multiple_of(2) => Voting::Even(members),
+        _ => Voting::Change(all),
     }
-    if racks.len() != 2 {
-        return Err(NoRoom::Racks { racks: racks.len() });
-    }
-    let needed = legs_per_rack(mirror);
-    let mut chosen = Vec::new();
-    for (zone, nodes) in racks {
-        let mut best: Vec<_> = nodes
-            .into_iter()
-            .filter_map(|(node, drives)| best_drive(ledger, node, &drives, size_bytes))
-            .collect();
-        best.sort_unstable();
-        if best.len() < needed {
-            return Err(NoRoom::Nodes { zone: zone.clone(), nodes: best.len(), needed, size_bytes });
-        }
-        chosen.extend(best.into_iter().take(needed).map(|place| place.drive));
-    }
-    Ok(chosen)
-}
-
-/// A drive that a leg could lie on; the least is the best.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    legs_on_drive: usize,
-    legs_on_node: usize,
-    drive: DriveId,
-}
-
-fn best_drive(ledger: &State, node: NodeId, drives: &[(DriveId, &Drive)], size_bytes: u64) -> Option<Place> {
-    let legs_on_node = drives.iter().map(|(id, _)| volumes_on(ledger, *id).count()).sum();
-    let registered = ledger.nodes.get(&node).is_some_and(|node| node.boot.is_some());
-    let has_room = |(id, drive): &(DriveId, &Drive)| {
-        let taken: u64 = volumes_on(ledger, *id).map(|size| size.saturating_add(LEG_OVERHEAD_BYTES)).sum();
-        let wanted = size_bytes.saturating_add(LEG_OVERHEAD_BYTES);
-        !drive.retired && wanted <= drive.size_bytes.saturating_sub(taken)
-    };
-    let places = drives.iter().filter(|drive| registered && has_room(drive)).map(|(id, _)| Place {
-        legs_on_drive: volumes_on(ledger, *id).count(),
-        legs_on_node,
-        drive: *id,
-    });
-    places.min()
-}
-
-/// The sizes of the volumes that have a leg on a drive.
-fn volumes_on(ledger: &State, drive: DriveId) -> impl Iterator<Item = u64> {
-    let has_leg = move |volume: &&Volume| volume.legs.values().any(|leg| leg.drive == drive);
-    ledger.volumes.values().filter(has_leg).map(|volume| volume.size_bytes)
-}
-
-fn zone_of<'a>(ledger: &'a State, drive: &Drive) -> Option<&'a ZoneName> {
-    ledger.nodes.get(&drive.node)?.zone.as_ref()
-}
-
-/// What is wrong with copies on these drives, in words; `None`: they are over racks first, then over nodes.
-pub fn breach(ledger: &State, mirror: Mirror, drives: &[DriveId]) -> Option<String> {
-    let mut racks: BTreeMap<&ZoneName, BTreeSet<NodeId>> = BTreeMap::new();
-    for id in drives {
-        let drive = ledger.drives.get(id);
-        let Some((drive, zone)) = drive.and_then(|drive| Some((drive, zone_of(ledger, drive)?))) else {
-            return Some(format!("{id} is in no rack"));
-        };
-        if !racks.entry(zone).or_default().insert(drive.node) {
-            return Some(format!("{} holds two copies", drive.node));
-        }
-    }
-    let needed = legs_per_rack(mirror);
-    let uneven = racks.iter().find(|(_, nodes)| nodes.len() != needed);
-    match uneven {
-        Some((zone, nodes)) => Some(format!("rack {zone} holds {} copies, not {needed}", nodes.len())),
-        None if racks.len() != 2 => Some(format!("{} racks hold copies, not 2", racks.len())),
-        None => None,
-    }
-}
-
-/// The voters of a whole cluster that is alive: every node and the witness. With racks of equal size that is an odd number. `None`: it
-/// is not, or nothing needs to be changed, or a change is in flight.
-pub fn wanted_voters(ledger: &State) -> Option<BTreeSet<NodeId>> {
-    let all: BTreeSet<NodeId> = ledger.nodes.keys().copied().collect();
-    let Voters::Settled(present) = &ledger.voters else { return None };
-    (all.len() % 2 == 1 && all != *present).then_some(all)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use control::state::{Cache, Settings};
-    use control::{ClusterCommand, Command};
-    use model::{BootId, PowerCycles, Provision};
+    use model::{BootId, DriveId, Mirror, PowerCycles, Provision};
     use proptest::prelude::*;
 
     const GIB: u64 = 1 << 30;
@@ -172,101 +167,102 @@ mod tests {
         ledger
     }
 
-    fn create(
-        ledger: &mut State,
-        name: &str,
-        mirror: Mirror,
-        size_bytes: u64,
-    ) -> Result<Vec<DriveId>, NoRoom> {
-        let drives = choose(ledger, mirror, size_bytes)?;
-        let owner = ledger.drives[&drives[0]].node;
-        let (name, provision) = (name.parse().unwrap(), Provision::Fixed);
-        must(
-            ledger,
-            ClusterCommand::CreateVolume {
-                name,
-                mirror,
-                provision,
-                size_bytes,
-                drives: drives.clone(),
-                owner,
-            },
-        );
-        Ok(drives)
+    fn size(mirror: Mirror, size_bytes: u64) -> VolumeSize {
+        VolumeSize { mirror, provision: Provision::Fixed, size_bytes }
+    }
+
+    fn create(ledger: &mut State, name: &str, size: VolumeSize) -> Result<Vec<DriveId>, NoPlace> {
+        let create = choose(ledger, &name.parse().unwrap(), size, None)?;
+        must(ledger, create);
+        let id = ledger.minted.volume;
+        Ok(ledger.volumes[&id].legs.values().map(|leg| leg.drive).collect())
     }
 
     #[test]
-    fn copies_are_over_racks_first_and_on_the_emptiest_drives() {
+    fn copies_are_over_racks_first_and_where_most_is_free() {
+        let mut ledger = cluster(1, &[4 * GIB, 4 * GIB]);
+        let two = |size_bytes| size(Mirror::TwoWay, size_bytes);
+        assert_eq!(create(&mut ledger, "one", two(GIB)), Ok(vec![DriveId(1), DriveId(3)]));
+        assert_eq!(create(&mut ledger, "two", two(GIB / 4)), Ok(vec![DriveId(2), DriveId(4)]));
+        let full = create(&mut ledger, "three", two(4 * GIB));
+        assert!(matches!(&full, Err(NoPlace::Room(Refused::Racks(racks))) if racks.len() == 2), "{full:?}");
+        let four = create(&mut cluster(1, &[GIB]), "four", size(Mirror::FourWay, GIB / 4));
+        assert!(matches!(four, Err(NoPlace::Room(_))), "{four:?}");
+        let mut nobody = State::new(Settings::default());
+        assert_eq!(create(&mut nobody, "none", two(GIB)), Err(NoPlace::Room(Refused::NotTwoRacks(0))));
+    }
+
+    #[test]
+    fn what_is_kept_free_for_a_drive_that_fails_is_not_taken() {
         let mut ledger = cluster(1, &[GIB, GIB]);
-        assert_eq!(create(&mut ledger, "one", Mirror::TwoWay, GIB / 4), Ok(vec![DriveId(1), DriveId(3)]));
-        assert_eq!(create(&mut ledger, "two", Mirror::TwoWay, GIB / 4), Ok(vec![DriveId(2), DriveId(4)]));
-        assert_eq!(create(&mut ledger, "three", Mirror::TwoWay, GIB / 4), Ok(vec![DriveId(1), DriveId(3)]));
-        let full = create(&mut ledger, "four", Mirror::TwoWay, GIB);
-        assert!(matches!(full, Err(NoRoom::Nodes { nodes: 0, needed: 1, .. })), "{full:?}");
-        let none = choose(&cluster(1, &[GIB]), Mirror::FourWay, 1);
-        assert!(matches!(none, Err(NoRoom::Nodes { nodes: 1, needed: 2, .. })), "{none:?}");
-        assert_eq!(
-            choose(&State::new(Settings::default()), Mirror::TwoWay, 1),
-            Err(NoRoom::Racks { racks: 0 })
-        );
+        // 30 slabs a node, 15 of them kept: 14 of data and one of metadata.
+        assert!(create(&mut ledger, "large", size(Mirror::TwoWay, (15 * 64) << 20)).is_err());
+        assert!(create(&mut ledger, "fits", size(Mirror::TwoWay, (14 * 64) << 20)).is_ok());
+        assert!(create(&mut ledger, "more", size(Mirror::TwoWay, 4096)).is_err());
     }
 
     #[test]
-    fn retired_drives_and_nodes_that_never_registered_get_nothing() {
-        let mut ledger = cluster(2, &[GIB]);
+    fn four_copies_are_on_four_nodes_and_none_on_a_retired_drive_or_an_unregistered_node() {
+        let mut ledger = cluster(3, &[4 * GIB]);
         must(&mut ledger, ClusterCommand::RetireDrive(DriveId(1)));
-        assert_eq!(choose(&ledger, Mirror::TwoWay, 1), Ok(vec![DriveId(3), DriveId(2)]));
         ledger.nodes.get_mut(&NodeId(2)).unwrap().boot = None;
-        assert_eq!(choose(&ledger, Mirror::TwoWay, 1), Ok(vec![DriveId(3), DriveId(4)]));
-        assert!(choose(&ledger, Mirror::FourWay, 1).is_err());
+        let four = create(&mut ledger, "four", size(Mirror::FourWay, GIB)).unwrap();
+        assert_eq!(four.iter().copied().collect::<BTreeSet<_>>(), [3, 4, 5, 6].map(DriveId).into());
     }
 
     #[test]
-    fn a_breach_is_told() {
-        let ledger = cluster(2, &[GIB, GIB]);
-        let told = |mirror, drives: &[u32]| {
-            breach(&ledger, mirror, &drives.iter().copied().map(DriveId).collect::<Vec<_>>())
-        };
-        assert_eq!(told(Mirror::TwoWay, &[1, 3]), None);
-        assert_eq!(told(Mirror::TwoWay, &[1, 5]).unwrap(), "rack rack1 holds 2 copies, not 1");
-        assert_eq!(told(Mirror::TwoWay, &[1]).unwrap(), "1 racks hold copies, not 2");
-        assert_eq!(told(Mirror::FourWay, &[1, 2, 3, 7]).unwrap(), "node-1 holds two copies");
-        assert_eq!(told(Mirror::TwoWay, &[1, 99]).unwrap(), "drive-99 is in no rack");
+    fn what_differs_is_said() {
+        let mut ledger = cluster(2, &[4 * GIB]);
+        create(&mut ledger, "one", size(Mirror::TwoWay, GIB)).unwrap();
+        let id = ledger.minted.volume;
+        let told = |ledger: &State, asked| differences(ledger, (id, &ledger.volumes[&id]), asked);
+        assert_eq!(told(&ledger, size(Mirror::TwoWay, GIB)), []);
+        assert_eq!(
+            told(&ledger, size(Mirror::FourWay, 2 * GIB)),
+            [
+                Difference::Size { has_bytes: GIB, asked_bytes: 2 * GIB },
+                Difference::Mirror { has: 2, asked: 4 },
+            ]
+        );
+        let legs = &mut ledger.volumes.get_mut(&id).unwrap().legs;
+        let first = legs.values().next().unwrap().drive;
+        // Its other copy, too, is in the rack of the first.
+        for leg in legs.values_mut().filter(|leg| leg.drive != first) {
+            leg.drive = DriveId(3);
+        }
+        assert!(matches!(told(&ledger, size(Mirror::TwoWay, GIB))[..], [Difference::Placement(_), ..]));
     }
 
     #[test]
-    fn everybody_votes_once_all_are_there() {
+    fn everybody_votes_and_an_even_number_is_told() {
         let mut ledger = cluster(2, &[]);
         let all: BTreeSet<NodeId> = (1..=5).map(NodeId).collect();
-        assert_eq!(wanted_voters(&ledger), Some(all.clone()));
+        assert_eq!(voting(&ledger), Voting::Change(all.clone()));
         ledger.voters = Voters::Changing { from: BTreeSet::new(), to: all.clone() };
-        assert_eq!(wanted_voters(&ledger), None);
+        assert_eq!(voting(&ledger), Voting::Changing);
         ledger.voters = Voters::Settled(all);
-        assert_eq!(wanted_voters(&ledger), None);
-        ledger.voters = Voters::Settled(BTreeSet::from([NodeId(1)]));
+        assert_eq!(voting(&ledger), Voting::Settled);
+        must(&mut ledger, ClusterCommand::ReplaceNode { lost: NodeId(2) });
+        assert_eq!(voting(&ledger), Voting::Change([1, 3, 4, 5, 6].map(NodeId).into()), "its last id");
         ledger.nodes.remove(&NodeId(5));
-        assert_eq!(wanted_voters(&ledger), None, "an even number");
+        assert_eq!(voting(&ledger), Voting::Even(4));
     }
 
     proptest! {
         #[test]
-        fn what_is_chosen_keeps_the_rule(
+        fn what_is_chosen_keeps_the_rule_and_the_reserve(
             per_rack in 1u32..=4, drives in prop::collection::vec(GIB / 4..4 * GIB, 1..4),
-            volumes in prop::collection::vec((any::<bool>(), 1u64..GIB), 1..12), retired in prop::collection::vec(1u32..40, 0..6),
+            volumes in prop::collection::vec((any::<bool>(), 1u64..GIB / 4096), 1..12),
         ) {
             let mut ledger = cluster(per_rack, &drives);
-            for id in retired.into_iter().map(DriveId).filter(|id| id.0 as usize <= drives.len() * per_rack as usize) {
-                must(&mut ledger, ClusterCommand::RetireDrive(id));
-            }
-            for (number, (four, size_bytes)) in volumes.into_iter().enumerate() {
+            for (number, (four, blocks)) in volumes.into_iter().enumerate() {
                 let mirror = if four { Mirror::FourWay } else { Mirror::TwoWay };
-                let Ok(chosen) = create(&mut ledger, &format!("v{number}"), mirror, size_bytes) else { continue };
-                prop_assert_eq!(breach(&ledger, mirror, &chosen), None);
-                prop_assert!(chosen.iter().all(|id| !ledger.drives[id].retired));
-                for (id, drive) in &ledger.drives {
-                    prop_assert!(volumes_on(&ledger, *id).sum::<u64>() <= drive.size_bytes);
+                if create(&mut ledger, &format!("v{number}"), size(mirror, blocks * 4096)).is_ok() {
+                    prop_assert_eq!(breaches(&ledger, ledger.minted.volume), []);
                 }
             }
+            prop_assert_eq!(control::check(&ledger), []);
+            prop_assert_eq!(placement::check_reserve(&ledger.pool(), &ledger.placed()), []);
         }
     }
 }

@@ -1,17 +1,17 @@
 //! The volume stage: a volume over the pool, until it can be used.
 //!
-//! Invariants: copies are over racks first, then over nodes, checked before the ledger is asked. A volume of the same name and size is
-//! let alone.
+//! Invariants: copies are over racks first, then over nodes, checked before the ledger is asked. A volume of the same name that is what is
+//! asked for is let alone; one that is another is an error. What there is, is taken from nobody whom a quorum does not confirm.
 //!
 //! On failure: [`PoolError`]; the stage can be run again.
 
-use super::choose::{breach, choose};
+use super::choose::{choose, differences};
 use super::{PoolError, settle, views};
-use crate::Cluster;
+use crate::Member;
 use api::ClusterView;
 use control::state::{LegState, Phase, Volume};
-use control::{ClusterCommand, Command, State};
-use model::{Mirror, NodeId, NodeName, Provision, VolumeId, VolumeName, ZoneName};
+use control::{Command, State};
+use model::{Mirror, NodeName, Provision, VolumeId, VolumeName, VolumeSize, ZoneName};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -24,8 +24,15 @@ pub struct VolumeRequest {
     pub mirror: Mirror,
     /// Its size.
     pub size_bytes: u64,
-    /// In which rack it is opened first.
-    pub rack: ZoneName,
+    /// In which rack it is opened first; `None`: in any.
+    pub rack: Option<ZoneName>,
+}
+
+impl VolumeRequest {
+    /// Its size in placement's words. Thin volumes can't be made yet.
+    pub fn size(&self) -> VolumeSize {
+        VolumeSize { mirror: self.mirror, provision: Provision::Fixed, size_bytes: self.size_bytes }
+    }
 }
 
 /// A volume that can be used.
@@ -45,27 +52,26 @@ pub struct VolumeReady {
 
 /// Makes a volume and waits until it can be used, with every leg in sync.
 pub async fn volume(
-    cluster: &Cluster,
+    members: &[Member],
     request: &VolumeRequest,
     bound: Duration,
 ) -> Result<VolumeReady, PoolError> {
     let begun = Instant::now();
-    let views = views(cluster).await;
-    let (name, view) = views.first().ok_or(PoolError::NoLedger)?;
-    let contact = cluster.members.iter().find(|member| member.name == *name).ok_or(PoolError::NoLedger)?;
-    let found = find(&view.state, &request.name);
-    if let Some((_, volume)) = found.filter(|(_, volume)| volume.size_bytes != request.size_bytes) {
-        let (name, size_bytes) = (request.name.to_string(), volume.size_bytes);
-        return Err(PoolError::Another { name, size_bytes });
-    }
-    if found.is_none() {
-        let command = Command::Cluster(create(&view.state, request)?);
+    let (contact, state) = confirmed(members, bound).await?;
+    if let Some(found) = find(&state, &request.name) {
+        let (name, differs) = (request.name.clone(), differences(&state, found, request.size()));
+        if !differs.is_empty() {
+            return Err(PoolError::Another { name, differs });
+        }
+    } else {
+        let create = choose(&state, &request.name, request.size(), request.rack.as_ref())?;
         let what = format!("volume {} in the ledger", request.name);
-        settle(contact, &what, bound, &command, |state| find(state, &request.name).is_some()).await?;
+        let there = |state: &State| find(state, &request.name).is_some();
+        settle(contact, &what, bound, &Command::Cluster(create), there).await?;
     }
-    let mut last = "nobody who has a ledger answers".to_owned();
+    let mut last = NOBODY.to_owned();
     while begun.elapsed() < bound {
-        let views = super::views(cluster).await;
+        let views = views(members).await;
         let state = newest(&views).map(|view| &view.state);
         let id = state.and_then(|state| find(state, &request.name)).map(|(id, _)| id);
         match id.map(|id| opened(&views, id)) {
@@ -80,9 +86,32 @@ pub async fn volume(
     Err(PoolError::Late { what, bound, last: Some(last) })
 }
 
+const NOBODY: &str = "nobody answers who leads the ledger by the word of a quorum";
+
+/// What the ledger says, by the word of a quorum, and who said so.
+pub async fn confirmed(members: &[Member], bound: Duration) -> Result<(&Member, State), PoolError> {
+    let begun = Instant::now();
+    loop {
+        let views = views(members).await;
+        let found = views.iter().find(|(_, view)| view.confirmed);
+        let contact = found.and_then(|(name, view)| {
+            Some((members.iter().find(|member| member.name == *name)?, view.state.clone()))
+        });
+        match contact {
+            Some(found) => return Ok(found),
+            None if views.is_empty() => return Err(PoolError::NoLedger),
+            None if begun.elapsed() >= bound => {
+                let what = "a quorum to say what the ledger says".to_owned();
+                return Err(PoolError::Late { what, bound, last: Some(NOBODY.to_owned()) });
+            }
+            None => sleep(super::POLL).await,
+        }
+    }
+}
+
 /// The volume as its owner has it, if it is open and has a device there; else what it waits for, in words.
 pub fn opened(views: &[(NodeName, ClusterView)], id: VolumeId) -> Result<VolumeReady, String> {
-    let state = &newest(views).ok_or("nobody who has a ledger answers")?.state;
+    let state = &newest(views).ok_or(NOBODY)?.state;
     let volume = state.volumes.get(&id).ok_or_else(|| format!("the ledger has no {id}"))?;
     let owner = state.nodes.get(&volume.owner).map(|node| node.name.clone());
     let owner = owner.ok_or_else(|| format!("the ledger has no {}", volume.owner))?;
@@ -98,53 +127,40 @@ pub fn opened(views: &[(NodeName, ClusterView)], id: VolumeId) -> Result<VolumeR
     Ok(VolumeReady { id, owner, device, in_sync, legs })
 }
 
-/// Who has followed the ledger furthest: the one that leads, as it believes; else the one that knows the latest epochs.
+/// The one that leads by the word of a quorum. One that was cut off or deposed may believe that it leads, and tells of the past.
 pub fn newest(views: &[(NodeName, ClusterView)]) -> Option<&ClusterView> {
-    let leads = |view: &&ClusterView| view.leader == Some(view.node);
-    let all = || views.iter().map(|(_, view)| view);
-    all().find(leads).or_else(|| all().max_by_key(|view| epochs(&view.state)))
+    views.iter().map(|(_, view)| view).find(|view| view.confirmed)
 }
 
-fn epochs(state: &State) -> u64 {
-    state.volumes.values().map(|volume| u64::from(volume.epoch.number)).sum()
-}
-
-fn find<'a>(state: &'a State, name: &VolumeName) -> Option<(VolumeId, &'a Volume)> {
+pub(super) fn find<'a>(state: &'a State, name: &VolumeName) -> Option<(VolumeId, &'a Volume)> {
     state.volumes.iter().find(|(_, volume)| volume.name == *name).map(|(id, volume)| (*id, volume))
 }
 
-pub(super) fn create(state: &State, request: &VolumeRequest) -> Result<ClusterCommand, PoolError> {
-    let VolumeRequest { name, mirror, size_bytes, rack } = request;
-    let drives = choose(state, *mirror, *size_bytes)?;
-    if let Some(breach) = breach(state, *mirror, &drives) {
-        return Err(PoolError::Breach { breach });
-    }
-    let node = |id| state.drives.get(id).map(|drive| drive.node);
-    let in_rack = |node: &NodeId| state.nodes.get(node).and_then(|node| node.zone.as_ref()) == Some(rack);
-    let owner = drives.iter().filter_map(node).find(in_rack).or_else(|| drives.iter().find_map(node));
-    let owner = owner.ok_or(PoolError::NoNode)?;
-    let (name, mirror, size_bytes) = (name.clone(), *mirror, *size_bytes);
-    Ok(ClusterCommand::CreateVolume { name, mirror, provision: Provision::Fixed, size_bytes, drives, owner })
-}
-
-/// A volume's phase and legs, in words.
-pub fn in_words(volume: &Volume) -> String {
-    let phase = match &volume.phase {
+/// A volume's phase, in a word or two.
+pub fn phase_in_words(phase: &Phase) -> String {
+    match phase {
         Phase::Fencing { confirmed } => format!("fencing, {} legs confirmed", confirmed.len()),
         Phase::Opening { .. } => "opening".to_owned(),
         Phase::Open { .. } => "open".to_owned(),
         Phase::Closed => "closed".to_owned(),
         Phase::Offline => "offline".to_owned(),
-    };
-    let legs = volume.legs.iter().map(|(id, leg)| {
-        let state = match leg.state {
-            LegState::InSync => "in sync",
-            LegState::Stale { back: true, .. } => "stale and back",
-            LegState::Stale { back: false, .. } => "stale",
-            LegState::Rebuilding { .. } => "rebuilding",
-            LegState::Suspect { .. } => "suspect",
-        };
-        format!("{id} is {state}")
-    });
+    }
+}
+
+/// A leg's state, in a word or two.
+pub fn leg_in_words(state: LegState) -> &'static str {
+    match state {
+        LegState::InSync => "in sync",
+        LegState::Stale { back: true, .. } => "stale and back",
+        LegState::Stale { back: false, .. } => "stale",
+        LegState::Rebuilding { .. } => "rebuilding",
+        LegState::Suspect { .. } => "suspect",
+    }
+}
+
+/// A volume's phase and legs, in words.
+pub fn in_words(volume: &Volume) -> String {
+    let legs = volume.legs.iter().map(|(id, leg)| format!("{id} is {}", leg_in_words(leg.state)));
+    let phase = phase_in_words(&volume.phase);
     format!("epoch {}, {phase}, {}", volume.epoch, legs.collect::<Vec<_>>().join(", "))
 }

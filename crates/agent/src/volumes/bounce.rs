@@ -1,0 +1,118 @@
+//! A gate that has given its path up gets it back: the bounce.
+//!
+//! Why: what was sent on a path that was given up may still come, after it was sent again on another and overtaken (docs/sim.md). So the
+//! leg's target shuts all that reaches the leg, waits until nothing is in flight, and gives it out again as it was; only then is
+//! the path used again.
+//!
+//! Invariants: a path is used again only after its target has said that it is done, and over a connection that was made since.
+//!
+//! On failure: the gate keeps what it has, and control lets the leg go when its patience ends.
+
+use super::VolumesError;
+use super::owner::{LOOK_HURRIED, One, at};
+use super::shell::blocking;
+use api::GivenLegRequest;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use storage::kernel::StepError;
+use storage::name::GivenLeg;
+use tokio::time::sleep;
+use tracing::info;
+
+/// How long a peer may take for a bounce: its barrier waits for what is in flight.
+const BOUNCE_LIMIT: Duration = Duration::from_secs(15);
+/// How long it may take until the host sees that its connections were shut, and until one is made anew.
+const SHUT_LIMIT: Duration = Duration::from_secs(2);
+const RECONNECT_LIMIT: Duration = Duration::from_secs(8);
+/// How long after a bounce the next one of the same leg comes: longer than control waits for a path.
+const BOUNCE_AGAIN: Duration = Duration::from_secs(10);
+
+/// When which leg was bounced: one that loses its path again soon after is not worth another, unless it is the last there is.
+#[derive(Default)]
+pub(super) struct Bounces(BTreeMap<GivenLeg, Instant>);
+
+impl Bounces {
+    /// Whether it is time for one; then it is taken to be made now.
+    pub(super) fn is_due(&mut self, given: GivenLeg, now: Instant) -> bool {
+        let due = self.0.get(&given).is_none_or(|last| now.duration_since(*last) >= BOUNCE_AGAIN);
+        if due {
+            self.0.retain(|other, _| other.leg != given.leg);
+            self.0.insert(given, now);
+        }
+        due
+    }
+}
+
+impl One {
+    /// A gate that has given its path up gets it back, when its target has shut what was before and nothing of it is in flight, and a
+    /// connection lives that was made since.
+    pub(super) async fn bounce(self, given: GivenLeg) {
+        match self.bounced(given).await {
+            Ok(()) => info!("the path to {given} is used again"),
+            Err(error) => info!("the path to {given} is not used again: {}", crate::chain(&error)),
+        }
+    }
+
+    async fn bounced(&self, given: GivenLeg) -> Result<(), VolumesError> {
+        self.ask_for_bounce(given).await?;
+        // What has lived until now has been shut, and is made anew after a second at the earliest (`reconnect_delay`).
+        self.until_live(given, false, SHUT_LIMIT).await?;
+        self.until_live(given, true, RECONNECT_LIMIT).await?;
+        let (id, place, ledger) = (self.id, Arc::clone(&self.shared.place), self.shared.ledger.clone());
+        blocking(move || Ok(at(id, &place, &ledger)?.0.reinstate(given.leg, given.key.epoch)?)).await
+    }
+
+    /// Waits until a connection to a leg lives, or none does. The own leg has none, and is not waited for.
+    async fn until_live(&self, given: GivenLeg, wanted: bool, bound: Duration) -> Result<(), VolumesError> {
+        let deadline = Instant::now() + bound;
+        loop {
+            let (id, place, ledger) = (self.id, Arc::clone(&self.shared.place), self.shared.ledger.clone());
+            let seen = blocking(move || {
+                let (engine, site) = at(id, &place, &ledger)?;
+                Ok(engine.seen_owner(&site)?)
+            });
+            let seen = seen.await?;
+            let own = seen.gates.get(&given.leg.1).is_some_and(|gate| gate.local);
+            let live = seen.connections.get(&given).is_some_and(|all| all.iter().any(|one| one.live));
+            if own || live == wanted {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let what = if wanted { "a connection to" } else { "the end of the connections to" };
+                return Err(StepError::Late { what: format!("{what} {given}"), bound }.into());
+            }
+            sleep(LOOK_HURRIED).await;
+        }
+    }
+
+    async fn ask_for_bounce(&self, given: GivenLeg) -> Result<(), VolumesError> {
+        let state = self.shared.ledger.now();
+        let leg = state.volumes.get(&self.id).and_then(|volume| volume.legs.get(&given.leg.1));
+        let node = leg.and_then(|leg| state.node_of(leg)).ok_or(VolumesError::NotGivenOut(given))?;
+        if node == self.shared.place.node {
+            return self.shared.shell.bounce(given.leg, given.key).await;
+        }
+        let to = self.shared.ledger.contact(node).ok_or(VolumesError::NoLedger)?;
+        let GivenLeg { leg: (volume, leg), key } = given;
+        let request = GivenLegRequest { volume, leg, key };
+        let asked = self.shared.transport.call::<_, ()>(to, api::path::POOL_BOUNCE, &request, BOUNCE_LIMIT);
+        Ok(asked.await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leg_that_loses_its_path_again_soon_is_not_bounced_again_soon() {
+        let leg = |incarnation: u32| -> GivenLeg { format!("3-2-1.1-{incarnation}").parse().unwrap() };
+        let (mut bounces, begin) = (Bounces::default(), Instant::now());
+        assert!(bounces.is_due(leg(1), begin));
+        assert!(!bounces.is_due(leg(1), begin + BOUNCE_AGAIN / 2));
+        assert!(bounces.is_due(leg(2), begin + BOUNCE_AGAIN / 2));
+        assert!(bounces.is_due(leg(2), begin + BOUNCE_AGAIN * 2));
+        assert_eq!(bounces.0.len(), 1);
+    }
+}
