@@ -7,6 +7,7 @@
 
 mod json;
 mod validate;
+mod volume;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use model::Severity;
@@ -20,8 +21,9 @@ Examples:
   twinrack validate azuredeploy.parameters.json --override net.storage-intent-dedicated
   twinrack validate plant.toml --format json | jq '.diagnostics[].rule'
   twinrack rules
+  twinrack volume --access access.json list
 
-Exit codes: 0 good; 1 a rule is violated; 2 the input or the command line can't be read.";
+Exit codes: 0 good; 1 what was examined is wrong; 2 the input or the command line can't be read.";
 
 const VALIDATE_EXAMPLES: &str = "\
 The format is told by the content: text that starts with `{` or a comment in JSON's style is an ARM deployment
@@ -56,6 +58,8 @@ enum Task {
     },
     /// List the rules, and which can be overridden at what cost.
     Rules,
+    /// List, show, create and delete volumes.
+    Volume(volume::VolumeArgs),
 }
 
 /// How to report.
@@ -81,6 +85,7 @@ fn main() -> ExitCode {
     let written = match command.task {
         Task::Validate { file, format, overrides } => validate::run(&file, format, overrides),
         Task::Rules => list_rules(),
+        Task::Volume(args) => volume::run(&args),
     };
     match written {
         Ok(outcome) => ExitCode::from(outcome as u8),

@@ -80,6 +80,11 @@ pub(super) async fn hand_over(lab: &Lab, keeper: Keeper) -> Result<String, LabEr
     write_secret(&keeper.dir.join("ca.pem"), identity.ca_pem.as_bytes())?;
     write_secret(&keeper.dir.join("client.pem"), identity.certificate_pem.as_bytes())?;
     write_secret(&keeper.dir.join("client.key"), identity.key_pem.expose().as_bytes())?;
+    let agents = lab.nodes().iter().map(|(name, node)| (name.clone(), node.address)).collect();
+    let [ca, certificate, key] = ["ca.pem", "client.pem", "client.key"].map(PathBuf::from);
+    let access = serde_json::to_vec_pretty(&api::Access { ca, certificate, key, agents });
+    // Names and addresses: nothing here fails to serialise.
+    write_secret(&keeper.dir.join("access.json"), &access.unwrap_or_default())?;
     let dir = keeper.keep().await?;
     Ok(in_words(lab, &dir))
 }
@@ -98,6 +103,7 @@ fn in_words(lab: &Lab, dir: &Path) -> String {
         let port = node.address.port();
         writeln!(text, "         --resolve {name}:{port}:127.0.0.1 https://{name}:{port}/v1/health").ok();
     }
+    writeln!(text, "\nOr, once it has a ledger:\n\n    twinrack volume --access {dir}/access.json list").ok();
     writeln!(text, "\nEnd the lab:\n\n    cargo xtask hil end {dir}").ok();
     text
 }

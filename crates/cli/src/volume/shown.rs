@@ -1,0 +1,249 @@
+//! What is shown of volumes: for programs as it is, for people as text. Pure.
+//!
+//! Invariant of the JSON: fields are added within a version, and never removed or changed in meaning.
+
+use api::ClusterView;
+use control::State;
+use deploy::pool::{capacity, leg_in_words, phase_in_words};
+use model::{Mirror, NodeId, NodeName, VolumeId};
+use serde::Serialize;
+use std::fmt;
+
+/// Version of the objects below.
+const VERSION: u32 = 1;
+
+/// Every volume, and what each node has.
+#[derive(Debug, Serialize)]
+pub(super) struct Listed {
+    version: u32,
+    volumes: Vec<Row>,
+    nodes: Vec<NodeRoom>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    id: String,
+    name: String,
+    size_bytes: u64,
+    mirror: Mirror,
+    phase: String,
+    owner: String,
+    legs: usize,
+    legs_in_sync: usize,
+}
+
+/// What a node has, bytes.
+#[derive(Debug, Serialize)]
+struct NodeRoom {
+    node: String,
+    rack: String,
+    total_bytes: u64,
+    used_bytes: u64,
+    reserve_bytes: u64,
+    available_bytes: u64,
+}
+
+/// One volume.
+#[derive(Debug, Serialize)]
+pub(super) struct Shown {
+    version: u32,
+    #[serde(flatten)]
+    row: Row,
+    epoch: String,
+    device: Option<String>,
+    waits: Option<String>,
+    copies: Vec<Placed>,
+}
+
+/// One of its copies.
+#[derive(Debug, Serialize)]
+struct Placed {
+    leg: String,
+    rack: String,
+    node: String,
+    drive: String,
+    serial: String,
+    state: &'static str,
+    incarnation: u32,
+    slabs: u64,
+    replaces: Option<String>,
+    rebuilt_bytes: Option<u64>,
+    to_rebuild_bytes: Option<u64>,
+}
+
+/// One that is gone.
+#[derive(Debug, Serialize)]
+pub(super) struct Deleted {
+    version: u32,
+    deleted: String,
+}
+
+impl Deleted {
+    pub(super) fn new(id: VolumeId) -> Self {
+        Self { version: VERSION, deleted: id.to_string() }
+    }
+}
+
+pub(super) fn json(shown: &impl Serialize) -> String {
+    // Keys are all text and nothing here fails to serialise; an empty object would still be told from an answer.
+    serde_json::to_string_pretty(shown).unwrap_or_else(|_| "{}".to_owned()) + "\n"
+}
+
+/// By name, then by id.
+pub(super) fn find(state: &State, volume: &str) -> Option<VolumeId> {
+    let by = |is: &dyn Fn(&VolumeId, &str) -> bool| {
+        state.volumes.iter().find(|(id, found)| is(id, &found.name.to_string())).map(|(id, _)| *id)
+    };
+    by(&|_, name| name == volume).or_else(|| by(&|id, _| id.to_string() == volume))
+}
+
+fn name_of(state: &State, node: NodeId) -> String {
+    state.nodes.get(&node).map_or_else(|| node.to_string(), |node| node.name.to_string())
+}
+
+fn rack_of(state: &State, node: Option<NodeId>) -> String {
+    let zone = node.and_then(|node| state.nodes.get(&node)).and_then(|node| node.zone.as_ref());
+    zone.map_or_else(|| "-".to_owned(), ToString::to_string)
+}
+
+fn row(state: &State, id: VolumeId) -> Option<Row> {
+    let volume = state.volumes.get(&id)?;
+    Some(Row {
+        id: id.to_string(),
+        name: volume.name.to_string(),
+        size_bytes: volume.size_bytes,
+        mirror: volume.mirror,
+        phase: phase_in_words(&volume.phase),
+        owner: name_of(state, volume.owner),
+        legs: volume.legs.len(),
+        legs_in_sync: volume.in_sync().count(),
+    })
+}
+
+impl Listed {
+    pub(super) fn of(state: &State) -> Self {
+        let node = |found: placement::NodeCapacity| NodeRoom {
+            node: name_of(state, found.node),
+            rack: found.zone.to_string(),
+            total_bytes: found.total_bytes,
+            used_bytes: found.used_bytes,
+            reserve_bytes: found.reserve_bytes,
+            available_bytes: found.available_bytes,
+        };
+        let volumes = state.volumes.keys().filter_map(|id| row(state, *id)).collect();
+        Self { version: VERSION, volumes, nodes: capacity(state).nodes.into_iter().map(node).collect() }
+    }
+}
+
+impl Shown {
+    pub(super) fn of(state: &State, views: &[(NodeName, ClusterView)], id: VolumeId) -> Option<Self> {
+        let (row, volume) = (row(state, id)?, state.volumes.get(&id)?);
+        let owner = views.iter().map(|(_, view)| view).find(|view| view.node == volume.owner);
+        let rebuild = owner.and_then(|view| view.rebuilds.get(&id));
+        let waits = views.iter().find_map(|(_, view)| view.blocked.get(&id)).cloned();
+        let copies = volume.legs.iter().map(|(leg, found)| {
+            let node = state.node_of(found);
+            let progress = rebuild.filter(|rebuild| rebuild.leg == *leg);
+            let drive = state.drives.get(&found.drive);
+            Placed {
+                leg: leg.to_string(),
+                rack: rack_of(state, node),
+                node: node.map_or_else(|| "-".to_owned(), |node| name_of(state, node)),
+                drive: found.drive.to_string(),
+                serial: drive.map(|drive| drive.serial.to_string()).unwrap_or_default(),
+                state: leg_in_words(found.state),
+                incarnation: found.incarnation.0,
+                slabs: found.extents.iter().map(|extent| extent.count).sum(),
+                replaces: found.replaces.map(|old| old.to_string()),
+                rebuilt_bytes: progress.map(|progress| progress.done_bytes),
+                to_rebuild_bytes: progress.map(|progress| progress.total_bytes),
+            }
+        });
+        let mut copies: Vec<Placed> = copies.collect();
+        copies.sort_by(|one, other| {
+            (&one.rack, &one.node, &one.leg).cmp(&(&other.rack, &other.node, &other.leg))
+        });
+        let device = owner.and_then(|view| view.devices.get(&id)).cloned();
+        Some(Self { version: VERSION, row, epoch: volume.epoch.to_string(), device, waits, copies })
+    }
+}
+
+/// Whole units, one digit behind the point.
+fn size(bytes: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let unit = units.into_iter().find(|(shift, _)| bytes >= 1 << shift);
+    unit.map_or_else(
+        || format!("{bytes} B"),
+        |(shift, unit)| {
+            let tenths = bytes / ((1_u64 << shift) / 10).max(1);
+            format!("{}.{} {unit}", tenths / 10, tenths % 10)
+        },
+    )
+}
+
+impl fmt::Display for Listed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let volumes = self.volumes.iter().map(|row| {
+            let copies = format!("{} of {}", row.legs_in_sync, row.legs);
+            [
+                row.id.clone(),
+                row.name.clone(),
+                size(row.size_bytes),
+                row.phase.clone(),
+                row.owner.clone(),
+                copies,
+            ]
+        });
+        table(f, ["ID", "NAME", "SIZE", "PHASE", "OWNER", "IN SYNC"], volumes)?;
+        writeln!(f)?;
+        let nodes = self.nodes.iter().map(|room| {
+            let sizes =
+                [room.total_bytes, room.used_bytes, room.reserve_bytes, room.available_bytes].map(size);
+            let [total, used, reserve, available] = sizes;
+            [room.rack.clone(), room.node.clone(), total, used, reserve, available]
+        });
+        table(f, ["RACK", "NODE", "TOTAL", "USED", "KEPT FREE", "AVAILABLE"], nodes)
+    }
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Row { id, name, size_bytes, phase, owner, legs, legs_in_sync, .. } = &self.row;
+        writeln!(f, "{id} {name}: {}, {legs_in_sync} of {legs} copies in sync", size(*size_bytes))?;
+        writeln!(f, "epoch {}, {phase}, owner {owner}", self.epoch)?;
+        if let Some(device) = &self.device {
+            writeln!(f, "device {device} on {owner}")?;
+        }
+        if let Some(waits) = &self.waits {
+            writeln!(f, "it waits: {waits}")?;
+        }
+        writeln!(f)?;
+        let copies = self.copies.iter().map(|copy| {
+            let progress = copy.rebuilt_bytes.zip(copy.to_rebuild_bytes);
+            let progress =
+                progress.map(|(done, all)| format!(" ({done} of {all} bytes)")).unwrap_or_default();
+            let replaces =
+                copy.replaces.as_ref().map(|old| format!(", in place of {old}")).unwrap_or_default();
+            let state = format!("{}{progress}{replaces}", copy.state);
+            let drive = format!("{} {}", copy.drive, copy.serial);
+            [copy.rack.clone(), copy.node.clone(), drive, copy.leg.clone(), state]
+        });
+        table(f, ["RACK", "NODE", "DRIVE", "COPY", "STATE"], copies)
+    }
+}
+
+/// Columns as wide as what is in them.
+fn table<const N: usize>(
+    f: &mut fmt::Formatter<'_>,
+    head: [&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+) -> fmt::Result {
+    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    for row in &rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+    }
+    Ok(())
+}
