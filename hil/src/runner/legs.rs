@@ -3,7 +3,7 @@
 use super::volume::Tested;
 use super::{Runner, Seen, milliseconds};
 use api::ClusterView;
-use control::state::{Phase, Volume, Voters};
+use control::state::{Leg, LegState, Phase, Volume, Voters};
 use deploy::pool::{in_words, newest};
 use model::{Epoch, Incarnation, LegId, NodeName};
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,13 +37,14 @@ impl Whole {
             .then(|| format!("{epochs}; legs were lost {} times: {}", self.losses(volume), in_words(volume)))
     }
 
-    /// How often legs were given out anew since, all together.
+    /// How often legs were lost since, all together: given out anew since, or lost and not yet given out anew.
     fn losses(&self, volume: &Volume) -> u64 {
-        let anew = |(id, leg): (&LegId, &control::state::Leg)| {
+        let lost = |(id, leg): (&LegId, &Leg)| {
             let before = self.incarnations.get(id).map_or(0, |incarnation| u64::from(incarnation.0));
-            u64::from(leg.incarnation.0).saturating_sub(before)
+            let is_gone = matches!(leg.state, LegState::Stale { back: false, .. } | LegState::Suspect { .. });
+            u64::from(leg.incarnation.0).saturating_sub(before) + u64::from(is_gone)
         };
-        volume.legs.iter().map(anew).sum()
+        volume.legs.iter().map(lost).sum()
     }
 }
 
@@ -149,7 +150,7 @@ fn voting(view: &ClusterView, working: &BTreeSet<&NodeName>) -> Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use control::state::{Base, Leg, LegState};
+    use control::state::Base;
     use model::{BootId, DriveId, LedgerIncarnation, MapSequence, Mirror, NodeId, Provision};
 
     fn volume() -> Volume {
@@ -188,6 +189,7 @@ mod tests {
         let mut gone = volume();
         gone.legs.get_mut(&LegId(2)).unwrap().state = LegState::Stale { base: Base::Changes, back: false };
         assert!(whole.lost_since(&gone).is_some(), "not given out anew yet");
+        assert_eq!(whole.losses(&gone), 1);
         let closed = Volume { phase: Phase::Closed, ..volume() };
         assert!(whole.lost_since(&closed).is_some());
         let moved = Volume { epoch: volume().epoch.next(), ..volume() };
