@@ -270,8 +270,8 @@ mod tests {
         keeper.end().await.unwrap();
     }
 
-    #[tokio::test]
-    async fn a_node_that_resets_itself_is_dead_until_it_may() {
+    #[test]
+    fn a_node_that_resets_itself_is_dead_until_it_may() {
         let resets = Resets::default();
         let node = Process::Node("a1".parse().unwrap());
         assert!(!resets.take(&node, RESET), "it has not booted");
