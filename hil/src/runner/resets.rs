@@ -14,7 +14,7 @@ impl Runner<'_> {
     pub(super) async fn after_resets(&mut self) -> Result<(), LabError> {
         for node in self.keeper.take_resets() {
             self.log.log(Event::NodeReset { node: node.to_string() });
-            self.writer_lost(&node);
+            self.writer_reset(&node);
             self.lab.after_reset(self.keeper, &node).await?;
             self.resets.push(node);
         }

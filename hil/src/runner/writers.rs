@@ -42,6 +42,8 @@ enum Why {
     Froze,
     /// The volume was seen open elsewhere.
     Moved,
+    /// Its node reset itself.
+    Reset,
 }
 
 impl Writer {
@@ -123,7 +125,7 @@ impl Left {
         let is_late = |write: &&Acknowledged| match self.why {
             // What was in flight then may be on every leg that counts: only its answer is late.
             Why::Froze => write.began_us > since_us,
-            Why::Moved => write.ended_us > since_us + CLOCK_SLACK_US,
+            Why::Moved | Why::Reset => write.ended_us > since_us + CLOCK_SLACK_US,
         };
         Ok(done.iter().filter(is_late).count())
     }
@@ -141,7 +143,11 @@ impl Runner<'_> {
         if let Some(mut writer) = tested.writer.take_if(|writer| writer.node == *node) {
             writer.tell(&self.log, None);
         }
-        tested.left.take_if(|left| left.writer.node == *node);
+    }
+
+    /// A node reset itself: what ran there has ended, and must not be heard of again.
+    pub(super) fn writer_reset(&mut self, node: &NodeName) {
+        self.leave(Why::Reset, |writer| writer.node == *node);
     }
 
     /// A node stands still, and what runs there with it.
@@ -166,7 +172,7 @@ impl Runner<'_> {
     /// For some time from now on, nothing is acknowledged where the volume was open before.
     pub(super) async fn old_owner_is_silent(&mut self, for_long: Duration) -> Result<Seen, JudgeError> {
         let Some(left) = self.volume.as_mut().and_then(|tested| tested.left.as_mut()) else {
-            return Ok(Seen::not("no workload was left behind on a node that has power"));
+            return Ok(Seen::not("no workload was left behind"));
         };
         let begun = Instant::now();
         let node = left.writer.node.clone();
@@ -180,6 +186,7 @@ impl Runner<'_> {
         let ago_ms = milliseconds(left.since.elapsed());
         let what = match left.why {
             Why::Froze => format!("nothing that was begun since {node} froze {ago_ms} ms ago"),
+            Why::Reset => format!("nothing on {node} since it was seen to have reset itself {ago_ms} ms ago"),
             Why::Moved => format!("nothing on {node} since the volume was open elsewhere {ago_ms} ms ago"),
         };
         Ok(Seen::held(format!("{what} was acknowledged")))
