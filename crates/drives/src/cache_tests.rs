@@ -156,7 +156,9 @@ fn outcomes() -> BTreeSet<Vec<u32>> {
     let seeds = 0..2000;
     let outcome = |seed| {
         let mut tested = Tested::new(seed);
-        [&whole, &whole, &Op::LosePower].into_iter().for_each(|op| tested.do_it(op));
+        for op in [&whole, &whole, &Op::LosePower] {
+            tested.do_it(op);
+        }
         (0..SECTORS).map(|sector| tested.medium_at(sector)).collect()
     };
     seeds.map(outcome).collect()
