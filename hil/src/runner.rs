@@ -110,6 +110,8 @@ pub(crate) struct Runner<'a> {
     volume: Option<volume::Tested>,
     /// What was written to drives themselves.
     raw: drives::Raw,
+    /// What may be named of all that was broken since everything was well; some of it may be mended.
+    broken: Vec<String>,
     /// Who has reset itself in this scenario.
     resets: Vec<NodeName>,
 }
@@ -173,6 +175,7 @@ impl<'a> Runner<'a> {
             vigil,
             namings,
             volume: None,
+            broken: Vec::new(),
             resets: Vec::new(),
             raw: drives::Raw::default(),
         };
@@ -444,6 +447,7 @@ impl<'a> Runner<'a> {
     /// Notes what was made, from this moment on.
     fn made(&mut self, now: Instant, made: &[Made]) -> Seen {
         self.faulted = Some((self.faulted.map_or(now, |(first, _)| first), now));
+        self.broken.extend(made.iter().flat_map(Made::names));
         let words: Vec<String> = made.iter().map(ToString::to_string).collect();
         for fault in &words {
             self.log.log(Event::FaultMade { fault: fault.clone() });
@@ -467,6 +471,7 @@ impl<'a> Runner<'a> {
     }
 
     fn note_healed(&mut self) {
+        self.broken.clear();
         if self.faulted.take().is_some() {
             self.log.log(Event::Healed);
         }

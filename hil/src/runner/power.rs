@@ -60,7 +60,8 @@ impl Runner<'_> {
         step: &Step,
         (since, deadline): (Instant, Instant),
     ) -> Result<Seen, RunError> {
-        let broken = self.expected();
+        // Some of it may be mended already: it was named while it was broken.
+        let broken = self.broken.clone();
         let names = self.lab.nodes_of(&self.cluster.spec, step)?;
         // Who lost its power for a moment is broken until it answers.
         let is_cycle = matches!(step, Step::PowerCycle { .. });

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use storage::kernel::StepError;
 use storage::name::GivenLeg;
+use storage::owner;
 use tokio::time::sleep;
 use tracing::info;
 
@@ -60,7 +61,13 @@ impl One {
         self.until_live(given, false, SHUT_LIMIT).await?;
         self.until_live(given, true, RECONNECT_LIMIT).await?;
         let (id, place, ledger) = (self.id, Arc::clone(&self.shared.place), self.shared.ledger.clone());
-        blocking(move || Ok(at(id, &place, &ledger)?.0.reinstate(given.leg, given.key.epoch)?)).await
+        blocking(move || {
+            let (engine, site) = at(id, &place, &ledger)?;
+            // The gate may lead elsewhere by now.
+            let wants = owner::to_bounce(&engine.seen_owner(&site)?).get(&given.leg.1) == Some(&given);
+            if wants { Ok(engine.reinstate(given.leg, given.key.epoch)?) } else { Ok(()) }
+        })
+        .await
     }
 
     /// Waits until a connection to a leg lives, or none does. The own leg has none, and is not waited for.
