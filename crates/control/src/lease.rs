@@ -64,6 +64,8 @@ pub struct Holder {
     ask_at: Moment,
     until: Option<Moment>,
     leased: bool,
+    /// Users of an earlier run of the agent may be here, whose lease is over then at the latest.
+    users_until: Option<Moment>,
 }
 
 impl Holder {
@@ -73,7 +75,14 @@ impl Holder {
     /// At the agent's start. `first` is greater than any request that an earlier run of the agent made (the clock's ms will do).
     pub fn new(timing: HolderTiming, first: u64) -> Self {
         let (asked, ask_at, until) = (BTreeMap::new(), Moment(0), None);
-        Self { timing, asked, next: first, ask_at, until, leased: false }
+        Self { timing, asked, next: first, ask_at, until, leased: false, users_until: None }
+    }
+
+    /// An earlier run of the agent has left users, with a lease that ends at this moment at the latest: they are stopped unless there is
+    /// another by then.
+    #[must_use]
+    pub fn with_users_until(self, end: Moment) -> Self {
+        Self { users_until: Some(end), ..self }
     }
 
     /// Whether users may run.
@@ -92,6 +101,10 @@ impl Holder {
         if holds != self.leased {
             self.leased = holds;
             effects.push(if holds { HolderEffect::Leased } else { HolderEffect::StopUsers });
+            self.users_until = None;
+        }
+        if self.users_until.take_if(|end| now.after(self.timing.stop_before) >= *end).is_some() {
+            effects.push(HolderEffect::StopUsers);
         }
         let drift = Duration::from_millis(settings.drift_ms.into());
         let fed_until = now.after(self.timing.watchdog).after(drift);
@@ -327,6 +340,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn users_that_an_earlier_run_has_left_are_stopped_unless_there_is_a_lease_in_time() {
+        let settings = Settings::default();
+        let stops = |granted_at: Option<u64>| {
+            let mut holder = Holder::new(HolderTiming::default(), 1).with_users_until(Moment(3000));
+            let mut stopped = Vec::new();
+            for at in (0..=6000).step_by(100) {
+                let granted = granted_at.filter(|granted| *granted == at).map(|_| 1);
+                let effects = holder.step(Moment(at), settings, granted);
+                stopped.extend(effects.contains(&HolderEffect::StopUsers).then_some(at));
+            }
+            stopped
+        };
+        assert_eq!(stops(None), [2000], "a second before the end, and once");
+        // Asked for at 0, granted at 500: it ends as any other does.
+        assert_eq!(stops(Some(500)), [2000]);
+        assert_eq!(stops(Some(2500)), [2000]);
     }
 
     #[test]

@@ -103,6 +103,12 @@ impl Member {
         Self { node, boot, timing, target, owners, decider, holder, silent, in_flight }
     }
 
+    /// Arrays were found, whose users may have a lease until this moment at the latest.
+    #[must_use]
+    pub fn with_users_until(self, end: Moment) -> Self {
+        Self { holder: self.holder.with_users_until(end), ..self }
+    }
+
     /// What this node has of a volume.
     pub fn stage(&self, volume: VolumeId) -> Option<&Stage> {
         self.owners.get(&volume).map(Owner::stage)

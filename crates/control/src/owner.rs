@@ -53,8 +53,10 @@ pub struct Timing {
     pub rebuild_patience: Duration,
     /// The first pause before a rebuild that failed is tried again.
     pub rebuild_pause: Duration,
-    /// An array that has not stopped after this costs the node.
+    /// An array whose users were killed, and that has not stopped after this, costs the node.
     pub stop_max: Duration,
+    /// How long an array that is closed in order may take, before its users are killed.
+    pub close_max: Duration,
 }
 
 impl Default for Timing {
@@ -65,6 +67,7 @@ impl Default for Timing {
             rebuild_patience: Duration::from_secs(30),
             rebuild_pause: Duration::from_secs(2),
             stop_max: Duration::from_secs(2),
+            close_max: Duration::from_secs(10),
         }
     }
 }
@@ -193,6 +196,8 @@ pub enum Stage {
         epoch: Epoch,
         /// What comes after.
         then: Then,
+        /// Whether users are killed. If not, they have some time to go.
+        kill: bool,
         /// Since when.
         since: Moment,
     },
@@ -328,9 +333,11 @@ impl Owner {
             // Legs may have been made equal half-way: that is no orderly close.
             Stage::Assembling(assembly, _) => (assembly.epoch, Then::Nothing),
             Stage::Up(up) => (up.epoch, if up.admitted { then } else { Then::Nothing }),
+            // Whoever was to go by themselves has no more time.
+            Stage::Stopping { epoch, kill: false, .. } if kill => (*epoch, Then::Nothing),
             Stage::Idle | Stage::Stopping { .. } | Stage::Stopped { .. } => return,
         };
-        self.stage = Stage::Stopping { epoch, then, since: now };
+        self.stage = Stage::Stopping { epoch, then, kill, since: now };
         effects.push(Effect::Stop { kill });
     }
 
@@ -356,9 +363,15 @@ impl Owner {
             }
             Stage::Assembling(..) => self.assembling(now, ledger, effects),
             Stage::Up(_) => self.with_array(now, ledger, |up, sight| up.look(sight, effects)),
-            Stage::Stopping { since, .. } => {
+            Stage::Stopping { kill: true, since, .. } => {
                 if now > since.after(self.timing.stop_max) {
                     effects.push(Effect::ResetNode);
+                }
+            }
+            // Superseded, or after so long, nobody waits for users.
+            Stage::Stopping { epoch, since, .. } => {
+                if ours != Some(*epoch) || now > since.after(self.timing.close_max) {
+                    self.stop(now, true, Then::Nothing, effects);
                 }
             }
             Stage::Stopped { epoch, then: Then::Close } if ours == Some(*epoch) => {

@@ -82,8 +82,6 @@ pub enum Step {
     MakeTop(u64),
     /// Nobody can open it any more; fails while somebody has it open.
     RemoveTop,
-    /// Flush a local leg.
-    Flush(GivenLeg),
     /// Stop the array, and wait until it is gone.
     Clear,
 }
@@ -419,8 +417,6 @@ pub fn give_up(site: &Site, seen: &Seen) -> Vec<Step> {
 pub fn stop(site: &Site, seen: &Seen) -> Vec<Step> {
     let mut steps = shut(seen);
     if seen.array.is_some() {
-        let own = seen.gates.values().filter(|gate| gate.local && gate.path);
-        steps.extend(own.filter_map(|gate| gate.to).map(Step::Flush));
         steps.extend(give_up(site, seen));
         steps.push(Step::Clear);
     }

@@ -103,7 +103,7 @@ impl Kernel {
             }
             Step::MakeTop(_) => self.seen.top = true,
             Step::RemoveTop => self.seen.top = false,
-            Step::Flush(_) | Step::AwaitIdle => {}
+            Step::AwaitIdle => {}
             step => self.carry_md(step)?,
         }
         Ok(())

@@ -26,8 +26,9 @@ const BOUNCE_LIMIT: Duration = Duration::from_secs(15);
 /// How long it may take until the host sees that its connections were shut, and until one is made anew.
 const SHUT_LIMIT: Duration = Duration::from_secs(2);
 const RECONNECT_LIMIT: Duration = Duration::from_secs(8);
-/// How long after a bounce the next one of the same leg comes: longer than control waits for a path.
-const BOUNCE_AGAIN: Duration = Duration::from_secs(10);
+/// How long after a bounce the next one of the same leg comes: longer than one may take, so that no two overlap, and than control waits for
+/// a path.
+const BOUNCE_AGAIN: Duration = Duration::from_secs(30);
 
 /// When which leg was bounced: one that loses its path again soon after is not worth another, unless it is the last there is.
 #[derive(Default)]

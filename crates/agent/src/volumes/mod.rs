@@ -207,10 +207,15 @@ impl Volumes {
         let (store, paths, who) = (self.store.clone(), self.paths.clone(), (ClusterId(cluster), node));
         let place = tokio::task::spawn_blocking(move || place::Place::new(who, store, paths)).await??;
         let place = Arc::new(place);
-        if let Err(error) = place.turn_caches_off(&ledger).await {
-            warn!("the caches of the drives: {}", crate::chain(&error));
-        }
-        let identity = shell::Identity { node, boot: self.boot };
+        let (drives, known) = (Arc::clone(&place), ledger.clone());
+        // A drive that hangs must not keep the shell from what a lease asks of it.
+        tokio::spawn(async move {
+            if let Err(error) = drives.turn_caches_off(&known).await {
+                warn!("the caches of the drives: {}", crate::chain(&error));
+            }
+        });
+        let started = control::Moment(crate::clock::uptime_ms());
+        let identity = shell::Identity { node, boot: self.boot, started };
         let shell = shell::start(
             identity,
             ledger.clone(),

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use storage::kernel::{Engine, StepError};
 use storage::owner::{self, Refused, Site, Step};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -59,10 +59,13 @@ pub(super) struct Arrays {
     volumes: BTreeMap<VolumeId, Array>,
 }
 
+/// A short order: of which epoch, what, and how many long ones had been given before.
+type Short = (Epoch, Effect, u64);
+
 struct Array {
-    orders: Arc<AtomicU64>,
+    one: One,
     rebuilds: Arc<AtomicU64>,
-    short: mpsc::UnboundedSender<(Epoch, Effect)>,
+    short: mpsc::UnboundedSender<Short>,
     look: Arc<Notify>,
     watch: tokio::task::AbortHandle,
 }
@@ -85,12 +88,12 @@ impl Arrays {
             mine: count.fetch_add(1, Ordering::SeqCst) + 1,
             now: Arc::clone(count),
         };
-        let one = One { id, shared: self.shared.clone() };
+        let one = array.one.clone();
         match effect {
-            Effect::Assemble(assembly) => drop(tokio::spawn(one.assemble(next(&array.orders), assembly))),
+            Effect::Assemble(assembly) => drop(tokio::spawn(one.assemble(next(&array.one.orders), assembly))),
             Effect::Stop { kill } => {
                 next(&array.rebuilds);
-                tokio::spawn(one.stop(next(&array.orders), epoch, kill));
+                tokio::spawn(one.stop(next(&array.one.orders), epoch, kill));
             }
             Effect::Rebuild(leg, node, base) => {
                 tokio::spawn(one.rebuild(next(&array.rebuilds), (epoch, leg, node, base)));
@@ -107,7 +110,7 @@ impl Arrays {
                     next(&array.rebuilds);
                 }
                 // The task ends only when this is dropped.
-                let _ = array.short.send((epoch, short));
+                let _ = array.short.send((epoch, short, array.one.orders.load(Ordering::SeqCst)));
             }
         }
     }
@@ -127,11 +130,11 @@ impl Arrays {
 impl Array {
     fn start(id: VolumeId, shared: &Shared) -> Self {
         let (short, orders) = mpsc::unbounded_channel();
-        let one = One { id, shared: shared.clone() };
+        let one = One { id, shared: shared.clone(), orders: Arc::default(), door: Arc::default() };
         tokio::spawn(one.clone().shorts(orders, short.clone().downgrade()));
         let look = Arc::new(Notify::new());
-        let watch = tokio::spawn(one.watch(Arc::clone(&look))).abort_handle();
-        Self { orders: Arc::default(), rebuilds: Arc::default(), short, look, watch }
+        let watch = tokio::spawn(one.clone().watch(Arc::clone(&look))).abort_handle();
+        Self { one, rebuilds: Arc::default(), short, look, watch }
     }
 }
 
@@ -153,6 +156,10 @@ impl Turn {
 pub(super) struct One {
     pub(super) id: VolumeId,
     pub(super) shared: Shared,
+    /// Counts long orders: whoever is to be let in is not once another was given.
+    orders: Arc<AtomicU64>,
+    /// Held while users are let in, and while nobody is to be any more.
+    door: Arc<Mutex<()>>,
 }
 
 fn at_odds(refused: &Refused) -> VolumesError {
@@ -215,9 +222,9 @@ impl One {
     /// In order: nobody can open it any more, then every leg is flushed, then it goes. With `kill` users are ended first; what they have
     /// waiting in gates without path fails once none of them can return (docs/volumes.md).
     async fn stop(self, turn: Turn, epoch: Epoch, kill: bool) {
-        let mut flushed = false;
+        let (mut flushed, mut again) = (false, false);
         while !turn.is_over() {
-            match self.stop_once(&turn, epoch, kill, &mut flushed).await {
+            match self.stop_once(&turn, epoch, (kill, again), &mut flushed).await {
                 Ok(()) if turn.is_over() => return,
                 Ok(()) => {
                     info!("{} is stopped in epoch {epoch}", self.id);
@@ -225,6 +232,7 @@ impl One {
                 }
                 Err(error) => warn!("can't stop {} yet: {}", self.id, crate::chain(&error)),
             }
+            again = true;
             sleep(TRY_AGAIN).await;
         }
     }
@@ -233,7 +241,7 @@ impl One {
         &self,
         turn: &Turn,
         epoch: Epoch,
-        kill: bool,
+        (kill, again): (bool, bool),
         flushed: &mut bool,
     ) -> Result<(), VolumesError> {
         let id = self.id;
@@ -246,15 +254,18 @@ impl One {
                 // Nobody was let in, or can be any more: an assembly may hang in a gate.
                 None => Left::Nobody,
             };
-            let mut steps = if left == Left::Alive || (!kill && top.is_none()) {
-                Vec::new()
-            } else {
-                owner::give_up(site, &seen)
-            };
+            // Who has no descriptor of it any more may still hold it, on the way out: seen when it was busy once.
+            let gone = left == Left::Doomed || (again && left == Left::Nobody);
+            let mut steps = if kill && gone { owner::give_up(site, &seen) } else { Vec::new() };
             steps.extend(owner::shut(&seen));
+            if kill && !gone && left == Left::Nobody {
+                steps.extend(owner::give_up(site, &seen));
+            }
             Ok(steps)
         };
+        let shutting = self.door.lock().await;
         self.carry(Some(turn.clone()), epoch, shut).await?;
+        drop(shutting);
         if !kill && !*flushed {
             // Whoever is killed was not closed in order, whatever the legs took.
             *flushed = timeout(FLUSH_ALL_LIMIT, self.flush_all(epoch)).await == Ok(true);
@@ -346,11 +357,11 @@ impl One {
     /// Short orders, one after the other.
     async fn shorts(
         self,
-        mut orders: mpsc::UnboundedReceiver<(Epoch, Effect)>,
-        again: mpsc::WeakUnboundedSender<(Epoch, Effect)>,
+        mut orders: mpsc::UnboundedReceiver<Short>,
+        again: mpsc::WeakUnboundedSender<Short>,
     ) {
-        while let Some((epoch, effect)) = orders.recv().await {
-            let Err(error) = self.short(epoch, effect.clone()).await else { continue };
+        while let Some((epoch, effect, seen)) = orders.recv().await {
+            let Err(error) = self.short(epoch, effect.clone(), seen).await else { continue };
             warn!("can't {effect:?} on {}: {}", self.id, crate::chain(&error));
             sleep(TRY_AGAIN).await;
             // Control looks again, and orders again what is left to do; but it orders these only once.
@@ -359,7 +370,7 @@ impl One {
                 && let Some(again) = again.upgrade()
             {
                 // The receiver is this task's own.
-                let _ = again.send((epoch, effect));
+                let _ = again.send((epoch, effect, seen));
             }
         }
     }
@@ -379,7 +390,8 @@ impl One {
         }
     }
 
-    async fn short(&self, epoch: Epoch, effect: Effect) -> Result<(), VolumesError> {
+    /// `seen`: how many long orders had been given when it was.
+    async fn short(&self, epoch: Epoch, effect: Effect, seen: u64) -> Result<(), VolumesError> {
         match effect {
             Effect::Look => {
                 let (id, place, ledger) =
@@ -390,7 +402,12 @@ impl One {
                 });
                 self.tell(Event::Looked(look.await?));
             }
-            Effect::Admit => self.planned(epoch, owner::admit).await?,
+            Effect::Admit => {
+                let _open = self.door.lock().await;
+                if self.orders.load(Ordering::SeqCst) == seen {
+                    self.planned(epoch, owner::admit).await?;
+                }
+            }
             Effect::LetGo(leg) => {
                 let plan =
                     move |site: &Site, seen: &owner::Seen, epoch| owner::let_go(site, seen, epoch, leg.id);

@@ -57,6 +57,8 @@ pub(crate) type Heard = Arc<dyn Fn() -> Vec<PathView> + Send + Sync>;
 pub(super) struct Identity {
     pub(super) node: NodeId,
     pub(super) boot: BootId,
+    /// When this run of the agent began with its ledger: a lease of an earlier one was granted before.
+    pub(super) started: Moment,
 }
 
 /// Where tasks tell control what has happened.
@@ -154,6 +156,8 @@ struct Shell {
     transport: Arc<HttpTransport>,
     heard: Heard,
     silent: BTreeSet<NodeId>,
+    /// When time was last said to pass.
+    ticked: Moment,
     /// Where no hello comes any more.
     quiet: BTreeSet<Path>,
     drives: BTreeSet<DriveId>,
@@ -240,7 +244,12 @@ impl Shell {
         for id in found.keys() {
             arrays.adopt(*id);
         }
-        let member = Member::new((node, boot), Timing::default(), target, found, clock::uptime_ms());
+        let has_users = !found.is_empty();
+        let mut member = Member::new((node, boot), Timing::default(), target, found, clock::uptime_ms());
+        if has_users {
+            let lease = Duration::from_millis(state.borrow().settings.lease_ms.into());
+            member = member.with_users_until(identity.started.after(lease));
+        }
         Ok(Self {
             identity: identity.clone(),
             ledger: ledger.clone(),
@@ -253,6 +262,7 @@ impl Shell {
             transport,
             heard: Arc::clone(heard),
             silent: BTreeSet::new(),
+            ticked: Moment(0),
             quiet: BTreeSet::new(),
             drives: known,
             leads: None,
@@ -300,7 +310,12 @@ impl Shell {
     fn tick(&mut self) {
         self.see_leadership();
         self.see_drives();
-        self.see_peers();
+        let (now, before) = (Moment(clock::uptime_ms()), self.ticked);
+        self.ticked = now;
+        // After a pause of this agent's own the hellos of the others are still to be read: their silence says nothing.
+        if now < before.after(LOOK_EVERY * 4) {
+            self.see_peers();
+        }
         self.step(Input::Look);
         self.adapt_voters();
         self.waiting.retain(|_, answer| !answer.is_closed());
@@ -536,10 +551,24 @@ fn left_by_another(place: &Place, state: &State, now: Moment) -> Result<Left, Vo
         let nodes =
             volume.legs.iter().filter_map(|(leg, found)| Some((*leg, state.node_of(found)?))).collect();
         let seen = engine.seen_owner(&place.site(*id, sizes(volume))?)?;
+        if is_given_up(volume, &seen) {
+            // An earlier run was about to stop it, and md was answered for legs that the ledger calls in sync: nobody may hear of a write.
+            if let Some(device) = engine.top(*id)? {
+                openers::kill(&device);
+            }
+            continue;
+        }
         let up = storage::owner::found(&seen, &nodes, volume.map_sequence, now);
         if let Some(up) = up.filter(|up| is_for_control(volume, up)) {
             arrays.insert(*id, up);
         }
     }
     Ok((given, arrays))
+}
+
+/// Whether a gate has been told to fail whose leg the ledger calls in sync.
+fn is_given_up(volume: &Volume, seen: &storage::owner::Seen) -> bool {
+    let in_sync = |leg| volume.in_sync().any(|(other, _)| other == leg);
+    let of_now = |gate: &storage::owner::Gate| gate.epoch == volume.epoch && !gate.queues;
+    seen.gates.iter().any(|(leg, gate)| of_now(gate) && in_sync(*leg))
 }

@@ -12,9 +12,9 @@ use super::place::{Place, SIZES_OF_NONE, sizes};
 use super::shell::{Ledgers, Told, blocking};
 use control::State;
 use control::member::Input;
-use control::state::Volume;
+use control::state::{LegState, Volume};
 use control::target::{Effect, Event, Key, LegOf};
-use model::NodeId;
+use model::{MapSequence, NodeId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,6 +92,8 @@ impl Leg {
         while let Some(order) = orders.recv().await {
             match order {
                 Order::Effect(effect) => self.carry_out(effect).await,
+                // Whoever asked has given up: what is given out now is in use.
+                Order::Bounce(_, _, done) if done.is_closed() => {}
                 Order::Bounce(leg, key, done) => {
                     let (place, ledger) = (Arc::clone(&self.place), self.ledger.clone());
                     let bounced = blocking(move || bounce(&place, &ledger, leg, key)).await;
@@ -157,28 +159,28 @@ fn fence(place: &Place, ledger: &Ledgers, leg: LegOf, floor: Key) -> Result<(), 
     let state = ledger.now();
     let engine = place.engine(&state)?;
     let volume = state.volumes.get(&leg.0);
-    if let Some(volume) = volume {
-        let site = place.site(leg.0, sizes(volume))?;
-        let seen = engine.seen_owner(&site)?;
-        if let Some(array) = seen.array.as_ref().filter(|array| array.epoch < floor.epoch) {
-            let epoch = array.epoch;
-            let left = engine.top(leg.0)?.map_or(Left::Nobody, |device| openers::kill(&device));
-            // What dead users wait for in gates without path fails, so that they can end.
-            let give_up = (left != Left::Alive).then(|| owner::give_up(&site, &seen));
-            for step in give_up.into_iter().flatten().chain(owner::stop(&site, &seen)) {
-                engine.carry_owner(&site, epoch, &step)?;
-            }
+    let site = place.site(leg.0, volume.map_or(SIZES_OF_NONE, sizes))?;
+    let seen = engine.seen_owner(&site)?;
+    // An agent that was killed while it assembled has left gates and no array. Of a volume that is gone everything goes.
+    let newest =
+        seen.array.as_ref().map(|array| array.epoch).or(seen.gates.values().map(|gate| gate.epoch).max());
+    if let Some(epoch) = newest.filter(|epoch| *epoch < floor.epoch || volume.is_none()) {
+        let left = engine.top(leg.0)?.map_or(Left::Nobody, |device| openers::kill(&device));
+        // What dead users wait for in gates without path fails, so that they can end.
+        let give_up = (left == Left::Doomed).then(|| owner::give_up(&site, &seen));
+        for step in give_up.into_iter().flatten().chain(owner::stop(&site, &seen)) {
+            engine.carry_owner(&site, epoch, &step)?;
         }
-        if let Some(step) = owner::cut_off(&seen, floor.epoch, leg.1) {
-            engine.carry_owner(&site, floor.epoch, &step)?;
-        }
+    }
+    if let Some(step) = owner::cut_off(&seen, floor.epoch, leg.1) {
+        engine.carry_owner(&site, floor.epoch, &step)?;
     }
     let sizes = volume.map_or(SIZES_OF_NONE, sizes);
     for step in target::fence(&engine.seen_target()?, leg) {
         debug!("{step:?}");
         engine.carry_target(&step, sizes)?;
     }
-    let new = volume.and_then(|volume| volume.legs.get(&leg.1)).filter(|found| found.run.is_none());
+    let new = volume.and_then(|volume| volume.legs.get(&leg.1)).filter(|found| is_new(volume, found));
     if let (Some(volume), Some(_)) = (volume, new) {
         let offer = offer(&engine, place, &state, volume, leg, floor, None)?;
         for step in target::make(&engine.seen_target()?, &offer).map_err(|refused| at_odds(&refused))? {
@@ -253,4 +255,11 @@ fn bounce(place: &Place, ledger: &Ledgers, leg: LegOf, key: Key) -> Result<(), V
         give_out(place, ledger, leg, key, volume.owner)
     };
     again().map_err(|error| VolumesError::CutShort { given, why: crate::chain(&error) })
+}
+
+/// Whether a leg was never made: it is known in no run, and has nothing that others lack. One in sync of a volume that was open has: an
+/// operator's override has made it so.
+fn is_new(volume: Option<&Volume>, leg: &control::state::Leg) -> bool {
+    let was_open = volume.is_some_and(|volume| volume.map_sequence > MapSequence(0));
+    leg.run.is_none() && !(was_open && leg.state == LegState::InSync)
 }

@@ -63,9 +63,10 @@ pub(super) fn apply(state: &mut State, command: &ClusterCommand) -> Result<Vec<E
             return Ok(events);
         }
         C::RemoveDrive(id) => {
-            drive_mut(state, *id)?;
+            // What is leaving may still be written to: nothing else may come to lie there before.
+            let leaving = !drive_mut(state, *id)?.leaving.is_empty();
             let holds = |volume: &Volume| volume.legs.values().any(|leg| leg.drive == *id);
-            if state.volumes.values().any(holds) {
+            if leaving || state.volumes.values().any(holds) {
                 return Err(Rejected::InUse);
             }
             state.drives.remove(id);

@@ -216,6 +216,7 @@ const NO_PATIENCE: Timing = Timing {
     rebuild_patience: Duration::from_secs(1),
     rebuild_pause: Duration::ZERO,
     stop_max: Duration::from_secs(1),
+    close_max: Duration::from_secs(1),
 };
 
 pub(super) const NOW: Moment = Moment(0);

@@ -61,7 +61,6 @@ pub(super) fn carry(engine: &Engine, site: &Site, epoch: Epoch, step: &Step) -> 
             )?;
         }
         Step::RemoveTop => engine.dm.remove(&name::top(site.volume))?,
-        Step::Flush(given) => engine.flush_leg(*given)?,
         Step::Clear => {
             // Of whatever epoch is there.
             if let Some(found) = engine.seen_owner(site)?.array {

@@ -179,7 +179,10 @@ pub fn found(seen: &Seen, nodes: &BTreeMap<LegId, NodeId>, maps: MapSequence, no
         let way = if lost.contains(leg) { HeldGate::NoPath { since: now } } else { HeldGate::Path };
         let let_go = gate.is_some_and(|gate| !gate.queues);
         let standing = if let_go { Standing::LetGo } else { Standing::In };
-        legs.insert(*leg, Held { incarnation, node: *nodes.get(leg)?, gate: way, standing });
+        legs.insert(
+            *leg,
+            Held { incarnation, node: nodes.get(leg).copied().unwrap_or(NodeId(0)), gate: way, standing },
+        );
         if !member.has("in_sync") && !member.failed() {
             let leg = LegRef { id: *leg, incarnation };
             rebuild = Some(Rebuild { leg, progress: Progress::begun(now), done: None });
