@@ -416,10 +416,9 @@ pub fn give_up(site: &Site, seen: &Seen) -> Vec<Step> {
 /// without path may fail.
 pub fn stop(site: &Site, seen: &Seen) -> Vec<Step> {
     let mut steps = shut(seen);
-    if seen.array.is_some() {
-        steps.extend(give_up(site, seen));
-        steps.push(Step::Clear);
-    }
+    // Without an array, too: an assembly may hang in a gate.
+    steps.extend(give_up(site, seen));
+    steps.extend(seen.array.is_some().then_some(Step::Clear));
     steps.extend(seen.gates.iter().map(|(leg, gate)| Step::RemoveGate(*leg, gate.epoch)));
     steps.extend(seen.connections.keys().map(|given| Step::Disconnect(*given)));
     steps

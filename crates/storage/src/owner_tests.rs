@@ -338,6 +338,18 @@ fn an_array_that_an_earlier_run_left_is_told_as_control_would_have_it() {
     assert_eq!(told(&kernel), None);
 }
 
+/// What writes to a leg without path before there is an array waits in its gate.
+#[test]
+fn an_assembly_that_hangs_in_a_gate_is_stopped() {
+    let mut kernel = assembled();
+    kernel.seen.array = None;
+    kernel.seen.gates.get_mut(&LegId(2)).unwrap().path = false;
+    let steps = stop(&site(), &kernel.seen);
+    assert_eq!(steps.first(), Some(&Step::FailGate(LegId(2), epoch(1))));
+    carry_out(&mut kernel, &steps);
+    assert_eq!(kernel.seen, Seen::default());
+}
+
 /// A release that ended half-way leaves a gate and connections to what is no more.
 #[test]
 fn a_rebuild_clears_away_what_leads_to_an_earlier_incarnation() {

@@ -18,17 +18,7 @@ pub(super) fn run(rounds: u32) -> ExitCode {
     let ui = Ui::new();
     let options = hil_command::smallest();
     let measured = options.and_then(|options| hil_command::blocking(bench_apply(options, rounds, &ui)));
-    match measured {
-        Ok(Ok(measured)) => told(&measured),
-        Ok(Err(error)) => {
-            eprintln!("error: {}", hil::chain(&error));
-            ExitCode::from(error.exit_code())
-        }
-        Err(error) => {
-            eprintln!("error: the measurement can't start: {error}");
-            ExitCode::from(69)
-        }
-    }
+    super::ended(measured, told)
 }
 
 fn milliseconds(time: Duration) -> f64 {

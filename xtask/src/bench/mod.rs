@@ -14,6 +14,7 @@ mod peer;
 mod storage;
 
 use clap::{Args, Subcommand};
+use hil::run::RunError;
 use hil::run::StorageOrder;
 use measure::{Between, Measured, measure};
 use std::path::{Path, PathBuf};
@@ -97,6 +98,21 @@ pub(crate) enum BenchProcess {
         /// Where else.
         other: PathBuf,
     },
+}
+
+/// The end of a measurement in a lab: what was measured is told, which says whether it is enough; or why there is nothing to tell.
+fn ended<T>(measured: std::io::Result<Result<T, RunError>>, told: impl FnOnce(&T) -> ExitCode) -> ExitCode {
+    match measured {
+        Ok(Ok(measured)) => told(&measured),
+        Ok(Err(error)) => {
+            eprintln!("error: {}", hil::chain(&error));
+            ExitCode::from(error.exit_code())
+        }
+        Err(error) => {
+            eprintln!("error: the measurement can't start: {error}");
+            ExitCode::from(69)
+        }
+    }
 }
 
 impl BenchProcess {

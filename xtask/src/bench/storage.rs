@@ -35,17 +35,7 @@ pub(super) fn run(order: StorageOrder) -> ExitCode {
     let ui = Ui::new();
     let options = if order.all_nodes { hil_command::two_a_rack() } else { hil_command::smallest() };
     let measured = options.and_then(|options| hil_command::blocking(bench_storage(options, order, &ui)));
-    match measured {
-        Ok(Ok(measured)) => told(&measured),
-        Ok(Err(error)) => {
-            eprintln!("error: {}", hil::chain(&error));
-            ExitCode::from(error.exit_code())
-        }
-        Err(error) => {
-            eprintln!("error: the measurement can't start: {error}");
-            ExitCode::from(69)
-        }
-    }
+    super::ended(measured, told)
 }
 
 /// Prints all numbers; whether the targets are met.

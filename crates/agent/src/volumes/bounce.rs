@@ -75,12 +75,7 @@ impl One {
     async fn until_live(&self, given: GivenLeg, wanted: bool, bound: Duration) -> Result<(), VolumesError> {
         let deadline = Instant::now() + bound;
         loop {
-            let (id, place, ledger) = (self.id, Arc::clone(&self.shared.place), self.shared.ledger.clone());
-            let seen = blocking(move || {
-                let (engine, site) = at(id, &place, &ledger)?;
-                Ok(engine.seen_owner(&site)?)
-            });
-            let seen = seen.await?;
+            let seen = self.seen().await?;
             let own = seen.gates.get(&given.leg.1).is_some_and(|gate| gate.local);
             let live = seen.connections.get(&given).is_some_and(|all| all.iter().any(|one| one.live));
             if own || live == wanted {

@@ -171,6 +171,16 @@ impl One {
         self.shared.told.tell(Input::Owner(self.id, event));
     }
 
+    /// What the kernel has of the volume now.
+    pub(super) async fn seen(&self) -> Result<owner::Seen, VolumesError> {
+        let (id, place, ledger) = (self.id, Arc::clone(&self.shared.place), self.shared.ledger.clone());
+        blocking(move || {
+            let (engine, site) = at(id, &place, &ledger)?;
+            Ok(engine.seen_owner(&site)?)
+        })
+        .await
+    }
+
     /// Plans with what is there, and carries out step by step.
     async fn carry(
         &self,
@@ -258,9 +268,6 @@ impl One {
             let gone = left == Left::Doomed || (again && left == Left::Nobody);
             let mut steps = if kill && gone { owner::give_up(site, &seen) } else { Vec::new() };
             steps.extend(owner::shut(&seen));
-            if kill && !gone && left == Left::Nobody {
-                steps.extend(owner::give_up(site, &seen));
-            }
             Ok(steps)
         };
         let shutting = self.door.lock().await;
@@ -394,13 +401,7 @@ impl One {
     async fn short(&self, epoch: Epoch, effect: Effect, seen: u64) -> Result<(), VolumesError> {
         match effect {
             Effect::Look => {
-                let (id, place, ledger) =
-                    (self.id, Arc::clone(&self.shared.place), self.shared.ledger.clone());
-                let look = blocking(move || {
-                    let (engine, site) = at(id, &place, &ledger)?;
-                    Ok(owner::look(&engine.seen_owner(&site)?))
-                });
-                self.tell(Event::Looked(look.await?));
+                self.tell(Event::Looked(owner::look(&self.seen().await?)));
             }
             Effect::Admit => {
                 let _open = self.door.lock().await;
@@ -468,12 +469,7 @@ impl One {
             } else if timeout(pause, look.notified()).await.is_ok() {
                 hurried = HURRIED_LOOKS;
             }
-            let (id, place, ledger) = (self.id, Arc::clone(&self.shared.place), self.shared.ledger.clone());
-            let seen = blocking(move || {
-                let (engine, site) = at(id, &place, &ledger)?;
-                Ok(engine.seen_owner(&site)?)
-            });
-            let Ok(seen) = seen.await else { continue };
+            let Ok(seen) = self.seen().await else { continue };
             for given in owner::to_bounce(&seen).into_values() {
                 if bounces.is_due(given, Instant::now()) {
                     tokio::spawn(self.clone().bounce(given));
