@@ -26,6 +26,7 @@ mod priority;
 mod records;
 mod refusal;
 mod resets;
+mod rest;
 mod round_trips;
 mod spine;
 mod split;
@@ -387,6 +388,7 @@ impl<'a> Runner<'a> {
             | Step::WritesGoOn { .. }
             | Step::KeepsWriting { .. }
             | Step::KeptWriting { .. }
+            | Step::AgentsRest { .. }
             | Step::LegsInSync { .. }
             | Step::LegsStayInSync { .. }
             | Step::RebuildsAtMost { .. }

@@ -1,6 +1,7 @@
 //! What hands do themselves: an image has no shell, no `kill`, nothing that calls a port, and nothing that leaves a command behind.
 
 use crate::{Answer, failure, run};
+use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 use std::fmt::{Display, Write};
@@ -33,6 +34,8 @@ pub(crate) fn carry_out(verb: &str, arguments: &[String]) -> Answer {
         ("port", [name]) => port(Path::new(PORTS), name),
         ("port", _) => failure(None, "@port wants a name".to_owned()),
         ("skew", [seconds]) => skew(seconds, set_clock),
+        ("usage", [name]) => usage(Path::new("/proc"), name),
+        ("usage", _) => failure(None, "@usage wants a process's name".to_owned()),
         ("skew", _) => failure(None, "@skew wants a number of seconds".to_owned()),
         _ => failure(None, format!("hands don't know how to @{verb}")),
     }
@@ -104,6 +107,34 @@ fn kill(signal: &str, name: &str) -> Answer {
         }
     }
     answer
+}
+
+/// For every process of that name but process 1: its id, the time it and its threads have had of processors (milliseconds, user and system), and the
+/// memory it holds (KiB); status 1 if there is none.
+fn usage(proc: &Path, name: &str) -> Answer {
+    let mut answer = Answer { status: Some(0), ..Answer::default() };
+    for pid in named(proc, name) {
+        let pid = pid.as_raw_nonzero();
+        let stat = fs::read_to_string(proc.join(pid.to_string()).join("stat"));
+        // One that ended meanwhile uses nothing.
+        if let Some((processor_ms, memory_kib)) = stat.ok().as_deref().and_then(used) {
+            add_line(&mut answer.stdout, format_args!("{pid} {processor_ms} {memory_kib}"));
+        }
+    }
+    if answer.stdout.is_empty() {
+        answer.status = Some(1);
+        answer.stderr = format!("no process is called {name}\n");
+    }
+    answer
+}
+
+/// By `/proc/PID/stat` (proc(5)): `utime` and `stime`, fields 14 and 15, in ticks; `rss`, field 24, in pages.
+fn used(stat: &str) -> Option<(u64, u64)> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let field = |number: usize| rest.split_whitespace().nth(number - 3)?.parse::<u64>().ok();
+    let ticks = field(14)?.checked_add(field(15)?)?;
+    let (hz, page_kib) = (clock_ticks_per_second().max(1), page_size() as u64 / 1024);
+    Some((ticks.checked_mul(1000)? / hz, field(24)?.checked_mul(page_kib)?))
 }
 
 /// Sets the machine's clock forward by so many seconds, or back, and says the time that it has then, in seconds since 1970.
@@ -186,6 +217,18 @@ mod tests {
         assert_eq!((answer.status, answer.stdout), (Some(0), format!("{asked_s}\n")));
         assert_eq!(skew("1", |_| Err(rustix::io::Errno::PERM)).status, Some(1));
         assert_eq!(skew("soon", |_| Ok(())).error.as_deref(), Some("soon is no number of seconds"));
+    }
+
+    #[test]
+    fn what_a_process_uses_is_told() {
+        let stat = |user, system, pages| {
+            format!("7 (a ) b) S 1 7 7 0 -1 0 1 2 3 4 {user} {system} 0 0 20 0 1 0 5 99 {pages} 1")
+        };
+        let tick_ms = 1000 / clock_ticks_per_second();
+        assert_eq!(used(&stat(30, 12, 5)), Some((42 * tick_ms, 5 * page_size() as u64 / 1024)));
+        assert_eq!(used("7 (x) S 1"), None);
+        let answer = carry_out("usage", &["no such process".to_owned()]);
+        assert_eq!((answer.status, &*answer.stderr), (Some(1), "no process is called no such process\n"));
     }
 
     #[test]

@@ -62,6 +62,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+pub(crate) use workload::AgentUsage;
 
 /// How long the lab's certificates are good for: a soak run takes days.
 const CERTIFICATES_VALID_FOR: Duration = Duration::from_hours(30 * 24);

@@ -24,6 +24,17 @@ const NOTHING: &str = "18";
 /// How often it is looked whether it has ended: a write in flight must end first.
 const END_POLL: Duration = Duration::from_millis(100);
 
+/// What a node's agent has used until now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AgentUsage {
+    /// Its process, on its node.
+    pub(crate) process: u64,
+    /// User and system time of all its threads since it started, milliseconds.
+    pub(crate) processor_ms: u64,
+    /// Resident memory, KiB, its program included.
+    pub(crate) memory_kib: u64,
+}
+
 impl LabNode {
     /// What its workloads told of.
     pub(crate) fn records(&self) -> &Path {
@@ -119,6 +130,22 @@ impl LabNode {
     /// Sets its clock forward, or back.
     pub(super) async fn skew_clock(&self, by_s: i32) -> Result<(), LabError> {
         self.told("set the clock", &["@skew", &by_s.to_string()]).await.map(drop)
+    }
+
+    /// What its agent has had of processors since it started, and the memory it holds, KiB.
+    pub(crate) async fn agent_usage(&self) -> Result<AgentUsage, LabError> {
+        let said = self.told("look at the agent", &["@usage", "twinrackd"]).await?.stdout;
+        let mut words = said.split_whitespace().map(str::parse::<u64>);
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some(Ok(process)), Some(Ok(processor_ms)), Some(Ok(memory_kib)), None) => {
+                Ok(AgentUsage { process, processor_ms, memory_kib })
+            }
+            _ => Err(LabError::Refused {
+                node: self.name().to_string(),
+                what: "say what one agent uses".to_owned(),
+                said,
+            }),
+        }
     }
 
     async fn told(&self, what: &str, argv: &[&str]) -> Result<Output, LabError> {

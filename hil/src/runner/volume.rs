@@ -88,6 +88,10 @@ impl Runner<'_> {
                 let seen = or_unreadable(self.kept_writing(ms(*gap_at_most_ms)));
                 self.if_it_runs(seen).await
             }
+            Step::AgentsRest { for_ms, processor_percent_at_most, memory_mib_at_most } => {
+                let at_most = (*processor_percent_at_most, *memory_mib_at_most);
+                Ok(self.agents_rest(ms(*for_ms), at_most).await?)
+            }
             Step::LegsInSync { within_ms } => Ok(self.legs_in_sync(ms(*within_ms)).await),
             Step::VolumeOpens { room, within_ms } => Ok(self.volume_opens(*room, ms(*within_ms)).await),
             Step::LegsStayInSync { for_ms } => Ok(self.legs_stay_in_sync(ms(*for_ms)).await),

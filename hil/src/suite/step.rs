@@ -370,6 +370,15 @@ pub enum Step {
         /// The longest time between two acknowledgements, milliseconds.
         gap_at_most_ms: u64,
     },
+    /// For so long from now on the agents of all nodes and the witness together use no more of one processor, and none holds more memory at the end.
+    AgentsRest {
+        /// How long, milliseconds.
+        for_ms: u64,
+        /// The agents' own user and system time, all together, percent of one processor.
+        processor_percent_at_most: u16,
+        /// Resident memory of each, MiB.
+        memory_mib_at_most: u16,
+    },
     /// The volume is open and all its legs are in sync, within a bound from now on.
     LegsInSync {
         /// The bound, milliseconds.

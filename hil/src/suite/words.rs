@@ -74,6 +74,7 @@ impl fmt::Display for Step {
             | Self::WritesGoOn { .. }
             | Self::KeepsWriting { .. }
             | Self::KeptWriting { .. }
+            | Self::AgentsRest { .. }
             | Self::LegsInSync { .. }
             | Self::LegsStayInSync { .. }
             | Self::RebuildsAtMost { .. }
@@ -198,6 +199,10 @@ fn volume(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 "since the first fault no two acknowledgements were more than {gap_at_most_ms} ms apart"
             )
         }
+        Step::AgentsRest { for_ms, processor_percent_at_most, memory_mib_at_most } => write!(
+            f,
+            "for {for_ms} ms all agents use {processor_percent_at_most} % of a processor at most, and each holds {memory_mib_at_most} MiB at most"
+        ),
         Step::LegsInSync { within_ms } => write!(f, "all legs are in sync within {within_ms} ms"),
         Step::LegsStayInSync { for_ms } => {
             write!(f, "for {for_ms} ms the volume stays where it is and no leg is lost")
