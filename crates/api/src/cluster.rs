@@ -129,6 +129,20 @@ pub struct GivenLegRequest {
     pub key: control::target::Key,
 }
 
+/// Keyed digests of a stretch of a leg, as its node gives it out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DigestsRequest {
+    /// Of which leg.
+    pub of: GivenLegRequest,
+    /// Where the stretch begins on the leg's device; whole blocks of 4096 bytes.
+    pub offset_bytes: u64,
+    /// Its length; whole blocks, 32 MiB at most.
+    pub len_bytes: u64,
+    /// Under what they are taken.
+    pub digest_key: [u8; 16],
+}
+
 /// Closes a volume in order, on the node that owns it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

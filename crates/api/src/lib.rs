@@ -28,9 +28,9 @@ mod tls;
 #[cfg(feature = "client")]
 pub use client::{Client, ClientError, Endpoint, Failure};
 pub use cluster::{
-    Access, BeginRequest, ClaimRequest, CloseRequest, ClusterView, GivenLegRequest, InviteRequest, Invited,
-    JoinRequest, Joined, LeaseAnswer, LeaseRequest, LegPlace, Piece, ProposeRequest, Proposed,
-    RebuildProgress, Token, VotersRequest,
+    Access, BeginRequest, ClaimRequest, CloseRequest, ClusterView, DigestsRequest, GivenLegRequest,
+    InviteRequest, Invited, JoinRequest, Joined, LeaseAnswer, LeaseRequest, LegPlace, Piece, ProposeRequest,
+    Proposed, RebuildProgress, Token, VotersRequest,
 };
 pub use config::{ConfigError, NodeConfig, OutOfBand, Role};
 pub use drift::{Drift, DriftGlance, Drifts, Repair};

@@ -48,6 +48,8 @@ pub const VOLUME_CLOSE: &str = "/v1/volume/close";
 pub const POOL_CLAIM: &str = "/v1/pool/claim";
 /// `POST` [`crate::GivenLegRequest`]: flush a leg's drive.
 pub const POOL_FLUSH: &str = "/v1/pool/flush";
+/// `POST` [`crate::DigestsRequest`]: keyed digests of a stretch of a leg, as a list of pairs of numbers.
+pub const POOL_DIGESTS: &str = "/v1/pool/digests";
 /// `POST` [`crate::GivenLegRequest`]: shut all that reaches the leg, wait until nothing is in flight, and give it out again as it was. A
 /// gate that has given a path up may have it again only after that (docs/volumes.md).
 pub const POOL_BOUNCE: &str = "/v1/pool/bounce";

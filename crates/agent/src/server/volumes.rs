@@ -7,9 +7,9 @@ use crate::chain;
 use crate::state::State;
 use crate::volumes::VolumesError;
 use api::{
-    BeginRequest, ClaimRequest, CloseRequest, ClusterView, GivenLegRequest, InviteRequest, Invited,
-    JoinRequest, Joined, LeaseAnswer, LeaseRequest, PeerCertificate, ProposeRequest, Proposed, VotersRequest,
-    path,
+    BeginRequest, ClaimRequest, CloseRequest, ClusterView, DigestsRequest, GivenLegRequest, InviteRequest,
+    Invited, JoinRequest, Joined, LeaseAnswer, LeaseRequest, PeerCertificate, ProposeRequest, Proposed,
+    VotersRequest, path,
 };
 use axum::extract::{Request, State as Shared};
 use axum::http::StatusCode;
@@ -35,6 +35,7 @@ pub(super) fn routes(router: Router<Arc<State>>) -> Router<Arc<State>> {
         .route(path::VOLUME_CLOSE, post(close))
         .route(path::POOL_CLAIM, post(claim))
         .route(path::POOL_FLUSH, post(flush))
+        .route(path::POOL_DIGESTS, post(digests))
         .route(path::POOL_BOUNCE, post(bounce))
 }
 
@@ -118,6 +119,13 @@ async fn claim(Shared(state): Daemon, Body(request): Body<ClaimRequest>) -> Resu
 async fn flush(Shared(state): Daemon, Body(request): Body<GivenLegRequest>) -> Result<Json<()>, Refusal> {
     state.volumes.flush(request).await?;
     Ok(Json(()))
+}
+
+async fn digests(
+    Shared(state): Daemon,
+    Body(request): Body<DigestsRequest>,
+) -> Result<Json<Vec<(u64, u64)>>, Refusal> {
+    Ok(Json(state.volumes.digests(request).await?))
 }
 
 async fn bounce(Shared(state): Daemon, Body(request): Body<GivenLegRequest>) -> Result<Json<()>, Refusal> {

@@ -12,6 +12,7 @@
 //! Not here yet: docs/volumes.md, "What the agent leaves out yet".
 
 mod bounce;
+mod digests;
 mod openers;
 mod owner;
 mod place;
@@ -20,8 +21,8 @@ mod target;
 
 use crate::store::{Store, StoreError};
 use api::{
-    BeginRequest, ClaimRequest, CloseRequest, ClusterView, GivenLegRequest, InviteRequest, Invited,
-    JoinRequest, Joined, LeaseRequest, PathsRequest, Proposed, Token, VotersRequest,
+    BeginRequest, ClaimRequest, CloseRequest, ClusterView, DigestsRequest, GivenLegRequest, InviteRequest,
+    Invited, JoinRequest, Joined, LeaseRequest, PathsRequest, Proposed, Token, VotersRequest,
 };
 use control::Command;
 use ledger::http::HttpTransport;
@@ -330,6 +331,10 @@ impl Volumes {
 
     pub(crate) async fn flush(&self, request: GivenLegRequest) -> Result<(), VolumesError> {
         self.running()?.place.flush((request.volume, request.leg), request.key).await
+    }
+
+    pub(crate) async fn digests(&self, request: DigestsRequest) -> Result<Vec<(u64, u64)>, VolumesError> {
+        digests::of_own_leg(&self.running()?.place, request).await
     }
 
     pub(crate) async fn bounce(&self, request: GivenLegRequest) -> Result<(), VolumesError> {

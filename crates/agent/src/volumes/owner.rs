@@ -10,9 +10,10 @@
 
 use super::VolumesError;
 use super::bounce::Bounces;
+use super::digests;
 use super::openers::{self, Left};
 use super::place::{self, Place, SIZES_OF_NONE};
-use super::shell::{Handle, Ledgers, Told, blocking};
+use super::shell::{self, Ledgers, Told, blocking};
 use api::GivenLegRequest;
 use control::command::LegRef;
 use control::member::Input;
@@ -26,6 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use storage::kernel::{Engine, StepError};
 use storage::owner::{self, Refused, Site, Step};
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
@@ -50,7 +52,7 @@ pub(super) struct Shared {
     pub(super) ledger: Ledgers,
     pub(super) told: Told,
     pub(super) transport: Arc<ledger::http::HttpTransport>,
-    pub(super) shell: Handle,
+    pub(super) shell: shell::Handle,
 }
 
 /// The arrays of this node.
@@ -189,8 +191,10 @@ impl One {
         plan: impl FnOnce(&Site, &Engine) -> Result<Vec<Step>, VolumesError> + Send + 'static,
     ) -> Result<(), VolumesError> {
         let (id, place, ledger) = (self.id, Arc::clone(&self.shared.place), self.shared.ledger.clone());
+        let ask = digests::of_peers(ledger.clone(), Arc::clone(&self.shared.transport), Handle::current());
         blocking(move || {
             let (engine, site) = at(id, &place, &ledger)?;
+            let engine = engine.asking(ask);
             for step in plan(&site, &engine)? {
                 if turn.as_ref().is_some_and(Turn::is_over) {
                     return Ok(());
@@ -205,6 +209,8 @@ impl One {
 
     async fn assemble(self, turn: Turn, assembly: Assembly) {
         let epoch = assembly.epoch;
+        // The own leg is given out at the same time, and takes a moment.
+        let mut pause = LOOK_HURRIED;
         while !turn.is_over() {
             let (order, ledger, id) = (assembly.clone(), self.shared.ledger.clone(), self.id);
             let plan = move |site: &Site, engine: &Engine| {
@@ -225,7 +231,8 @@ impl One {
                 }
                 Err(error) => warn!("can't assemble {} yet: {}", self.id, crate::chain(&error)),
             }
-            sleep(TRY_AGAIN).await;
+            sleep(pause).await;
+            pause = TRY_AGAIN.min(pause * 2);
         }
     }
 

@@ -129,6 +129,11 @@ impl Place {
         self.engine_with(own, peers)
     }
 
+    /// For steps that reach nobody.
+    pub(super) fn own_engine(&self) -> Result<Engine, StepError> {
+        self.engine_with(BTreeMap::new(), BTreeMap::new())
+    }
+
     fn engine_with(
         &self,
         own: BTreeMap<u16, IpAddr>,
@@ -206,12 +211,7 @@ impl Place {
 
     pub(super) async fn flush(self: &Arc<Self>, leg: LegOf, key: Key) -> Result<(), VolumesError> {
         let place = Arc::clone(self);
-        blocking(move || {
-            // A leg of this node's own: nobody is reached.
-            let engine = place.engine_with(BTreeMap::new(), BTreeMap::new())?;
-            Ok(engine.flush_leg(GivenLeg { leg, key })?)
-        })
-        .await
+        blocking(move || Ok(place.own_engine()?.flush_leg(GivenLeg { leg, key })?)).await
     }
 
     /// Where this node's legs lie.

@@ -4,15 +4,19 @@
 //! counts. On failure: [`StepError`].
 
 use super::block::Block;
-use super::{Engine, StepError, md};
+use super::{AskDigests, Engine, StepError, md};
 use crate::bitmap::Bitmap;
+use crate::digest::{self, BATCH_BYTES, Digest, DigestKey, differing};
 use crate::leg::{BLOCK_BYTES, Geometry, LegHeader, padded};
 use crate::maps::{self, LegMaps, MapTable};
 use crate::name;
 use crate::owner::{Prepare, Site, Way};
+use crate::slab::Extent;
 use control::state::Base;
 use model::{Epoch, LegId, MapSequence};
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::thread;
 
 /// How much is copied at once, bytes.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -84,32 +88,96 @@ pub(super) fn prepare(engine: &Engine, site: &Site, order: &Prepare) -> Result<(
         leg.write_bitmap(geometry, &prepared.union)?;
     }
     if order.make_equal {
-        make_equal(geometry, &legs, &prepared.union)?;
+        make_equal(engine, geometry, &legs, &prepared.union)?;
     }
     Ok(())
 }
 
-/// Copies what may differ from one leg, a local one if there is one, to the others.
-fn make_equal(geometry: &Geometry, legs: &[OpenLeg], union: &Bitmap) -> Result<(), StepError> {
+/// Copies what differs from one leg, a local one if there is one, to the others.
+fn make_equal(
+    engine: &Engine,
+    geometry: &Geometry,
+    legs: &[OpenLeg],
+    union: &Bitmap,
+) -> Result<(), StepError> {
     let source = legs.iter().position(|leg| leg.way.local).unwrap_or(0);
+    let (before, rest) = legs.split_at(source);
+    let Some((source, after)) = rest.split_first() else { return Ok(()) };
     for chunk in union.runs().flatten() {
         let (from, bytes) = geometry.chunk(chunk);
-        let mut at = from;
-        while at < from + bytes {
-            let piece = len(PIECE_BYTES.min(from + bytes - at));
-            let data = legs[source].device.read(at, piece)?;
-            for (_, leg) in legs.iter().enumerate().filter(|(index, _)| *index != source) {
-                if leg.device.read(at, piece)? != data {
-                    leg.device.write(at, &data)?;
-                }
-            }
-            at += piece as u64;
+        for at in (from..from + bytes).step_by(len(BATCH_BYTES)) {
+            let stretch = Extent { offset_bytes: at, len_bytes: BATCH_BYTES.min(from + bytes - at) };
+            equal_in(engine, source, before.iter().chain(after), stretch)?;
         }
     }
     for leg in legs {
         leg.device.flush()?;
     }
     Ok(())
+}
+
+/// The same, of one stretch. All nodes digest at once, each its own leg; what has no digest is read.
+fn equal_in<'a>(
+    engine: &Engine,
+    source: &OpenLeg,
+    others: impl Iterator<Item = &'a OpenLeg>,
+    stretch: Extent,
+) -> Result<(), StepError> {
+    let key = engine.ask.as_ref().and_then(|ask| Some((ask, new_key()?)));
+    let compared = thread::scope(|scope| {
+        let asked: Vec<_> = others
+            .map(|leg| {
+                let ask =
+                    move |(AskDigests(ask), key): (&AskDigests, DigestKey)| ask(leg.way.given, stretch, key);
+                (leg, scope.spawn(move || key.and_then(ask)))
+            })
+            .collect();
+        let own = key.filter(|_| !asked.is_empty()).map(|(_, key)| digests(&source.device, stretch, key));
+        let own = own.transpose()?.unwrap_or_default();
+        // A thread that panicked has said nothing.
+        let theirs =
+            asked.into_iter().map(|(leg, asked)| (leg, asked.join().ok().flatten().unwrap_or_default()));
+        Ok::<_, StepError>(
+            theirs
+                .map(|(leg, theirs)| (leg, differing(stretch.len_bytes, &own, &theirs)))
+                .collect::<Vec<_>>(),
+        )
+    })?;
+    for (leg, ranges) in compared {
+        for range in ranges {
+            copy(source, leg, stretch.offset_bytes + range.start..stretch.offset_bytes + range.end)?;
+        }
+    }
+    Ok(())
+}
+
+/// Without one nothing is compared by digests.
+fn new_key() -> Option<DigestKey> {
+    let mut key = [0; 16];
+    getrandom::fill(&mut key).ok()?;
+    Some(DigestKey(key))
+}
+
+/// Reads both, and writes where they differ.
+fn copy(source: &OpenLeg, leg: &OpenLeg, range: Range<u64>) -> Result<(), StepError> {
+    for at in range.clone().step_by(len(PIECE_BYTES)) {
+        let piece = len(PIECE_BYTES.min(range.end - at));
+        let data = source.device.read(at, piece)?;
+        if leg.device.read(at, piece)? != data {
+            leg.device.write(at, &data)?;
+        }
+    }
+    Ok(())
+}
+
+/// Of a stretch of a leg.
+pub(super) fn digests(device: &Block, of: Extent, key: DigestKey) -> Result<Vec<Digest>, StepError> {
+    let end = of.offset_bytes.saturating_add(of.len_bytes);
+    let mut found = Vec::new();
+    for at in (of.offset_bytes..end).step_by(len(PIECE_BYTES)) {
+        found.extend(digest::digests(key, &device.read(at, len(PIECE_BYTES.min(end - at)))?));
+    }
+    Ok(found)
 }
 
 /// The legs of the array that are in sync, opened.

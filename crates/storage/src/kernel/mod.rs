@@ -22,10 +22,12 @@ mod write_cache;
 pub use dm::{DeviceNumber, DmError};
 pub use sysfs::{FileError, Watched};
 
+use crate::digest::{Digest, DigestKey};
 use crate::header::{self, Claim, ClusterId, DriveHeader, EXAMINED_BYTES, Refused};
 use crate::leg::LegError;
 use crate::name::GivenLeg;
 use crate::owner::Site;
+use crate::slab::Extent;
 use crate::target;
 use block::Block;
 use control::target::LegOf;
@@ -34,6 +36,7 @@ use model::{DriveSerial, LegId, NodeId};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A step could not be done.
@@ -139,17 +142,43 @@ impl Settings {
     pub const STALL_MAX_DEFAULT: Duration = Duration::from_secs(1);
 }
 
+/// How the node that has a leg is asked for digests of a stretch of it; `None`: it did not say.
+#[derive(Clone)]
+pub struct AskDigests(Arc<dyn Fn(GivenLeg, Extent, DigestKey) -> Option<Vec<Digest>> + Send + Sync>);
+
+impl AskDigests {
+    /// By this; it may block.
+    pub fn new(
+        ask: impl Fn(GivenLeg, Extent, DigestKey) -> Option<Vec<Digest>> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(ask))
+    }
+}
+
+impl std::fmt::Debug for AskDigests {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AskDigests")
+    }
+}
+
 /// This node's storage in the kernel.
 #[derive(Debug)]
 pub struct Engine {
     settings: Settings,
     dm: Dm,
+    ask: Option<AskDigests>,
 }
 
 impl Engine {
     /// For this node.
     pub fn new(settings: Settings) -> Result<Self, StepError> {
-        Ok(Self { settings, dm: Dm::open()? })
+        Ok(Self { settings, dm: Dm::open()?, ask: None })
+    }
+
+    /// The same, which asks peers for digests where legs are made equal. Without, all that may differ is read through the legs' gates.
+    #[must_use]
+    pub fn asking(self, ask: AskDigests) -> Self {
+        Self { ask: Some(ask), ..self }
     }
 
     /// Writes a drive's header, unless it holds what may not be lost.
@@ -219,6 +248,12 @@ impl Engine {
         Ok(Block::open(&self.node_of(&given.device())?)?.flush()?)
     }
 
+    /// Digests of a stretch of a leg, here where the leg is. The leg is given out under this key, so that nobody but who asks can write to it; what an
+    /// earlier owner had in flight has ended (the barrier).
+    pub fn digests(&self, given: GivenLeg, of: Extent, key: DigestKey) -> Result<Vec<Digest>, StepError> {
+        maps_io::digests(&Block::open(&self.node_of(&given.device())?)?, of, key)
+    }
+
     /// Gives a gate its path again, after the bounce: [`crate::owner::to_bounce`].
     pub fn reinstate(&self, leg: LegOf, epoch: model::Epoch) -> Result<(), StepError> {
         self.tell_path(&crate::name::gate(leg, epoch), "reinstate_path")
@@ -238,7 +273,7 @@ impl Engine {
         &self,
         given: GivenLeg,
         drive: &DriveSerial,
-        extents: &[crate::slab::Extent],
+        extents: &[Extent],
     ) -> Result<(), StepError> {
         let table = carry_target::linear(&observe::drive_number(drive)?, extents);
         Ok(self.dm.replace_when_idle(&given.device(), &table)?)
