@@ -99,8 +99,9 @@ pub enum JudgeError {
     },
 }
 
-/// The records in some files, one file after the other. One that is not there has none.
-pub fn records(files: &[PathBuf]) -> Result<Vec<Record>, JudgeError> {
+/// The records in some files of a run of the workload and those after it, one file after the other: what was before was written to another
+/// volume. A file that is not there has none.
+pub fn records(files: &[PathBuf], from_run: u32) -> Result<Vec<Record>, JudgeError> {
     let mut all = Vec::new();
     for path in files {
         let log = match std::fs::read(path) {
@@ -111,7 +112,7 @@ pub fn records(files: &[PathBuf]) -> Result<Vec<Record>, JudgeError> {
         if left_bytes > 0 {
             return Err(JudgeError::Records { path: path.clone(), left_bytes });
         }
-        all.extend(records);
+        all.extend(records.into_iter().filter(|record| record.run() >= from_run));
     }
     Ok(all)
 }

@@ -167,7 +167,10 @@ fn records_of_all_nodes_are_read_and_what_is_none_is_said() {
     let record = Record { event: Event::Begun { run: 1, blocks: 4 }, took_us: 1, ended_ms: 2 };
     std::fs::write(path("a1"), record.encode()).unwrap();
     std::fs::write(path("b1"), [record.encode(), record.encode()].concat()).unwrap();
-    assert_eq!(records(&[path("a1"), path("none"), path("b1")]).unwrap().len(), 3);
+    assert_eq!(records(&[path("a1"), path("none"), path("b1")], 0).unwrap().len(), 3);
+    let later = Record { event: Event::Begun { run: 2, blocks: 4 }, took_us: 1, ended_ms: 2 };
+    std::fs::write(path("b1"), [record.encode(), later.encode()].concat()).unwrap();
+    assert_eq!(records(&[path("a1"), path("b1")], 2).unwrap(), [later], "what was written to another volume");
     std::fs::write(path("a1"), &record.encode()[..20]).unwrap();
-    assert!(matches!(records(&[path("a1")]), Err(JudgeError::Records { left_bytes: 20, .. })));
+    assert!(matches!(records(&[path("a1")], 0), Err(JudgeError::Records { left_bytes: 20, .. })));
 }

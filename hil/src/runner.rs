@@ -109,6 +109,10 @@ pub(crate) struct Runner<'a> {
     namings: Namings,
     /// The volume that is written, once there is one.
     volume: Option<volume::Tested>,
+    /// The suite that runs: its volume is named after it.
+    suite: String,
+    /// How many runs the workload has had, on all volumes.
+    runs: u32,
     /// What was written to drives themselves.
     raw: drives::Raw,
     /// What may be named of all that was broken since everything was well; some of it may be mended.
@@ -176,6 +180,8 @@ impl<'a> Runner<'a> {
             vigil,
             namings,
             volume: None,
+            suite: String::new(),
+            runs: 0,
             broken: Vec::new(),
             resets: Vec::new(),
             raw: drives::Raw::default(),
@@ -198,6 +204,9 @@ impl<'a> Runner<'a> {
         mut report: impl FnMut(ScenarioResult),
     ) -> Result<(), RunError> {
         let line = self.ui.line(&suite.name);
+        self.suite.clone_from(&suite.name);
+        // What was written to it is judged; the suite that makes one makes its own.
+        self.volume = None;
         for scenario in &suite.scenarios {
             let result = match suite.unmet(scenario, &self.cluster.spec) {
                 Some(why) => not_applicable(scenario, why),
@@ -215,13 +224,14 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// Judges what was written and not judged yet, as a scenario of its own; nothing, if there is nothing. `is_kept`: machines get
+    /// Judges what the last suite wrote and did not judge, as a suite of its own; nothing, if there is nothing. `goes_on`: machines get
     /// their power back.
-    pub(crate) async fn judge_at_end(&mut self, is_kept: bool) -> Result<Option<SuiteResult>, RunError> {
+    pub(crate) async fn judge_at_end(&mut self, goes_on: bool) -> Result<Option<SuiteResult>, RunError> {
         if !self.is_unjudged() {
             return Ok(None);
         }
-        let suite = Suite::of_one_step("judgement", "What was written is there at the end", Step::Judge {});
+        let name = format!("{}-judgement", self.suite);
+        let suite = Suite::of_one_step(&name, "What was written is there at its end", Step::Judge {});
         let Some(scenario) = suite.scenarios.first() else { return Ok(None) };
         self.log.log(Event::ScenarioStarted { suite: suite.name.clone(), scenario: scenario.name.clone() });
         let at = Instant::now();
@@ -233,7 +243,7 @@ impl<'a> Runner<'a> {
         self.log.log(Event::ScenarioEnded { suite: suite_name, scenario: scenario_name, verdict, took_ms });
         let result = ScenarioResult { name, verdict, why: None, took_ms, steps: vec![step] };
         self.ui.say(&in_a_line(&suite, &result));
-        if is_kept {
+        if goes_on {
             self.mend().await?;
         }
         Ok(Some(SuiteResult { name: suite.name, title: suite.title, scenarios: vec![result] }))

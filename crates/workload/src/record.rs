@@ -63,6 +63,16 @@ pub enum Event {
 }
 
 impl Record {
+    /// Which run of the writer it is of.
+    pub fn run(&self) -> u32 {
+        match self.event {
+            Event::Begun { run, .. } => run,
+            Event::Flushed { up_to: version }
+            | Event::Acknowledged { version, .. }
+            | Event::Failed { version, .. } => version.run,
+        }
+    }
+
     /// As it is logged.
     pub fn encode(&self) -> [u8; RECORD_BYTES] {
         let (kind, version, block, number) = match self.event {

@@ -121,16 +121,18 @@ impl<'a> Session<'a> {
         runner.let_nodes_reset();
 
         let clock = PhaseClock::start(&log, "suites");
-        for suite in &self.setup.suites {
+        let is_kept = self.setup.options.keep;
+        for (at, suite) in self.setup.suites.iter().enumerate() {
             let (name, title) = (suite.name.clone(), suite.title.clone());
             self.suites.push(SuiteResult { name, title, scenarios: Vec::new() });
             let scenarios = self.suites.last_mut().map(|result| &mut result.scenarios);
             let Some(scenarios) = scenarios else { continue };
             runner.run(suite, |scenario| scenarios.push(scenario)).await?;
+            // Whatever became of it, what was written is judged.
+            let is_last = at + 1 == self.setup.suites.len();
+            self.suites.extend(runner.judge_at_end(is_kept || !is_last).await?);
         }
         runner.log_counters()?;
-        // Whatever became of the suites, what was written is judged.
-        self.suites.extend(runner.judge_at_end(self.setup.options.keep).await?);
         self.phases.push(clock.end());
         Ok(())
     }

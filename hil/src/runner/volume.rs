@@ -3,7 +3,8 @@
 //! Purpose: makes pool and volume, runs the workload where the volume is open, sees that its writes go on, and judges every leg in
 //! sync from the drives' files ([`crate::judgement`]).
 //!
-//! Invariants: one volume and one writer at a time; each start of the workload has a greater run number. What it does comes from the run's
+//! Invariants: one volume and one writer at a time; each suite has a volume of its own, in whose stead the former one goes. Each start of
+//! the workload has a greater run number, so that what is judged is what was written to this volume. What it does comes from the run's
 //! seed. Times on a node's clock are told from the harness's by records that were seen as they came.
 //!
 //! On failure: what the product does not do is a step that does not hold; only the lab's own failures end the run.
@@ -30,8 +31,6 @@ use tokio::time::{Instant, sleep};
 use workload::choice::Pattern;
 use workload::writer::Config;
 
-/// The volume's name.
-const NAME: &str = "judged";
 /// How much of the volume is written again and again, and how often of a hundred times.
 const WARM: Pattern = Pattern { warm_blocks: 256, warm_percent: 50 };
 /// How long the workload has to end: a write that waits for the ledger must come to its end first.
@@ -43,8 +42,8 @@ pub(super) struct Tested {
     pub(super) id: VolumeId,
     /// Where each leg was last said to lie.
     places: BTreeMap<LegId, (NodeName, LegPlace)>,
-    /// The last run of the workload.
-    run: u32,
+    /// The first run of the workload on it.
+    first_run: u32,
     pub(super) writer: Option<Writer>,
     /// A workload that can't have anything acknowledged any more, as its node has lost the volume.
     pub(super) left: Option<Left>,
@@ -128,26 +127,39 @@ impl Runner<'_> {
         let drives = drives.map(|(name, node)| (name.clone(), node.data_drives())).collect();
         let made = pool(&self.cluster, &PoolRequest { agent_port: AGENT_PORT, drives }).await?;
         let pool_took = begun.elapsed();
-        let Ok(name) = NAME.parse() else { return Ok(Seen::not("the volume has no good name")) };
+        let Ok(name) = self.suite.parse() else { return Ok(Seen::not("the suite's name is none for a volume")) };
+        let deleted = if self.volume.is_none() { self.delete_former(bound).await? } else { String::new() };
         let rack = self.cluster.spec.zones[room.index()].name.clone();
         let mirror = mirror.unwrap_or_else(|| self.cluster.spec.shape().mirror());
         let request = VolumeRequest { name, mirror, size_bytes: u64::from(size_mib) << 20, rack: Some(rack) };
         let ready = volume(&self.cluster.members, &request, bound).await?;
         let VolumeReady { id, owner, device, legs, .. } = ready;
-        if self.volume.as_ref().is_none_or(|tested| tested.id != id) {
-            let places = BTreeMap::new();
-            let (writer, left, whole, steps) = (None, None, None, Steps::default());
-            self.volume = Some(Tested { id, places, run: 0, writer, left, whole, steps, is_unjudged: false });
+        if self.volume.is_none() {
+            self.volume = Some(Tested::new(id, self.runs + 1));
         }
         let views = self.look_at_volume().await;
         self.note_whole(&views);
         Ok(Seen::held(format!(
-            "the pool after {} ms ({} nodes, {} steps); {id} after {} ms: {legs} legs in sync, open on {owner} as {device}",
+            "the pool after {} ms ({} nodes, {} steps); {deleted}{id} after {} ms: {legs} legs in sync, open on {owner} as {device}",
             pool_took.as_millis(),
             made.nodes.len(),
             made.done.len(),
             begun.elapsed().as_millis(),
         )))
+    }
+
+    /// Deletes what earlier suites have left, which was judged at their ends; says so, and how long it took.
+    async fn delete_former(&self, bound: Duration) -> Result<String, DeployError> {
+        let members = &self.cluster.members;
+        let begun = Instant::now();
+        let (_, state) = deploy::pool::confirmed(members, bound).await?;
+        let mut words = String::new();
+        for (id, volume) in &state.volumes {
+            deploy::pool::delete(members, *id, true, bound).await?;
+            let after_ms = begun.elapsed().as_millis();
+            words.push_str(&format!("{id} ({}) deleted after {after_ms} ms; ", volume.name));
+        }
+        Ok(words)
     }
 
     /// Asks those that work; notes where legs lie.
@@ -216,8 +228,8 @@ impl Runner<'_> {
         let Some(tested) = &mut self.volume else { return Ok(Seen::not("there is no volume")) };
         let missing = || LabError::Missing { node: ready.owner.to_string() };
         let node = self.lab.nodes().get(&ready.owner).ok_or_else(missing)?;
-        tested.run += 1;
-        let run = tested.run;
+        self.runs += 1;
+        let run = self.runs;
         let config = Config {
             device: PathBuf::from(&ready.device),
             log: PathBuf::new(),
@@ -410,10 +422,10 @@ impl Runner<'_> {
             Ok(legs) => legs,
             Err(why) => return Ok(Seen::not(why)),
         };
-        let files = self.lab.records();
+        let (files, from_run) = (self.lab.records(), tested.first_run);
         let for_judge = legs.clone();
         let judged = tokio::task::spawn_blocking(move || {
-            judgement::records(&files).and_then(|records| judgement::judge(&records, &for_judge))
+            judgement::records(&files, from_run).and_then(|records| judgement::judge(&records, &for_judge))
         });
         let judged = judged.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
         let mut seen = or_unreadable(judged.map(|judged| self.verdict(&legs, &judged)));
@@ -460,6 +472,14 @@ impl Runner<'_> {
         });
         let what = words.join("\n");
         if judged.is_good() { Seen::held(what) } else { Seen::not(what) }
+    }
+}
+
+impl Tested {
+    fn new(id: VolumeId, first_run: u32) -> Self {
+        let (places, steps) = (BTreeMap::new(), Steps::default());
+        let (writer, left, whole) = (None, None, None);
+        Self { id, places, first_run, writer, left, whole, steps, is_unjudged: false }
     }
 }
 
