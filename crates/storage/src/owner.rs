@@ -110,9 +110,6 @@ pub enum Refused {
     /// An assembly without legs.
     #[error("an array of no legs was asked for")]
     NoLegs,
-    /// It has no place for another leg.
-    #[error("the array has no place left for {0}")]
-    NoPlace(LegId),
     /// Users are in: an assembly would take it from under them.
     #[error("users have the volume open")]
     Open,
@@ -328,6 +325,9 @@ pub fn repoint(
 }
 
 /// `Rebuild`: bring a leg up to date. When the steps are through, md copies; [`look`] and `sync_action` say how far it is.
+///
+/// An array whose places are all taken gets one more while it is `frozen` (md waits for what is in flight, no longer). It never gets fewer:
+/// the place of a leg that was replaced stays empty, and the next one that moves takes it, until the array is made anew.
 pub fn rebuild(
     site: &Site,
     seen: &Seen,
@@ -354,7 +354,7 @@ pub fn rebuild(
         None => steps.push(Step::Set("sync_action", "frozen".to_owned())),
     }
     let taken: BTreeSet<u32> = array.members.values().filter_map(|member| member.slot).collect();
-    let slot = (0..array.room).find(|slot| !taken.contains(slot)).ok_or(Refused::NoPlace(leg))?;
+    let slot = (0..array.room).find(|slot| !taken.contains(slot));
     let other = seen.gates.get(&leg).filter(|gate| !gate.leads(way));
     steps.extend(other.map(|gate| Step::RemoveGate(leg, gate.epoch)));
     // What was left when it was let go.
@@ -362,10 +362,13 @@ pub fn rebuild(
     steps.extend(seen.connections.keys().filter(old).map(|old| Step::Disconnect(*old)));
     steps.extend(site.reach(seen, way, node));
     steps.push(Step::AwaitIdle);
+    // All places are taken by legs in sync: this one is to replace one of them, which stays until it is in sync, too.
+    let grow = slot.is_none().then(|| Step::Set("raid_disks", (array.room + 1).to_string()));
+    steps.extend(grow);
     steps.push(Step::Mark(way, base));
     steps.extend(add(site, way));
     steps.extend([
-        Step::SetMember(way, "slot", slot.to_string()),
+        Step::SetMember(way, "slot", slot.unwrap_or(array.room).to_string()),
         Step::CheckNotInSync(way),
         Step::MarkAgain(way),
         Step::Set("resync_start", "none".to_owned()),

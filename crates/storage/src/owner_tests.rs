@@ -162,7 +162,14 @@ impl Kernel {
     fn set_array(&mut self, name: &'static str, value: &str) -> Result<(), &'static str> {
         let running = self.running();
         match name {
-            "raid_disks" => self.array()?.room = value.parse().unwrap(),
+            "raid_disks" => {
+                let array = self.array()?;
+                let room = value.parse().unwrap();
+                if running && (array.action != "frozen" || room <= array.room) {
+                    return Err("given fewer places, or while md copies");
+                }
+                array.room = room;
+            }
             "array_state" => {
                 let whole =
                     ["metadata_version", "level", "component_size", "bitmap/location", "resync_start"];
@@ -184,8 +191,15 @@ impl Kernel {
             _ => {}
         }
         if running
-            && !["sync_action", "resync_start", "safe_mode_delay", "sync_speed_min", "sync_speed_max"]
-                .contains(&name)
+            && ![
+                "raid_disks",
+                "sync_action",
+                "resync_start",
+                "safe_mode_delay",
+                "sync_speed_min",
+                "sync_speed_max",
+            ]
+            .contains(&name)
         {
             return Err("changed while it runs");
         }
@@ -205,7 +219,14 @@ impl Kernel {
                 if running && action != "frozen" {
                     return Err("given a place while md may take it in");
                 }
-                member.slot = slot.parse().ok();
+                let slot: Option<u32> = slot.parse().ok();
+                let array = self.array()?;
+                let taken = array.members.values().any(|member| member.slot == slot);
+                if taken || slot.is_none_or(|slot| slot >= array.room) {
+                    return Err("no such place, or another's");
+                }
+                let member = array.members.get_mut(&leg).ok_or("no such leg")?;
+                member.slot = slot;
                 if running {
                     member.words = words("spare");
                     self.marked_again = false;
@@ -364,9 +385,34 @@ fn a_rebuild_clears_away_what_leads_to_an_earlier_incarnation() {
     assert_eq!(kernel.seen.gates[&LegId(2)].to, Some(given(2, 2)));
 }
 
+/// The old leg stays until the new one is in sync, and the next one that moves takes its place.
+#[test]
+fn a_leg_that_moves_gets_a_place_of_its_own() {
+    let mut kernel = assembled();
+    let steps =
+        rebuild(&site(), &kernel.seen, epoch(1), (LegId(3), Incarnation(2), THERE), Base::Scratch).unwrap();
+    insta::assert_snapshot!("move", lines(&steps));
+    carry_out(&mut kernel, &steps);
+    let slots = |kernel: &Kernel| {
+        let array = kernel.seen.array.as_ref().unwrap();
+        (array.room, array.members.iter().map(|(leg, member)| (leg.0, member.slot)).collect::<Vec<_>>())
+    };
+    assert_eq!(slots(&kernel), (3, vec![(1, Some(0)), (2, Some(1)), (3, Some(2))]));
+    kernel.array().unwrap().members.get_mut(&LegId(3)).unwrap().words = words("in_sync");
+    let steps = let_go(&site(), &kernel.seen, epoch(1), LegId(2)).unwrap();
+    carry_out(&mut kernel, &steps);
+    let steps = release(&site(), &kernel.seen, epoch(1), &BTreeSet::from([LegId(2)])).unwrap();
+    carry_out(&mut kernel, &steps);
+    let next = (LegId(4), Incarnation(2), HERE);
+    let steps = rebuild(&site(), &kernel.seen, epoch(1), next, Base::Scratch).unwrap();
+    carry_out(&mut kernel, &steps);
+    assert_eq!(slots(&kernel), (3, vec![(1, Some(0)), (3, Some(2)), (4, Some(1))]));
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Order {
     Assemble(bool),
+    Move,
     LetGoAndRelease,
     Rebuild(u32),
     StopRebuild,
@@ -376,6 +422,7 @@ enum Order {
 fn orders() -> impl Strategy<Value = Order> {
     prop_oneof![
         any::<bool>().prop_map(Order::Assemble),
+        Just(Order::Move),
         Just(Order::LetGoAndRelease),
         (1u32..4).prop_map(Order::Rebuild),
         Just(Order::StopRebuild),
@@ -411,6 +458,7 @@ fn plan(order_: Order, seen: &Seen) -> Result<Vec<Step>, Refused> {
             }
             rebuild(&site(), seen, epoch(1), (leg, Incarnation(incarnation), THERE), Base::Changes)
         }
+        Order::Move => rebuild(&site(), seen, epoch(1), (LegId(3), Incarnation(2), THERE), Base::Scratch),
         Order::StopRebuild => stop_rebuild(&site(), seen, epoch(1), leg),
         Order::Stop => Ok(stop(&site(), seen)),
     }
@@ -442,6 +490,11 @@ proptest! {
                     prop_assert_eq!(array.members.len(), if both { 2 } else { 1 });
                     prop_assert!(array.members.values().all(|member| member.has("in_sync") && member.slot.is_some()));
                     prop_assert_eq!(array.room, 2);
+                }
+                Order::Move => {
+                    let array = kernel.seen.array.as_ref().unwrap();
+                    prop_assert!(array.members[&LegId(3)].slot.is_some());
+                    prop_assert!(array.room as usize <= 3);
                 }
                 Order::Rebuild(_) => {
                     let array = kernel.seen.array.as_ref().unwrap();
