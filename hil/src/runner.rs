@@ -392,7 +392,8 @@ impl<'a> Runner<'a> {
             | Step::PutDriveBack { .. }
             | Step::KernelSeesDrive { .. }
             | Step::WriteToDrive { .. }
-            | Step::OnlyFlushedIsSure { .. } => self.drive_step(step).await,
+            | Step::OnlyFlushedIsSure { .. }
+            | Step::DriveTookAtMost { .. } => self.drive_step(step).await,
             Step::MakeVolume { .. }
             | Step::StartWriting { .. }
             | Step::WritesGoOn { .. }
@@ -402,6 +403,7 @@ impl<'a> Runner<'a> {
             | Step::LegsInSync { .. }
             | Step::LegsStayInSync { .. }
             | Step::RebuildsAtMost { .. }
+            | Step::BrokenDrivesAreLeft { .. }
             | Step::VotersWork { .. }
             | Step::OldOwnerIsSilent { .. }
             | Step::VolumeOpens { .. }

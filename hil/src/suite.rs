@@ -40,6 +40,7 @@ const BUILT_IN: [(&str, &str); 29] = [
     ("node-frozen", include_str!("../suites/node-frozen.toml")),
     ("rack-loss", include_str!("../suites/rack-loss.toml")),
     ("drive-faults", include_str!("../suites/drive-faults.toml")),
+    ("volume-drive-faults", include_str!("../suites/volume-drive-faults.toml")),
     ("volume-rack-loss", include_str!("../suites/volume-rack-loss.toml")),
     ("volume-witness-loss", include_str!("../suites/volume-witness-loss.toml")),
     ("volume-network-loss", include_str!("../suites/volume-network-loss.toml")),

@@ -12,7 +12,7 @@ const EDGES: [(&str, &[&str]); 19] = [
     ("model", &[]),
     ("template", &["model"]),
     ("network", &["model"]),
-    ("control", &["model"]),
+    ("control", &["model", "placement"]),
     ("placement", &["model"]),
     ("sim", &["control", "model", "placement"]),
     ("vm", &[]),

@@ -241,6 +241,8 @@ pub enum Event {
     NodeAdded(NodeId),
     /// A drive has its id.
     DriveAdded(DriveId),
+    /// A drive has reported an error for the first time, and is retired.
+    DriveErred(DriveId),
     /// A volume has its id.
     VolumeCreated(VolumeId),
     /// A leg has its number.

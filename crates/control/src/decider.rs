@@ -13,6 +13,7 @@
 use crate::command::{Command, VolumeCommand};
 use crate::lease::{Grantor, GrantorEffect, GrantorEvent};
 use crate::moment::Moment;
+use crate::retire;
 use crate::state::{Phase, State, Volume};
 use crate::voters;
 use model::{Epoch, LegId, NodeId, VolumeId};
@@ -111,6 +112,9 @@ impl Decider {
                     effects.push(Effect::Propose(Command::Volume(*id, volume.epoch, command)));
                 }
             }
+            let moves = retire::moves(ledger, |node| self.is_live(now, node));
+            let propose = |(id, epoch, command)| Effect::Propose(Command::Volume(id, epoch, command));
+            effects.extend(moves.into_iter().map(propose));
         }
         effects
     }

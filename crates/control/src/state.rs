@@ -120,10 +120,23 @@ pub struct Drive {
     pub cache: Cache,
     /// The count that its node last registered; `None`: never.
     pub power_cycles: Option<PowerCycles>,
-    /// Nothing new is put on it.
+    /// Nothing new is put on it, and what is on it moves elsewhere.
     pub retired: bool,
+    /// What it has shown of itself.
+    pub health: Health,
     /// Legs that are gone, and whose slabs nobody may have yet: the target has not said that it has let go of them.
     pub leaving: Vec<Leaving>,
+}
+
+/// What a drive has shown of itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// Nothing bad.
+    #[default]
+    Good,
+    /// It reported an error on a leg. It is retired by the commit that says so, and stays that.
+    Erred,
 }
 
 /// A leg that the ledger knows no more and its target may still have given out.

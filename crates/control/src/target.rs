@@ -26,6 +26,7 @@
 use crate::bug::{Bug, Bugs};
 use crate::command::{ClusterCommand, Command, LegRef, VolumeCommand};
 use crate::moment::Moment;
+use crate::retire;
 use crate::state::{Leaving, Leg, LegState, Phase, Run, State, Volume};
 use model::{BootId, DriveId, Epoch, Incarnation, LegId, NodeId, PowerCycles, VolumeId};
 use serde::{Deserialize, Serialize};
@@ -277,7 +278,7 @@ impl Target {
                     LegState::Stale { back, .. } => !back || !ledger.same_run(leg),
                     LegState::Suspect { .. } => volume.in_sync().next().is_some(),
                     LegState::Rebuilding { .. } => false,
-                };
+                } && !retire::leaves(ledger, id);
                 let fenced = floor > key;
                 (wants && fenced).then_some(VolumeCommand::Reexport { leg: named, run })?
             }

@@ -74,6 +74,8 @@ pub struct DriveState {
     pub reads: u64,
     /// Writes, zeros among them, that were answered well.
     pub writes: u64,
+    /// How much that was, bytes.
+    pub written_bytes: u64,
     /// How many of them had to be durable.
     pub writes_through: u64,
     /// Flushes that were answered well.

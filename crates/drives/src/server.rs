@@ -131,6 +131,7 @@ impl Shared {
             waiting: 0,
             reads: 0,
             writes: 0,
+            written_bytes: 0,
             writes_through: 0,
             flushes: 0,
             failed: 0,

@@ -1,8 +1,9 @@
 //! What goes wrong with data drives, and how it ends.
 //!
-//! Errors, slowness and standing still are orders to the lab's drives alone. A drive is pulled in two steps: it loses its
-//! power and fails everything, then its device is taken from QEMU, which asks the guest to let go of it. Its blocks stay
-//! with the lab's drives, so that it can be put back.
+//! Errors, slowness and standing still are orders to the lab's drives alone. A drive is pulled in two steps: its
+//! device is taken from QEMU, which asks the guest to let go of it, then it loses its power. Its blocks stay with the lab's drives, so that it
+//! can be put back. It answers until its device is gone: one that is pulled out of a machine reports no errors, and the product must tell the
+//! one from the other.
 //!
 //! Invariants: a drive that is pulled stays pulled when its node's power is cycled. Mending may be repeated.
 //!
@@ -35,11 +36,11 @@ impl Lab {
     ) -> Result<Made, LabError> {
         let made = Made::Drive { node: node.clone(), drive: drive.clone(), fault };
         self.faults.push(made.clone());
-        self.drives.fault(drive, fault)?;
         if fault == Fault::Pulled {
-            self.drives.lose_power(drive)?;
             self.node_mut(node)?.pull(drive).await?;
+            self.drives.lose_power(drive)?;
         }
+        self.drives.fault(drive, fault)?;
         Ok(made)
     }
 

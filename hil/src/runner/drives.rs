@@ -55,6 +55,8 @@ pub(super) struct Raw {
     runs: BTreeMap<DriveSerial, BTreeSet<u32>>,
     /// The run that waits at a drive that hangs.
     waiting: Option<(DriveSerial, u32)>,
+    /// What had been written to each drive when it was mended last, bytes.
+    mended: BTreeMap<DriveSerial, u64>,
 }
 
 /// A drive and who has it.
@@ -72,6 +74,8 @@ impl Runner<'_> {
         };
         match step {
             Step::DriveWorks { .. } | Step::PutDriveBack { .. } => {
+                let written = self.lab.drive_state(&target.drive)?.written_bytes;
+                self.raw.mended.insert(target.drive.clone(), written);
                 self.lab.mend_drive(&target.node, &target.drive).await?;
                 if self.lab.faults().is_empty() {
                     self.note_healed();
@@ -83,6 +87,7 @@ impl Runner<'_> {
             }
             Step::WriteToDrive { writes, .. } => self.write_to_drive(&target, *writes).await,
             Step::OnlyFlushedIsSure { .. } => self.only_flushed_is_sure(&target),
+            Step::DriveTookAtMost { mib, .. } => self.took_at_most(&target, *mib),
             fault => {
                 self.before_a_fault();
                 let now = Instant::now();
@@ -111,6 +116,16 @@ impl Runner<'_> {
             }
         };
         Ok(found.map(|drive| Target { node: name, drive }))
+    }
+
+    fn took_at_most(&mut self, target: &Target, mib: u64) -> Result<Seen, RunError> {
+        let Some(before) = self.raw.mended.get(&target.drive).copied() else {
+            return Ok(Seen::not(format!("drive {} was not mended", target.drive)));
+        };
+        let bytes = self.lab.drive_state(&target.drive)?.written_bytes.saturating_sub(before);
+        let what = format!("{} KiB were written to drive {} since", bytes >> 10, target.drive);
+        // Nothing at all: it is not the one that was brought up to date.
+        Ok(if bytes > 0 && bytes <= mib << 20 { Seen::held(what) } else { Seen::not(what) })
     }
 
     fn lab_node(&self, name: &NodeName) -> Result<&LabNode, LabError> {

@@ -2,10 +2,11 @@
 
 use super::volume::Tested;
 use super::{Runner, Seen, milliseconds};
+use crate::lab::faults::Made;
 use api::ClusterView;
 use control::state::{Leg, LegState, Phase, Volume, Voters};
 use deploy::pool::{in_words, newest};
-use model::{Epoch, Incarnation, LegId, NodeName};
+use model::{DriveSerial, Epoch, Incarnation, LegId, NodeName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -99,6 +100,35 @@ impl Runner<'_> {
         }
     }
 
+    /// Broken drives are retired and hold no leg, and the volume is whole all the same.
+    pub(super) async fn broken_drives_are_left(&mut self, bound: Duration) -> Seen {
+        let begun = Instant::now();
+        let is_broken = |made: &Made| match made {
+            Made::Drive { drive, .. } => Some(drive.clone()),
+            _ => None,
+        };
+        let broken: BTreeSet<DriveSerial> = self.lab.faults().iter().filter_map(is_broken).collect();
+        if broken.is_empty() {
+            return Seen::not("no drive is broken");
+        }
+        loop {
+            let views = self.look_at_volume().await;
+            let left = match (newest(&views), &self.volume) {
+                (Some(view), Some(tested)) => not_left(view, tested, &broken),
+                _ => Some("there is no volume, or nobody who has a ledger answers".to_owned()),
+            };
+            let after_ms = milliseconds(begun.elapsed());
+            match left {
+                None => {
+                    self.note_whole(&views);
+                    return Seen::held(format!("{} drives after {after_ms} ms", broken.len()));
+                }
+                Some(why) if begun.elapsed() >= bound => return Seen::not(why),
+                Some(_) => sleep(SELDOM).await,
+            }
+        }
+    }
+
     /// Everybody who votes works, and no change is under way.
     pub(super) async fn voters_work(&mut self, bound: Duration) -> Seen {
         let begun = Instant::now();
@@ -124,6 +154,22 @@ impl Tested {
     pub(super) fn of<'a>(&self, views: &'a [(NodeName, ClusterView)]) -> Option<&'a Volume> {
         newest(views)?.state.volumes.get(&self.id)
     }
+}
+
+/// What keeps broken drives from being out of use; `None`: nothing.
+fn not_left(view: &ClusterView, tested: &Tested, broken: &BTreeSet<DriveSerial>) -> Option<String> {
+    let Some(volume) = view.state.volumes.get(&tested.id) else { return Some("it is gone".to_owned()) };
+    let drives = &view.state.drives;
+    let known = |serial: &DriveSerial| drives.values().find(|drive| drive.serial == *serial);
+    if let Some(serial) = broken.iter().find(|serial| known(serial).is_none_or(|drive| !drive.retired)) {
+        return Some(format!("drive {serial} is not retired"));
+    }
+    let holds = |leg: &&Leg| drives.get(&leg.drive).is_some_and(|drive| broken.contains(&drive.serial));
+    let is_whole = matches!(volume.phase, Phase::Open { .. })
+        && volume.in_sync().count() == volume.legs.len()
+        && tested.whole.as_ref().is_none_or(|whole| whole.incarnations.len() == volume.legs.len());
+    let left = is_whole && !volume.legs.values().any(|leg| holds(&leg));
+    (!left).then(|| in_words(volume))
 }
 
 /// Whether all who vote work.

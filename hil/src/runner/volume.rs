@@ -31,8 +31,8 @@ use tokio::time::{Instant, sleep};
 use workload::choice::Pattern;
 use workload::writer::Config;
 
-/// How much of the volume is written again and again, and how often of a hundred times.
-const WARM: Pattern = Pattern { warm_blocks: 256, warm_percent: 50 };
+/// How much of the volume is written again and again.
+const WARM_BLOCKS: u32 = 256;
 /// How long the workload has to end: a write that waits for the ledger must come to its end first.
 const STOP_BOUND: Duration = Duration::from_secs(30);
 
@@ -60,6 +60,7 @@ struct Pace {
     in_flight: u8,
     pause_ms: u16,
     flush_every: u64,
+    warm_percent: u8,
 }
 
 impl Runner<'_> {
@@ -71,8 +72,10 @@ impl Runner<'_> {
                 let made = self.make_volume((*size_mib, *mirror), *room, ms(*within_ms)).await;
                 Ok(super::or_failure(made))
             }
-            Step::StartWriting { in_flight, pause_ms, flush_every, within_ms } => {
-                let pace = Pace { in_flight: *in_flight, pause_ms: *pause_ms, flush_every: *flush_every };
+            Step::StartWriting { in_flight, pause_ms, flush_every, warm_percent, within_ms } => {
+                let (in_flight, pause_ms) = (*in_flight, *pause_ms);
+                let (flush_every, warm_percent) = (*flush_every, *warm_percent);
+                let pace = Pace { in_flight, pause_ms, flush_every, warm_percent };
                 self.start_writing(pace, ms(*within_ms)).await
             }
             Step::WritesGoOn { within_ms } => {
@@ -95,6 +98,7 @@ impl Runner<'_> {
             Step::VolumeOpens { room, within_ms } => Ok(self.volume_opens(*room, ms(*within_ms)).await),
             Step::LegsStayInSync { for_ms } => Ok(self.legs_stay_in_sync(ms(*for_ms)).await),
             Step::RebuildsAtMost { count } => Ok(self.rebuilds_at_most(*count).await),
+            Step::BrokenDrivesAreLeft { within_ms } => Ok(self.broken_drives_are_left(ms(*within_ms)).await),
             Step::VotersWork { within_ms } => Ok(self.voters_work(ms(*within_ms)).await),
             Step::OldOwnerIsSilent { for_ms } => {
                 Ok(or_unreadable(self.old_owner_is_silent(ms(*for_ms)).await))
@@ -108,7 +112,9 @@ impl Runner<'_> {
     /// The drive that holds a node's leg of the volume.
     pub(super) fn drive_of_leg(&self, node: &NodeName) -> Option<DriveSerial> {
         let places = &self.volume.as_ref()?.places;
-        places.values().find(|(holder, _)| holder == node).map(|(_, place)| place.serial.clone())
+        // Of one that moves the new one, which has the greater number.
+        let newest = places.values().rev().find(|(holder, _)| holder == node);
+        newest.map(|(_, place)| place.serial.clone())
     }
 
     /// Whether something was written and not judged since.
@@ -169,6 +175,7 @@ impl Runner<'_> {
             let volume = newest(&views).and_then(|view| view.state.volumes.get(&tested.id));
             if let Some(volume) = volume {
                 tested.steps.see(volume);
+                tested.places.retain(|leg, _| volume.legs.contains_key(leg));
             }
             for (name, view) in &views {
                 for place in view.legs.iter().filter(|place| place.volume == tested.id) {
@@ -210,7 +217,7 @@ impl Runner<'_> {
 
     async fn start_writing(
         &mut self,
-        Pace { in_flight, pause_ms, flush_every }: Pace,
+        Pace { in_flight, pause_ms, flush_every, warm_percent }: Pace,
         bound: Duration,
     ) -> Result<Seen, RunError> {
         if self.volume.as_ref().is_some_and(|tested| tested.writer.is_some()) {
@@ -237,7 +244,7 @@ impl Runner<'_> {
             seed: random.rotate_left(run),
             in_flight,
             pause_ms,
-            pattern: WARM,
+            pattern: Pattern { warm_blocks: WARM_BLOCKS, warm_percent },
             flush_every,
             writes: None,
         };

@@ -15,7 +15,8 @@ impl Step {
             | Self::PutDriveBack { drive }
             | Self::KernelSeesDrive { drive, .. }
             | Self::WriteToDrive { drive, .. }
-            | Self::OnlyFlushedIsSure { drive } => Some(drive),
+            | Self::OnlyFlushedIsSure { drive }
+            | Self::DriveTookAtMost { drive, .. } => Some(drive),
             _ => None,
         }
     }

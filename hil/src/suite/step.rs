@@ -214,6 +214,13 @@ pub enum Step {
         /// The drive.
         drive: DriveAt,
     },
+    /// Since a drive that was broken was mended last, so much was written to it at most, zeros included.
+    DriveTookAtMost {
+        /// The drive.
+        drive: DriveAt,
+        /// How much, MiB.
+        mib: u64,
+    },
     /// Every fault is undone.
     Heal {},
     /// A node is given a plan that goes wrong, which nobody confirms; within a bound it is on its own again, says so and why,
@@ -350,6 +357,9 @@ pub enum Step {
         /// After how many writes a flush follows; 0: never.
         #[serde(default)]
         flush_every: u64,
+        /// How many of a hundred writes go to the first MiB of the volume, over and over; the others go anywhere.
+        #[serde(default = "fifty")]
+        warm_percent: u8,
         /// The bound for the first acknowledgement, milliseconds.
         within_ms: u64,
     },
@@ -395,6 +405,12 @@ pub enum Step {
         /// How often, all legs together.
         count: u64,
     },
+    /// Within a bound from now on no drive that is broken holds a leg of the volume, the ledger calls each of them retired, each room has as many
+    /// legs as it had when all were last in sync, and all legs are in sync.
+    BrokenDrivesAreLeft {
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
     /// Everybody who votes works, and no change of voters is under way, within a bound from now on.
     VotersWork {
         /// The bound, milliseconds.
@@ -426,6 +442,10 @@ fn one() -> u8 {
 
 fn eight() -> u8 {
     8
+}
+
+fn fifty() -> u8 {
+    50
 }
 
 fn twenty() -> u16 {

@@ -30,7 +30,8 @@ impl fmt::Display for Step {
             | Self::PutDriveBack { .. }
             | Self::KernelSeesDrive { .. }
             | Self::WriteToDrive { .. }
-            | Self::OnlyFlushedIsSure { .. } => drive(self, f),
+            | Self::OnlyFlushedIsSure { .. }
+            | Self::DriveTookAtMost { .. } => drive(self, f),
             Self::MiswireMany { count, .. } => {
                 write!(f, "{count} miswirings from the seed, each named and gone when mended")
             }
@@ -78,6 +79,7 @@ impl fmt::Display for Step {
             | Self::LegsInSync { .. }
             | Self::LegsStayInSync { .. }
             | Self::RebuildsAtMost { .. }
+            | Self::BrokenDrivesAreLeft { .. }
             | Self::VotersWork { .. }
             | Self::OldOwnerIsSilent { .. }
             | Self::VolumeOpens { .. }
@@ -173,6 +175,9 @@ fn drive(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Step::OnlyFlushedIsSure { .. } => {
             write!(f, "{at} holds everything that was flushed, and lost some of the rest")
         }
+        Step::DriveTookAtMost { mib, .. } => {
+            write!(f, "{at} was written {mib} MiB at most since it was mended")
+        }
         _ => Ok(()),
     }
 }
@@ -208,6 +213,9 @@ fn volume(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             write!(f, "for {for_ms} ms the volume stays where it is and no leg is lost")
         }
         Step::RebuildsAtMost { count } => write!(f, "legs were lost {count} times at most"),
+        Step::BrokenDrivesAreLeft { within_ms } => {
+            write!(f, "broken drives are retired and hold no leg within {within_ms} ms")
+        }
         Step::VotersWork { within_ms } => write!(f, "everybody who votes works within {within_ms} ms"),
         Step::OldOwnerIsSilent { for_ms } => {
             write!(f, "for {for_ms} ms nothing is acknowledged where the volume was open before")

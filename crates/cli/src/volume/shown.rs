@@ -4,6 +4,7 @@
 
 use api::ClusterView;
 use control::State;
+use control::state::{Drive, Health};
 use deploy::pool::{capacity, leg_in_words, phase_in_words};
 use model::{Mirror, NodeId, NodeName, VolumeId};
 use serde::Serialize;
@@ -63,6 +64,7 @@ struct Placed {
     node: String,
     drive: String,
     serial: String,
+    drive_state: &'static str,
     state: &'static str,
     incarnation: u32,
     slabs: u64,
@@ -151,6 +153,7 @@ impl Shown {
                 node: node.map_or_else(|| "-".to_owned(), |node| name_of(state, node)),
                 drive: found.drive.to_string(),
                 serial: drive.map(|drive| drive.serial.to_string()).unwrap_or_default(),
+                drive_state: drive.map_or("gone", drive_in_words),
                 state: leg_in_words(found.state),
                 incarnation: found.incarnation.0,
                 slabs: found.extents.iter().map(|extent| extent.count).sum(),
@@ -165,6 +168,17 @@ impl Shown {
         });
         let device = owner.and_then(|view| view.devices.get(&id)).cloned();
         Some(Self { version: VERSION, row, epoch: volume.epoch.to_string(), device, waits, copies })
+    }
+}
+
+/// What a drive is that is neither retired nor worse.
+const IN_USE: &str = "in use";
+
+fn drive_in_words(drive: &Drive) -> &'static str {
+    match drive.health {
+        Health::Erred => "erred, retired",
+        Health::Good if drive.retired => "retired",
+        Health::Good => IN_USE,
     }
 }
 
@@ -225,7 +239,9 @@ impl fmt::Display for Shown {
             let replaces =
                 copy.replaces.as_ref().map(|old| format!(", in place of {old}")).unwrap_or_default();
             let state = format!("{}{progress}{replaces}", copy.state);
-            let drive = format!("{} {}", copy.drive, copy.serial);
+            let is =
+                if copy.drive_state == IN_USE { String::new() } else { format!(" ({})", copy.drive_state) };
+            let drive = format!("{} {}{is}", copy.drive, copy.serial);
             [copy.rack.clone(), copy.node.clone(), drive, copy.leg.clone(), state]
         });
         table(f, ["RACK", "NODE", "DRIVE", "COPY", "STATE"], copies)

@@ -3,7 +3,7 @@
 use super::volume;
 use crate::command::{ClusterCommand, Event, LegRef, Rejected};
 use crate::state::{
-    Base, Doubt, Drive, LegState, Node, Overridden, Override, Phase, Spec, State, Volume, Voters,
+    Base, Doubt, Drive, Health, LegState, Node, Overridden, Override, Phase, Spec, State, Volume, Voters,
 };
 use crate::transition::{self, LegCause, VolumeCause};
 use model::{BootId, DriveId, Epoch, LegId, MapSequence, NodeId, PowerCycles, VolumeId};
@@ -50,6 +50,7 @@ pub(super) fn apply(state: &mut State, command: &ClusterCommand) -> Result<Vec<E
                 cache,
                 power_cycles,
                 retired: false,
+                health: Health::Good,
                 leaving: Vec::new(),
             };
             state.drives.insert(state.minted.drive, drive);

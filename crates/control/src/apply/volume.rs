@@ -7,7 +7,8 @@ use crate::bug::{Bug, Bugs};
 use crate::command::{Event, LegRef, Rejected, VolumeCommand};
 use crate::pool;
 use crate::state::{
-    Base, Cache, Doubt, Leaving, Leg, LegState, Overridden, Override, Phase, Run, State, Volume,
+    Base, Cache, Doubt, Drive, Health, Leaving, Leg, LegState, Overridden, Override, Phase, Run, State,
+    Volume,
 };
 use crate::transition::{self, LegCause, VolumeCause};
 use model::{BootId, DriveId, Epoch, Incarnation, LegId, MapSequence, NodeId, VolumeId};
@@ -28,10 +29,9 @@ pub(super) fn apply(
     if *command == VolumeCommand::Delete {
         return delete(state, id, &volume, bugs);
     }
-    let mut edit =
-        Edit { state, id, volume, bugs, events: Vec::new(), overridden: None, removed: Vec::new() };
+    let mut edit = Edit::new(state, id, volume, bugs);
     edit.command(command)?;
-    let Edit { volume, mut events, overridden, removed, .. } = edit;
+    let Edit { volume, mut events, overridden, removed, erred, .. } = edit;
     let epoch = volume.epoch;
     if let Some(overridden) = overridden {
         super::cluster::record(state, overridden);
@@ -39,6 +39,10 @@ pub(super) fn apply(
     state.volumes.insert(id, volume);
     for (leg_id, leg) in removed {
         leave(state, (id, epoch), leg_id, leg, bugs);
+    }
+    if let Some((drive, found)) = erred.and_then(|id| Some((id, state.drives.get_mut(&id)?))) {
+        (found.health, found.retired) = (Health::Erred, true);
+        events.push(Event::DriveErred(drive));
     }
     if events.is_empty() {
         events.push(Event::Changed);
@@ -89,8 +93,7 @@ pub(super) fn replace_drive(
 /// A volume that nobody has had yet.
 pub(super) fn created(state: &State, volume: Volume, drives: &[DriveId]) -> Result<Volume, Rejected> {
     let needed = volume.mirror.legs();
-    let (bugs, events, removed) = (Bugs::default(), Vec::new(), Vec::new());
-    let mut edit = Edit { state, id: VolumeId(0), volume, bugs, events, overridden: None, removed };
+    let mut edit = Edit::new(state, VolumeId(0), volume, Bugs::default());
     if drives.len() != needed {
         return Err(Rejected::WrongLegCount { needed });
     }
@@ -111,9 +114,16 @@ struct Edit<'a> {
     events: Vec<Event>,
     overridden: Option<Override>,
     removed: Vec<(LegId, Leg)>,
+    /// A drive that has erred, which was not known before.
+    erred: Option<DriveId>,
 }
 
-impl Edit<'_> {
+impl<'a> Edit<'a> {
+    fn new(state: &'a State, id: VolumeId, volume: Volume, bugs: Bugs) -> Self {
+        let (events, removed) = (Vec::new(), Vec::new());
+        Self { state, id, volume, bugs, events, overridden: None, removed, erred: None }
+    }
+
     fn command(&mut self, command: &VolumeCommand) -> Result<(), Rejected> {
         use VolumeCommand as C;
         match command {
@@ -207,8 +217,12 @@ impl Edit<'_> {
 
     /// The volume goes offline with its last leg: an error on it was an error for its users, too.
     fn leg_suspect(&mut self, leg: LegRef, why: Doubt) -> Result<(), Rejected> {
-        self.leg(leg)?;
+        let drive = self.leg(leg)?.drive;
         self.go(leg.id, why.cause(), LegState::Suspect { why })?;
+        let is_new = |drive: &Drive| drive.health != Health::Erred;
+        if why == Doubt::Errored && self.state.drives.get(&drive).is_some_and(is_new) {
+            self.erred = Some(drive);
+        }
         if let Phase::Fencing { confirmed } = &mut self.volume.phase {
             confirmed.remove(&leg.id);
         }

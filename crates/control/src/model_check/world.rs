@@ -230,6 +230,11 @@ impl World {
     pub(super) fn opened(config: Config) -> Self {
         let mut ledger = with_volume(config.nodes, 1, config.mirror, config.caches);
         ledger.settings.rebuilds_per_node_max = 1;
+        // Legs stay where they are: a third node's drive takes none. The sim rung moves them.
+        let holds: Vec<_> = volume(&ledger).legs.values().map(|leg| leg.drive).collect();
+        for (_, drive) in ledger.drives.iter_mut().filter(|(id, _)| !holds.contains(id)) {
+            drive.retired = true;
+        }
         let disk = Disk {
             value: 0,
             durable: 0,

@@ -169,6 +169,7 @@ impl Drive {
             (Ok(_), Kind::Read) => seen.reads += 1,
             (Ok(_), Kind::Write | Kind::Zero) => {
                 seen.writes += 1;
+                seen.written_bytes += u64::from(request.len_bytes);
                 seen.writes_through += u64::from(request.fua);
             }
             (Ok(_), Kind::Flush) => seen.flushes += 1,

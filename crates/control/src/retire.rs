@@ -1,0 +1,195 @@
+//! Retired drives: where their legs go.
+//!
+//! Purpose: a drive that reports an error is retired by the commit that says so ([`Health::Erred`]); an operator may retire one, too. Nothing new
+//! is put on it, and [`moves`] has each leg that is still there made anew on another drive of its rack, as placement finds it: a leg
+//! that `replaces` it, which takes its place in the commit that makes it in sync. Until then the old one stays what it is.
+//!
+//! A leg on a drive that erred is not brought up to date in its place while it can go elsewhere ([`leaves`]): what it would hold is in
+//! doubt again with the next error. Where it can't go anywhere, a copy that may err is better than none.
+//!
+//! Invariants: nothing here is needed for safety. Which drive is chosen stays out of the state machine: nodes with another version of placement must
+//! not come to another ledger.
+
+use crate::command::{LegRef, VolumeCommand};
+use crate::state::{Health, LegState, Phase, State};
+use crate::target::LegOf;
+use model::{DriveId, Epoch, LegId, NodeId, PlacedLeg, VolumeId};
+
+/// The legs on retired drives that can go elsewhere now, each with the command that begins it. Only of open volumes: others have nothing to
+/// copy from.
+pub fn moves(ledger: &State, lives: impl Fn(NodeId) -> bool) -> Vec<(VolumeId, Epoch, VolumeCommand)> {
+    let mut moves = Vec::new();
+    for (id, volume) in &ledger.volumes {
+        if !matches!(volume.phase, Phase::Open { .. }) {
+            continue;
+        }
+        for (leg, found) in &volume.legs {
+            let retired = ledger.drives.get(&found.drive).is_some_and(|drive| drive.retired);
+            if !retired || is_replaced(ledger, (*id, *leg)) {
+                continue;
+            }
+            if let Some(to) = refuge(ledger, (*id, *leg), &lives) {
+                let leg = LegRef { id: *leg, incarnation: found.incarnation };
+                moves.push((*id, volume.epoch, VolumeCommand::MoveLeg { leg, to }));
+            }
+        }
+    }
+    moves
+}
+
+/// Whether a leg that is not in sync waits to be made elsewhere, instead of being brought up to date where it is.
+pub fn leaves(ledger: &State, id: LegOf) -> bool {
+    let leg = ledger.volumes.get(&id.0).and_then(|volume| volume.legs.get(&id.1));
+    let Some(leg) = leg.filter(|leg| leg.state != LegState::InSync) else { return false };
+    let erred = ledger.drives.get(&leg.drive).is_some_and(|drive| drive.health == Health::Erred);
+    erred && (is_replaced(ledger, id) || refuge(ledger, id, |_| true).is_some())
+}
+
+fn is_replaced(ledger: &State, (volume, leg): LegOf) -> bool {
+    let legs = ledger.volumes.get(&volume).into_iter().flat_map(|volume| volume.legs.values());
+    legs.into_iter().any(|other| other.replaces == Some(leg))
+}
+
+/// Another drive for a leg, in its rack, on a node that lives and holds no other leg of the volume.
+fn refuge(ledger: &State, id: LegOf, lives: impl Fn(NodeId) -> bool) -> Option<DriveId> {
+    let volume = ledger.volumes.get(&id.0)?;
+    let mut pool = ledger.pool();
+    for node in &mut pool.nodes {
+        let there = lives(node.id);
+        for drive in &mut node.drives {
+            // One leg a drive, also while one takes the other's place.
+            let holds = volume.legs.values().any(|leg| leg.drive == drive.id);
+            drive.usable = drive.usable && there && !holds;
+        }
+    }
+    // The two of a move are one copy: they may be on one node.
+    let replaces = volume.legs.get(&id.1)?.replaces;
+    let is_other = |leg: &PlacedLeg| leg.volume != id.0 || Some(leg.leg) != replaces;
+    let legs: Vec<PlacedLeg> = ledger.placed().into_iter().filter(is_other).collect();
+    let placed = placement::replace(&pool, &legs, id, LegId(u16::MAX));
+    placed.ok().map(|placed| placed.drive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{ClusterCommand, Command, Event};
+    use crate::state::{Cache, Doubt};
+    use crate::testing::{VOLUME, leg_ref, must, now, open, run, volume, with_volume};
+    use model::Mirror;
+
+    /// Two racks of one node with two drives each; the volume has a leg on drive 1 and one on drive 3.
+    fn two_drives_a_node() -> State {
+        let mut state = with_volume(2, 2, Mirror::TwoWay, &[Cache::Safe]);
+        open(&mut state, &[1, 2]);
+        state
+    }
+
+    fn errs(state: &mut State, leg: u16) -> Vec<Event> {
+        let suspect = now(state, VolumeCommand::LegSuspect(leg_ref(state, leg)));
+        must(state, &suspect)
+    }
+
+    fn drive_of(state: &State, leg: u16) -> DriveId {
+        volume(state).legs[&LegId(leg)].drive
+    }
+
+    fn begin(state: &mut State) -> DriveId {
+        let moves = moves(state, |_| true);
+        let [(id, epoch, command)] = &moves[..] else { panic!("{moves:?}") };
+        let VolumeCommand::MoveLeg { to, .. } = command else { panic!("{command:?}") };
+        must(state, &Command::Volume(*id, *epoch, command.clone()));
+        *to
+    }
+
+    #[test]
+    fn a_drive_that_errs_is_retired_at_once_and_its_leg_goes_to_the_other_drive_of_its_node() {
+        let mut state = two_drives_a_node();
+        assert_eq!(moves(&state, |_| true), []);
+        let bad = drive_of(&state, 2);
+        let events = errs(&mut state, 2);
+        assert!(events.contains(&Event::DriveErred(bad)), "{events:?}");
+        assert!(state.drives[&bad].retired);
+        assert!(leaves(&state, (VOLUME, LegId(2))), "it is not rebuilt where it erred");
+        let to = begin(&mut state);
+        assert_eq!(state.drives[&to].node, state.drives[&bad].node);
+        assert_ne!(to, bad);
+        assert_eq!(volume(&state).legs[&LegId(3)].replaces, Some(LegId(2)));
+        assert_eq!(moves(&state, |_| true), [], "one move is enough");
+        assert!(leaves(&state, (VOLUME, LegId(2))));
+        assert!(!leaves(&state, (VOLUME, LegId(3))));
+    }
+
+    #[test]
+    fn a_leg_that_can_go_nowhere_is_brought_up_to_date_where_it_is() {
+        let mut state = with_volume(2, 1, Mirror::TwoWay, &[Cache::Safe]);
+        open(&mut state, &[1, 2]);
+        errs(&mut state, 2);
+        assert_eq!(moves(&state, |_| true), []);
+        assert!(!leaves(&state, (VOLUME, LegId(2))));
+        let (leg, run) = (leg_ref(&state, 2), run(NodeId(2), 1, 1));
+        let back = now(&state, VolumeCommand::Reexport { leg, run });
+        must(&mut state, &back);
+    }
+
+    #[test]
+    fn a_leg_goes_to_no_node_that_is_away() {
+        let mut state = two_drives_a_node();
+        errs(&mut state, 2);
+        assert_eq!(moves(&state, |node| node != NodeId(2)), []);
+        assert!(leaves(&state, (VOLUME, LegId(2))), "it waits for its node");
+    }
+
+    #[test]
+    fn nothing_is_moved_of_a_volume_that_has_nothing_to_copy_from() {
+        let mut state = two_drives_a_node();
+        errs(&mut state, 1);
+        errs(&mut state, 2);
+        assert_eq!(volume(&state).phase, Phase::Offline);
+        assert_eq!(moves(&state, |_| true), []);
+    }
+
+    /// A retired drive that has not erred keeps its leg in sync until the new one is.
+    #[test]
+    fn a_leg_in_sync_on_a_retired_drive_stays_until_the_new_one_is_in_sync() {
+        let mut state = two_drives_a_node();
+        let old = drive_of(&state, 2);
+        must(&mut state, &Command::Cluster(ClusterCommand::RetireDrive(old)));
+        begin(&mut state);
+        assert_eq!(volume(&state).in_sync().count(), 2);
+        assert_eq!(state.drives[&old].health, Health::Good);
+    }
+
+    /// The drive that a leg is moved to errs, too: it goes elsewhere, which is not back.
+    #[test]
+    fn a_move_whose_new_drive_errs_is_turned_elsewhere() {
+        let mut state = with_volume(2, 3, Mirror::TwoWay, &[Cache::Safe]);
+        open(&mut state, &[1, 2]);
+        errs(&mut state, 2);
+        let first = begin(&mut state);
+        let bad = drive_of(&state, 2);
+        let events = errs(&mut state, 3);
+        assert!(events.contains(&Event::DriveErred(first)), "{events:?}");
+        let second = begin(&mut state);
+        assert!(second != first && second != bad);
+        assert_eq!(volume(&state).legs[&LegId(4)].replaces, Some(LegId(2)));
+        assert!(!volume(&state).legs.contains_key(&LegId(3)));
+    }
+
+    #[test]
+    fn only_errors_retire() {
+        let mut state = with_volume(2, 2, Mirror::TwoWay, &[Cache::Volatile]);
+        open(&mut state, &[1, 2]);
+        let again = run(NodeId(2), 2, 2);
+        let booted = crate::testing::register(&state, NodeId(2), again);
+        must(&mut state, &booted);
+        let takeover = now(&state, VolumeCommand::Takeover { owner: NodeId(1) });
+        must(&mut state, &takeover);
+        let leg = leg_ref(&state, 2);
+        let confirm = now(&state, VolumeCommand::ConfirmFence { leg, run: again, errored: false });
+        must(&mut state, &confirm);
+        let forgot = LegState::Suspect { why: Doubt::CacheLost };
+        assert_eq!(volume(&state).legs[&LegId(2)].state, forgot);
+        assert!(state.drives.values().all(|drive| !drive.retired));
+    }
+}
