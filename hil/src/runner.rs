@@ -20,6 +20,7 @@ mod inventory;
 mod isolation;
 mod legs;
 mod miswired;
+mod online;
 mod partition;
 mod power;
 mod priority;
@@ -394,21 +395,8 @@ impl<'a> Runner<'a> {
             | Step::WriteToDrive { .. }
             | Step::OnlyFlushedIsSure { .. }
             | Step::DriveTookAtMost { .. } => self.drive_step(step).await,
-            Step::MakeVolume { .. }
-            | Step::StartWriting { .. }
-            | Step::WritesGoOn { .. }
-            | Step::KeepsWriting { .. }
-            | Step::KeptWriting { .. }
-            | Step::AgentsRest { .. }
-            | Step::LegsInSync { .. }
-            | Step::LegsStayInSync { .. }
-            | Step::RebuildsAtMost { .. }
-            | Step::BrokenDrivesAreLeft { .. }
-            | Step::VotersWork { .. }
-            | Step::OldOwnerIsSilent { .. }
-            | Step::VolumeOpens { .. }
-            | Step::StopWriting {}
-            | Step::Judge {} => self.volume_step(step).await,
+            // Steps about a volume: it has the list.
+            _ => self.volume_step(step).await,
         }
     }
 

@@ -24,7 +24,7 @@ use model::ClusterSpec;
 use serde::Deserialize;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 29] = [
+const BUILT_IN: [(&str, &str); 31] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -52,6 +52,7 @@ const BUILT_IN: [(&str, &str); 29] = [
     ("volume-flapping-link", include_str!("../suites/volume-flapping-link.toml")),
     ("volume-at-rest", include_str!("../suites/volume-at-rest.toml")),
     ("volume-clock-skew", include_str!("../suites/volume-clock-skew.toml")),
+    ("volume-online", include_str!("../suites/volume-online.toml")),
     ("bad-apply", include_str!("../suites/bad-apply.toml")),
     ("kill-matrix", include_str!("../suites/kill-matrix.toml")),
     ("healthy-hour", include_str!("../suites/healthy-hour.toml")),

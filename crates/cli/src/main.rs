@@ -5,7 +5,10 @@
 //! On failure: exit code 1 when what was examined breaks a rule, 2 when the input or the command line can't be read, as
 //! spec.md has it for every command. Nothing is changed in either case.
 
+mod cluster;
+mod drive;
 mod json;
+mod shown;
 mod validate;
 mod volume;
 
@@ -22,6 +25,7 @@ Examples:
   twinrack validate plant.toml --format json | jq '.diagnostics[].rule'
   twinrack rules
   twinrack volume --access access.json list
+  twinrack drive --access access.json list
 
 Exit codes: 0 good; 1 what was examined is wrong; 2 the input or the command line can't be read.";
 
@@ -58,8 +62,10 @@ enum Task {
     },
     /// List the rules, and which can be overridden at what cost.
     Rules,
-    /// List, show, create and delete volumes.
+    /// List, show, create, move and delete volumes.
     Volume(volume::VolumeArgs),
+    /// List, add, replace and remove the drives of the pool.
+    Drive(drive::DriveArgs),
 }
 
 /// How to report.
@@ -86,6 +92,7 @@ fn main() -> ExitCode {
         Task::Validate { file, format, overrides } => validate::run(&file, format, overrides),
         Task::Rules => list_rules(),
         Task::Volume(args) => volume::run(&args),
+        Task::Drive(args) => drive::run(&args),
     };
     match written {
         Ok(outcome) => ExitCode::from(outcome as u8),

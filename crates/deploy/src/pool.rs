@@ -12,10 +12,12 @@
 
 mod choose;
 mod delete;
+mod moves;
 mod volume;
 
 pub use choose::{Difference, NoPlace, Voting, breaches, choose, differences, voting};
 pub use delete::delete;
+pub use moves::{CantMove, Move, move_copy, next_of_move, remove_drive, replace_drive, volumes_on};
 pub use volume::{
     VolumeReady, VolumeRequest, confirmed, in_words, leg_in_words, newest, opened, phase_in_words, volume,
 };
@@ -28,7 +30,9 @@ use api::{
 use control::state::Cache;
 use control::{ClusterCommand, Command, State};
 use futures_util::future::join_all;
-use model::{DriveClass, DriveSerial, Inventory, NodeId, NodeName, PowerCycles, VolumeId, VolumeName};
+use model::{
+    DriveClass, DriveId, DriveSerial, Inventory, NodeId, NodeName, PowerCycles, VolumeId, VolumeName,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -114,6 +118,17 @@ pub enum PoolError {
         /// In which phase it is.
         phase: String,
     },
+    /// A copy can't be moved as it was asked for.
+    #[error("the copy can't be moved")]
+    CantMove(#[from] CantMove),
+    /// A drive holds copies of volumes.
+    #[error("{drive} holds copies of {}", volumes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    HoldsCopies {
+        /// Which drive.
+        drive: DriveId,
+        /// Of which volumes.
+        volumes: Vec<VolumeId>,
+    },
     /// Not all can vote.
     #[error("the cluster has {members} members: an odd number must vote")]
     EvenMembers {
@@ -141,6 +156,14 @@ impl PoolError {
             Self::InUse { .. } => {
                 "see that nobody uses it, and close it first: `twinrack volume delete --close`"
             }
+            Self::CantMove(CantMove::NotOpen { .. }) => "open the volume first",
+            Self::CantMove(CantMove::NoPlace(_)) => {
+                "name another drive in the same rack, or add one; `twinrack drive list` shows what is free"
+            }
+            Self::CantMove(CantMove::NoVolume(_) | CantMove::NoCopy { .. }) => {
+                "`twinrack volume show` says on which drives a volume's copies are"
+            }
+            Self::HoldsCopies { .. } => "`twinrack drive replace` moves them to others first",
             Self::EvenMembers { .. } => {
                 "a cluster has two racks of equal size and a witness: see that the witness has joined"
             }
@@ -302,24 +325,12 @@ impl<'a> Stage<'a> {
             else {
                 continue;
             };
-            let what = format!("{} to register", member.name);
-            until(member, &what, STEP_BOUND, |view| {
-                view.state.nodes.get(&view.node).is_some_and(|node| node.boot.is_some())
-            })
-            .await?;
-            let inventory = member.client.inventory().await?;
+            let inventory = registered(member, STEP_BOUND).await?;
             for serial in serials {
                 let node = *nodes.get(&member.name).ok_or(PoolError::NoLedger)?;
-                let command = add_drive(&member.name, node, &inventory, serial)?;
-                let has = |state: &State| state.drives.values().any(|drive| drive.serial == *serial);
-                let what = format!("drive {serial} of {} in the ledger", member.name);
-                if settle(contact, &what, STEP_BOUND, &Command::Cluster(command), has).await? {
+                if name_and_claim(contact, (member, node), &inventory, serial).await? {
                     self.done.push(format!("drive {serial} of {} was added", member.name));
                 }
-                // The node must have heard of it before it can claim it.
-                until(member, &what, STEP_BOUND, |view| has(&view.state)).await?;
-                let claim = ClaimRequest { serial: serial.clone(), wipe: false };
-                insist(&format!("drive {serial} to be claimed"), || member.client.claim(&claim)).await?;
             }
         }
         Ok(())
@@ -340,6 +351,52 @@ impl<'a> Stage<'a> {
             of_node.or(witness).ok_or_else(|| PoolError::NoAddress { node: member.name.clone() })?;
         Ok(SocketAddr::new(IpAddr::V4(address), self.request.agent_port))
     }
+}
+
+/// Takes one more drive of a node into the pool, and gives its id. One that holds anything is refused.
+pub async fn add_one_drive(
+    members: &[Member],
+    member: &Member,
+    serial: &DriveSerial,
+    bound: Duration,
+) -> Result<DriveId, PoolError> {
+    let (contact, state) = confirmed(members, bound).await?;
+    // The last id under a name is the present one.
+    let node = state.nodes.iter().filter(|(_, node)| node.name == member.name).map(|(id, _)| *id).max();
+    let node = node.ok_or(PoolError::NoLedger)?;
+    let inventory = registered(member, bound).await?;
+    name_and_claim(contact, (member, node), &inventory, serial).await?;
+    let (_, state) = confirmed(members, bound).await?;
+    let found = state.drives.iter().find(|(_, drive)| drive.serial == *serial).map(|(id, _)| *id);
+    found.ok_or_else(|| PoolError::NoDrive { node: member.name.clone(), serial: serial.clone() })
+}
+
+/// What a node has, once it takes part in the ledger in this boot.
+async fn registered(member: &Member, bound: Duration) -> Result<Inventory, PoolError> {
+    let what = format!("{} to register", member.name);
+    until(member, &what, bound, |view| {
+        view.state.nodes.get(&view.node).is_some_and(|node| node.boot.is_some())
+    })
+    .await?;
+    Ok(member.client.inventory().await?)
+}
+
+/// Names a drive in the ledger, if it is not, and has its node claim it; whether it was new.
+async fn name_and_claim(
+    contact: &Member,
+    (member, node): (&Member, NodeId),
+    inventory: &Inventory,
+    serial: &DriveSerial,
+) -> Result<bool, PoolError> {
+    let command = add_drive(&member.name, node, inventory, serial)?;
+    let has = |state: &State| state.drives.values().any(|drive| drive.serial == *serial);
+    let what = format!("drive {serial} of {} in the ledger", member.name);
+    let is_new = settle(contact, &what, STEP_BOUND, &Command::Cluster(command), has).await?;
+    // The node must have heard of it before it can claim it.
+    until(member, &what, STEP_BOUND, |view| has(&view.state)).await?;
+    let claim = ClaimRequest { serial: serial.clone(), wipe: false };
+    insist(&format!("drive {serial} to be claimed"), || member.client.claim(&claim)).await?;
+    Ok(is_new)
 }
 
 /// The command that names a drive in the ledger. Nobody reads how often it was switched on: its node registers that, and the ledger

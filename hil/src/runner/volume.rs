@@ -99,6 +99,12 @@ impl Runner<'_> {
             Step::LegsStayInSync { for_ms } => Ok(self.legs_stay_in_sync(ms(*for_ms)).await),
             Step::RebuildsAtMost { count } => Ok(self.rebuilds_at_most(*count).await),
             Step::BrokenDrivesAreLeft { within_ms } => Ok(self.broken_drives_are_left(ms(*within_ms)).await),
+            Step::MoveLeg { room, position, gap_at_most_ms, within_ms } => {
+                Ok(self.move_leg((*room, *position), ms(*gap_at_most_ms), ms(*within_ms)).await)
+            }
+            Step::ReplaceDrive { room, position, gap_at_most_ms, within_ms } => {
+                Ok(self.replace_drive((*room, *position), ms(*gap_at_most_ms), ms(*within_ms)).await)
+            }
             Step::VotersWork { within_ms } => Ok(self.voters_work(ms(*within_ms)).await),
             Step::OldOwnerIsSilent { for_ms } => {
                 Ok(or_unreadable(self.old_owner_is_silent(ms(*for_ms)).await))
@@ -133,7 +139,9 @@ impl Runner<'_> {
         let drives = drives.map(|(name, node)| (name.clone(), node.data_drives())).collect();
         let made = pool(&self.cluster, &PoolRequest { agent_port: AGENT_PORT, drives }).await?;
         let pool_took = begun.elapsed();
-        let Ok(name) = self.suite.parse() else { return Ok(Seen::not("the suite's name is none for a volume")) };
+        let Ok(name) = self.suite.parse() else {
+            return Ok(Seen::not("the suite's name is none for a volume"));
+        };
         let deleted = if self.volume.is_none() { self.delete_former(bound).await? } else { String::new() };
         let rack = self.cluster.spec.zones[room.index()].name.clone();
         let mirror = mirror.unwrap_or_else(|| self.cluster.spec.shape().mirror());
@@ -159,13 +167,13 @@ impl Runner<'_> {
         let members = &self.cluster.members;
         let begun = Instant::now();
         let (_, state) = deploy::pool::confirmed(members, bound).await?;
-        let mut words = String::new();
+        let mut words = Vec::new();
         for (id, volume) in &state.volumes {
             deploy::pool::delete(members, *id, true, bound).await?;
             let after_ms = begun.elapsed().as_millis();
-            words.push_str(&format!("{id} ({}) deleted after {after_ms} ms; ", volume.name));
+            words.push(format!("{id} ({}) deleted after {after_ms} ms; ", volume.name));
         }
-        Ok(words)
+        Ok(words.concat())
     }
 
     /// Asks those that work; notes where legs lie.

@@ -411,6 +411,30 @@ pub enum Step {
         /// The bound, milliseconds.
         within_ms: u64,
     },
+    /// A node's leg of the volume is moved to another drive of its rack, while the workload writes.
+    MoveLeg {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        #[serde(default = "one")]
+        position: u8,
+        /// The longest time between two acknowledgements meanwhile, milliseconds.
+        gap_at_most_ms: u64,
+        /// The bound for the move, milliseconds.
+        within_ms: u64,
+    },
+    /// The drive of a node's leg is replaced by the others of its rack, while the workload writes: it is empty, and out of the pool.
+    ReplaceDrive {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        #[serde(default = "one")]
+        position: u8,
+        /// The longest time between two acknowledgements meanwhile, milliseconds.
+        gap_at_most_ms: u64,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
     /// Everybody who votes works, and no change of voters is under way, within a bound from now on.
     VotersWork {
         /// The bound, milliseconds.

@@ -70,21 +70,7 @@ impl fmt::Display for Step {
             Self::SpineStaysClean {} => {
                 f.write_str("no storage frame on the spine while all nodes send some")
             }
-            Self::MakeVolume { .. }
-            | Self::StartWriting { .. }
-            | Self::WritesGoOn { .. }
-            | Self::KeepsWriting { .. }
-            | Self::KeptWriting { .. }
-            | Self::AgentsRest { .. }
-            | Self::LegsInSync { .. }
-            | Self::LegsStayInSync { .. }
-            | Self::RebuildsAtMost { .. }
-            | Self::BrokenDrivesAreLeft { .. }
-            | Self::VotersWork { .. }
-            | Self::OldOwnerIsSilent { .. }
-            | Self::VolumeOpens { .. }
-            | Self::StopWriting {}
-            | Self::Judge {} => volume(self, f),
+            _ => volume(self, f),
         }
     }
 }
@@ -215,6 +201,12 @@ fn volume(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Step::RebuildsAtMost { count } => write!(f, "legs were lost {count} times at most"),
         Step::BrokenDrivesAreLeft { within_ms } => {
             write!(f, "broken drives are retired and hold no leg within {within_ms} ms")
+        }
+        Step::MoveLeg { room, position, within_ms, .. } => {
+            write!(f, "the leg on node {position} of {room} is on another drive within {within_ms} ms")
+        }
+        Step::ReplaceDrive { room, position, within_ms, .. } => {
+            write!(f, "the drive with the leg of node {position} of {room} is replaced within {within_ms} ms")
         }
         Step::VotersWork { within_ms } => write!(f, "everybody who votes works within {within_ms} ms"),
         Step::OldOwnerIsSilent { for_ms } => {

@@ -2,16 +2,14 @@
 //!
 //! Invariant of the JSON: fields are added within a version, and never removed or changed in meaning.
 
+use crate::shown::{VERSION, name_of, rack_of, size, table};
 use api::ClusterView;
 use control::State;
 use control::state::{Drive, Health};
 use deploy::pool::{capacity, leg_in_words, phase_in_words};
-use model::{Mirror, NodeId, NodeName, VolumeId};
+use model::{DriveId, Mirror, NodeName, VolumeId};
 use serde::Serialize;
 use std::fmt;
-
-/// Version of the objects below.
-const VERSION: u32 = 1;
 
 /// Every volume, and what each node has.
 #[derive(Debug, Serialize)]
@@ -86,9 +84,25 @@ impl Deleted {
     }
 }
 
-pub(super) fn json(shown: &impl Serialize) -> String {
-    // Keys are all text and nothing here fails to serialise; an empty object would still be told from an answer.
-    serde_json::to_string_pretty(shown).unwrap_or_else(|_| "{}".to_owned()) + "\n"
+/// A copy that was moved.
+#[derive(Debug, Serialize)]
+pub(super) struct Moved {
+    version: u32,
+    volume: String,
+    from: String,
+    to: String,
+}
+
+impl Moved {
+    pub(super) fn new(id: VolumeId, from: DriveId, to: DriveId) -> Self {
+        Self { version: VERSION, volume: id.to_string(), from: from.to_string(), to: to.to_string() }
+    }
+}
+
+impl fmt::Display for Moved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "the copy of {} is on {} now, and no more on {}", self.volume, self.to, self.from)
+    }
 }
 
 /// By name, then by id.
@@ -97,15 +111,6 @@ pub(super) fn find(state: &State, volume: &str) -> Option<VolumeId> {
         state.volumes.iter().find(|(id, found)| is(id, &found.name.to_string())).map(|(id, _)| *id)
     };
     by(&|_, name| name == volume).or_else(|| by(&|id, _| id.to_string() == volume))
-}
-
-fn name_of(state: &State, node: NodeId) -> String {
-    state.nodes.get(&node).map_or_else(|| node.to_string(), |node| node.name.to_string())
-}
-
-fn rack_of(state: &State, node: Option<NodeId>) -> String {
-    let zone = node.and_then(|node| state.nodes.get(&node)).and_then(|node| node.zone.as_ref());
-    zone.map_or_else(|| "-".to_owned(), ToString::to_string)
 }
 
 fn row(state: &State, id: VolumeId) -> Option<Row> {
@@ -182,19 +187,6 @@ fn drive_in_words(drive: &Drive) -> &'static str {
     }
 }
 
-/// Whole units, one digit behind the point.
-fn size(bytes: u64) -> String {
-    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
-    let unit = units.into_iter().find(|(shift, _)| bytes >= 1 << shift);
-    unit.map_or_else(
-        || format!("{bytes} B"),
-        |(shift, unit)| {
-            let tenths = bytes / ((1_u64 << shift) / 10).max(1);
-            format!("{}.{} {unit}", tenths / 10, tenths % 10)
-        },
-    )
-}
-
 impl fmt::Display for Listed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let volumes = self.volumes.iter().map(|row| {
@@ -246,20 +238,4 @@ impl fmt::Display for Shown {
         });
         table(f, ["RACK", "NODE", "DRIVE", "COPY", "STATE"], copies)
     }
-}
-
-/// Columns as wide as what is in them.
-fn table<const N: usize>(
-    f: &mut fmt::Formatter<'_>,
-    head: [&str; N],
-    rows: impl Iterator<Item = [String; N]>,
-) -> fmt::Result {
-    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(width);
-    for row in &rows {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
-    }
-    Ok(())
 }

@@ -1,0 +1,177 @@
+//! Asking a cluster: what every command about a running one shares.
+//!
+//! Purpose: read the access file, reach the agents, carry out, print. What is shown is what the ledger says by the word of a quorum.
+//!
+//! On failure: [`ClusterError`], with what to do; exit code 2 if the access file or the command line can't be read, 1 otherwise. What had begun
+//! stands: the command can be given again.
+
+use crate::Outcome;
+use api::{Access, Client, ClientError, Endpoint, TlsIdentity};
+use clap::Args;
+use control::State;
+use control::state::Drive;
+use deploy::Member;
+use deploy::pool::PoolError;
+use model::DriveId;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Which cluster is asked, and how.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArgs {
+    /// Where the agents are, and who asks.
+    #[arg(long, env = "TWINRACK_ACCESS", value_name = "FILE")]
+    access: PathBuf,
+    /// Print one JSON object, for programs.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// How long to wait for the cluster, seconds.
+    #[arg(long, global = true, default_value_t = 60, value_name = "SECONDS")]
+    within: u64,
+}
+
+impl ClusterArgs {
+    /// How long to wait for the cluster.
+    pub(crate) fn bound(&self) -> Duration {
+        Duration::from_secs(self.within)
+    }
+}
+
+/// Why a command about a cluster failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClusterError {
+    #[error("can't read {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is no access file", path.display())]
+    Access {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("can't use the identity of {}", path.display())]
+    Identity {
+        path: PathBuf,
+        #[source]
+        source: Box<ClientError>,
+    },
+    #[error("can't start")]
+    Runtime(#[source] io::Error),
+    #[error(transparent)]
+    Pool(Box<PoolError>),
+    #[error("there is no volume {0}")]
+    NoVolume(String),
+    #[error("there is no drive {0} in the pool")]
+    NoDrive(String),
+    #[error("there is no node {0}")]
+    NoNode(String),
+}
+
+impl From<PoolError> for ClusterError {
+    fn from(error: PoolError) -> Self {
+        Self::Pool(Box::new(error))
+    }
+}
+
+impl ClusterError {
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Read { .. } | Self::Access { .. } | Self::Identity { .. } => Outcome::Unreadable,
+            Self::Runtime(_) | Self::Pool(_) | Self::NoVolume(_) | Self::NoDrive(_) | Self::NoNode(_) => {
+                Outcome::Violated
+            }
+        }
+    }
+
+    fn help(&self) -> &'static str {
+        match self {
+            Self::Read { .. } | Self::Access { .. } | Self::Identity { .. } => {
+                "`twinrack volume --help` says what an access file has"
+            }
+            Self::Runtime(_) => "see that the host has threads and memory left",
+            Self::Pool(error) => error.help(),
+            Self::NoVolume(_) => "`twinrack volume list` shows names and ids",
+            Self::NoDrive(_) => "`twinrack drive list` shows ids and serial numbers",
+            Self::NoNode(_) => "`twinrack drive list` shows the nodes",
+        }
+    }
+}
+
+/// The ways to the agents.
+fn members(path: &Path) -> Result<Vec<Member>, ClusterError> {
+    let read = |path: &Path| {
+        let failed = |source| ClusterError::Read { path: path.to_owned(), source };
+        fs::read_to_string(path).map_err(failed)
+    };
+    let failed = |source| ClusterError::Access { path: path.to_owned(), source };
+    let access: Access = serde_json::from_str(&read(path)?).map_err(failed)?;
+    let beside = |file: &Path| path.parent().unwrap_or(Path::new("")).join(file);
+    let identity = TlsIdentity {
+        ca_pem: read(&beside(&access.ca))?,
+        certificate_pem: read(&beside(&access.certificate))?,
+        key_pem: api::PrivateKeyPem::new(read(&beside(&access.key))?),
+    };
+    let member = |(name, address): (model::NodeName, _)| {
+        let failed = |error| ClusterError::Identity { path: path.to_owned(), source: Box::new(error) };
+        let client = Client::new(Endpoint { node: name.clone(), address }, &identity).map_err(failed)?;
+        Ok(Member { name, zone: None, adapters: BTreeMap::new(), client })
+    };
+    access.agents.into_iter().map(member).collect()
+}
+
+/// A drive of the pool, by its id or its serial number.
+pub(crate) fn drive(state: &State, drive: &str) -> Result<DriveId, ClusterError> {
+    let is = |(id, found): &(&DriveId, &Drive)| id.to_string() == drive || found.serial.to_string() == drive;
+    let found = state.drives.iter().find(is).map(|(id, _)| *id);
+    found.ok_or_else(|| ClusterError::NoDrive(drive.to_owned()))
+}
+
+/// Carries something out against the cluster that is named, and prints what comes of it.
+pub(crate) fn run<W>(args: &ClusterArgs, work: impl FnOnce(Vec<Member>) -> W) -> io::Result<Outcome>
+where
+    W: Future<Output = Result<String, ClusterError>>,
+{
+    let done = members(&args.access).and_then(|members| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.map_err(ClusterError::Runtime)?.block_on(work(members))
+    });
+    match done {
+        Ok(text) => {
+            io::stdout().lock().write_all(text.as_bytes())?;
+            Ok(Outcome::Good)
+        }
+        Err(error) => {
+            let mut out = io::stderr().lock();
+            writeln!(out, "error: {error}")?;
+            let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+            for cause in causes {
+                writeln!(out, "  because: {cause}")?;
+            }
+            writeln!(out, "  help: {}", error.help())?;
+            Ok(error.outcome())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_access_file_says_so_and_ends_with_2() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("access.json");
+        assert!(matches!(members(&path), Err(ClusterError::Read { .. })));
+        fs::write(&path, "{\"ca\": 7}").unwrap();
+        let error = members(&path).unwrap_err();
+        assert!(matches!(error, ClusterError::Access { .. }) && error.outcome() == Outcome::Unreadable);
+        fs::write(&path, r#"{"ca": "ca.pem", "certificate": "c", "key": "k", "agents": {}}"#).unwrap();
+        assert!(matches!(members(&path), Err(ClusterError::Read { path, .. }) if path.ends_with("ca.pem")));
+    }
+}
