@@ -40,12 +40,15 @@ pub(crate) struct DriveArgs {
 enum Task {
     /// Every drive of the pool, and whose copies it holds.
     List,
-    /// Take a node's drive into the pool. One that holds anything is refused.
+    /// Take a node's drive into the pool. One that holds anything is refused, unless it shall be wiped.
     Add {
         /// The node that it is plugged in.
         node: NodeName,
         /// Its serial number.
         serial: DriveSerial,
+        /// Take it whatever it holds: all of that is lost.
+        #[arg(long)]
+        wipe: bool,
     },
     /// Move all that is on a drive to others of its rack while it is used, and take the drive out of the pool. It can be pulled then.
     Replace {
@@ -168,10 +171,10 @@ async fn carry_out(args: &DriveArgs, members: &[Member]) -> Result<String, Clust
             let listed = Listed::of(&state);
             return Ok(if args.cluster.json { json(&listed) } else { listed.to_string() });
         }
-        Task::Add { node, serial } => {
+        Task::Add { node, serial, wipe } => {
             let member = members.iter().find(|member| member.name == *node);
             let member = member.ok_or_else(|| ClusterError::NoNode(node.to_string()))?;
-            let drive = pool::add_one_drive(members, member, serial, bound).await?;
+            let drive = pool::add_one_drive(members, member, (serial, *wipe), bound).await?;
             let (drive, added_to) = (drive.to_string(), Some(node.to_string()));
             Done { version: VERSION, drive, added_to, removed: false, moved: BTreeMap::new() }
         }

@@ -33,6 +33,7 @@ use futures_util::future::join_all;
 use model::{
     DriveClass, DriveId, DriveSerial, Inventory, NodeId, NodeName, PowerCycles, VolumeId, VolumeName,
 };
+use placement::{Lack, Refused};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -118,6 +119,15 @@ pub enum PoolError {
         /// In which phase it is.
         phase: String,
     },
+    /// A node leaves a drive as it is.
+    #[error("drive {serial} is not taken")]
+    NotClaimed {
+        /// Which.
+        serial: DriveSerial,
+        /// What it holds.
+        #[source]
+        source: Box<ClientError>,
+    },
     /// A copy can't be moved as it was asked for.
     #[error("the copy can't be moved")]
     CantMove(#[from] CantMove),
@@ -149,12 +159,20 @@ impl PoolError {
             Self::NoNode => "give the template nodes",
             Self::NoDrive { .. } => "see that the drive is plugged in and answers",
             Self::NoPlace(NoPlace::Breach(_)) => "report it: the choice of drives broke its own rule",
+            Self::NoPlace(NoPlace::Room(Refused::Racks(lacks)))
+                if lacks.iter().any(|lack| matches!(lack, Lack::Nodes { .. })) =>
+            {
+                "ask for fewer copies, or add nodes: copies in a rack are on different nodes"
+            }
             Self::NoPlace(_) => {
                 "add drives, or make the volume smaller; `twinrack volume list` shows what is free"
             }
             Self::Another { .. } => "choose another name, or ask for the volume as it is",
             Self::InUse { .. } => {
                 "see that nobody uses it, and close it first: `twinrack volume delete --close`"
+            }
+            Self::NotClaimed { .. } => {
+                "if what it holds may be lost, `twinrack drive add --wipe` takes it all the same"
             }
             Self::CantMove(CantMove::NotOpen { .. }) => "open the volume first",
             Self::CantMove(CantMove::NoPlace(_)) => {
@@ -215,6 +233,8 @@ pub async fn views(members: &[Member]) -> Vec<(NodeName, ClusterView)> {
 
 /// What an agent says that has no ledger.
 const NO_LEDGER: &str = "no-ledger";
+/// What it says of a drive that it leaves as it is.
+const NOT_CLAIMED: &str = "not-claimed";
 /// What it says when it may do it in a while.
 const NOT_NOW: &str = "not-now";
 
@@ -328,7 +348,7 @@ impl<'a> Stage<'a> {
             let inventory = registered(member, STEP_BOUND).await?;
             for serial in serials {
                 let node = *nodes.get(&member.name).ok_or(PoolError::NoLedger)?;
-                if name_and_claim(contact, (member, node), &inventory, serial).await? {
+                if name_and_claim(contact, (member, node), &inventory, (serial, false)).await? {
                     self.done.push(format!("drive {serial} of {} was added", member.name));
                 }
             }
@@ -353,21 +373,30 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// Takes one more drive of a node into the pool, and gives its id. One that holds anything is refused.
+/// Takes one more drive of a node into the pool, and gives its id. One that is refused, as it holds something, does not stay in the ledger.
+///
+/// `wipe`: it is taken whatever it holds, and all of that is lost.
 pub async fn add_one_drive(
     members: &[Member],
     member: &Member,
-    serial: &DriveSerial,
+    (serial, wipe): (&DriveSerial, bool),
     bound: Duration,
 ) -> Result<DriveId, PoolError> {
-    let (contact, state) = confirmed(members, bound).await?;
+    let (contact, before) = confirmed(members, bound).await?;
     // The last id under a name is the present one.
-    let node = state.nodes.iter().filter(|(_, node)| node.name == member.name).map(|(id, _)| *id).max();
+    let node = before.nodes.iter().filter(|(_, node)| node.name == member.name).map(|(id, _)| *id).max();
     let node = node.ok_or(PoolError::NoLedger)?;
     let inventory = registered(member, bound).await?;
-    name_and_claim(contact, (member, node), &inventory, serial).await?;
+    let claimed = name_and_claim(contact, (member, node), &inventory, (serial, wipe)).await;
     let (_, state) = confirmed(members, bound).await?;
     let found = state.drives.iter().find(|(_, drive)| drive.serial == *serial).map(|(id, _)| *id);
+    if let (Err(PoolError::NotClaimed { .. }), Some(drive)) = (&claimed, found)
+        && !before.drives.contains_key(&drive)
+    {
+        // Nothing may be put on it.
+        remove_drive(members, drive, bound).await?;
+    }
+    claimed?;
     found.ok_or_else(|| PoolError::NoDrive { node: member.name.clone(), serial: serial.clone() })
 }
 
@@ -386,7 +415,7 @@ async fn name_and_claim(
     contact: &Member,
     (member, node): (&Member, NodeId),
     inventory: &Inventory,
-    serial: &DriveSerial,
+    (serial, wipe): (&DriveSerial, bool),
 ) -> Result<bool, PoolError> {
     let command = add_drive(&member.name, node, inventory, serial)?;
     let has = |state: &State| state.drives.values().any(|drive| drive.serial == *serial);
@@ -394,9 +423,13 @@ async fn name_and_claim(
     let is_new = settle(contact, &what, STEP_BOUND, &Command::Cluster(command), has).await?;
     // The node must have heard of it before it can claim it.
     until(member, &what, STEP_BOUND, |view| has(&view.state)).await?;
-    let claim = ClaimRequest { serial: serial.clone(), wipe: false };
-    insist(&format!("drive {serial} to be claimed"), || member.client.claim(&claim)).await?;
-    Ok(is_new)
+    let claim = ClaimRequest { serial: serial.clone(), wipe };
+    match insist(&format!("drive {serial} to be claimed"), || member.client.claim(&claim)).await {
+        Err(PoolError::Ask(source)) if says(&source, NOT_CLAIMED) => {
+            Err(PoolError::NotClaimed { serial: serial.clone(), source: Box::new(source) })
+        }
+        claimed => claimed.map(|()| is_new),
+    }
 }
 
 /// The command that names a drive in the ledger. Nobody reads how often it was switched on: its node registers that, and the ledger

@@ -6,7 +6,7 @@ use crate::shown::{VERSION, name_of, rack_of, size, table};
 use api::ClusterView;
 use control::State;
 use control::state::{Drive, Health};
-use deploy::pool::{capacity, leg_in_words, phase_in_words};
+use deploy::pool::{capacity, leg_in_words, newest, phase_in_words};
 use model::{DriveId, Mirror, NodeName, VolumeId};
 use serde::Serialize;
 use std::fmt;
@@ -147,7 +147,8 @@ impl Shown {
         let (row, volume) = (row(state, id)?, state.volumes.get(&id)?);
         let owner = views.iter().map(|(_, view)| view).find(|view| view.node == volume.owner);
         let rebuild = owner.and_then(|view| view.rebuilds.get(&id));
-        let waits = views.iter().find_map(|(_, view)| view.blocked.get(&id)).cloned();
+        // Of others than the leader it is what they once took for true.
+        let waits = newest(views).and_then(|view| view.blocked.get(&id)).cloned();
         let copies = volume.legs.iter().map(|(leg, found)| {
             let node = state.node_of(found);
             let progress = rebuild.filter(|rebuild| rebuild.leg == *leg);
