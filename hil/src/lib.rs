@@ -19,6 +19,7 @@ pub mod progress;
 pub mod report;
 pub mod run;
 mod runner;
+pub mod seeded;
 pub mod suite;
 pub mod ui;
 

@@ -57,6 +57,9 @@ pub enum RunError {
     /// Two options contradict each other.
     #[error("{0}")]
     Options(&'static str),
+    /// A rule to be broken that nobody knows.
+    #[error("there is no rule `{0}` that can be broken; there are {known}", known = crate::seeded::names().join(", "))]
+    NoSuchRule(String),
     /// No scenario makes sense on this cluster.
     #[error("none of the chosen suites can show anything on this cluster:\n{0}")]
     NothingApplicable(String),
@@ -110,6 +113,7 @@ impl RunError {
             | Self::Unreadable(_)
             | Self::Suite(_)
             | Self::Options(_)
+            | Self::NoSuchRule(_)
             | Self::NothingApplicable(_)
             | Self::NotOurs(_)
             | Self::Lab(LabError::File { .. } | LabError::Plan(_))
@@ -138,6 +142,7 @@ impl RunError {
             | Self::Rules(_)
             | Self::Suite(_)
             | Self::Options(_)
+            | Self::NoSuchRule(_)
             | Self::Host(_)
             | Self::Image(_)
             | Self::Interrupted => None,

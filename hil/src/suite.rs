@@ -24,7 +24,7 @@ use model::ClusterSpec;
 use serde::Deserialize;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 31] = [
+const BUILT_IN: [(&str, &str); 32] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -48,6 +48,7 @@ const BUILT_IN: [(&str, &str); 31] = [
     ("volume-agent-killed", include_str!("../suites/volume-agent-killed.toml")),
     ("volume-owner-frozen", include_str!("../suites/volume-owner-frozen.toml")),
     ("volume-cold-start", include_str!("../suites/volume-cold-start.toml")),
+    ("volume-returning-leg", include_str!("../suites/volume-returning-leg.toml")),
     ("volume-node-loss", include_str!("../suites/volume-node-loss.toml")),
     ("volume-flapping-link", include_str!("../suites/volume-flapping-link.toml")),
     ("volume-at-rest", include_str!("../suites/volume-at-rest.toml")),

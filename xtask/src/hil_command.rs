@@ -1,5 +1,6 @@
 //! `cargo xtask hil`: parses what to run, runs it, shows what came of it.
 
+use crate::kill_matrix;
 use crate::report_command;
 use crate::sim_command::{self, SimArguments};
 use crate::test_command::root;
@@ -21,6 +22,8 @@ Examples:
   cargo xtask hil --template plant.toml           a template of your own, or an ARM parameters file
   cargo xtask hil --suite tor-loss --seed 7       the same random choices as an earlier run
   cargo xtask hil --rung sim --seeds 2000         random fault schedules in virtual time, in seconds
+  cargo xtask hil --suite volume-cold-start --bug open-unequal
+                                                  nodes that break a rule on purpose: the suite must notice
   cargo xtask hil --keep                          leave the lab running, and say how to get in
   cargo xtask hil end DIR                         end a lab that was kept
   cargo xtask hil report DIR                      draw a run's report.html again
@@ -144,7 +147,8 @@ pub(crate) fn run(arguments: HilArguments) -> ExitCode {
         None => {}
     }
     if arguments.rung == Rung::Sim {
-        return sim_command::run(&arguments.sim, arguments.seed);
+        let nightly = matches!(arguments.set, SetName::Nightly);
+        return sim_command::run(&arguments.sim, arguments.seed, nightly);
     }
     if let Some(option) = arguments.sim.given() {
         eprintln!("error: `{option}` is for `--rung sim`");
@@ -155,6 +159,9 @@ pub(crate) fn run(arguments: HilArguments) -> ExitCode {
         Ok(options) => options,
         Err(error) => return lab_failure(&error),
     };
+    if options.bug.as_deref() == Some("matrix") {
+        return kill_matrix::print(&options);
+    }
     let outcome = match blocking(hil::run::run(options, &ui)) {
         Ok(outcome) => outcome,
         Err(error) => return lab_failure(&error),
@@ -221,6 +228,7 @@ fn options(arguments: HilArguments) -> std::io::Result<Options> {
         lab: arguments.lab,
         image: arguments.image,
         refresh_image: arguments.refresh_image,
+        bug: arguments.sim.bug,
         colour: std::io::stderr().is_terminal(),
     })
 }

@@ -4,6 +4,7 @@
 
 mod bench;
 mod hil_command;
+mod kill_matrix;
 mod report_command;
 mod sim_command;
 mod test_command;

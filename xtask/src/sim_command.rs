@@ -10,35 +10,32 @@ use std::time::Instant;
 /// Which schedules, and what is broken in them.
 #[derive(Debug, Default, Args)]
 pub(crate) struct SimArguments {
-    /// Sim rung: how many schedules shall count, from `--seed` on [default: 2000, or the one of `--seed`]
+    /// Sim rung: how many schedules shall count, from `--seed` on [default: 2000, or the one of `--seed`; with `--set nightly` 100000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     seeds: Option<u64>,
     /// Sim rung: leave out all faults of the seed's schedule but these, counted from 0
     #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "seed", conflicts_with = "seeds")]
     only: Option<Vec<usize>>,
-    /// Sim rung: break a rule on purpose; `matrix` breaks each and says which are caught (built with `--features seeded-bugs`)
+    /// Break a rule on purpose; `matrix` breaks each and says which are caught (sim rung: built with `--features seeded-bugs`)
     #[arg(long, value_name = "NAME")]
-    bug: Option<String>,
+    pub(crate) bug: Option<String>,
 }
 
 impl SimArguments {
-    /// One that was given, if any.
+    /// One that was given and is for the sim rung alone, if any.
     pub(crate) fn given(&self) -> Option<&'static str> {
-        let given = [
-            ("--seeds", self.seeds.is_some()),
-            ("--only", self.only.is_some()),
-            ("--bug", self.bug.is_some()),
-        ];
+        let given = [("--seeds", self.seeds.is_some()), ("--only", self.only.is_some())];
         given.into_iter().find(|(_, given)| *given).map(|(name, _)| name)
     }
 }
 
-/// What a run without `--seeds` and `--seed` is.
+/// What a run without `--seeds` and `--seed` is, and what one with `--set nightly` is.
 const SCHEDULES: u64 = 2_000;
+const SCHEDULES_NIGHTLY: u64 = 100_000;
 /// How many schedules a broken rule may pass before it is said not to be seen.
 const MATRIX_SCHEDULES: u64 = 10_000;
 
-pub(crate) fn run(arguments: &SimArguments, seed: Option<u64>) -> ExitCode {
+pub(crate) fn run(arguments: &SimArguments, seed: Option<u64>, nightly: bool) -> ExitCode {
     let bug = match arguments.bug.as_deref() {
         None => None,
         Some("matrix") if !Broken::all().is_empty() => {
@@ -49,7 +46,7 @@ pub(crate) fn run(arguments: &SimArguments, seed: Option<u64>) -> ExitCode {
             None => return no_such_bug(name),
         },
     };
-    match (seed, arguments.seeds) {
+    match (seed, arguments.seeds.or(nightly.then_some(SCHEDULES_NIGHTLY))) {
         (Some(seed), None) => one(seed, arguments, bug),
         (first_seed, seeds) => {
             many(first_seed.unwrap_or(1), seeds.unwrap_or(SCHEDULES), bug, arguments.bug.as_deref())

@@ -42,6 +42,27 @@ impl Bug {
         Self::FreeAtOnce,
         Self::FreeBeforeBarrier,
     ];
+
+    /// What it is called on command lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LetGoBeforeCommit => "let-go-before-commit",
+            Self::ReleaseWithoutLook => "release-without-look",
+            Self::SkipBarrier => "skip-barrier",
+            Self::AnyRunConfirms => "any-run-confirms",
+            Self::InSyncByItself => "in-sync-by-itself",
+            Self::RestoreExports => "restore-exports",
+            Self::ForgetMap => "forget-map",
+            Self::OpenUnequal => "open-unequal",
+            Self::FreeAtOnce => "free-at-once",
+            Self::FreeBeforeBarrier => "free-before-barrier",
+        }
+    }
+
+    /// The one of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|bug| bug.name() == name)
+    }
 }
 
 /// The bugs that are switched on.

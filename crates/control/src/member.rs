@@ -9,6 +9,7 @@
 //!
 //! On failure: none. What is dropped is ordered again: see the roles.
 
+use crate::bug::Bugs;
 use crate::command::Command;
 use crate::decider::{self, Decider};
 use crate::lease::{GrantorEffect, GrantorEvent, Holder, HolderEffect, HolderTiming};
@@ -84,6 +85,7 @@ pub struct Member {
     holder: Holder,
     silent: BTreeSet<NodeId>,
     in_flight: Vec<Command>,
+    bugs: Bugs,
 }
 
 impl Member {
@@ -99,8 +101,15 @@ impl Member {
         let adopt = |(id, up)| (id, Owner::new(id, node, boot, timing.owner, Some(up)));
         let owners = found.into_iter().map(adopt).collect();
         let (decider, holder) = (Decider::new(timing.decider), Holder::new(timing.holder, first_request));
-        let (silent, in_flight) = (BTreeSet::new(), Vec::new());
-        Self { node, boot, timing, target, owners, decider, holder, silent, in_flight }
+        let (silent, in_flight, bugs) = (BTreeSet::new(), Vec::new(), Bugs::default());
+        Self { node, boot, timing, target, owners, decider, holder, silent, in_flight, bugs }
+    }
+
+    /// With rules broken on purpose.
+    #[must_use]
+    pub fn with_bugs(self, bugs: Bugs) -> Self {
+        let owners = self.owners.into_iter().map(|(id, owner)| (id, owner.with_bugs(bugs))).collect();
+        Self { target: self.target.with_bugs(bugs), owners, bugs, ..self }
     }
 
     /// Arrays were found, whose users may have a lease until this moment at the latest.
@@ -170,7 +179,8 @@ impl Member {
         for id in
             ledger.volumes.keys().filter(|id| !self.owners.contains_key(id)).copied().collect::<Vec<_>>()
         {
-            self.owners.insert(id, Owner::new(id, self.node, self.boot, self.timing.owner, None));
+            let owner = Owner::new(id, self.node, self.boot, self.timing.owner, None);
+            self.owners.insert(id, owner.with_bugs(self.bugs));
             let known = self.silent.iter().map(|node| owner::Event::Silent(*node));
             let leased = self.holder.is_leased().then_some(owner::Event::Leased);
             for event in known.chain(leased).collect::<Vec<_>>() {

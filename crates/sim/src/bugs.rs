@@ -50,7 +50,7 @@ impl Broken {
                 Self::LyingCache,
             ];
             let named = |name: String, broken| (kebab(&name), broken);
-            let control = Bug::ALL.map(|bug| named(format!("{bug:?}"), Self::Control(bug)));
+            let control = Bug::ALL.map(|bug| (bug.name().to_owned(), Self::Control(bug)));
             control.into_iter().chain(own.map(|broken| named(format!("{broken:?}"), broken))).collect()
         };
         #[cfg(not(feature = "seeded-bugs"))]

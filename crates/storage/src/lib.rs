@@ -10,6 +10,7 @@
 //! On failure: a typed error per operation; the order is given again.
 
 pub mod bitmap;
+pub mod bug;
 mod checksum;
 pub mod digest;
 pub mod header;

@@ -30,7 +30,7 @@ pub use elf::ElfError;
 pub use error::ImageError;
 pub use kernel::KernelError;
 pub use modules::ModuleError;
-pub use programs::{Programs, build_programs};
+pub use programs::{AgentBuild, Programs, build_programs};
 pub use tools::Wanted;
 
 use crate::progress::Progress;

@@ -16,6 +16,28 @@ const PROFILE: &str = "node";
 /// A build from nothing on a slow machine.
 const BUILD_LIMIT: Duration = Duration::from_mins(30);
 
+/// What the agent of an image has beside its networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AgentBuild {
+    /// Nothing: an emulated node boots faster so.
+    Plain,
+    /// The ledger and volumes.
+    Volumes,
+    /// These, and rules that can be broken on purpose ([`crate::seeded`]).
+    SeededBugs,
+}
+
+impl AgentBuild {
+    /// The features that cargo is asked for.
+    fn features(self) -> Option<&'static str> {
+        match self {
+            Self::Plain => None,
+            Self::Volumes => Some("agent/volumes"),
+            Self::SeededBugs => Some("agent/seeded-bugs"),
+        }
+    }
+}
+
 /// The programs that run on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Programs {
@@ -32,15 +54,15 @@ pub struct Programs {
 /// Builds the programs as they run on nodes, and returns their paths. Cargo decides what is to be done anew.
 ///
 /// `workspace` is the folder with the workspace's manifest; the build's own folder is `node` under `target`, so that it
-/// neither waits for nor disturbs other builds. `volumes`: with the agent's feature of that name.
+/// neither waits for nor disturbs other builds.
 pub fn build_programs(
     workspace: &Path,
     target: &Path,
-    volumes: bool,
+    agent: AgentBuild,
     progress: &dyn Progress,
 ) -> Result<Programs, ImageError> {
     progress.step("building the agent");
-    let mut command = build_command(workspace, &target.join("node"), volumes);
+    let mut command = build_command(workspace, &target.join("node"), agent);
     run_well(&mut command, BUILD_LIMIT).map_err(ImageError::BuildPrograms)?;
     let built = |name| {
         let path = target.join("node").join(TARGET).join(PROFILE).join(name);
@@ -54,13 +76,13 @@ pub fn build_programs(
     })
 }
 
-fn build_command(workspace: &Path, target: &Path, volumes: bool) -> Command {
+fn build_command(workspace: &Path, target: &Path, agent: AgentBuild) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(workspace).args(["build", "--quiet", "--bins"]);
     command
         .args(["--package", "agent", "--package", "hands", "--package", "workload"])
         .args(["--package", "storage", "--features", "storage/kernel"])
-        .args(volumes.then_some(["--features", "agent/volumes"]).into_iter().flatten())
+        .args(agent.features().into_iter().flat_map(|features| ["--features", features]))
         .args(["--profile", PROFILE, "--target", TARGET, "--target-dir"])
         .arg(target);
     command.arg("--config");

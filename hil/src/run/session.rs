@@ -7,7 +7,7 @@ use super::{PhaseClock, RunError, blocking};
 use crate::accel::{self, Accel};
 use crate::events::{Event, EventLog, LogError, Verdict};
 use crate::host;
-use crate::image::{self, DRBD, Extras, ImageRequest, NODE_MODULES, NODE_TOOLS, NodeImage};
+use crate::image::{self, AgentBuild, DRBD, Extras, ImageRequest, NODE_MODULES, NODE_TOOLS, NodeImage};
 use crate::lab::{Keeper, Kept, Lab, LabError, Launch};
 use crate::progress::Progress;
 use crate::report::{Environment, Phase, SUMMARY_SCHEMA, SuiteResult, Summary};
@@ -141,6 +141,11 @@ impl<'a> Session<'a> {
         let line = self.ui.line("image");
         let options = self.setup.options.clone();
         let volumes = self.setup.suites.iter().any(Suite::makes_volumes);
+        let build = match (&options.bug, volumes) {
+            (Some(_), _) => AgentBuild::SeededBugs,
+            (None, true) => AgentBuild::Volumes,
+            (None, false) => AgentBuild::Plain,
+        };
         let (image, accel) = blocking(move || {
             host::ensure_packages(&[host::QEMU, host::MKE2FS], &line)?;
             let target = options.root.join("target");
@@ -149,7 +154,7 @@ impl<'a> Session<'a> {
                 Some(dir) => image::open(dir)?,
                 None => image::ensure(
                     &ImageRequest {
-                        programs: image::build_programs(&options.root, &target, volumes, &line)?,
+                        programs: image::build_programs(&options.root, &target, build, &line)?,
                         cache: cache.clone(),
                         modules: NODE_MODULES.iter().chain(extras.modules).map(ToString::to_string).collect(),
                         tools: NODE_TOOLS.iter().chain(extras.tools).cloned().collect(),

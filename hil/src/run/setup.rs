@@ -3,6 +3,7 @@
 use super::RunError;
 use crate::lab::file::{self as lab_file, LabFile};
 use crate::lab::{self, LabError, PlanError};
+use crate::seeded;
 use crate::suite::{Set, Suite};
 use model::{ClusterSpec, DeploymentMode, Shape, Wiring};
 use std::fmt::Write;
@@ -61,6 +62,8 @@ pub struct Options {
     pub image: Option<PathBuf>,
     /// Whether to ask Debian's archive for a newer kernel.
     pub refresh_image: bool,
+    /// A rule that the nodes break on purpose, by its name in [`seeded::RULES`].
+    pub bug: Option<String>,
     /// Whether a person reads the errors on a terminal.
     pub colour: bool,
 }
@@ -90,7 +93,12 @@ pub(super) fn prepare(options: Options) -> Result<Setup, RunError> {
         None => lab_file::DEFAULT.to_owned(),
     };
     let lab_path = || options.lab.clone().unwrap_or_else(|| "hil/labs/qemu.toml".into());
-    let lab_file = LabFile::parse(&lab_text).map_err(|source| LabError::File { path: lab_path(), source })?;
+    let mut lab_file =
+        LabFile::parse(&lab_text).map_err(|source| LabError::File { path: lab_path(), source })?;
+    if let Some(name) = &options.bug {
+        let argument = seeded::kernel_argument(name).ok_or_else(|| RunError::NoSuchRule(name.clone()))?;
+        lab_file.boot.kernel_arguments.push_str(&argument);
+    }
     let (mut spec, mut notes) = read_template(&options)?;
     wire(&mut spec, &options)?;
     if spec.witness.management_ip.is_none() {
@@ -264,6 +272,9 @@ fn replay(options: &Options, shape: Shape, seed: u64) -> String {
             option(name, &path.to_string_lossy());
         }
     }
+    if let Some(bug) = &options.bug {
+        option("bug", bug);
+    }
     option("seed", &seed.to_string());
     words
 }
@@ -290,6 +301,7 @@ mod tests {
             lab: None,
             image: None,
             refresh_image: false,
+            bug: None,
             colour: false,
         }
     }

@@ -16,6 +16,7 @@ mod digests;
 mod openers;
 mod owner;
 mod place;
+mod seeded;
 mod shell;
 mod target;
 
@@ -101,6 +102,9 @@ pub(crate) enum VolumesError {
     NotGivenOut(storage::name::GivenLeg),
     #[error(transparent)]
     Abort(#[from] network::kernel::AbortError),
+    #[cfg(feature = "seeded-bugs")]
+    #[error("this node is told to break a rule `{0}`, which it does not know")]
+    NoSuchRule(String),
     #[error("the shell has ended")]
     Ended,
     #[error(transparent)]

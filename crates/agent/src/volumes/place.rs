@@ -7,6 +7,7 @@
 //! On failure: [`VolumesError`].
 
 use super::VolumesError;
+use super::seeded::{self, Seeded};
 use super::shell::blocking;
 use crate::store::Store;
 use api::{LegPlace, PathsRequest, Piece};
@@ -52,6 +53,7 @@ pub(super) struct Place {
     store: Store,
     paths: watch::Receiver<Option<PathsRequest>>,
     saved: Mutex<Saved>,
+    pub(super) seeded: Seeded,
 }
 
 /// Before this node gets a ledger: from then on it has floors. Those that it has stay: they may be of the cluster that it joins.
@@ -74,7 +76,8 @@ impl Place {
             saved = Saved { cluster: Some(cluster), floors: Vec::new() };
             store.save(FILE, &saved)?;
         }
-        Ok(Self { cluster, node, store, paths, saved: Mutex::new(saved) })
+        let seeded = seeded::of_this_node()?;
+        Ok(Self { cluster, node, store, paths, saved: Mutex::new(saved), seeded })
     }
 
     fn change<T>(
@@ -139,7 +142,9 @@ impl Place {
         own: BTreeMap<u16, IpAddr>,
         peers: BTreeMap<NodeId, BTreeMap<u16, IpAddr>>,
     ) -> Result<Engine, StepError> {
-        Engine::new(Settings { cluster: self.cluster, node: self.node, own, peers, stall_max: STALL_MAX })
+        let (cluster, node) = (self.cluster, self.node);
+        let engine = Engine::new(Settings { cluster, node, own, peers, stall_max: STALL_MAX })?;
+        Ok(engine.with_bugs(self.seeded.storage))
     }
 
     pub(super) fn site(&self, id: VolumeId, sizes: Sizes) -> Result<Site, StepError> {

@@ -246,6 +246,7 @@ impl Shell {
         }
         let has_users = !found.is_empty();
         let mut member = Member::new((node, boot), Timing::default(), target, found, clock::uptime_ms());
+        member = member.with_bugs(place.seeded.control);
         if has_users {
             let lease = Duration::from_millis(state.borrow().settings.lease_ms.into());
             member = member.with_users_until(identity.started.after(lease));

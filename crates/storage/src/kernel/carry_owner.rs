@@ -5,6 +5,7 @@ use super::carry_target::linear;
 use super::dm::Target;
 use super::sysfs::FileError;
 use super::{Engine, StepError, fabrics, maps_io, md, sysfs};
+use crate::bug::Bug;
 use crate::name;
 use crate::owner::{self, Site, Step, Way};
 use crate::slab::Extent;
@@ -81,7 +82,12 @@ fn gate_table(engine: &Engine, way: Way, bytes: u64) -> Result<Vec<Target>, Step
     let given = way.given;
     let below =
         if way.local { engine.number_of(&given.device())? } else { fabrics::head_number(engine, given)? };
-    let parameters = format!("3 queue_if_no_path queue_mode bio 0 1 1 round-robin 0 1 0 {below}");
+    let features = if engine.bugs.has(Bug::GateTimesOut) {
+        "2 queue_mode bio"
+    } else {
+        "3 queue_if_no_path queue_mode bio"
+    };
+    let parameters = format!("{features} 0 1 1 round-robin 0 1 0 {below}");
     Ok(vec![Target { start_sectors: 0, len_sectors: bytes / 512, kind: "multipath", parameters }])
 }
 

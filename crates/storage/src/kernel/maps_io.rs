@@ -6,6 +6,7 @@
 use super::block::Block;
 use super::{AskDigests, Engine, StepError, md};
 use crate::bitmap::Bitmap;
+use crate::bug::Bug;
 use crate::digest::{self, BATCH_BYTES, Digest, DigestKey, differing};
 use crate::leg::{BLOCK_BYTES, Geometry, LegHeader, padded};
 use crate::maps::{self, LegMaps, MapTable};
@@ -14,7 +15,7 @@ use crate::owner::{Prepare, Site, Way};
 use crate::slab::Extent;
 use control::state::Base;
 use model::{Epoch, LegId, MapSequence};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::thread;
 
@@ -82,7 +83,9 @@ pub(super) fn prepare(engine: &Engine, site: &Site, order: &Prepare) -> Result<(
     let legs: Vec<OpenLeg> =
         order.ways.iter().map(|way| open(engine, site, *way)).collect::<Result<_, _>>()?;
     let read = legs.iter().map(|leg| (leg.way.leg(), leg.maps.clone())).collect();
-    let prepared = maps::prepare(geometry.chunks(), &read, order.known, &order.stale);
+    let none = BTreeSet::new();
+    let kept = if engine.bugs.has(Bug::ForgetMap) { &none } else { &order.stale };
+    let prepared = maps::prepare(geometry.chunks(), &read, order.known, kept);
     for leg in &legs {
         leg.write_maps(geometry, order.sequence, &prepared.maps)?;
         leg.write_bitmap(geometry, &prepared.union)?;

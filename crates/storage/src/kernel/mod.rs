@@ -22,6 +22,7 @@ mod write_cache;
 pub use dm::{DeviceNumber, DmError};
 pub use sysfs::{FileError, Watched};
 
+use crate::bug::{Bug, Bugs};
 use crate::digest::{Digest, DigestKey};
 use crate::header::{self, Claim, ClusterId, DriveHeader, EXAMINED_BYTES, Refused};
 use crate::leg::LegError;
@@ -167,18 +168,25 @@ pub struct Engine {
     settings: Settings,
     dm: Dm,
     ask: Option<AskDigests>,
+    bugs: Bugs,
 }
 
 impl Engine {
     /// For this node.
     pub fn new(settings: Settings) -> Result<Self, StepError> {
-        Ok(Self { settings, dm: Dm::open()?, ask: None })
+        Ok(Self { settings, dm: Dm::open()?, ask: None, bugs: Bugs::default() })
     }
 
     /// The same, which asks peers for digests where legs are made equal. Without, all that may differ is read through the legs' gates.
     #[must_use]
     pub fn asking(self, ask: AskDigests) -> Self {
         Self { ask: Some(ask), ..self }
+    }
+
+    /// With rules broken on purpose.
+    #[must_use]
+    pub fn with_bugs(self, bugs: Bugs) -> Self {
+        Self { bugs, ..self }
     }
 
     /// Writes a drive's header, unless it holds what may not be lost.
@@ -215,6 +223,9 @@ impl Engine {
 
     /// Sees that what a drive acknowledges outlives its power: turns its volatile write cache off, and reads that back.
     pub fn turn_cache_off(&self, path: &std::path::Path) -> Result<(), StepError> {
+        if self.bugs.has(Bug::LyingCache) {
+            return Ok(());
+        }
         write_cache::turn_off(path)
     }
 
