@@ -393,12 +393,14 @@ impl World {
             let Some(at) = array.writes.iter().position(over) else { return };
             let write = array.writes.swap_remove(at);
             let (id, users) = (array.id, array.users);
-            // On no leg: its user gets an error, and stops.
-            if write.done != 0 {
+            // On no leg that was in sync all the while: its user gets an error. It may have happened or not, and the user goes on.
+            if write.done == 0 {
+                self.tell(|_| format!("a write to volume-{} on node-{} fails", volume + 1, machine + 1));
+            } else {
                 self.acknowledged(machine, volume, &write);
-                let think = self.think();
-                self.post(think, Event::User(machine, volume, id, users, write.slot));
             }
+            let think = self.think();
+            self.post(think, Event::User(machine, volume, id, users, write.slot));
         }
     }
 
