@@ -24,7 +24,7 @@ use model::ClusterSpec;
 use serde::Deserialize;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 32] = [
+const BUILT_IN: [(&str, &str); 33] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -41,6 +41,7 @@ const BUILT_IN: [(&str, &str); 32] = [
     ("rack-loss", include_str!("../suites/rack-loss.toml")),
     ("drive-faults", include_str!("../suites/drive-faults.toml")),
     ("volume-drive-faults", include_str!("../suites/volume-drive-faults.toml")),
+    ("volume-slow-drive", include_str!("../suites/volume-slow-drive.toml")),
     ("volume-rack-loss", include_str!("../suites/volume-rack-loss.toml")),
     ("volume-witness-loss", include_str!("../suites/volume-witness-loss.toml")),
     ("volume-network-loss", include_str!("../suites/volume-network-loss.toml")),

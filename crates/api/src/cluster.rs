@@ -2,8 +2,9 @@
 //!
 //! A node begins a ledger or joins one; after that everything is a [`control::Command`], and what the ledger says is read whole.
 
+use control::slow::Reading;
 use control::{Command, State};
-use model::{DriveSerial, LegId, NodeId, NodeName, VolumeId, ZoneName};
+use model::{DriveId, DriveSerial, LegId, NodeId, NodeName, VolumeId, ZoneName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -101,13 +102,16 @@ pub struct Proposed {
 }
 
 /// A node asks the one that leads for a lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LeaseRequest {
     /// Who.
     pub node: NodeId,
     /// The request's number, to which the answer belongs.
     pub request: u64,
+    /// What its drives took since it said so last.
+    #[serde(default)]
+    pub drives: BTreeMap<DriveId, Reading>,
 }
 
 /// The answer to that: held back until a quorum has confirmed the leadership, or it is known that it won't.

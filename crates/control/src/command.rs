@@ -174,8 +174,12 @@ pub enum ClusterCommand {
         /// Its count.
         power_cycles: PowerCycles,
     },
-    /// Put nothing new on a drive.
+    /// Put nothing new on a drive, and move what is on it.
     RetireDrive(DriveId),
+    /// The decider: a drive is slow beside the others. It is retired.
+    DriveSlow(DriveId),
+    /// An operator: whatever a drive has shown, it is good again, and no longer retired.
+    ReadmitDrive(DriveId),
     /// Retire a drive and move all its legs to another.
     ReplaceDrive {
         /// Which.
@@ -243,6 +247,8 @@ pub enum Event {
     DriveAdded(DriveId),
     /// A drive has reported an error for the first time, and is retired.
     DriveErred(DriveId),
+    /// A drive is slow beside the others, and is retired.
+    DriveSlow(DriveId),
     /// A volume has its id.
     VolumeCreated(VolumeId),
     /// A leg has its number.

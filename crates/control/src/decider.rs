@@ -10,13 +10,14 @@
 //!
 //! On failure: what can't be decided is [`Blocked`], with its reason, for operators to read; it is looked at again at every step.
 
-use crate::command::{Command, VolumeCommand};
+use crate::command::{ClusterCommand, Command, VolumeCommand};
 use crate::lease::{Grantor, GrantorEffect, GrantorEvent};
 use crate::moment::Moment;
 use crate::retire;
+use crate::slow::{self, Reading};
 use crate::state::{Phase, State, Volume};
 use crate::voters;
-use model::{Epoch, LegId, NodeId, VolumeId};
+use model::{DriveId, Epoch, LegId, NodeId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub enum Event {
     Look,
     /// A node's heartbeat came.
     Heard(NodeId),
+    /// What a node's drives took lately.
+    Measured(NodeId, DriveId, Reading),
     /// About leadership and leases.
     Lease(GrantorEvent),
 }
@@ -84,6 +87,7 @@ pub struct Decider {
     grantor: Grantor,
     heard: BTreeMap<NodeId, Moment>,
     fencing: BTreeMap<VolumeId, (Epoch, Moment)>,
+    slow: slow::Watch,
 }
 
 impl Decider {
@@ -98,10 +102,16 @@ impl Decider {
         match event {
             Event::Look => {}
             Event::Heard(node) => drop(self.heard.insert(node, now)),
+            Event::Measured(node, drive, reading) => {
+                if ledger.drives.get(&drive).is_some_and(|known| known.node == node) {
+                    self.slow.see(now, ledger, drive, reading);
+                }
+            }
             Event::Lease(event) => {
                 effects.extend(self.grantor.step(now, ledger.settings, event).into_iter().map(Effect::Lease));
                 if event == GrantorEvent::Deposed {
                     self.fencing.clear();
+                    self.slow.forget();
                 }
             }
         }
@@ -112,11 +122,19 @@ impl Decider {
                     effects.push(Effect::Propose(Command::Volume(*id, volume.epoch, command)));
                 }
             }
-            let moves = retire::moves(ledger, |node| self.is_live(now, node));
-            let propose = |(id, epoch, command)| Effect::Propose(Command::Volume(id, epoch, command));
-            effects.extend(moves.into_iter().map(propose));
+            self.look_after_drives(now, ledger, &mut effects);
         }
         effects
+    }
+
+    /// Slow drives are said to be, and what is on retired ones goes elsewhere.
+    fn look_after_drives(&mut self, now: Moment, ledger: &State, effects: &mut Vec<Effect>) {
+        let slow = self.slow.slow(now, ledger).into_iter().map(ClusterCommand::DriveSlow);
+        effects.extend(slow.map(|command| Effect::Propose(Command::Cluster(command))));
+        let moves = retire::moves(ledger, |node| self.is_live(now, node));
+        let about = moves.into_iter().chain(retire::dispensable(ledger));
+        let propose = |(id, epoch, command)| Effect::Propose(Command::Volume(id, epoch, command));
+        effects.extend(about.map(propose));
     }
 
     /// Why volumes wait, for operators.

@@ -3,7 +3,8 @@
 //! Purpose: [`State`] is what the ledger says, [`State::apply`] how it changes, [`transition`] has the pictures and the table.
 //! [`target`], [`owner`] and [`decider`] hold what a node has against it and order what leads from one to the other; [`lease`]
 //! says who may run anything, [`voters`] who shall vote, [`rebuild`] which leg is next,
-//! [`retire`] where the legs of a retired drive go.
+//! [`retire`] where the legs of a retired drive go, [`slow`]
+//! which drives are slow beside others.
 //!
 //! Invariants: sans-IO. Nothing here reads a clock, opens a file, starts a task or knows Raft, NVMe or md. [`check()`] and
 //! [`check_step`] say what must hold of the ledger.
@@ -25,6 +26,7 @@ pub mod owner;
 pub mod pool;
 pub mod rebuild;
 pub mod retire;
+pub mod slow;
 pub mod state;
 pub mod target;
 #[cfg(test)]

@@ -15,9 +15,10 @@ use crate::decider::{self, Decider};
 use crate::lease::{GrantorEffect, GrantorEvent, Holder, HolderEffect, HolderTiming};
 use crate::moment::Moment;
 use crate::owner::{self, Owner, Stage, Up};
+use crate::slow::Reading;
 use crate::state::State;
 use crate::target::{self, Target};
-use model::{BootId, NodeId, VolumeId};
+use model::{BootId, DriveId, NodeId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How long roles wait for what.
@@ -46,6 +47,8 @@ pub enum Input {
     Heard(NodeId),
     /// A node asks for a lease. That it does is its heartbeat, too.
     Asked(NodeId, u64),
+    /// What a node's drives took lately.
+    Measured(NodeId, BTreeMap<DriveId, Reading>),
     /// About the leadership: it began, it ended, or what a round with the quorum said.
     Leadership(GrantorEvent),
     /// The leader grants what was asked.
@@ -158,6 +161,12 @@ impl Member {
                 self.decide(now, ledger, decider::Event::Heard(node), &mut out);
                 let asked = GrantorEvent::Asked(node, request);
                 self.decide(now, ledger, decider::Event::Lease(asked), &mut out);
+            }
+            Input::Measured(node, readings) => {
+                for (drive, reading) in readings {
+                    let measured = decider::Event::Measured(node, drive, reading);
+                    self.decide(now, ledger, measured, &mut out);
+                }
             }
             Input::Leadership(event) => self.decide(now, ledger, decider::Event::Lease(event), &mut out),
             Input::Granted(request) => self.hold(now, ledger, Some(request), &mut out),

@@ -7,6 +7,9 @@
 //! A leg on a drive that erred is not brought up to date in its place while it can go elsewhere ([`leaves`]): what it would hold is in
 //! doubt again with the next error. Where it can't go anywhere, a copy that may err is better than none.
 //!
+//! A drive that is slow beside the others ([`Health::Slow`]) is retired, too. Where enough others are in sync its leg is taken out at once
+//! ([`dispensable`]), and stays out while they are; else it stays in until the new one is.
+//!
 //! Invariants: nothing here is needed for safety. Which drive is chosen stays out of the state machine: nodes with another version of placement must
 //! not come to another ledger.
 
@@ -14,6 +17,9 @@ use crate::command::{LegRef, VolumeCommand};
 use crate::state::{Health, LegState, Phase, State};
 use crate::target::LegOf;
 use model::{DriveId, Epoch, LegId, NodeId, PlacedLeg, VolumeId};
+
+/// So many legs in sync are enough to do without a slow one.
+const ENOUGH: usize = 2;
 
 /// The legs on retired drives that can go elsewhere now, each with the command that begins it. Only of open volumes: others have nothing to
 /// copy from.
@@ -37,12 +43,36 @@ pub fn moves(ledger: &State, lives: impl Fn(NodeId) -> bool) -> Vec<(VolumeId, E
     moves
 }
 
+/// Legs on drives that are slow, of volumes that can do without: two others are in sync at least. They are taken out at once; every
+/// write would wait for them until they are made elsewhere.
+pub fn dispensable(ledger: &State) -> Vec<(VolumeId, Epoch, VolumeCommand)> {
+    let mut stale = Vec::new();
+    for (id, volume) in &ledger.volumes {
+        let is_slow = |drive| ledger.drives.get(&drive).is_some_and(|drive| drive.health == Health::Slow);
+        let others = volume.in_sync().filter(|(_, leg)| !is_slow(leg.drive)).count();
+        let open = matches!(volume.phase, Phase::Open { .. });
+        for (leg, found) in volume.in_sync().filter(|(_, leg)| is_slow(leg.drive)) {
+            if open && others >= ENOUGH {
+                let leg = LegRef { id: leg, incarnation: found.incarnation };
+                stale.push((*id, volume.epoch, VolumeCommand::LegStale(leg)));
+            }
+        }
+    }
+    stale
+}
+
 /// Whether a leg that is not in sync waits to be made elsewhere, instead of being brought up to date where it is.
 pub fn leaves(ledger: &State, id: LegOf) -> bool {
     let leg = ledger.volumes.get(&id.0).and_then(|volume| volume.legs.get(&id.1));
     let Some(leg) = leg.filter(|leg| leg.state != LegState::InSync) else { return false };
-    let erred = ledger.drives.get(&leg.drive).is_some_and(|drive| drive.health == Health::Erred);
-    erred && (is_replaced(ledger, id) || refuge(ledger, id, |_| true).is_some())
+    let health = ledger.drives.get(&leg.drive).map_or(Health::Good, |drive| drive.health);
+    let elsewhere = || is_replaced(ledger, id) || refuge(ledger, id, |_| true).is_some();
+    let in_sync = || ledger.volumes.get(&id.0).map_or(0, |volume| volume.in_sync().count());
+    match health {
+        Health::Good => false,
+        Health::Slow => in_sync() >= ENOUGH || elsewhere(),
+        Health::Erred => elsewhere(),
+    }
 }
 
 fn is_replaced(ledger: &State, (volume, leg): LegOf) -> bool {
@@ -174,6 +204,38 @@ mod tests {
         assert!(second != first && second != bad);
         assert_eq!(volume(&state).legs[&LegId(4)].replaces, Some(LegId(2)));
         assert!(!volume(&state).legs.contains_key(&LegId(3)));
+    }
+
+    #[test]
+    fn a_leg_on_a_slow_drive_is_taken_out_where_enough_others_are_in_sync_and_stays_out() {
+        let mut state = with_volume(4, 1, Mirror::FourWay, &[Cache::Safe]);
+        open(&mut state, &[1, 2, 3, 4]);
+        assert_eq!(dispensable(&state), []);
+        let slow = drive_of(&state, 2);
+        must(&mut state, &Command::Cluster(ClusterCommand::DriveSlow(slow)));
+        let wanted = VolumeCommand::LegStale(leg_ref(&state, 2));
+        assert_eq!(dispensable(&state), [(VOLUME, volume(&state).epoch, wanted.clone())]);
+        let stale = now(&state, wanted);
+        must(&mut state, &stale);
+        assert!(leaves(&state, (VOLUME, LegId(2))));
+        assert_eq!(dispensable(&state), []);
+        for leg in [3, 4] {
+            let stale = now(&state, VolumeCommand::LegStale(leg_ref(&state, leg)));
+            must(&mut state, &stale);
+        }
+        assert!(!leaves(&state, (VOLUME, LegId(2))), "a slow copy is better than none");
+    }
+
+    #[test]
+    fn the_one_other_copy_of_a_two_way_mirror_is_moved_and_not_taken_out() {
+        let mut state = two_drives_a_node();
+        let slow = drive_of(&state, 2);
+        must(&mut state, &Command::Cluster(ClusterCommand::DriveSlow(slow)));
+        assert_eq!(dispensable(&state), []);
+        begin(&mut state);
+        assert_eq!(volume(&state).in_sync().count(), 2);
+        must(&mut state, &Command::Cluster(ClusterCommand::ReadmitDrive(slow)));
+        assert!(!state.drives[&slow].retired);
     }
 
     #[test]

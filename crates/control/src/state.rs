@@ -135,6 +135,8 @@ pub enum Health {
     /// Nothing bad.
     #[default]
     Good,
+    /// It took many times what others took, for long. It is retired by the commit that says so.
+    Slow,
     /// It reported an error on a leg. It is retired by the commit that says so, and stays that.
     Erred,
 }

@@ -13,6 +13,7 @@
 
 mod bounce;
 mod digests;
+mod load;
 mod openers;
 mod owner;
 mod place;

@@ -5,6 +5,7 @@
 //! On failure: whatever is lost (a letter, a lease, a proposal's answer) is asked for again by control.
 
 use super::VolumesError;
+use super::load::Load;
 use super::openers;
 use super::owner::{Arrays, Shared};
 use super::place::{Place, sizes};
@@ -155,6 +156,7 @@ struct Shell {
     told: Told,
     transport: Arc<HttpTransport>,
     heard: Heard,
+    load: Load,
     silent: BTreeSet<NodeId>,
     /// When time was last said to pass.
     ticked: Moment,
@@ -262,6 +264,7 @@ impl Shell {
             told,
             transport,
             heard: Arc::clone(heard),
+            load: Load::start(node, ledger.state()),
             silent: BTreeSet::new(),
             ticked: Moment(0),
             quiet: BTreeSet::new(),
@@ -429,9 +432,10 @@ impl Shell {
 
     fn answer(&mut self, asked: Asked) {
         match asked {
-            Asked::Lease(LeaseRequest { node, request }, answer) => {
+            Asked::Lease(LeaseRequest { node, request, drives }, answer) => {
                 self.waiting.insert((node, request), answer);
                 self.step(Input::Asked(node, request));
+                self.step(Input::Measured(node, drives));
             }
             Asked::Close(id) => self.step(Input::Owner(id, control::owner::Event::Close)),
             Asked::Glance(answer) => {
@@ -513,12 +517,16 @@ impl Shell {
     fn ask(&self, request: u64) {
         let node = self.identity.node;
         match self.ledger.status().leader {
-            Some(leader) if leader == node => self.told.tell(Input::Asked(node, request)),
+            Some(leader) if leader == node => {
+                self.told.tell(Input::Asked(node, request));
+                self.told.tell(Input::Measured(node, self.load.take()));
+            }
             Some(leader) => {
                 let Some(to) = self.ledger.contact(leader) else { return };
                 let (transport, told) = (Arc::clone(&self.transport), self.told.clone());
+                let drives = self.load.take();
                 tokio::spawn(async move {
-                    let asked = LeaseRequest { node, request };
+                    let asked = LeaseRequest { node, request, drives };
                     let answer = transport.call(to, api::path::CLUSTER_LEASE, &asked, LEASE_LIMIT);
                     if let Ok(LeaseAnswer { granted: true }) = answer.await {
                         told.tell(Input::Granted(request));

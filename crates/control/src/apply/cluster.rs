@@ -57,6 +57,19 @@ pub(super) fn apply(state: &mut State, command: &ClusterCommand) -> Result<Vec<E
             return Ok(vec![Event::DriveAdded(state.minted.drive)]);
         }
         C::RetireDrive(id) => drive_mut(state, *id)?.retired = true,
+        C::DriveSlow(id) => {
+            let drive = drive_mut(state, *id)?;
+            // What is known is worse, or the same.
+            if drive.health != Health::Good {
+                return Err(Rejected::DriveRetired(*id));
+            }
+            (drive.health, drive.retired) = (Health::Slow, true);
+            return Ok(vec![Event::DriveSlow(*id)]);
+        }
+        C::ReadmitDrive(id) => {
+            let drive = drive_mut(state, *id)?;
+            (drive.health, drive.retired) = (Health::Good, false);
+        }
         C::ReplaceDrive { drive, with } => {
             drive_mut(state, *drive)?.retired = true;
             let mut events = volume::replace_drive(state, *drive, *with)?;

@@ -420,7 +420,14 @@ fn command(state: &State, log: &[Command], pick: [u8; 4]) -> Command {
         2 if c >= 200 => return cluster(ClusterCommand::ReplaceNode { lost: node }),
         3 => return cluster(ClusterCommand::ChangeVoters((1..=u32::from(a % 6)).map(NodeId).collect())),
         4 => return cluster(ClusterCommand::VotersSettled),
-        5 => return cluster(ClusterCommand::RetireDrive(DriveId(u32::from(a % 9)))),
+        5 => {
+            let drive = DriveId(u32::from(a % 9));
+            return cluster(match c % 4 {
+                0 => ClusterCommand::RetireDrive(drive),
+                1 => ClusterCommand::DriveSlow(drive),
+                _ => ClusterCommand::ReadmitDrive(drive),
+            });
+        }
         6 => {
             let (drive, with) = (DriveId(u32::from(a % 9)), DriveId(u32::from(b % 9)));
             return cluster(ClusterCommand::ReplaceDrive { drive, with });

@@ -13,6 +13,7 @@ mod carry_owner;
 mod carry_target;
 mod dm;
 mod fabrics;
+mod load;
 mod maps_io;
 mod md;
 mod observe;
@@ -20,6 +21,7 @@ mod sysfs;
 mod write_cache;
 
 pub use dm::{DeviceNumber, DmError};
+pub use load::{Count, count};
 pub use sysfs::{FileError, Watched};
 
 use crate::bug::{Bug, Bugs};

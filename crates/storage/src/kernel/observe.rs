@@ -28,6 +28,10 @@ pub(super) fn drive_number(serial: &DriveSerial) -> Result<String, StepError> {
     Ok(sysfs::read(&drive_folder(serial)?.join("dev"))?)
 }
 
+pub(super) fn drive_stat(serial: &DriveSerial) -> Result<String, StepError> {
+    Ok(sysfs::read(&drive_folder(serial)?.join("stat"))?)
+}
+
 pub(super) fn target(engine: &Engine) -> Result<SeenTarget, StepError> {
     let mut seen = SeenTarget::default();
     let root = Path::new(NVMET);
