@@ -215,13 +215,13 @@ mod tests {
         must(&mut state, &Command::Cluster(ClusterCommand::DriveSlow(slow)));
         let wanted = VolumeCommand::LegStale(leg_ref(&state, 2));
         assert_eq!(dispensable(&state), [(VOLUME, volume(&state).epoch, wanted.clone())]);
-        let stale = now(&state, wanted);
-        must(&mut state, &stale);
+        let lost = now(&state, wanted);
+        must(&mut state, &lost);
         assert!(leaves(&state, (VOLUME, LegId(2))));
         assert_eq!(dispensable(&state), []);
         for leg in [3, 4] {
-            let stale = now(&state, VolumeCommand::LegStale(leg_ref(&state, leg)));
-            must(&mut state, &stale);
+            let lost = now(&state, VolumeCommand::LegStale(leg_ref(&state, leg)));
+            must(&mut state, &lost);
         }
         assert!(!leaves(&state, (VOLUME, LegId(2))), "a slow copy is better than none");
     }

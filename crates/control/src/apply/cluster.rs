@@ -33,39 +33,9 @@ pub(super) fn apply(state: &mut State, command: &ClusterCommand) -> Result<Vec<E
         C::RemoveNode(id) => remove_node(state, *id)?,
         C::ReplaceNode { lost } => return replace_node(state, *lost),
         C::Register { node, was, boot, drives } => register(state, *node, (*was, *boot), drives)?,
-        C::AddDrive { node, serial, size_bytes, cache, power_cycles } => {
-            let host = state.nodes.get(node).ok_or(Rejected::NoSuchNode(*node))?;
-            if host.zone.is_none() {
-                return Err(Rejected::CannotOwn(*node));
-            }
-            if state.drives.values().any(|drive| drive.serial == *serial) {
-                return Err(Rejected::NameTaken);
-            }
-            state.minted.drive = state.minted.drive.next();
-            let (node, size_bytes, cache, power_cycles) = (*node, *size_bytes, *cache, Some(*power_cycles));
-            let drive = Drive {
-                node,
-                serial: serial.clone(),
-                size_bytes,
-                cache,
-                power_cycles,
-                retired: false,
-                health: Health::Good,
-                leaving: Vec::new(),
-            };
-            state.drives.insert(state.minted.drive, drive);
-            return Ok(vec![Event::DriveAdded(state.minted.drive)]);
-        }
+        C::AddDrive { .. } => return add_drive(state, command),
         C::RetireDrive(id) => drive_mut(state, *id)?.retired = true,
-        C::DriveSlow(id) => {
-            let drive = drive_mut(state, *id)?;
-            // What is known is worse, or the same.
-            if drive.health != Health::Good {
-                return Err(Rejected::DriveRetired(*id));
-            }
-            (drive.health, drive.retired) = (Health::Slow, true);
-            return Ok(vec![Event::DriveSlow(*id)]);
-        }
+        C::DriveSlow(id) => return drive_slow(state, *id),
         C::ReadmitDrive(id) => {
             let drive = drive_mut(state, *id)?;
             (drive.health, drive.retired) = (Health::Good, false);
@@ -112,6 +82,42 @@ pub(super) fn record(state: &mut State, overridden: Override) {
         state.overrides.remove(0);
     }
     state.overrides.push(overridden);
+}
+
+fn add_drive(state: &mut State, command: &ClusterCommand) -> Result<Vec<Event>, Rejected> {
+    let ClusterCommand::AddDrive { node, serial, size_bytes, cache, power_cycles } = command else {
+        return Ok(Vec::new());
+    };
+    let host = state.nodes.get(node).ok_or(Rejected::NoSuchNode(*node))?;
+    if host.zone.is_none() {
+        return Err(Rejected::CannotOwn(*node));
+    }
+    if state.drives.values().any(|drive| drive.serial == *serial) {
+        return Err(Rejected::NameTaken);
+    }
+    state.minted.drive = state.minted.drive.next();
+    let drive = Drive {
+        node: *node,
+        serial: serial.clone(),
+        size_bytes: *size_bytes,
+        cache: *cache,
+        power_cycles: Some(*power_cycles),
+        retired: false,
+        health: Health::Good,
+        leaving: Vec::new(),
+    };
+    state.drives.insert(state.minted.drive, drive);
+    Ok(vec![Event::DriveAdded(state.minted.drive)])
+}
+
+/// What is known may be worse, or the same.
+fn drive_slow(state: &mut State, id: DriveId) -> Result<Vec<Event>, Rejected> {
+    let drive = drive_mut(state, id)?;
+    if drive.health != Health::Good {
+        return Err(Rejected::DriveRetired(id));
+    }
+    (drive.health, drive.retired) = (Health::Slow, true);
+    Ok(vec![Event::DriveSlow(id)])
 }
 
 fn drive_mut(state: &mut State, id: DriveId) -> Result<&mut Drive, Rejected> {
