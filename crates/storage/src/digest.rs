@@ -68,10 +68,13 @@ mod tests {
         let len = 3 * PIECE_BYTES + 4096;
         let own = digests(KEY, &vec![1; usize::try_from(len).unwrap()]);
         assert_eq!(own.len(), 4);
-        assert_eq!(differing(len, &own, &own), []);
-        assert_eq!(differing(len, &own, &own[..2]), [2 * PIECE_BYTES..len]);
-        assert_eq!(differing(len, &[], &[]), [0..len]);
-        assert_eq!(differing(0, &own, &[]), []);
+        let ranges = |len, own: &[_], other: &[_]| -> Vec<(u64, u64)> {
+            differing(len, own, other).into_iter().map(|range| (range.start, range.end)).collect()
+        };
+        assert_eq!(ranges(len, &own, &own), []);
+        assert_eq!(ranges(len, &own, &own[..2]), [(2 * PIECE_BYTES, len)]);
+        assert_eq!(ranges(len, &[], &[]), [(0, len)]);
+        assert_eq!(ranges(0, &own, &[]), []);
     }
 
     #[test]
