@@ -191,7 +191,7 @@ impl World {
         };
         let all: Vec<u16> = array.members.iter().filter_map(takes_part).collect();
         let whole = all.len() == array.members.values().filter(|member| !member.failed).count();
-        if !whole {
+        if !whole || array.has_writes_in_flight() {
             // A leg that can't be read now: its map is not known either. It is tried again.
             self.post(AGAIN, Event::Copy(machine, volume, id));
             self.machines[machine].arrays[volume].as_mut().expect("it was there").recover = Some(Recover {
@@ -202,6 +202,7 @@ impl World {
                 flushing: false,
                 flushed: false,
                 base: Some(base),
+                quiesces: whole,
             });
             return;
         }
@@ -231,10 +232,12 @@ impl World {
             flushing: false,
             flushed: false,
             base: None,
+            quiesces: false,
         };
         if let Some(array) = self.machines[machine].arrays[volume].as_mut() {
             array.recover = Some(recover);
         }
+        self.pump(machine, volume);
         self.post(MS, Event::Copy(machine, volume, id));
     }
 

@@ -101,8 +101,11 @@ pub(crate) struct Recover {
     pub(crate) copying: Option<(usize, u32)>,
     pub(crate) flushing: bool,
     pub(crate) flushed: bool,
-    /// Legs could not all be read: it is to begin.
+    /// Legs could not all be read, or writes are in flight: it is to begin.
     pub(crate) base: Option<Base>,
+    /// Nothing is begun until what was begun before the leg came has ended: else its chunk could be passed over before it is known to be one that the
+    /// leg lacks (`md_do_sync` quiesces the array for that).
+    pub(crate) quiesces: bool,
 }
 
 pub(crate) fn bit(leg: u16) -> u32 {
@@ -161,9 +164,18 @@ impl Array {
         self.members.values().any(|member| member.failed)
     }
 
+    /// Whether writes that wait have to go on waiting.
+    fn begins_nothing(&self) -> bool {
+        self.is_blocked() || self.recover.as_ref().is_some_and(|recover| recover.quiesces)
+    }
+
     /// Killed users write no more.
     pub(crate) fn forget_waiting(&mut self) {
         self.writes.retain(|write| write.stage != Stage::Waiting);
+    }
+
+    pub(crate) fn has_writes_in_flight(&self) -> bool {
+        self.writes.iter().any(|write| write.stage != Stage::Waiting)
     }
 
     /// Whether a chunk may not be copied now.
@@ -229,7 +241,7 @@ impl World {
         let now = self.now;
         loop {
             let Some(array) = self.machines[machine].arrays[volume].as_mut() else { return };
-            if array.is_blocked() {
+            if array.begins_nothing() {
                 return;
             }
             let copying = array.recover.as_ref().and_then(|recover| recover.copying).map(|(chunk, _)| chunk);
@@ -261,7 +273,7 @@ impl World {
         let copying = array.recover.as_ref().and_then(|recover| recover.copying).map(|(chunk, _)| chunk);
         let legs: Vec<(u16, bool)> =
             array.members.iter().map(|(leg, member)| (*leg, member.failed)).collect();
-        let blocked = array.is_blocked();
+        let blocked = array.begins_nothing();
         let mut sends = Vec::new();
         for write in array.writes.iter_mut().filter(|write| chunk_of(write.block.into()) == chunk) {
             let goes = write.stage == Stage::Bit
