@@ -28,6 +28,8 @@ pub enum Command {
 pub enum VolumeCommand {
     /// The owner can't write a leg and wants to go on without it; or gives up its rebuild.
     LegStale(LegRef),
+    /// The leader: a leg in sync on a slow drive is taken out, if the volume can spare it now ([`crate::retire::spares`]).
+    LegSpared(LegRef),
     /// A drive reported an error on a leg (owner or target).
     LegSuspect(LegRef),
     /// The decider: begin the next epoch with this owner.
@@ -316,6 +318,12 @@ pub enum Rejected {
     /// It would leave no leg that has every acknowledged write.
     #[error("no in-sync leg would be left")]
     NoInSyncLegLeft,
+    /// It is not on a slow drive, or too few others would be left.
+    #[error("the volume can't spare {0}")]
+    NotSpared(LegId),
+    /// More than one at a time: then it is the rack that is slow.
+    #[error("{0} of the same rack is slow already")]
+    SlowInRack(DriveId),
     /// No in-sync leg has been confirmed.
     #[error("no in-sync leg has confirmed the fence")]
     NothingConfirmed,

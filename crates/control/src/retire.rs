@@ -1,28 +1,28 @@
 //! Retired drives: where their legs go.
 //!
 //! Purpose: a drive that reports an error is retired by the commit that says so ([`Health::Erred`]); an operator may retire one, too. Nothing new
-//! is put on it, and [`moves`] has each leg that is still there made anew on another drive of its rack, as placement finds it: a leg
+//! is put on it, and [`moves`] has each leg there that is not in sync made anew on another drive of its rack, as placement finds it: a leg
 //! that `replaces` it, which takes its place in the commit that makes it in sync. Until then the old one stays what it is.
 //!
 //! A leg on a drive that erred is not brought up to date in its place while it can go elsewhere ([`leaves`]): what it would hold is in
 //! doubt again with the next error. Where it can't go anywhere, a copy that may err is better than none.
 //!
-//! A drive that is slow beside the others ([`Health::Slow`]) is retired, too. Where enough others are in sync its leg is taken out at once
-//! ([`dispensable`]), and stays out while they are; else it stays in until the new one is.
+//! A drive that is slow beside the others ([`Health::Slow`]) is retired, too, one a rack. Where the volume can spare it its leg is taken out at once
+//! ([`dispensable`]), stays out while it can, and is made elsewhere; else it stays in, and an operator is told.
 //!
-//! Invariants: nothing here is needed for safety. Which drive is chosen stays out of the state machine: nodes with another version of placement must
+//! Invariants: a leg in sync is taken out by the commit alone, which asks [`spares`] of the ledger as it is then. Which drive is chosen stays out of the state machine: nodes with another version of placement must
 //! not come to another ledger.
 
 use crate::command::{LegRef, VolumeCommand};
-use crate::state::{Health, LegState, Phase, State};
+use crate::state::{Health, Leg, LegState, Phase, State, Volume};
 use crate::target::LegOf;
-use model::{DriveId, Epoch, LegId, NodeId, PlacedLeg, VolumeId};
+use model::{DriveId, Epoch, LegId, NodeId, PlacedLeg, VolumeId, ZoneName};
 
 /// So many legs in sync are enough to do without a slow one.
 const ENOUGH: usize = 2;
 
-/// The legs on retired drives that can go elsewhere now, each with the command that begins it. Only of open volumes: others have nothing to
-/// copy from.
+/// The legs on retired drives that are not in sync and can go elsewhere now, each with the command that begins it. Only of open volumes: others have
+/// nothing to copy from. One in sync is moved when somebody asks for that: while both are there the owner's array needs a place more.
 pub fn moves(ledger: &State, lives: impl Fn(NodeId) -> bool) -> Vec<(VolumeId, Epoch, VolumeCommand)> {
     let mut moves = Vec::new();
     for (id, volume) in &ledger.volumes {
@@ -31,7 +31,7 @@ pub fn moves(ledger: &State, lives: impl Fn(NodeId) -> bool) -> Vec<(VolumeId, E
         }
         for (leg, found) in &volume.legs {
             let retired = ledger.drives.get(&found.drive).is_some_and(|drive| drive.retired);
-            if !retired || is_replaced(ledger, (*id, *leg)) {
+            if !retired || found.state == LegState::InSync || is_replaced(ledger, (*id, *leg)) {
                 continue;
             }
             if let Some(to) = refuge(ledger, (*id, *leg), &lives) {
@@ -43,35 +43,46 @@ pub fn moves(ledger: &State, lives: impl Fn(NodeId) -> bool) -> Vec<(VolumeId, E
     moves
 }
 
-/// Legs on drives that are slow, of volumes that can do without: two others are in sync at least. They are taken out at once; every
-/// write would wait for them until they are made elsewhere.
+/// Legs on drives that are slow, of volumes that can spare them. They are taken out at once; every write would wait for them.
 pub fn dispensable(ledger: &State) -> Vec<(VolumeId, Epoch, VolumeCommand)> {
-    let mut stale = Vec::new();
+    let mut spared = Vec::new();
     for (id, volume) in &ledger.volumes {
-        let is_slow = |drive| ledger.drives.get(&drive).is_some_and(|drive| drive.health == Health::Slow);
-        let others = volume.in_sync().filter(|(_, leg)| !is_slow(leg.drive)).count();
         let open = matches!(volume.phase, Phase::Open { .. });
-        for (leg, found) in volume.in_sync().filter(|(_, leg)| is_slow(leg.drive)) {
-            if open && others >= ENOUGH {
-                let leg = LegRef { id: leg, incarnation: found.incarnation };
-                stale.push((*id, volume.epoch, VolumeCommand::LegStale(leg)));
-            }
+        for (leg, found) in volume.in_sync().filter(|(leg, _)| open && spares(ledger, volume, *leg)) {
+            let leg = LegRef { id: leg, incarnation: found.incarnation };
+            spared.push((*id, volume.epoch, VolumeCommand::LegSpared(leg)));
         }
     }
-    stale
+    spared
+}
+
+/// Whether a volume can do without a leg on a slow drive: two others are in sync on drives that nothing is said against, and one of them in each
+/// rack that has legs of it. So no rack is all that is left, whatever is slow.
+pub fn spares(ledger: &State, volume: &Volume, leg: LegId) -> bool {
+    let drive = |leg: &Leg| ledger.drives.get(&leg.drive);
+    let is_good = |leg: &Leg| drive(leg).is_some_and(|drive| drive.health == Health::Good && !drive.retired);
+    let is_slow = |leg: &Leg| drive(leg).is_some_and(|drive| drive.health == Health::Slow);
+    let rack = |leg: &Leg| rack_of(ledger, leg.drive);
+    let others: Vec<&Leg> =
+        volume.in_sync().filter(|(id, found)| *id != leg && is_good(found)).map(|(_, found)| found).collect();
+    volume.legs.get(&leg).is_some_and(is_slow)
+        && others.len() >= ENOUGH
+        && volume.legs.values().all(|found| others.iter().any(|other| rack(other) == rack(found)))
+}
+
+/// In which rack a drive is; `None`: in none, or unknown.
+pub fn rack_of(ledger: &State, drive: DriveId) -> Option<&ZoneName> {
+    ledger.nodes.get(&ledger.drives.get(&drive)?.node)?.zone.as_ref()
 }
 
 /// Whether a leg that is not in sync waits to be made elsewhere, instead of being brought up to date where it is.
 pub fn leaves(ledger: &State, id: LegOf) -> bool {
-    let leg = ledger.volumes.get(&id.0).and_then(|volume| volume.legs.get(&id.1));
-    let Some(leg) = leg.filter(|leg| leg.state != LegState::InSync) else { return false };
-    let health = ledger.drives.get(&leg.drive).map_or(Health::Good, |drive| drive.health);
-    let elsewhere = || is_replaced(ledger, id) || refuge(ledger, id, |_| true).is_some();
-    let in_sync = || ledger.volumes.get(&id.0).map_or(0, |volume| volume.in_sync().count());
-    match health {
+    let Some(volume) = ledger.volumes.get(&id.0) else { return false };
+    let Some(leg) = volume.legs.get(&id.1).filter(|leg| leg.state != LegState::InSync) else { return false };
+    match ledger.drives.get(&leg.drive).map_or(Health::Good, |drive| drive.health) {
         Health::Good => false,
-        Health::Slow => in_sync() >= ENOUGH || elsewhere(),
-        Health::Erred => elsewhere(),
+        Health::Slow => is_replaced(ledger, id) || spares(ledger, volume, id.1),
+        Health::Erred => is_replaced(ledger, id) || refuge(ledger, id, |_| true).is_some(),
     }
 }
 
@@ -103,7 +114,7 @@ fn refuge(ledger: &State, id: LegOf, lives: impl Fn(NodeId) -> bool) -> Option<D
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{ClusterCommand, Command, Event};
+    use crate::command::{ClusterCommand, Command, Event, Rejected};
     use crate::state::{Cache, Doubt};
     use crate::testing::{VOLUME, leg_ref, must, now, open, run, volume, with_volume};
     use model::Mirror;
@@ -179,13 +190,13 @@ mod tests {
         assert_eq!(moves(&state, |_| true), []);
     }
 
-    /// A retired drive that has not erred keeps its leg in sync until the new one is.
+    /// It is moved when somebody asks for that.
     #[test]
-    fn a_leg_in_sync_on_a_retired_drive_stays_until_the_new_one_is_in_sync() {
+    fn a_leg_in_sync_on_a_retired_drive_stays() {
         let mut state = two_drives_a_node();
         let old = drive_of(&state, 2);
         must(&mut state, &Command::Cluster(ClusterCommand::RetireDrive(old)));
-        begin(&mut state);
+        assert_eq!(moves(&state, |_| true), []);
         assert_eq!(volume(&state).in_sync().count(), 2);
         assert_eq!(state.drives[&old].health, Health::Good);
     }
@@ -213,7 +224,7 @@ mod tests {
         assert_eq!(dispensable(&state), []);
         let slow = drive_of(&state, 2);
         must(&mut state, &Command::Cluster(ClusterCommand::DriveSlow(slow)));
-        let wanted = VolumeCommand::LegStale(leg_ref(&state, 2));
+        let wanted = VolumeCommand::LegSpared(leg_ref(&state, 2));
         assert_eq!(dispensable(&state), [(VOLUME, volume(&state).epoch, wanted.clone())]);
         let lost = now(&state, wanted);
         must(&mut state, &lost);
@@ -227,15 +238,45 @@ mod tests {
     }
 
     #[test]
-    fn the_one_other_copy_of_a_two_way_mirror_is_moved_and_not_taken_out() {
+    fn the_one_other_copy_of_a_two_way_mirror_stays() {
         let mut state = two_drives_a_node();
         let slow = drive_of(&state, 2);
         must(&mut state, &Command::Cluster(ClusterCommand::DriveSlow(slow)));
-        assert_eq!(dispensable(&state), []);
-        begin(&mut state);
-        assert_eq!(volume(&state).in_sync().count(), 2);
+        assert_eq!((dispensable(&state), moves(&state, |_| true)), (vec![], vec![]));
+        let spared = now(&state, VolumeCommand::LegSpared(leg_ref(&state, 2)));
+        assert_eq!(state.apply(&spared).err(), Some(Rejected::NotSpared(LegId(2))));
         must(&mut state, &Command::Cluster(ClusterCommand::ReadmitDrive(slow)));
         assert!(!state.drives[&slow].retired);
+    }
+
+    /// Two others in sync are not enough if both are in the other rack, or if what was seen is over when it is committed.
+    #[test]
+    fn no_rack_loses_its_last_good_leg_to_a_slow_drive() {
+        let mut state = with_volume(4, 1, Mirror::FourWay, &[Cache::Safe]);
+        open(&mut state, &[1, 2, 3, 4]);
+        let slow = drive_of(&state, 2);
+        must(&mut state, &Command::Cluster(ClusterCommand::DriveSlow(slow)));
+        let spared = now(&state, VolumeCommand::LegSpared(leg_ref(&state, 2)));
+        let rack = |leg| rack_of(&state, drive_of(&state, leg)).cloned();
+        let neighbour = [1, 3, 4].into_iter().find(|leg| rack(*leg) == rack(2)).unwrap();
+        let lost = now(&state, VolumeCommand::LegStale(leg_ref(&state, neighbour)));
+        must(&mut state, &lost);
+        assert_eq!(volume(&state).in_sync().count(), 3);
+        assert_eq!(dispensable(&state), []);
+        assert_eq!(state.apply(&spared).err(), Some(Rejected::NotSpared(LegId(2))));
+    }
+
+    #[test]
+    fn one_drive_of_a_rack_is_slow_at_a_time() {
+        let mut state = with_volume(2, 2, Mirror::TwoWay, &[Cache::Safe]);
+        let of = |rack| {
+            let drives = state.drives.keys().copied();
+            drives.filter(|drive| rack_of(&state, *drive) == rack).collect::<Vec<_>>()
+        };
+        let [first, second] = of(rack_of(&state, DriveId(1)))[..] else { panic!("two drives a rack") };
+        let say = |drive| Command::Cluster(ClusterCommand::DriveSlow(drive));
+        must(&mut state, &say(first));
+        assert_eq!(state.apply(&say(second)).err(), Some(Rejected::SlowInRack(first)));
     }
 
     #[test]

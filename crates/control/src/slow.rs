@@ -14,7 +14,8 @@
 //! A drive that answers nothing at all gives no reading; that its path is lost is seen elsewhere.
 
 use crate::moment::Moment;
-use crate::state::{Health, LegState, State};
+use crate::retire::rack_of;
+use crate::state::{Drive, Health, LegState, State};
 use model::DriveId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -94,7 +95,13 @@ impl Watch {
             known.slow_since.is_some_and(|since| known.at >= since.after(self.limits.slow_for))
         };
         let slow = self.known.iter().filter(|(drive, known)| long(known) && is_news(drive));
-        slow.map(|(drive, _)| *drive).collect()
+        let slow: Vec<DriveId> = slow.map(|(drive, _)| *drive).collect();
+        // Several of a rack: its nodes have no time, or its load is another. That is no drive's fault.
+        let alone = |drive: &DriveId| {
+            let same_rack = |other: &&DriveId| rack_of(ledger, **other) == rack_of(ledger, *drive);
+            slow.iter().filter(same_rack).count() == 1 && slow_in_rack(ledger, *drive).is_none()
+        };
+        slow.iter().copied().filter(alone).collect()
     }
 
     /// A leader that has just begun knows nothing.
@@ -115,6 +122,14 @@ impl Watch {
         others.sort_unstable();
         others.get(others.len().checked_sub(1)? / 2).copied()
     }
+}
+
+/// A drive of the same rack, other than this, that the ledger calls slow.
+pub(crate) fn slow_in_rack(ledger: &State, drive: DriveId) -> Option<DriveId> {
+    let is_slow = |(id, known): &(&DriveId, &Drive)| {
+        **id != drive && known.health == Health::Slow && rack_of(ledger, **id) == rack_of(ledger, drive)
+    };
+    ledger.drives.iter().find(is_slow).map(|(id, _)| *id)
 }
 
 /// Whether a leg on it is being made or brought up to date.

@@ -123,6 +123,7 @@ pub struct Drive {
     /// Nothing new is put on it, and what is on it moves elsewhere.
     pub retired: bool,
     /// What it has shown of itself.
+    #[serde(default)]
     pub health: Health,
     /// Legs that are gone, and whose slabs nobody may have yet: the target has not said that it has let go of them.
     pub leaving: Vec<Leaving>,

@@ -107,6 +107,9 @@ pub enum Refused {
     /// There is no array of that epoch here.
     #[error("there is no array of {0} in epoch {1} here")]
     NoArray(VolumeId, Epoch),
+    /// An array grows only while nothing fails and nothing waits in it.
+    #[error("a place more for {0} waits until every leg of the array has a path and none has failed")]
+    NotWhole(LegId),
     /// An assembly without legs.
     #[error("an array of no legs was asked for")]
     NoLegs,
@@ -355,6 +358,12 @@ pub fn rebuild(
     }
     let taken: BTreeSet<u32> = array.members.values().filter_map(|member| member.slot).collect();
     let slot = (0..array.room).find(|slot| !taken.contains(slot));
+    // Writes that failed while `raid_disks` changes are freed with the new number (6.1 has no 2cc583653bbe, "md: suspend array while updating raid_disks via
+    // sysfs"), and one that waits in a gate would hold md's lock against whoever lets that gate go.
+    let whole = !array.members.values().any(Member::failed) && without_path(seen).is_empty();
+    if slot.is_none() && !whole {
+        return Err(Refused::NotWhole(leg));
+    }
     let other = seen.gates.get(&leg).filter(|gate| !gate.leads(way));
     steps.extend(other.map(|gate| Step::RemoveGate(leg, gate.epoch)));
     // What was left when it was let go.

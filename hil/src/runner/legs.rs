@@ -4,7 +4,7 @@ use super::volume::Tested;
 use super::{Runner, Seen, milliseconds};
 use crate::lab::faults::Made;
 use api::ClusterView;
-use control::state::{Leg, LegState, Phase, Volume, Voters};
+use control::state::{Health, Leg, LegState, Phase, Volume, Voters};
 use deploy::pool::{in_words, newest};
 use model::{DriveSerial, Epoch, Incarnation, LegId, NodeName};
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,6 +102,19 @@ impl Runner<'_> {
 
     /// Broken drives are retired and hold no leg, and the volume is whole all the same.
     pub(super) async fn broken_drives_are_left(&mut self, bound: Duration) -> Seen {
+        self.broken_drives_until(bound, not_left).await
+    }
+
+    /// Every drive that is broken is said to be slow, and is retired; all legs stay in sync.
+    pub(super) async fn slow_drives_are_told(&mut self, bound: Duration) -> Seen {
+        self.broken_drives_until(bound, not_told).await
+    }
+
+    async fn broken_drives_until(
+        &mut self,
+        bound: Duration,
+        what_is_missing: fn(&ClusterView, &Tested, &BTreeSet<DriveSerial>) -> Option<String>,
+    ) -> Seen {
         let begun = Instant::now();
         let is_broken = |made: &Made| match made {
             Made::Drive { drive, .. } => Some(drive.clone()),
@@ -114,7 +127,7 @@ impl Runner<'_> {
         loop {
             let views = self.look_at_volume().await;
             let left = match (newest(&views), &self.volume) {
-                (Some(view), Some(tested)) => not_left(view, tested, &broken),
+                (Some(view), Some(tested)) => what_is_missing(view, tested, &broken),
                 _ => Some("there is no volume, or nobody who has a ledger answers".to_owned()),
             };
             let after_ms = milliseconds(begun.elapsed());
@@ -170,6 +183,19 @@ fn not_left(view: &ClusterView, tested: &Tested, broken: &BTreeSet<DriveSerial>)
         && tested.whole.as_ref().is_none_or(|whole| whole.incarnations.len() == volume.legs.len());
     let left = is_whole && !volume.legs.values().any(|leg| holds(&leg));
     (!left).then(|| in_words(volume))
+}
+
+/// What keeps broken drives from being known as slow, or what that has cost; `None`: nothing.
+fn not_told(view: &ClusterView, tested: &Tested, broken: &BTreeSet<DriveSerial>) -> Option<String> {
+    let Some(volume) = view.state.volumes.get(&tested.id) else { return Some("it is gone".to_owned()) };
+    let is_told = |serial: &&DriveSerial| {
+        let mut drives = view.state.drives.values();
+        drives.any(|drive| drive.serial == **serial && drive.retired && drive.health == Health::Slow)
+    };
+    if let Some(serial) = broken.iter().find(|serial| !is_told(serial)) {
+        return Some(format!("drive {serial} is not said to be slow"));
+    }
+    (volume.in_sync().count() != volume.legs.len()).then(|| in_words(volume))
 }
 
 /// Whether all who vote work.

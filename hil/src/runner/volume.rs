@@ -99,6 +99,7 @@ impl Runner<'_> {
             Step::LegsStayInSync { for_ms } => Ok(self.legs_stay_in_sync(ms(*for_ms)).await),
             Step::RebuildsAtMost { count } => Ok(self.rebuilds_at_most(*count).await),
             Step::BrokenDrivesAreLeft { within_ms } => Ok(self.broken_drives_are_left(ms(*within_ms)).await),
+            Step::SlowDrivesAreTold { within_ms } => Ok(self.slow_drives_are_told(ms(*within_ms)).await),
             Step::MoveLeg { room, position, gap_at_most_ms, within_ms } => {
                 Ok(self.move_leg((*room, *position), ms(*gap_at_most_ms), ms(*within_ms)).await)
             }

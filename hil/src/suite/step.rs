@@ -411,6 +411,11 @@ pub enum Step {
         /// The bound, milliseconds.
         within_ms: u64,
     },
+    /// Within a bound from now on the ledger calls every drive that is broken slow, has it retired, and no leg was lost for that: the volume can spare none.
+    SlowDrivesAreTold {
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
     /// A node's leg of the volume is moved to another drive of its rack, while the workload writes.
     MoveLeg {
         /// The node's room.

@@ -202,6 +202,9 @@ fn volume(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Step::BrokenDrivesAreLeft { within_ms } => {
             write!(f, "broken drives are retired and hold no leg within {within_ms} ms")
         }
+        Step::SlowDrivesAreTold { within_ms } => {
+            write!(f, "broken drives are said to be slow within {within_ms} ms, and their legs stay")
+        }
         Step::MoveLeg { room, position, within_ms, .. } => {
             write!(f, "the leg on node {position} of {room} is on another drive within {within_ms} ms")
         }

@@ -2,6 +2,7 @@
 
 use super::volume;
 use crate::command::{ClusterCommand, Event, LegRef, Rejected};
+use crate::slow;
 use crate::state::{
     Base, Doubt, Drive, Health, LegState, Node, Overridden, Override, Phase, Spec, State, Volume, Voters,
 };
@@ -112,6 +113,9 @@ fn add_drive(state: &mut State, command: &ClusterCommand) -> Result<Vec<Event>, 
 
 /// What is known may be worse, or the same.
 fn drive_slow(state: &mut State, id: DriveId) -> Result<Vec<Event>, Rejected> {
+    if let Some(other) = slow::slow_in_rack(state, id) {
+        return Err(Rejected::SlowInRack(other));
+    }
     let drive = drive_mut(state, id)?;
     if drive.health != Health::Good {
         return Err(Rejected::DriveRetired(id));

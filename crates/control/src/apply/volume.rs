@@ -6,6 +6,7 @@
 use crate::bug::{Bug, Bugs};
 use crate::command::{Event, LegRef, Rejected, VolumeCommand};
 use crate::pool;
+use crate::retire;
 use crate::state::{
     Base, Cache, Doubt, Drive, Health, Leaving, Leg, LegState, Overridden, Override, Phase, Run, State,
     Volume,
@@ -128,6 +129,7 @@ impl<'a> Edit<'a> {
         use VolumeCommand as C;
         match command {
             C::LegStale(leg) => self.leg_stale(*leg),
+            C::LegSpared(leg) => self.leg_spared(*leg),
             C::LegSuspect(leg) => self.leg_suspect(*leg, Doubt::Errored),
             C::Takeover { owner } => self.takeover(*owner),
             C::ConfirmFence { leg, run, errored } => self.confirm(*leg, *run, *errored),
@@ -213,6 +215,15 @@ impl<'a> Edit<'a> {
         }
         let base = if let LegState::Rebuilding { base } = state { base } else { Base::Changes };
         self.go(leg.id, LegCause::Lost, LegState::Stale { base, back: false })
+    }
+
+    fn leg_spared(&mut self, leg: LegRef) -> Result<(), Rejected> {
+        self.is_open()?;
+        let in_sync = self.leg(leg)?.state == LegState::InSync;
+        if !in_sync || !retire::spares(self.state, &self.volume, leg.id) {
+            return Err(Rejected::NotSpared(leg.id));
+        }
+        self.leg_stale(leg)
     }
 
     /// The volume goes offline with its last leg: an error on it was an error for its users, too.

@@ -43,8 +43,17 @@ impl Aligned {
 impl Block {
     /// Opens it, without the page cache.
     pub(super) fn open(path: &Path) -> Result<Self, FileError> {
+        Self::open_as(path, true)
+    }
+
+    /// The same, to read only.
+    pub(super) fn open_to_read(path: &Path) -> Result<Self, FileError> {
+        Self::open_as(path, false)
+    }
+
+    fn open_as(path: &Path, write: bool) -> Result<Self, FileError> {
         let flags = i32::try_from((OFlags::DIRECT | OFlags::DSYNC | OFlags::CLOEXEC).bits()).unwrap_or(0);
-        let file = File::options().read(true).write(true).custom_flags(flags).open(path);
+        let file = File::options().read(true).write(write).custom_flags(flags).open(path);
         Ok(Self { file: file.map_err(failed("open", path))?, path: path.to_owned() })
     }
 

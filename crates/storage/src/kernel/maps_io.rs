@@ -106,11 +106,12 @@ fn make_equal(
     let source = legs.iter().position(|leg| leg.way.local).unwrap_or(0);
     let (before, rest) = legs.split_at(source);
     let Some((source, after)) = rest.split_first() else { return Ok(()) };
+    let mut silent = BTreeSet::new();
     for chunk in union.runs().flatten() {
         let (from, bytes) = geometry.chunk(chunk);
         for at in (from..from + bytes).step_by(len(BATCH_BYTES)) {
             let stretch = Extent { offset_bytes: at, len_bytes: BATCH_BYTES.min(from + bytes - at) };
-            equal_in(engine, source, before.iter().chain(after), stretch)?;
+            equal_in(engine, source, before.iter().chain(after), stretch, &mut silent)?;
         }
     }
     for leg in legs {
@@ -119,35 +120,42 @@ fn make_equal(
     Ok(())
 }
 
-/// The same, of one stretch. All nodes digest at once, each its own leg; what has no digest is read.
+/// The same, of one stretch. All nodes digest at once, each its own leg; what has no digest is read. Who did not answer once is not asked again: it may
+/// take its time each time.
 fn equal_in<'a>(
     engine: &Engine,
     source: &OpenLeg,
     others: impl Iterator<Item = &'a OpenLeg>,
     stretch: Extent,
+    silent: &mut BTreeSet<LegId>,
 ) -> Result<(), StepError> {
     let key = engine.ask.as_ref().and_then(|ask| Some((ask, new_key()?)));
-    let compared = thread::scope(|scope| {
+    let compared: Vec<(&OpenLeg, Vec<Digest>, Vec<Digest>)> = thread::scope(|scope| {
         let asked: Vec<_> = others
             .map(|leg| {
+                let key = key.filter(|_| !silent.contains(&leg.way.leg()));
                 let ask =
                     move |(AskDigests(ask), key): (&AskDigests, DigestKey)| ask(leg.way.given, stretch, key);
                 (leg, scope.spawn(move || key.and_then(ask)))
             })
             .collect();
-        let own = key.filter(|_| !asked.is_empty()).map(|(_, key)| digests(&source.device, stretch, key));
-        let own = own.transpose()?.unwrap_or_default();
+        let own = key.filter(|_| asked.iter().any(|(leg, _)| !silent.contains(&leg.way.leg())));
+        let own = own.map(|(_, key)| digests(&source.device, stretch, key)).transpose()?.unwrap_or_default();
         // A thread that panicked has said nothing.
-        let theirs =
-            asked.into_iter().map(|(leg, asked)| (leg, asked.join().ok().flatten().unwrap_or_default()));
+        let answers = asked.into_iter().map(|(leg, asked)| (leg, own.clone(), asked.join().ok().flatten()));
         Ok::<_, StepError>(
-            theirs
-                .map(|(leg, theirs)| (leg, differing(stretch.len_bytes, &own, &theirs)))
-                .collect::<Vec<_>>(),
+            answers
+                .map(|(leg, own, theirs)| {
+                    if theirs.is_none() {
+                        silent.insert(leg.way.leg());
+                    }
+                    (leg, own, theirs.unwrap_or_default())
+                })
+                .collect(),
         )
     })?;
-    for (leg, ranges) in compared {
-        for range in ranges {
+    for (leg, own, theirs) in compared {
+        for range in differing(stretch.len_bytes, &own, &theirs) {
             copy(source, leg, stretch.offset_bytes + range.start..stretch.offset_bytes + range.end)?;
         }
     }

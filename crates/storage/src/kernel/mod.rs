@@ -264,7 +264,7 @@ impl Engine {
     /// Digests of a stretch of a leg, here where the leg is. The leg is given out under this key, so that nobody but who asks can write to it; what an
     /// earlier owner had in flight has ended (the barrier).
     pub fn digests(&self, given: GivenLeg, of: Extent, key: DigestKey) -> Result<Vec<Digest>, StepError> {
-        maps_io::digests(&Block::open(&self.node_of(&given.device())?)?, of, key)
+        maps_io::digests(&Block::open_to_read(&self.node_of(&given.device())?)?, of, key)
     }
 
     /// Gives a gate its path again, after the bounce: [`crate::owner::to_bounce`].
