@@ -16,7 +16,7 @@ pub(crate) struct SimArguments {
     /// Sim rung: leave out all faults of the seed's schedule but these, counted from 0
     #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "seed", conflicts_with = "seeds")]
     only: Option<Vec<usize>>,
-    /// Break a rule on purpose; `matrix` breaks each and says which are caught (sim rung: built with `--features seeded-bugs`)
+    /// Break a rule on purpose, on machines under the suites that are named; `matrix` breaks each and says which are caught (docs/kill-matrix.md; the sim rung must be built with `--features seeded-bugs`)
     #[arg(long, value_name = "NAME")]
     pub(crate) bug: Option<String>,
 }
