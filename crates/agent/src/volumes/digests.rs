@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use storage::digest::{BATCH_BYTES, Digest, DigestKey};
 use storage::kernel::{AskDigests, StepError};
+use storage::leg::BLOCK_BYTES;
 use storage::name::GivenLeg;
 use storage::slab::Extent;
 use tokio::runtime::Handle;
@@ -21,9 +22,6 @@ use tracing::warn;
 
 /// How long a peer may take for a stretch; a drive that reads 10 MiB/s is faster.
 const LIMIT: Duration = Duration::from_secs(5);
-
-/// Reads and writes go by whole blocks of so many bytes.
-const BLOCK_BYTES: u64 = 4096;
 
 /// Asks whoever has the leg by the ledger. Of blocking threads only.
 pub(super) fn of_peers(ledger: Ledgers, transport: Arc<HttpTransport>, runtime: Handle) -> AskDigests {

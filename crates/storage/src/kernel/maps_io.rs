@@ -106,12 +106,13 @@ fn make_equal(
     let source = legs.iter().position(|leg| leg.way.local).unwrap_or(0);
     let (before, rest) = legs.split_at(source);
     let Some((source, after)) = rest.split_first() else { return Ok(()) };
+    let others: Vec<&OpenLeg> = before.iter().chain(after).collect();
     let mut silent = BTreeSet::new();
     for chunk in union.runs().flatten() {
         let (from, bytes) = geometry.chunk(chunk);
         for at in (from..from + bytes).step_by(len(BATCH_BYTES)) {
             let stretch = Extent { offset_bytes: at, len_bytes: BATCH_BYTES.min(from + bytes - at) };
-            equal_in(engine, source, before.iter().chain(after), stretch, &mut silent)?;
+            equal_in(engine, source, &others, stretch, &mut silent)?;
         }
     }
     for leg in legs {
@@ -122,40 +123,32 @@ fn make_equal(
 
 /// The same, of one stretch. All nodes digest at once, each its own leg; what has no digest is read. Who did not answer once is not asked again: it may
 /// take its time each time.
-fn equal_in<'a>(
+fn equal_in(
     engine: &Engine,
     source: &OpenLeg,
-    others: impl Iterator<Item = &'a OpenLeg>,
+    others: &[&OpenLeg],
     stretch: Extent,
     silent: &mut BTreeSet<LegId>,
 ) -> Result<(), StepError> {
     let key = engine.ask.as_ref().and_then(|ask| Some((ask, new_key()?)));
-    let compared: Vec<(&OpenLeg, Vec<Digest>, Vec<Digest>)> = thread::scope(|scope| {
-        let asked: Vec<_> = others
-            .map(|leg| {
-                let key = key.filter(|_| !silent.contains(&leg.way.leg()));
-                let ask =
-                    move |(AskDigests(ask), key): (&AskDigests, DigestKey)| ask(leg.way.given, stretch, key);
-                (leg, scope.spawn(move || key.and_then(ask)))
-            })
-            .collect();
-        let own = key.filter(|_| asked.iter().any(|(leg, _)| !silent.contains(&leg.way.leg())));
-        let own = own.map(|(_, key)| digests(&source.device, stretch, key)).transpose()?.unwrap_or_default();
+    let (own, answers) = thread::scope(|scope| {
+        let ask = |leg: &&OpenLeg| {
+            let (AskDigests(ask), key) = key.filter(|_| !silent.contains(&leg.way.leg()))?;
+            let given = leg.way.given;
+            Some(scope.spawn(move || ask(given, stretch, key)))
+        };
+        let asked: Vec<_> = others.iter().map(ask).collect();
+        let key = key.filter(|_| asked.iter().any(Option::is_some));
+        let own = key.map(|(_, key)| digests(&source.device, stretch, key)).transpose()?;
         // A thread that panicked has said nothing.
-        let answers = asked.into_iter().map(|(leg, asked)| (leg, own.clone(), asked.join().ok().flatten()));
-        Ok::<_, StepError>(
-            answers
-                .map(|(leg, own, theirs)| {
-                    if theirs.is_none() {
-                        silent.insert(leg.way.leg());
-                    }
-                    (leg, own, theirs.unwrap_or_default())
-                })
-                .collect(),
-        )
+        let answers: Vec<_> = asked.into_iter().map(|asked| asked?.join().ok().flatten()).collect();
+        Ok::<_, StepError>((own.unwrap_or_default(), answers))
     })?;
-    for (leg, own, theirs) in compared {
-        for range in differing(stretch.len_bytes, &own, &theirs) {
+    for (leg, theirs) in others.iter().zip(answers) {
+        if theirs.is_none() {
+            silent.insert(leg.way.leg());
+        }
+        for range in differing(stretch.len_bytes, &own, &theirs.unwrap_or_default()) {
             copy(source, leg, stretch.offset_bytes + range.start..stretch.offset_bytes + range.end)?;
         }
     }
