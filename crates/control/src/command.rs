@@ -36,6 +36,16 @@ pub enum VolumeCommand {
     Takeover {
         /// The new owner.
         owner: NodeId,
+        /// Whether the present owner's lease is over, as the leader knows. If not, its users may still run.
+        lease_over: bool,
+    },
+    /// No user runs any more on a former owner: the decider, since its lease is over or it has booted anew; or that node itself,
+    /// since it has no array any more.
+    Yielded {
+        /// Which node.
+        node: NodeId,
+        /// In which boot it was the owner.
+        boot: BootId,
     },
     /// A target: nobody of an older epoch can write this leg any more.
     ConfirmFence {
@@ -360,6 +370,12 @@ pub enum Rejected {
     /// That node is a witness, or has not registered.
     #[error("{0} can't own a volume: it is a witness or has not registered")]
     CannotOwn(NodeId),
+    /// Nobody is let in while another's users may run.
+    #[error("users of {0}, a former owner, may still run")]
+    MayStillRun(NodeId),
+    /// The node yields nothing, or not in that boot.
+    #[error("{0} has nothing to yield")]
+    NothingToYield(NodeId),
     /// The virtual machine runs where the volume is.
     #[error("{0} does not own the volume")]
     NotTheOwner(NodeId),

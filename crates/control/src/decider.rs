@@ -2,7 +2,8 @@
 //!
 //! Purpose: look at every volume and at who is alive, and propose what leads on. Nothing here is needed for safety: any takeover
 //! at any time loses no write (the model check does just that). It is here so that volumes come back soon, and that no
-//! virtual machine runs twice: a takeover waits for the end of the owner's lease.
+//! virtual machine runs twice: nobody is let in before the former owner's lease is over. A takeover begins a little earlier, when
+//! the former owner kills its users in any case: fences and the assembly take that time.
 //!
 //! Invariants: nothing is proposed before a quorum has confirmed the leadership. A volume is given only to a live node, and only when
 //! a live node holds an in-sync leg: otherwise it would lose its epoch for nothing. A leader that has just begun has heard nobody
@@ -11,13 +12,13 @@
 //! On failure: what can't be decided is [`Blocked`], with its reason, for operators to read; it is looked at again at every step.
 
 use crate::command::{ClusterCommand, Command, VolumeCommand};
-use crate::lease::{Grantor, GrantorEffect, GrantorEvent};
+use crate::lease::{Grantor, GrantorEffect, GrantorEvent, HolderTiming};
 use crate::moment::Moment;
 use crate::retire;
 use crate::slow::{self, Reading};
 use crate::state::{Phase, State, Volume};
 use crate::voters;
-use model::{DriveId, Epoch, LegId, NodeId, VolumeId};
+use model::{BootId, DriveId, Epoch, LegId, NodeId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -28,6 +29,9 @@ pub struct Timing {
     pub silent_after: Duration,
     /// Live targets that have not confirmed a fence after this are done without.
     pub fence_max: Duration,
+    /// How long before the end of an owner's lease its volumes are taken: as long as holders stop their users before it
+    /// ([`crate::lease::HolderTiming::stop_before`]).
+    pub head_start: Duration,
     /// A node of which nothing came for this long need not vote. Longer than `silent_after`: a change of voters is no hurry, and
     /// one for a node that is only slow would be for nothing.
     pub votes_after: Duration,
@@ -37,7 +41,8 @@ impl Default for Timing {
     /// Heartbeats come every 200 ms. A barrier waits for what a drive has in flight: a second is long for flash.
     fn default() -> Self {
         let (silent_after, fence_max) = (Duration::from_secs(1), Duration::from_secs(1));
-        Self { silent_after, fence_max, votes_after: Duration::from_secs(2) }
+        let head_start = HolderTiming::default().stop_before;
+        Self { silent_after, fence_max, head_start, votes_after: Duration::from_secs(2) }
     }
 }
 
@@ -66,7 +71,7 @@ pub enum Effect {
 /// Why a volume waits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Blocked {
-    /// Its owner is silent and may still have a lease.
+    /// Its owner, or a former one, is silent and may still have a lease.
     #[error("{0} is silent, and its lease may not be over")]
     Lease(NodeId),
     /// No live node holds an in-sync leg.
@@ -100,7 +105,10 @@ impl Decider {
     pub fn step(&mut self, now: Moment, ledger: &State, event: Event) -> Vec<Effect> {
         let mut effects = Vec::new();
         match event {
-            Event::Look => {}
+            Event::Look => {
+                let looked = self.grantor.step(now, ledger.settings, GrantorEvent::Look);
+                effects.extend(looked.into_iter().map(Effect::Lease));
+            }
             Event::Heard(node) => drop(self.heard.insert(node, now)),
             Event::Measured(node, drive, reading) => {
                 if ledger.drives.get(&drive).is_some_and(|known| known.node == node) {
@@ -171,25 +179,31 @@ impl Decider {
         id: VolumeId,
         volume: &Volume,
     ) -> Result<Option<VolumeCommand>, Blocked> {
+        if let Some(yielded) = self.yielded(now, ledger, volume) {
+            return Ok(Some(yielded));
+        }
         match &volume.phase {
             Phase::Closed => Ok(None),
             Phase::Offline => Err(Blocked::Offline),
             Phase::Opening { boot, .. } | Phase::Open { boot } => {
                 let present = ledger.nodes.get(&volume.owner).and_then(|node| node.boot);
                 // Another boot: the array is gone, and with it whoever used it.
-                if present == Some(*boot) {
-                    if self.may_be_live(now, volume.owner) {
-                        return Ok(None);
-                    }
-                    if self.grantor.may_hold(now, ledger.settings, volume.owner) {
-                        return Err(Blocked::Lease(volume.owner));
-                    }
+                if present != Some(*boot) {
+                    return self.takeover(now, ledger, volume, true).map(Some);
                 }
-                self.takeover(now, ledger, volume).map(Some)
+                if self.may_be_live(now, volume.owner) {
+                    let waits = volume.yielding.keys().next();
+                    return waits.map_or(Ok(None), |node| Err(Blocked::Lease(*node)));
+                }
+                let may_hold = |at| self.grantor.may_hold(at, ledger.settings, volume.owner);
+                if may_hold(now.after(self.timing.head_start)) {
+                    return Err(Blocked::Lease(volume.owner));
+                }
+                self.takeover(now, ledger, volume, !may_hold(now)).map(Some)
             }
             Phase::Fencing { .. } => {
                 if !self.may_be_live(now, volume.owner) {
-                    return self.takeover(now, ledger, volume).map(Some);
+                    return self.takeover(now, ledger, volume, true).map(Some);
                 }
                 let begun = self.fencing.entry(id).or_insert((volume.epoch, now));
                 if begun.0 != volume.epoch {
@@ -199,6 +213,16 @@ impl Decider {
                 self.activate(now, ledger, volume, late).map(Some)
             }
         }
+    }
+
+    /// A former owner whose lease is over by now, or that has booted anew.
+    fn yielded(&self, now: Moment, ledger: &State, volume: &Volume) -> Option<VolumeCommand> {
+        let gone = |(node, boot): &(&NodeId, &BootId)| {
+            let present = ledger.nodes.get(node).and_then(|node| node.boot);
+            present != Some(**boot) || !self.grantor.may_hold(now, ledger.settings, **node)
+        };
+        let (node, boot) = volume.yielding.iter().find(gone)?;
+        Some(VolumeCommand::Yielded { node: *node, boot: *boot })
     }
 
     /// All that live have confirmed, or time is up and one has.
@@ -228,11 +252,17 @@ impl Decider {
     }
 
     /// To the first live node that holds an in-sync leg; another than the present owner's if there is one.
-    fn takeover(&self, now: Moment, ledger: &State, volume: &Volume) -> Result<VolumeCommand, Blocked> {
+    fn takeover(
+        &self,
+        now: Moment,
+        ledger: &State,
+        volume: &Volume,
+        lease_over: bool,
+    ) -> Result<VolumeCommand, Blocked> {
         let holders = volume.in_sync().filter_map(|(_, leg)| ledger.node_of(leg));
         let live = holders.filter(|node| self.is_live(now, *node));
         let owner = live.min_by_key(|node| (*node == volume.owner, *node)).ok_or(Blocked::NoLeg)?;
-        Ok(VolumeCommand::Takeover { owner })
+        Ok(VolumeCommand::Takeover { owner, lease_over })
     }
 }
 
@@ -281,14 +311,39 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_owners_volume_is_taken_over_when_its_lease_is_over_and_not_before() {
+    fn a_dead_owners_volume_is_taken_a_second_before_its_lease_is_over_and_opened_after_it() {
         let mut cluster = Cluster::new(4, Mirror::FourWay);
         assert_eq!(cluster.until(0, 2000), []);
         cluster.live.retain(|node| *node != NodeId(1));
-        assert_eq!(cluster.until(2100, 3100), [], "a lease of the leader before may last until 3150");
-        let blocked = cluster.decider.blocked(Moment(3100), &cluster.ledger);
+        // A lease of the leader before may last until 3150; silence is 1 s old at 3000.
+        assert_eq!(cluster.until(2100, 2900), []);
+        let takeover = VolumeCommand::Takeover { owner: NodeId(2), lease_over: false };
+        assert_eq!(cluster.until(3000, 3000), [takeover.clone()]);
+        let takeover = command(&cluster.ledger, takeover);
+        must(&mut cluster.ledger, &takeover);
+        let yielding = volume(&cluster.ledger).yielding.clone();
+        assert_eq!(yielding.into_keys().collect::<Vec<_>>(), [NodeId(1)]);
+        assert_eq!(cluster.until(3100, 3100), []);
+        let boot = run(NodeId(1), 1, 1).boot;
+        assert_eq!(cluster.until(3200, 3200), [VolumeCommand::Yielded { node: NodeId(1), boot }]);
+    }
+
+    #[test]
+    fn a_silent_owner_keeps_its_volume_while_its_users_are_not_stopped_yet() {
+        let mut cluster = Cluster::new(4, Mirror::FourWay);
+        let settings = cluster.ledger.settings;
+        // Its last request came at 5000: users are stopped at 7000 at the earliest, and the lease ends at 8150 at the latest.
+        cluster.until(0, 5000);
+        cluster.decider.grantor.step(Moment(5000), settings, GrantorEvent::Asked(NodeId(1), 1));
+        cluster.decider.grantor.step(Moment(5010), settings, GrantorEvent::Confirmed(2));
+        cluster.live.retain(|node| *node != NodeId(1));
+        assert_eq!(cluster.until(5100, 7100), []);
+        let blocked = cluster.decider.blocked(Moment(7100), &cluster.ledger);
         assert_eq!(blocked, [(VOLUME, Blocked::Lease(NodeId(1)))]);
-        assert_eq!(cluster.until(3200, 3200), [VolumeCommand::Takeover { owner: NodeId(2) }]);
+        let takeover = VolumeCommand::Takeover { owner: NodeId(2), lease_over: false };
+        assert_eq!(cluster.until(7200, 7200), [takeover]);
+        let takeover = VolumeCommand::Takeover { owner: NodeId(2), lease_over: true };
+        assert_eq!(cluster.until(8200, 8200), [takeover]);
     }
 
     #[test]
@@ -298,7 +353,7 @@ mod tests {
         must(&mut cluster.ledger, &stale);
         let booted = register(&cluster.ledger, NodeId(1), run(NodeId(1), 2, 2));
         must(&mut cluster.ledger, &booted);
-        assert_eq!(cluster.until(0, 0), [VolumeCommand::Takeover { owner: NodeId(1) }]);
+        assert_eq!(cluster.until(0, 0), [VolumeCommand::Takeover { owner: NodeId(1), lease_over: true }]);
     }
 
     #[test]
@@ -316,7 +371,8 @@ mod tests {
         let mut cluster = Cluster::new(4, Mirror::FourWay);
         cluster.live.retain(|node| *node != NodeId(1));
         assert_eq!(cluster.until(0, 1000), [], "a leader that has just begun takes nobody for dead");
-        let takeover = command(&cluster.ledger, VolumeCommand::Takeover { owner: NodeId(2) });
+        let takeover =
+            command(&cluster.ledger, VolumeCommand::Takeover { owner: NodeId(2), lease_over: true });
         must(&mut cluster.ledger, &takeover);
         assert_eq!(cluster.until(1100, 1100), []);
         for id in [2, 3] {

@@ -11,7 +11,10 @@
 //!
 //! Why it holds: the round that a grant rests on began after the request came, so the quorum knew no later leader when the
 //! holder had long sent it. A later leader's first confirmed round comes after that, and from there it waits a full
-//! lease and the drift of two clocks before it takes that any node has none.
+//! lease and the drift of two clocks before it takes that any node has none. The leader itself counts from when the request came:
+//! it had been sent by then.
+//!
+//! Requests that come within [`ROUND_EVERY`] share a round: each is a message to every voter.
 //!
 //! Invariants: a grant for a request that the holder doesn't remember is nothing. The watchdog is fed only while its timeout ends before the lease does.
 //!
@@ -22,6 +25,9 @@ use crate::state::Settings;
 use model::NodeId;
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// How often a round with the quorum begins, at most.
+const ROUND_EVERY: Duration = Duration::from_millis(150);
 
 /// What a holder needs to know of its node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -131,6 +137,8 @@ pub enum GrantorEvent {
     Leading,
     /// It no longer is.
     Deposed,
+    /// Time has passed.
+    Look,
     /// A node asks.
     Asked(NodeId, u64),
     /// A quorum has confirmed the leadership, in a round that began when [`GrantorEffect::Confirm`] was ordered.
@@ -148,14 +156,19 @@ pub enum GrantorEffect {
     Grant(NodeId, u64),
 }
 
+/// A node's request: its number, and when it came.
+type Request = (u64, Moment);
+
 /// The leader's memory of who may have a lease.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Grantor {
     leading: bool,
     since: Option<Moment>,
-    waiting: BTreeMap<NodeId, u64>,
-    round: Option<(u64, BTreeMap<NodeId, u64>)>,
+    waiting: BTreeMap<NodeId, Request>,
+    round: Option<(u64, BTreeMap<NodeId, Request>)>,
     rounds: u64,
+    /// When the last round began.
+    began: Option<Moment>,
     ends: BTreeMap<NodeId, Moment>,
 }
 
@@ -171,14 +184,15 @@ impl Grantor {
             }
             GrantorEvent::Asked(node, request) => {
                 if self.leading {
-                    self.waiting.insert(node, request);
+                    self.waiting.insert(node, (request, now));
                 }
             }
+            GrantorEvent::Look => {}
             GrantorEvent::Confirmed(round) => {
                 if let Some((_, asked)) = self.round.take_if(|(running, _)| *running == round) {
                     self.since = self.since.or(Some(now));
-                    for (node, request) in asked {
-                        self.ends.insert(node, now.after(longest(settings)));
+                    for (node, (request, came)) in asked {
+                        self.ends.insert(node, came.after(longest(settings)));
                         effects.push(GrantorEffect::Grant(node, request));
                     }
                 }
@@ -188,8 +202,10 @@ impl Grantor {
             }
         }
         let needed = self.leading && (self.since.is_none() || !self.waiting.is_empty());
-        if needed && self.round.is_none() {
+        let rested = self.began.is_none_or(|began| now >= began.after(ROUND_EVERY));
+        if needed && rested && self.round.is_none() {
             self.rounds += 1;
+            self.began = Some(now);
             self.round = Some((self.rounds, std::mem::take(&mut self.waiting)));
             effects.push(GrantorEffect::Confirm(self.rounds));
         }
@@ -272,6 +288,9 @@ mod tests {
                 self.lead(real, leader, GrantorEvent::Asked(NODE, request), delays);
             }
             let rounds: Vec<_> = self.rounds.extract_if(.., |(at, _, _, _)| *at <= real).collect();
+            for leader in 0..2 {
+                self.lead(real, leader, GrantorEvent::Look, delays);
+            }
             for (_, acked_at, leader, round) in rounds {
                 let follows =
                     if leader == 0 { acked_at < self.elected_at } else { acked_at >= self.elected_at };
@@ -392,11 +411,17 @@ mod tests {
         let mut grantor = Grantor::default();
         let at = |ms| Moment(ms);
         assert_eq!(grantor.step(at(0), settings, GrantorEvent::Leading), [GrantorEffect::Confirm(1)]);
-        assert_eq!(grantor.step(at(1), settings, GrantorEvent::Asked(NODE, 7)), []);
-        let second = grantor.step(at(2), settings, GrantorEvent::Confirmed(1));
-        assert_eq!(second, [GrantorEffect::Confirm(2)], "round 1 began before the request");
-        let granted = grantor.step(at(3), settings, GrantorEvent::Confirmed(2));
+        assert_eq!(grantor.step(at(100), settings, GrantorEvent::Asked(NODE, 7)), []);
+        let confirmed = grantor.step(at(110), settings, GrantorEvent::Confirmed(1));
+        assert_eq!(confirmed, [], "round 1 began before the request, and the next is not due");
+        assert_eq!(grantor.step(at(149), settings, GrantorEvent::Look), []);
+        assert_eq!(grantor.step(at(150), settings, GrantorEvent::Look), [GrantorEffect::Confirm(2)]);
+        let granted = grantor.step(at(400), settings, GrantorEvent::Confirmed(2));
         assert_eq!(granted, [GrantorEffect::Grant(NODE, 7)]);
-        assert!(grantor.may_hold(at(3152), settings, NODE) && !grantor.may_hold(at(3153), settings, NODE));
+        let may_hold = |ms| grantor.may_hold(at(ms), settings, NODE);
+        assert!(
+            may_hold(3259) && !may_hold(3260),
+            "this leader was confirmed at 110; the request came at 100"
+        );
     }
 }

@@ -383,6 +383,15 @@ impl Owner {
             }
             Stage::Stopped { .. } => self.stage = Stage::Idle,
         }
+        effects.extend(self.yielded(ledger));
+    }
+
+    /// Taken before this node's lease was over: nothing of it is left here now.
+    fn yielded(&self, ledger: &State) -> Option<Effect> {
+        let volume = ledger.volumes.get(&self.id).filter(|_| self.stage == Stage::Idle)?;
+        let boot = volume.yielding.get(&self.node).filter(|boot| **boot == self.boot)?;
+        let command = VolumeCommand::Yielded { node: self.node, boot: *boot };
+        Some(Effect::Propose(Command::Volume(self.id, volume.epoch, command)))
     }
 
     fn assembling(&mut self, now: Moment, ledger: &State, effects: &mut Vec<Effect>) {
@@ -420,9 +429,9 @@ impl Owner {
     }
 }
 
-/// A takeover from oneself: the volume is open here, and the array that was opened is gone.
+/// A takeover from oneself: the volume is open here, and the array that was opened is gone, and whoever used it.
 fn take_anew(id: VolumeId, owner: NodeId, volume: &Volume) -> Effect {
-    Effect::Propose(Command::Volume(id, volume.epoch, VolumeCommand::Takeover { owner }))
+    Effect::Propose(Command::Volume(id, volume.epoch, VolumeCommand::Takeover { owner, lease_over: true }))
 }
 
 /// Starts from in-sync legs only, never with one that is being rebuilt.

@@ -286,7 +286,7 @@ mod tests {
         let again = run(NodeId(2), 2, 2);
         let booted = crate::testing::register(&state, NodeId(2), again);
         must(&mut state, &booted);
-        let takeover = now(&state, VolumeCommand::Takeover { owner: NodeId(1) });
+        let takeover = now(&state, VolumeCommand::Takeover { owner: NodeId(1), lease_over: true });
         must(&mut state, &takeover);
         let leg = leg_ref(&state, 2);
         let confirm = now(&state, VolumeCommand::ConfirmFence { leg, run: again, errored: false });

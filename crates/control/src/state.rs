@@ -183,6 +183,9 @@ pub struct Volume {
     pub owner: NodeId,
     /// Where its virtual machine runs.
     pub running: Option<NodeId>,
+    /// Former owners, and their boots, whose users may still run: it was taken before their leases were over. Nobody is let in
+    /// before each has yielded.
+    pub yielding: BTreeMap<NodeId, BootId>,
     /// What may be done with it.
     pub phase: Phase,
     /// Its copies.

@@ -35,11 +35,13 @@ struct Memory {
     at: Instant,
     /// Who was told that it would have the vote, and until when nobody else is.
     promised: Option<(NodeId, Instant)>,
+    /// When this node, as leader, last asked the voters whether it leads.
+    round: Option<Instant>,
 }
 
 impl Heard {
     pub(crate) fn now() -> Self {
-        Self(Arc::new(Mutex::new(Memory { at: Instant::now(), promised: None })))
+        Self(Arc::new(Mutex::new(Memory { at: Instant::now(), promised: None, round: None })))
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -48,6 +50,16 @@ impl Heard {
 
     pub(crate) fn again(&self) {
         self.memory().at = Instant::now();
+    }
+
+    /// As leader: all voters are asked now whether it leads.
+    pub(crate) fn round(&self) {
+        self.memory().round = Some(Instant::now());
+    }
+
+    /// Whether that was so lately that they have just heard a leader.
+    fn has_asked_within(&self, span: Duration) -> bool {
+        self.memory().round.is_some_and(|round| round.elapsed() < span)
     }
 
     fn at(&self) -> Instant {
@@ -122,15 +134,24 @@ impl Elector {
         let silence = self.config.silence();
         let mut changes = self.raft.server_metrics();
         let mut stand_at = self.heard.at() + silence + jitter();
+        let mut beat_at: Option<Instant> = None;
         loop {
             let now = changes.borrow_and_update().clone();
             let membership = now.membership_config.membership();
             let votes = membership.voter_ids().any(|voter| voter == self.id);
             let next = if now.state == ServerState::Leader {
-                if self.raft.trigger().heartbeat().await.is_err() {
-                    return;
+                let heartbeat = self.config.heartbeat();
+                // A round with the voters is one to them. Every other goes out all the same: learners hear only heartbeats,
+                // and openraft counts only them when it says how long no quorum has answered.
+                let heard_by_round = self.heard.has_asked_within(heartbeat)
+                    && beat_at.is_some_and(|beat| beat.elapsed() < heartbeat * 2);
+                if !heard_by_round {
+                    if self.raft.trigger().heartbeat().await.is_err() {
+                        return;
+                    }
+                    beat_at = Some(Instant::now());
                 }
-                Instant::now() + self.config.heartbeat()
+                Instant::now() + heartbeat
             } else if !votes {
                 Instant::now() + silence
             } else if is_quorum(membership, &BTreeSet::from([self.id])) {

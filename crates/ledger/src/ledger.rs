@@ -265,6 +265,7 @@ impl Ledger {
         if before.role != Role::Leader {
             return Err(follower());
         }
+        self.0.heard.round();
         // openraft waits a request's time for the quorum, and then for what it has committed to be applied.
         let asked = timeout(self.config().propose_limit(), self.0.raft.ensure_linearizable()).await;
         let confirmed = asked.map_err(|_| NotLeading::Unconfirmed)?;

@@ -246,6 +246,7 @@ mod tests {
             phase: Phase::Open { boot },
             legs: BTreeMap::from([(LegId(1), leg(1)), (LegId(2), leg(2))]),
             map_sequence: MapSequence(0),
+            yielding: BTreeMap::new(),
             leg_minted: LegId(2),
         }
     }

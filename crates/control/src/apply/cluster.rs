@@ -214,6 +214,7 @@ fn create_volume(state: &mut State, command: &ClusterCommand) -> Result<Vec<Even
         phase: Phase::Fencing { confirmed: BTreeMap::new() },
         legs: BTreeMap::new(),
         map_sequence: MapSequence(0),
+        yielding: BTreeMap::new(),
         leg_minted: LegId(0),
     };
     let volume = volume::created(state, volume, drives)?;

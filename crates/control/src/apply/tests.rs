@@ -77,7 +77,7 @@ fn the_last_in_sync_leg_is_never_let_go() {
 fn the_old_owner_can_let_nothing_go_once_a_takeover_has_begun() {
     let mut state = two_way(&[Cache::Safe]);
     let old = now(&state, V::LegStale(leg_ref(&state, 2)));
-    does(&mut state, V::Takeover { owner: NodeId(2) });
+    does(&mut state, V::Takeover { owner: NodeId(2), lease_over: true });
     let present = volume(&state).epoch;
     assert_eq!(state.clone().apply(&old), Err(Rejected::Superseded { present }));
     let leg = leg_ref(&state, 1);
@@ -87,7 +87,7 @@ fn the_old_owner_can_let_nothing_go_once_a_takeover_has_begun() {
 #[test]
 fn activation_marks_the_unconfirmed_stale_and_needs_one_that_is_confirmed() {
     let mut state = two_way(&[Cache::Safe]);
-    does(&mut state, V::Takeover { owner: NodeId(2) });
+    does(&mut state, V::Takeover { owner: NodeId(2), lease_over: true });
     assert_eq!(refused(&state, V::Activate), Rejected::NothingConfirmed);
     let leg_2 = leg_ref(&state, 2);
     let wrong = run(NodeId(2), 2, 1);
@@ -104,7 +104,7 @@ fn activation_marks_the_unconfirmed_stale_and_needs_one_that_is_confirmed() {
 #[test]
 fn a_confirmation_does_not_outlive_its_run() {
     let mut state = two_way(&[Cache::Safe]);
-    does(&mut state, V::Takeover { owner: NodeId(2) });
+    does(&mut state, V::Takeover { owner: NodeId(2), lease_over: true });
     for (id, node) in [(1, NodeId(1)), (2, NodeId(2))] {
         let leg = leg_ref(&state, id);
         does(&mut state, V::ConfirmFence { leg, run: run(node, 1, 1), errored: false });
@@ -126,7 +126,7 @@ fn a_safe_drive_keeps_its_leg_through_a_restart_and_a_volatile_one_does_not() {
             let restarted = register(&state, node, run(node, 2, 2));
             must(&mut state, &restarted);
         }
-        does(&mut state, V::Takeover { owner: NodeId(1) });
+        does(&mut state, V::Takeover { owner: NodeId(1), lease_over: true });
         for (id, node) in [(1, NodeId(1)), (2, NodeId(2))] {
             let leg = leg_ref(&state, id);
             does(&mut state, V::ConfirmFence { leg, run: run(node, 2, 2), errored: false });
@@ -157,7 +157,7 @@ fn a_volume_whose_last_leg_erred_is_offline_until_an_override_that_is_written_do
     on(&mut state, 1, V::LegSuspect);
     assert_eq!(volume(&state).phase, Phase::Offline);
     assert_eq!(
-        refused(&state, V::Takeover { owner: NodeId(2) }),
+        refused(&state, V::Takeover { owner: NodeId(2), lease_over: true }),
         Rejected::VolumeCannot { phase: PhaseKind::Offline, cause: VolumeCause::Takeover }
     );
     let leg_1 = leg_ref(&state, 1);
@@ -170,7 +170,7 @@ fn a_volume_whose_last_leg_erred_is_offline_until_an_override_that_is_written_do
     on(&mut state, 1, |leg| V::ConfirmFence { leg, run, errored: true });
     assert_eq!(leg(&state, 1), LegState::InSync);
     open(&mut state, &[]);
-    let takeover = V::Takeover { owner: NodeId(1) };
+    let takeover = V::Takeover { owner: NodeId(1), lease_over: true };
     does(&mut state, takeover);
     on(&mut state, 1, |leg| V::ConfirmFence { leg, run, errored: true });
     assert_eq!(volume(&state).phase, Phase::Offline, "what it has counted since is news");
@@ -445,10 +445,15 @@ fn command(state: &State, log: &[Command], pick: [u8; 4]) -> Command {
         10 => V::MoveLeg { leg, to: DriveId(1 + u32::from(c % 8)) },
         11 if c < 60 => V::Override { leg, owner, by: text(), loses: text() },
         12 => V::Running((c > 60).then_some(owner)),
-        13 | 14 => V::Takeover { owner },
+        13 | 14 => V::Takeover { owner, lease_over: c > 60 },
         15 => V::Open { owner },
         16 => V::HandOver { to: owner },
         17 if c < 40 => V::Close,
+        17 => {
+            let yielding = volume.yielding.iter().next().map(|(node, boot)| (*node, *boot));
+            let (node, boot) = yielding.unwrap_or((owner, leg_run.boot));
+            V::Yielded { node, boot }
+        }
         18 if c < 60 => V::LegSuspect(leg),
         19..=21 => V::LegStale(leg),
         22..=27 => V::Reexport { leg, run: leg_run },

@@ -131,7 +131,8 @@ impl<'a> Edit<'a> {
             C::LegStale(leg) => self.leg_stale(*leg),
             C::LegSpared(leg) => self.leg_spared(*leg),
             C::LegSuspect(leg) => self.leg_suspect(*leg, Doubt::Errored),
-            C::Takeover { owner } => self.takeover(*owner),
+            C::Takeover { owner, lease_over } => self.takeover(*owner, *lease_over),
+            C::Yielded { node, boot } => self.yielded(*node, *boot),
             C::ConfirmFence { leg, run, errored } => self.confirm(*leg, *run, *errored),
             C::Activate => self.activate(),
             C::Opened { maps } => self.opened(*maps),
@@ -244,17 +245,31 @@ impl<'a> Edit<'a> {
         Ok(())
     }
 
-    fn takeover(&mut self, owner: NodeId) -> Result<(), Rejected> {
+    fn takeover(&mut self, owner: NodeId, lease_over: bool) -> Result<(), Rejected> {
         self.can_own(owner)?;
+        // Only of an open volume there are users.
+        if let (Phase::Open { boot }, false) = (&self.volume.phase, lease_over) {
+            self.volume.yielding.insert(self.volume.owner, *boot);
+        }
         self.supersede(false)?;
         self.begin_epoch(self.volume.epoch.next(), owner);
         self.enter(VolumeCause::Takeover, Phase::Fencing { confirmed: BTreeMap::new() })
+    }
+
+    fn yielded(&mut self, node: NodeId, boot: BootId) -> Result<(), Rejected> {
+        if self.volume.yielding.get(&node) != Some(&boot) {
+            return Err(Rejected::NothingToYield(node));
+        }
+        self.volume.yielding.remove(&node);
+        Ok(())
     }
 
     fn begin_epoch(&mut self, epoch: Epoch, owner: NodeId) {
         self.volume.epoch = epoch;
         self.volume.owner = owner;
         self.volume.running = None;
+        // Its own node knows what it has, and stops that first.
+        self.volume.yielding.remove(&owner);
     }
 
     /// Rebuilds end with their epoch. If its owner may still write, what was back must be fenced once more.
@@ -324,6 +339,9 @@ impl<'a> Edit<'a> {
         let Phase::Opening { boot, .. } = self.volume.phase else {
             return Err(Rejected::wrong_phase(&self.volume.phase));
         };
+        if let Some(node) = self.volume.yielding.keys().next() {
+            return Err(Rejected::MayStillRun(*node));
+        }
         self.next_maps(maps)?;
         self.enter(VolumeCause::Opened, Phase::Open { boot })
     }

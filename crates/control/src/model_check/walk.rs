@@ -94,7 +94,7 @@ fn heal(world: &mut World, seed: u64, steps: &mut Vec<String>, causes: &mut Caus
         }
         // An owner whose array is gone in its own boot asks for the volume anew.
         if let Some(owner) = world.orphaned() {
-            causes.count(world.commit_now(VolumeCommand::Takeover { owner }));
+            causes.count(world.commit_now(VolumeCommand::Takeover { owner, lease_over: true }));
         }
         let volume = volume(&world.ledger);
         if volume.phase == Phase::Offline {

@@ -433,7 +433,7 @@ impl World {
             }
             Action::Takeover(owner) => {
                 self.spent.epochs += 1;
-                return self.commit_now(VolumeCommand::Takeover { owner: *owner });
+                return self.commit_now(VolumeCommand::Takeover { owner: *owner, lease_over: true });
             }
             Action::Activate => return self.commit_now(VolumeCommand::Activate),
             Action::Write(node) => self.write(*node),

@@ -195,7 +195,7 @@ impl Up {
             self.admitted = true;
             effects.push(Effect::Admit);
         }
-        if !open {
+        if !open && volume.yielding.is_empty() {
             effects.push(sight.propose(VolumeCommand::Opened { maps: self.maps }));
         }
         if self.compare(volume, effects) {

@@ -53,7 +53,7 @@ impl World {
             What::MoveLeg(volume, leg) => self.move_leg(volume, LegId(leg + 1)),
             What::Takeover(volume, node) => {
                 let owner = self.machines[node].node;
-                self.ask(volume, VolumeCommand::Takeover { owner });
+                self.ask(volume, VolumeCommand::Takeover { owner, lease_over: false });
             }
             What::Activate(volume) => {
                 (0..fault.for_ms / 4).for_each(|at| self.post(at * 4 * MS, Event::Activate(volume)));
@@ -267,7 +267,7 @@ impl World {
         let leg = control::LegRef { id: leg, incarnation: state.incarnation };
         let by_force =
             VolumeCommand::Override { leg, owner, by: "operator".into(), loses: "what it missed".into() };
-        self.ask(volume, VolumeCommand::Takeover { owner });
+        self.ask(volume, VolumeCommand::Takeover { owner, lease_over: false });
         if let Some(leader) = self.leader() {
             let command = Command::Volume(volume_id(volume), found.epoch.next(), by_force);
             self.post(20 * MS, Event::Propose(leader, command));

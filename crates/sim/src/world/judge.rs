@@ -257,6 +257,35 @@ impl World {
         }
     }
 
+    /// Never users on two machines, whatever they could write: nobody is let in before those of a former owner are killed. (Those of a
+    /// machine that stands still don't run; when it goes on it kills them.) That alone depends on clocks: not while one has jumped, or
+    /// stood still.
+    pub(super) fn judge_users(&mut self, machine: usize, volume: usize) {
+        let astray = |found: &super::Machine| {
+            found.clock_ahead_ms > 0 || found.clock_behind_us > 0 || found.clock_stopped_at.is_some()
+        };
+        if self.machines.iter().any(astray) {
+            return;
+        }
+        let exempt_before = self.truths[volume].exempt_before;
+        let used = |found: &super::Machine| {
+            let array = found.arrays[volume].as_ref()?;
+            let exempt = exempt_before.is_some_and(|before| array.epoch < before);
+            let runs = found.power && found.frozen == 0;
+            (runs && array.admitted && !array.stopping && !exempt).then_some(())
+        };
+        let other = (0..self.machines.len())
+            .find(|other| *other != machine && used(&self.machines[*other]).is_some());
+        if let Some(other) = other {
+            self.broke(format!(
+                "volume-{}: users are let in on node-{} while some run on node-{}",
+                volume + 1,
+                machine + 1,
+                other + 1
+            ));
+        }
+    }
+
     /// Never two machines whose users would both get an answer to a write.
     pub(super) fn judge_writers(&mut self, volume: usize) {
         let able = |machine: &usize| {

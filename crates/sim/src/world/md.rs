@@ -207,6 +207,7 @@ impl World {
             self.post(think, Event::User(machine, volume, id, users, slot));
         }
         self.judge_writers(volume);
+        self.judge_users(machine, volume);
     }
 
     /// Bursts with pauses: chunks grow cold in between.
