@@ -21,7 +21,9 @@
 
 mod seen;
 
-pub use seen::{Array, Connection, Gate, Member, Seen, Way, found, look, to_bounce, without_path};
+pub use seen::{
+    Array, Connection, Gate, Member, Seen, Way, found, look, no_longer_sound, to_bounce, without_path,
+};
 
 use crate::leg::{Geometry, Sizes};
 use crate::name::GivenLeg;
@@ -74,6 +76,10 @@ pub enum Step {
     MarkAgain(Way),
     /// Fails if the leg is already in sync by itself.
     CheckNotInSync(Way),
+    /// Let the copy that begins next wait before its first chunk.
+    HoldCopy,
+    /// Wait until what md had begun before the copy has ended. Fails if one of these legs, which were in sync when that was planned, has failed since or is out.
+    AwaitQuiet(BTreeSet<LegId>),
     /// Answer md, unless a leg other than these has failed.
     Answer(BTreeSet<LegId>),
     /// Take a leg out, as soon as md has nothing in flight to it.
@@ -110,6 +116,12 @@ pub enum Refused {
     /// An array grows only while nothing fails and nothing waits in it.
     #[error("a place more for {0} waits until every leg of the array has a path and none has failed")]
     NotWhole(LegId),
+    /// What failed on another leg is still held.
+    #[error("the rebuild of {0} waits until no leg of the array has failed")]
+    OtherFailed(LegId),
+    /// An earlier run gave the leg its place, and nobody knows whether what was written before has ended well.
+    #[error("the rebuild of {0} was begun half-way: it is taken out first")]
+    HalfBegun(LegId),
     /// An assembly without legs.
     #[error("an array of no legs was asked for")]
     NoLegs,
@@ -329,6 +341,10 @@ pub fn repoint(
 
 /// `Rebuild`: bring a leg up to date. When the steps are through, md copies; [`look`] and `sync_action` say how far it is.
 ///
+/// md's copy passes over a chunk that is not marked as one to be copied, and a write that was begun before the leg had its place marks its chunk only when it ends. md quiesces
+/// the array before it copies, but that lets pass what has failed on another leg and is held (raid1.c, `freeze_array`): released later, it would be acknowledged, and this leg, in sync
+/// by then, would lack it. So the copy is held before its first chunk until md is quiet and none of the legs that were in sync has failed meanwhile; otherwise the rebuild is begun anew.
+///
 /// An array whose places are all taken gets one more while it is `frozen` (md waits for what is in flight, no longer). It never gets fewer:
 /// the place of a leg that was replaced stays empty, and the next one that moves takes it, until the array is made anew.
 pub fn rebuild(
@@ -341,13 +357,15 @@ pub fn rebuild(
     let array = site.array(seen, epoch)?;
     let way = site.way(leg, incarnation, node, epoch);
     let mut steps = Vec::new();
+    let in_sync =
+        |(other, member): (&LegId, &Member)| (*other != leg && member.has("in_sync")).then_some(*other);
+    let sound: BTreeSet<LegId> = array.members.iter().filter_map(in_sync).collect();
     match array.members.get(&leg) {
-        // An earlier run of the agent has given it its place: nobody else does.
+        // It is in sync by md, or on its way, and what was written before it had its place has ended.
+        Some(member) if member.slot.is_some() && member.has("in_sync") => return Ok(steps),
         Some(member) if member.slot.is_some() && !member.failed() => {
-            if !member.has("in_sync") && !array.action.starts_with("recover") {
-                steps.extend([Step::MarkAgain(way), Step::Set("sync_action", "recover".to_owned())]);
-            }
-            return Ok(steps);
+            let copies = array.action.starts_with("recover") && !array.held;
+            return if copies { Ok(steps) } else { Err(Refused::HalfBegun(leg)) };
         }
         // Or has begun to.
         Some(_) => {
@@ -364,13 +382,16 @@ pub fn rebuild(
     if slot.is_none() && !whole {
         return Err(Refused::NotWhole(leg));
     }
+    if array.members.iter().any(|(other, member)| *other != leg && member.failed()) {
+        return Err(Refused::OtherFailed(leg));
+    }
     let other = seen.gates.get(&leg).filter(|gate| !gate.leads(way));
     steps.extend(other.map(|gate| Step::RemoveGate(leg, gate.epoch)));
     // What was left when it was let go.
     let old = |other: &&GivenLeg| other.leg.1 == leg && **other != way.given;
     steps.extend(seen.connections.keys().filter(old).map(|old| Step::Disconnect(*old)));
     steps.extend(site.reach(seen, way, node));
-    steps.push(Step::AwaitIdle);
+    steps.extend([Step::AwaitIdle, Step::HoldCopy]);
     // All places are taken by legs in sync: this one is to replace one of them, which stays until it is in sync, too.
     let grow = slot.is_none().then(|| Step::Set("raid_disks", (array.room + 1).to_string()));
     steps.extend(grow);
@@ -382,6 +403,8 @@ pub fn rebuild(
         Step::MarkAgain(way),
         Step::Set("resync_start", "none".to_owned()),
         Step::Set("sync_action", "recover".to_owned()),
+        Step::AwaitQuiet(sound),
+        Step::Set("sync_max", "max".to_owned()),
     ]);
     Ok(steps)
 }

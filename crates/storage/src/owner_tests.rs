@@ -48,6 +48,8 @@ struct Kernel {
     /// Legs whose missing chunks are marked on the array and on the leg.
     marked: BTreeSet<LegId>,
     marked_again: bool,
+    /// A write that was begun before the leg that is copied had its place, has failed on another leg, and is held: its chunk is not marked as one to be copied yet.
+    holds_unmarked: bool,
 }
 
 fn words(text: &str) -> BTreeSet<String> {
@@ -116,7 +118,8 @@ impl Kernel {
                     return Err("an array that was not prepared");
                 }
                 let (state, action) = ("clear".to_owned(), String::new());
-                let array = Array { epoch: epoch(1), state, action, room: 0, members: BTreeMap::new() };
+                let (held, room) = (false, 0);
+                let array = Array { epoch: epoch(1), state, action, held, room, members: BTreeMap::new() };
                 (self.seen.array, self.set) = (Some(array), BTreeMap::new());
             }
             Step::Set(name, value) => self.set_array(name, value)?,
@@ -140,6 +143,17 @@ impl Kernel {
             Step::CheckNotInSync(way) => {
                 let by_itself = self.array()?.members[&way.leg()].has("in_sync");
                 return (!by_itself).then_some(()).ok_or("in sync by itself");
+            }
+            Step::HoldCopy => {
+                let array = self.array()?;
+                if array.action != "frozen" {
+                    return Err("held while md may copy");
+                }
+                array.held = true;
+            }
+            Step::AwaitQuiet(sound) => {
+                let sound = no_longer_sound(&self.seen, sound).is_none();
+                return sound.then_some(()).ok_or("failed meanwhile");
             }
             Step::Answer(legs) => {
                 let array = self.array()?;
@@ -187,6 +201,17 @@ impl Kernel {
                     return Err("copied before it was marked again");
                 }
                 array.action = value.to_owned();
+                let copies = value == "recover" && !array.held;
+                if copies && self.holds_unmarked {
+                    return Err("passed over what is held");
+                }
+            }
+            "sync_max" => {
+                let array = self.array()?;
+                array.held = false;
+                if array.action == "recover" && self.holds_unmarked {
+                    return Err("passed over what is held");
+                }
             }
             _ => {}
         }
@@ -195,6 +220,7 @@ impl Kernel {
                 "raid_disks",
                 "sync_action",
                 "resync_start",
+                "sync_max",
                 "safe_mode_delay",
                 "sync_speed_min",
                 "sync_speed_max",
@@ -385,6 +411,36 @@ fn a_rebuild_clears_away_what_leads_to_an_earlier_incarnation() {
     assert_eq!(kernel.seen.gates[&LegId(2)].to, Some(given(2, 2)));
 }
 
+/// md's quiesce lets pass what has failed and is held (raid1.c, `freeze_array`): whenever another leg fails while one gets its place, nothing is passed over.
+#[test]
+fn a_rebuild_passes_over_nothing_that_is_held() {
+    let moved = (LegId(3), Incarnation(2), THERE);
+    let steps = rebuild(&site(), &assembled().seen, epoch(1), moved, Base::Scratch).unwrap();
+    // What fails later was begun later, and goes to the new leg, too.
+    let quiet = steps.iter().position(|step| matches!(step, Step::AwaitQuiet(_))).unwrap();
+    for fails_before in 0..=quiet {
+        let mut kernel = assembled();
+        carry_out(&mut kernel, &steps[..fails_before]);
+        kernel.set_member(LegId(2), "state", "faulty").unwrap();
+        kernel.holds_unmarked = true;
+        let stopped = steps[fails_before..].iter().find_map(|step| kernel.carry(step).err());
+        assert_eq!(stopped, Some("failed meanwhile"), "before {:?}", steps[fails_before]);
+        // Not even when md was answered meanwhile: what was held may not have ended yet.
+        kernel.array().unwrap().members.remove(&LegId(2));
+        let again = rebuild(&site(), &kernel.seen, epoch(1), moved, Base::Scratch);
+        assert_eq!(again, Err(Refused::HalfBegun(LegId(3))));
+    }
+}
+
+#[test]
+fn no_rebuild_begins_while_another_leg_has_failed() {
+    let mut kernel = assembled();
+    kernel.array().unwrap().room = 3;
+    kernel.set_member(LegId(2), "state", "faulty").unwrap();
+    let refused = rebuild(&site(), &kernel.seen, epoch(1), (LegId(3), Incarnation(2), THERE), Base::Scratch);
+    assert_eq!(refused, Err(Refused::OtherFailed(LegId(3))));
+}
+
 /// The old leg stays until the new one is in sync, and the next one that moves takes its place.
 #[test]
 fn a_leg_that_moves_gets_a_place_of_its_own() {
@@ -471,12 +527,23 @@ proptest! {
         for (order, kill_after) in orders {
             let Ok(steps) = plan(order, &kernel.seen) else { continue };
             carry_out(&mut kernel, &steps[..kill_after.min(steps.len())]);
+            let half_begun = |leg: LegId| move |refused: &Refused| *refused == Refused::HalfBegun(leg);
             let again = match order {
                 // By now the leg may be in: that is what is asked again.
                 Order::Rebuild(incarnation) => {
                     rebuild(&site(), &kernel.seen, epoch(1), (LegId(2), Incarnation(incarnation), THERE), Base::Changes)
                 }
                 order => plan(order, &kernel.seen),
+            };
+            // Control hears that it failed, and has it stopped; then it is begun anew.
+            let anew = [LegId(2), LegId(3)].into_iter().find(|leg| again.as_ref().err().is_some_and(half_begun(*leg)));
+            let again = match anew {
+                Some(leg) => {
+                    let steps = stop_rebuild(&site(), &kernel.seen, epoch(1), leg).unwrap();
+                    carry_out(&mut kernel, &steps);
+                    rebuild(&site(), &kernel.seen, epoch(1), (leg, Incarnation(3), THERE), Base::Scratch)
+                }
+                None => again,
             };
             if let Ok(again) = again {
                 carry_out(&mut kernel, &again);

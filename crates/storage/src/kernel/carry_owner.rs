@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// How long the first write may take: a path that is lost meanwhile is found by the owner, who orders anew.
 const FIRST_WRITE_BOUND: Duration = Duration::from_secs(10);
 
+/// How long what was in flight before a copy may take: longer than a path's stall, and than the owner's patience with a leg.
+const QUIET_BOUND: Duration = Duration::from_secs(10);
+
 pub(super) fn carry(engine: &Engine, site: &Site, epoch: Epoch, step: &Step) -> Result<(), StepError> {
     let array = name::array(site.volume, epoch);
     match step {
@@ -52,6 +55,8 @@ pub(super) fn carry(engine: &Engine, site: &Site, epoch: Epoch, step: &Step) -> 
                 return Err(StepError::InSyncByItself(way.leg()));
             }
         }
+        Step::HoldCopy => md::hold_copy(&array)?,
+        Step::AwaitQuiet(sound) => await_quiet(engine, site, epoch, sound)?,
         Step::Answer(legs) => answer(engine, site, epoch, legs)?,
         Step::Remove(way) => md::remove(&array, engine.number_of(&way.device())?.minor)?,
         Step::MakeTop(bytes) => {
@@ -105,6 +110,29 @@ fn answer(engine: &Engine, site: &Site, epoch: Epoch, legs: &BTreeSet<LegId>) ->
         md::set(&name::array(site.volume, epoch), "array_state", "active")?;
     }
     Ok(())
+}
+
+/// Waits until md is past its quiesce. Then nothing is held if all that were in sync before still are: what fails and is not answered shows, and what was answered is out.
+fn await_quiet(engine: &Engine, site: &Site, epoch: Epoch, sound: &BTreeSet<LegId>) -> Result<(), StepError> {
+    let array = name::array(site.volume, epoch);
+    let deadline = Instant::now() + QUIET_BOUND;
+    loop {
+        let quiet = md::is_quiet(&array)?;
+        if let Some(leg) = owner::no_longer_sound(&engine.seen_owner(site)?, sound) {
+            return Err(StepError::FailedMeanwhile(leg));
+        }
+        if quiet {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(StepError::Late {
+                what: format!("the end of what is in flight in {array}"),
+                bound: QUIET_BOUND,
+            });
+        }
+        // md tells of nothing here.
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// The first write after a start makes md ask for `active`. It is the agent's own: what is in the first block is written there

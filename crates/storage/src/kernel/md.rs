@@ -87,6 +87,25 @@ pub(super) fn await_idle(array: &str) -> Result<(), StepError> {
     found.map(drop).ok_or_else(|| StepError::Late { what: format!("rest of {array}"), bound: BOUND })
 }
 
+/// Lets the copy that begins next wait before its first chunk. Refused for the moment in which md sees that there is nothing to copy.
+pub(super) fn hold_copy(array: &str) -> Result<(), StepError> {
+    let deadline = Instant::now() + BOUND;
+    loop {
+        match set(array, "sync_max", "0") {
+            Err(error) if error.errno() == Some(Errno::BUSY) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            done => return Ok(done?),
+        }
+    }
+}
+
+/// Whether a copy is past md's quiesce (md.c, `md_do_sync`). While there is none, `sync_speed` is `none` and `sync_completed` says `0 / …` all the same; while it is waited
+/// for, the one is a number and the other `delayed`.
+pub(super) fn is_quiet(array: &str) -> Result<bool, FileError> {
+    Ok(get(array, "sync_speed")?.parse::<u64>().is_ok() && get(array, "sync_completed")?.contains('/'))
+}
+
 /// What a leg's folder says.
 pub(super) fn read_member(folder: &std::path::Path) -> Option<(Member, String)> {
     let words = sysfs::read_if_there(&folder.join("state"))?;

@@ -88,6 +88,9 @@ pub enum StepError {
     /// md took a leg in without our having brought it up to date.
     #[error("{0} became in sync by itself")]
     InSyncByItself(LegId),
+    /// What was written before a rebuild may still be held, unacknowledged and unmarked.
+    #[error("{0} failed while another leg was to be copied")]
+    FailedMeanwhile(LegId),
     /// More maps than a leg has room for.
     #[error("no room for so many maps")]
     TooManyMaps,

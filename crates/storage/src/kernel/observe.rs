@@ -103,6 +103,7 @@ fn has_path(status: &str) -> bool {
 fn read_array(array: &str, epoch: model::Epoch) -> Option<Array> {
     let state = md::get(array, "array_state").ok()?;
     let action = md::get(array, "sync_action").unwrap_or_default();
+    let held = md::get(array, "sync_max").is_ok_and(|max| max == "0");
     let room =
         md::get(array, "raid_disks").ok().and_then(|text| text.split(' ').next()?.parse().ok()).unwrap_or(0);
     let folder = md::folder(array);
@@ -112,7 +113,7 @@ fn read_array(array: &str, epoch: model::Epoch) -> Option<Array> {
         let ((_, leg), _) = name::of_gate(&device)?;
         Some((leg, member))
     });
-    Some(Array { epoch, state, action, room, members: members.collect() })
+    Some(Array { epoch, state, action, held, room, members: members.collect() })
 }
 
 #[cfg(test)]

@@ -77,6 +77,8 @@ pub struct Array {
     pub state: String,
     /// `sync_action`, as md has it; empty while there is none.
     pub action: String,
+    /// Whether a copy waits before its first chunk.
+    pub held: bool,
     /// How many legs it has room for.
     pub room: u32,
     /// Its legs.
@@ -143,6 +145,13 @@ pub fn look(seen: &Seen) -> Look {
     };
     let legs = array.members.iter().map(|(leg, member)| (*leg, look(member))).collect();
     Look { waits: matches!(array.state.as_str(), "write-pending" | "blocked"), legs }
+}
+
+/// One of these legs, which were in sync, that has failed or is out by now.
+pub fn no_longer_sound(seen: &Seen, sound: &BTreeSet<LegId>) -> Option<LegId> {
+    let member = |leg: &LegId| seen.array.as_ref().and_then(|array| array.members.get(leg));
+    let still = |leg: &&LegId| member(leg).is_some_and(|member| member.has("in_sync") && !member.failed());
+    sound.iter().find(|leg| !still(leg)).copied()
 }
 
 /// Which gates have no path: by their own word, or, to another node, since none of their connections lives.
