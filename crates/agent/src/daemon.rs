@@ -88,6 +88,8 @@ pub(crate) fn run(path: &Path, owner: Owner) -> Result<(), DaemonError> {
         let listener =
             TcpListener::bind(address).await.map_err(|source| DaemonError::Listen { address, source })?;
         signals.stop(&state);
+        #[cfg(feature = "volumes")]
+        stop_for_the_ledger(&state);
         // Under init the machine's start counts; else the process's.
         let since_ms = if owner == Owner::Init { 0 } else { started_ms };
         info!("twinrackd ready node={} after {} ms", state.config.node, clock::uptime_ms() - since_ms);
@@ -98,7 +100,7 @@ pub(crate) fn run(path: &Path, owner: Owner) -> Result<(), DaemonError> {
         }
         pulse.serves();
         let stop = server::run(listener, tls, Arc::clone(&state)).await;
-        if stop == Stop::Signal && timeout(TAKE_BACK_LIMIT, state.network.stop()).await.is_err() {
+        if !matches!(stop, Stop::Power(_)) && timeout(TAKE_BACK_LIMIT, state.network.stop()).await.is_err() {
             warn!("ending with a plan that is not taken back yet: the next agent will");
         }
         Ok::<_, DaemonError>(stop)
@@ -107,8 +109,20 @@ pub(crate) fn run(path: &Path, owner: Owner) -> Result<(), DaemonError> {
     runtime.shutdown_background();
     match stop {
         Stop::Signal => Ok(()),
+        #[cfg(feature = "volumes")]
+        Stop::Anew => Ok(()),
         Stop::Power(action) => power(action),
     }
+}
+
+/// Stops the daemon when its ledger needs another run of it.
+#[cfg(feature = "volumes")]
+fn stop_for_the_ledger(state: &Arc<State>) {
+    let state = Arc::clone(state);
+    tokio::spawn(async move {
+        state.volumes.begins_anew().await;
+        state.stop(Stop::Anew);
+    });
 }
 
 fn store() -> Store {

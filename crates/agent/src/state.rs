@@ -22,6 +22,9 @@ use tracing::warn;
 pub(crate) enum Stop {
     /// It was told to end; the machine goes on.
     Signal,
+    /// Its ledger can go on in another run of it only: whoever is over it starts that.
+    #[cfg(feature = "volumes")]
+    Anew,
     /// The machine goes down, or down and up.
     Power(PowerAction),
 }
@@ -53,7 +56,7 @@ pub(crate) struct State {
     pub(crate) throughput: Throughput,
     pub(crate) inventory: inventory::Turn,
     #[cfg(feature = "volumes")]
-    pub(crate) volumes: Volumes,
+    pub(crate) volumes: Arc<Volumes>,
     boot_id: String,
     adapters: Adapters,
     neighbours: Arc<Mutex<Neighbours>>,
@@ -160,7 +163,7 @@ async fn start_volumes(
     config: &NodeConfig,
     store: Store,
     probes: &Arc<Probes>,
-) -> Result<Volumes, StartError> {
+) -> Result<Arc<Volumes>, StartError> {
     let listener = Arc::clone(probes);
     let heard = Arc::new(move || listener.heard().0);
     let transport = Arc::new(HttpTransport::new(&config.tls)?);

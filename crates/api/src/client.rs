@@ -12,10 +12,11 @@
 mod tests;
 
 use crate::{
-    Applied, ApplyRequest, BeginRequest, ClaimRequest, CloseRequest, ClusterView, CommitRequest, Health,
-    Hello, IdentityError, InviteRequest, Invited, JoinRequest, Joined, LinkChanges, Neighbours, NetworkState,
-    PathsRequest, PingAnswer, PingRequest, PowerAction, PowerRequest, Problem, ProposeRequest, Proposed,
-    ReceiveAnswer, ReceiveRequest, SendAnswer, SendRequest, TlsIdentity, VotersRequest, path, server_name,
+    Applied, ApplyRequest, BeginRequest, ClaimRequest, CloseRequest, ClusterView, CommitRequest,
+    ForceRequest, ForcedQuorum, GiveUpRequest, Health, Hello, IdentityError, InviteRequest, Invited,
+    JoinRequest, Joined, LinkChanges, Neighbours, NetworkState, NodeLedger, PathsRequest, PingAnswer,
+    PingRequest, PowerAction, PowerRequest, Problem, ProposeRequest, Proposed, ReceiveAnswer, ReceiveRequest,
+    SendAnswer, SendRequest, TlsIdentity, VotersRequest, path, server_name,
 };
 use model::{Inventory, NodeName, VolumeId};
 use network::Generation;
@@ -266,6 +267,21 @@ impl Client {
     /// `GET /v1/cluster/confirmed`.
     pub async fn confirmed_cluster(&self) -> Result<ClusterView, ClientError> {
         self.ask(Method::GET, path::CLUSTER_CONFIRMED, None::<&()>, QUICK).await
+    }
+
+    /// `GET /v1/cluster/ledger`.
+    pub async fn ledger(&self) -> Result<NodeLedger, ClientError> {
+        self.ask(Method::GET, path::CLUSTER_LEDGER, None::<&()>, QUICK).await
+    }
+
+    /// `POST /v1/cluster/give-up`.
+    pub async fn give_up_ledger(&self, request: &GiveUpRequest) -> Result<(), ClientError> {
+        self.ask(Method::POST, path::CLUSTER_GIVE_UP, Some(request), SLOW).await
+    }
+
+    /// `POST /v1/cluster/force-quorum`.
+    pub async fn force_quorum(&self, request: &ForceRequest) -> Result<ForcedQuorum, ClientError> {
+        self.ask(Method::POST, path::CLUSTER_FORCE_QUORUM, Some(request), SLOW).await
     }
 
     /// `POST /v1/cluster/begin`.

@@ -18,6 +18,7 @@ mod drift;
 mod health;
 mod links;
 mod messages;
+mod node_ledger;
 pub mod path;
 #[cfg(feature = "pki")]
 pub mod pki;
@@ -40,6 +41,7 @@ pub use links::{
     LinkChanges, NetworkState, Outcome, TakenBack,
 };
 pub use messages::{Hello, PowerAction, PowerRequest, Problem};
+pub use node_ledger::{ForceRequest, ForcedQuorum, GiveUpRequest, LogPlace, NodeLedger, OpenLedger};
 pub use probes::{PathNetwork, PathPeer, PathsRequest, PingAnswer, PingRequest};
 pub use throughput::{ArrivedBytes, ReceiveAnswer, ReceiveRequest, SendAnswer, SendRequest};
 pub use tls::{IdentityError, PeerCertificate, PrivateKeyPem, TlsIdentity, server_name};

@@ -30,6 +30,12 @@ pub const LEDGER: &str = "/v1/ledger";
 pub const CLUSTER: &str = "/v1/cluster";
 /// `GET`: the same, after the node has followed all that was acknowledged before: a quorum has said so. Answers [`crate::ClusterView`].
 pub const CLUSTER_CONFIRMED: &str = "/v1/cluster/confirmed";
+/// `GET`: how this node's ledger is, whether it is open or not. Answers [`crate::NodeLedger`].
+pub const CLUSTER_LEDGER: &str = "/v1/cluster/ledger";
+/// `POST` [`crate::GiveUpRequest`]: give this node's ledger up. The agent begins anew after the answer.
+pub const CLUSTER_GIVE_UP: &str = "/v1/cluster/give-up";
+/// `POST` [`crate::ForceRequest`]: go on without a quorum. Answers [`crate::ForcedQuorum`]; the agent begins anew after the answer.
+pub const CLUSTER_FORCE_QUORUM: &str = "/v1/cluster/force-quorum";
 /// `POST` [`crate::BeginRequest`]: begin a new cluster's ledger here. Answers [`crate::Joined`].
 pub const CLUSTER_BEGIN: &str = "/v1/cluster/begin";
 /// `POST` [`crate::InviteRequest`]: let a node join. Answers [`crate::Invited`].

@@ -11,6 +11,7 @@ use clap::Args;
 use control::State;
 use control::state::Drive;
 use deploy::Member;
+use deploy::ledger::LedgerError;
 use deploy::pool::PoolError;
 use model::DriveId;
 use std::collections::BTreeMap;
@@ -65,6 +66,8 @@ pub(crate) enum ClusterError {
     Runtime(#[source] io::Error),
     #[error(transparent)]
     Pool(Box<PoolError>),
+    #[error(transparent)]
+    Ledger(Box<LedgerError>),
     #[error("there is no volume {0}")]
     NoVolume(String),
     #[error("there is no drive {0} in the pool")]
@@ -79,13 +82,22 @@ impl From<PoolError> for ClusterError {
     }
 }
 
+impl From<LedgerError> for ClusterError {
+    fn from(error: LedgerError) -> Self {
+        Self::Ledger(Box::new(error))
+    }
+}
+
 impl ClusterError {
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
             Self::Read { .. } | Self::Access { .. } | Self::Identity { .. } => Outcome::Unreadable,
-            Self::Runtime(_) | Self::Pool(_) | Self::NoVolume(_) | Self::NoDrive(_) | Self::NoNode(_) => {
-                Outcome::Violated
-            }
+            Self::Runtime(_)
+            | Self::Pool(_)
+            | Self::Ledger(_)
+            | Self::NoVolume(_)
+            | Self::NoDrive(_)
+            | Self::NoNode(_) => Outcome::Violated,
         }
     }
 
@@ -96,6 +108,7 @@ impl ClusterError {
             }
             Self::Runtime(_) => "see that the host has threads and memory left",
             Self::Pool(error) => error.help(),
+            Self::Ledger(error) => error.help(),
             Self::NoVolume(_) => "`twinrack volume list` shows names and ids",
             Self::NoDrive(_) => "`twinrack drive list` shows ids and serial numbers",
             Self::NoNode(_) => "`twinrack drive list` shows the nodes",

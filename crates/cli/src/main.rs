@@ -8,6 +8,7 @@
 mod cluster;
 mod drive;
 mod json;
+mod ledger;
 mod shown;
 mod validate;
 mod volume;
@@ -26,6 +27,7 @@ Examples:
   twinrack rules
   twinrack volume --access access.json list
   twinrack drive --access access.json list
+  twinrack ledger --access access.json show
 
 Exit codes: 0 good; 1 what was examined is wrong; 2 the input or the command line can't be read.";
 
@@ -66,6 +68,8 @@ enum Task {
     Volume(volume::VolumeArgs),
     /// List, add, replace and remove the drives of the pool.
     Drive(drive::DriveArgs),
+    /// Show how each node's ledger is, and bring a node back that has lost its own.
+    Ledger(ledger::LedgerArgs),
 }
 
 /// How to report.
@@ -93,6 +97,7 @@ fn main() -> ExitCode {
         Task::Rules => list_rules(),
         Task::Volume(args) => volume::run(&args),
         Task::Drive(args) => drive::run(&args),
+        Task::Ledger(args) => ledger::run(&args),
     };
     match written {
         Ok(outcome) => ExitCode::from(outcome as u8),

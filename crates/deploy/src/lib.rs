@@ -4,6 +4,7 @@
 //!   inventory ─► cabling ─► network (look at the cables again, apply, read back, reach) ─► watch
 //!                                     └─► pool (ledger, voters, drives) ─► volume
 //! ```
+//! [`ledger`] is beside it: how each node's ledger is, and bringing one back.
 //!
 //! Purpose: each stage is a function that can be run again at any time: it looks before it changes, and changes nothing
 //! where nothing differs. [`watch`](mod@watch) keeps looking afterwards.
@@ -17,6 +18,7 @@
 mod cabling;
 mod cluster;
 mod isolation;
+pub mod ledger;
 mod mesh;
 mod network_stage;
 pub mod pool;

@@ -40,7 +40,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 /// How often a member is asked while something is waited for.
-const POLL: Duration = Duration::from_millis(100);
+pub(crate) const POLL: Duration = Duration::from_millis(100);
 /// How long one step of the stage may take. A vote or a catching up takes seconds on emulated nodes.
 const STEP_BOUND: Duration = Duration::from_secs(30);
 /// How long a member may take to say what it knows, where others do, too.
@@ -236,10 +236,10 @@ const NO_LEDGER: &str = "no-ledger";
 /// What it says of a drive that it leaves as it is.
 const NOT_CLAIMED: &str = "not-claimed";
 /// What it says when it may do it in a while.
-const NOT_NOW: &str = "not-now";
+pub(crate) const NOT_NOW: &str = "not-now";
 
 /// Whether the agent answered with this word.
-fn says(error: &ClientError, word: &str) -> bool {
+pub(crate) fn says(error: &ClientError, word: &str) -> bool {
     matches!(error.failure(), Some(Failure::Problem { problem, .. }) if problem.code == word)
 }
 
@@ -503,7 +503,7 @@ async fn settle(
 }
 
 /// An error and what it came from, in a line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

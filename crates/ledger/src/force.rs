@@ -1,6 +1,7 @@
 //! Forced quorum: the majority is gone for good, and an operator goes on with what one survivor has.
 //!
-//! Done with the ledger closed, on one node: the survivor whose log is longest ([`survey`] says). All entries of its log are taken as
+//! Done on one node: the survivor whose log is longest ([`survey`] says), with the ledger closed, or by [`Ledger::force_quorum`], which closes
+//! it. All entries of its log are taken as
 //! committed (each may have been), then the ledger's incarnation is raised, which marks every leg as not proven, and the node votes
 //! alone. All others join it again, with tokens, under new ids.
 //!
@@ -10,6 +11,7 @@
 //!
 //! On failure: nothing has changed.
 
+use crate::ledger::Ledger;
 use crate::machine::{Machine, Refused, Request};
 use crate::store::{self, Beginning, Store, StoreError};
 use crate::types::{Identity, LogId, StoredMembership, raft_id};
@@ -103,15 +105,46 @@ fn history(store: &Store, identity: &Identity, dir: &Path) -> Result<History, Fo
 /// Goes on with what this node has: it votes alone from now on, in the ledger's next incarnation.
 pub fn force_quorum(dir: &Path, by: &str, loses: &str) -> Result<Forced, ForceError> {
     let (store, identity) = Store::open(dir)?;
-    let History { survey, mut machine, membership, term } = history(&store, &identity, dir)?;
-    drop(store);
+    force(&store, &identity, dir, (by, loses))
+}
+
+impl Ledger {
+    /// What its store has, while it is open.
+    pub async fn survey(&self, dir: &Path) -> Result<Survey, ForceError> {
+        let (identity, dir) = (self.identity().clone(), dir.to_owned());
+        let (file, look) = (dir.join(store::FILE), move |store: &Store| Ok(history(store, &identity, &dir)));
+        let seen = self.store().run(look).await;
+        Ok(seen.map_err(|fault| store::failed(&file, "read", fault))??.survey)
+    }
+
+    /// Stops, and goes on with what this node has, in another run of it: the new store is in the directory, and this ledger, which has the old
+    /// one open, stays closed whatever comes of it.
+    pub async fn force_quorum(&self, dir: &Path, by: &str, loses: &str) -> Result<Forced, ForceError> {
+        // Nothing is added to the log from here on.
+        self.close().await;
+        let (identity, dir) = (self.identity().clone(), dir.to_owned());
+        let (by, loses) = (by.to_owned(), loses.to_owned());
+        let file = dir.join(store::FILE);
+        let work = move |store: &Store| Ok(force(store, &identity, &dir, (&by, &loses)));
+        let made = self.store().run(work).await;
+        made.map_err(|fault| store::failed(&file, "replace", fault))?
+    }
+}
+
+fn force(
+    store: &Store,
+    identity: &Identity,
+    dir: &Path,
+    (by, loses): (&str, &str),
+) -> Result<Forced, ForceError> {
+    let History { survey, mut machine, membership, term } = history(store, identity, dir)?;
     let node = identity.node;
     let member = membership.membership().get_node(&raft_id(node)).cloned().ok_or(ForceError::Empty)?;
     let (voters, by, loses) = (BTreeSet::from([node]), by.to_owned(), loses.to_owned());
     let force = Command::Cluster(ClusterCommand::ForceQuorum { voters, by, loses });
     machine.apply(&Request::Control(force))?;
     let incarnation = machine.state.incarnation;
-    let identity = Identity { incarnation, ..identity };
+    let identity = Identity { incarnation, ..identity.clone() };
     let begin = Beginning::alone(machine, node, member, (term + 1, survey.last.1 + 1));
     let aside = store::replace(dir, &identity, &begin)?;
     Ok(Forced { incarnation, presumed: survey.last.1.saturating_sub(survey.committed), aside })

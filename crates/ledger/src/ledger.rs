@@ -14,7 +14,8 @@ use control::State;
 use model::{NodeId, NodeName};
 use openraft::raft::AppendEntriesResponse;
 use openraft::{LogIdOptionExt, ServerState};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,7 +128,6 @@ struct Inner {
     proposals: Semaphore,
     bugs: Bugs,
     elector: AbortHandle,
-    #[cfg(test)]
     store: Store,
 }
 
@@ -173,7 +173,6 @@ impl Ledger {
         let state = applier.watch();
         let id = raft_id(identity.node);
         store.step_down(id).await.map_err(|error| OpenError::Raft(error.to_string()))?;
-        #[cfg(test)]
         let kept = store.clone();
         let raft = Raft::new(id, raft_config, post.clone(), store, applier).await;
         let raft = raft.map_err(|error| OpenError::Raft(error.to_string()))?;
@@ -198,13 +197,11 @@ impl Ledger {
             proposals: Semaphore::new(PROPOSALS_MAX),
             bugs,
             elector,
-            #[cfg(test)]
             store: kept,
         })))
     }
 
-    #[cfg(test)]
-    pub(crate) fn store_for_tests(&self) -> &Store {
+    pub(crate) fn store(&self) -> &Store {
         &self.0.store
     }
 
@@ -236,6 +233,14 @@ impl Ledger {
 
     pub(crate) fn changing(&self) -> &Mutex<()> {
         &self.0.changing
+    }
+
+    /// Where the members' agents are reached, as Raft's membership has it here.
+    pub fn members(&self) -> BTreeMap<NodeId, SocketAddr> {
+        let metrics = self.0.raft.server_metrics();
+        let metrics = metrics.borrow();
+        let members = metrics.membership_config.nodes();
+        members.map(|(id, member)| (node_id(*id), member.address)).collect()
     }
 
     /// Where a member's agent is reached.

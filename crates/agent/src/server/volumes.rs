@@ -7,9 +7,9 @@ use crate::chain;
 use crate::state::State;
 use crate::volumes::VolumesError;
 use api::{
-    BeginRequest, ClaimRequest, CloseRequest, ClusterView, DigestsRequest, GivenLegRequest, InviteRequest,
-    Invited, JoinRequest, Joined, LeaseAnswer, LeaseRequest, PeerCertificate, ProposeRequest, Proposed,
-    VotersRequest, path,
+    BeginRequest, ClaimRequest, CloseRequest, ClusterView, DigestsRequest, ForceRequest, ForcedQuorum,
+    GiveUpRequest, GivenLegRequest, InviteRequest, Invited, JoinRequest, Joined, LeaseAnswer, LeaseRequest,
+    NodeLedger, PeerCertificate, ProposeRequest, Proposed, VotersRequest, path,
 };
 use axum::extract::{Request, State as Shared};
 use axum::http::StatusCode;
@@ -26,6 +26,9 @@ pub(super) fn routes(router: Router<Arc<State>>) -> Router<Arc<State>> {
         .route(path::LEDGER, post(letter))
         .route(path::CLUSTER, get(view))
         .route(path::CLUSTER_CONFIRMED, get(confirmed))
+        .route(path::CLUSTER_LEDGER, get(ledger))
+        .route(path::CLUSTER_GIVE_UP, post(give_up))
+        .route(path::CLUSTER_FORCE_QUORUM, post(force_quorum))
         .route(path::CLUSTER_BEGIN, post(begin))
         .route(path::CLUSTER_INVITE, post(invite))
         .route(path::CLUSTER_JOIN, post(join))
@@ -62,6 +65,24 @@ async fn view(Shared(state): Daemon) -> Result<Json<ClusterView>, Refusal> {
 
 async fn confirmed(Shared(state): Daemon) -> Result<Json<ClusterView>, Refusal> {
     Ok(Json(state.volumes.view(true).await?))
+}
+
+async fn ledger(Shared(state): Daemon) -> Json<NodeLedger> {
+    Json(state.volumes.ledger().await)
+}
+
+async fn give_up(Shared(state): Daemon, Body(request): Body<GiveUpRequest>) -> Result<Json<()>, Refusal> {
+    let given = tokio::spawn(async move { state.volumes.give_up(request).await });
+    given.await.map_err(|error| Refusal::bug(&error))??;
+    Ok(Json(()))
+}
+
+async fn force_quorum(
+    Shared(state): Daemon,
+    Body(request): Body<ForceRequest>,
+) -> Result<Json<ForcedQuorum>, Refusal> {
+    let forced = tokio::spawn(async move { state.volumes.force_quorum(request).await });
+    Ok(Json(forced.await.map_err(|error| Refusal::bug(&error))??))
 }
 
 async fn begin(Shared(state): Daemon, Body(request): Body<BeginRequest>) -> Result<Json<Joined>, Refusal> {
@@ -142,14 +163,25 @@ impl From<VolumesError> for Refusal {
             VolumesError::Closed(_) | VolumesError::FloorsLost => (
                 StatusCode::CONFLICT,
                 "ledger-closed",
-                "see that another node owns its volumes, invite it by its name, and let it join again: it gets a new id and its legs are \
-                 fenced first; docs/ledger.md, \"Coming back\"",
+                "`twinrack ledger rejoin` has the node join again: it gets a new id and its legs are fenced first; docs/ledger.md, \"Coming \
+                 back\"",
             ),
             VolumesError::HasLedger(_) => (
                 StatusCode::CONFLICT,
                 "has-ledger",
                 "nothing is to be done, or set it aside first; docs/ledger.md",
             ),
+            VolumesError::OtherLedger { .. } => {
+                (StatusCode::CONFLICT, "other-ledger", "look at `twinrack ledger show`, and ask again")
+            }
+            VolumesError::QuorumAnswers => (
+                StatusCode::CONFLICT,
+                "quorum-answers",
+                "nothing is to be forced; a node whose ledger is lost joins again: `twinrack ledger rejoin`",
+            ),
+            VolumesError::OtherEnd { .. } => {
+                (StatusCode::CONFLICT, "other-end", "look at `twinrack ledger survey`, and ask again")
+            }
             VolumesError::NotAToken => (StatusCode::BAD_REQUEST, "not-a-token", "ask for another invitation"),
             VolumesError::NoDrive(_) => (
                 StatusCode::NOT_FOUND,

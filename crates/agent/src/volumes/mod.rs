@@ -19,6 +19,7 @@ mod owner;
 mod place;
 mod seeded;
 mod shell;
+mod standing;
 mod target;
 
 use crate::store::{Store, StoreError};
@@ -29,7 +30,7 @@ use api::{
 use control::Command;
 use ledger::http::HttpTransport;
 use ledger::{Config, Contact, Ledger, Newcomer, VotersError};
-use model::{BootId, NodeId, NodeName};
+use model::{BootId, LedgerIncarnation, NodeId, NodeName};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -93,6 +94,14 @@ pub(crate) enum VolumesError {
     Closed(String),
     #[error("can't set this node's ledger aside")]
     SetAside(#[source] ledger::StoreError),
+    #[error("this node's ledger is {node}'s of incarnation {incarnation}, not the one that was named")]
+    OtherLedger { node: NodeId, incarnation: LedgerIncarnation },
+    #[error("a quorum answers: none is forced")]
+    QuorumAnswers,
+    #[error("the log ends at entry {index} of term {term}, which is not where it was said to end")]
+    OtherEnd { term: u64, index: u64 },
+    #[error(transparent)]
+    Force(#[from] ledger::ForceError),
     #[error("this node does not know what the cluster knows")]
     Behind(#[from] ledger::Behind),
     #[error("a peer did not do it")]
@@ -124,6 +133,7 @@ pub(crate) struct Volumes {
     heard: shell::Heard,
     running: OnceCell<Running>,
     closed: Mutex<Option<Closed>>,
+    ends: Arc<standing::Ends>,
 }
 
 /// Why a ledger that is there is not open.
@@ -158,6 +168,8 @@ struct Running {
     place: Arc<place::Place>,
     shell: shell::Handle,
     router: axum::Router,
+    /// Waits for the ledger's end.
+    watch: tokio::task::AbortHandle,
 }
 
 impl Volumes {
@@ -168,15 +180,19 @@ impl Volumes {
         transport: Arc<HttpTransport>,
         paths: watch::Receiver<Option<PathsRequest>>,
         heard: shell::Heard,
-    ) -> Self {
-        let (running, closed) = (OnceCell::new(), Mutex::default());
-        let volumes = Self { name, boot, store, transport, paths, heard, running, closed };
+    ) -> Arc<Self> {
+        let (running, closed, ends) = (OnceCell::new(), Mutex::default(), Arc::default());
+        let volumes = Arc::new(Self { name, boot, store, transport, paths, heard, running, closed, ends });
         if volumes.folder().join(ledger::FILE).exists()
             && let Err(error) = volumes.open().await
         {
-            // The node goes on without: it can be told to join again.
+            // The node goes on without: it can be told to join again, or its disk may take writes again.
             let closed = Closed::new(&error);
             error!("the ledger stays closed: {}", closed.why);
+            if !closed.is_lost {
+                let later = Arc::clone(&volumes);
+                tokio::spawn(async move { later.open_later().await });
+            }
             *volumes.closed.lock().unwrap_or_else(PoisonError::into_inner) = Some(closed);
         }
         volumes
@@ -231,7 +247,8 @@ impl Volumes {
         );
         let router = ledger::http::router(ledger.clone());
         info!("{node} in the ledger");
-        let running = Running { ledger, place, shell, router };
+        let watch = self.ends.watch(&ledger, &self.store);
+        let running = Running { ledger, place, shell, router, watch };
         self.running.set(running).map_err(|_| VolumesError::HasLedger(node))?;
         Ok(node)
     }

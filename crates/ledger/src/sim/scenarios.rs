@@ -191,7 +191,7 @@ async fn a_follower_that_was_away_for_long_gets_a_snapshot() {
     world.start(away).await;
     world.heal().await;
     assert!(world.ledger(away).status().snapshot.is_some());
-    assert!(world.ledger(away).store_for_tests().entries_for_tests(..).len() < 100);
+    assert!(world.ledger(away).store().entries_for_tests(..).len() < 100);
 }
 
 #[tokio::test(start_paused = true)]

@@ -376,7 +376,7 @@ fn keep(promises: &Mutex<Promises>, number: u32, answer: &Result<Applied, Propos
 impl Ledger {
     /// The entries of these places that it has in its store, as text.
     fn log_for_tests(&self, behind: u64, upto: u64) -> Vec<(u64, String)> {
-        let entries = self.store_for_tests().entries_for_tests(behind + 1..=upto);
+        let entries = self.store().entries_for_tests(behind + 1..=upto);
         let text = |entry: &crate::types::Entry| serde_json::to_string(entry).unwrap();
         entries.iter().map(|entry| (entry.log_id.index, text(entry))).collect()
     }

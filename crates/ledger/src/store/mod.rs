@@ -251,7 +251,7 @@ impl Store {
     }
 
     /// Runs what waits for the disk where such work is done.
-    async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
