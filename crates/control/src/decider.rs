@@ -318,9 +318,9 @@ mod tests {
         // A lease of the leader before may last until 3150; silence is 1 s old at 3000.
         assert_eq!(cluster.until(2100, 2900), []);
         let takeover = VolumeCommand::Takeover { owner: NodeId(2), lease_over: false };
-        assert_eq!(cluster.until(3000, 3000), [takeover.clone()]);
-        let takeover = command(&cluster.ledger, takeover);
-        must(&mut cluster.ledger, &takeover);
+        let taken = command(&cluster.ledger, takeover.clone());
+        assert_eq!(cluster.until(3000, 3000), [takeover]);
+        must(&mut cluster.ledger, &taken);
         let yielding = volume(&cluster.ledger).yielding.clone();
         assert_eq!(yielding.into_keys().collect::<Vec<_>>(), [NodeId(1)]);
         assert_eq!(cluster.until(3100, 3100), []);
