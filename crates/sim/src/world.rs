@@ -153,6 +153,8 @@ pub(crate) struct Machine {
     /// Grows with each boot and each loss of power.
     pub(crate) run: u32,
     clock_ahead_ms: u64,
+    /// It was set ahead.
+    pub(crate) clock_jumped: bool,
     clock_behind_us: u64,
     clock_ppm: i64,
     pub(crate) watchdog: Option<Moment>,
@@ -330,6 +332,7 @@ impl World {
 
     pub(crate) fn jump(&mut self, machine: usize, ms: u64) {
         self.machines[machine].clock_ahead_ms += ms;
+        self.machines[machine].clock_jumped = true;
     }
 
     pub(crate) fn boot_id(&self, machine: usize) -> BootId {

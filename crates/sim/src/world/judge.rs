@@ -262,7 +262,7 @@ impl World {
     /// stood still.
     pub(super) fn judge_users(&mut self, machine: usize, volume: usize) {
         let astray = |found: &super::Machine| {
-            found.clock_ahead_ms > 0 || found.clock_behind_us > 0 || found.clock_stopped_at.is_some()
+            found.clock_jumped || found.clock_behind_us > 0 || found.clock_stopped_at.is_some()
         };
         if self.machines.iter().any(astray) {
             return;

@@ -155,6 +155,7 @@ fn machine(node: usize, nodes: usize, volumes: usize, random: &mut fastrand::Rng
         run: 0,
         clock_ahead_ms: random.u64(..100_000),
         clock_behind_us: 0,
+        clock_jumped: false,
         clock_ppm: random.i64(-20_000..=20_000),
         watchdog: None,
         arrays: std::iter::repeat_with(|| None).take(volumes).collect(),
