@@ -18,6 +18,7 @@ mod drives;
 mod flapping;
 mod inventory;
 mod isolation;
+mod ledgers;
 mod legs;
 mod miswired;
 mod online;
@@ -343,6 +344,7 @@ impl<'a> Runner<'a> {
             | Step::PowerOff { .. }
             | Step::KillAgent { .. }
             | Step::SkewClock { .. }
+            | Step::DamageLedger { .. }
             | Step::Freeze { .. } => self.break_it(step).await,
             Step::PowerCycle { within_ms, .. } => {
                 self.power_cycle(step, Duration::from_millis(*within_ms)).await

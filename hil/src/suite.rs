@@ -7,6 +7,7 @@
 
 mod drives;
 mod error;
+mod meaning;
 mod needs;
 mod settings;
 mod step;
@@ -15,8 +16,8 @@ mod words;
 pub use error::SuiteError;
 pub use needs::Need;
 pub use settings::{
-    BadPlan, Death, DriveAt, Flapping, Held, Nics, Place, Room, SpineWay, SwitchFailure, Way, WhichDrive,
-    Whom, Wrong,
+    BadPlan, Damage, Death, DriveAt, Flapping, Held, Nics, Place, Room, SpineWay, SwitchFailure, Way,
+    WhichDrive, Whom, Wrong,
 };
 pub use step::Step;
 
@@ -24,7 +25,7 @@ use model::ClusterSpec;
 use serde::Deserialize;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 33] = [
+const BUILT_IN: [(&str, &str); 35] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -55,6 +56,8 @@ const BUILT_IN: [(&str, &str); 33] = [
     ("volume-at-rest", include_str!("../suites/volume-at-rest.toml")),
     ("volume-clock-skew", include_str!("../suites/volume-clock-skew.toml")),
     ("volume-online", include_str!("../suites/volume-online.toml")),
+    ("ledger-damaged", include_str!("../suites/ledger-damaged.toml")),
+    ("ledger-disk-full", include_str!("../suites/ledger-disk-full.toml")),
     ("bad-apply", include_str!("../suites/bad-apply.toml")),
     ("kill-matrix", include_str!("../suites/kill-matrix.toml")),
     ("healthy-hour", include_str!("../suites/healthy-hour.toml")),

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-/// How a node's ledger is.
+/// How a node's ledger is. (Not with a tag inside: serde then takes no map whose keys are numbers.)
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "is", rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub enum NodeLedger {
     /// There is none: the node never had one, or has given it up.
     None {},
@@ -90,4 +90,31 @@ pub struct ForcedQuorum {
     pub incarnation: LedgerIncarnation,
     /// Entries that were taken as committed without being known to be.
     pub presumed: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_ledger_is_is_read_as_it_was_written() {
+        let open = OpenLedger {
+            cluster: "c".to_owned(),
+            node: NodeId(2),
+            incarnation: LedgerIncarnation(1),
+            term: 3,
+            leader: Some(NodeId(1)),
+            voters: BTreeSet::from([NodeId(1)]),
+            members: BTreeMap::from([(NodeId(2), SocketAddr::from(([10, 0, 0, 2], 7117)))]),
+            last: Some(LogPlace { term: 3, index: 9 }),
+            committed: 9,
+            applied: Some(9),
+            stopped: None,
+        };
+        let closed = NodeLedger::Closed { why: "damaged".to_owned(), is_lost: true };
+        for ledger in [NodeLedger::Open(open), closed, NodeLedger::None {}] {
+            let text = serde_json::to_string(&ledger).unwrap();
+            assert_eq!(serde_json::from_str::<NodeLedger>(&text).unwrap(), ledger, "{text}");
+        }
+    }
 }

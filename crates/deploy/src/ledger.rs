@@ -257,8 +257,13 @@ impl Rejoin<'_> {
     async fn step(&mut self, bound: Duration) -> Result<Result<Rejoined, String>, LedgerError> {
         let name = &self.member.name;
         let (contact, state) = confirmed(self.members, bound).await?;
-        let Ok(NodeLedger::Open(leader)) = contact.client.ledger().await else {
-            return Ok(Err("the leader to say how its ledger is".to_owned()));
+        let leader = match contact.client.ledger().await {
+            Ok(NodeLedger::Open(leader)) => leader,
+            // It led a moment ago.
+            Ok(_) => return Ok(Err(format!("{} to have its ledger open", contact.name))),
+            Err(error) => {
+                return Ok(Err(format!("{} to say how its ledger is: {}", contact.name, chain(&error))));
+            }
         };
         // Its agent may be beginning anew.
         let own = match self.member.client.ledger().await {

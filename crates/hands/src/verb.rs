@@ -1,11 +1,14 @@
 //! What hands do themselves: an image has no shell, no `kill`, nothing that calls a port, and nothing that leaves a command behind.
 
 use crate::{Answer, failure, run};
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 use std::fmt::{Display, Write};
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -15,6 +18,10 @@ use std::time::Duration;
 
 /// How long a call may ring: longer than the kernel takes to try again twice.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
+
+/// The pieces in which a file system is filled: the first, and the smallest that is tried.
+const FIRST_PIECE_BYTES: u64 = 64 << 20;
+const LAST_PIECE_BYTES: u64 = 512;
 
 /// Where serial ports have their names (`drivers/char/virtio_console.c`).
 const PORTS: &str = "/sys/class/virtio-ports";
@@ -36,6 +43,10 @@ pub(crate) fn carry_out(verb: &str, arguments: &[String]) -> Answer {
         ("skew", [seconds]) => skew(seconds, set_clock),
         ("usage", [name]) => usage(Path::new("/proc"), name),
         ("usage", _) => failure(None, "@usage wants a process's name".to_owned()),
+        ("fill", [path]) => fill(Path::new(path)),
+        ("fill", _) => failure(None, "@fill wants a file's path".to_owned()),
+        ("remove", [path]) => remove(Path::new(path)),
+        ("remove", _) => failure(None, "@remove wants a file's path".to_owned()),
         ("skew", _) => failure(None, "@skew wants a number of seconds".to_owned()),
         _ => failure(None, format!("hands don't know how to @{verb}")),
     }
@@ -159,6 +170,48 @@ fn set_clock(to: Timespec) -> rustix::io::Result<()> {
     clock_settime(ClockId::Realtime, to)
 }
 
+/// Makes a file that takes all that is left of its file system, and says how many bytes that is. What is there already grows.
+fn fill(path: &Path) -> Answer {
+    let mut answer = Answer { status: Some(0), ..Answer::default() };
+    match File::options().create(true).append(true).open(path).and_then(|file| take_all(&file)) {
+        Ok(bytes) => add_line(&mut answer.stdout, bytes),
+        Err(error) => {
+            answer.status = Some(1);
+            add_line(&mut answer.stderr, format_args!("{}: {error}", path.display()));
+        }
+    }
+    answer
+}
+
+/// Pieces of half the size each time there is no room for one: fallocate(2) gives all of a piece or nothing.
+fn take_all(file: &File) -> io::Result<u64> {
+    let mut end = file.metadata()?.len();
+    let mut piece = FIRST_PIECE_BYTES;
+    while piece >= LAST_PIECE_BYTES {
+        match fallocate(file, FallocateFlags::empty(), end, piece) {
+            Ok(()) => end += piece,
+            Err(Errno::NOSPC) => piece /= 2,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    file.sync_all()?;
+    Ok(end)
+}
+
+/// Removes a file; one that is not there is removed.
+fn remove(path: &Path) -> Answer {
+    let mut answer = Answer { status: Some(0), ..Answer::default() };
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            answer.status = Some(1);
+            add_line(&mut answer.stderr, format_args!("{}: {error}", path.display()));
+        }
+        _ => {}
+    }
+    answer
+}
+
 fn add_line(text: &mut String, line: impl Display) {
     // Writing to a string can't fail.
     let _ = writeln!(text, "{line}");
@@ -215,8 +268,21 @@ mod tests {
         });
         assert!((0..10).contains(&(asked_s - (now_s - 3600))), "{asked_s}");
         assert_eq!((answer.status, answer.stdout), (Some(0), format!("{asked_s}\n")));
-        assert_eq!(skew("1", |_| Err(rustix::io::Errno::PERM)).status, Some(1));
+        assert_eq!(skew("1", |_| Err(Errno::PERM)).status, Some(1));
         assert_eq!(skew("soon", |_| Ok(())).error.as_deref(), Some("soon is no number of seconds"));
+    }
+
+    #[test]
+    fn what_fills_a_disk_is_a_file_that_can_be_removed_more_than_once() {
+        assert_eq!(carry_out("fill", &["/nowhere/x".to_owned()]).status, Some(1));
+        assert!(carry_out("fill", &[]).error.is_some());
+        let path = std::env::temp_dir().join(format!("hands-fill-{}", std::process::id()));
+        fs::write(&path, "x").unwrap();
+        let shown = [path.display().to_string()];
+        for _ in 0..2 {
+            assert_eq!(carry_out("remove", &shown).status, Some(0));
+        }
+        assert!(!path.exists());
     }
 
     #[test]

@@ -36,6 +36,11 @@ pub const QEMU: HostPackage = HostPackage { name: "qemu-system-x86", file: "/usr
 /// What makes the file system on the nodes' boot drives.
 pub const MKE2FS: HostPackage = HostPackage { name: "e2fsprogs", file: "/usr/sbin/mkfs.ext4" };
 
+/// What replays the journal of a file system, and what changes a file on one that is not mounted.
+pub const E2FSCK: HostPackage = HostPackage { name: "e2fsprogs", file: "/usr/sbin/e2fsck" };
+/// As above.
+pub const DEBUGFS: HostPackage = HostPackage { name: "e2fsprogs", file: "/usr/sbin/debugfs" };
+
 /// The browser that the report's page is looked at in by a test. No run needs it.
 pub const CHROMIUM: HostPackage = HostPackage { name: "chromium", file: "/usr/bin/chromium" };
 

@@ -8,7 +8,7 @@ use super::plan::{NicPlan, NodePlan};
 use super::power::Power;
 use super::topology::cable_id;
 use super::{Keeper, Lab, LabError};
-use crate::suite::{Flapping, Nics, Place, Room, SpineWay, Step, SwitchFailure, Way, Whom};
+use crate::suite::{Damage, Flapping, Nics, Place, Room, SpineWay, Step, SwitchFailure, Way, Whom};
 use drives::fault::Fault;
 use fabric::{CarrierChange, End, PortRef, Role, Switch, SwitchId, Ways};
 use futures_util::future::try_join_all;
@@ -89,6 +89,18 @@ pub enum Made {
         /// Forward, seconds.
         by_s: i32,
     },
+    /// A node's ledger was damaged.
+    Ledger {
+        /// The node.
+        node: NodeName,
+        /// How.
+        how: Damage,
+    },
+    /// The disk of a node's ledger is full.
+    LedgerDisk {
+        /// The node.
+        node: NodeName,
+    },
     /// A node does nothing.
     Down {
         /// Which.
@@ -144,6 +156,8 @@ impl fmt::Display for Made {
             }
             Self::Agent { node } => write!(f, "the agent of {node} was killed"),
             Self::Clock { node, by_s } => write!(f, "the clock of {node} was set by {by_s} s"),
+            Self::Ledger { node, how } => write!(f, "the ledger of {node} {how}"),
+            Self::LedgerDisk { node } => write!(f, "the disk of the ledger of {node} is full"),
             Self::Down { node, how: Stop::Off } => write!(f, "node {node} is off"),
             Self::Down { node, how: Stop::Cycled } => write!(f, "node {node} lost its power for a moment"),
             Self::Down { node, how: Stop::Frozen } => write!(f, "node {node} is frozen"),
@@ -166,9 +180,12 @@ impl Made {
             Self::Down { node, .. } => vec![format!("node:{node}")],
             // No storage crosses the spine, and the watch looks at storage networks.
             // What of an agent that is back at once, or of a clock that nothing depends on?
-            Self::SpineLink { .. } | Self::Drive { .. } | Self::Agent { .. } | Self::Clock { .. } => {
-                Vec::new()
-            }
+            Self::SpineLink { .. }
+            | Self::Drive { .. }
+            | Self::Agent { .. }
+            | Self::Clock { .. }
+            | Self::Ledger { .. }
+            | Self::LedgerDisk { .. } => Vec::new(),
             Self::Cable { cable: LabCable { node, adapter, switch, port, .. }, is_cut_off } => {
                 let mut names = vec![format!("cable-moved:{node}:{adapter}>{switch}:{port}")];
                 names.extend(is_cut_off.then(|| format!("nic:{node}:{adapter}")));
@@ -190,6 +207,8 @@ impl Made {
             | Self::Drive { .. }
             | Self::Agent { .. }
             | Self::Clock { .. }
+            | Self::Ledger { .. }
+            | Self::LedgerDisk { .. }
             | Self::Down { .. } => &[],
         }
     }
@@ -199,6 +218,15 @@ impl Lab {
     /// The faults that are in force.
     pub fn faults(&self) -> &[Made] {
         &self.faults
+    }
+
+    /// The nodes whose ledger's disk is full.
+    pub(crate) fn full_ledger_disks(&self) -> Vec<NodeName> {
+        let full = self.faults.iter().filter_map(|made| match made {
+            Made::LedgerDisk { node } => Some(node.clone()),
+            _ => None,
+        });
+        full.collect()
     }
 
     /// Makes the fault of a step; gives what was made. Steps that are no faults make none.
@@ -253,6 +281,10 @@ impl Lab {
                 node.skew_clock(*by_s).await?;
                 vec![Made::Clock { node: node.name().clone(), by_s: *by_s }]
             }
+            Step::DamageLedger { room, position, how } => {
+                let node = self.node_at(spec, *room, *position)?;
+                vec![node.damage_ledger(*how)?]
+            }
             Step::Miswire { what, room, position, storage_network } => {
                 let miswiring = Miswiring::of(spec, *what, (*room, *position), *storage_network);
                 let missing = LabError::NoSuchNode { room: room.index() + 1, position: *position };
@@ -275,6 +307,12 @@ impl Lab {
         for made in &faults {
             if let Made::Drive { node, drive, .. } = made {
                 self.mend_drive(node, drive).await?;
+            }
+            // A node that is off keeps what fills its disk: suites fill none of those.
+            if let Made::LedgerDisk { node } = made
+                && let Some(node) = self.nodes.get(node).filter(|node| node.has_power())
+            {
+                node.make_room().await?;
             }
             // Who was off comes back with the lab's own time.
             if let Made::Clock { node, by_s } = made

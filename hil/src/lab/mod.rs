@@ -22,6 +22,7 @@ mod flap;
 mod handle;
 pub mod hands;
 pub mod keeper;
+mod ledger_faults;
 pub(crate) mod miswiring;
 mod plan;
 #[cfg(test)]

@@ -148,7 +148,7 @@ impl LabNode {
         }
     }
 
-    async fn told(&self, what: &str, argv: &[&str]) -> Result<Output, LabError> {
+    pub(super) async fn told(&self, what: &str, argv: &[&str]) -> Result<Output, LabError> {
         let mut hands = self.hands_or_lab_error().await?;
         let node = || self.name().to_string();
         let output = hands.run(argv).await.map_err(|source| LabError::Hands { node: node(), source })?;

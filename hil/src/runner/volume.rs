@@ -110,6 +110,17 @@ impl Runner<'_> {
             Step::OldOwnerIsSilent { for_ms } => {
                 Ok(or_unreadable(self.old_owner_is_silent(ms(*for_ms)).await))
             }
+            Step::FillLedgerDisk { room, position } => {
+                self.fill_ledger_disk(room.map(|room| (room, *position))).await
+            }
+            Step::LedgersStop { within_ms } => self.ledgers_stop(ms(*within_ms)).await,
+            Step::LedgerIsRefused { room, position, within_ms } => {
+                Ok(self.ledger_is_refused((*room, *position), ms(*within_ms)).await)
+            }
+            Step::Rejoin { room, position, within_ms } => {
+                self.rejoin((*room, *position), ms(*within_ms)).await
+            }
+            Step::LedgersWork { within_ms } => Ok(self.ledgers_work(ms(*within_ms)).await),
             Step::StopWriting {} => self.stop_writing().await,
             Step::Judge {} => self.judge_legs().await,
             _ => Ok(Seen::not("this is no step about a volume")),

@@ -289,6 +289,25 @@ impl fmt::Display for DriveAt {
     }
 }
 
+/// What is wrong with a ledger's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Damage {
+    /// A byte in each of its blocks is another.
+    Changed,
+    /// Its second half is gone.
+    CutOff,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Changed => "has a changed byte in each block",
+            Self::CutOff => "is cut off in the middle",
+        })
+    }
+}
+
 /// What is wrong with a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -70,8 +70,40 @@ impl fmt::Display for Step {
             Self::SpineStaysClean {} => {
                 f.write_str("no storage frame on the spine while all nodes send some")
             }
+            Self::DamageLedger { .. }
+            | Self::FillLedgerDisk { .. }
+            | Self::LedgersStop { .. }
+            | Self::LedgerIsRefused { .. }
+            | Self::Rejoin { .. }
+            | Self::LedgersWork { .. } => ledger(self, f),
             _ => volume(self, f),
         }
+    }
+}
+
+/// Steps about nodes' ledgers.
+fn ledger(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match step {
+        Step::DamageLedger { room, position, how } => {
+            write!(f, "the ledger of node {position} of {room} {how}")
+        }
+        Step::FillLedgerDisk { room: Some(room), position } => {
+            write!(f, "the disk of the ledger of node {position} of {room} is filled")
+        }
+        Step::FillLedgerDisk { room: None, .. } => f.write_str("the disk of the leader's ledger is filled"),
+        Step::LedgersStop { within_ms } => {
+            write!(f, "used on, exactly the ledgers whose disks are full stop within {within_ms} ms")
+        }
+        Step::LedgerIsRefused { room, position, within_ms } => {
+            write!(f, "node {position} of {room} does not use its ledger, and says why within {within_ms} ms")
+        }
+        Step::Rejoin { room, position, within_ms } => {
+            write!(f, "node {position} of {room} joins again and votes within {within_ms} ms")
+        }
+        Step::LedgersWork { within_ms } => {
+            write!(f, "everybody's ledger works and everybody votes within {within_ms} ms")
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,0 +1,163 @@
+//! Ledgers that are damaged, or whose disk is full, and how they come back.
+//!
+//! On failure: what does not hold is a step that does not hold.
+
+use super::{POLL, Runner, Seen};
+use crate::run::RunError;
+use crate::suite::Room;
+use api::NodeLedger;
+use control::{ClusterCommand, Command};
+use deploy::Member;
+use deploy::ledger::{Standing, rejoin, standings};
+use deploy::pool::{confirmed, views};
+use model::NodeName;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// So many entries are made between two looks at whether a ledger has stopped.
+const ENTRIES: usize = 20;
+
+impl Runner<'_> {
+    fn node_of(&self, (room, position): (Room, u8)) -> Option<&Member> {
+        let nodes = &self.cluster.spec.zones.get(room.index())?.nodes;
+        let name = &nodes.get(usize::from(position).checked_sub(1)?)?.name;
+        self.cluster.members.iter().find(|member| member.name == *name)
+    }
+
+    /// Fills the disk of a node's ledger; of the leader's, if none is named.
+    pub(super) async fn fill_ledger_disk(&mut self, at: Option<(Room, u8)>) -> Result<Seen, RunError> {
+        let name = if let Some(at) = at {
+            self.node_of(at).map(|member| member.name.clone())
+        } else {
+            let views = views(&self.working().members).await;
+            views.iter().find(|(_, view)| view.confirmed).map(|(name, _)| name.clone())
+        };
+        let Some(name) = name else { return Ok(Seen::not("nobody leads by the word of a quorum")) };
+        self.before_a_fault();
+        let now = Instant::now();
+        let made = self.lab.fill_ledger_disk(&name).await?;
+        Ok(self.made(now, &[made]))
+    }
+
+    /// The ledger is used until those whose disk is full have stopped.
+    pub(super) async fn ledgers_stop(&mut self, bound: Duration) -> Result<Seen, RunError> {
+        let full = self.lab.full_ledger_disks();
+        let begun = Instant::now();
+        let mut entries = 0_usize;
+        loop {
+            let standings = standings(&self.working().members).await;
+            let is_out = |standing: &Standing| match &standing.ledger {
+                Ok(NodeLedger::Open(open)) => open.stopped.is_some(),
+                Ok(NodeLedger::Closed { is_lost, .. }) => !is_lost,
+                _ => false,
+            };
+            let out: Vec<&NodeName> =
+                standings.iter().filter(|standing| is_out(standing)).map(|standing| &standing.name).collect();
+            let after_ms = begun.elapsed().as_millis();
+            let what = format!("{out:?} stopped after {after_ms} ms and {entries} more entries");
+            if !full.is_empty() && full.iter().all(|name| out.contains(&name)) {
+                let none_else = out.len() == full.len();
+                return Ok(if none_else { Seen::held(what) } else { Seen::not(what) });
+            }
+            if begun.elapsed() >= bound {
+                let all: Vec<String> = standings.iter().map(in_words).collect();
+                return Ok(Seen::not(format!("{what}: {}", all.join("; "))));
+            }
+            entries += self.use_ledger(bound).await;
+        }
+    }
+
+    /// Makes entries that change nothing; how many were acknowledged.
+    async fn use_ledger(&self, bound: Duration) -> usize {
+        let members = self.working().members;
+        let Ok((contact, state)) = confirmed(&members, bound).await else { return 0 };
+        let command = Command::Cluster(ClusterCommand::SetSettings(state.settings));
+        let request = api::ProposeRequest { command };
+        let mut entries = 0;
+        for _ in 0..ENTRIES {
+            match contact.client.propose(&request).await {
+                Ok(_) => entries += 1,
+                // Its leader may be the one that stops: there will be another.
+                Err(_) => break,
+            }
+        }
+        entries
+    }
+
+    /// The node takes no part, and says why.
+    pub(super) async fn ledger_is_refused(&mut self, at: (Room, u8), bound: Duration) -> Seen {
+        let Some(member) = self.node_of(at).cloned() else { return Seen::not("there is no such node") };
+        let begun = Instant::now();
+        loop {
+            let standing = standings(std::slice::from_ref(&member)).await.pop();
+            let words = standing.as_ref().map(in_words).unwrap_or_default();
+            if let Some(Standing { ledger: Ok(NodeLedger::Closed { is_lost: true, .. }), .. }) = &standing {
+                return Seen::held(format!("after {} ms {words}", begun.elapsed().as_millis()));
+            }
+            if begun.elapsed() >= bound {
+                return Seen::not(words);
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// The node joins again, as an operator has it.
+    pub(super) async fn rejoin(&mut self, at: (Room, u8), bound: Duration) -> Result<Seen, RunError> {
+        let Some(name) = self.node_of(at).map(|member| member.name.clone()) else {
+            return Ok(Seen::not("there is no such node"));
+        };
+        let begun = Instant::now();
+        let members = self.working().members;
+        Ok(match rejoin(&members, &name, None, bound).await {
+            Ok(rejoined) if rejoined.votes && !rejoined.done.is_empty() => {
+                self.lab.ledger_is_back(&name);
+                if self.lab.faults().is_empty() {
+                    self.note_healed();
+                }
+                let after_ms = begun.elapsed().as_millis();
+                Seen::held(format!(
+                    "{}; {} votes after {after_ms} ms",
+                    rejoined.done.join("; "),
+                    rejoined.node
+                ))
+            }
+            Ok(rejoined) => Seen::not(format!("{rejoined:?}")),
+            Err(error) => Seen::not(crate::chain(&error)),
+        })
+    }
+
+    /// Everybody's ledger is open, all vote in one incarnation, and nobody is behind.
+    pub(super) async fn ledgers_work(&mut self, bound: Duration) -> Seen {
+        let begun = Instant::now();
+        loop {
+            let standings = standings(&self.cluster.members).await;
+            let is_well = |standing: &Standing| match &standing.ledger {
+                Ok(NodeLedger::Open(open)) => {
+                    open.stopped.is_none() && open.leader.is_some() && open.voters.contains(&open.node)
+                }
+                _ => false,
+            };
+            let words: Vec<String> = standings.iter().map(in_words).collect();
+            if standings.iter().all(is_well) {
+                return Seen::held(format!("after {} ms: {}", begun.elapsed().as_millis(), words.join("; ")));
+            }
+            if begun.elapsed() >= bound {
+                return Seen::not(words.join("; "));
+            }
+            sleep(POLL).await;
+        }
+    }
+}
+
+fn in_words(Standing { name, ledger }: &Standing) -> String {
+    match ledger {
+        Err(why) => format!("{name} says nothing: {why}"),
+        Ok(NodeLedger::None {}) => format!("{name} has none"),
+        Ok(NodeLedger::Closed { why, .. }) => format!("{name} keeps it closed: {why}"),
+        Ok(NodeLedger::Open(open)) => {
+            let stopped = open.stopped.as_ref().map(|why| format!(", stopped: {why}")).unwrap_or_default();
+            let votes = if open.voters.contains(&open.node) { "votes" } else { "has no vote" };
+            format!("{name} is {} at {:?} and {votes}{stopped}", open.node, open.applied)
+        }
+    }
+}
