@@ -25,7 +25,7 @@ fn two_thousand_schedules_lose_nothing_and_take_every_transition() {
 /// A replay is worth nothing if it is another run.
 #[test]
 fn a_seed_gives_the_same_run_each_time() {
-    for seed in [3, 40, 41] {
+    for seed in [3, 41, 42] {
         let schedule = Schedule::of(seed);
         let (once, again) = (simulate(&schedule, None, true), simulate(&schedule, None, true));
         assert!(once.story.len() > 50 && once.story == again.story, "seed {seed}");
