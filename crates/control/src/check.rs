@@ -131,9 +131,10 @@ fn check_slabs(state: &State, broken: &mut Vec<Broken>) {
         }
     }
     for (id, volume) in &state.volumes {
-        let sizes = Sizes { data_bytes: volume.size_bytes, chunk_bytes: CHUNK_BYTES };
+        let sizes =
+            Sizes { data_bytes: volume.size_bytes, room_bytes: volume.room_bytes, chunk_bytes: CHUNK_BYTES };
         let needed = Geometry::new(sizes).map_or(u64::MAX, |geometry| match volume.provision {
-            Provision::Fixed => geometry.leg_bytes(),
+            Provision::Fixed => geometry.backed_bytes(),
             Provision::Thin => geometry.data_offset_bytes(),
         });
         for (leg, found) in &volume.legs {

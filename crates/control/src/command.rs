@@ -379,6 +379,12 @@ pub enum Rejected {
     /// The virtual machine runs where the volume is.
     #[error("{0} does not own the volume")]
     NotTheOwner(NodeId),
+    /// A volume grows within the room that it was made with.
+    #[error("it has room for {room_bytes} bytes at most")]
+    BeyondRoom {
+        /// How much.
+        room_bytes: u64,
+    },
     /// A volume only grows.
     #[error("the volume has {present_bytes} bytes already")]
     NotLarger {

@@ -111,7 +111,12 @@ impl State {
 impl Volume {
     /// Its size, in placement's words.
     pub fn size(&self) -> VolumeSize {
-        VolumeSize { mirror: self.mirror, provision: self.provision, size_bytes: self.size_bytes }
+        VolumeSize {
+            mirror: self.mirror,
+            provision: self.provision,
+            size_bytes: self.size_bytes,
+            room_bytes: self.room_bytes,
+        }
     }
 }
 
@@ -122,7 +127,7 @@ pub(crate) fn slabs(drive: &Drive) -> u64 {
 
 /// How many slabs a leg of such a volume is given.
 pub(crate) fn slabs_of(size: VolumeSize) -> Result<u64, Rejected> {
-    let sizes = Sizes { data_bytes: size.size_bytes, chunk_bytes: CHUNK_BYTES };
+    let sizes = Sizes { data_bytes: size.size_bytes, room_bytes: size.room_bytes, chunk_bytes: CHUNK_BYTES };
     Geometry::new(sizes).map_err(|_| Rejected::Size { size_bytes: size.size_bytes })?;
     Ok(pool_of(Vec::new()).slabs_of(size))
 }

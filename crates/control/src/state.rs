@@ -177,6 +177,8 @@ pub struct Volume {
     pub provision: Provision,
     /// Its size. Only grows.
     pub size_bytes: u64,
+    /// How large it can get: fixed when it is made, since its array and its legs' devices are made for that once.
+    pub room_bytes: u64,
     /// Its ownership generation: the one in `phase`, activated or not.
     pub epoch: Epoch,
     /// Who owns that epoch.

@@ -49,6 +49,15 @@ pub struct VolumeSize {
     pub provision: Provision,
     /// What its users see, bytes.
     pub size_bytes: u64,
+    /// How large it can get, bytes: what its metadata is made for.
+    pub room_bytes: u64,
+}
+
+impl VolumeSize {
+    /// Of a volume that begins with this size.
+    pub const fn new(mirror: Mirror, provision: Provision, size_bytes: u64) -> Self {
+        Self { mirror, provision, size_bytes, room_bytes: Sizes::room_of(size_bytes) }
+    }
 }
 
 /// Slabs of a drive in a row.
@@ -83,11 +92,12 @@ impl Pool {
     /// volume can have takes more than there are.
     pub fn slabs_of(&self, size: VolumeSize) -> u64 {
         let whole = size.size_bytes.clamp(1, 1 << 60).next_multiple_of(BLOCK_BYTES);
-        let Ok(geometry) = Geometry::new(Sizes { data_bytes: whole, chunk_bytes: self.chunk_bytes }) else {
+        let sizes = Sizes { data_bytes: whole, room_bytes: size.room_bytes, chunk_bytes: self.chunk_bytes };
+        let Ok(geometry) = Geometry::new(sizes) else {
             return u64::MAX;
         };
         let bytes = match size.provision {
-            Provision::Fixed => geometry.leg_bytes(),
+            Provision::Fixed => geometry.backed_bytes(),
             Provision::Thin => geometry.data_offset_bytes(),
         };
         bytes.div_ceil(self.slab_bytes.max(1))

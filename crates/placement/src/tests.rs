@@ -33,7 +33,7 @@ fn pool(nodes: &[Vec<u64>]) -> Pool {
 }
 
 fn size(mirror: Mirror, slabs: u64) -> VolumeSize {
-    VolumeSize { mirror, provision: Provision::Fixed, size_bytes: slabs * SLAB - METADATA }
+    VolumeSize::new(mirror, Provision::Fixed, slabs * SLAB - METADATA)
 }
 
 fn pools() -> impl Strategy<Value = Pool> {

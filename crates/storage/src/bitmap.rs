@@ -37,6 +37,16 @@ impl Bitmap {
         Self { chunks, bytes: vec![0xff; bytes_for(chunks)] }.clean()
     }
 
+    /// Of so many chunks, the first so many marked.
+    pub fn first(chunks: u64, marked: u64) -> Self {
+        let mut map = Self::none(chunks);
+        for (at, byte) in (0..).zip(&mut map.bytes) {
+            let bits = marked.min(chunks).saturating_sub(8 * at).min(8);
+            *byte = u8::try_from((1u16 << bits) - 1).unwrap_or(u8::MAX);
+        }
+        map
+    }
+
     /// As it was read from a leg; what is longer is cut off. `None` if it is too short.
     pub fn from_bytes(chunks: u64, bytes: &[u8]) -> Option<Self> {
         bytes.get(..bytes_for(chunks)).map(|bytes| Self { chunks, bytes: bytes.to_vec() }.clean())
@@ -140,6 +150,9 @@ mod tests {
             prop_assert_eq!(Bitmap::from_bytes(chunks, map.as_bytes()), Some(map.clone()));
             prop_assert!(Bitmap::all(chunks).covers(&map));
             prop_assert_eq!(Bitmap::all(chunks).count(), chunks);
+            prop_assert_eq!(Bitmap::first(chunks, chunks + 3), Bitmap::all(chunks));
+            let first: Vec<u64> = Bitmap::first(chunks, chunks / 2).runs().flatten().collect();
+            prop_assert_eq!(first, (0..chunks / 2).collect::<Vec<_>>());
         }
 
         #[test]

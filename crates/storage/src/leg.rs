@@ -47,6 +47,11 @@ pub fn padded(geometry: &Geometry, bitmap: &Bitmap) -> Vec<u8> {
     bytes
 }
 
+/// All that the volume has, marked: what is said where nothing can be read. What is only room is nowhere, and equal on all legs.
+pub fn everything(geometry: &Geometry) -> Bitmap {
+    Bitmap::first(geometry.chunks(), geometry.used_chunks())
+}
+
 /// Whose leg it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LegHeader {
@@ -54,11 +59,19 @@ pub struct LegHeader {
     pub cluster: ClusterId,
     /// Which.
     pub leg: LegOf,
-    /// With these sizes.
-    pub sizes: Sizes,
+    /// With room for so much: its size may have grown since.
+    pub room_bytes: u64,
+    /// In chunks of this.
+    pub chunk_bytes: u64,
 }
 
 impl LegHeader {
+    /// Of a leg of a volume with these sizes.
+    pub fn new(cluster: ClusterId, leg: LegOf, sizes: Sizes) -> Self {
+        let Sizes { room_bytes, chunk_bytes, .. } = sizes;
+        Self { cluster, leg, room_bytes, chunk_bytes }
+    }
+
     /// As it stands on the leg.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
@@ -66,8 +79,8 @@ impl LegHeader {
         bytes.extend_from_slice(&self.cluster.0.to_le_bytes());
         bytes.extend_from_slice(&self.leg.0.0.to_le_bytes());
         bytes.extend_from_slice(&self.leg.1.0.to_le_bytes());
-        bytes.extend_from_slice(&self.sizes.data_bytes.to_le_bytes());
-        bytes.extend_from_slice(&self.sizes.chunk_bytes.to_le_bytes());
+        bytes.extend_from_slice(&self.room_bytes.to_le_bytes());
+        bytes.extend_from_slice(&self.chunk_bytes.to_le_bytes());
         bytes.resize(usize::try_from(BLOCK_BYTES).unwrap_or(0) - CHECKSUM_BYTES, 0);
         bytes.extend_from_slice(&checksum::of(&bytes));
         bytes
@@ -91,10 +104,10 @@ impl LegHeader {
         }
         let mut fields =
             || Some((reader.u128()?, reader.u32()?, reader.u16()?, reader.u64()?, reader.u64()?));
-        let (cluster, volume, leg, data_bytes, chunk_bytes) = fields().ok_or(LegError::Damaged)?;
-        let (leg, sizes) = ((VolumeId(volume), LegId(leg)), Sizes { data_bytes, chunk_bytes });
+        let (cluster, volume, leg, room_bytes, chunk_bytes) = fields().ok_or(LegError::Damaged)?;
+        let sizes = Sizes { data_bytes: room_bytes, room_bytes, chunk_bytes };
         Geometry::new(sizes)?;
-        Ok(Self { cluster: ClusterId(cluster), leg, sizes })
+        Ok(Self::new(ClusterId(cluster), (VolumeId(volume), LegId(leg)), sizes))
     }
 
     /// Whether a leg with this beginning, which the ledger calls new, is made. `Ok(false)`: it has to be.
@@ -115,16 +128,17 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SIZES: Sizes = Sizes { data_bytes: 64 << 20, chunk_bytes: 1 << 20 };
+    const SIZES: Sizes = Sizes { data_bytes: 64 << 20, room_bytes: 64 << 20, chunk_bytes: 1 << 20 };
 
     fn header() -> LegHeader {
-        LegHeader { cluster: ClusterId(5), leg: (VolumeId(3), LegId(2)), sizes: SIZES }
+        LegHeader::new(ClusterId(5), (VolumeId(3), LegId(2)), SIZES)
     }
 
     proptest! {
         #[test]
         fn nothing_on_a_leg_overlaps(blocks in 1u64..1 << 34, chunk in 16u32..=30) {
-            let sizes = Sizes { data_bytes: blocks * BLOCK_BYTES, chunk_bytes: 1 << chunk };
+            let bytes = blocks * BLOCK_BYTES;
+            let sizes = Sizes { data_bytes: bytes, room_bytes: bytes, chunk_bytes: 1 << chunk };
             let geometry = Geometry::new(sizes).unwrap();
             let [first, second] = geometry.table_offsets_bytes();
             prop_assert!(Geometry::BITMAP_OFFSET_BYTES + geometry.chunks().div_ceil(8) <= first);
@@ -162,7 +176,7 @@ mod tests {
         assert_eq!(header().is_made(&[0; 4096]), Ok(false));
         let earlier = LegHeader { leg: (VolumeId(2), LegId(2)), ..header() };
         assert_eq!(header().is_made(&earlier.encode()), Ok(false));
-        let resized = LegHeader { sizes: Sizes { data_bytes: 4096, ..SIZES }, ..header() };
+        let resized = LegHeader { room_bytes: 4096, ..header() };
         assert_eq!(header().is_made(&resized.encode()), Err(LegError::Other { found: resized }));
     }
 }

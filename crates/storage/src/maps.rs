@@ -108,19 +108,19 @@ pub struct Prepared {
     pub maps: BTreeMap<LegId, Bitmap>,
 }
 
-/// Computes it. `known` is the sequence that the ledger knows to be durable; `stale` are the legs that maps are kept for.
+/// Computes it. `everything` is what there is to be marked. `known` is the sequence that the ledger knows to be durable; `stale` are the legs that maps are kept for.
 pub fn prepare(
-    chunks: u64,
+    everything: &Bitmap,
     legs: &BTreeMap<LegId, LegMaps>,
     known: MapSequence,
     stale: &BTreeSet<LegId>,
 ) -> Prepared {
-    let mut union = Bitmap::none(chunks);
+    let mut union = Bitmap::none(everything.chunks());
     for leg in legs.values() {
-        union.add(leg.bitmap.as_ref().unwrap_or(&Bitmap::all(chunks)));
+        union.add(leg.bitmap.as_ref().unwrap_or(everything));
     }
     let missed = |leg: &LegId| {
-        let mut map = missed(chunks, legs.values(), known, *leg);
+        let mut map = missed(everything, legs.values(), known, *leg);
         map.add(&union);
         (*leg, map)
     };
@@ -130,7 +130,7 @@ pub fn prepare(
 /// What a leg had missed when these tables were written. One that is not in them was in sync then, and has missed what bitmaps
 /// say; where there is no table to be had, it has missed everything.
 pub fn missed<'a>(
-    chunks: u64,
+    everything: &Bitmap,
     legs: impl Iterator<Item = &'a LegMaps>,
     known: MapSequence,
     leg: LegId,
@@ -138,12 +138,12 @@ pub fn missed<'a>(
     let tables = legs.filter_map(|leg| leg.table.as_ref()).filter(|table| table.sequence >= known);
     let mut found = None;
     for table in tables {
-        let map = found.get_or_insert_with(|| Bitmap::none(chunks));
+        let map = found.get_or_insert_with(|| Bitmap::none(everything.chunks()));
         if let Some(missed) = table.maps.get(&leg) {
             map.add(missed);
         }
     }
-    found.unwrap_or_else(|| Bitmap::all(chunks))
+    found.unwrap_or_else(|| everything.clone())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::leg::Sizes;
 use proptest::prelude::*;
 
 fn geometry(chunks: u64) -> Geometry {
-    Geometry::new(Sizes { data_bytes: chunks << 20, chunk_bytes: 1 << 20 }).unwrap()
+    Geometry::new(Sizes { data_bytes: chunks << 20, room_bytes: chunks << 20, chunk_bytes: 1 << 20 }).unwrap()
 }
 
 fn bitmap(chunks: u64, bits: u64) -> Bitmap {
@@ -140,7 +140,7 @@ impl World {
     fn assemble(&mut self) {
         let stale: BTreeSet<LegId> =
             self.legs.keys().copied().filter(|leg| !self.in_sync.contains(leg)).collect();
-        let prepared = prepare(8, &self.read(), self.sequence, &stale);
+        let prepared = prepare(&Bitmap::all(8), &self.read(), self.sequence, &stale);
         (self.sequence, self.written) = (self.sequence.next(), self.written + 1);
         let source = self.legs[self.in_sync.first().unwrap()].data;
         for id in &self.in_sync {
@@ -160,7 +160,7 @@ impl World {
     }
 
     fn rebuild(&mut self, id: LegId) {
-        let mut map = missed(8, self.read().values(), self.sequence, id);
+        let mut map = missed(&Bitmap::all(8), self.read().values(), self.sequence, id);
         for leg in self.in_sync.iter().chain([&id]) {
             map.add(&self.legs[leg].bitmap);
         }
@@ -221,7 +221,8 @@ fn a_table_that_is_too_old_marks_everything() {
         BTreeMap::from([(LegId(1), LegMaps { bitmap: Some(Bitmap::none(9)), table: Some(table) })])
     };
     let stale = BTreeSet::from([LegId(2)]);
-    let map = |sequence| prepare(9, &legs(sequence), MapSequence(3), &stale).maps[&LegId(2)].clone();
+    let map =
+        |sequence| prepare(&Bitmap::all(9), &legs(sequence), MapSequence(3), &stale).maps[&LegId(2)].clone();
     assert_eq!(map(2), Bitmap::all(9));
     assert_eq!(map(3), Bitmap::none(9));
     assert_eq!(map(4), Bitmap::none(9));
@@ -230,7 +231,7 @@ fn a_table_that_is_too_old_marks_everything() {
 #[test]
 fn a_bitmap_that_cannot_be_read_marks_everything() {
     let legs = BTreeMap::from([(LegId(1), LegMaps { bitmap: None, table: None })]);
-    let prepared = prepare(9, &legs, MapSequence(0), &BTreeSet::from([LegId(2)]));
+    let prepared = prepare(&Bitmap::all(9), &legs, MapSequence(0), &BTreeSet::from([LegId(2)]));
     assert_eq!(prepared.union, Bitmap::all(9));
     assert_eq!(prepared.maps[&LegId(2)], Bitmap::all(9));
 }

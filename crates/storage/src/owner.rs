@@ -236,7 +236,7 @@ fn start(site: &Site, ways: &BTreeMap<LegId, Way>, room: usize, steps: &mut Vec<
         set("metadata_version", "external:twinrack"),
         set("level", "raid1"),
         set("raid_disks", &room.to_string()),
-        set("component_size", &(sizes.data_bytes >> 10).to_string()),
+        set("component_size", &(sizes.room_bytes >> 10).to_string()),
     ]);
     for (slot, way) in ways.values().enumerate() {
         steps.extend(add(site, *way));
@@ -264,7 +264,7 @@ fn add(site: &Site, way: Way) -> [Step; 4] {
     [
         Step::Add(way),
         set("offset", (site.geometry.data_offset_bytes() / 512).to_string()),
-        set("size", (site.geometry.sizes().data_bytes >> 10).to_string()),
+        set("size", (site.geometry.sizes().room_bytes >> 10).to_string()),
         // Before `slot`: so md takes it as one that was in the array before, and goes by the bitmap.
         set("state", "insync".to_owned()),
     ]

@@ -22,7 +22,8 @@ fn given(leg: u16, incarnation: u32) -> GivenLeg {
 }
 
 fn site() -> Site {
-    Site::new(VOLUME, HERE, Sizes { data_bytes: 128 << 20, chunk_bytes: 1 << 20 }).unwrap()
+    Site::new(VOLUME, HERE, Sizes { data_bytes: 128 << 20, room_bytes: 128 << 20, chunk_bytes: 1 << 20 })
+        .unwrap()
 }
 
 /// Leg 1 is here, leg 2 there.
@@ -572,4 +573,29 @@ proptest! {
             }
         }
     }
+}
+
+/// An array is made for the room, users get the size.
+#[test]
+fn an_array_has_room_that_users_do_not_see() {
+    let sizes = Sizes { data_bytes: 128 << 20, room_bytes: 512 << 30, chunk_bytes: 16 << 20 };
+    let site = Site::new(VOLUME, HERE, sizes).unwrap();
+    let way = site.way(LegId(1), Incarnation(1), HERE, Epoch::first(LedgerIncarnation(1)));
+    let mut steps = Vec::new();
+    start(&site, &BTreeMap::from([(LegId(1), way)]), 1, &mut steps);
+    let kib = (512u64 << 20).to_string();
+    assert!(steps.contains(&Step::Set("component_size", kib.clone())));
+    assert!(steps.contains(&Step::SetMember(way, "size", kib)));
+    let epoch = Epoch::first(LedgerIncarnation(1));
+    let array = Array {
+        epoch,
+        state: "active".to_owned(),
+        action: "idle".to_owned(),
+        held: false,
+        room: 1,
+        members: BTreeMap::new(),
+    };
+    let seen = Seen { array: Some(array), ..Seen::default() };
+    assert_eq!(admit(&site, &seen, epoch), Ok(vec![Step::MakeTop(128 << 20)]));
+    assert_eq!(site.geometry.leg_bytes(), (1 << 20) + (512 << 30));
 }

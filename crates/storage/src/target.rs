@@ -66,10 +66,10 @@ pub struct Export {
 /// A step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Make the local device over these pieces of the drive.
-    MakeDevice(GivenLeg, DriveSerial, Vec<Extent>),
-    /// Fill the leg with zeros and write its header, unless it has it already.
-    MakeLeg(GivenLeg),
+    /// Make the local device over these pieces of the drive, of so many bytes: behind them are zeros.
+    MakeDevice(GivenLeg, DriveSerial, Vec<Extent>, u64),
+    /// Fill so many bytes of the leg with zeros and write its header, unless it has it already.
+    MakeLeg(GivenLeg, u64),
     /// Fails unless the leg has its header: what was never made, or was damaged, is given to nobody.
     CheckLeg(GivenLeg),
     /// Remove the local device; fails while anybody has it open.
@@ -111,6 +111,8 @@ pub struct Offer {
     pub drive: DriveSerial,
     /// In order.
     pub extents: Vec<Extent>,
+    /// How long the leg's device is, with its room: more than the pieces, unless the volume fills its room.
+    pub bytes: u64,
     /// To this host; `None`: to this node itself, as a local device and no more.
     pub host: Option<String>,
 }
@@ -162,9 +164,11 @@ pub fn make(seen: &Seen, offer: &Offer) -> Result<Vec<Step>, Refused> {
     {
         return Err(Refused::Other { wanted, found });
     }
-    let device = Step::MakeDevice(wanted, offer.drive.clone(), offer.extents.clone());
+    // Without room: a device that has some can't let the drive itself write zeros (dm-table.c, `dm_table_supports_write_zeroes`).
+    let bytes = offer.extents.iter().map(|extent| extent.len_bytes).sum();
+    let device = Step::MakeDevice(wanted, offer.drive.clone(), offer.extents.clone(), bytes);
     let device = (!seen.devices.contains(&wanted)).then_some(device);
-    Ok(device.into_iter().chain([Step::MakeLeg(wanted), Step::RemoveDevice(wanted)]).collect())
+    Ok(device.into_iter().chain([Step::MakeLeg(wanted, bytes), Step::RemoveDevice(wanted)]).collect())
 }
 
 /// From what is there to what is wanted: given out under this key, through all ports, to one host.
@@ -175,7 +179,8 @@ pub fn give_out(seen: &Seen, offer: &Offer, ports: &BTreeMap<u16, IpAddr>) -> Re
     }
     let mut steps = Vec::new();
     if !seen.devices.contains(&given) {
-        steps.push(Step::MakeDevice(given, offer.drive.clone(), offer.extents.clone()));
+        let (drive, extents) = (offer.drive.clone(), offer.extents.clone());
+        steps.push(Step::MakeDevice(given, drive, extents, offer.bytes));
     }
     steps.push(Step::CheckLeg(given));
     let export = seen.exports.get(&given);

@@ -20,7 +20,7 @@ fn ports() -> BTreeMap<u16, IpAddr> {
 fn offer(given: GivenLeg, to: Option<u32>) -> Offer {
     let extents = vec![Extent { offset_bytes: 1 << 20, len_bytes: 128 << 20 }];
     let host = to.map(|node| name::host(CLUSTER, NodeId(node)));
-    Offer { given, drive: "NV1".parse().unwrap(), extents, host }
+    Offer { given, drive: "NV1".parse().unwrap(), extents, bytes: 512 << 30, host }
 }
 
 /// The kernel: does a step, or says which rule it breaks.
@@ -35,7 +35,7 @@ fn simulate(seen: &mut Seen, step: &Step) -> Result<(), &'static str> {
             seen.devices.insert(*given);
             if other { Err("two devices over one leg") } else { Ok(()) }
         }
-        Step::MakeLeg(given) | Step::CheckLeg(given) => {
+        Step::MakeLeg(given, _) | Step::CheckLeg(given) => {
             let used = seen.exports.get(given).is_some_and(|export| export.enabled);
             let made = used || seen.devices.contains(given);
             made.then_some(()).ok_or("no device")

@@ -240,6 +240,7 @@ mod tests {
             mirror: Mirror::TwoWay,
             provision: Provision::Fixed,
             size_bytes: 1 << 20,
+            room_bytes: 1 << 20,
             epoch: Epoch::first(LedgerIncarnation(1)),
             owner: NodeId(1),
             running: None,

@@ -165,7 +165,7 @@ impl Place {
         let found = found.ok_or_else(|| StepError::Missing { what: format!("{leg:?} in the ledger") })?;
         let pieces = pieces(&found.extents);
         let has_bytes: u64 = pieces.iter().map(|piece| piece.len_bytes).sum();
-        let needs_bytes = self.site(leg.0, sizes(volume))?.geometry.leg_bytes();
+        let needs_bytes = self.site(leg.0, sizes(volume))?.geometry.backed_bytes();
         if has_bytes < needs_bytes {
             return Err(VolumesError::TooFewSlabs { has_bytes, needs_bytes });
         }
@@ -263,11 +263,11 @@ fn leg_place(leg: LegOf, serial: &DriveSerial, slabs: &[model::Extent], geometry
 }
 
 /// For steps about a volume that is gone: none of them asks.
-pub(super) const SIZES_OF_NONE: Sizes = Sizes { data_bytes: 4096, chunk_bytes: 1 << 20 };
+pub(super) const SIZES_OF_NONE: Sizes = Sizes { data_bytes: 4096, room_bytes: 4096, chunk_bytes: 1 << 20 };
 
 /// A volume's sizes.
 pub(super) fn sizes(volume: &Volume) -> Sizes {
-    Sizes { data_bytes: volume.size_bytes, chunk_bytes: CHUNK_BYTES }
+    Sizes { data_bytes: volume.size_bytes, room_bytes: volume.room_bytes, chunk_bytes: CHUNK_BYTES }
 }
 
 #[cfg(test)]

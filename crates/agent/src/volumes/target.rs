@@ -211,8 +211,9 @@ fn offer(
     }
     // A drive that was reset since may have turned it on again.
     engine.turn_cache_off(&device)?;
-    let extents = place.pieces(leg, volume)?;
-    Ok(Offer { given: GivenLeg { leg, key }, drive: found.serial.clone(), extents, host })
+    let (extents, bytes) =
+        (place.pieces(leg, volume)?, place.site(leg.0, sizes(volume))?.geometry.leg_bytes());
+    Ok(Offer { given: GivenLeg { leg, key }, drive: found.serial.clone(), extents, bytes, host })
 }
 
 fn at_odds(refused: &target::Refused) -> VolumesError {
@@ -244,7 +245,7 @@ fn bounce(place: &Place, ledger: &Ledgers, leg: LegOf, key: Key) -> Result<(), V
     let volume = volume.ok_or(VolumesError::NotGivenOut(given))?;
     if !seen.exports.contains_key(&given) {
         let offer = offer(&engine, place, &state, volume, leg, key, None)?;
-        engine.turn_device(given, &offer.drive, &offer.extents)?;
+        engine.turn_device(&offer)?;
         return Ok(engine.carry_target(&target::Step::CheckLeg(given), sizes(volume))?);
     }
     let again = || {

@@ -208,6 +208,7 @@ fn create_volume(state: &mut State, command: &ClusterCommand) -> Result<Vec<Even
         mirror: *mirror,
         provision: *provision,
         size_bytes: *size_bytes,
+        room_bytes: model::Sizes::room_of(*size_bytes),
         epoch: Epoch::first(state.incarnation),
         owner: *owner,
         running: None,

@@ -274,6 +274,11 @@ fn a_leg_has_room_for_its_metadata_and_grows_where_it_is() {
     assert_eq!(extents(&state, 1), [Extent { first: 0, count: 2 }], "one slab of data and its metadata");
     does(&mut state, V::Grow { size_bytes: 3 * SLAB_BYTES });
     assert_eq!(extents(&state, 1), [Extent { first: 0, count: 2 }, Extent { first: 3, count: 2 }]);
+    let mut beyond = state.clone();
+    let room_bytes = volume(&state).room_bytes;
+    let epoch = volume(&state).epoch;
+    let more = Command::Volume(VOLUME, epoch, V::Grow { size_bytes: room_bytes + 4096 });
+    assert_eq!(beyond.apply(&more), Err(Rejected::BeyondRoom { room_bytes }));
     let odd = state.clone().apply(&create("odd", 4097, Provision::Fixed));
     assert_eq!(odd, Err(Rejected::Size { size_bytes: 4097 }));
     // 15 slabs, 5 of them held.

@@ -506,6 +506,9 @@ impl<'a> Edit<'a> {
         if size_bytes <= self.volume.size_bytes {
             return Err(Rejected::NotLarger { present_bytes: self.volume.size_bytes });
         }
+        if size_bytes > self.volume.room_bytes {
+            return Err(Rejected::BeyondRoom { room_bytes: self.volume.room_bytes });
+        }
         self.volume.size_bytes = size_bytes;
         let slabs = pool::slabs_of(self.volume.size())?;
         let more = |leg: &Leg| slabs.saturating_sub(leg.extents.iter().map(|extent| extent.count).sum());

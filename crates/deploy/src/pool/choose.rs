@@ -41,7 +41,7 @@ pub fn choose(
         placed.iter().filter_map(|leg| ledger.drives.get(&leg.drive)).map(|drive| drive.node).collect();
     let in_rack = |node: &&NodeId| ledger.nodes.get(node).and_then(|node| node.zone.as_ref()) == rack;
     let owner = *nodes.iter().find(in_rack).or(nodes.first()).ok_or(NoPlace::NoOwner)?;
-    let VolumeSize { mirror, provision, size_bytes } = size;
+    let VolumeSize { mirror, provision, size_bytes, .. } = size;
     let drives = placed.iter().map(|leg| leg.drive).collect();
     let create =
         ClusterCommand::CreateVolume { name: name.clone(), mirror, provision, size_bytes, drives, owner };
@@ -168,7 +168,7 @@ mod tests {
     }
 
     fn size(mirror: Mirror, size_bytes: u64) -> VolumeSize {
-        VolumeSize { mirror, provision: Provision::Fixed, size_bytes }
+        VolumeSize::new(mirror, Provision::Fixed, size_bytes)
     }
 
     fn create(ledger: &mut State, name: &str, size: VolumeSize) -> Result<Vec<DriveId>, NoPlace> {

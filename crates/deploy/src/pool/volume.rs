@@ -31,7 +31,7 @@ pub struct VolumeRequest {
 impl VolumeRequest {
     /// Its size in placement's words. Thin volumes can't be made yet.
     pub fn size(&self) -> VolumeSize {
-        VolumeSize { mirror: self.mirror, provision: Provision::Fixed, size_bytes: self.size_bytes }
+        VolumeSize::new(self.mirror, Provision::Fixed, self.size_bytes)
     }
 }
 

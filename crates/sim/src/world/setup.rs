@@ -30,7 +30,7 @@ impl World {
         cluster(&mut state, nodes, declared)?;
         for (volume, legs) in volumes.iter().enumerate() {
             let mirror = if *legs == 2 { Mirror::TwoWay } else { Mirror::FourWay };
-            let size = VolumeSize { mirror, provision: Provision::Fixed, size_bytes: VOLUME_BYTES };
+            let size = VolumeSize::new(mirror, Provision::Fixed, VOLUME_BYTES);
             let id = volume_id(volume);
             let own = placement::place(&state.pool(), &state.placed(), id, size)
                 .map_err(|refused| refused.to_string())?;

@@ -292,10 +292,10 @@ fn offer(
     given: GivenLeg,
     host: Option<String>,
 ) -> Result<Offer, Box<dyn Error>> {
-    let bytes = storage::leg::Geometry::new(here.sizes)?.leg_bytes();
-    let len_bytes = bytes.next_multiple_of(here.slab_bytes);
+    let geometry = storage::leg::Geometry::new(here.sizes)?;
+    let len_bytes = geometry.backed_bytes().next_multiple_of(here.slab_bytes);
     let extents = vec![Extent { offset_bytes: storage::header::SLABS_OFFSET_BYTES, len_bytes }];
-    Ok(Offer { given, drive, extents, host })
+    Ok(Offer { given, drive, extents, bytes: geometry.leg_bytes(), host })
 }
 
 fn as_target(here: &Here, engine: &Engine, order: Order) -> Result<(), Box<dyn Error>> {

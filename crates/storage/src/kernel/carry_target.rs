@@ -5,7 +5,7 @@ use super::dm::Target;
 use super::sysfs::FileError;
 use super::{Engine, StepError, sysfs};
 use crate::header::ClusterId;
-use crate::leg::{BLOCK_BYTES, Geometry, LegError, LegHeader, Sizes};
+use crate::leg::{BLOCK_BYTES, LegError, LegHeader, Sizes};
 use crate::name::GivenLeg;
 use crate::slab::Extent;
 use crate::target::{NAMESPACE, Step, TCP_PORT};
@@ -37,11 +37,11 @@ pub(super) fn carry(engine: &Engine, step: &Step, sizes: Sizes) -> Result<(), St
     let of = |given: &GivenLeg| subsystem(engine.settings.cluster, *given);
     let namespace = |given: &GivenLeg| of(given).join("namespaces").join(NAMESPACE.to_string());
     match step {
-        Step::MakeDevice(given, drive, extents) => {
-            let table = linear(&super::observe::drive_number(drive)?, extents);
+        Step::MakeDevice(given, drive, extents, bytes) => {
+            let table = backed(&super::observe::drive_number(drive)?, extents, *bytes);
             engine.dm.create(&given.device(), &table)?;
         }
-        Step::MakeLeg(given) => make_leg(engine, *given, sizes)?,
+        Step::MakeLeg(given, bytes) => make_leg(engine, *given, sizes, *bytes)?,
         Step::CheckLeg(given) => check_leg(engine, *given, sizes)?,
         Step::RemoveDevice(given) => engine.dm.remove(&given.device())?,
         Step::MakePort(number, address) => make_port(*number, *address)?,
@@ -88,6 +88,23 @@ pub(super) fn linear(device: &str, extents: &[Extent]) -> Vec<Target> {
     table
 }
 
+/// Pieces of a device in a row, no more than `bytes` of them; what is missing reads as zeros (Documentation/admin-guide/device-mapper/zero).
+pub(super) fn backed(device: &str, extents: &[Extent], bytes: u64) -> Vec<Target> {
+    let mut left_bytes = bytes;
+    let cut = |extent: &Extent| {
+        let len_bytes = extent.len_bytes.min(left_bytes);
+        left_bytes -= len_bytes;
+        Extent { len_bytes, ..*extent }
+    };
+    let pieces: Vec<Extent> = extents.iter().map(cut).filter(|piece| piece.len_bytes > 0).collect();
+    let mut table = linear(device, &pieces);
+    if left_bytes > 0 {
+        let (start_sectors, len_sectors) = ((bytes - left_bytes) / 512, left_bytes / 512);
+        table.push(Target { start_sectors, len_sectors, kind: "zero", parameters: String::new() });
+    }
+    table
+}
+
 fn make_port(number: u16, address: IpAddr) -> Result<(), StepError> {
     let folder = port(number);
     sysfs::make(&folder)?;
@@ -101,15 +118,14 @@ fn make_port(number: u16, address: IpAddr) -> Result<(), StepError> {
     Ok(sysfs::write(&folder.join("addr_traddr"), &address.to_string())?)
 }
 
-/// Fills a leg that was never made with zeros, so that all legs of a volume begin equal, and says so in its header at last.
-fn make_leg(engine: &Engine, given: GivenLeg, sizes: Sizes) -> Result<(), StepError> {
+/// Fills a leg that was never made with zeros, whole slabs, so that all legs of a volume begin equal, and says so in its header at last.
+fn make_leg(engine: &Engine, given: GivenLeg, sizes: Sizes, bytes: u64) -> Result<(), StepError> {
     let failed = |source| StepError::Leg { device: given.device(), source };
-    let header = LegHeader { cluster: engine.settings.cluster, leg: given.leg, sizes };
-    let geometry = Geometry::new(sizes).map_err(|invalid| failed(invalid.into()))?;
+    let header = LegHeader::new(engine.settings.cluster, given.leg, sizes);
     let leg = Block::open(&engine.node_of(&given.device())?)?;
     let beginning = leg.read(0, usize::try_from(BLOCK_BYTES).unwrap_or(0))?;
     if !header.is_made(&beginning).map_err(failed)? {
-        leg.zero(geometry.leg_bytes())?;
+        leg.zero(bytes)?;
         leg.flush()?;
         leg.write_and_check(0, &header.encode())?;
     }
@@ -118,7 +134,7 @@ fn make_leg(engine: &Engine, given: GivenLeg, sizes: Sizes) -> Result<(), StepEr
 
 fn check_leg(engine: &Engine, given: GivenLeg, sizes: Sizes) -> Result<(), StepError> {
     let failed = |source| StepError::Leg { device: given.device(), source };
-    let header = LegHeader { cluster: engine.settings.cluster, leg: given.leg, sizes };
+    let header = LegHeader::new(engine.settings.cluster, given.leg, sizes);
     let leg = Block::open(&engine.node_of(&given.device())?)?;
     let found =
         LegHeader::decode(&leg.read(0, usize::try_from(BLOCK_BYTES).unwrap_or(0))?).map_err(failed)?;
@@ -154,4 +170,28 @@ fn barrier(given: GivenLeg, file: PathBuf) -> Result<(), StepError> {
     }
     under_way().insert(file, through);
     Err(StepError::Barrier { given, bound: BARRIER_BOUND })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_piece_backs_is_zero_and_nothing_is_longer_than_it_shall_be() {
+        let piece = |at: u64, sectors: u64| Extent { offset_bytes: at * 512, len_bytes: sectors * 512 };
+        let pieces = [piece(2048, 100), piece(8192, 50)];
+        let rows = |sectors: u64| -> Vec<(u64, u64, &str, String)> {
+            let table = backed("8:0", &pieces, sectors * 512);
+            table
+                .into_iter()
+                .map(|row| (row.start_sectors, row.len_sectors, row.kind, row.parameters))
+                .collect()
+        };
+        let first = || (0, 100, "linear", "8:0 2048".to_owned());
+        let second = |len| (100, len, "linear", "8:0 8192".to_owned());
+        assert_eq!(rows(1000), [first(), second(50), (150, 850, "zero", String::new())]);
+        assert_eq!(rows(150), [first(), second(50)]);
+        assert_eq!(rows(120), [first(), second(20)]);
+        assert_eq!(rows(100), [first()]);
+    }
 }

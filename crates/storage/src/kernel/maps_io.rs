@@ -8,7 +8,7 @@ use super::{AskDigests, Engine, StepError, md};
 use crate::bitmap::Bitmap;
 use crate::bug::Bug;
 use crate::digest::{self, BATCH_BYTES, Digest, DigestKey, differing};
-use crate::leg::{BLOCK_BYTES, Geometry, LegHeader, padded};
+use crate::leg::{BLOCK_BYTES, Geometry, LegHeader, everything, padded};
 use crate::maps::{self, LegMaps, MapTable};
 use crate::name;
 use crate::owner::{Prepare, Site, Way};
@@ -39,11 +39,7 @@ fn len(bytes: u64) -> usize {
 fn open(engine: &Engine, site: &Site, way: Way) -> Result<OpenLeg, StepError> {
     let geometry = &site.geometry;
     let device = Block::open(&engine.node_of(&way.device())?)?;
-    let header = LegHeader {
-        cluster: engine.settings.cluster,
-        leg: (site.volume, way.leg()),
-        sizes: geometry.sizes(),
-    };
+    let header = LegHeader::new(engine.settings.cluster, (site.volume, way.leg()), geometry.sizes());
     let failed = |source| StepError::Leg { device: way.device(), source };
     let found = LegHeader::decode(&device.read(0, len(BLOCK_BYTES))?).map_err(failed)?;
     if found != header {
@@ -85,7 +81,7 @@ pub(super) fn prepare(engine: &Engine, site: &Site, order: &Prepare) -> Result<(
     let read = legs.iter().map(|leg| (leg.way.leg(), leg.maps.clone())).collect();
     let none = BTreeSet::new();
     let kept = if engine.bugs.has(Bug::ForgetMap) { &none } else { &order.stale };
-    let prepared = maps::prepare(geometry.chunks(), &read, order.known, kept);
+    let prepared = maps::prepare(&everything(geometry), &read, order.known, kept);
     for leg in &legs {
         leg.write_maps(geometry, order.sequence, &prepared.maps)?;
         leg.write_bitmap(geometry, &prepared.union)?;
@@ -211,17 +207,17 @@ pub(super) fn mark(
     base: Base,
 ) -> Result<(), StepError> {
     let geometry = &site.geometry;
-    let chunks = geometry.chunks();
+    let everything = everything(geometry);
     let leg = open(engine, site, way)?;
     let legs = in_sync(engine, site, epoch)?;
     let newest = legs.iter().filter_map(|leg| leg.maps.table.as_ref()).max_by_key(|table| table.sequence);
     let known = newest.map_or(MapSequence(0), |table| table.sequence);
     let mut marks = match base {
-        Base::Changes => maps::missed(chunks, legs.iter().map(|leg| &leg.maps), known, way.leg()),
-        Base::Scratch => Bitmap::all(chunks),
+        Base::Changes => maps::missed(&everything, legs.iter().map(|leg| &leg.maps), known, way.leg()),
+        Base::Scratch => everything.clone(),
     };
     for bitmap in legs.iter().chain([&leg]).map(|leg| &leg.maps.bitmap) {
-        marks.add(bitmap.as_ref().unwrap_or(&Bitmap::all(chunks)));
+        marks.add(bitmap.as_ref().unwrap_or(&everything));
     }
     md::mark(&name::array(site.volume, epoch), &marks)?;
     if let Some(table) = newest {
@@ -232,10 +228,10 @@ pub(super) fn mark(
 
 /// After it has its place: md writes a page of its bitmap onto every leg that has one only when it marks something in it.
 pub(super) fn mark_again(engine: &Engine, site: &Site, epoch: Epoch) -> Result<(), StepError> {
-    let chunks = site.geometry.chunks();
-    let mut marks = Bitmap::none(chunks);
+    let everything = everything(&site.geometry);
+    let mut marks = Bitmap::none(everything.chunks());
     for leg in in_sync(engine, site, epoch)? {
-        marks.add(leg.maps.bitmap.as_ref().unwrap_or(&Bitmap::all(chunks)));
+        marks.add(leg.maps.bitmap.as_ref().unwrap_or(&everything));
     }
     Ok(md::mark(&name::array(site.volume, epoch), &marks.touching_every_page())?)
 }

@@ -285,14 +285,10 @@ impl Engine {
 
     /// Lets the device of an own leg lead to its drive as that is found now, once nothing is in flight through it: the bounce of a leg that
     /// its own node uses. Fails unless the leg is there.
-    pub fn turn_device(
-        &self,
-        given: GivenLeg,
-        drive: &DriveSerial,
-        extents: &[Extent],
-    ) -> Result<(), StepError> {
-        let table = carry_target::linear(&observe::drive_number(drive)?, extents);
-        Ok(self.dm.replace_when_idle(&given.device(), &table)?)
+    pub fn turn_device(&self, offer: &target::Offer) -> Result<(), StepError> {
+        let drive = observe::drive_number(&offer.drive)?;
+        let table = carry_target::backed(&drive, &offer.extents, offer.bytes);
+        Ok(self.dm.replace_when_idle(&offer.given.device(), &table)?)
     }
 
     /// Waits for an event of a gate; whether there was one in time.
@@ -305,9 +301,11 @@ impl Engine {
         md::watch(&crate::name::array(site.volume, epoch))
     }
 
-    /// How far md is with copying, bytes of all that it goes through; `None`: it copies nothing.
+    /// How far md is with copying, bytes of all that the volume has; `None`: it copies nothing. What is only room md passes over: nothing is marked there.
     pub fn progress(&self, site: &Site, epoch: model::Epoch) -> Option<(u64, u64)> {
-        md::progress(&crate::name::array(site.volume, epoch))
+        let (done, total) = md::progress(&crate::name::array(site.volume, epoch))?;
+        let has = site.geometry.sizes().data_bytes;
+        Some((done.min(has), total.min(has)))
     }
 
     /// The device that users of a volume open; `None`: nobody may here.

@@ -114,7 +114,7 @@ impl<'a> Bench<'a> {
             "own": on.addresses,
             "peers": peers,
             "volume": volume,
-            "sizes": { "data_bytes": VOLUME_BYTES, "chunk_bytes": 16 << 20 },
+            "sizes": { "data_bytes": VOLUME_BYTES, "room_bytes": VOLUME_BYTES, "chunk_bytes": 16 << 20 },
             "slab_bytes": 64 << 20,
             "stall_ms": STALL_MS,
         })
