@@ -68,6 +68,9 @@ pub(crate) enum ClusterError {
     Pool(Box<PoolError>),
     #[error(transparent)]
     Ledger(Box<LedgerError>),
+    /// What an operator must have read first; one line each.
+    #[error("nothing is done without --yes:\n{}", .0.trim_end())]
+    NeedsYes(String),
     #[error("there is no volume {0}")]
     NoVolume(String),
     #[error("there is no drive {0} in the pool")]
@@ -95,6 +98,7 @@ impl ClusterError {
             Self::Runtime(_)
             | Self::Pool(_)
             | Self::Ledger(_)
+            | Self::NeedsYes(_)
             | Self::NoVolume(_)
             | Self::NoDrive(_)
             | Self::NoNode(_) => Outcome::Violated,
@@ -109,6 +113,7 @@ impl ClusterError {
             Self::Runtime(_) => "see that the host has threads and memory left",
             Self::Pool(error) => error.help(),
             Self::Ledger(error) => error.help(),
+            Self::NeedsYes(_) => "give it again with --yes if that may be",
             Self::NoVolume(_) => "`twinrack volume list` shows names and ids",
             Self::NoDrive(_) => "`twinrack drive list` shows ids and serial numbers",
             Self::NoNode(_) => "`twinrack drive list` shows the nodes",

@@ -1,6 +1,8 @@
-//! `twinrack ledger`: how each node's ledger is, and bringing a node back that has lost its own.
+//! `twinrack ledger`: how each node's ledger is, bringing a node back that has lost its own, and going on when the majority is gone.
 //!
 //! On failure: [`ClusterError`].
+
+mod force;
 
 use crate::Outcome;
 use crate::cluster::{self, ClusterArgs, ClusterError};
@@ -23,11 +25,16 @@ new id. Volumes stay in use meanwhile, and the node's copies are brought up to d
 
 A node whose ledger has stopped, as its disk is full, is not lost: make room, and it goes on by itself.
 
+When the majority of those who vote is gone for good, nothing is decided any more. `survey` says what each survivor has, and what going on with
+the best of them risks; `force-quorum` goes on with it. Take the power from all that do not answer first: they may believe that they work.
+
 The access file is that of `twinrack volume`.
 
 Examples:
   twinrack ledger --access access.json show
   twinrack ledger --access access.json rejoin node-b1
+  twinrack ledger --access access.json survey
+  twinrack ledger --access access.json force-quorum node-a1 --by anna --yes
 
 Exit codes: 0 good; 1 the cluster refused or did not answer; 2 the access file or the command line can't be read.";
 
@@ -53,6 +60,21 @@ enum Task {
         /// Where other nodes reach its agent on the management network, if the ledger does not know any more.
         #[arg(long, value_name = "IP:PORT")]
         address: Option<SocketAddr>,
+    },
+    /// What each node has of the ledger, and what going on with one of them would risk. Changes nothing.
+    Survey,
+    /// Go on with what one survivor has of the ledger, when the majority is gone for good. Refused while a quorum answers, while so many voters have
+    /// their ledger open that they are one as soon as they reach each other, and if another is known to have more. Prints what it risks; does it only
+    /// with --yes.
+    ForceQuorum {
+        /// With which.
+        node: NodeName,
+        /// Who takes the risk: the ledger keeps it.
+        #[arg(long, value_name = "NAME")]
+        by: String,
+        /// I have read what it risks.
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -186,6 +208,17 @@ async fn carry_out(args: &LedgerArgs, members: &[Member]) -> Result<String, Clus
             let rejoined = ledger::rejoin(members, node, *address, bound).await?;
             let (id, votes, steps) = (rejoined.node.to_string(), rejoined.votes, rejoined.done);
             let done = Done { version: VERSION, node: node.to_string(), id, votes, steps };
+            Ok(if args.cluster.json { json(&done) } else { done.to_string() })
+        }
+        Task::Survey => {
+            let shown = force::Shown::of(&ledger::survey(members).await);
+            Ok(if args.cluster.json { json(&shown) } else { shown.to_string() })
+        }
+        Task::ForceQuorum { node, by, yes } => {
+            let surveyed = ledger::survey(members).await;
+            let risks = force::accepted(node, &surveyed, *yes)?;
+            let forced = ledger::force_quorum(members, node, (&risks, by)).await?;
+            let done = force::Done::of(node, &risks, forced);
             Ok(if args.cluster.json { json(&done) } else { done.to_string() })
         }
     }

@@ -11,8 +11,11 @@
 //!
 //! On failure: [`LedgerError`]; what was done stands.
 
+mod force;
 #[cfg(test)]
 mod tests;
+
+pub use force::{CantForce, Risks, Surveyed, force_quorum, risks_of_force, survey};
 
 use crate::Member;
 use crate::pool::{NOT_NOW, POLL, PoolError, chain, confirmed, says};
@@ -50,6 +53,15 @@ pub enum LedgerError {
         #[source]
         why: CantRejoin,
     },
+    /// No quorum is forced.
+    #[error("can't go on with what {node} has of the ledger")]
+    CantForce {
+        /// Which.
+        node: NodeName,
+        /// Why not.
+        #[source]
+        why: CantForce,
+    },
     /// Something did not come in time.
     #[error("waited {} ms for {what}", bound.as_millis())]
     Late {
@@ -79,6 +91,7 @@ impl LedgerError {
             Self::CantRejoin { why: CantRejoin::OtherCluster, .. } => {
                 "see that the access file names the agents of one cluster"
             }
+            Self::CantForce { why, .. } => why.help(),
             Self::Late { .. } => {
                 "`twinrack ledger show` says how each node is; the command can be given again"
             }
