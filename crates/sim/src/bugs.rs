@@ -22,6 +22,8 @@ pub enum Broken {
     OwnLegTooEarly,
     /// A path that was lost is used again although the target may still have I/O that was sent before.
     PathBackAtOnce,
+    /// A rebuild's copy begins when md calls itself quiet, whatever has failed on another leg meanwhile.
+    CopyAtOnce,
     /// Drives that are taken to be safe lose their cache with their power.
     LyingCache,
 }
@@ -47,6 +49,7 @@ impl Broken {
                 Self::NoBarrier,
                 Self::OwnLegTooEarly,
                 Self::PathBackAtOnce,
+                Self::CopyAtOnce,
                 Self::LyingCache,
             ];
             let named = |name: String, broken| (kebab(&name), broken);

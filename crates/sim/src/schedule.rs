@@ -81,6 +81,8 @@ pub enum What {
     DrivePull(usize),
     /// Some of what a drive is given it does only at the end.
     DriveStall(usize),
+    /// The users of a volume write nothing, and then all at once.
+    Pause(usize),
     /// A clock jumps an hour ahead.
     ClockJump(usize),
     /// Messages on management are lost, some of them, or come late, or twice.
@@ -163,6 +165,11 @@ impl Schedule {
             let (late, forgets) = ghosts(&mut random, kind, at_ms);
             volatile |= forgets;
             faults.extend(late);
+        }
+        // By a source of its own: other schedules stay what they were.
+        let mut random_held = fastrand::Rng::with_seed(seed ^ 0x4e1d_0f5c_4ed0_1e50);
+        if kind == Kind::TwoPlusTwo && random_held.u8(..) < 40 {
+            faults = held(&mut random_held, kind);
         }
         faults.sort_by_key(|fault| fault.at_ms);
         let end = |fault: &Fault| fault.at_ms + fault.for_ms;
@@ -252,6 +259,31 @@ fn ghosts(random: &mut fastrand::Rng, kind: Kind, at_ms: u64) -> (Vec<Fault>, bo
     }
 }
 
+/// A leg comes back to a volume whose chunks are cold. Writes that wait for their bits in all others' drives were begun before it came; one of them then fails
+/// in another leg's drive, and is held.
+fn held(random: &mut fastrand::Rng, kind: Kind) -> Vec<Fault> {
+    let nodes = kind.nodes();
+    let away = random.usize(..nodes);
+    let errs = (away + 1 + random.usize(..nodes - 1)) % nodes;
+    let fault = |after_ms, for_ms, what| Fault { at_ms: CALM_MS + after_ms, for_ms, what };
+    let back_ms = 5_200;
+    let writes_ms = back_ms + random.u64(..110);
+    let bits_ms = 300 + random.u64(..300);
+    let mut faults: Vec<Fault> =
+        [0, 2].map(|volume| fault(0, writes_ms, What::Pause(volume))).into_iter().collect();
+    faults.push(fault(2_000, back_ms - 2_000, What::NodeCut(away, Plane::All, Way::Both)));
+    let others = (0..nodes).filter(|node| *node != away).flat_map(|node| [2 * node, 2 * node + 1]);
+    faults.extend(others.map(|drive| fault(writes_ms, bits_ms, What::DriveStall(drive))));
+    let data_ms = writes_ms + bits_ms;
+    for drive in [2 * errs, 2 * errs + 1] {
+        faults.push(fault(data_ms - 5, 200 + random.u64(..400), What::DriveStall(drive)));
+        faults.push(fault(data_ms + 20 + random.u64(..150), 0, What::DriveError(drive)));
+    }
+    let volume = random.usize(..kind.volumes().len());
+    faults.push(fault(data_ms + 3_000, 0, What::Takeover(volume, random.usize(..nodes))));
+    faults
+}
+
 fn fault(random: &mut fastrand::Rng, kind: Kind, at_ms: u64) -> Fault {
     let nodes = kind.nodes();
     let drives = 2 * nodes;
@@ -338,6 +370,7 @@ impl fmt::Display for Fault {
             }
             What::DrivePull(drive) => write!(f, "drive-{} pulled for {lasts} ms", drive + 1),
             What::DriveStall(drive) => write!(f, "drive-{} stalls for {lasts} ms", drive + 1),
+            What::Pause(volume) => write!(f, "no writes to volume-{} for {lasts} ms", volume + 1),
             What::ClockJump(node) => write!(f, "the clock of node-{} jumps an hour ahead", node + 1),
             What::Loss => write!(f, "messages are lost, late and doubled for {lasts} ms"),
             What::HandOver(volume, node) => {

@@ -232,6 +232,8 @@ pub(crate) struct World {
     /// Moves that were asked for.
     pub(crate) planned: Vec<PlacedLeg>,
     pub(crate) closed_since: Vec<Option<u64>>,
+    /// Until when a volume's users write nothing.
+    pub(crate) paused_until: Vec<u64>,
     pub(crate) mended: bool,
     pub(crate) done: bool,
     pub(crate) wiped: bool,

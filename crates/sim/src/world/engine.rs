@@ -4,7 +4,7 @@
 //! next. A rebuild is the kernel's and goes on without the agent; its flush is the agent's.
 
 use super::judge::Start;
-use super::md::{Array, Member, Recover};
+use super::md::{Array, Hold, Member, Recover, bit};
 use super::target::chunk_of;
 use super::{ALL_BITS, BLOCKS, CHUNKS, Event, IoKind, MS, World, node_index, volume_id};
 use crate::bugs::Broken;
@@ -40,6 +40,8 @@ enum Step {
 
 /// How long a step waits that could not be taken.
 const AGAIN: u64 = 50 * MS;
+/// How long md may take to become quiet before a copy.
+const QUIET: u64 = 10_000 * MS;
 /// So often it is asked whether writes have drained.
 const DRAIN_TRIES: u32 = 30;
 
@@ -65,7 +67,7 @@ impl World {
             .map(|leg| leg.0)
             .collect();
         let was = work.lost;
-        work.lost = away.iter().map(|leg| super::md::bit(*leg)).sum();
+        work.lost = away.iter().map(|leg| bit(*leg)).sum();
         let (lost, ready) = (work.lost, away.is_empty());
         let done = ready && self.step(machine, volume, &mut work, &legs);
         if !done && let Some(agent) = self.machines[machine].agent.as_mut() {
@@ -74,10 +76,10 @@ impl World {
             self.post(delay, Event::Assemble(machine, volume, id));
         }
         for (leg, _, _) in legs {
-            let bit = super::md::bit(leg);
-            if lost & !was & bit != 0 {
+            let at = bit(leg);
+            if lost & !was & at != 0 {
                 self.tell_owner(machine, volume, owner::Event::GateLost(LegId(leg)));
-            } else if was & !lost & bit != 0 {
+            } else if was & !lost & at != 0 {
                 self.tell_owner(machine, volume, owner::Event::GateBack(LegId(leg)));
             }
         }
@@ -191,19 +193,18 @@ impl World {
         };
         let all: Vec<u16> = array.members.iter().filter_map(takes_part).collect();
         let whole = all.len() == array.members.values().filter(|member| !member.failed).count();
-        if !whole || array.has_writes_in_flight() {
+        let (sound, memory) = (array.sound(), array.bits());
+        let other_failed = array.members.iter().any(|(at, member)| *at != leg.id.0 && member.failed);
+        let at_once = self.bug == Some(Broken::CopyAtOnce);
+        if other_failed && !at_once {
+            return self.rebuild_fails(machine, volume, leg);
+        }
+        if !whole {
             // A leg that can't be read now: its map is not known either. It is tried again.
             self.post(AGAIN, Event::Copy(machine, volume, id));
-            self.machines[machine].arrays[volume].as_mut().expect("it was there").recover = Some(Recover {
-                leg,
-                todo: 0,
-                total: 0,
-                copying: None,
-                flushing: false,
-                flushed: false,
-                base: Some(base),
-                quiesces: whole,
-            });
+            if let Some(array) = self.array(machine, volume) {
+                array.recover = Some(Recover::new(leg, Some(base)));
+            }
             return;
         }
         let sources: Vec<u16> = all.iter().copied().filter(|at| *at != leg.id.0).collect();
@@ -217,28 +218,69 @@ impl World {
             union = ALL_BITS;
         }
         let maps = readable.first().map(|disk| disk.maps.clone());
+        // md writes whole pages: bits that are on no disk yet are on the leg's from now on, but are not known to be chunks that it lacks.
         for at in all {
-            self.disk(volume, at).bits |= union;
+            self.disk(volume, at).bits |= union | memory;
         }
         if let Some(maps) = maps {
             self.disk(volume, leg.id.0).maps = maps;
         }
         self.set_chunks(machine, volume, union);
-        let recover = Recover {
-            leg,
-            todo: union,
-            total: union,
-            copying: None,
-            flushing: false,
-            flushed: false,
-            base: None,
-            quiesces: false,
-        };
+        let hold = if at_once { Hold::None } else { Hold::Awaits { sound, until: self.now + QUIET } };
+        let begun = Recover::new(leg, None);
+        self.tell(|_| {
+            format!(
+                "node-{}: {} of volume-{} lacks chunks {union:04b}, by memory {memory:04b}",
+                machine + 1,
+                leg.id,
+                volume + 1
+            )
+        });
+        let recover = Recover { todo: union, total: union, quiesces: true, hold, ..begun };
         if let Some(array) = self.machines[machine].arrays[volume].as_mut() {
             array.recover = Some(recover);
         }
-        self.pump(machine, volume);
         self.post(MS, Event::Copy(machine, volume, id));
+    }
+
+    /// The engine could not begin it: control has it stopped and begun anew.
+    fn rebuild_fails(&mut self, machine: usize, volume: usize, leg: LegRef) {
+        if let Some(array) = self.array(machine, volume) {
+            array.recover = Some(Recover { hold: Hold::Failed, ..Recover::new(leg, None) });
+        }
+        self.tell(|_| {
+            format!("node-{}: the rebuild of {} of volume-{} fails", machine + 1, leg.id, volume + 1)
+        });
+        self.tell_owner(machine, volume, owner::Event::RebuildFailed(leg));
+        self.pump(machine, volume);
+    }
+
+    /// Whether a copy is past md's quiesce and the engine's hold.
+    fn may_copy(&mut self, machine: usize, volume: usize) -> bool {
+        let (now, agent) = (self.now, self.machines[machine].agent.is_some());
+        let Some(array) = self.array(machine, volume) else { return false };
+        let (quiet, sound_now) = (array.is_quiet(), array.sound());
+        let Some(recover) = array.recover.as_mut() else { return false };
+        let leg = recover.leg;
+        recover.quiesces &= !quiet;
+        let quiesces = recover.quiesces;
+        let goes = match recover.hold {
+            Hold::None => !quiesces,
+            Hold::Failed => false,
+            Hold::Awaits { .. } if !agent => false,
+            Hold::Awaits { sound, until } => {
+                if sound & !sound_now != 0 || (quiesces && now > until) {
+                    self.rebuild_fails(machine, volume, leg);
+                    return false;
+                }
+                if !quiesces {
+                    recover.hold = Hold::None;
+                }
+                !quiesces
+            }
+        };
+        self.pump(machine, volume);
+        goes
     }
 
     pub(super) fn copy(&mut self, machine: usize, volume: usize, id: u32) {
@@ -246,7 +288,9 @@ impl World {
         else {
             return;
         };
-        let Some(recover) = &array.recover else { return };
+        let Some(recover) = array.recover.as_ref().filter(|recover| recover.hold != Hold::Failed) else {
+            return;
+        };
         if let Some(base) = recover.base {
             let leg = recover.leg;
             return self.begin_rebuild(machine, volume, leg, base);
@@ -254,10 +298,18 @@ impl World {
         if recover.copying.is_some() || recover.flushing {
             return;
         }
+        if !self.may_copy(machine, volume) {
+            self.post(5 * MS, Event::Copy(machine, volume, id));
+            return;
+        }
+        let Some(array) = self.machines[machine].arrays[volume].as_mut() else { return };
+        let Some(recover) = array.recover.as_mut() else { return };
         let leg = recover.leg.id.0;
-        let Some(chunk) = (0..CHUNKS).find(|at| recover.todo & (1 << at) != 0) else {
+        let Some(chunk) = (recover.next..CHUNKS).find(|at| recover.todo & (1 << at) != 0) else {
+            recover.next = CHUNKS;
             return self.all_copied(machine, volume, leg);
         };
+        recover.next = chunk;
         let source = array.members.iter().find(|(_, member)| !member.failed && !member.recovering);
         let source = source.map(|(at, member)| (*at, Key { epoch: array.epoch, incarnation: member.inc }));
         let busy = array.writes_to(chunk);
@@ -292,6 +344,7 @@ impl World {
         recover.copying = Some((chunk, blocks - 1)).filter(|(_, left)| *left > 0);
         if recover.copying.is_none() {
             recover.todo &= !(1 << chunk);
+            recover.next = chunk + 1;
             let bytes = |bits: u8| u64::from(bits.count_ones()) << 24;
             let (done_bytes, total_bytes) =
                 (bytes(recover.total) - bytes(recover.todo), bytes(recover.total));
@@ -333,6 +386,11 @@ impl World {
         let Some(array) = self.machines[machine].arrays[volume].as_mut() else { return };
         let (id, admitted, was) = (array.id, array.admitted, array.stopping);
         array.stopping = false;
+        let held = array.recover.as_ref().filter(|recover| recover.hold != Hold::None);
+        // Nobody knows whether what was written before has ended well.
+        if let Some(leg) = held.map(|recover| recover.leg) {
+            self.rebuild_fails(machine, volume, leg);
+        }
         self.post(MS, Event::Copy(machine, volume, id));
         if admitted && was {
             self.users_come(machine, volume);

@@ -35,6 +35,7 @@ impl World {
             What::AllLegsErr(volume) => self.all_legs_err(volume),
             What::DrivePull(drive) => self.pull(drive),
             What::DriveStall(drive) => self.drives[drive].stalls_until = self.now + fault.for_ms * MS,
+            What::Pause(volume) => self.paused_until[volume] = self.now + fault.for_ms * MS,
             What::ClockJump(node) => self.jump(node, 3_600_000),
             What::Loss => self.losses += 1,
             What::HandOver(volume, node) => {

@@ -3,6 +3,8 @@
 //! md's own holding back is leaky, as measured: the write that makes a leg `faulty` is held until it is answered; those that are in flight to
 //! a leg which is already faulty are acknowledged without that leg, and so are those whose bitmap update failed first; one answer
 //! (`active`) lets all go (rule 3). It forgets bits that it loads (rule 8). A gate queues what has no path, and fails it only when told.
+//! Its quiesce before a copy counts a write that failed on a leg and is held as ended (raid1.c 6.1, `freeze_array`), and only when a write ends is its
+//! chunk one that the leg which came meanwhile lacks: the copy passes over what it does not know of.
 
 use super::target::chunk_of;
 use super::{BLOCKS, CHUNKS, Event, Io, IoKind, MS, Value, World, node_index, volume_id};
@@ -74,6 +76,8 @@ pub(crate) struct Write {
     pub(crate) block: u8,
     slot: u8,
     stage: Stage,
+    /// Legs that there were when it began: it goes to no others.
+    legs: u32,
     /// Legs that have not answered.
     pending: u32,
     /// In-sync legs that have done it.
@@ -95,17 +99,39 @@ enum Stage {
 #[derive(Debug)]
 pub(crate) struct Recover {
     pub(crate) leg: LegRef,
+    /// Chunks that are known to be missing on the leg.
     pub(crate) todo: u8,
     pub(crate) total: u8,
+    /// Chunks before this one are copied or passed over.
+    pub(crate) next: usize,
     /// The chunk that is being copied, and how many of its blocks are not there.
     pub(crate) copying: Option<(usize, u32)>,
     pub(crate) flushing: bool,
     pub(crate) flushed: bool,
-    /// Legs could not all be read, or writes are in flight: it is to begin.
+    /// Legs could not all be read: it is to begin.
     pub(crate) base: Option<Base>,
-    /// Nothing is begun until what was begun before the leg came has ended: else its chunk could be passed over before it is known to be one that the
-    /// leg lacks (`md_do_sync` quiesces the array for that).
+    /// Nothing is begun until what was begun before the leg came has ended, or has failed on another leg and is held (`md_do_sync`).
     pub(crate) quiesces: bool,
+    pub(crate) hold: Hold,
+}
+
+/// What keeps a copy from its first chunk (`sync_max`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// Nothing.
+    None,
+    /// The engine waits until md is quiet, not longer than this; these legs were in sync when it was planned.
+    Awaits { sound: u32, until: u64 },
+    /// The engine's wait has failed: the rebuild is begun anew.
+    Failed,
+}
+
+impl Recover {
+    pub(crate) fn new(leg: LegRef, base: Option<Base>) -> Self {
+        let (todo, total, next, copying) = (0, 0, 0, None);
+        let (flushing, flushed, quiesces, hold) = (false, false, false, Hold::None);
+        Self { leg, todo, total, next, copying, flushing, flushed, base, quiesces, hold }
+    }
 }
 
 pub(crate) fn bit(leg: u16) -> u32 {
@@ -174,8 +200,37 @@ impl Array {
         self.writes.retain(|write| write.stage != Stage::Waiting);
     }
 
-    pub(crate) fn has_writes_in_flight(&self) -> bool {
-        self.writes.iter().any(|write| write.stage != Stage::Waiting)
+    /// By `freeze_array`: what waits for nothing but an answer to md does not count.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let waits =
+            |write: &Write| write.stage == Stage::Bit || (write.stage == Stage::Data && write.pending != 0);
+        !self.writes.iter().any(waits)
+    }
+
+    /// Legs in sync that have not failed.
+    pub(crate) fn sound(&self) -> u32 {
+        let sound = self.members.iter().filter(|(_, member)| !member.failed && !member.recovering);
+        sound.map(|(leg, _)| bit(*leg)).sum()
+    }
+
+    /// Bits in memory, those included that are not on disk yet.
+    pub(super) fn bits(&self) -> u8 {
+        let marked = |at: &usize| self.chunks[*at].set || self.chunks[*at].setting != 0;
+        (0..CHUNKS).filter(marked).fold(0, |bits, at| bits | 1 << at)
+    }
+
+    fn legs(&self) -> u32 {
+        self.members.keys().map(|leg| bit(*leg)).sum()
+    }
+
+    /// A write has ended: now md knows that its chunk is missing on a leg that came after it began (`md_bitmap_endwrite`). A copy does not turn back for it.
+    fn ended(&mut self, write: &Write) {
+        let Some(recover) = self.recover.as_mut() else { return };
+        let chunk = chunk_of(write.block.into());
+        if write.legs & bit(recover.leg.id.0) == 0 && chunk >= recover.next {
+            recover.todo |= 1 << chunk;
+            recover.total |= 1 << chunk;
+        }
     }
 
     /// Whether a chunk may not be copied now.
@@ -217,8 +272,14 @@ impl World {
 
     pub(super) fn user(&mut self, machine: usize, volume: usize, id: u32, users: u32, slot: u8) {
         let block = self.random.usize(..BLOCKS).min(self.random.usize(..BLOCKS));
+        let paused = self.paused_until[volume].saturating_sub(self.now);
         let Some(array) = self.array(machine, volume) else { return };
         if array.id != id || array.users != users || array.stopping {
+            return;
+        }
+        if paused > 0 {
+            let pause = paused + self.random.u64(..10 * MS);
+            self.post(pause, Event::User(machine, volume, id, users, slot));
             return;
         }
         let block = block as u8;
@@ -230,7 +291,7 @@ impl World {
         let epoch = array.epoch;
         let value = self.issued(volume, block, epoch);
         let stage = Stage::Waiting;
-        let write = Write { value, block, slot, stage, pending: 0, done: 0, held: 0, leaked: 0 };
+        let write = Write { value, block, slot, stage, legs: 0, pending: 0, done: 0, held: 0, leaked: 0 };
         if let Some(array) = self.array(machine, volume) {
             array.writes.push(write);
         }
@@ -249,6 +310,7 @@ impl World {
             let may = |write: &&mut Write| {
                 write.stage == Stage::Waiting && copying != Some(chunk_of(write.block.into()))
             };
+            let legs = array.legs();
             let Some(write) = array.writes.iter_mut().find(may) else { return };
             let at = chunk_of(write.block.into());
             let chunk = &mut array.chunks[at];
@@ -257,7 +319,7 @@ impl World {
                 self.send_data(machine, volume, at);
                 continue;
             }
-            write.stage = Stage::Bit;
+            (write.stage, write.legs) = (Stage::Bit, legs);
             if chunk.setting == 0 {
                 let legs: Vec<u16> = array.members.keys().copied().collect();
                 chunk.setting = legs.iter().map(|leg| bit(*leg)).sum();
@@ -274,7 +336,7 @@ impl World {
         let copying = array.recover.as_ref().and_then(|recover| recover.copying).map(|(chunk, _)| chunk);
         let legs: Vec<(u16, bool)> =
             array.members.iter().map(|(leg, member)| (*leg, member.failed)).collect();
-        let blocked = array.begins_nothing();
+        let (blocked, now_there) = (array.begins_nothing(), array.legs());
         let mut sends = Vec::new();
         for write in array.writes.iter_mut().filter(|write| chunk_of(write.block.into()) == chunk) {
             let goes = write.stage == Stage::Bit
@@ -282,8 +344,11 @@ impl World {
             if !goes {
                 continue;
             }
+            if write.stage == Stage::Waiting {
+                write.legs = now_there;
+            }
             write.stage = Stage::Data;
-            for (leg, failed) in &legs {
+            for (leg, failed) in legs.iter().filter(|(leg, _)| write.legs & bit(*leg) != 0) {
                 if *failed {
                     write.leaked |= bit(*leg);
                 } else {
@@ -405,6 +470,7 @@ impl World {
             let over = |write: &Write| write.stage == Stage::Data && write.pending == 0 && write.held == 0;
             let Some(at) = array.writes.iter().position(over) else { return };
             let write = array.writes.swap_remove(at);
+            array.ended(&write);
             let (id, users) = (array.id, array.users);
             // On no leg that was in sync all the while: its user gets an error. It may have happened or not, and the user goes on.
             if write.done == 0 {

@@ -84,6 +84,7 @@ impl World {
             hits: Hits::default(),
             planned: Vec::new(),
             closed_since: vec![None; volumes.len()],
+            paused_until: vec![0; volumes.len()],
             mended: false,
             done: false,
             wiped: false,
