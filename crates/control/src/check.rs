@@ -31,7 +31,7 @@ pub enum Broken {
     #[error("{0}: its owner is none, or runs elsewhere")]
     Owner(VolumeId),
     /// Nobody is let in while users of a former owner may run.
-    #[error("{0} is open, or its owner waits for itself, and users of a former owner may run")]
+    #[error("{0} may be open, and users of a former owner may run")]
     Yielding(VolumeId),
     /// Ids are below what was given out.
     #[error("an id was used that was not given out")]
@@ -174,7 +174,7 @@ fn check_volume(state: &State, id: VolumeId, volume: &Volume, broken: &mut Vec<B
         }
     }
     let may_be_used = matches!(volume.phase, Phase::Open { .. } | Phase::Closed);
-    if volume.yielding.contains_key(&volume.owner) || (may_be_used && !volume.yielding.is_empty()) {
+    if may_be_used && !volume.yielding.is_empty() {
         broken.push(Broken::Yielding(id));
     }
     let storage = state.nodes.get(&volume.owner).is_some_and(|node| node.zone.is_some());

@@ -192,8 +192,7 @@ impl Decider {
                     return self.takeover(now, ledger, volume, true).map(Some);
                 }
                 if self.may_be_live(now, volume.owner) {
-                    let waits = volume.yielding.keys().next();
-                    return waits.map_or(Ok(None), |node| Err(Blocked::Lease(*node)));
+                    return volume.awaits_yield().map_or(Ok(None), |node| Err(Blocked::Lease(node)));
                 }
                 let may_hold = |at| self.grantor.may_hold(at, ledger.settings, volume.owner);
                 if may_hold(now.after(self.timing.head_start)) {

@@ -185,8 +185,9 @@ pub struct Volume {
     pub owner: NodeId,
     /// Where its virtual machine runs.
     pub running: Option<NodeId>,
-    /// Former owners, and their boots, whose users may still run: it was taken before their leases were over. Nobody is let in
-    /// before each has yielded.
+    /// Owners of earlier epochs, and their boots, whose users may still run: it was taken before their leases were over. Nobody is let
+    /// in before each has yielded, but for the present owner: its node stops what it had before it makes an array anew. It stays here
+    /// until then, since it may lose the volume again before it has seen that it has it.
     pub yielding: BTreeMap<NodeId, BootId>,
     /// What may be done with it.
     pub phase: Phase,
@@ -401,6 +402,11 @@ impl Volume {
     /// Whether this is the only leg that has every acknowledged write.
     pub fn is_last_in_sync(&self, id: LegId) -> bool {
         self.in_sync().all(|(other, _)| other == id)
+    }
+
+    /// The first of those, but the present owner, who must yield before anybody is let in.
+    pub fn awaits_yield(&self) -> Option<NodeId> {
+        self.yielding.keys().copied().find(|node| *node != self.owner)
     }
 
     /// The boot under which the owner may have it assembled, if the epoch is activated.

@@ -25,7 +25,7 @@ fn two_thousand_schedules_lose_nothing_and_take_every_transition() {
 /// A replay is worth nothing if it is another run.
 #[test]
 fn a_seed_gives_the_same_run_each_time() {
-    for seed in [3, 41, 42] {
+    for seed in [3, 41, 115] {
         let schedule = Schedule::of(seed);
         let (once, again) = (simulate(&schedule, None, true), simulate(&schedule, None, true));
         assert!(once.story.len() > 50 && once.story == again.story, "seed {seed}");
@@ -33,9 +33,10 @@ fn a_seed_gives_the_same_run_each_time() {
 }
 
 /// 92223: a leg is brought up to date while a write that was begun before waits for its bitmap bit. Here it was passed over; md waits for it.
+/// 5523 and 16910: a volume that was taken for its own owner, cut off, was opened elsewhere while its users ran.
 #[test]
 fn what_failed_once_holds() {
-    for seed in [16_428, 92_223] {
+    for seed in [5523, 16_428, 16_910, 92_223] {
         let outcome = simulate(&Schedule::of(seed), None, false);
         assert_eq!(outcome.broken, None, "seed {seed}");
     }

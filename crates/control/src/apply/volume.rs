@@ -268,8 +268,6 @@ impl<'a> Edit<'a> {
         self.volume.epoch = epoch;
         self.volume.owner = owner;
         self.volume.running = None;
-        // Its own node knows what it has, and stops that first.
-        self.volume.yielding.remove(&owner);
     }
 
     /// Rebuilds end with their epoch. If its owner may still write, what was back must be fenced once more.
@@ -339,10 +337,11 @@ impl<'a> Edit<'a> {
         let Phase::Opening { boot, .. } = self.volume.phase else {
             return Err(Rejected::wrong_phase(&self.volume.phase));
         };
-        if let Some(node) = self.volume.yielding.keys().next() {
-            return Err(Rejected::MayStillRun(*node));
+        if let Some(node) = self.volume.awaits_yield() {
+            return Err(Rejected::MayStillRun(node));
         }
         self.next_maps(maps)?;
+        self.volume.yielding.clear();
         self.enter(VolumeCause::Opened, Phase::Open { boot })
     }
 

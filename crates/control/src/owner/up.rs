@@ -195,7 +195,7 @@ impl Up {
             self.admitted = true;
             effects.push(Effect::Admit);
         }
-        if !open && volume.yielding.is_empty() {
+        if !open && volume.awaits_yield().is_none() {
             effects.push(sight.propose(VolumeCommand::Opened { maps: self.maps }));
         }
         if self.compare(volume, effects) {
