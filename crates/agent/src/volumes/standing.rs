@@ -57,24 +57,26 @@ impl Ends {
     /// Waits for the end of a ledger's Raft, and then for a disk on which another run of the agent can open it.
     pub(super) fn watch(self: &Arc<Self>, ledger: &Ledger, store: &Store) -> AbortHandle {
         let (ends, ledger, directory) = (Arc::clone(self), ledger.clone(), store.directory().to_owned());
-        let watching = async move {
-            let why = ledger.stopped().await;
-            warn!("the ledger has stopped: {why}");
-            *ends.stopped.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
-            loop {
-                let directory = directory.clone();
-                let tried = tokio::task::spawn_blocking(move || has_room(&directory)).await;
-                match tried {
-                    Ok(Ok(())) => break,
-                    Ok(Err(error)) => info!("the disk takes no writes yet: {error}"),
-                    Err(error) => warn!("can't try the disk: {error}"),
-                }
-                sleep(AGAIN).await;
-            }
-            info!("the disk takes writes: the agent begins anew with its ledger");
-            ends.begin_anew();
-        };
+        let watching = async move { ends.follow(ledger.stopped().await, &directory).await };
         tokio::spawn(watching).abort_handle()
+    }
+
+    /// The ledger has stopped: its end is told until the disk takes writes again, and then the agent begins anew.
+    async fn follow(&self, why: String, directory: &Path) {
+        warn!("the ledger has stopped: {why}");
+        *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        loop {
+            let directory = directory.to_owned();
+            let tried = tokio::task::spawn_blocking(move || has_room(&directory)).await;
+            match tried {
+                Ok(Ok(())) => break,
+                Ok(Err(error)) => info!("the disk takes no writes yet: {error}"),
+                Err(error) => warn!("can't try the disk: {error}"),
+            }
+            sleep(AGAIN).await;
+        }
+        info!("the disk takes writes: the agent begins anew with its ledger");
+        self.begin_anew();
     }
 }
 
@@ -208,5 +210,20 @@ mod tests {
         std::os::unix::fs::symlink("/dev/full", directory.path().join(TRIAL)).unwrap();
         assert_eq!(has_room(directory.path()).unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_whose_ledger_has_stopped_begins_anew_when_the_disk_takes_writes_and_not_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let trial = directory.path().join(TRIAL);
+        std::os::unix::fs::symlink("/dev/full", &trial).unwrap();
+        let ends = Arc::new(Ends::default());
+        let (followed, path) = (Arc::clone(&ends), directory.path().to_owned());
+        let following = tokio::spawn(async move { followed.follow("no room".to_owned(), &path).await });
+        // The first trial finds the disk full, and takes away what made it so.
+        tokio::time::timeout(AGAIN / 2, following).await.expect_err("the disk is full");
+        assert_eq!((ends.stopped().as_deref(), *ends.anew.borrow()), (Some("no room"), false));
+        let mut anew = ends.anew.subscribe();
+        tokio::time::timeout(AGAIN, anew.wait_for(|anew| *anew)).await.expect("there is room").unwrap();
     }
 }

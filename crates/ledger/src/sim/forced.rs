@@ -94,6 +94,39 @@ async fn a_survivor_goes_on_and_the_lost_majority_is_nobody_when_it_comes_back()
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_open_survivor_says_what_its_store_has_and_goes_on_with_all_of_it_in_another_run() {
+    let mut world = World::new(3, 2, Config::default(), Bugs::default()).await;
+    let leader = world.leader().unwrap();
+    world.write(leader).await.unwrap();
+    for index in (0..3).filter(|index| *index != leader) {
+        world.crash(index).await;
+    }
+    let ledger = world.ledger(leader).clone();
+    let settings = Settings { rebuilds_per_node_max: 9, ..Settings::default() };
+    let tail = Command::Cluster(ClusterCommand::SetSettings(settings));
+    let proposer = ledger.clone();
+    tokio::spawn(async move { proposer.propose(tail).await });
+    sleep(Duration::from_secs(6)).await;
+    let dir = mounted(&world, leader);
+    let seen = ledger.survey(dir.path()).await.unwrap();
+    assert_eq!(seen, survey(mounted(&world, leader).path()).unwrap(), "open or closed, it is the same");
+    assert!(seen.committed < seen.last.1);
+
+    let forced = ledger.force_quorum(dir.path(), "an operator", "what was in flight").await.unwrap();
+    assert_eq!((forced.incarnation, forced.presumed), (LedgerIncarnation(2), seen.last.1 - seen.committed));
+    assert!(forced.aside.exists());
+    world.forked = true;
+    world.crash(leader).await;
+    world.nodes[leader].disk = SimDisk::with(1, fs::read(dir.path().join(FILE)).unwrap());
+    world.start(leader).await;
+    world.writable_again().await;
+    let ledger = world.ledger(leader).clone();
+    assert_eq!(ledger.raft_voters(), [BTreeSet::from([ledger.id()])]);
+    let state = ledger.state().borrow().clone();
+    assert_eq!((state.incarnation, state.settings.rebuilds_per_node_max), (LedgerIncarnation(2), 9));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_quorum_is_not_forced_from_nothing_or_from_what_is_open() {
     let dir = tempfile::tempdir().unwrap();
     let missing = force_quorum(dir.path(), "an operator", "all").unwrap_err();
