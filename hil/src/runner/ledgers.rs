@@ -126,19 +126,14 @@ impl Runner<'_> {
         })
     }
 
-    /// Everybody's ledger is open, all vote in one incarnation, and nobody is behind.
+    /// Everybody's ledger is open, all vote in one incarnation, and all have what one had when that was first so.
     pub(super) async fn ledgers_work(&mut self, bound: Duration) -> Seen {
         let begun = Instant::now();
+        let mut goal = None;
         loop {
             let standings = standings(&self.cluster.members).await;
-            let is_well = |standing: &Standing| match &standing.ledger {
-                Ok(NodeLedger::Open(open)) => {
-                    open.stopped.is_none() && open.leader.is_some() && open.voters.contains(&open.node)
-                }
-                _ => false,
-            };
             let words: Vec<String> = standings.iter().map(in_words).collect();
-            if standings.iter().all(is_well) {
+            if all_work(&standings, &mut goal) {
                 return Seen::held(format!("after {} ms: {}", begun.elapsed().as_millis(), words.join("; ")));
             }
             if begun.elapsed() >= bound {
@@ -147,6 +142,21 @@ impl Runner<'_> {
             sleep(POLL).await;
         }
     }
+}
+
+/// Whether all ledgers work, and have applied the goal: the most that one of them had when all worked for the first time.
+fn all_work(standings: &[Standing], goal: &mut Option<u64>) -> bool {
+    let well = |standing: &Standing| match &standing.ledger {
+        Ok(NodeLedger::Open(open)) => {
+            let works = open.stopped.is_none() && open.leader.is_some() && open.voters.contains(&open.node);
+            works.then_some((open.incarnation, open.applied.unwrap_or(0)))
+        }
+        _ => None,
+    };
+    let Some(all) = standings.iter().map(well).collect::<Option<Vec<_>>>() else { return false };
+    let most = all.iter().map(|(_, applied)| *applied).max().unwrap_or(0);
+    let goal = *goal.get_or_insert(most);
+    all.iter().all(|(incarnation, applied)| *applied >= goal && *incarnation == all[0].0)
 }
 
 fn in_words(Standing { name, ledger }: &Standing) -> String {
