@@ -202,7 +202,8 @@ impl Decider {
             }
             Phase::Fencing { .. } => {
                 if !self.may_be_live(now, volume.owner) {
-                    return self.takeover(now, ledger, volume, true).map(Some);
+                    // Nobody was let in yet; this says nothing of what it finds should it come late.
+                    return self.takeover(now, ledger, volume, false).map(Some);
                 }
                 let begun = self.fencing.entry(id).or_insert((volume.epoch, now));
                 if begun.0 != volume.epoch {
@@ -216,9 +217,11 @@ impl Decider {
 
     /// A former owner whose lease is over by now, or that has booted anew.
     fn yielded(&self, now: Moment, ledger: &State, volume: &Volume) -> Option<VolumeCommand> {
+        // One that has left the ledger may run on: only the end of its lease says that it does not.
         let gone = |(node, boot): &(&NodeId, &BootId)| {
             let present = ledger.nodes.get(node).and_then(|node| node.boot);
-            present != Some(**boot) || !self.grantor.may_hold(now, ledger.settings, **node)
+            present.is_some_and(|present| present != **boot)
+                || !self.grantor.may_hold(now, ledger.settings, **node)
         };
         let (node, boot) = volume.yielding.iter().find(gone)?;
         Some(VolumeCommand::Yielded { node: *node, boot: *boot })

@@ -429,9 +429,10 @@ impl Owner {
     }
 }
 
-/// A takeover from oneself: the volume is open here, and the array that was opened is gone, and whoever used it.
+/// A takeover from oneself: the volume is open here, and the array that was opened is gone. Should this be committed late, when another
+/// run of the agent has taken the array up after all, its users may run.
 fn take_anew(id: VolumeId, owner: NodeId, volume: &Volume) -> Effect {
-    Effect::Propose(Command::Volume(id, volume.epoch, VolumeCommand::Takeover { owner, lease_over: true }))
+    Effect::Propose(Command::Volume(id, volume.epoch, VolumeCommand::Takeover { owner, lease_over: false }))
 }
 
 /// Starts from in-sync legs only, never with one that is being rebuilt.

@@ -27,7 +27,7 @@ use api::{
     BeginRequest, ClaimRequest, CloseRequest, ClusterView, DigestsRequest, GivenLegRequest, InviteRequest,
     Invited, JoinRequest, Joined, LeaseRequest, PathsRequest, Proposed, Token, VotersRequest,
 };
-use control::Command;
+use control::{Command, VolumeCommand};
 use ledger::http::HttpTransport;
 use ledger::{Config, Contact, Ledger, Newcomer, VotersError};
 use model::{BootId, LedgerIncarnation, NodeId, NodeName};
@@ -98,6 +98,8 @@ pub(crate) enum VolumesError {
     OtherLedger { node: NodeId, incarnation: LedgerIncarnation },
     #[error("a quorum answers: none is forced")]
     QuorumAnswers,
+    #[error("volumes can't grow yet: nobody would prepare their drives for it")]
+    CantGrow,
     #[error("the log ends at entry {index} of term {term}, which is not where it was said to end")]
     OtherEnd { term: u64, index: u64 },
     #[error(transparent)]
@@ -189,6 +191,13 @@ impl Volumes {
             // The node goes on without: it can be told to join again, or its disk may take writes again.
             let closed = Closed::new(&error);
             error!("the ledger stays closed: {}", closed.why);
+            // An earlier run may have left users, whose lease nobody looks after now.
+            let killed = tokio::task::spawn_blocking(|| openers::kill_all(&place::engine_of_nobody()?)).await;
+            match killed {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => warn!("can't see who has volumes open: {}", crate::chain(&error)),
+                Err(error) => warn!("can't see who has volumes open: {error}"),
+            }
             if !closed.is_lost {
                 let later = Arc::clone(&volumes);
                 tokio::spawn(async move { later.open_later().await });
@@ -326,6 +335,9 @@ impl Volumes {
     }
 
     pub(crate) async fn propose(&self, command: Command) -> Result<Proposed, VolumesError> {
+        if let Command::Volume(_, _, VolumeCommand::Grow { .. }) = command {
+            return Err(VolumesError::CantGrow);
+        }
         let applied = self.running()?.ledger.propose(command).await?;
         Ok(Proposed { events: applied.events })
     }

@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+use storage::kernel::{Engine, StepError};
 
 /// How long a killed process may take to be gone before its I/O is looked at.
 const GONE_MAX: Duration = Duration::from_millis(300);
@@ -47,6 +48,14 @@ pub(super) fn kill(device: &Path) -> Left {
         }
         sleep(LOOK_AGAIN);
     }
+}
+
+/// Kills everybody who has any volume open on this node.
+pub(super) fn kill_all(engine: &Engine) -> Result<(), StepError> {
+    for device in engine.tops()? {
+        kill(&device);
+    }
+    Ok(())
 }
 
 fn is_doomed(pid: Pid) -> bool {

@@ -64,6 +64,12 @@ pub(super) fn prepare(store: &Store) -> Result<(), VolumesError> {
     Ok(())
 }
 
+/// For looking at what there is on a node that does not know who it is.
+pub(super) fn engine_of_nobody() -> Result<Engine, StepError> {
+    let (own, peers) = (BTreeMap::new(), BTreeMap::new());
+    Engine::new(Settings { cluster: ClusterId(0), node: NodeId(0), own, peers, stall_max: STALL_MAX })
+}
+
 impl Place {
     /// Floors of another cluster, or of none yet, say that nothing of this one was ever given out here: they become this one's before anything is.
     pub(super) fn new(

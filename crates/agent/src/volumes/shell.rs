@@ -212,12 +212,7 @@ async fn catch_up(ledger: &Ledger, place: &Arc<Place>) {
     while let Err(why) = ledger.caught_up(limit).await {
         info!("not caught up with the ledger yet: {why}");
         let (place, state) = (Arc::clone(place), Arc::clone(&ledger.state().borrow()));
-        let ended = blocking(move || {
-            for device in place.engine(&state)?.tops()? {
-                openers::kill(&device);
-            }
-            Ok(())
-        });
+        let ended = blocking(move || Ok(openers::kill_all(&place.engine(&state)?)?));
         if let Err(error) = ended.await {
             warn!("can't see who has volumes open: {}", crate::chain(&error));
         }

@@ -8,7 +8,8 @@
 //!
 //! On failure: [`VolumesError`] to whoever asks; then the ledger is as it was, or the agent begins anew.
 
-use super::{Closed, Volumes, VolumesError};
+use super::shell::blocking;
+use super::{Closed, Volumes, VolumesError, openers};
 use crate::store::Store;
 use api::{ForceRequest, ForcedQuorum, GiveUpRequest, LogPlace, NodeLedger, OpenLedger};
 use ledger::{Ledger, Survey};
@@ -57,14 +58,21 @@ impl Ends {
     /// Waits for the end of a ledger's Raft, and then for a disk on which another run of the agent can open it.
     pub(super) fn watch(self: &Arc<Self>, ledger: &Ledger, store: &Store) -> AbortHandle {
         let (ends, ledger, directory) = (Arc::clone(self), ledger.clone(), store.directory().to_owned());
-        let watching = async move { ends.follow(ledger.stopped().await, &directory).await };
+        let watching = async move {
+            let why = ledger.stopped().await;
+            let settings = ledger.state().borrow().settings;
+            let users_go = Duration::from_millis(u64::from(settings.lease_ms) + u64::from(settings.drift_ms));
+            ends.follow(why, users_go, &directory).await;
+        };
         tokio::spawn(watching).abort_handle()
     }
 
-    /// The ledger has stopped: its end is told until the disk takes writes again, and then the agent begins anew.
-    async fn follow(&self, why: String, directory: &Path) {
+    /// The ledger has stopped: its end is told until the disk takes writes again, and then the agent begins anew. Not before this run
+    /// has stopped its users, whose lease nobody renews: each run counts anew how long those may stay that another has left.
+    async fn follow(&self, why: String, users_go: Duration, directory: &Path) {
         warn!("the ledger has stopped: {why}");
         *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        sleep(users_go).await;
         loop {
             let directory = directory.to_owned();
             let tried = tokio::task::spawn_blocking(move || has_room(&directory)).await;
@@ -157,6 +165,9 @@ impl Volumes {
             return Err(VolumesError::OtherLedger { node: own.node, incarnation: own.incarnation });
         }
         running.watch.abort();
+        let place = Arc::clone(&running.place);
+        // Whose lease the next run would not look after.
+        blocking(move || Ok(openers::kill_all(&place.own_engine()?)?)).await?;
         running.ledger.close().await;
         // Whether it is set aside or not: this run has none that works.
         self.ends.begin_anew();
@@ -219,7 +230,8 @@ mod tests {
         std::os::unix::fs::symlink("/dev/full", &trial).unwrap();
         let ends = Arc::new(Ends::default());
         let (followed, path) = (Arc::clone(&ends), directory.path().to_owned());
-        let following = tokio::spawn(async move { followed.follow("no room".to_owned(), &path).await });
+        let following =
+            tokio::spawn(async move { followed.follow("no room".to_owned(), Duration::ZERO, &path).await });
         // The first trial finds the disk full, and takes away what made it so.
         tokio::time::timeout(AGAIN / 2, following).await.expect_err("the disk is full");
         assert_eq!((ends.stopped().as_deref(), *ends.anew.borrow()), (Some("no room"), false));

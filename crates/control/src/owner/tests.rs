@@ -64,7 +64,7 @@ fn an_assembly_does_not_go_on_in_a_volume_that_was_opened_without_it() {
     owner.step(Moment(20), &lagging, Event::Stopped { epoch, flushed: false });
     owner.step(Moment(30), &lagging, Event::Leased);
     assert!(matches!(owner.stage(), Stage::Assembling(..)));
-    let takeover = VolumeCommand::Takeover { owner: NodeId(1), lease_over: true };
+    let takeover = VolumeCommand::Takeover { owner: NodeId(1), lease_over: false };
     let effects = owner.step(Moment(40), &ledger, Event::Look);
     assert_eq!(effects, [Effect::Propose(Command::Volume(VOLUME, epoch, takeover))]);
 }
