@@ -587,14 +587,8 @@ fn an_array_has_room_that_users_do_not_see() {
     assert!(steps.contains(&Step::Set("component_size", kib.clone())));
     assert!(steps.contains(&Step::SetMember(way, "size", kib)));
     let epoch = Epoch::first(LedgerIncarnation(1));
-    let array = Array {
-        epoch,
-        state: "active".to_owned(),
-        action: "idle".to_owned(),
-        held: false,
-        room: 1,
-        members: BTreeMap::new(),
-    };
+    let (state, action) = ("active".to_owned(), "idle".to_owned());
+    let array = Array { epoch, state, action, held: false, room: 1, members: BTreeMap::new() };
     let seen = Seen { array: Some(array), ..Seen::default() };
     assert_eq!(admit(&site, &seen, epoch), Ok(vec![Step::MakeTop(128 << 20)]));
     assert_eq!(site.geometry.leg_bytes(), (1 << 20) + (512 << 30));
