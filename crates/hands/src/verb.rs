@@ -172,14 +172,20 @@ fn set_clock(to: Timespec) -> rustix::io::Result<()> {
 
 /// Makes a file that takes all that is left of its file system, and says how many bytes that is. What is there already grows.
 fn fill(path: &Path) -> Answer {
-    let mut answer = Answer { status: Some(0), ..Answer::default() };
     match File::options().create(true).append(true).open(path).and_then(|file| take_all(&file)) {
-        Ok(bytes) => add_line(&mut answer.stdout, bytes),
-        Err(error) => {
-            answer.status = Some(1);
-            add_line(&mut answer.stderr, format_args!("{}: {error}", path.display()));
+        Ok(bytes) => {
+            let mut answer = Answer { status: Some(0), ..Answer::default() };
+            add_line(&mut answer.stdout, bytes);
+            answer
         }
+        Err(error) => refused(path, &error),
     }
+}
+
+/// What the file system did not do.
+fn refused(path: &Path, error: &io::Error) -> Answer {
+    let mut answer = Answer { status: Some(1), ..Answer::default() };
+    add_line(&mut answer.stderr, format_args!("{}: {error}", path.display()));
     answer
 }
 
@@ -201,15 +207,10 @@ fn take_all(file: &File) -> io::Result<u64> {
 
 /// Removes a file; one that is not there is removed.
 fn remove(path: &Path) -> Answer {
-    let mut answer = Answer { status: Some(0), ..Answer::default() };
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            answer.status = Some(1);
-            add_line(&mut answer.stderr, format_args!("{}: {error}", path.display()));
-        }
-        _ => {}
+        Err(error) if error.kind() != io::ErrorKind::NotFound => refused(path, &error),
+        _ => Answer { status: Some(0), ..Answer::default() },
     }
-    answer
 }
 
 fn add_line(text: &mut String, line: impl Display) {

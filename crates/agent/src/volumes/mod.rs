@@ -192,11 +192,9 @@ impl Volumes {
             let closed = Closed::new(&error);
             error!("the ledger stays closed: {}", closed.why);
             // An earlier run may have left users, whose lease nobody looks after now.
-            let killed = tokio::task::spawn_blocking(|| openers::kill_all(&place::engine_of_nobody()?)).await;
-            match killed {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => warn!("can't see who has volumes open: {}", crate::chain(&error)),
-                Err(error) => warn!("can't see who has volumes open: {error}"),
+            let killed = shell::blocking(|| Ok(openers::kill_all(&place::engine_of_nobody()?)?)).await;
+            if let Err(error) = killed {
+                warn!("can't see who has volumes open: {}", crate::chain(&error));
             }
             if !closed.is_lost {
                 let later = Arc::clone(&volumes);

@@ -43,7 +43,7 @@ impl Shown {
                 _ => None,
             };
             let (refused, risks) = match risks_of_force(name, surveyed) {
-                Ok(risks) => (None, risks.to_string().lines().map(str::to_owned).collect()),
+                Ok(risks) => (None, lines(&risks)),
                 Err(why) => (Some(why.to_string()), Vec::new()),
             };
             let incarnation = open.map(|open| open.incarnation.0);
@@ -81,6 +81,11 @@ impl fmt::Display for Shown {
     }
 }
 
+/// A risk each.
+fn lines(risks: &Risks) -> Vec<String> {
+    risks.to_string().lines().map(str::to_owned).collect()
+}
+
 /// The risks of going on with this node, if that may be, and the operator has said so.
 pub(super) fn accepted(node: &NodeName, surveyed: &Surveyed, yes: bool) -> Result<Risks, ClusterError> {
     let refused = |why: CantForce| LedgerError::CantForce { node: node.clone(), why };
@@ -101,8 +106,8 @@ pub(super) struct Done {
 impl Done {
     pub(super) fn of(node: &NodeName, risks: &Risks, forced: ForcedQuorum) -> Self {
         let ForcedQuorum { incarnation, presumed } = forced;
-        let risks = risks.to_string().lines().map(str::to_owned).collect();
-        Self { version: VERSION, node: node.to_string(), incarnation: incarnation.0, presumed, risks }
+        let (node, risks) = (node.to_string(), lines(risks));
+        Self { version: VERSION, node, incarnation: incarnation.0, presumed, risks }
     }
 }
 
