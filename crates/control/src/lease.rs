@@ -84,7 +84,7 @@ impl Holder {
         Self { timing, asked, next: first, ask_at, until, leased: false, users_until: None }
     }
 
-    /// An earlier run of the agent has left users, with a lease that ends at this moment at the latest: they are stopped unless there is
+    /// An earlier run of the agent may have left users, whose lease ends at this moment at the latest: they are stopped unless there is
     /// another by then.
     #[must_use]
     pub fn with_users_until(self, end: Moment) -> Self {
@@ -96,12 +96,18 @@ impl Holder {
         self.leased
     }
 
+    /// When the lease ends that this request gets if it is granted; `None`: it is not remembered, and gets none.
+    pub fn lease_of(&self, settings: Settings, request: u64) -> Option<Moment> {
+        let sent = self.asked.get(&request)?;
+        Some(sent.after(Duration::from_millis(settings.lease_ms.into())))
+    }
+
     /// Time has passed; or a grant has come for this request.
     pub fn step(&mut self, now: Moment, settings: Settings, granted: Option<u64>) -> Vec<HolderEffect> {
         let mut effects = Vec::new();
-        if let Some(sent) = granted.and_then(|request| self.asked.remove(&request)) {
-            let until = sent.after(Duration::from_millis(settings.lease_ms.into()));
-            self.until = self.until.max(Some(until));
+        if let Some(request) = granted {
+            self.until = self.until.max(self.lease_of(settings, request));
+            self.asked.remove(&request);
         }
         let holds = self.until.is_some_and(|until| now.after(self.timing.stop_before) < until);
         if holds != self.leased {

@@ -115,7 +115,7 @@ impl Member {
         Self { target: self.target.with_bugs(bugs), owners, bugs, ..self }
     }
 
-    /// Arrays were found, whose users may have a lease until this moment at the latest.
+    /// What users an earlier run has left have a lease until this moment at the latest.
     #[must_use]
     pub fn with_users_until(self, end: Moment) -> Self {
         Self { holder: self.holder.with_users_until(end), ..self }
@@ -129,6 +129,11 @@ impl Member {
     /// Whether users may run here.
     pub fn is_leased(&self) -> bool {
         self.holder.is_leased()
+    }
+
+    /// When the lease ends that this request gets if it is granted; `None`: it gets none.
+    pub fn lease_of(&self, ledger: &State, request: u64) -> Option<Moment> {
+        self.holder.lease_of(ledger.settings, request)
     }
 
     /// Why volumes wait, where the leader is.

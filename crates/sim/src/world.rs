@@ -158,6 +158,8 @@ pub(crate) struct Machine {
     clock_behind_us: u64,
     clock_ppm: i64,
     pub(crate) watchdog: Option<Moment>,
+    /// When the last lease ends that was granted in this boot.
+    pub(crate) lease_note: Moment,
     pub(crate) arrays: Vec<Option<Array>>,
     pub(crate) floors: BTreeMap<LegOf, Key>,
     pub(crate) agent: Option<Agent>,

@@ -13,6 +13,7 @@
 
 mod bounce;
 mod digests;
+mod lease_note;
 mod load;
 mod openers;
 mod owner;
@@ -117,6 +118,8 @@ pub(crate) enum VolumesError {
     #[cfg(feature = "seeded-bugs")]
     #[error("this node is told to break a rule `{0}`, which it does not know")]
     NoSuchRule(String),
+    #[error("can't open the note of the lease's end")]
+    LeaseNote(#[source] std::io::Error),
     #[error("the shell has ended")]
     Ended,
     #[error(transparent)]
@@ -243,8 +246,7 @@ impl Volumes {
                 warn!("the caches of the drives: {}", crate::chain(&error));
             }
         });
-        let started = control::Moment(crate::clock::uptime_ms());
-        let identity = shell::Identity { node, boot: self.boot, started };
+        let identity = shell::Identity { node, boot: self.boot };
         let shell = shell::start(
             identity,
             ledger.clone(),

@@ -5,6 +5,7 @@
 //! On failure: whatever is lost (a letter, a lease, a proposal's answer) is asked for again by control.
 
 use super::VolumesError;
+use super::lease_note::{self, LeaseNote};
 use super::load::Load;
 use super::openers;
 use super::owner::{Arrays, Shared};
@@ -38,6 +39,8 @@ use tracing::{info, warn};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a node that asks for a lease waits for the answer.
 const LEASE_LIMIT: Duration = Duration::from_secs(2);
+/// How long a node that comes back waits for the ledger before it says that it still does.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(2);
 /// A peer is heard while a hello of it came within this on any storage network, ms; it is silent after the other.
 const HEARD_WITHIN_MS: u32 = 600;
 const SILENT_AFTER_MS: u32 = 1000;
@@ -58,8 +61,6 @@ pub(crate) type Heard = Arc<dyn Fn() -> Vec<PathView> + Send + Sync>;
 pub(super) struct Identity {
     pub(super) node: NodeId,
     pub(super) boot: BootId,
-    /// When this run of the agent began with its ledger: a lease of an earlier one was granted before.
-    pub(super) started: Moment,
 }
 
 /// Where tasks tell control what has happened.
@@ -147,6 +148,7 @@ impl Handle {
 
 struct Shell {
     identity: Identity,
+    lease: LeaseNote,
     ledger: Ledger,
     state: watch::Receiver<Arc<State>>,
     member: Member,
@@ -183,7 +185,11 @@ pub(super) fn start(
     let handle = Handle(handle);
     let own = handle.clone();
     let begin = async move {
-        catch_up(&ledger, &place).await;
+        // Until there is a shell nobody else looks after users that an earlier run has left.
+        let end = tokio::spawn(end_users(Arc::clone(&place), ledger.state(), identity.boot));
+        while let Err(why) = ledger.caught_up(CATCH_UP_LIMIT).await {
+            info!("not caught up with the ledger yet: {why}");
+        }
         let shell = loop {
             let shared = Shared {
                 place: Arc::clone(&place),
@@ -198,24 +204,29 @@ pub(super) fn start(
             }
             sleep(LOOK_EVERY * 10).await;
         };
+        end.abort();
         shell.run(told, asked).await;
     };
     tokio::spawn(begin);
     handle
 }
 
-/// Returns when the node has caught up. Until then nobody knows whether it has a lease; an earlier run of the agent may have had one, which
-/// by then is over: whoever has a volume open is ended.
-async fn catch_up(ledger: &Ledger, place: &Arc<Place>) {
-    let lease = Duration::from_millis(ledger.state().borrow().settings.lease_ms.into());
-    let limit = lease.saturating_sub(Timing::default().holder.stop_before);
-    while let Err(why) = ledger.caught_up(limit).await {
-        info!("not caught up with the ledger yet: {why}");
-        let (place, state) = (Arc::clone(place), Arc::clone(&ledger.state().borrow()));
-        let ended = blocking(move || Ok(openers::kill_all(&place.engine(&state)?)?));
-        if let Err(error) = ended.await {
+/// Ends whoever has a volume open here, from when an earlier run's lease ends soon.
+async fn end_users(place: Arc<Place>, state: watch::Receiver<Arc<State>>, boot: BootId) {
+    let stop_before = Timing::default().holder.stop_before;
+    let lease_end = LeaseNote::open(lease_note::FILE.as_ref(), boot).map_or(Moment(0), |note| note.end());
+    loop {
+        let now = Moment(clock::uptime_ms()).after(stop_before);
+        if now < lease_end {
+            sleep(Duration::from_millis(lease_end.0 - now.0)).await;
+            continue;
+        }
+        let (place, state) = (Arc::clone(&place), Arc::clone(&state.borrow()));
+        let ended = blocking(move || Ok(openers::kill_all(&place.engine(&state)?)?)).await;
+        if let Err(error) = ended {
             warn!("can't see who has volumes open: {}", crate::chain(&error));
         }
+        sleep(LOOK_EVERY * 10).await;
     }
 }
 
@@ -241,15 +252,12 @@ impl Shell {
         for id in found.keys() {
             arrays.adopt(*id);
         }
-        let has_users = !found.is_empty();
-        let mut member = Member::new((node, boot), Timing::default(), target, found, clock::uptime_ms());
-        member = member.with_bugs(place.seeded.control);
-        if has_users {
-            let lease = Duration::from_millis(state.borrow().settings.lease_ms.into());
-            member = member.with_users_until(identity.started.after(lease));
-        }
+        let lease = LeaseNote::open(lease_note::FILE.as_ref(), boot).map_err(VolumesError::LeaseNote)?;
+        let member = Member::new((node, boot), Timing::default(), target, found, clock::uptime_ms());
+        let member = member.with_bugs(place.seeded.control).with_users_until(lease.end());
         Ok(Self {
             identity: identity.clone(),
+            lease,
             ledger: ledger.clone(),
             state,
             member,
@@ -292,6 +300,12 @@ impl Shell {
 
     fn step(&mut self, input: Input) {
         let state = Arc::clone(&self.state.borrow_and_update());
+        if let Input::Granted(request) = &input
+            && let Some(end) = self.member.lease_of(&state, *request)
+            && let Err(error) = self.lease.extend(end)
+        {
+            return warn!("a lease that can't be noted is not taken: {error}");
+        }
         let leased = self.member.is_leased();
         let outputs = self.member.step(Moment(clock::uptime_ms()), &state, input);
         match (leased, self.member.is_leased()) {
@@ -548,9 +562,9 @@ fn left_by_another(place: &Place, state: &State, now: Moment) -> Result<Left, Vo
     let seen = engine.seen_target()?;
     let given = storage::target::found(&seen, place.cluster, place.node, &own);
     let mut arrays = BTreeMap::new();
-    // One that the ledger does not call open yet is assembled anew: nobody was let in. One of an epoch that is over is to be stopped.
+    // One that the ledger does not call open yet is assembled anew: nobody was let in. Any other is used, or is to be stopped.
     let is_for_control =
-        |volume: &Volume, up: &Up| matches!(volume.phase, Phase::Open { .. }) || up.epoch != volume.epoch;
+        |volume: &Volume, up: &Up| !matches!(volume.phase, Phase::Opening { .. }) || up.epoch != volume.epoch;
     for (id, volume) in &state.volumes {
         let nodes =
             volume.legs.iter().filter_map(|(leg, found)| Some((*leg, state.node_of(found)?))).collect();

@@ -60,20 +60,17 @@ impl Ends {
         let (ends, ledger, directory) = (Arc::clone(self), ledger.clone(), store.directory().to_owned());
         let watching = async move {
             let why = ledger.stopped().await;
-            let settings = ledger.state().borrow().settings;
-            let users_go = Duration::from_millis(u64::from(settings.lease_ms) + u64::from(settings.drift_ms));
-            ends.follow(why, users_go, &directory).await;
+            ends.follow(why, &directory).await;
         };
         tokio::spawn(watching).abort_handle()
     }
 
-    /// The ledger has stopped: its end is told until the disk takes writes again, and then the agent begins anew. Not before this run
-    /// has stopped its users, whose lease nobody renews: each run counts anew how long those may stay that another has left.
-    async fn follow(&self, why: String, users_go: Duration, directory: &Path) {
+    /// The ledger has stopped: its end is told until the disk takes writes again, and then the agent begins anew.
+    async fn follow(&self, why: String, directory: &Path) {
         warn!("the ledger has stopped: {why}");
         *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
-        sleep(users_go).await;
         loop {
+            sleep(AGAIN).await;
             let directory = directory.to_owned();
             let tried = tokio::task::spawn_blocking(move || has_room(&directory)).await;
             match tried {
@@ -81,7 +78,6 @@ impl Ends {
                 Ok(Err(error)) => info!("the disk takes no writes yet: {error}"),
                 Err(error) => warn!("can't try the disk: {error}"),
             }
-            sleep(AGAIN).await;
         }
         info!("the disk takes writes: the agent begins anew with its ledger");
         self.begin_anew();
@@ -230,10 +226,9 @@ mod tests {
         std::os::unix::fs::symlink("/dev/full", &trial).unwrap();
         let ends = Arc::new(Ends::default());
         let (followed, path) = (Arc::clone(&ends), directory.path().to_owned());
-        let following =
-            tokio::spawn(async move { followed.follow("no room".to_owned(), Duration::ZERO, &path).await });
+        let following = tokio::spawn(async move { followed.follow("no room".to_owned(), &path).await });
         // The first trial finds the disk full, and takes away what made it so.
-        tokio::time::timeout(AGAIN / 2, following).await.expect_err("the disk is full");
+        tokio::time::timeout(AGAIN * 3 / 2, following).await.expect_err("the disk is full");
         assert_eq!((ends.stopped().as_deref(), *ends.anew.borrow()), (Some("no room"), false));
         let mut anew = ends.anew.subscribe();
         tokio::time::timeout(AGAIN, anew.wait_for(|anew| *anew)).await.expect("there is room").unwrap();

@@ -84,3 +84,25 @@ fn a_leg_without_path_is_kept_if_all_others_have_erred() {
     assert_eq!(left, [LegId(2)]);
     assert_eq!(proposed(owner.step(Moment(9100), &ledger, Event::Look)), [], "the last is never let go");
 }
+
+/// An earlier run of the agent began the copy; when this one came, it had ended.
+#[test]
+fn a_copy_that_ended_while_no_agent_looked_is_taken_up() {
+    let (mut ledger, mut owner) = up();
+    let command = now(&ledger, VolumeCommand::LegStale(leg_ref(&ledger, 2)));
+    must(&mut ledger, &command);
+    let returned = VolumeCommand::Reexport { leg: leg_ref(&ledger, 2), run: run(NodeId(2), 1, 1) };
+    let command = now(&ledger, returned);
+    must(&mut ledger, &command);
+    owner.step(Moment(9), &ledger, Event::Look);
+    owner.step(Moment(10), &ledger, Event::Looked(Look::default()));
+    let command = now(&ledger, VolumeCommand::BeginRebuild(leg_ref(&ledger, 2)));
+    must(&mut ledger, &command);
+    let rebuild = Effect::Rebuild(leg_ref(&ledger, 2), NodeId(2), Base::Changes);
+    assert_eq!(owner.step(Moment(20), &ledger, Event::Look), std::slice::from_ref(&rebuild));
+    let Stage::Up(up) = owner.stage().clone() else { panic!("it stands") };
+    let found = Up { rebuild: None, ..up };
+    let mut owner = Owner::new(VOLUME, NodeId(1), boot(NodeId(1), 1), Timing::default(), Some(found));
+    assert_eq!(owner.step(Moment(30), &ledger, Event::Leased), [rebuild]);
+    assert_eq!(owner.step(Moment(40), &ledger, Event::Look), [], "it is under way");
+}

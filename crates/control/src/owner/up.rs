@@ -5,7 +5,7 @@ use crate::bug::Bug;
 use crate::command::{LegRef, VolumeCommand};
 use crate::moment::Moment;
 use crate::rebuild::{self, Patience, Progress};
-use crate::state::{LegState, Phase, Volume};
+use crate::state::{Base, LegState, Phase, Volume};
 use model::{Epoch, Incarnation, LegId, MapSequence, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -275,15 +275,18 @@ impl Up {
         for (leg_id, leg) in &volume.legs {
             let named = LegRef { id: *leg_id, incarnation: leg.incarnation };
             match (leg.state, sight.ledger.node_of(leg)) {
+                // Its copy ended while no agent looked: the engine finds that, and flushes it.
+                (LegState::Rebuilding { base }, Some(node)) if self.holds(named) => {
+                    self.order_rebuild(sight, named, node, base, effects);
+                    return;
+                }
                 // One that is let go and not out yet comes back later.
                 _ if self.legs.contains_key(leg_id) => {}
                 (LegState::Rebuilding { base }, Some(node)) => {
                     let held =
                         Held { incarnation: leg.incarnation, node, gate: Gate::Path, standing: Standing::In };
                     self.legs.insert(*leg_id, held);
-                    self.rebuild =
-                        Some(Rebuild { leg: named, progress: Progress::begun(sight.now), done: None });
-                    effects.push(Effect::Rebuild(named, node, base));
+                    self.order_rebuild(sight, named, node, base, effects);
                     return;
                 }
                 (LegState::Stale { back: true, .. }, _) => {
@@ -297,6 +300,24 @@ impl Up {
                 _ => {}
             }
         }
+    }
+
+    /// Whether a leg is in the array as it is named, with a path.
+    fn holds(&self, leg: LegRef) -> bool {
+        let found = self.legs.get(&leg.id).filter(|held| held.incarnation == leg.incarnation);
+        found.is_some_and(|held| held.standing == Standing::In && held.gate == Gate::Path)
+    }
+
+    fn order_rebuild(
+        &mut self,
+        sight: &Sight<'_>,
+        leg: LegRef,
+        node: NodeId,
+        base: Base,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.rebuild = Some(Rebuild { leg, progress: Progress::begun(sight.now), done: None });
+        effects.push(Effect::Rebuild(leg, node, base));
     }
 }
 

@@ -147,6 +147,7 @@ impl World {
         machine.power = false;
         machine.run += 1;
         machine.watchdog = None;
+        machine.lease_note = control::Moment(0);
         machine.arrays.iter_mut().for_each(|array| *array = None);
         self.forget_deferred(node);
         self.targets_end(node, power);

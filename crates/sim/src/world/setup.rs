@@ -159,6 +159,7 @@ fn machine(node: usize, nodes: usize, volumes: usize, random: &mut fastrand::Rng
         clock_jumped: false,
         clock_ppm: random.i64(-20_000..=20_000),
         watchdog: None,
+        lease_note: control::Moment(0),
         arrays: std::iter::repeat_with(|| None).take(volumes).collect(),
         floors: BTreeMap::new(),
         agent: None,

@@ -56,7 +56,7 @@ impl World {
             target,
             owners,
             decider: Decider::new(decider::Timing::default()),
-            holder: Holder::new(HolderTiming::default(), first),
+            holder: Holder::new(HolderTiming::default(), first).with_users_until(found.lease_note),
             in_flight: Vec::new(),
             orders: vec![VecDeque::new(); volumes],
             work: std::iter::repeat_with(|| None).take(volumes).collect(),
@@ -164,7 +164,10 @@ impl World {
 
     pub(super) fn tell_holder(&mut self, machine: usize, granted: Option<u64>) {
         let (now, ledger) = (self.clock(machine), self.sees(machine));
-        let Some(agent) = self.machines[machine].agent.as_mut() else { return };
+        let found = &mut self.machines[machine];
+        let Some(agent) = found.agent.as_mut() else { return };
+        let granted_until = granted.and_then(|request| agent.holder.lease_of(ledger.settings, request));
+        found.lease_note = granted_until.map_or(found.lease_note, |end| end.max(found.lease_note));
         for effect in agent.holder.step(now, ledger.settings, granted) {
             match effect {
                 HolderEffect::Ask(request) => {
