@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may depend on whom, among our own crates. A new edge is a decision: make it here and in docs/ARCHITECTURE.md.
-const EDGES: [(&str, &[&str]); 19] = [
+const EDGES: [(&str, &[&str]); 20] = [
     ("model", &[]),
     ("template", &["model"]),
     ("network", &["model"]),
@@ -16,12 +16,13 @@ const EDGES: [(&str, &[&str]); 19] = [
     ("placement", &["model"]),
     ("sim", &["control", "model", "placement"]),
     ("vm", &[]),
+    ("nvme", &[]),
     ("hands", &[]),
     ("workload", &[]),
     ("api", &["control", "model", "network"]),
     ("ledger", &["api", "control", "model"]),
-    ("agent", &["api", "control", "ledger", "model", "network", "storage"]),
-    ("storage", &["control", "model"]),
+    ("agent", &["api", "control", "ledger", "model", "network", "nvme", "storage"]),
+    ("storage", &["control", "model", "nvme"]),
     ("deploy", &["api", "control", "model", "network", "placement"]),
     ("fabric", &["model", "network"]),
     ("drives", &["model"]),

@@ -1,16 +1,14 @@
-//! The ioctls that no crate wraps: interface flags and addresses, ethtool, NVMe admin commands.
+//! The ioctls that no crate wraps: interface flags and addresses, ethtool.
 //!
 //! Invariants: every structure is the kernel's byte for byte (uapi headers named at each), and every pointer handed to
 //! the kernel is to memory that outlives the call and has the length that the kernel is told.
 //!
-//! On failure: the kernel's errno; for NVMe also a command status. Nothing here interprets what was read.
+//! On failure: the kernel's errno. Nothing here interprets what was read.
 #![expect(unsafe_code, reason = "ioctl(2) takes untyped pointers")]
 
 use rustix::io::{Errno, Result};
-use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, Updater, ioctl, opcode};
+use rustix::ioctl::{Opcode, Updater, ioctl};
 use rustix::net::{AddressFamily, SocketType, socket};
-use std::ffi::c_void;
-use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
@@ -106,85 +104,13 @@ fn socket_address(address: Ipv4Addr) -> [u8; 24] {
     data
 }
 
-/// `struct nvme_passthru_cmd` of `linux/nvme_ioctl.h`.
-#[repr(C)]
-#[derive(Default)]
-struct AdminCommand {
-    opcode: u8,
-    flags: u8,
-    reserved: u16,
-    namespace: u32,
-    cdw2: u32,
-    cdw3: u32,
-    metadata: u64,
-    address: u64,
-    metadata_len: u32,
-    data_len: u32,
-    cdw10: u32,
-    cdw11_to_15: [u32; 5],
-    timeout_ms: u32,
-    result: u32,
-}
-
-/// An NVMe admin command that reads into `data`. Its output is the command's status, 0 for success.
-struct AdminRead<'a> {
-    command: AdminCommand,
-    data: &'a mut [u8],
-}
-
-// SAFETY: the opcode is _IOWR('N', 0x41, struct nvme_passthru_cmd); the pointer is to that structure, inside `self`, which
-// lives through the call. `data` is borrowed exclusively for as long as `self`, and address and length were set from it.
-unsafe impl Ioctl for AdminRead<'_> {
-    type Output = u32;
-    const IS_MUTATING: bool = true;
-
-    fn opcode(&self) -> Opcode {
-        opcode::read_write::<AdminCommand>(b'N', 0x41)
-    }
-
-    fn as_ptr(&mut self) -> *mut c_void {
-        self.command.address = self.data.as_mut_ptr().expose_provenance() as u64;
-        (&raw mut self.command).cast()
-    }
-
-    unsafe fn output_from_ptr(output: IoctlOutput, _: *mut c_void) -> Result<u32> {
-        Ok(output.unsigned_abs())
-    }
-}
-
-/// A read-only NVMe admin command.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct NvmeRead {
-    pub(crate) opcode: u8,
-    pub(crate) namespace: u32,
-    pub(crate) cdw10: u32,
-}
-
-/// Sends a read-only admin command. The inner error is the NVMe status, when the controller refused.
-pub(crate) fn nvme_read(
-    controller: &File,
-    read: NvmeRead,
-    data: &mut [u8],
-) -> Result<std::result::Result<(), u32>> {
-    let NvmeRead { opcode, namespace, cdw10 } = read;
-    let data_len = u32::try_from(data.len()).map_err(|_| Errno::INVAL)?;
-    // A controller that hangs must not hang the inventory.
-    let command =
-        AdminCommand { opcode, namespace, cdw10, data_len, timeout_ms: 5000, ..AdminCommand::default() };
-    // SAFETY: see the impl above.
-    let status = unsafe { ioctl(controller, AdminRead { command, data }) }?;
-    Ok(if status == 0 { Ok(()) } else { Err(status) })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn structures_have_the_kernels_sizes_and_the_opcode_its_value() {
+    fn a_structure_has_the_kernels_size() {
         assert_eq!(size_of::<InterfaceRequest>(), 40);
-        assert_eq!(size_of::<AdminCommand>(), 72);
-        assert_eq!(opcode::read_write::<AdminCommand>(b'N', 0x41), 0xc048_4e41);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::bug::{Bug, Bugs};
 use crate::command::{ClusterCommand, Command, LegRef, VolumeCommand};
 use crate::moment::Moment;
 use crate::retire;
-use crate::state::{Leaving, Leg, LegState, Phase, Run, State, Volume};
+use crate::state::{Cache, Leaving, Leg, LegState, Phase, Run, State, Volume};
 use model::{BootId, DriveId, Epoch, Incarnation, LegId, NodeId, PowerCycles, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -178,7 +178,8 @@ impl Target {
 
     fn look(&mut self, ledger: &State, effects: &mut Vec<Effect>) {
         if !self.is_registered(ledger) {
-            let (node, boot, drives) = (self.node, self.boot, self.drives.clone());
+            let (node, boot) = (self.node, self.boot);
+            let drives = self.registrable(ledger).collect();
             let was = ledger.nodes.get(&node).and_then(|node| node.boot);
             let register = ClusterCommand::Register { node, was, boot, drives };
             effects.push(Effect::Propose(Command::Cluster(register)));
@@ -213,14 +214,20 @@ impl Target {
 
     fn is_registered(&self, ledger: &State) -> bool {
         let boot = ledger.nodes.get(&self.node).and_then(|node| node.boot);
-        let same = |(id, count): (&DriveId, &PowerCycles)| {
-            ledger.drives.get(id).is_none_or(|drive| drive.power_cycles == Some(*count))
+        let same = |(id, count): (DriveId, PowerCycles)| {
+            ledger.drives.get(&id).is_some_and(|drive| drive.power_cycles == Some(count))
         };
-        boot == Some(self.boot) && self.drives.iter().all(same)
+        boot == Some(self.boot) && self.registrable(ledger).all(same)
+    }
+
+    /// The drives that the ledger has of this node: it refuses to hear of one that has left the pool.
+    fn registrable(&self, ledger: &State) -> impl Iterator<Item = (DriveId, PowerCycles)> {
+        let own = |id: &DriveId| ledger.drives.get(id).is_some_and(|drive| drive.node == self.node);
+        self.drives.iter().filter(move |(id, _)| own(id)).map(|(id, count)| (*id, *count))
     }
 
     fn look_at(&mut self, ledger: &State, id: LegOf, volume: &Volume, leg: &Leg, effects: &mut Vec<Effect>) {
-        let wanted = self.wanted(ledger, volume, leg);
+        let wanted = self.wanted(ledger, volume, (id.1, leg));
         match self.guard(id) {
             Guard::Fencing { .. } => {}
             Guard::Given { key, to } if wanted == Some((key, to)) => {}
@@ -249,7 +256,7 @@ impl Target {
     }
 
     /// What the ledger wants of a leg: given out under this key to this node, or to nobody.
-    fn wanted(&self, ledger: &State, volume: &Volume, leg: &Leg) -> Option<(Key, NodeId)> {
+    fn wanted(&self, ledger: &State, volume: &Volume, (id, leg): (LegId, &Leg)) -> Option<(Key, NodeId)> {
         volume.activated()?;
         let in_use = match leg.state {
             LegState::InSync | LegState::Rebuilding { .. } => true,
@@ -257,8 +264,18 @@ impl Target {
             LegState::Suspect { .. } => false,
         };
         let key = Key { epoch: volume.epoch, incarnation: leg.incarnation };
-        let same_run = ledger.same_run(leg) || self.bugs.has(Bug::RestoreExports);
+        let same_run = ledger.same_run(leg)
+            || self.is_kept(ledger, volume, (id, leg))
+            || self.bugs.has(Bug::RestoreExports);
         (in_use && same_run).then_some((key, volume.owner))
+    }
+
+    /// Whether a leg whose drive was away and has forgotten nothing stays as it is given out: the last one, in the array of this node itself. Its
+    /// owner would never let it go, and what it waits for goes on where it was.
+    fn is_kept(&self, ledger: &State, volume: &Volume, (id, leg): (LegId, &Leg)) -> bool {
+        let remembers = ledger.drives.get(&leg.drive).is_some_and(|drive| drive.cache == Cache::Safe);
+        let same_boot = leg.run.is_some_and(|run| run.boot == self.boot);
+        remembers && same_boot && volume.owner == self.node && volume.is_last_in_sync(id)
     }
 
     /// What to tell the ledger about a leg that nobody has.

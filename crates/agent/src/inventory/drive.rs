@@ -1,6 +1,5 @@
 //! Physical drives.
 
-use super::nvme;
 use super::tree::Tree;
 use model::{Drive, DriveClass, DriveSerial};
 use std::path::Path;
@@ -83,17 +82,25 @@ fn nvme_drive(tree: &Tree, name: &str) -> Option<Identity> {
         volatile_write_cache: None,
     };
     // The kernel's copy is from when it found the controller; the controller itself knows better, if it answers.
-    match nvme::ask(&tree.path(Path::new("dev").join(&controller))) {
+    match ask(&tree.path(Path::new("dev").join(&controller))) {
         Ok((told, wear_percent)) => {
             identity.serial = told.serial;
             identity.model = told.model;
             identity.firmware = Some(told.firmware).filter(|firmware| !firmware.is_empty());
-            identity.volatile_write_cache = Some(told.volatile_write_cache);
+            identity.volatile_write_cache = Some(told.has_volatile_cache);
             identity.wear_percent = wear_percent;
         }
         Err(error) => warn!("{controller}: {}", crate::chain(&error)),
     }
     Some(identity)
+}
+
+/// What a controller says of itself, and its wear in percent if it has a health log.
+fn ask(path: &Path) -> Result<(nvme::Identify, Option<u8>), nvme::NvmeError> {
+    let controller = nvme::Controller::open(path)?;
+    let identify = controller.identify()?;
+    let health = controller.health().inspect_err(|error| warn!("{}", crate::chain(error)));
+    Ok((identify, health.ok().map(|health| health.wear_percent)))
 }
 
 /// `nvme0n1`'s `device` is its controller, or with multipath its subsystem, which lists the controllers.

@@ -11,7 +11,6 @@
 mod drive;
 mod machine;
 mod nic;
-mod nvme;
 mod tree;
 mod turn;
 

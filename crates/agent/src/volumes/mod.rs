@@ -14,6 +14,7 @@
 mod bounce;
 mod digests;
 mod lease_note;
+mod lives;
 mod load;
 mod openers;
 mod owner;
@@ -22,6 +23,7 @@ mod seeded;
 mod shell;
 mod standing;
 mod target;
+mod uevents;
 
 use crate::store::{Store, StoreError};
 use api::{
@@ -239,13 +241,6 @@ impl Volumes {
         let (store, paths, who) = (self.store.clone(), self.paths.clone(), (ClusterId(cluster), node));
         let place = tokio::task::spawn_blocking(move || place::Place::new(who, store, paths)).await??;
         let place = Arc::new(place);
-        let (drives, known) = (Arc::clone(&place), ledger.clone());
-        // A drive that hangs must not keep the shell from what a lease asks of it.
-        tokio::spawn(async move {
-            if let Err(error) = drives.turn_caches_off(&known).await {
-                warn!("the caches of the drives: {}", crate::chain(&error));
-            }
-        });
         let identity = shell::Identity { node, boot: self.boot };
         let shell = shell::start(
             identity,

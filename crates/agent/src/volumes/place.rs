@@ -7,6 +7,7 @@
 //! On failure: [`VolumesError`].
 
 use super::VolumesError;
+use super::lives::Lives;
 use super::seeded::{self, Seeded};
 use super::shell::blocking;
 use crate::store::Store;
@@ -28,7 +29,6 @@ use storage::name::GivenLeg;
 use storage::owner::Site;
 use storage::slab::{Extent, pieces};
 use tokio::sync::watch;
-use tracing::warn;
 
 /// How long a request may stall on a path. Emulated nodes that were starved lost both paths again and again with one second.
 pub(super) const STALL_MAX: Duration = Duration::from_secs(2);
@@ -54,6 +54,7 @@ pub(super) struct Place {
     paths: watch::Receiver<Option<PathsRequest>>,
     saved: Mutex<Saved>,
     pub(super) seeded: Seeded,
+    pub(super) lives: Lives,
 }
 
 /// Before this node gets a ledger: from then on it has floors. Those that it has stay: they may be of the cluster that it joins.
@@ -82,8 +83,8 @@ impl Place {
             saved = Saved { cluster: Some(cluster), floors: Vec::new() };
             store.save(FILE, &saved)?;
         }
-        let seeded = seeded::of_this_node()?;
-        Ok(Self { cluster, node, store, paths, saved: Mutex::new(saved), seeded })
+        let (seeded, lives) = (seeded::of_this_node()?, Lives::load(store.clone())?);
+        Ok(Self { cluster, node, store, paths, saved: Mutex::new(saved), seeded, lives })
     }
 
     fn change<T>(
@@ -159,6 +160,7 @@ impl Place {
 
     /// The leg is gone for good: its floor says nothing any more.
     pub(super) fn forget(&self, leg: LegOf) -> Result<(), VolumesError> {
+        self.lives.forget(leg)?;
         self.change(|saved| {
             saved.floors.retain(|(known, _)| *known != leg);
             Ok(())
@@ -199,23 +201,6 @@ impl Place {
             let device = engine.drive(&serial)?;
             engine.claim(&device, header, wipe)?;
             Ok(engine.turn_cache_off(&device)?)
-        })
-        .await
-    }
-
-    /// Turns the caches of this node's drives off: legs may be in use since before this agent, on a drive that was reset meanwhile.
-    pub(super) async fn turn_caches_off(self: &Arc<Self>, ledger: &Ledger) -> Result<(), VolumesError> {
-        let state = Arc::clone(&ledger.state().borrow());
-        let place = Arc::clone(self);
-        blocking(move || {
-            let engine = place.engine_with(BTreeMap::new(), BTreeMap::new())?;
-            for drive in state.drives.values().filter(|drive| drive.node == place.node) {
-                let device = engine.drive(&drive.serial);
-                if let Err(error) = device.and_then(|device| engine.turn_cache_off(&device)) {
-                    warn!("drive {}: {}", drive.serial, crate::chain(&error));
-                }
-            }
-            Ok(())
         })
         .await
     }

@@ -6,6 +6,7 @@
 
 use super::VolumesError;
 use super::lease_note::{self, LeaseNote};
+use super::lives;
 use super::load::Load;
 use super::openers;
 use super::owner::{Arrays, Shared};
@@ -18,11 +19,11 @@ use control::member::{Input, Member, Output, Timing};
 use control::owner::{Stage, Up};
 use control::rebuild::Progress;
 use control::state::{Phase, Volume};
-use control::target::{Event as TargetEvent, Key, LegOf, Target};
+use control::target::{Key, LegOf, Target};
 use control::{Command, Moment, State};
 use ledger::http::HttpTransport;
 use ledger::{Contact, Ledger, Role};
-use model::{BootId, DriveId, Epoch, NodeId, NodeName, PowerCycles, VolumeId};
+use model::{BootId, Epoch, NodeId, NodeName, VolumeId};
 use network::diagnose::PathView;
 use network::kernel::abort_connections;
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,9 +50,6 @@ const NEVER_MS: u32 = u32::MAX;
 
 /// A peer on a storage network.
 type Path = (NodeId, u16);
-
-/// The count of a drive that has none in the ledger: nobody counts power cycles yet.
-const FIRST_COUNT: PowerCycles = PowerCycles(1);
 
 /// What was heard of peers on the storage networks.
 pub(crate) type Heard = Arc<dyn Fn() -> Vec<PathView> + Send + Sync>;
@@ -81,6 +79,10 @@ pub(super) struct Ledgers(Ledger);
 impl Ledgers {
     pub(super) fn now(&self) -> Arc<State> {
         Arc::clone(&self.0.state().borrow())
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<Arc<State>> {
+        self.0.state()
     }
 
     pub(super) fn contact(&self, node: NodeId) -> Option<Contact> {
@@ -164,7 +166,6 @@ struct Shell {
     ticked: Moment,
     /// Where no hello comes any more.
     quiet: BTreeSet<Path>,
-    drives: BTreeSet<DriveId>,
     /// In which term this node leads, as control was told.
     leads: Option<u64>,
     /// A change of voters, while it is under way.
@@ -242,17 +243,24 @@ impl Shell {
         let state = ledger.state();
         let (now, here) = (Arc::clone(&state.borrow()), Arc::clone(&place));
         let now_ms = Moment(clock::uptime_ms());
-        let (given, found) = blocking(move || left_by_another(&here, &now, now_ms)).await?;
-        // All of them from the first step on: a leg on a drive that control does not know of would be fenced.
-        let drives: BTreeMap<DriveId, PowerCycles> = counts_of(&state.borrow(), node);
-        let known = drives.keys().copied().collect();
-        let target = Target::new(node, boot, drives, place.floors(), given);
+        // All drives from the first step on: a leg on one that control does not know of would be fenced.
+        let seen = move || Ok((left_by_another(&here, &now, now_ms)?, lives::counts(&here, &now, boot)?));
+        let ((given, found), counts) = blocking(seen).await?;
+        let target = Target::new(node, boot, counts.clone(), place.floors(), given);
         let legs = Legs::new(Arc::clone(&place), Ledgers(ledger.clone()), told.clone());
         let mut arrays = Arrays::new(shared);
         for id in found.keys() {
             arrays.adopt(*id);
         }
         let lease = LeaseNote::open(lease_note::FILE.as_ref(), boot).map_err(VolumesError::LeaseNote)?;
+        let watch = lives::Watch {
+            place: Arc::clone(&place),
+            ledger: Ledgers(ledger.clone()),
+            told: told.clone(),
+            boot,
+            counts,
+        };
+        tokio::spawn(watch.run());
         let member = Member::new((node, boot), Timing::default(), target, found, clock::uptime_ms());
         let member = member.with_bugs(place.seeded.control).with_users_until(lease.end());
         Ok(Self {
@@ -271,7 +279,6 @@ impl Shell {
             silent: BTreeSet::new(),
             ticked: Moment(0),
             quiet: BTreeSet::new(),
-            drives: known,
             leads: None,
             voters: None,
             waiting: BTreeMap::new(),
@@ -322,7 +329,6 @@ impl Shell {
 
     fn tick(&mut self) {
         self.see_leadership();
-        self.see_drives();
         let (now, before) = (Moment(clock::uptime_ms()), self.ticked);
         self.ticked = now;
         // After a pause of this agent's own the hellos of the others are still to be read: their silence says nothing.
@@ -374,16 +380,6 @@ impl Shell {
                 }
             }
         }));
-    }
-
-    /// Drives that the ledger has got to know of.
-    fn see_drives(&mut self) {
-        let state = Arc::clone(&self.state.borrow());
-        for (id, count) in counts_of(&state, self.identity.node) {
-            if self.drives.insert(id) {
-                self.step(Input::Target(TargetEvent::DriveReset(id, count)));
-            }
-        }
     }
 
     fn see_peers(&mut self) {
@@ -545,12 +541,6 @@ impl Shell {
             None => {}
         }
     }
-}
-
-/// The node's drives, and what is taken for their counts of power cycles.
-fn counts_of(state: &State, node: NodeId) -> BTreeMap<DriveId, PowerCycles> {
-    let own = state.drives.iter().filter(|(_, drive)| drive.node == node);
-    own.map(|(id, drive)| (*id, drive.power_cycles.unwrap_or(FIRST_COUNT))).collect()
 }
 
 type Left = (BTreeMap<LegOf, (Key, NodeId)>, BTreeMap<VolumeId, Up>);

@@ -114,9 +114,10 @@ impl Leg {
             }
             Effect::Fence(leg, floor) => {
                 let ledger = self.ledger.clone();
-                self.until_done("fence", leg, move |place| fence(&place, &ledger, leg, floor)).await;
+                let fenced = move |place: Arc<Place>| fence(&place, &ledger, leg, floor);
+                let errored = self.until_done("fence", leg, fenced).await;
                 info!("{} of {} is fenced below {}-{}", leg.1, leg.0, floor.epoch, floor.incarnation.0);
-                self.told.tell(Input::Target(Event::Fenced { leg, floor, errored: false }));
+                self.told.tell(Input::Target(Event::Fenced { leg, floor, errored }));
             }
             Effect::GiveOut(leg, key, to) => {
                 let (place, ledger) = (Arc::clone(&self.place), self.ledger.clone());
@@ -135,16 +136,16 @@ impl Leg {
         }
     }
 
-    async fn until_done(
+    async fn until_done<T: Send + 'static>(
         &self,
         what: &str,
         leg: LegOf,
-        work: impl Fn(Arc<Place>) -> Result<(), VolumesError> + Clone + Send + 'static,
-    ) {
+        work: impl Fn(Arc<Place>) -> Result<T, VolumesError> + Clone + Send + 'static,
+    ) -> T {
         loop {
             let (place, work) = (Arc::clone(&self.place), work.clone());
             match blocking(move || work(place)).await {
-                Ok(()) => return,
+                Ok(done) => return done,
                 Err(error) => warn!("can't {what} {leg:?} yet: {}", crate::chain(&error)),
             }
             sleep(TRY_AGAIN).await;
@@ -154,8 +155,8 @@ impl Leg {
 
 /// A leg that was never known in any run is made first: only then may it be confirmed. A local array of an older epoch goes before,
 /// with whoever has it open. One of the same epoch is the present owner's own: the path is taken from it, and its letting go is waited
-/// for, as the device stays busy until then.
-fn fence(place: &Place, ledger: &Ledgers, leg: LegOf, floor: Key) -> Result<(), VolumesError> {
+/// for, as the device stays busy until then. Says whether the drive's medium has lost anything since the leg was given out.
+fn fence(place: &Place, ledger: &Ledgers, leg: LegOf, floor: Key) -> Result<bool, VolumesError> {
     let state = ledger.now();
     let engine = place.engine(&state)?;
     let volume = state.volumes.get(&leg.0);
@@ -188,7 +189,16 @@ fn fence(place: &Place, ledger: &Ledgers, leg: LegOf, floor: Key) -> Result<(), 
             engine.carry_target(&step, sizes)?;
         }
     }
-    Ok(())
+    let media_errors = media_errors(&engine, &state, leg);
+    Ok(media_errors.is_some_and(|media_errors| place.lives.has_erred(leg, media_errors)))
+}
+
+/// What the drive of a leg has counted; `None`: it does not say.
+fn media_errors(engine: &Engine, state: &State, leg: LegOf) -> Option<u64> {
+    let drive = state.volumes.get(&leg.0)?.legs.get(&leg.1)?.drive;
+    let device = engine.drive(&state.drives.get(&drive)?.serial).ok()?;
+    let health = engine.health(&device).inspect_err(|error| warn!("{}", crate::chain(error)));
+    Some(health.ok()??.media_errors)
 }
 
 /// What the ledger says of a leg and its place on the drive; refused while the drive is not claimed: what it holds may be
@@ -228,6 +238,10 @@ fn give_out(place: &Place, ledger: &Ledgers, leg: LegOf, key: Key, to: NodeId) -
     let (own, _) = place.addresses(&state);
     let host = (to != place.node).then(|| name::host(place.cluster, to));
     let offer = offer(&engine, place, &state, volume, leg, key, host)?;
+    // Before: what it loses from then on counts.
+    if let Some(media_errors) = media_errors(&engine, &state, leg) {
+        place.lives.given_out(leg, media_errors)?;
+    }
     for step in target::give_out(&engine.seen_target()?, &offer, &own).map_err(|refused| at_odds(&refused))? {
         debug!("{step:?}");
         engine.carry_target(&step, sizes(volume))?;

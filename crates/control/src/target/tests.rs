@@ -89,3 +89,40 @@ fn a_drive_of_another_node_is_none_of_its_business() {
     assert!(effects.iter().all(|effect| !matches!(effect, Effect::Fence(leg, _) if *leg != LEG)));
     assert_eq!(look(&mut target(), &cluster(2, 1, &[Cache::Safe])), []);
 }
+
+/// What the target orders after its drive was away for a moment; `alone`: the other leg is stale by then.
+fn after_it_was_away(cache: Cache, alone: bool) -> Vec<Effect> {
+    let mut target = target();
+    let mut ledger = with_volume(2, 1, Mirror::TwoWay, &[cache]);
+    let effects = look(&mut target, &ledger);
+    fenced(&mut target, &ledger, &effects);
+    open(&mut ledger, &[1, 2]);
+    look(&mut target, &ledger);
+    if alone {
+        let command = now(&ledger, VolumeCommand::LegStale(crate::testing::leg_ref(&ledger, 2)));
+        must(&mut ledger, &command);
+    }
+    let asks = target.step(Moment(0), &ledger, Event::DriveReset(DriveId(1), PowerCycles(2)));
+    let [Effect::Propose(register)] = asks.as_slice() else { panic!("{asks:?}") };
+    must(&mut ledger, register);
+    look(&mut target, &ledger)
+}
+
+#[test]
+fn a_leg_whose_drive_was_away_is_fenced_unless_it_is_all_that_its_own_node_has() {
+    let is_fenced =
+        |effects: Vec<Effect>| effects.iter().any(|effect| matches!(effect, Effect::Fence(LEG, _)));
+    assert!(is_fenced(after_it_was_away(Cache::Safe, false)));
+    assert!(is_fenced(after_it_was_away(Cache::Volatile, true)), "it may have forgotten");
+    assert_eq!(after_it_was_away(Cache::Safe, true), []);
+}
+
+/// A drive that was replaced is in no registration: the ledger would refuse all of it.
+#[test]
+fn a_drive_that_has_left_the_pool_is_not_registered_again() {
+    let mut target = target();
+    let mut ledger = given(&mut target);
+    ledger.drives.remove(&DriveId(1));
+    let asks = target.step(Moment(0), &ledger, Event::DriveReset(DriveId(1), PowerCycles(2)));
+    assert!(!asks.iter().any(|effect| matches!(effect, Effect::Propose(Command::Cluster(_)))), "{asks:?}");
+}

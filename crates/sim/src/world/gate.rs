@@ -98,7 +98,9 @@ impl World {
     }
 
     fn gate_tick(&mut self, machine: usize, volume: usize, leg: u16, key: Key) {
-        let given = self.disks[volume].get(&leg).is_some_and(|disk| disk.given == Some((key, machine)));
+        let disk = self.disks[volume].get(&leg);
+        let given =
+            disk.is_some_and(|disk| disk.given == Some((key, machine)) && self.drives[disk.drive].present);
         let home = self.home(volume, leg);
         let there = self.machines[home].power && self.machines[home].frozen == 0;
         let to = self.passes(Plane::Storage, machine, home);

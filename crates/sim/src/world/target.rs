@@ -300,8 +300,10 @@ impl World {
 
     pub(crate) fn pull(&mut self, drive: usize) {
         self.drives[drive].present = false;
+        let (node, volatile) = (self.drives[drive].node, self.drives[drive].volatile);
         for disk in self.disks.iter_mut().flat_map(BTreeMap::values_mut).filter(|disk| disk.drive == drive) {
-            disk.given = None;
+            // Its node's own device stays, and is turned to the drive when that is back.
+            disk.given.take_if(|(_, to)| volatile || *to != node);
         }
         if self.bug != Some(Broken::UngatedOwnLeg) {
             self.own_paths_lost(drive);

@@ -12,6 +12,7 @@ mod block;
 mod carry_owner;
 mod carry_target;
 mod dm;
+mod drive_life;
 mod fabrics;
 mod load;
 mod maps_io;
@@ -94,6 +95,9 @@ pub enum StepError {
     /// More maps than a leg has room for.
     #[error("no room for so many maps")]
     TooManyMaps,
+    /// A drive does not say what it is asked.
+    #[error(transparent)]
+    Drive(#[from] nvme::NvmeError),
     /// It would forget what it acknowledged.
     #[error("the volatile write cache of {device} can't be turned off: it may hold no leg")]
     VolatileCache {
@@ -232,6 +236,16 @@ impl Engine {
             return Ok(());
         }
         write_cache::turn_off(path)
+    }
+
+    /// A number that is another one after the drive was gone and came back; `None` for what is no NVMe drive.
+    pub fn appearance(&self, path: &std::path::Path) -> Option<u64> {
+        drive_life::appearance(path)
+    }
+
+    /// What the drive says of its health; `None` for what is no NVMe drive.
+    pub fn health(&self, path: &std::path::Path) -> Result<Option<nvme::Health>, StepError> {
+        drive_life::health(path)
     }
 
     /// What the kernel has of this node as target.
