@@ -9,6 +9,8 @@
 //! [`network::diagnose`], what else is wrong by [`network::conditions`]; each remembers what it saw in a memory of its own; here is
 //! only the clock.
 //!
+//! While a watch rests ([`Watch::rest`]) nobody is asked and nothing is judged: what was told last stands.
+//!
 //! On failure: a member that can't be asked has a report that gets older, which the diagnosis knows how to take.
 
 use crate::{Cluster, Member};
@@ -20,7 +22,7 @@ use network::wiring::NodeCabling;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
@@ -142,6 +144,10 @@ pub struct Watch {
 
 #[derive(Debug)]
 struct Shared {
+    /// How many want it to rest.
+    resting: watch::Sender<u32>,
+    /// A report has come, for the one who judges.
+    news: Notify,
     reports: Mutex<BTreeMap<NodeName, (Instant, Health)>>,
     silences: Mutex<(Instant, Silences)>,
 }
@@ -155,8 +161,12 @@ impl Watch {
     /// Starts watching. `known_good` is the cabling when all is well.
     pub fn start(cluster: &Cluster, known_good: Vec<NodeCabling>, thresholds: Thresholds) -> Self {
         let now = Instant::now();
-        let shared =
-            Arc::new(Shared { reports: Mutex::default(), silences: Mutex::new((now, Silences::default())) });
+        let shared = Arc::new(Shared {
+            resting: watch::Sender::new(0),
+            news: Notify::new(),
+            reports: Mutex::default(),
+            silences: Mutex::new((now, Silences::default())),
+        });
         let mut tasks = JoinSet::new();
         for member in &cluster.members {
             tasks.spawn(ask(member.client.clone(), Arc::clone(&shared)));
@@ -184,6 +194,12 @@ impl Watch {
         self.sightings.clone()
     }
 
+    /// Lets the members be until this is dropped: to be asked costs them something. Losses meanwhile are seen afterwards, if they last.
+    pub fn rest(&self) -> Rest {
+        self.shared.resting.send_modify(|count| *count += 1);
+        Rest(Arc::clone(&self.shared))
+    }
+
     /// Begins anew to listen for silences.
     pub fn listen_for_silences(&self) {
         *lock(&self.shared.silences) = (Instant::now(), Silences::default());
@@ -195,16 +211,55 @@ impl Watch {
     }
 }
 
+/// Nobody is asked and nothing is judged while one of these is kept.
+#[derive(Debug)]
+#[must_use = "it goes on when this is dropped"]
+pub struct Rest(Arc<Shared>);
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        self.0.resting.send_modify(|count| *count -= 1);
+    }
+}
+
+impl Shared {
+    /// Returns when nobody wants it to rest; whether somebody did.
+    async fn rested(&self) -> bool {
+        let mut resting = self.resting.subscribe();
+        let did = *resting.borrow_and_update() > 0;
+        // The sender is in `self`: waiting can't fail.
+        let _ = resting.wait_for(|count| *count == 0).await;
+        did
+    }
+
+    /// Waits until so many members have been asked since a moment and have answered, as long as one has to answer at most.
+    async fn all_told_since(&self, since: Instant, members: usize) {
+        let told = async {
+            loop {
+                let news = self.news.notified();
+                if lock(&self.reports).values().filter(|(asked, _)| *asked >= since).count() >= members {
+                    return;
+                }
+                news.await;
+            }
+        };
+        // Whoever does not answer has a report that is old.
+        let _ = timeout(PATIENCE, told).await;
+    }
+}
+
 /// Asks one member for ever.
 async fn ask(client: api::Client, shared: Arc<Shared>) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        shared.rested().await;
         let asked = Instant::now();
         // An answer that is late or an error leaves the last report standing, which ages.
         if let Ok(Ok(health)) = timeout(PATIENCE, client.health()).await {
             lock(&shared.reports).insert(client.node().clone(), (asked, health));
+            shared.news.notify_one();
         }
     }
 }
@@ -225,6 +280,9 @@ impl Judge {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !tell.is_closed() {
             ticks.tick().await;
+            if self.shared.rested().await {
+                self.shared.all_told_since(Instant::now(), self.cluster.members.len()).await;
+            }
             let told = self.told();
             let reports: Vec<NodeReport> = told.iter().map(|told| told.report.clone()).collect();
             self.note_silences(&reports);

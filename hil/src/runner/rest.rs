@@ -8,12 +8,14 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 impl Runner<'_> {
-    /// For so long the agents use so much of one processor at most, percent, and each holds so much memory at most, MiB.
+    /// For so long the agents use so much of one processor at most, percent, and each holds so much memory at most, MiB. Nobody asks them anything meanwhile.
     pub(super) async fn agents_rest(
         &mut self,
         for_long: Duration,
         (percent, mib): (u16, u16),
     ) -> Result<Seen, LabError> {
+        // The watch asks every agent five times a second: that is not rest, and not theirs.
+        let _unwatched = self.watch.rest();
         let begun = Instant::now();
         let before = self.agents_use().await?;
         sleep(for_long).await;
