@@ -8,7 +8,7 @@ use model::{DriveId, DriveSerial, NodeId};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use storage::kernel::{Count, count};
+use storage::kernel::{Count, Counters};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::sleep;
@@ -48,7 +48,7 @@ async fn measure(
     state: watch::Receiver<Arc<State>>,
     readings: Arc<Mutex<BTreeMap<DriveId, Reading>>>,
 ) {
-    let mut before = BTreeMap::new();
+    let (mut before, mut counters) = (BTreeMap::new(), Counters::default());
     loop {
         sleep(EVERY).await;
         let own: BTreeMap<DriveId, DriveSerial> = {
@@ -56,15 +56,20 @@ async fn measure(
             let own = state.drives.iter().filter(|(_, drive)| drive.node == node);
             own.map(|(id, drive)| (*id, drive.serial.clone())).collect()
         };
-        let Ok(now) = spawn_blocking(move || counts(&own)).await else { return };
+        let counted = spawn_blocking(move || {
+            let now = counts(&mut counters, &own);
+            (counters, now)
+        });
+        let Ok((kept, now)) = counted.await else { return };
+        counters = kept;
         let new = now.iter().filter_map(|(id, now)| Some((*id, since(*before.get(id)?, *now)?)));
         readings.lock().unwrap_or_else(PoisonError::into_inner).extend(new);
         before = now;
     }
 }
 
-fn counts(own: &BTreeMap<DriveId, DriveSerial>) -> BTreeMap<DriveId, Count> {
-    own.iter().filter_map(|(id, serial)| Some((*id, count(serial).ok()?))).collect()
+fn counts(counters: &mut Counters, own: &BTreeMap<DriveId, DriveSerial>) -> BTreeMap<DriveId, Count> {
+    own.iter().filter_map(|(id, serial)| Some((*id, counters.of(serial).ok()?))).collect()
 }
 
 /// `None`: nothing has ended, or it is another device that counts anew.

@@ -1,7 +1,9 @@
 //! What a drive's requests took, as the kernel counts it (Documentation/block/stat.rst).
 
-use super::{StepError, observe};
+use super::{StepError, observe, sysfs};
 use model::DriveSerial;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// Reads and writes that have ended since the drive came, and what they took, all together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -22,10 +24,23 @@ impl Count {
     }
 }
 
-/// Of the drive with that serial number.
-pub fn count(serial: &DriveSerial) -> Result<Count, StepError> {
-    let stat = observe::drive_stat(serial)?;
-    Count::parse(&stat).ok_or_else(|| StepError::Missing { what: format!("statistics of drive {serial}") })
+/// The counts of drives, where they were found last: a serial number is looked for among all devices only when it is not there any more.
+#[derive(Debug, Default)]
+pub struct Counters(BTreeMap<DriveSerial, PathBuf>);
+
+impl Counters {
+    /// Of the drive with that serial number.
+    pub fn of(&mut self, serial: &DriveSerial) -> Result<Count, StepError> {
+        let known = self.0.get(serial).filter(|folder| observe::is_drive(folder, serial)).cloned();
+        let folder = match known {
+            Some(folder) => folder,
+            None => observe::drive_folder(serial)?,
+        };
+        let stat = sysfs::read(&folder.join("stat"))?;
+        self.0.insert(serial.clone(), folder);
+        Count::parse(&stat)
+            .ok_or_else(|| StepError::Missing { what: format!("statistics of drive {serial}") })
+    }
 }
 
 #[cfg(test)]

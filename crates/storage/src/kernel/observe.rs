@@ -9,14 +9,17 @@ use crate::target::{Export, NAMESPACE, Port, Seen as SeenTarget};
 use model::DriveSerial;
 use std::path::{Path, PathBuf};
 
-fn drive_folder(serial: &DriveSerial) -> Result<PathBuf, StepError> {
-    let folders =
-        sysfs::names(Path::new("/sys/block")).into_iter().map(|name| Path::new("/sys/block").join(name));
-    let has = |folder: &PathBuf| {
-        sysfs::read_if_there(&folder.join("device/serial"))
-            .is_some_and(|found| found.trim() == serial.as_str())
-    };
-    folders.into_iter().find(has).ok_or_else(|| StepError::Missing { what: format!("drive {serial}") })
+/// What the kernel has of the drive with that serial number.
+pub(super) fn drive_folder(serial: &DriveSerial) -> Result<PathBuf, StepError> {
+    let names = sysfs::names(Path::new("/sys/block")).into_iter();
+    let mut folders = names.map(|name| Path::new("/sys/block").join(name));
+    let found = folders.find(|folder| is_drive(folder, serial));
+    found.ok_or_else(|| StepError::Missing { what: format!("drive {serial}") })
+}
+
+/// Whether that is the folder of the drive with that serial number.
+pub(super) fn is_drive(folder: &Path, serial: &DriveSerial) -> bool {
+    sysfs::read_if_there(&folder.join("device/serial")).is_some_and(|found| found.trim() == serial.as_str())
 }
 
 pub(super) fn drive(serial: &DriveSerial) -> Result<PathBuf, StepError> {
@@ -26,10 +29,6 @@ pub(super) fn drive(serial: &DriveSerial) -> Result<PathBuf, StepError> {
 
 pub(super) fn drive_number(serial: &DriveSerial) -> Result<String, StepError> {
     Ok(sysfs::read(&drive_folder(serial)?.join("dev"))?)
-}
-
-pub(super) fn drive_stat(serial: &DriveSerial) -> Result<String, StepError> {
-    Ok(sysfs::read(&drive_folder(serial)?.join("stat"))?)
 }
 
 pub(super) fn target(engine: &Engine) -> Result<SeenTarget, StepError> {
