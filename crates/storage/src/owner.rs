@@ -22,7 +22,8 @@
 mod seen;
 
 pub use seen::{
-    Array, Connection, Gate, Member, Seen, Way, found, look, no_longer_sound, to_bounce, without_path,
+    Array, Connection, Gate, Member, Seen, Way, found, is_settled, look, no_longer_sound, to_bounce,
+    without_path,
 };
 
 use crate::leg::{Geometry, Sizes};

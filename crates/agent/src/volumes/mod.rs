@@ -22,6 +22,7 @@ mod place;
 mod seeded;
 mod shell;
 mod standing;
+mod stirs;
 mod target;
 mod uevents;
 

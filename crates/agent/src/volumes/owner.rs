@@ -14,6 +14,7 @@ use super::digests;
 use super::openers::{self, Left};
 use super::place::{self, Place, SIZES_OF_NONE};
 use super::shell::{self, Ledgers, Told, blocking};
+use super::stirs::Stirs;
 use api::GivenLegRequest;
 use control::command::LegRef;
 use control::member::Input;
@@ -29,11 +30,11 @@ use storage::kernel::{Engine, StepError};
 use storage::owner::{self, Refused, Site, Step};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify, mpsc};
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 const TRY_AGAIN: Duration = Duration::from_millis(200);
-/// How often an array, its gates and a rebuild are looked at.
+/// How often an array, its gates and a rebuild are looked at while something is wrong or under way.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often, and how many times, when something was just given up.
 pub(super) const LOOK_HURRIED: Duration = Duration::from_millis(20);
@@ -42,7 +43,7 @@ const HURRIED_LOOKS: u32 = 10;
 const FLUSH_LIMIT: Duration = Duration::from_secs(10);
 /// The same for all legs before an array is stopped: control gives it two seconds in all.
 const FLUSH_ALL_LIMIT: Duration = Duration::from_secs(1);
-/// How often an array is looked for that is not there.
+/// How often an array is looked for that is not there, and looked at while nothing is wrong with it and the kernel tells nothing.
 const LOOK_SELDOM: Duration = Duration::from_secs(1);
 
 /// What all tasks share.
@@ -463,25 +464,29 @@ impl One {
         self.carry(None, epoch, plan).await
     }
 
-    /// Looks at gates and array again and again, and tells what has changed. Told to look at once, it does so a few times: the kernel
-    /// takes a moment to see that a connection is gone.
+    /// Looks at gates and array when the kernel tells of something, and tells what has changed. While something is under way or wrong it
+    /// looks again and again. Told to look at once, it does so a few times: the kernel takes a moment to see that a connection is gone.
     async fn watch(self, look: Arc<Notify>) {
         let mut known: Option<(BTreeSet<LegId>, Option<owner::Array>)> = None;
         let mut bounces = Bounces::default();
+        let mut stirs = Stirs::default();
         let (mut pause, mut hurried) = (LOOK_EVERY, 0);
         loop {
             if hurried > 0 {
                 hurried -= 1;
                 sleep(LOOK_HURRIED).await;
-            } else if timeout(pause, look.notified()).await.is_ok() {
-                hurried = HURRIED_LOOKS;
+            } else {
+                hurried = next_look(&look, &stirs, pause).await;
             }
             let Ok(seen) = self.seen().await else { continue };
+            let (id, shared) = (self.id, self.shared.clone());
+            stirs.follow(seen.array.as_ref(), move || at(id, &shared.place, &shared.ledger)).await;
             for given in owner::to_bounce(&seen).into_values() {
                 if bounces.is_due(given, Instant::now()) {
                     tokio::spawn(self.clone().bounce(given));
                 }
             }
+            let settled = owner::is_settled(&seen);
             let now = (owner::without_path(&seen), seen.array);
             let (gates, array) = known.unwrap_or_default();
             // Again and again: a gate may have been made anew meanwhile, and control takes it only once.
@@ -498,9 +503,24 @@ impl One {
             if now.1 != array {
                 self.tell(Event::Stirred);
             }
-            pause = if now.1.is_some() || !now.0.is_empty() { LOOK_EVERY } else { LOOK_SELDOM };
+            let nothing = now.1.is_none() && now.0.is_empty();
+            pause = if nothing || settled { LOOK_SELDOM } else { LOOK_EVERY };
             known = Some(now);
         }
+    }
+}
+
+/// Waits for the next look; how many more follow in a hurry. What the kernel tells of comes no more often than looks without it.
+async fn next_look(look: &Notify, stirs: &Stirs, pause: Duration) -> u32 {
+    let last = tokio::time::Instant::now();
+    let told = async {
+        stirs.stirred().await;
+        sleep_until(last + LOOK_EVERY).await;
+    };
+    tokio::select! {
+        () = sleep(pause) => 0,
+        () = look.notified() => HURRIED_LOOKS,
+        () = told => 0,
     }
 }
 

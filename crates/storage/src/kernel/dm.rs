@@ -13,6 +13,7 @@ use rustix::io::{Errno, Result as IoResult};
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
 use std::ffi::c_void;
 use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 const CONTROL: &str = "/dev/mapper/control";
@@ -23,8 +24,10 @@ const NAME_AT: usize = 48;
 const NAME_BYTES: usize = 128;
 /// `sizeof(struct dm_target_spec)`.
 const SPEC_BYTES: usize = 40;
-/// More than any answer of ours: a status of a gate has some hundred bytes, a list of devices some dozen a device.
-const BUFFER_BYTES: usize = 64 << 10;
+/// Room for an answer: a status of a gate has some hundred bytes, a list of devices some dozen a device. The kernel copies all of it both ways
+/// each time, so that it begins small; what does not fit is asked again with more.
+const BUFFER_BYTES: usize = 2 << 10;
+const BUFFER_BYTES_MAX: usize = 1 << 20;
 
 const LIST_DEVICES: u8 = 2;
 const DEV_CREATE: u8 = 3;
@@ -139,6 +142,27 @@ fn text_at(buffer: &[u8], at: usize) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// A buffer with a request, and so much room for the answer at least.
+fn request(name: &str, flags: u32, data: &[u8], targets: u32, room: usize) -> Result<Vec<u8>, Errno> {
+    if name.len() >= NAME_BYTES {
+        return Err(Errno::NAMETOOLONG);
+    }
+    let mut buffer = vec![0; room.max(HEAD_BYTES + data.len())];
+    let len = u32::try_from(buffer.len()).map_err(|_| Errno::TOOBIG)?;
+    put(&mut buffer, 0, &4u32.to_ne_bytes());
+    put(&mut buffer, 12, &len.to_ne_bytes());
+    put(&mut buffer, 16, &312u32.to_ne_bytes());
+    put(&mut buffer, 20, &targets.to_ne_bytes());
+    put(&mut buffer, 28, &flags.to_ne_bytes());
+    put(&mut buffer, NAME_AT, name.as_bytes());
+    put(&mut buffer, HEAD_BYTES, data);
+    Ok(buffer)
+}
+
+fn is_question(command: u8) -> bool {
+    matches!(command, LIST_DEVICES | DEV_STATUS | TABLE_DEPS | TABLE_STATUS)
+}
+
 impl Dm {
     pub(super) fn open() -> Result<Self, DmError> {
         let opened = File::options().read(true).write(true).open(CONTROL);
@@ -159,24 +183,20 @@ impl Dm {
         targets: u32,
     ) -> Result<Vec<u8>, DmError> {
         let failed = |errno| DmError { what, name: name.to_owned(), errno };
-        if name.len() >= NAME_BYTES {
-            return Err(failed(Errno::NAMETOOLONG));
+        let mut room = BUFFER_BYTES;
+        loop {
+            let mut buffer = request(name, flags, data, targets, room).map_err(failed)?;
+            // SAFETY: see the impl above.
+            unsafe { ioctl(&self.0, Request { command, buffer: &mut buffer }) }.map_err(failed)?;
+            if u32_at(&buffer, 28) & BUFFER_FULL_FLAG == 0 {
+                return Ok(buffer);
+            }
+            room *= 4;
+            // Asking twice changes nothing; telling twice may.
+            if !is_question(command) || room > BUFFER_BYTES_MAX {
+                return Err(failed(Errno::NOBUFS));
+            }
         }
-        let mut buffer = vec![0; BUFFER_BYTES.max(HEAD_BYTES + data.len())];
-        let len = u32::try_from(buffer.len()).map_err(|_| failed(Errno::TOOBIG))?;
-        put(&mut buffer, 0, &4u32.to_ne_bytes());
-        put(&mut buffer, 12, &len.to_ne_bytes());
-        put(&mut buffer, 16, &312u32.to_ne_bytes());
-        put(&mut buffer, 20, &targets.to_ne_bytes());
-        put(&mut buffer, 28, &flags.to_ne_bytes());
-        put(&mut buffer, NAME_AT, name.as_bytes());
-        put(&mut buffer, HEAD_BYTES, data);
-        // SAFETY: see the impl above.
-        unsafe { ioctl(&self.0, Request { command, buffer: &mut buffer }) }.map_err(failed)?;
-        if u32_at(&buffer, 28) & BUFFER_FULL_FLAG != 0 {
-            return Err(failed(Errno::NOBUFS));
-        }
-        Ok(buffer)
     }
 
     /// All devices' names.
@@ -292,7 +312,7 @@ impl Dm {
     pub(super) fn below(&self, name: &str) -> Result<Vec<DeviceNumber>, DmError> {
         let buffer = self.call("ask what is below", TABLE_DEPS, name, 0, &[], 0)?;
         let at = u32_at(&buffer, 16) as usize;
-        let count = (u32_at(&buffer, at) as usize).min(BUFFER_BYTES / 8);
+        let count = (u32_at(&buffer, at) as usize).min(buffer.len() / 8);
         Ok((0..count).map(|i| device_number(u64_at(&buffer, at + 8 + 8 * i))).collect())
     }
 
@@ -306,15 +326,36 @@ impl Dm {
             Err(Errno::INTR) => 0,
             Err(errno) => return Err(failed(errno)),
         };
-        // Remembers how many there were, for the next time.
-        self.call("wait for", DEV_ARM_POLL, "", 0, &[], 0)?;
+        self.arm()?;
         Ok(count > 0)
+    }
+
+    /// The kernel remembers how many events there were; with the next one this is readable (dm.c, `dm_poll`).
+    pub(super) fn arm(&self) -> Result<(), DmError> {
+        self.call("wait for", DEV_ARM_POLL, "", 0, &[], 0).map(drop)
+    }
+}
+
+impl AsFd for Dm {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_says_how_much_room_it_has_and_only_questions_are_asked_twice() {
+        let asked = request("x", 0, b"data", 1, BUFFER_BYTES).unwrap();
+        assert_eq!((asked.len(), u32_at(&asked, 12)), (BUFFER_BYTES, BUFFER_BYTES as u32));
+        assert_eq!((text_at(&asked, NAME_AT), text_at(&asked, HEAD_BYTES)), ("x".into(), "data".into()));
+        let large = request("x", 0, &[1; 5000], 1, BUFFER_BYTES).unwrap();
+        assert_eq!(large.len(), HEAD_BYTES + 5000);
+        assert_eq!(request(&"x".repeat(NAME_BYTES), 0, &[], 0, 0), Err(Errno::NAMETOOLONG));
+        assert!(is_question(TABLE_STATUS) && !is_question(TARGET_MSG) && !is_question(DEV_SUSPEND));
+    }
 
     #[test]
     fn the_opcode_is_the_kernels() {

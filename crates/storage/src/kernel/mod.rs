@@ -18,11 +18,13 @@ mod load;
 mod maps_io;
 mod md;
 mod observe;
+mod stirs;
 mod sysfs;
 mod write_cache;
 
 pub use dm::{DeviceNumber, DmError};
-pub use load::{Count, count};
+pub use load::{Count, Counters};
+pub use stirs::Stirs;
 pub use sysfs::{FileError, Watched};
 
 use crate::bug::{Bug, Bugs};
@@ -308,6 +310,16 @@ impl Engine {
     /// Waits for an event of a gate; whether there was one in time.
     pub fn wait_for_gates(&self, bound: Duration) -> Result<bool, StepError> {
         Ok(self.dm.wait(bound)?)
+    }
+
+    /// Tells of every change of an array and of every event of a gate, as long as what this gives is kept.
+    pub fn stirs(
+        &self,
+        site: &Site,
+        epoch: model::Epoch,
+        told: impl Fn() + Send + 'static,
+    ) -> Result<Stirs, StepError> {
+        Stirs::begin(self.watch(site, epoch)?, Dm::open()?, told)
     }
 
     /// The files of md that tell when to look again: `array_state`, and each leg's `state`.

@@ -7,6 +7,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -128,6 +129,13 @@ impl Watched {
             Err(Errno::INTR) => Ok(false),
             Err(errno) => Err(failed("wait for", &self.path)(errno.into())),
         }
+    }
+}
+
+/// For whoever waits for many: `POLLPRI` after each reading, when it has changed.
+impl AsFd for Watched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

@@ -171,6 +171,19 @@ pub fn to_bounce(seen: &Seen) -> BTreeMap<LegId, GivenLeg> {
         .collect()
 }
 
+/// Whether nothing is under way and nothing is wrong: whatever ends that, the kernel tells of by itself when something is written, through
+/// md's attributes or an event of a gate.
+pub fn is_settled(seen: &Seen) -> bool {
+    let Some(array) = &seen.array else { return false };
+    let at_rest =
+        matches!(array.state.as_str(), "active" | "active-idle" | "clean") && array.action == "idle";
+    let whole = |(leg, member): (&LegId, &Member)| {
+        let gate = seen.gates.get(leg).is_some_and(|gate| gate.epoch == array.epoch && gate.queues);
+        gate && member.slot.is_some() && member.has("in_sync") && !member.failed()
+    };
+    at_rest && seen.top && without_path(seen).is_empty() && array.members.iter().all(whole)
+}
+
 /// The array that an earlier run of the agent has left, as control has arrays; `None` if there is none that is whole: it is assembled
 /// anew. `nodes`: where the ledger has the legs. `maps`: the sequence of the tables on them.
 ///
@@ -199,4 +212,59 @@ pub fn found(seen: &Seen, nodes: &BTreeMap<LegId, NodeId>, maps: MapSequence, no
     }
     let (patience, errored) = (BTreeMap::new(), BTreeSet::new());
     Some(Up { epoch: array.epoch, maps, admitted: seen.top, legs, rebuild, patience, errored })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settled() -> Seen {
+        let epoch = Epoch { ledger: model::LedgerIncarnation(1), number: 2 };
+        let leg = LegId(1);
+        let given: GivenLeg = "3-1-1.2-1".parse().unwrap();
+        let gate = Gate { epoch, to: Some(given), local: true, path: true, queues: true };
+        let member = Member { slot: Some(0), words: ["in_sync".to_owned()].into() };
+        let members = [(leg, member)].into();
+        let (state, action) = ("active".to_owned(), "idle".to_owned());
+        let array = Some(Array { epoch, state, action, held: false, room: 1, members });
+        Seen { gates: [(leg, gate)].into(), array, top: true, connections: BTreeMap::new() }
+    }
+
+    #[test]
+    fn nothing_is_settled_while_a_leg_a_gate_or_the_array_is_not_as_in_peace() {
+        assert!(is_settled(&settled()));
+        let without = |change: fn(&mut Seen)| {
+            let mut seen = settled();
+            change(&mut seen);
+            !is_settled(&seen)
+        };
+        let all: [fn(&mut Seen); 11] = [
+            |seen| seen.array = None,
+            |seen| seen.top = false,
+            |seen| gate(seen).path = false,
+            |seen| gate(seen).queues = false,
+            |seen| gate(seen).local = false,
+            |seen| gate(seen).epoch.number += 1,
+            |seen| seen.gates.clear(),
+            |seen| array(seen).state = "write-pending".to_owned(),
+            |seen| array(seen).action = "recover".to_owned(),
+            |seen| member(seen).slot = None,
+            |seen| member(seen).words.extend(["write_error".to_owned()]),
+        ];
+        for (number, change) in all.into_iter().enumerate() {
+            assert!(without(change), "change {number}");
+        }
+    }
+
+    fn gate(seen: &mut Seen) -> &mut Gate {
+        seen.gates.get_mut(&LegId(1)).unwrap()
+    }
+
+    fn array(seen: &mut Seen) -> &mut Array {
+        seen.array.as_mut().unwrap()
+    }
+
+    fn member(seen: &mut Seen) -> &mut Member {
+        array(seen).members.get_mut(&LegId(1)).unwrap()
+    }
 }
