@@ -1,6 +1,7 @@
 //! `cargo xtask hil`: parses what to run, runs it, shows what came of it.
 
 use crate::kill_matrix;
+use crate::raft_command;
 use crate::report_command;
 use crate::sim_command::{self, SimArguments};
 use crate::test_command::root;
@@ -22,6 +23,7 @@ Examples:
   cargo xtask hil --template plant.toml           a template of your own, or an ARM parameters file
   cargo xtask hil --suite tor-loss --seed 7       the same random choices as an earlier run
   cargo xtask hil --rung sim --seeds 2000         random fault schedules in virtual time, in seconds
+  cargo xtask hil --rung raft --seeds 200         the real Raft and its store in virtual time
   cargo xtask hil --suite volume-cold-start --bug open-unequal
                                                   nodes that break a rule on purpose: the suite must notice
   cargo xtask hil --keep                          leave the lab running, and say how to get in
@@ -39,7 +41,7 @@ Exit codes: 0 good; 1 what was examined is wrong; 2 the input or the command lin
 pub(crate) struct HilArguments {
     #[command(subcommand)]
     command: Option<HilCommand>,
-    /// What the cluster is made of: machines of QEMU, or the deciding code alone in virtual time
+    /// What the cluster is made of: machines of QEMU, or the deciding code or the ledger alone in virtual time
     #[arg(long, value_enum, default_value_t = Rung::Qemu)]
     rung: Rung,
     #[command(flatten)]
@@ -126,6 +128,8 @@ enum Rung {
     Qemu,
     /// Thousands of random fault schedules a minute (docs/sim.md)
     Sim,
+    /// The ledgers with the real Raft and store, over a simulated network and disks (docs/ledger.md)
+    Raft,
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -146,12 +150,14 @@ pub(crate) fn run(arguments: HilArguments) -> ExitCode {
         }
         None => {}
     }
-    if arguments.rung == Rung::Sim {
-        let nightly = matches!(arguments.set, SetName::Nightly);
-        return sim_command::run(&arguments.sim, arguments.seed, nightly);
+    let nightly = matches!(arguments.set, SetName::Nightly);
+    match arguments.rung {
+        Rung::Sim => return sim_command::run(&arguments.sim, arguments.seed, nightly),
+        Rung::Raft => return raft_command::run(&arguments.sim, arguments.seed, nightly),
+        Rung::Qemu => {}
     }
     if let Some(option) = arguments.sim.given() {
-        eprintln!("error: `{option}` is for `--rung sim`");
+        eprintln!("error: `{option}` is for a rung in virtual time (`--rung`)");
         return ExitCode::from(2);
     }
     let ui = Ui::new();

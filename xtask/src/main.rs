@@ -5,6 +5,7 @@
 mod bench;
 mod hil_command;
 mod kill_matrix;
+mod raft_command;
 mod report_command;
 mod sim_command;
 mod test_command;

@@ -10,21 +10,25 @@ use std::time::Instant;
 /// Which schedules, and what is broken in them.
 #[derive(Debug, Default, Args)]
 pub(crate) struct SimArguments {
-    /// Sim rung: how many schedules shall count, from `--seed` on [default: 2000, or the one of `--seed`; with `--set nightly` 100000]
+    /// Sim and raft rungs: how many schedules shall count, from `--seed` on [default: 2000, on the raft rung 200, or the one of `--seed`; with `--set nightly` 100000 and 10000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
-    seeds: Option<u64>,
+    pub(crate) seeds: Option<u64>,
     /// Sim rung: leave out all faults of the seed's schedule but these, counted from 0
     #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "seed", conflicts_with = "seeds")]
-    only: Option<Vec<usize>>,
-    /// Break a rule on purpose, on machines under the suites that are named; `matrix` breaks each and says which are caught (docs/kill-matrix.md; the sim rung must be built with `--features seeded-bugs`)
+    pub(crate) only: Option<Vec<usize>>,
+    /// Raft rung: tell what came of it as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Break a rule on purpose, on machines under the suites that are named; `matrix` breaks each and says which are caught (docs/kill-matrix.md; the sim and raft rungs must be built with `--features seeded-bugs`, and raft has no matrix)
     #[arg(long, value_name = "NAME")]
     pub(crate) bug: Option<String>,
 }
 
 impl SimArguments {
-    /// One that was given and is for the sim rung alone, if any.
+    /// One that was given and is not for machines, if any.
     pub(crate) fn given(&self) -> Option<&'static str> {
-        let given = [("--seeds", self.seeds.is_some()), ("--only", self.only.is_some())];
+        let given =
+            [("--seeds", self.seeds.is_some()), ("--only", self.only.is_some()), ("--json", self.json)];
         given.into_iter().find(|(_, given)| *given).map(|(name, _)| name)
     }
 }
@@ -36,6 +40,10 @@ const SCHEDULES_NIGHTLY: u64 = 100_000;
 const MATRIX_SCHEDULES: u64 = 10_000;
 
 pub(crate) fn run(arguments: &SimArguments, seed: Option<u64>, nightly: bool) -> ExitCode {
+    if arguments.json {
+        eprintln!("error: `--json` is for `--rung raft`");
+        return ExitCode::from(2);
+    }
     let bug = match arguments.bug.as_deref() {
         None => None,
         Some("matrix") if !Broken::all().is_empty() => {
@@ -66,7 +74,8 @@ fn no_such_bug(name: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-fn threads() -> usize {
+/// As many as there are processors.
+pub(crate) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 

@@ -17,6 +17,15 @@ pub enum Bug {
 impl Bug {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::AcknowledgeUnsynced, Self::VoteUnsynced, Self::AnyStore];
+
+    /// The name that the command line knows it by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AcknowledgeUnsynced => "acknowledge-unsynced",
+            Self::VoteUnsynced => "vote-unsynced",
+            Self::AnyStore => "any-store",
+        }
+    }
 }
 
 /// The bugs that are switched on.
@@ -44,5 +53,22 @@ impl Bugs {
     #[cfg(any(test, feature = "seeded-bugs"))]
     pub fn with(bug: Bug) -> Self {
         Self { bug: Some(bug) }
+    }
+
+    /// The names of all that this build has.
+    pub fn names() -> Vec<&'static str> {
+        if cfg!(any(test, feature = "seeded-bugs")) { Bug::ALL.map(Bug::name).to_vec() } else { Vec::new() }
+    }
+
+    /// With the one of a name on, if this build has it.
+    #[cfg(any(test, feature = "seeded-bugs"))]
+    pub fn named(name: &str) -> Option<Self> {
+        Bug::ALL.into_iter().find(|bug| bug.name() == name).map(Self::with)
+    }
+
+    /// With the one of a name on: this build has none.
+    #[cfg(not(any(test, feature = "seeded-bugs")))]
+    pub fn named(_: &str) -> Option<Self> {
+        None
     }
 }

@@ -20,8 +20,8 @@ mod ledger;
 mod machine;
 mod network;
 mod propose;
-#[cfg(test)]
-mod sim;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod store;
 mod token;
 mod transport;

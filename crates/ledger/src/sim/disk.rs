@@ -69,7 +69,8 @@ impl SimDisk {
         // A file's length goes with its metadata; redb grows it before it uses what was added.
         let length = platter.live.len();
         platter.synced.resize(length, 0);
-        platter.live = platter.synced.clone();
+        let Platter { live, synced, .. } = &mut *platter;
+        live.clone_from(synced);
     }
 
     pub(crate) fn cut_after(&self, writes: u64) {
@@ -77,6 +78,7 @@ impl SimDisk {
     }
 
     /// What is on it.
+    #[cfg(test)]
     pub(crate) fn image(&self) -> Vec<u8> {
         self.platter().live.clone()
     }

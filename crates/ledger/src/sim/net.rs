@@ -1,7 +1,8 @@
 //! A network of ledgers: letters take time, get lost, come twice; ways are cut, each direction by itself.
 
 use crate::ledger::Ledger;
-use crate::transport::{Contact, Letter, Reply, Transport, TransportError};
+use crate::transport::{Answered, Contact, Letter, Message, Reply, Sealed, Transport, TransportError};
+use crate::types::Vote;
 use futures_util::future::BoxFuture;
 use model::NodeName;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,8 @@ struct Wires {
     lost_percent: u8,
     doubled_percent: u8,
     delay_ms: u64,
+    /// Snapshots that somebody has taken.
+    snapshots: usize,
     random: fastrand::Rng,
 }
 
@@ -42,6 +45,7 @@ impl SimNet {
             lost_percent: 0,
             doubled_percent: 0,
             delay_ms: 5,
+            snapshots: 0,
             random,
         })))
     }
@@ -83,6 +87,11 @@ impl SimNet {
         self.lossy(0, 0, 5);
     }
 
+    /// How many snapshots were taken, by whom they were sent to.
+    pub(crate) fn snapshots(&self) -> usize {
+        self.wires().snapshots
+    }
+
     /// How long something takes from one to the other; `None`: it gets lost.
     fn passes(&self, from: &NodeName, to: &NodeName) -> Option<Duration> {
         let mut wires = self.wires();
@@ -100,6 +109,17 @@ impl SimNet {
     fn at(&self, name: &NodeName) -> Option<Ledger> {
         self.wires().ledgers.get(name).cloned()
     }
+}
+
+/// The vote of whoever sends a snapshot, if the letter is one.
+fn snapshot_of(letter: &Letter) -> Option<Vote> {
+    let Sealed::Member(envelope) = &letter.0 else { return None };
+    if let Message::Snapshot { vote, .. } = envelope.message { Some(vote) } else { None }
+}
+
+/// The vote that whoever was sent a snapshot knows now: the sender's, if it has taken it.
+fn taker_of(reply: &Reply) -> Option<Vote> {
+    if let Answered::Snapshot(response) = &reply.0 { Some(response.vote) } else { None }
 }
 
 /// As it is on the wire.
@@ -136,11 +156,15 @@ impl Transport for Port {
             let Some(ledger) = net.at(&node) else {
                 return Err(TransportError::Unreachable { node, why: "nobody listens there".to_owned() });
             };
+            let sent_by = snapshot_of(&letter);
             // It goes on there when nobody waits for it any more.
             let from = me.clone();
             let taken =
                 tokio::spawn(async move { ledger.receive(copied(&letter), |name| *name == from).await });
             let Ok(taken) = taken.await else { return lost("its node is gone").await };
+            if sent_by.is_some() && taken.as_ref().ok().and_then(taker_of) == sent_by {
+                net.wires().snapshots += 1;
+            }
             let Some(back) = net.passes(&node, &me) else { return lost("lost on the way back").await };
             sleep(back).await;
             match taken {

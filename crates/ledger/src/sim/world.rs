@@ -42,6 +42,8 @@ pub(crate) struct SimNode {
     pub(crate) ledger: Option<Ledger>,
     /// Whether its disk holds a ledger.
     pub(crate) has_store: bool,
+    /// It has come back with an empty disk, as who it was: nobody may believe it.
+    pub(crate) impostor: bool,
     /// Up to which entry it has been judged since it was started.
     judged: u64,
 }
@@ -58,6 +60,8 @@ pub(crate) struct World {
     pub(crate) forked: bool,
     /// Every entry that somebody has applied, as it was first seen.
     seen: BTreeMap<u64, String>,
+    /// Who was seen leading, in which term, in the order of terms.
+    pub(crate) led: BTreeSet<(u64, usize)>,
 }
 
 /// A command that leaves its number in the ledger, and is refused when it is there.
@@ -81,13 +85,24 @@ impl World {
             disk: SimDisk::new(seed ^ index as u64),
             ledger: None,
             has_store: false,
+            impostor: false,
             judged: 0,
         };
         let nodes = (0..count).map(node).collect();
         let promises = Arc::new(Mutex::new(Promises::default()));
         let net = SimNet::new(seed);
-        let mut world =
-            Self { seed, net, nodes, config, bugs, promises, next: 0, forked: false, seen: BTreeMap::new() };
+        let mut world = Self {
+            seed,
+            net,
+            nodes,
+            config,
+            bugs,
+            promises,
+            next: 0,
+            forked: false,
+            seen: BTreeMap::new(),
+            led: BTreeSet::new(),
+        };
         let first = world.newcomer(0);
         let (identity, begin) =
             beginning(&first, Some("zone1".parse().unwrap()), Settings::default()).unwrap();
@@ -136,7 +151,7 @@ impl World {
         self.crash(index).await;
         let node = &mut self.nodes[index];
         node.disk = SimDisk::new(self.seed ^ 0xd15c ^ index as u64);
-        node.has_store = false;
+        (node.has_store, node.impostor) = (false, false);
     }
 
     /// A machine without a ledger joins, for the first time or again, under whichever id it gets.
@@ -173,6 +188,7 @@ impl World {
         let identity = Identity { store: StoreId::new().unwrap(), ..old.clone() };
         self.begin_empty(index, &identity);
         self.start(index).await;
+        self.nodes[index].impostor = true;
     }
 
     fn contact(&self, index: usize) -> Contact {
@@ -282,14 +298,18 @@ impl World {
         if self.forked {
             return;
         }
-        let mut applied = Vec::new();
+        let (mut applied, mut led) = (Vec::new(), Vec::new());
         for (index, ledger) in self.running() {
             let (status, state) = (ledger.status(), ledger.state().borrow().clone());
             let name = self.nodes[index].name.clone();
+            if status.role == Role::Leader {
+                led.push((status.term, index));
+            }
             assert_eq!(check(&state), [], "seed {}: {name}", self.seed);
             let upto = status.applied.unwrap_or(0);
             applied.push((index, name, upto, state, ledger.log_for_tests(self.nodes[index].judged, upto)));
         }
+        self.led.extend(led);
         let promises = self.promises.lock().unwrap();
         assert!(promises.wrong.is_empty(), "seed {}: {:?}", self.seed, promises.wrong);
         for (index, name, upto, state, log) in applied {
@@ -316,6 +336,9 @@ impl World {
     pub(crate) async fn heal(&mut self) {
         self.net.heal();
         for index in 0..self.nodes.len() {
+            if self.nodes[index].impostor {
+                self.wipe(index).await;
+            }
             if self.nodes[index].ledger.is_none() && self.nodes[index].has_store {
                 self.start(index).await;
             }
@@ -369,7 +392,7 @@ fn keep(promises: &Mutex<Promises>, number: u32, answer: &Result<Applied, Propos
         Ok(applied) => drop(promises.applied.insert(number, applied.index)),
         Err(ProposeError::NoLeader { .. } | ProposeError::Busy) => drop(promises.not.insert(number)),
         Err(ProposeError::Unknown { .. }) => drop(promises.unknown.insert(number)),
-        Err(other) => panic!("{number}: {other}"),
+        Err(other) => promises.wrong.push(format!("{number}: {other}")),
     }
 }
 

@@ -132,7 +132,7 @@ pub(crate) enum Work {
     /// On tokio's blocking threads.
     Threads,
     /// Here: the simulation's disks are memory, and threads would make it another one each time.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     Here,
 }
 
@@ -233,7 +233,7 @@ impl Store {
         Ok(Contents { vote, committed, snapshot: self.snapshot()?, entries: self.entries(.., usize::MAX)? })
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn entries_for_tests(&self, range: impl std::ops::RangeBounds<u64>) -> Vec<Entry> {
         self.entries(range, usize::MAX).expect("the disk works")
     }
@@ -261,7 +261,7 @@ impl Store {
                 let ran = tokio::task::spawn_blocking(move || work(&store)).await;
                 ran.map_err(|_| Fault::Gone)?
             }
-            #[cfg(test)]
+            #[cfg(any(test, feature = "sim"))]
             Work::Here => work(self),
         }
     }
@@ -333,7 +333,7 @@ fn builder() -> redb::Builder {
     builder
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 pub(crate) fn open_backend(backend: impl redb::StorageBackend) -> Result<Database, redb::DatabaseError> {
     builder().create_with_backend(backend)
 }
