@@ -115,6 +115,9 @@ pub struct StepResult {
     pub seen: String,
     /// How long it took, milliseconds.
     pub took_ms: u64,
+    /// What it measures, if that is a time, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured_ms: Option<u64>,
 }
 
 impl Summary {
@@ -199,6 +202,7 @@ pub(crate) mod tests {
             good,
             seen: seen.into(),
             took_ms,
+            measured_ms: None,
         };
         let scenario = |name: &str, verdict, steps: Vec<StepResult>| ScenarioResult {
             name: name.into(),

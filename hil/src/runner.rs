@@ -75,15 +75,25 @@ const BEGIN_BOUND: Duration = Duration::from_secs(5);
 struct Seen {
     good: bool,
     what: String,
+    /// What the step measures, if it is a time.
+    measured_ms: Option<u64>,
 }
 
 impl Seen {
+    fn of(good: bool, what: impl Into<String>) -> Self {
+        Self { good, what: what.into(), measured_ms: None }
+    }
+
     fn held(what: impl Into<String>) -> Self {
-        Self { good: true, what: what.into() }
+        Self::of(true, what)
     }
 
     fn not(what: impl Into<String>) -> Self {
-        Self { good: false, what: what.into() }
+        Self::of(false, what)
+    }
+
+    fn measuring(self, ms: u64) -> Self {
+        Self { measured_ms: Some(ms), ..self }
     }
 
     /// Holds if there are no complaints.
@@ -321,8 +331,9 @@ impl<'a> Runner<'a> {
         seen: Seen,
         since: Instant,
     ) -> StepResult {
+        let Seen { good, what, measured_ms } = seen;
         let result =
-            StepResult { step, good: seen.good, seen: seen.what, took_ms: milliseconds(since.elapsed()) };
+            StepResult { step, good, seen: what, took_ms: milliseconds(since.elapsed()), measured_ms };
         self.log.log(Event::StepEnded {
             suite: suite.name.clone(),
             scenario: scenario.name.clone(),

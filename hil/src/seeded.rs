@@ -29,7 +29,7 @@ pub const RULES: [Rule; 9] = [
     Rule {
         name: "gate-times-out",
         what: "a gate fails by itself what has no path",
-        caught_by: &["volume-room-cut"],
+        caught_by: &["volume-network-loss"],
     },
     Rule {
         name: "forget-map",

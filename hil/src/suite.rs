@@ -25,7 +25,7 @@ use model::ClusterSpec;
 use serde::Deserialize;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 35] = [
+const BUILT_IN: [(&str, &str); 36] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -44,6 +44,7 @@ const BUILT_IN: [(&str, &str); 35] = [
     ("volume-drive-faults", include_str!("../suites/volume-drive-faults.toml")),
     ("volume-slow-drive", include_str!("../suites/volume-slow-drive.toml")),
     ("volume-rack-loss", include_str!("../suites/volume-rack-loss.toml")),
+    ("volume-ten-losses", include_str!("../suites/volume-ten-losses.toml")),
     ("volume-witness-loss", include_str!("../suites/volume-witness-loss.toml")),
     ("volume-network-loss", include_str!("../suites/volume-network-loss.toml")),
     ("volume-room-cut", include_str!("../suites/volume-room-cut.toml")),
@@ -105,6 +106,9 @@ pub enum Set {
 pub struct Scenario {
     /// What it is about.
     pub name: String,
+    /// How often it runs, one time after the other.
+    #[serde(default = "once")]
+    pub repeat: usize,
     /// What the cluster must have for it, besides what the suite needs.
     #[serde(default)]
     pub needs: Vec<Need>,
@@ -121,11 +125,16 @@ pub struct Scenario {
     pub steps: Vec<Step>,
 }
 
+fn once() -> usize {
+    1
+}
+
 impl Suite {
-    /// Reads a suite's text and checks it against its own declarations.
+    /// Reads a suite's text and checks it against its own declarations. What is to be repeated stands as often in it, numbered.
     pub fn parse(name: &str, text: &str) -> Result<Self, SuiteError> {
-        let suite: Self =
+        let mut suite: Self =
             toml::from_str(text).map_err(|source| SuiteError::Syntax { name: name.to_owned(), source })?;
+        suite.scenarios = suite.scenarios.iter().flat_map(Scenario::repeated).collect();
         let empty = |what: &str| SuiteError::Empty { suite: suite.name.clone(), what: what.to_owned() };
         if suite.scenarios.is_empty() {
             return Err(empty("its list of scenarios"));
@@ -143,6 +152,7 @@ impl Suite {
     pub(crate) fn of_one_step(name: &str, title: &str, step: Step) -> Self {
         let scenario = Scenario {
             name: step.to_string(),
+            repeat: 1,
             needs: Vec::new(),
             fault_budget: 0,
             resets_at_most: 0,
@@ -181,6 +191,14 @@ impl Suite {
 }
 
 impl Scenario {
+    fn repeated(&self) -> Vec<Self> {
+        let numbered = |number| match self.repeat {
+            1 => self.name.clone(),
+            times => format!("{} ({number} of {times})", self.name),
+        };
+        (1..=self.repeat).map(|number| Self { name: numbered(number), repeat: 1, ..self.clone() }).collect()
+    }
+
     fn check_budget(&self, suite: &str) -> Result<(), SuiteError> {
         let mut in_force: Vec<&Step> = Vec::new();
         let mut most = 0;

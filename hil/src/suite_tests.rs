@@ -24,6 +24,16 @@ fn what_would_look_at_nothing_is_refused() {
     assert!(matches!(Suite::parse("s", none), Err(SuiteError::Empty { .. })));
 }
 
+#[test]
+fn what_is_repeated_stands_as_often_in_the_suite() {
+    let text = "name = 's'\ntitle = 't'\nsets = []\n[[scenario]]\nname = 'a'\nrepeat = 3\nbound_ms = 0\nstep = [{ do = 'heal' }]";
+    let suite = Suite::parse("s", text).unwrap();
+    let names: Vec<&str> = suite.scenarios.iter().map(|scenario| scenario.name.as_str()).collect();
+    assert_eq!(names, ["a (1 of 3)", "a (2 of 3)", "a (3 of 3)"]);
+    let never = Suite::parse("s", &text.replace('3', "0"));
+    assert!(matches!(never, Err(SuiteError::Empty { .. })), "{never:?}");
+}
+
 fn spec(shape: &str) -> ClusterSpec {
     let text = std::fs::read_to_string(format!("templates/{shape}.toml")).unwrap();
     let source = template::Source::new(shape.to_owned(), &text);

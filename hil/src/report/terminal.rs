@@ -1,7 +1,8 @@
 //! The table at the end of a run.
 
-use super::{ScenarioResult, Summary};
+use super::{ScenarioResult, SuiteResult, Summary};
 use crate::events::Verdict;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// The run as text for people. `colour` only when a terminal reads it.
@@ -13,6 +14,7 @@ pub fn terminal(summary: &Summary, colour: bool) -> String {
         for scenario in &suite.scenarios {
             write_scenario(&mut text, scenario, width, colour);
         }
+        write_medians(&mut text, suite);
     }
     let phases: Vec<String> =
         summary.phases.iter().map(|phase| format!("{} {}", phase.name, seconds(phase.took_ms))).collect();
@@ -36,6 +38,33 @@ pub fn terminal(summary: &Summary, colour: bool) -> String {
     }
     text.push('\n');
     text
+}
+
+/// So many values at least make a median worth a line.
+const MEDIAN_OF: usize = 3;
+
+/// Of what was measured several times in a suite: the middle, the least and the most.
+fn write_medians(text: &mut String, suite: &SuiteResult) {
+    let mut measured: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    for step in suite.scenarios.iter().flat_map(|scenario| &scenario.steps) {
+        measured.entry(&step.step).or_default().extend(step.measured_ms);
+    }
+    for (step, mut values) in measured {
+        values.sort_unstable();
+        let count = values.len();
+        if let [least, .., most] = values[..]
+            && count >= MEDIAN_OF
+        {
+            // Of an even number the upper one of the two in the middle.
+            let (middle, least, most) = (precise(values[count / 2]), precise(least), precise(most));
+            writeln!(text, "  {step}: {middle} in the middle of {count}, {least} to {most}").ok();
+        }
+    }
+}
+
+/// Seconds to the hundredth.
+fn precise(ms: u64) -> String {
+    format!("{}.{:02} s", ms / 1000, ms % 1000 / 10)
 }
 
 fn write_scenario(text: &mut String, scenario: &ScenarioResult, width: usize, colour: bool) {
@@ -81,6 +110,21 @@ mod tests {
     #[test]
     fn the_table_shows_what_failed_and_why() {
         insta::assert_snapshot!(terminal(&example(), false));
+    }
+
+    #[test]
+    fn what_was_measured_several_times_has_a_median() {
+        let mut summary = example();
+        let step = summary.suites[0].scenarios[0].steps[0].clone();
+        let of = |ms| super::super::StepResult { measured_ms: Some(ms), ..step.clone() };
+        summary.suites[0].scenarios[0].steps = [1240, 990, 3000].map(of).to_vec();
+        let text = terminal(&summary, false);
+        assert!(
+            text.contains("  links are as planned: 1.24 s in the middle of 3, 0.99 s to 3.00 s\n"),
+            "{text}"
+        );
+        summary.suites[0].scenarios[0].steps.pop();
+        assert!(!terminal(&summary, false).contains("in the middle"));
     }
 
     #[test]

@@ -168,7 +168,7 @@ impl Runner<'_> {
                 let mut seen = self.answers(target, &device, block_at(first), bad).await?;
                 if let Some(behind) = behind.filter(|_| seen.good) {
                     let well = self.answers(target, &device, block_at(behind), (false, false)).await?;
-                    seen = Seen { good: well.good, what: format!("{}; behind it: {}", seen.what, well.what) };
+                    seen = Seen::of(well.good, format!("{}; behind it: {}", seen.what, well.what));
                 }
                 Ok(seen)
             }
@@ -179,7 +179,7 @@ impl Runner<'_> {
                 {
                     let done = self.until_acknowledged(&target.node, run, deadline).await?;
                     let what = if done { "was carried out" } else { "is still not answered" };
-                    seen = Seen { good: done, what: format!("{}; what waited at {drive} {what}", seen.what) };
+                    seen = Seen::of(done, format!("{}; what waited at {drive} {what}", seen.what));
                 }
                 Ok(seen)
             }
@@ -213,7 +213,7 @@ impl Runner<'_> {
                 Err(why) => why,
             });
         }
-        Ok(Seen { good, what: words.join("; ") })
+        Ok(Seen::of(good, words.join("; ")))
     }
 
     async fn ask(
@@ -249,7 +249,7 @@ impl Runner<'_> {
             slow.as_secs_f64() * 1e3,
             fast.as_secs_f64() * 1e3
         );
-        Ok(Seen { good: each && slow >= SLOWER * fast, what })
+        Ok(Seen::of(each && slow >= SLOWER * fast, what))
     }
 
     /// A write that waits is not acknowledged.
@@ -345,7 +345,7 @@ impl Runner<'_> {
             flushed.promised, flushed.wrong, all.promised, all.wrong
         );
         what.extend(flushed.findings.iter().map(|finding| format!("\n  {finding}")));
-        Ok(Seen { good: flushed.is_good() && all.wrong > 0, what })
+        Ok(Seen::of(flushed.is_good() && all.wrong > 0, what))
     }
 
     fn next_run(&mut self, drive: &DriveSerial) -> u32 {

@@ -344,9 +344,11 @@ impl Runner<'_> {
                     stall.begun_after_ms,
                     stall.split()
                 );
-                let in_time = u128::from(stall.begun_after_ms) <= bound.as_millis();
+                let after_ms = stall.begun_after_ms;
                 self.log.log(Event::Stall(stall));
-                return Ok(if in_time { Seen::held(what) } else { Seen::not(what) });
+                let in_time = u128::from(after_ms) <= bound.as_millis();
+                let seen = if in_time { Seen::held(what) } else { Seen::not(what) };
+                return Ok(seen.measuring(after_ms));
             }
             if Instant::now() >= deadline {
                 let ms = gap.len_us() / 1000;
@@ -407,10 +409,11 @@ impl Runner<'_> {
                 if let Some(took) = took {
                     self.log.log(Event::TookOver(took));
                 }
+                let after_ms = milliseconds(now.duration_since(fault));
                 Seen::held(format!(
-                    "on {owner} as {device} {} ms after the fault ({stages}), with {in_sync} of {legs} legs in sync",
-                    milliseconds(now.duration_since(fault))
+                    "on {owner} as {device} {after_ms} ms after the fault ({stages}), with {in_sync} of {legs} legs in sync"
                 ))
+                .measuring(after_ms)
             }
             Err(why) => Seen::not(why),
         }
