@@ -213,6 +213,9 @@ pub struct ClusterView {
     pub state: State,
     /// The devices of volumes that users may open here.
     pub devices: BTreeMap<VolumeId, String>,
+    /// How long those are, bytes.
+    #[serde(default)]
+    pub device_bytes: BTreeMap<VolumeId, u64>,
     /// The legs that lie here.
     pub legs: Vec<LegPlace>,
     /// Why volumes wait, where the leader is.

@@ -26,11 +26,15 @@ pub enum Bug {
     FreeAtOnce,
     /// The target says that the slabs of such a leg are free before the barrier is through.
     FreeBeforeBarrier,
+    /// A volume has grown when the first of its legs has the slabs for it.
+    GrowAtFirstLaid,
+    /// The owner lets users have the new size while a leg is in its array that has not the slabs for it.
+    ExtendUncovered,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::LetGoBeforeCommit,
         Self::ReleaseWithoutLook,
         Self::SkipBarrier,
@@ -41,6 +45,8 @@ impl Bug {
         Self::OpenUnequal,
         Self::FreeAtOnce,
         Self::FreeBeforeBarrier,
+        Self::GrowAtFirstLaid,
+        Self::ExtendUncovered,
     ];
 
     /// What it is called on command lines.
@@ -56,6 +62,8 @@ impl Bug {
             Self::OpenUnequal => "open-unequal",
             Self::FreeAtOnce => "free-at-once",
             Self::FreeBeforeBarrier => "free-before-barrier",
+            Self::GrowAtFirstLaid => "grow-at-first-laid",
+            Self::ExtendUncovered => "extend-uncovered",
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! One function each, used by all tests, the model check and the simulation: [`check`] and [`check_step`].
 
-use crate::state::{LegState, Phase, State, Volume};
+use crate::state::{Leg, LegState, Phase, State, Volume};
 use model::{
     CHUNK_BYTES, DriveId, Epoch, Extent, Geometry, LegId, Provision, SLAB_BYTES, SLABS_OFFSET_BYTES, Sizes,
     VolumeId,
@@ -57,6 +57,12 @@ pub enum Broken {
     /// A leg has room for its metadata and, unless it is thin, its data.
     #[error("{0}: {1} has too few slabs for the volume's size")]
     TooFewSlabs(VolumeId, LegId),
+    /// What users' writes go to is mapped, all of the volume's size.
+    #[error("{0}: {1} counts and has not all slabs of the volume's size laid")]
+    NotLaid(VolumeId, LegId),
+    /// A volume grows to more than it has, within its room, and only until all that count are laid.
+    #[error("{0} grows to what it can't, or has grown and does not know")]
+    Growing(VolumeId),
     /// A leg is on the drive and the slabs on which it began, as long as it is there.
     #[error("{0}: the slabs of {1} are others than they were")]
     Moved(VolumeId, LegId),
@@ -131,17 +137,49 @@ fn check_slabs(state: &State, broken: &mut Vec<Broken>) {
         }
     }
     for (id, volume) in &state.volumes {
-        let sizes =
-            Sizes { data_bytes: volume.size_bytes, room_bytes: volume.room_bytes, chunk_bytes: CHUNK_BYTES };
-        let needed = Geometry::new(sizes).map_or(u64::MAX, |geometry| match volume.provision {
-            Provision::Fixed => geometry.backed_bytes(),
-            Provision::Thin => geometry.data_offset_bytes(),
-        });
+        let needed = leg_bytes(volume, volume.size_to_be());
         for (leg, found) in &volume.legs {
             let has: u64 = found.extents.iter().map(|extent| extent.count * SLAB_BYTES).sum();
             if has < needed {
                 broken.push(Broken::TooFewSlabs(*id, *leg));
             }
+        }
+        check_laid(*id, volume, broken);
+    }
+}
+
+/// What a leg of a volume takes on its drive when that has this size, bytes.
+fn leg_bytes(volume: &Volume, data_bytes: u64) -> u64 {
+    let sizes = Sizes { data_bytes, room_bytes: volume.room_bytes, chunk_bytes: CHUNK_BYTES };
+    Geometry::new(sizes).map_or(u64::MAX, |geometry| match volume.provision {
+        Provision::Fixed => geometry.backed_bytes(),
+        Provision::Thin => geometry.data_offset_bytes(),
+    })
+}
+
+fn check_laid(id: VolumeId, volume: &Volume, broken: &mut Vec<Broken>) {
+    let has = |leg: &Leg, bytes| {
+        let laid = leg.extents.iter().map(|extent| extent.count).sum::<u64>().checked_sub(leg.to_lay);
+        laid.is_some_and(|laid| laid * SLAB_BYTES >= bytes)
+    };
+    // One that an operator declared good is laid before it is confirmed.
+    let declared = |id: &LegId, leg: &Leg| match &volume.phase {
+        Phase::Fencing { confirmed } => leg.run.is_none() && !confirmed.contains_key(id),
+        _ => false,
+    };
+    let counts = |leg: &Leg| matches!(leg.state, LegState::InSync | LegState::Rebuilding { .. });
+    let needed = leg_bytes(volume, volume.size_bytes);
+    for (leg_id, leg) in volume.legs.iter().filter(|(_, leg)| counts(leg)) {
+        if !has(leg, needed) && !declared(leg_id, leg) {
+            broken.push(Broken::NotLaid(id, *leg_id));
+        }
+    }
+    if let Some(to_bytes) = volume.growing {
+        let needed = leg_bytes(volume, to_bytes);
+        let all = volume.legs.values().filter(|leg| counts(leg)).all(|leg| has(leg, needed));
+        let waits = volume.phase == Phase::Offline || !all;
+        if to_bytes <= volume.size_bytes || to_bytes > volume.room_bytes || !waits {
+            broken.push(Broken::Growing(id));
         }
     }
 }
@@ -241,7 +279,8 @@ fn check_legs(id: VolumeId, old: &Volume, new: &Volume, broken: &mut Vec<Broken>
             continue;
         };
         let begins = leg.extents.iter().zip(&was.extents).all(|(new, old)| new.first == old.first);
-        if leg.drive != was.drive || leg.extents.len() < was.extents.len() || !begins {
+        let laid = leg.laid_slabs() >= was.laid_slabs();
+        if leg.drive != was.drive || leg.extents.len() < was.extents.len() || !begins || !laid {
             broken.push(Broken::Moved(id, *leg_id));
         }
         if leg.incarnation < was.incarnation {

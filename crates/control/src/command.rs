@@ -109,10 +109,19 @@ pub enum VolumeCommand {
         /// What the operator was told is lost.
         loses: String,
     },
-    /// Make it larger.
+    /// Make it larger: its legs get the slabs for that. It has the size when all that count have [`Self::Laid`] them.
     Grow {
         /// The new size.
         size_bytes: u64,
+    },
+    /// A target: so many slabs of a leg, from its beginning, are mapped, and what was new of them is durably zeros.
+    Laid {
+        /// Which leg.
+        leg: LegRef,
+        /// In which run. A word of an earlier one could come after what was remembered of it is lost.
+        run: Run,
+        /// How many.
+        slabs: u64,
     },
     /// Make a leg on another drive, which replaces this one as soon as it is in sync.
     MoveLeg {
@@ -269,6 +278,8 @@ pub enum Event {
     LegRemoved(VolumeId, LegId),
     /// It has.
     LegFreed(VolumeId, LegId),
+    /// A volume has another size, bytes.
+    VolumeGrown(VolumeId, u64),
     /// A volume is no longer there.
     VolumeDeleted(VolumeId),
     /// Anything else.
@@ -391,6 +402,21 @@ pub enum Rejected {
         /// Its size.
         present_bytes: u64,
     },
+    /// One growth at a time.
+    #[error("the volume is growing to {to_bytes} bytes")]
+    Growing {
+        /// To what.
+        to_bytes: u64,
+    },
+    /// What lies behind its end may have been written by those that are lost.
+    #[error("a quorum was forced since the volume was made: it can't grow any more")]
+    Forced,
+    /// The leg lacks what the volume has grown by.
+    #[error("{0} has not all slabs of the volume's size mapped")]
+    NotLaid(LegId),
+    /// So much has been laid already.
+    #[error("so much of the leg has been laid already")]
+    AlreadyLaid,
     /// Legs must be on drives of their own.
     #[error("{0} holds a leg of this volume already")]
     DriveInUse(DriveId),

@@ -91,6 +91,8 @@ pub enum Event {
     Stirred,
     /// What [`Effect::Look`] found.
     Looked(Look),
+    /// What users have is so long now, bytes.
+    Extended(u64),
     /// What [`Effect::LetGo`] was to do is done.
     LetGo(LegId),
     /// What [`Effect::Release`] was to do is done.
@@ -129,8 +131,11 @@ pub enum Event {
 pub enum Effect {
     /// Make the array. Replaces an earlier order.
     Assemble(Assembly),
-    /// Let users in.
-    Admit,
+    /// Let users in: to so many bytes.
+    Admit(u64),
+    /// Let users have so many bytes, without stopping them, and say [`Event::Extended`]. Ordered until it is said; one at a time is enough. It may wait for
+    /// what users have in flight, and nothing else may wait for it.
+    Extend(u64),
     /// Look at every leg, and say [`Event::Looked`].
     Look,
     /// Let this leg's gate fail what it holds, so that the array goes on without it.

@@ -132,6 +132,11 @@ pub(crate) fn slabs_of(size: VolumeSize) -> Result<u64, Rejected> {
     Ok(pool_of(Vec::new()).slabs_of(size))
 }
 
+/// How many slabs a leg of a volume needs when that has this size.
+pub(crate) fn needed(volume: &Volume, size_bytes: u64) -> u64 {
+    pool_of(Vec::new()).slabs_of(VolumeSize { size_bytes, ..volume.size() })
+}
+
 fn pool_of(nodes: Vec<PoolNode>) -> Pool {
     Pool { slab_bytes: SLAB_BYTES, header_bytes: SLABS_OFFSET_BYTES, chunk_bytes: CHUNK_BYTES, nodes }
 }

@@ -8,7 +8,7 @@
 //! On failure: a rebuild that makes no progress is given up (the leg is stale again) and tried after a pause that doubles.
 
 use crate::moment::Moment;
-use crate::state::{LegState, Phase, State};
+use crate::state::{Leg, LegState, Phase, State};
 use model::{LegId, NodeId, VolumeId};
 use std::time::Duration;
 
@@ -25,7 +25,8 @@ pub fn waiting(state: &State) -> Vec<(VolumeId, LegId)> {
     let mut found: Vec<_> = open
         .flat_map(|(id, volume)| {
             let back = |state| matches!(state, LegState::Stale { back: true, .. });
-            let legs = volume.legs.iter().filter(move |(_, leg)| back(leg.state) && state.same_run(leg));
+            let ready = move |leg: &Leg| back(leg.state) && state.same_run(leg) && volume.is_laid(leg);
+            let legs = volume.legs.iter().filter(move |(_, leg)| ready(leg));
             let in_sync = volume.in_sync().count();
             legs.map(move |(leg, _)| (in_sync, *id, *leg))
         })

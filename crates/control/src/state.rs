@@ -177,6 +177,13 @@ pub struct Volume {
     pub provision: Provision,
     /// Its size. Only grows.
     pub size_bytes: u64,
+    /// What it grows to: its legs have the slabs for that, and it has that size in the commit that says so of the last of those that are in sync or
+    /// being rebuilt.
+    #[serde(default)]
+    pub growing: Option<u64>,
+    /// A quorum was forced since it was made. What those that are lost may have written behind its end is not known, so it never grows.
+    #[serde(default)]
+    pub forced: bool,
     /// How large it can get: fixed when it is made, since its array and its legs' devices are made for that once.
     pub room_bytes: u64,
     /// Its ownership generation: the one in `phase`, activated or not.
@@ -233,6 +240,9 @@ pub struct Leg {
     pub drive: DriveId,
     /// Its slabs there, in its order.
     pub extents: Vec<Extent>,
+    /// How many of them, the last, its target has yet to fill with zeros and to map: the volume grows, or has grown while this leg was away.
+    #[serde(default)]
+    pub to_lay: u64,
     /// How often it has been given out anew.
     pub incarnation: Incarnation,
     /// The run in which it was last known to be good or was last given out. If the drive's present run is another, the target has
@@ -393,7 +403,29 @@ impl State {
     }
 }
 
+impl Leg {
+    /// How many slabs it has.
+    pub fn slabs(&self) -> u64 {
+        self.extents.iter().map(|extent| extent.count).sum()
+    }
+
+    /// How many of them, the first, are mapped; what of them was never written is zeros.
+    pub fn laid_slabs(&self) -> u64 {
+        self.slabs().saturating_sub(self.to_lay)
+    }
+}
+
 impl Volume {
+    /// Its size, or what it grows to.
+    pub fn size_to_be(&self) -> u64 {
+        self.growing.map_or(self.size_bytes, |to| to.max(self.size_bytes))
+    }
+
+    /// Whether all that the volume's size takes is mapped on a leg.
+    pub fn is_laid(&self, leg: &Leg) -> bool {
+        leg.laid_slabs() >= crate::pool::needed(self, self.size_bytes)
+    }
+
     /// The legs that have every acknowledged write.
     pub fn in_sync(&self) -> impl Iterator<Item = (LegId, &Leg)> {
         self.legs.iter().filter(|(_, leg)| leg.state == LegState::InSync).map(|(id, leg)| (*id, leg))

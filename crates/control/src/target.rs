@@ -18,10 +18,13 @@
 //! - A leg is given out under a key (epoch, incarnation). The lowest key that may still be is its floor, on disk before it
 //!   is acted on ([`Effect::Remember`]); it only rises, also over a restart.
 //! - A fence is confirmed when the barrier is through, never before; a leg given out in an earlier run is fenced first.
+//! - What a leg's slabs that came later hold is filled with zeros once, by what its target remembers of that ([`Laid`]); a fence ends it first.
 //! - The slabs of a leg that the ledger has dropped are said to be free when it is fenced, never before; no key of it is given out after that.
 //!
 //! On failure: a fence that hangs stays `Fencing` and is not confirmed; the ledger goes on without the leg. A leg that can't be
 //! given out goes back to `Unknown`.
+
+mod lay;
 
 use crate::bug::{Bug, Bugs};
 use crate::command::{ClusterCommand, Command, LegRef, VolumeCommand};
@@ -30,7 +33,7 @@ use crate::retire;
 use crate::state::{Cache, Leaving, Leg, LegState, Phase, Run, State, Volume};
 use model::{BootId, DriveId, Epoch, Incarnation, LegId, NodeId, PowerCycles, VolumeId};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Under what a leg is given out; its subsystem's name contains it. Ordered: epoch first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -43,6 +46,8 @@ pub struct Key {
 
 /// A leg of a volume.
 pub type LegOf = (VolumeId, LegId);
+
+pub use lay::Laid;
 
 /// What this node knows about who has a leg.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -84,6 +89,10 @@ pub enum Event {
     },
     /// A leg could not be given out.
     Failed(LegOf),
+    /// So many of a leg's slabs are mapped, and zeros where nothing was written, and that is remembered.
+    Laid(LegOf, Laid),
+    /// They could not be.
+    NotLaid(LegOf),
     /// A leg's oldest I/O is older than a path may stall.
     Stalled(LegOf),
     /// A drive reported an error on a leg.
@@ -103,7 +112,11 @@ pub enum Effect {
     Fence(LegOf, Key),
     /// Give it out to this node under this key; to this node itself: keep it as a local device.
     GiveOut(LegOf, Key, NodeId),
-    /// The ledger knows the leg no more, and nothing of it stands: its floor may be forgotten. Leg numbers never come again.
+    /// Fill the leg's slabs from this one on with zeros, durably; then write down, wait until that is on disk, and map, if the leg is given out, so many of
+    /// them; then tell [`Event::Laid`]. What is filled is behind everything that is mapped, so that it may take its time, beside anything but a fence of
+    /// the leg: that ends it, and waits until nothing of it is in flight.
+    Lay(LegOf, u64, Laid),
+    /// The ledger knows the leg no more, and nothing of it stands: its floor, and what was laid, may be forgotten. Leg numbers never come again.
     Forget(LegOf),
     /// Ask the ledger. May be ordered again and again until the ledger has changed; one in flight is enough.
     Propose(Command),
@@ -118,22 +131,25 @@ pub struct Target {
     guards: BTreeMap<LegOf, Guard>,
     floors: BTreeMap<LegOf, Key>,
     errored: BTreeMap<LegOf, bool>,
+    laid: BTreeMap<LegOf, lay::Known>,
+    laying: BTreeSet<LegOf>,
     bugs: Bugs,
 }
 
 impl Target {
-    /// At the agent's start: this boot, its drives, the floors from disk, and what the kernel has given out (from an earlier run of the
+    /// At the agent's start: this boot, its drives, the floors and what was laid from disk, and what the kernel has given out (from an earlier run of the
     /// agent in the same boot).
     pub fn new(
         node: NodeId,
         boot: BootId,
         drives: BTreeMap<DriveId, PowerCycles>,
-        floors: BTreeMap<LegOf, Key>,
+        (floors, laid): (BTreeMap<LegOf, Key>, BTreeMap<LegOf, Laid>),
         found: BTreeMap<LegOf, (Key, NodeId)>,
     ) -> Self {
         let given = found.into_iter().map(|(leg, (key, to))| (leg, Guard::Given { key, to }));
-        let (guards, errored) = (given.collect(), BTreeMap::new());
-        Self { node, boot, drives, guards, floors, errored, bugs: Bugs::default() }
+        let (guards, errored, laying) = (given.collect(), BTreeMap::new(), BTreeSet::new());
+        let laid = laid.into_iter().map(|(leg, laid)| (leg, lay::Known { laid, mapped: false })).collect();
+        Self { node, boot, drives, guards, floors, errored, laid, laying, bugs: Bugs::default() }
     }
 
     /// With rules broken on purpose.
@@ -161,6 +177,11 @@ impl Target {
             Event::Failed(leg) => {
                 self.guards.insert(leg, Guard::Unknown);
             }
+            Event::Laid(leg, laid) => {
+                self.laying.remove(&leg);
+                self.laid.insert(leg, lay::Known { laid, mapped: true });
+            }
+            Event::NotLaid(leg) => drop(self.laying.remove(&leg)),
             Event::Stalled(leg) => {
                 if let Guard::Given { key, .. } = self.guard(leg) {
                     let floor = Key { incarnation: key.incarnation.next(), ..key };
@@ -191,6 +212,7 @@ impl Target {
             for (leg_id, leg) in &volume.legs {
                 if self.drives.contains_key(&leg.drive) {
                     self.look_at(ledger, (*id, *leg_id), volume, leg, effects);
+                    self.lay(ledger, (*id, *leg_id), effects);
                 }
             }
         }
@@ -286,7 +308,7 @@ impl Target {
         let command = match (&volume.phase, leg.state) {
             (Phase::Fencing { confirmed }, LegState::InSync) => {
                 let errored = self.errored.get(&id).copied().unwrap_or(false);
-                let news = confirmed.get(&id.1) != Some(&run) && floor >= key;
+                let news = confirmed.get(&id.1) != Some(&run) && floor >= key && volume.is_laid(leg);
                 news.then_some(VolumeCommand::ConfirmFence { leg: named, run, errored })?
             }
             (Phase::Opening { .. } | Phase::Open { .. }, state) => {
@@ -315,6 +337,7 @@ impl Target {
         let floor = self.floors.get(&id).copied().map_or(floor, |known| known.max(floor));
         self.remember(id, floor, effects);
         self.guards.insert(id, Guard::Fencing { floor });
+        self.laying.remove(&id);
         effects.push(Effect::Fence(id, floor));
     }
 
@@ -351,6 +374,7 @@ impl Target {
                 self.guards.remove(&id);
                 self.errored.remove(&id);
                 self.floors.remove(&id);
+                self.laid.remove(&id);
                 effects.push(Effect::Forget(id));
             }
             Guard::Given { key, .. } => {

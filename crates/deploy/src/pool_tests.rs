@@ -23,6 +23,7 @@ fn member_view(
         leased: true,
         state: state.clone(),
         devices,
+        device_bytes: BTreeMap::new(),
         legs: Vec::new(),
         blocked: BTreeMap::from([(VolumeId(1), "b1 is silent".to_owned())]),
         rebuilds: BTreeMap::new(),

@@ -10,11 +10,13 @@ pub struct Hits {
     pub legs: [u64; LEGS.len()],
     /// Of volumes.
     pub volumes: [u64; VOLUMES.len()],
+    /// How often a volume had a new size.
+    pub grown: u64,
 }
 
 impl Default for Hits {
     fn default() -> Self {
-        Self { legs: [0; LEGS.len()], volumes: [0; VOLUMES.len()] }
+        Self { legs: [0; LEGS.len()], volumes: [0; VOLUMES.len()], grown: 0 }
     }
 }
 
@@ -34,6 +36,7 @@ impl Hits {
                         self.volumes[at] += 1;
                     }
                 }
+                Event::VolumeGrown(..) => self.grown += 1,
                 _ => {}
             }
         }
@@ -43,6 +46,7 @@ impl Hits {
     pub fn add(&mut self, other: &Self) {
         self.legs.iter_mut().zip(other.legs).for_each(|(own, other)| *own += other);
         self.volumes.iter_mut().zip(other.volumes).for_each(|(own, other)| *own += other);
+        self.grown += other.grown;
     }
 
     /// How many takeovers there were.
@@ -59,6 +63,6 @@ impl Hits {
         let volumes = VOLUMES.iter().zip(self.volumes);
         let volumes =
             volumes.map(|((from, cause, to), count)| (format!("volume {from:?} ─{cause:?}→ {to:?}"), count));
-        legs.chain(volumes).collect()
+        legs.chain(volumes).chain([("volume grown".to_owned(), self.grown)]).collect()
     }
 }

@@ -93,6 +93,8 @@ pub enum What {
     Close(usize),
     /// A leg is moved to another drive in its rack.
     MoveLeg(usize, u16),
+    /// A volume is made larger.
+    Grow(usize),
     /// An operator takes a volume over by force.
     Takeover(usize, usize),
     /// Somebody wants a volume's epoch activated, again and again.
@@ -171,6 +173,7 @@ impl Schedule {
         if kind == Kind::TwoPlusTwo && random_held.u8(..) < 40 {
             faults = held(&mut random_held, kind);
         }
+        faults.extend(growth(seed, kind, &faults));
         faults.sort_by_key(|fault| fault.at_ms);
         let end = |fault: &Fault| fault.at_ms + fault.for_ms;
         let mended_ms = faults.iter().map(end).max().unwrap_or(0).max(12_000) + random.u64(..2_000);
@@ -284,6 +287,18 @@ fn held(random: &mut fastrand::Rng, kind: Kind) -> Vec<Fault> {
     faults
 }
 
+/// Volumes that grow, some of them while something goes wrong. By a source of its own, too.
+fn growth(seed: u64, kind: Kind, faults: &[Fault]) -> Vec<Fault> {
+    let mut random = fastrand::Rng::with_seed(seed ^ 0x9607_0f5c_4ed0_1e50);
+    let count = if random.u8(..) < 100 { 1 + random.usize(..4) } else { 0 };
+    let grow = |_| {
+        let near = random.choice(faults).map_or(CALM_MS, |fault| fault.at_ms);
+        let at_ms = (near + random.u64(..2_000)).saturating_sub(1_000).max(CALM_MS);
+        Fault { at_ms, for_ms: 0, what: What::Grow(random.usize(..kind.volumes().len())) }
+    };
+    (0..count).map(grow).collect()
+}
+
 fn fault(random: &mut fastrand::Rng, kind: Kind, at_ms: u64) -> Fault {
     let nodes = kind.nodes();
     let drives = 2 * nodes;
@@ -378,6 +393,7 @@ impl fmt::Display for Fault {
             }
             What::Close(volume) => write!(f, "volume-{} closed", volume + 1),
             What::MoveLeg(volume, leg) => write!(f, "volume-{}: leg-{} moved", volume + 1, leg + 1),
+            What::Grow(volume) => write!(f, "volume-{} grows", volume + 1),
             What::Takeover(volume, node) => {
                 write!(f, "volume-{} taken over by node-{}", volume + 1, node + 1)
             }

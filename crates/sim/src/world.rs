@@ -10,6 +10,7 @@
 mod engine;
 mod faults;
 mod gate;
+mod grow;
 mod judge;
 mod md;
 mod operator;
@@ -17,13 +18,14 @@ mod raft;
 mod setup;
 mod shell;
 mod target;
+mod users;
 
 use crate::bugs::Broken;
 use crate::hits::Hits;
 use crate::schedule::{Plane, Schedule};
 use control::owner::{self, Owner};
 use control::state::State;
-use control::target::{Key, LegOf, Target};
+use control::target::{Key, Laid, LegOf, Target};
 use control::{Command, Moment, decider::Decider, lease::Holder};
 use judge::{Judge, Truth};
 use md::Array;
@@ -34,14 +36,12 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::rc::Rc;
 use target::{Disk, DriveSim};
 
-/// The blocks of a volume. Few: what matters is that writes meet.
-pub(crate) const BLOCKS: usize = 8;
+/// The blocks of a volume that has grown to all of its room. Few: what matters is that writes meet.
+pub(crate) const BLOCKS: usize = 12;
 /// Blocks of a chunk of the bitmap.
 pub(crate) const CHUNK: usize = 2;
-/// Chunks of a volume.
+/// Chunks of its room.
 pub(crate) const CHUNKS: usize = BLOCKS / CHUNK;
-/// A bitmap with every bit set.
-pub(crate) const ALL_BITS: u8 = (1 << CHUNKS) - 1;
 /// A millisecond in the clock of the simulation.
 pub(crate) const MS: u64 = 1000;
 /// How often an agent looks at everything.
@@ -91,6 +91,10 @@ pub(crate) enum Event {
     Agent(usize, u32),
     /// Somebody asks for a volume's activation.
     Activate(usize),
+    /// A slab of a leg is to be filled with zeros: machine, which laying.
+    Lay(usize, u32),
+    /// Users are to get more: machine, volume, array, bytes.
+    Extend(usize, usize, u32, u64),
     /// A leg could not be given out: machine, volume, leg.
     NotGiven(usize, usize, u16),
     /// A fault begins.
@@ -162,6 +166,8 @@ pub(crate) struct Machine {
     pub(crate) lease_note: Moment,
     pub(crate) arrays: Vec<Option<Array>>,
     pub(crate) floors: BTreeMap<LegOf, Key>,
+    /// What is remembered of slabs that were laid; on disk, like floors.
+    pub(crate) laid: BTreeMap<LegOf, Laid>,
     pub(crate) agent: Option<Agent>,
     pub(crate) agents: u32,
     pub(crate) seat: Seat,
@@ -173,6 +179,7 @@ pub(crate) struct Agent {
     pub(crate) owners: Vec<Owner>,
     pub(crate) decider: Decider,
     pub(crate) holder: Holder,
+    pub(crate) laying: Vec<grow::Laying>,
     pub(crate) in_flight: Vec<(Command, u64)>,
     pub(crate) orders: Vec<VecDeque<Order>>,
     pub(crate) work: Vec<Option<engine::Work>>,
@@ -300,6 +307,8 @@ impl World {
             Event::Boot(machine) => self.boot(machine),
             Event::Agent(machine, run) => self.start_agent(machine, run),
             Event::Activate(volume) => self.ask(volume, control::VolumeCommand::Activate),
+            Event::Lay(machine, id) => self.lay_next(machine, id),
+            Event::Extend(machine, volume, array, bytes) => self.extend(machine, volume, array, bytes),
             Event::NotGiven(machine, volume, leg) => self.not_given(machine, volume, leg),
             Event::Fault(fault) => self.fault(fault),
             Event::Mend(fault) => self.mend(fault),
@@ -415,6 +424,8 @@ fn whose(event: &Event) -> Option<usize> {
         | Event::Copy(machine, ..)
         | Event::Stop(machine, ..)
         | Event::User(machine, ..)
+        | Event::Lay(machine, _)
+        | Event::Extend(machine, ..)
         | Event::NotGiven(machine, ..)
         | Event::Agent(machine, _) => Some(*machine),
         Event::Arrive(io) | Event::Land(io) => Some(io.to),

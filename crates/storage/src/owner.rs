@@ -1,6 +1,6 @@
 //! A node as owner of a volume: from control's words to steps in nvme-fabrics, device-mapper and md.
 //!
-//! Purpose: [`assemble`], [`let_go`], [`release`], [`repoint`], [`rebuild`], [`stop_rebuild`], [`admit`], [`shut`], [`give_up`], [`stop`] compute the steps from
+//! Purpose: [`assemble`], [`let_go`], [`release`], [`repoint`], [`rebuild`], [`stop_rebuild`], [`admit`], [`extend`], [`shut`], [`give_up`], [`stop`] compute the steps from
 //! what the kernel has ([`Seen`]); [`look`] says it in control's words.
 //!
 //! ```text
@@ -85,8 +85,12 @@ pub enum Step {
     Answer(BTreeSet<LegId>),
     /// Take a leg out, as soon as md has nothing in flight to it.
     Remove(Way),
-    /// Let users in.
+    /// Let users in: to so many bytes.
     MakeTop(u64),
+    /// Have so many bytes ready for the users who are in.
+    LoadTop(u64),
+    /// Let them have what is ready, once what they have in flight has ended; what comes meanwhile waits. Without anything ready it does nothing.
+    SwapTop,
     /// Nobody can open it any more; fails while somebody has it open.
     RemoveTop,
     /// Stop the array, and wait until it is gone.
@@ -126,6 +130,9 @@ pub enum Refused {
     /// An assembly without legs.
     #[error("an array of no legs was asked for")]
     NoLegs,
+    /// Nobody was let in: there is nothing to make longer.
+    #[error("users do not have {0} here")]
+    NotOpen(VolumeId),
     /// Users are in: an assembly would take it from under them.
     #[error("users have the volume open")]
     Open,
@@ -182,7 +189,7 @@ pub fn assemble(
     if order.legs.is_empty() {
         return Err(Refused::NoLegs);
     }
-    if seen.top {
+    if seen.top.is_some() {
         return Err(Refused::Open);
     }
     let mut steps = Vec::new();
@@ -271,10 +278,18 @@ fn add(site: &Site, way: Way) -> [Step; 4] {
     ]
 }
 
-/// `Admit`.
-pub fn admit(site: &Site, seen: &Seen, epoch: Epoch) -> Result<Vec<Step>, Refused> {
+/// `Admit`: to so many bytes, which every leg of the array has.
+pub fn admit(site: &Site, seen: &Seen, epoch: Epoch, bytes: u64) -> Result<Vec<Step>, Refused> {
     site.array(seen, epoch)?;
-    Ok(if seen.top { Vec::new() } else { vec![Step::MakeTop(site.geometry.sizes().data_bytes)] })
+    Ok(if seen.top.is_some() { Vec::new() } else { vec![Step::MakeTop(bytes)] })
+}
+
+/// `Extend`, all but its last step, [`Step::SwapTop`]: that waits for what users have in flight, and so perhaps for a leg that is to be let go; nobody else
+/// may wait for whoever carries it out.
+pub fn extend(site: &Site, seen: &Seen, epoch: Epoch, bytes: u64) -> Result<Vec<Step>, Refused> {
+    site.array(seen, epoch)?;
+    let has = seen.top.ok_or(Refused::NotOpen(site.volume))?;
+    Ok((has < bytes).then_some(Step::LoadTop(bytes)).into_iter().collect())
 }
 
 /// `LetGo`: the ledger has said so.
@@ -426,7 +441,7 @@ pub fn stop_rebuild(site: &Site, seen: &Seen, epoch: Epoch, leg: LegId) -> Resul
 
 /// `Stop`, before the legs are flushed: nobody can open it any more. [`Step::RemoveTop`] fails while somebody has it open.
 pub fn shut(seen: &Seen) -> Vec<Step> {
-    seen.top.then_some(Step::RemoveTop).into_iter().collect()
+    seen.top.map(|_| Step::RemoveTop).into_iter().collect()
 }
 
 /// `Stop`, of users who no longer run: what waits for a leg without path fails, so that they can end. md is answered for all legs: there is

@@ -25,6 +25,31 @@ pub fn pieces(slabs: &[model::Extent]) -> Vec<Extent> {
     slabs.iter().map(place).collect()
 }
 
+/// How much is filled with zeros at a time: a fence waits for so much.
+const STRETCH_BYTES: u64 = 8 << 20;
+
+/// These slabs from the first to one, and from that one on.
+pub fn split(slabs: &[model::Extent], at: u64) -> (Vec<model::Extent>, Vec<model::Extent>) {
+    let (mut left, mut first, mut rest) = (at, Vec::new(), Vec::new());
+    for extent in slabs {
+        let count = extent.count.min(left);
+        left -= count;
+        let (one, other) = (model::Extent { count, ..*extent }, extent.count - count);
+        first.extend((count > 0).then_some(one));
+        rest.extend((other > 0).then_some(model::Extent { first: one.end(), count: other }));
+    }
+    (first, rest)
+}
+
+/// A piece, in stretches that are filled one after the other.
+pub fn stretches(piece: Extent) -> impl Iterator<Item = Extent> {
+    let end = piece.offset_bytes.saturating_add(piece.len_bytes);
+    let step = usize::try_from(STRETCH_BYTES).unwrap_or(usize::MAX);
+    let stretch =
+        move |offset_bytes: u64| Extent { offset_bytes, len_bytes: STRETCH_BYTES.min(end - offset_bytes) };
+    (piece.offset_bytes..end).step_by(step).map(stretch)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -35,5 +60,24 @@ mod tests {
         let slabs = [model::Extent { first: 3, count: 2 }, model::Extent { first: 0, count: 1 }];
         let piece = |offset, len| Extent { offset_bytes: offset * MIB, len_bytes: len * MIB };
         assert_eq!(pieces(&slabs), [piece(193, 128), piece(1, 64)]);
+        let (mapped, to_lay) = split(&slabs, 1);
+        assert_eq!(
+            (pieces(&mapped), pieces(&to_lay)),
+            (vec![piece(193, 64)], vec![piece(257, 64), piece(1, 64)])
+        );
+        assert_eq!(split(&slabs, 9).1, []);
+        assert_eq!(split(&slabs, 0).0, []);
+    }
+
+    #[test]
+    fn what_is_filled_is_the_whole_piece_and_nothing_else() {
+        let piece = Extent { offset_bytes: 1 << 20, len_bytes: (20 << 20) + 4096 };
+        let all: Vec<Extent> = stretches(piece).collect();
+        assert_eq!(
+            all.iter().map(|one| one.len_bytes).collect::<Vec<_>>(),
+            [8 << 20, 8 << 20, (4 << 20) + 4096]
+        );
+        let follows = |pair: &[Extent]| pair[0].offset_bytes + pair[0].len_bytes == pair[1].offset_bytes;
+        assert!(all[0].offset_bytes == piece.offset_bytes && all.windows(2).all(follows));
     }
 }

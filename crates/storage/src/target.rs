@@ -1,10 +1,11 @@
-//! A node as target: from control's `GiveOut`, `Fence` and `Free` to steps in configfs and device-mapper.
+//! A node as target: from control's `GiveOut`, `Lay` and `Fence` to steps in configfs and device-mapper.
 //!
-//! Purpose: [`give_out`], [`fence`] and [`free`] compute, from what the kernel has now ([`Seen`]), the steps that lead to what control
+//! Purpose: [`make`], [`give_out`], [`map`] and [`fence`] compute, from what the kernel has now ([`Seen`]), the steps that lead to what control
 //! wants. Nothing is remembered between steps: after a kill, or a step that failed, they are computed anew from what is there.
 //!
 //! ```text
 //!  make       device ─► zeros, header ─► no device
+//!  map        the device's table
 //!  give out   device, its header seen ─► host ─► subsystem ─► namespace, its marks ─► enable ─► allow one host ─► link to each port
 //!  fence      unlink from EVERY port ─► disable (the barrier) ─► namespace, host, subsystem ─► device
 //! ```
@@ -68,6 +69,8 @@ pub struct Export {
 pub enum Step {
     /// Make the local device over these pieces of the drive, of so many bytes: behind them are zeros.
     MakeDevice(GivenLeg, DriveSerial, Vec<Extent>, u64),
+    /// Give the local device these pieces instead, once nothing is in flight through those that it has.
+    TurnDevice(GivenLeg, DriveSerial, Vec<Extent>, u64),
     /// Fill so many bytes of the leg with zeros and write its header, unless it has it already.
     MakeLeg(GivenLeg, u64),
     /// Fails unless the leg has its header: what was never made, or was damaged, is given to nobody.
@@ -216,6 +219,14 @@ pub fn give_out(seen: &Seen, offer: &Offer, ports: &BTreeMap<u16, IpAddr>) -> Re
         need(linked, Step::Link(*number, given));
     }
     Ok(steps)
+}
+
+/// Pieces that a leg got later, where it is given out: its device has them behind those that it had. Where it is not, its next device has them.
+pub fn map(seen: &Seen, offer: &Offer) -> Vec<Step> {
+    let stands = seen.devices.iter().filter(|given| given.leg == offer.given.leg);
+    let turn =
+        |given: &GivenLeg| Step::TurnDevice(*given, offer.drive.clone(), offer.extents.clone(), offer.bytes);
+    stands.map(turn).collect()
 }
 
 /// From what is there to nothing: nobody has the leg, and nothing is in flight.

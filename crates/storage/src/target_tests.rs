@@ -35,6 +35,7 @@ fn simulate(seen: &mut Seen, step: &Step) -> Result<(), &'static str> {
             seen.devices.insert(*given);
             if other { Err("two devices over one leg") } else { Ok(()) }
         }
+        Step::TurnDevice(given, ..) => seen.devices.contains(given).then_some(()).ok_or("no device"),
         Step::MakeLeg(given, _) | Step::CheckLeg(given) => {
             let used = seen.exports.get(given).is_some_and(|export| export.enabled);
             let made = used || seen.devices.contains(given);
@@ -119,6 +120,17 @@ fn plans_are_these() {
     insta::assert_snapshot!("make", lines(&make(&Seen::default(), &offer(given(1, 1), None)).unwrap()));
     let local = give_out(&Seen::default(), &offer(given(7, 4), None), &ports()).unwrap();
     insta::assert_snapshot!("give_out_to_itself", lines(&local));
+}
+
+#[test]
+fn more_pieces_are_mapped_where_the_leg_stands_under_whatever_key() {
+    let mut seen = Seen::default();
+    assert_eq!(map(&seen, &offer(given(8, 4), None)), [], "its next device has them");
+    let steps = give_out(&seen, &offer(given(7, 4), Some(2)), &ports()).unwrap();
+    carry_out(&mut seen, &steps);
+    let steps = map(&seen, &offer(given(8, 4), None));
+    assert!(matches!(steps[..], [Step::TurnDevice(found, ..)] if found == given(7, 4)), "{steps:?}");
+    carry_out(&mut seen, &steps);
 }
 
 #[test]

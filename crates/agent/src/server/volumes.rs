@@ -179,7 +179,6 @@ impl From<VolumesError> for Refusal {
                 "quorum-answers",
                 "nothing is to be forced; a node whose ledger is lost joins again: `twinrack ledger rejoin`",
             ),
-            VolumesError::CantGrow => (StatusCode::CONFLICT, "cant-grow", "make a larger volume"),
             VolumesError::OtherEnd { .. } => {
                 (StatusCode::CONFLICT, "other-end", "look at `twinrack ledger survey`, and ask again")
             }

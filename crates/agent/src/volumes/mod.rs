@@ -13,6 +13,7 @@
 
 mod bounce;
 mod digests;
+mod lay;
 mod lease_note;
 mod lives;
 mod load;
@@ -31,7 +32,7 @@ use api::{
     BeginRequest, ClaimRequest, CloseRequest, ClusterView, DigestsRequest, GivenLegRequest, InviteRequest,
     Invited, JoinRequest, Joined, LeaseRequest, PathsRequest, Proposed, Token, VotersRequest,
 };
-use control::{Command, VolumeCommand};
+use control::Command;
 use ledger::http::HttpTransport;
 use ledger::{Config, Contact, Ledger, Newcomer, VotersError};
 use model::{BootId, LedgerIncarnation, NodeId, NodeName};
@@ -102,8 +103,6 @@ pub(crate) enum VolumesError {
     OtherLedger { node: NodeId, incarnation: LedgerIncarnation },
     #[error("a quorum answers: none is forced")]
     QuorumAnswers,
-    #[error("volumes can't grow yet: nobody would prepare their drives for it")]
-    CantGrow,
     #[error("the log ends at entry {index} of term {term}, which is not where it was said to end")]
     OtherEnd { term: u64, index: u64 },
     #[error(transparent)]
@@ -331,9 +330,6 @@ impl Volumes {
     }
 
     pub(crate) async fn propose(&self, command: Command) -> Result<Proposed, VolumesError> {
-        if let Command::Volume(_, _, VolumeCommand::Grow { .. }) = command {
-            return Err(VolumesError::CantGrow);
-        }
         let applied = self.running()?.ledger.propose(command).await?;
         Ok(Proposed { events: applied.events })
     }
@@ -382,7 +378,7 @@ impl Volumes {
         let shell::Glance { leased, blocked, rebuilds } =
             running.shell.glance().await.ok_or(VolumesError::Ended)?;
         let legs = running.place.legs(&state)?;
-        let devices = running.place.devices(&state).await?;
+        let (devices, device_bytes) = running.place.devices(&state).await?;
         let node = running.ledger.id();
         Ok(ClusterView {
             node,
@@ -391,6 +387,7 @@ impl Volumes {
             confirmed,
             leased,
             devices,
+            device_bytes,
             legs,
             blocked,
             rebuilds,

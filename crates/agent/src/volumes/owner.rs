@@ -8,6 +8,8 @@
 //!
 //! On failure: an order is tried again until it is done or another has taken its place.
 
+mod extend;
+
 use super::VolumesError;
 use super::bounce::Bounces;
 use super::digests;
@@ -24,7 +26,7 @@ use control::target::Key;
 use model::{Epoch, LegId, NodeId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use storage::kernel::{Engine, StepError};
 use storage::owner::{self, Refused, Site, Step};
@@ -68,6 +70,7 @@ type Short = (Epoch, Effect, u64);
 struct Array {
     one: One,
     rebuilds: Arc<AtomicU64>,
+    extending: Arc<AtomicBool>,
     short: mpsc::UnboundedSender<Short>,
     look: Arc<Notify>,
     watch: tokio::task::AbortHandle,
@@ -100,6 +103,10 @@ impl Arrays {
             }
             Effect::Rebuild(leg, node, base) => {
                 tokio::spawn(one.rebuild(next(&array.rebuilds), (epoch, leg, node, base)));
+            }
+            Effect::Extend(bytes) => {
+                let seen = one.orders.load(Ordering::SeqCst);
+                one.extend(epoch, bytes, seen, Arc::clone(&array.extending));
             }
             Effect::ResetNode => {
                 warn!("an array does not stop: the node is reset");
@@ -137,7 +144,7 @@ impl Array {
         tokio::spawn(one.clone().shorts(orders, short.clone().downgrade()));
         let look = Arc::new(Notify::new());
         let watch = tokio::spawn(one.clone().watch(Arc::clone(&look))).abort_handle();
-        Self { one, rebuilds: Arc::default(), short, look, watch }
+        Self { one, rebuilds: Arc::default(), extending: Arc::default(), short, look, watch }
     }
 }
 
@@ -397,7 +404,7 @@ impl One {
             return false;
         };
         match effect {
-            Effect::Admit => true,
+            Effect::Admit(_) => true,
             Effect::Repoint(leg, _) => {
                 volume.legs.get(&leg.id).is_some_and(|found| found.incarnation == leg.incarnation)
             }
@@ -411,10 +418,12 @@ impl One {
             Effect::Look => {
                 self.tell(Event::Looked(owner::look(&self.seen().await?)));
             }
-            Effect::Admit => {
+            Effect::Admit(bytes) => {
                 let _open = self.door.lock().await;
                 if self.orders.load(Ordering::SeqCst) == seen {
-                    self.planned(epoch, owner::admit).await?;
+                    let plan =
+                        move |site: &Site, seen: &owner::Seen, epoch| owner::admit(site, seen, epoch, bytes);
+                    self.planned(epoch, plan).await?;
                 }
             }
             Effect::LetGo(leg) => {
@@ -448,6 +457,7 @@ impl One {
             | Effect::Rebuild(..)
             | Effect::Stop { .. }
             | Effect::ResetNode
+            | Effect::Extend(_)
             | Effect::Propose(_) => {}
         }
         Ok(())

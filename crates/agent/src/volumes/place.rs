@@ -14,7 +14,7 @@ use crate::store::Store;
 use api::{LegPlace, PathsRequest, Piece};
 use control::State;
 use control::state::Volume;
-use control::target::{Key, LegOf};
+use control::target::{Key, Laid, LegOf};
 use ledger::Ledger;
 use model::{CHUNK_BYTES, DriveId, DriveSerial, NodeId, SLAB_BYTES, VolumeId};
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ use storage::kernel::{Engine, Settings, StepError};
 use storage::leg::{Geometry, Sizes};
 use storage::name::GivenLeg;
 use storage::owner::Site;
-use storage::slab::{Extent, pieces};
+use storage::slab::{Extent, pieces, split};
 use tokio::sync::watch;
 
 /// How long a request may stall on a path. Emulated nodes that were starved lost both paths again and again with one second.
@@ -43,6 +43,9 @@ struct Saved {
     cluster: Option<ClusterId>,
     /// The lowest key that may still be given out.
     floors: Vec<(LegOf, Key)>,
+    /// How many slabs of a leg are laid.
+    #[serde(default)]
+    laid: Vec<(LegOf, Laid)>,
 }
 
 /// Where things are.
@@ -80,7 +83,7 @@ impl Place {
     ) -> Result<Self, VolumesError> {
         let mut saved: Saved = store.load_if_there(FILE)?.ok_or(VolumesError::FloorsLost)?;
         if saved.cluster != Some(cluster) {
-            saved = Saved { cluster: Some(cluster), floors: Vec::new() };
+            saved = Saved { cluster: Some(cluster), ..Saved::default() };
             store.save(FILE, &saved)?;
         }
         let (seeded, lives) = (seeded::of_this_node()?, Lives::load(store.clone())?);
@@ -109,6 +112,19 @@ impl Place {
         self.change(|saved| {
             saved.floors.retain(|(known, _)| *known != leg);
             saved.floors.push((leg, key));
+            Ok(())
+        })
+    }
+
+    pub(super) fn laid(&self) -> BTreeMap<LegOf, Laid> {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner).laid.iter().copied().collect()
+    }
+
+    /// Returns when it is durable.
+    pub(super) fn remember_laid(&self, leg: LegOf, laid: Laid) -> Result<(), VolumesError> {
+        self.change(|saved| {
+            saved.laid.retain(|(known, _)| *known != leg);
+            saved.laid.push((leg, laid));
             Ok(())
         })
     }
@@ -158,26 +174,34 @@ impl Place {
         Site::new(id, self.node, sizes).map_err(|source| StepError::Leg { device: id.to_string(), source })
     }
 
-    /// The leg is gone for good: its floor says nothing any more.
+    /// The leg is gone for good: its floor, and what was laid, say nothing any more.
     pub(super) fn forget(&self, leg: LegOf) -> Result<(), VolumesError> {
         self.lives.forget(leg)?;
         self.change(|saved| {
             saved.floors.retain(|(known, _)| *known != leg);
+            saved.laid.retain(|(known, _)| *known != leg);
             Ok(())
         })
     }
 
-    /// The pieces of the drive on which a leg lies, if they are enough for what it shall hold.
+    /// The pieces of the drive that are mapped where a leg is given out: what the ledger calls laid, or this node remembers to have laid. Refused if the
+    /// leg's slabs are too few for what it shall hold.
     pub(super) fn pieces(&self, leg: LegOf, volume: &Volume) -> Result<Vec<Extent>, VolumesError> {
         let found = volume.legs.get(&leg.1);
         let found = found.ok_or_else(|| StepError::Missing { what: format!("{leg:?} in the ledger") })?;
-        let pieces = pieces(&found.extents);
-        let has_bytes: u64 = pieces.iter().map(|piece| piece.len_bytes).sum();
+        let has_bytes: u64 = pieces(&found.extents).iter().map(|piece| piece.len_bytes).sum();
         let needs_bytes = self.site(leg.0, sizes(volume))?.geometry.backed_bytes();
         if has_bytes < needs_bytes {
             return Err(VolumesError::TooFewSlabs { has_bytes, needs_bytes });
         }
-        Ok(pieces)
+        let noted = self.laid().remove(&leg).filter(|laid| laid.ledger == volume.epoch.ledger);
+        let mapped = noted.map_or(0, |laid| laid.slabs).max(found.laid_slabs());
+        if mapped > found.slabs() {
+            return Err(VolumesError::AtOdds(format!(
+                "{mapped} slabs of {leg:?} are laid, and it has fewer"
+            )));
+        }
+        Ok(pieces(&split(&found.extents, mapped).0))
     }
 
     /// What a claimed drive begins with.
@@ -224,18 +248,22 @@ impl Place {
         Ok(legs)
     }
 
-    /// The devices of volumes that users may open here.
+    /// The devices of volumes that users may open here, and how long they are.
     pub(super) async fn devices(
         self: &Arc<Self>,
         state: &State,
-    ) -> Result<BTreeMap<VolumeId, String>, VolumesError> {
+    ) -> Result<(BTreeMap<VolumeId, String>, BTreeMap<VolumeId, u64>), VolumesError> {
         let ids: Vec<VolumeId> = state.volumes.keys().copied().collect();
         let place = Arc::clone(self);
         let state = state.clone();
         blocking(move || {
             let engine = place.engine(&state)?;
             let device = |id: VolumeId| Some((id, engine.top(id).ok()??.display().to_string()));
-            Ok(ids.into_iter().filter_map(device).collect())
+            let bytes = |id: VolumeId| Some((id, engine.top_bytes(id).ok()??));
+            Ok((
+                ids.iter().copied().filter_map(device).collect(),
+                ids.into_iter().filter_map(bytes).collect(),
+            ))
         })
         .await
     }
@@ -304,8 +332,13 @@ mod tests {
         let one = place(&store, 1).unwrap();
         one.remember(leg, key).unwrap();
         one.remember(other, key).unwrap();
+        let laid = Laid { ledger: LedgerIncarnation(1), slabs: 3 };
+        one.remember_laid(leg, Laid { slabs: 2, ..laid }).unwrap();
+        one.remember_laid(other, laid).unwrap();
         one.forget(leg).unwrap();
         assert_eq!(place(&store, 1).unwrap().floors(), BTreeMap::from([(other, key)]));
+        assert_eq!(place(&store, 1).unwrap().laid(), BTreeMap::from([(other, laid)]));
         assert_eq!(place(&store, 2).unwrap().floors(), BTreeMap::new());
+        assert_eq!(place(&store, 2).unwrap().laid(), BTreeMap::new());
     }
 }

@@ -246,7 +246,7 @@ impl Shell {
         // All drives from the first step on: a leg on one that control does not know of would be fenced.
         let seen = move || Ok((left_by_another(&here, &now, now_ms)?, lives::counts(&here, &now, boot)?));
         let ((given, found), counts) = blocking(seen).await?;
-        let target = Target::new(node, boot, counts.clone(), place.floors(), given);
+        let target = Target::new(node, boot, counts.clone(), (place.floors(), place.laid()), given);
         let legs = Legs::new(Arc::clone(&place), Ledgers(ledger.clone()), told.clone());
         let mut arrays = Arrays::new(shared);
         for id in found.keys() {

@@ -7,13 +7,14 @@
 //! fails half-way leaves less than was given out, which the owner sees as a leg without path.
 
 use super::VolumesError;
+use super::lay::{self, Laying};
 use super::openers::{self, Left};
 use super::place::{Place, SIZES_OF_NONE, sizes};
 use super::shell::{Ledgers, Told, blocking};
 use control::State;
 use control::member::Input;
 use control::state::{LegState, Volume};
-use control::target::{Effect, Event, Key, LegOf};
+use control::target::{Effect, Event, Key, Laid, LegOf};
 use model::{MapSequence, NodeId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,6 +38,8 @@ enum Order {
     Effect(Effect),
     /// The owner's: its gate has given the path up.
     Bounce(LegOf, Key, Bounced),
+    /// Of its own: slabs are filled with zeros, and are to be mapped.
+    Map(LegOf, Laid),
 }
 
 /// A task for each leg that control ever spoke of.
@@ -57,6 +60,7 @@ impl Legs {
             Effect::Remember(leg, _)
             | Effect::Fence(leg, _)
             | Effect::GiveOut(leg, ..)
+            | Effect::Lay(leg, ..)
             | Effect::Forget(leg) => *leg,
             Effect::Propose(_) => return,
         };
@@ -71,8 +75,9 @@ impl Legs {
     fn send(&mut self, leg: LegOf, order: Order) {
         let task = self.tasks.entry(leg).or_insert_with(|| {
             let (orders, rx) = mpsc::unbounded_channel();
-            let leg =
-                Leg { place: Arc::clone(&self.place), ledger: self.ledger.clone(), told: self.told.clone() };
+            let (place, ledger) = (Arc::clone(&self.place), self.ledger.clone());
+            let (told, own) = (self.told.clone(), orders.downgrade());
+            let leg = Leg { place, ledger, told, own, laying: None };
             tokio::spawn(leg.run(rx));
             orders
         });
@@ -85,13 +90,23 @@ struct Leg {
     place: Arc<Place>,
     ledger: Ledgers,
     told: Told,
+    /// Where this task is given its orders.
+    own: mpsc::WeakUnboundedSender<Order>,
+    laying: Option<Laying>,
 }
 
 impl Leg {
-    async fn run(self, mut orders: mpsc::UnboundedReceiver<Order>) {
+    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
         while let Some(order) = orders.recv().await {
             match order {
-                Order::Effect(effect) => self.carry_out(effect).await,
+                Order::Effect(Effect::Lay(leg, from, laid)) => self.lay(leg, from, laid).await,
+                Order::Effect(effect) => {
+                    if matches!(effect, Effect::Fence(..)) {
+                        self.lay_no_more().await;
+                    }
+                    self.carry_out(effect).await;
+                }
+                Order::Map(leg, laid) => self.map(leg, laid).await,
                 // Whoever asked has given up: what is given out now is in use.
                 Order::Bounce(_, _, done) if done.is_closed() => {}
                 Order::Bounce(leg, key, done) => {
@@ -103,6 +118,46 @@ impl Leg {
                     // Whoever asked may be gone.
                     let _ = done.send(bounced);
                 }
+            }
+        }
+    }
+
+    /// Beside whatever else is done with the leg, but a fence: what is filled is behind all that is mapped.
+    async fn lay(&mut self, leg: LegOf, from: u64, laid: Laid) {
+        self.lay_no_more().await;
+        let own = self.own.clone();
+        let filled = move || {
+            if let Some(own) = own.upgrade() {
+                // The receiver is this task's own.
+                let _ = own.send(Order::Map(leg, laid));
+            }
+        };
+        let (place, ledger, told) = (Arc::clone(&self.place), self.ledger.clone(), self.told.clone());
+        self.laying = Some(Laying::begin((place, ledger, told), leg, from..laid.slabs, filled));
+    }
+
+    async fn lay_no_more(&mut self) {
+        if let Some(laying) = self.laying.take() {
+            laying.end().await;
+        }
+    }
+
+    /// In turn with what gives the leg out and takes it back: its device has the slabs, whether it stands now or is made later.
+    async fn map(&self, leg: LegOf, laid: Laid) {
+        let (place, ledger) = (Arc::clone(&self.place), self.ledger.clone());
+        let mapped = blocking(move || {
+            place.remember_laid(leg, laid)?;
+            map(&place, &ledger, leg)
+        });
+        match mapped.await {
+            Ok(()) => {
+                info!("{} slabs of {} of {} are laid", laid.slabs, leg.1, leg.0);
+                self.told.tell(Input::Target(Event::Laid(leg, laid)));
+            }
+            Err(error) => {
+                warn!("can't map the slabs of {leg:?} yet: {}", crate::chain(&error));
+                sleep(TRY_AGAIN).await;
+                self.told.tell(Input::Target(Event::NotLaid(leg)));
             }
         }
     }
@@ -132,7 +187,7 @@ impl Leg {
                 }
             }
             Effect::Forget(leg) => self.until_done("forget", leg, move |place| place.forget(leg)).await,
-            Effect::Propose(_) => {}
+            Effect::Lay(..) | Effect::Propose(_) => {}
         }
     }
 
@@ -215,10 +270,7 @@ fn offer(
     let gone = || StepError::Missing { what: format!("{leg:?} in the ledger") };
     let drive = volume.legs.get(&leg.1).ok_or_else(gone)?.drive;
     let found = state.drives.get(&drive).ok_or_else(gone)?;
-    let device = engine.drive(&found.serial)?;
-    if !engine.is_claimed(&device, place.header(drive))? {
-        return Err(VolumesError::NotClaimed(found.serial.clone()));
-    }
+    let device = lay::claimed(engine, place, drive, &found.serial)?;
     // A drive that was reset since may have turned it on again.
     engine.turn_cache_off(&device)?;
     let (extents, bytes) =
@@ -243,6 +295,21 @@ fn give_out(place: &Place, ledger: &Ledgers, leg: LegOf, key: Key, to: NodeId) -
         place.lives.given_out(leg, media_errors)?;
     }
     for step in target::give_out(&engine.seen_target()?, &offer, &own).map_err(|refused| at_odds(&refused))? {
+        debug!("{step:?}");
+        engine.carry_target(&step, sizes(volume))?;
+    }
+    Ok(())
+}
+
+/// What is remembered as laid, where the leg stands.
+fn map(place: &Place, ledger: &Ledgers, leg: LegOf) -> Result<(), VolumesError> {
+    let state = ledger.now();
+    let gone = || StepError::Missing { what: format!("{leg:?} in the ledger") };
+    let volume = state.volumes.get(&leg.0).ok_or_else(gone)?;
+    let incarnation = volume.legs.get(&leg.1).ok_or_else(gone)?.incarnation;
+    let engine = place.engine(&state)?;
+    let offer = offer(&engine, place, &state, volume, leg, Key { epoch: volume.epoch, incarnation }, None)?;
+    for step in target::map(&engine.seen_target()?, &offer) {
         debug!("{step:?}");
         engine.carry_target(&step, sizes(volume))?;
     }

@@ -208,6 +208,8 @@ fn create_volume(state: &mut State, command: &ClusterCommand) -> Result<Vec<Even
         mirror: *mirror,
         provision: *provision,
         size_bytes: *size_bytes,
+        growing: None,
+        forced: false,
         room_bytes: model::Sizes::room_of(*size_bytes),
         epoch: Epoch::first(state.incarnation),
         owner: *owner,
@@ -264,6 +266,8 @@ fn force_quorum(
         let Some(volume) = state.volumes.get_mut(&id) else { continue };
         volume.epoch = Epoch::first(state.incarnation);
         volume.running = None;
+        // How far it had grown for those that are lost is not known.
+        (volume.growing, volume.forced) = (None, true);
         for (leg_id, leg) in &mut volume.legs {
             let (cause, to) = match leg.state {
                 LegState::InSync => (LegCause::Unproven, LegState::Suspect { why: Doubt::Unproven }),

@@ -3,6 +3,8 @@
 //! An [`Edit`] holds a copy of the volume; it takes the original's place when the whole command has gone through. A leg's
 //! state and a volume's phase change only by [`Edit::go`] and [`Edit::enter`], which look into the table.
 
+mod grow;
+
 use crate::bug::{Bug, Bugs};
 use crate::command::{Event, LegRef, Rejected, VolumeCommand};
 use crate::pool;
@@ -32,6 +34,7 @@ pub(super) fn apply(
     }
     let mut edit = Edit::new(state, id, volume, bugs);
     edit.command(command)?;
+    edit.settle_growth();
     let Edit { volume, mut events, overridden, removed, erred, .. } = edit;
     let epoch = volume.epoch;
     if let Some(overridden) = overridden {
@@ -146,6 +149,7 @@ impl<'a> Edit<'a> {
             C::Running(node) => self.running(*node),
             C::Override { leg, owner, by, loses } => self.declare_good(*leg, *owner, by, loses),
             C::Grow { size_bytes } => self.grow(*size_bytes),
+            C::Laid { leg, run, slabs } => self.laid(*leg, *run, *slabs),
             C::MoveLeg { leg, to } => self.move_leg(*leg, *to),
             C::Delete => Err(Rejected::wrong_phase(&self.volume.phase)),
         }
@@ -296,9 +300,14 @@ impl<'a> Edit<'a> {
         if found.state != LegState::InSync {
             return Err(Rejected::LegCannot { state: found.state.kind(), cause: LegCause::Unconfirmed });
         }
+        // One that an operator declared good may have been away while the volume grew.
+        let laid = self.volume.is_laid(found);
         let Phase::Fencing { confirmed } = &mut self.volume.phase else {
             return Err(Rejected::wrong_phase(&self.volume.phase));
         };
+        if !laid {
+            return Err(Rejected::NotLaid(leg.id));
+        }
         if errored || forgot {
             return self.leg_suspect(leg, if errored { Doubt::Errored } else { Doubt::CacheLost });
         }
@@ -404,6 +413,7 @@ impl<'a> Edit<'a> {
                 return Err(Rejected::LegCannot { state: other.kind(), cause: LegCause::RebuildBegun });
             }
         };
+        self.is_laid(leg)?;
         if let Some(node) = self.state.node_of(found)
             && crate::rebuild::running_on(self.state, node)
                 >= usize::from(self.state.settings.rebuilds_per_node_max)
@@ -426,6 +436,7 @@ impl<'a> Edit<'a> {
             return Err(Rejected::MapSequence { present: self.volume.map_sequence });
         }
         let replaces = found.replaces;
+        self.is_laid(leg)?;
         self.go(leg.id, LegCause::Rebuilt, LegState::InSync)?;
         self.volume.legs.entry(leg.id).and_modify(|leg| leg.replaces = None);
         if let Some(old) = replaces {
@@ -501,24 +512,6 @@ impl<'a> Edit<'a> {
         self.enter(VolumeCause::Override, Phase::Fencing { confirmed: BTreeMap::new() })
     }
 
-    fn grow(&mut self, size_bytes: u64) -> Result<(), Rejected> {
-        if size_bytes <= self.volume.size_bytes {
-            return Err(Rejected::NotLarger { present_bytes: self.volume.size_bytes });
-        }
-        if size_bytes > self.volume.room_bytes {
-            return Err(Rejected::BeyondRoom { room_bytes: self.volume.room_bytes });
-        }
-        self.volume.size_bytes = size_bytes;
-        let slabs = pool::slabs_of(self.volume.size())?;
-        let more = |leg: &Leg| slabs.saturating_sub(leg.extents.iter().map(|extent| extent.count).sum());
-        self.state.keeps_reserve(self.volume.legs.values().map(|leg| (leg.drive, more(leg))))?;
-        for leg in self.volume.legs.values_mut() {
-            let more = self.state.allocate(leg.drive, more(leg))?;
-            pool::append(&mut leg.extents, more);
-        }
-        Ok(())
-    }
-
     fn move_leg(&mut self, leg: LegRef, to: DriveId) -> Result<(), Rejected> {
         let found = self.leg(leg)?.clone();
         if self.volume.legs.values().any(|other| other.replaces == Some(leg.id)) {
@@ -540,10 +533,14 @@ impl<'a> Edit<'a> {
         if self.volume.legs.values().any(|leg| leg.drive == drive) {
             return Err(Rejected::DriveInUse(drive));
         }
-        let extents = self.state.allocate(drive, pool::slabs_of(self.volume.size())?)?;
+        pool::slabs_of(self.volume.size())?;
+        let slabs = pool::needed(&self.volume, self.volume.size_to_be());
+        let extents = self.state.allocate(drive, slabs)?;
         let id = self.volume.leg_minted.next();
         self.volume.leg_minted = id;
-        let leg = Leg { drive, extents, incarnation: Incarnation(1), run: None, state, replaces };
+        // All of it is filled with zeros when it is made.
+        let (to_lay, incarnation) = (0, Incarnation(1));
+        let leg = Leg { drive, extents, to_lay, incarnation, run: None, state, replaces };
         self.volume.legs.insert(id, leg);
         self.events.push(Event::LegAdded(self.id, id));
         Ok(())

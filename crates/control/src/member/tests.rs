@@ -21,7 +21,7 @@ fn member(ledger: &State, node: NodeId, boots: u32) -> Member {
     let own = ledger.drives.iter().filter(|(_, drive)| drive.node == node);
     let drives = own.map(|(id, _)| (*id, PowerCycles(boots))).collect();
     let boot = boot(node, boots);
-    let target = Target::new(node, boot, drives, BTreeMap::new(), BTreeMap::new());
+    let target = Target::new(node, boot, drives, (BTreeMap::new(), BTreeMap::new()), BTreeMap::new());
     Member::new((node, boot), Timing::default(), target, BTreeMap::new(), 1)
 }
 
@@ -93,7 +93,8 @@ impl Cluster {
                 vec![owner::Event::Stopped { epoch, flushed: true }]
             }
             owner::Effect::Repoint(..)
-            | owner::Effect::Admit
+            | owner::Effect::Admit(_)
+            | owner::Effect::Extend(_)
             | owner::Effect::StopRebuild(_)
             | owner::Effect::ResetNode
             | owner::Effect::Propose(_) => Vec::new(),

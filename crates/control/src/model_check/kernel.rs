@@ -42,6 +42,7 @@ impl World {
                 target::Effect::Forget((_, leg)) => {
                     self.machines.get_mut(&node).expect("machines stay").floors.remove(&(VOLUME, leg));
                 }
+                target::Effect::Lay(..) => panic!("volumes grow on the sim rung"),
                 target::Effect::Propose(command) => self.propose(command),
             }
         }
@@ -77,7 +78,7 @@ impl World {
         let machine = self.machines.get_mut(&node).expect("machines stay");
         match effect {
             owner::Effect::Assemble(assembly) => machine.assembling = Some(assembly),
-            owner::Effect::Admit => machine.array.iter_mut().for_each(|array| array.admitted = true),
+            owner::Effect::Admit(_) => machine.array.iter_mut().for_each(|array| array.admitted = true),
             owner::Effect::Repoint(leg, _) => {
                 self.member(node, leg.id, |member| member.incarnation = leg.incarnation);
             }
@@ -92,6 +93,7 @@ impl World {
             owner::Effect::Stop { .. } => self.stop(node),
             owner::Effect::ResetNode => panic!("an array stops at once here"),
             owner::Effect::Propose(command) => self.propose(command),
+            owner::Effect::Extend(_) => panic!("volumes grow on the sim rung"),
             owner::Effect::Look => self.ordered(node, Order::Look),
             owner::Effect::LetGo(leg) => self.ordered(node, Order::LetGo(leg)),
             owner::Effect::Release(legs) => self.ordered(node, Order::Release(legs)),

@@ -294,7 +294,8 @@ impl World {
         };
         let drives = self.disks.iter().filter_map(cycles).collect();
         let boot = boot(node, boots);
-        let target = Target::new(node, boot, drives, floors.clone(), BTreeMap::new()).with_bugs(bugs);
+        let target = Target::new(node, boot, drives, (floors.clone(), BTreeMap::new()), BTreeMap::new())
+            .with_bugs(bugs);
         let mut owner = Owner::new(VOLUME, node, boot, NO_PATIENCE, None).with_bugs(bugs);
         // Leases are checked on their own: here a node always has one.
         let _ = owner.step(NOW, &State::new(self.ledger.settings), owner::Event::Leased);

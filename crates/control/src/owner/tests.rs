@@ -3,7 +3,7 @@
 use super::*;
 use crate::state::Cache;
 use crate::testing::{VOLUME, boot, leg_ref, must, now, opened, run, volume, with_volume};
-use model::Mirror;
+use model::{Mirror, Provision, SLAB_BYTES};
 
 /// A two-way volume, open and up at node 1.
 fn up() -> (State, Owner) {
@@ -19,7 +19,7 @@ fn up() -> (State, Owner) {
     owner.step(Moment(0), &ledger, Event::Leased);
     owner.step(Moment(1), &ledger, Event::Assembled(volume(&ledger).epoch));
     opened(&mut ledger);
-    assert_eq!(owner.step(Moment(2), &ledger, Event::Look), [Effect::Admit]);
+    assert_eq!(owner.step(Moment(2), &ledger, Event::Look), [Effect::Admit(1 << 20)]);
     (ledger, owner)
 }
 
@@ -105,4 +105,56 @@ fn a_copy_that_ended_while_no_agent_looked_is_taken_up() {
     let mut owner = Owner::new(VOLUME, NodeId(1), boot(NodeId(1), 1), Timing::default(), Some(found));
     assert_eq!(owner.step(Moment(30), &ledger, Event::Leased), [rebuild]);
     assert_eq!(owner.step(Moment(40), &ledger, Event::Look), [], "it is under way");
+}
+
+/// A volume that has grown to these bytes without its second leg, which was lost meanwhile and is still in the array.
+fn grown_without_one() -> (State, Owner, u64) {
+    let (mut ledger, mut owner) = up();
+    ledger.volumes.get_mut(&VOLUME).unwrap().provision = Provision::Fixed;
+    let size_bytes = 2 * SLAB_BYTES;
+    let grow = now(&ledger, VolumeCommand::Grow { size_bytes });
+    must(&mut ledger, &grow);
+    let leg = leg_ref(&ledger, 1);
+    let laid = now(&ledger, VolumeCommand::Laid { leg, run: run(NodeId(1), 1, 1), slabs: 3 });
+    must(&mut ledger, &laid);
+    assert_eq!(owner.step(Moment(10), &ledger, Event::Look), [], "it has not grown yet");
+    let stale = now(&ledger, VolumeCommand::LegStale(leg_ref(&ledger, 2)));
+    must(&mut ledger, &stale);
+    assert_eq!(volume(&ledger).size_bytes, size_bytes);
+    (ledger, owner, size_bytes)
+}
+
+/// It would swallow what is written to slabs that it has not.
+#[test]
+fn users_get_the_new_size_when_no_leg_of_the_array_lacks_it() {
+    let (ledger, mut owner, bytes) = grown_without_one();
+    assert_eq!(owner.step(Moment(20), &ledger, Event::Look), [Effect::Look]);
+    let look = |legs: &[u16]| {
+        Event::Looked(Look {
+            waits: false,
+            legs: legs.iter().map(|leg| (LegId(*leg), LegLook::Fine)).collect(),
+        })
+    };
+    let effects = owner.step(Moment(30), &ledger, look(&[1, 2]));
+    assert_eq!(effects, [Effect::LetGo(leg_ref(&ledger, 2))]);
+    assert_eq!(owner.step(Moment(40), &ledger, Event::LetGo(LegId(2))), [Effect::Look]);
+    assert_eq!(owner.step(Moment(50), &ledger, look(&[1])), [Effect::Extend(bytes)]);
+    assert_eq!(owner.step(Moment(60), &ledger, Event::Look), [Effect::Extend(bytes)], "until it is said");
+    assert_eq!(owner.step(Moment(70), &ledger, Event::Extended(bytes)), []);
+}
+
+#[test]
+fn users_who_get_it_too_early_are_noticed() {
+    let (ledger, owner, bytes) = grown_without_one();
+    let mut owner = owner.with_bugs(Bugs::with(Bug::ExtendUncovered));
+    assert!(owner.step(Moment(20), &ledger, Event::Look).contains(&Effect::Extend(bytes)));
+}
+
+#[test]
+fn users_get_no_more_while_a_gate_has_no_path() {
+    let (mut ledger, mut owner) = up();
+    owner.step(Moment(10), &ledger, Event::GateLost(LegId(2)));
+    ledger.volumes.get_mut(&VOLUME).unwrap().size_bytes = 2 << 20;
+    assert_eq!(owner.step(Moment(20), &ledger, Event::Look), []);
+    assert_eq!(owner.step(Moment(30), &ledger, Event::GateBack(LegId(2))), [Effect::Extend(2 << 20)]);
 }

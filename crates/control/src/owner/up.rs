@@ -85,6 +85,8 @@ pub struct Up {
     pub maps: MapSequence,
     /// Whether users have been let in.
     pub admitted: bool,
+    /// How long what they have is, bytes.
+    pub bytes: u64,
     /// Its legs, the one that is being rebuilt among them.
     pub legs: BTreeMap<LegId, Held>,
     /// One at a time.
@@ -105,7 +107,7 @@ impl Up {
         let legs = assembly.legs.iter().map(held).collect();
         let (epoch, maps) = (assembly.epoch, assembly.maps);
         let (patience, errored) = (BTreeMap::new(), BTreeSet::new());
-        Self { epoch, maps, admitted: false, legs, rebuild: None, patience, errored }
+        Self { epoch, maps, admitted: false, bytes: 0, legs, rebuild: None, patience, errored }
     }
 
     pub(super) fn take(&mut self, sight: &Sight<'_>, event: Event, effects: &mut Vec<Effect>) {
@@ -124,6 +126,7 @@ impl Up {
                     held.gate = Gate::Path;
                 }
             }
+            Event::Extended(bytes) => self.bytes = bytes,
             Event::Stirred | Event::Released => effects.push(Effect::Look),
             Event::LetGo(leg) => {
                 if sight.bugs.has(Bug::ReleaseWithoutLook) {
@@ -191,9 +194,8 @@ impl Up {
     pub(super) fn look(&mut self, sight: &Sight<'_>, effects: &mut Vec<Effect>) {
         let volume = sight.volume;
         let open = matches!(volume.phase, Phase::Open { .. });
-        if open && !self.admitted {
-            self.admitted = true;
-            effects.push(Effect::Admit);
+        if open && self.covers(sight) {
+            self.let_in(volume.size_bytes, effects);
         }
         if !open && volume.awaits_yield().is_none() {
             effects.push(sight.propose(VolumeCommand::Opened { maps: self.maps }));
@@ -211,6 +213,25 @@ impl Up {
         effects.extend(given_up.filter_map(|(leg, _)| sight.stale(*leg)));
         if open {
             self.look_after_rebuild(sight, effects);
+        }
+    }
+
+    /// Whether every leg of the array has all of the volume's size mapped. One that does not count any more may lack what the volume has grown by; it would
+    /// swallow what is written there, and nobody would know that it misses it.
+    fn covers(&self, sight: &Sight<'_>) -> bool {
+        let volume = sight.volume;
+        let laid = |leg: &LegId| volume.legs.get(leg).is_some_and(|found| volume.is_laid(found));
+        self.legs.keys().all(laid) || sight.bugs.has(Bug::ExtendUncovered)
+    }
+
+    /// Users get in, or get more. That waits for what they have in flight (a table of device-mapper changes), so it is not begun while anything may hold that.
+    fn let_in(&mut self, size_bytes: u64, effects: &mut Vec<Effect>) {
+        let calm = |held: &Held| held.gate == Gate::Path && held.standing == Standing::In;
+        if !self.admitted {
+            (self.admitted, self.bytes) = (true, size_bytes);
+            effects.push(Effect::Admit(size_bytes));
+        } else if self.bytes < size_bytes && self.errored.is_empty() && self.legs.values().all(calm) {
+            effects.push(Effect::Extend(size_bytes));
         }
     }
 

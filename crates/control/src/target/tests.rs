@@ -3,13 +3,19 @@
 use super::*;
 use crate::state::Cache;
 use crate::testing::{VOLUME, cluster, must, now, open, run, with_volume};
-use model::{LegId, Mirror, NodeId};
+use model::{LedgerIncarnation, LegId, Mirror, NodeId, Provision, SLAB_BYTES};
 
 const LEG: LegOf = (VOLUME, LegId(1));
 
 fn target() -> Target {
     let drives = BTreeMap::from([(DriveId(1), PowerCycles(1))]);
-    Target::new(NodeId(1), run(NodeId(1), 1, 1).boot, drives, BTreeMap::new(), BTreeMap::new())
+    Target::new(
+        NodeId(1),
+        run(NodeId(1), 1, 1).boot,
+        drives,
+        (BTreeMap::new(), BTreeMap::new()),
+        BTreeMap::new(),
+    )
 }
 
 fn look(target: &mut Target, ledger: &State) -> Vec<Effect> {
@@ -125,4 +131,73 @@ fn a_drive_that_has_left_the_pool_is_not_registered_again() {
     ledger.drives.remove(&DriveId(1));
     let asks = target.step(Moment(0), &ledger, Event::DriveReset(DriveId(1), PowerCycles(2)));
     assert!(!asks.iter().any(|effect| matches!(effect, Effect::Propose(Command::Cluster(_)))), "{asks:?}");
+}
+
+/// As [`given`], and the volume grows to three slabs.
+fn grows(target: &mut Target) -> State {
+    let mut ledger = given(target);
+    ledger.volumes.get_mut(&VOLUME).unwrap().provision = Provision::Fixed;
+    let grow = now(&ledger, VolumeCommand::Grow { size_bytes: 2 * SLAB_BYTES });
+    must(&mut ledger, &grow);
+    ledger
+}
+
+fn three(ledger: u32) -> Laid {
+    Laid { ledger: LedgerIncarnation(ledger), slabs: 3 }
+}
+
+fn says_laid(effects: &[Effect]) -> Option<&Command> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Propose(command @ Command::Volume(_, _, VolumeCommand::Laid { slabs: 3, .. })) => {
+            Some(command)
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn new_slabs_are_laid_once_and_that_is_said_until_the_ledger_knows() {
+    let mut target = target();
+    let mut ledger = grows(&mut target);
+    assert_eq!(look(&mut target, &ledger), [Effect::Lay(LEG, 1, three(1))]);
+    assert_eq!(look(&mut target, &ledger), [], "one at a time");
+    target.step(Moment(0), &ledger, Event::NotLaid(LEG));
+    let effects = target.step(Moment(0), &ledger, Event::Laid(LEG, three(1)));
+    assert!(says_laid(&effects).is_some());
+    let effects = look(&mut target, &ledger);
+    let command = says_laid(&effects).expect("it may have been lost");
+    must(&mut ledger, command);
+    assert_eq!(look(&mut target, &ledger), []);
+}
+
+#[test]
+fn a_fence_ends_the_laying_and_it_is_begun_anew() {
+    let mut target = target();
+    let mut ledger = grows(&mut target);
+    look(&mut target, &ledger);
+    let takeover = now(&ledger, VolumeCommand::Takeover { owner: NodeId(2), lease_over: true });
+    must(&mut ledger, &takeover);
+    let effects = look(&mut target, &ledger);
+    assert!(effects.iter().all(|effect| !matches!(effect, Effect::Lay(..))), "not while it is fenced");
+    let effects = fenced(&mut target, &ledger, &effects);
+    assert!(effects.contains(&Effect::Lay(LEG, 1, three(1))), "{effects:?}");
+}
+
+/// The ledger may have said more than this node has seen of it: users may have written there.
+#[test]
+fn what_is_remembered_as_laid_is_never_filled_again() {
+    let mut first = target();
+    let ledger = grows(&mut first);
+    let Guard::Given { key, to } = first.guard(LEG) else { panic!("it is given out") };
+    let again = |laid| {
+        let drives = BTreeMap::from([(DriveId(1), PowerCycles(1))]);
+        let (noted, found) = (BTreeMap::from([(LEG, laid)]), BTreeMap::from([(LEG, (key, to))]));
+        Target::new(NodeId(1), run(NodeId(1), 1, 1).boot, drives, (BTreeMap::new(), noted), found)
+    };
+    let mut anew = again(three(1));
+    assert_eq!(look(&mut anew, &ledger), [Effect::Lay(LEG, 3, three(1))], "it may not be mapped yet");
+    let effects = anew.step(Moment(0), &ledger, Event::Laid(LEG, three(1)));
+    assert!(says_laid(&effects).is_some());
+    let of_another = look(&mut again(three(7)), &ledger);
+    assert_eq!(of_another, [Effect::Lay(LEG, 1, three(1))], "another ledger's volume of that number");
 }

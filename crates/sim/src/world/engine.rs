@@ -5,8 +5,8 @@
 
 use super::judge::Start;
 use super::md::{Array, Hold, Member, Recover, bit};
-use super::target::chunk_of;
-use super::{ALL_BITS, BLOCKS, CHUNKS, Event, IoKind, MS, World, node_index, volume_id};
+use super::target::{Disk, chunk_of};
+use super::{BLOCKS, CHUNK, CHUNKS, Event, IoKind, MS, World, node_index, volume_id};
 use crate::bugs::Broken;
 use control::LegRef;
 use control::owner::{self, Assembly, Stage};
@@ -104,7 +104,7 @@ impl World {
                 }
             }
             Step::Equal(chunk) => {
-                if chunk == CHUNKS {
+                if chunk == self.blocks_seen(machine, volume) / CHUNK {
                     work.step = Step::Flush;
                     return false;
                 }
@@ -138,13 +138,13 @@ impl World {
         for stale in &work.assembly.stale {
             let missed = readable.iter().map(|disk| disk.maps.1.get(&stale.0).copied().unwrap_or(0));
             let missed = missed.fold(work.union, |all, bits| all | bits);
-            map.insert(stale.0, if readable.is_empty() { ALL_BITS } else { missed });
+            map.insert(stale.0, if readable.is_empty() { self.everything(machine, volume) } else { missed });
         }
         work.map = map;
     }
 
     fn make_equal(&mut self, volume: usize, chunk: usize, legs: &[(u16, Key, usize)]) {
-        let Some(source) = legs.first().and_then(|leg| self.disks[volume].get(&leg.0)).map(|disk| disk.value)
+        let Some(source) = legs.first().and_then(|leg| self.disks[volume].get(&leg.0)).map(Disk::reads)
         else {
             return;
         };
@@ -152,7 +152,7 @@ impl World {
             let drive = self.disk(volume, *leg).drive;
             let volatile = self.drives[drive].volatile;
             let disk = self.disk(volume, *leg);
-            for block in (0..BLOCKS).filter(|block| chunk_of(*block) == chunk) {
+            for block in (0..disk.blocks()).filter(|block| chunk_of(*block) == chunk) {
                 disk.value[block] = source[block];
                 if !volatile {
                     disk.durable[block] = source[block];
@@ -211,11 +211,12 @@ impl World {
         let disks = || sources.iter().filter_map(|at| self.disks[volume].get(at));
         let readable: Vec<_> = disks().filter(|disk| Some(disk.maps.0) >= known).collect();
         let mapped = readable.iter().map(|disk| disk.maps.1.get(&leg.id.0).copied().unwrap_or(0));
-        let own = self.disks[volume].get(&leg.id.0).map_or(ALL_BITS, |disk| disk.bits);
+        let own =
+            self.disks[volume].get(&leg.id.0).map_or(self.everything(machine, volume), |disk| disk.bits);
         let bits = disks().fold(own, |bits, disk| bits | disk.bits);
         let mut union = mapped.fold(bits, |all, bits| all | bits);
         if base == Base::Scratch || readable.is_empty() {
-            union = ALL_BITS;
+            union = self.everything(machine, volume);
         }
         let maps = readable.first().map(|disk| disk.maps.clone());
         // md writes whole pages: bits that are on no disk yet are on the leg's from now on, but are not known to be chunks that it lacks.
@@ -316,8 +317,7 @@ impl World {
         let readable = source.filter(|(at, key)| {
             !busy && (self.home(volume, *at) == machine || self.reaches(machine, volume, *at, *key))
         });
-        let Some(value) = readable.and_then(|(at, _)| self.disks[volume].get(&at)).map(|disk| disk.value)
-        else {
+        let Some(value) = readable.and_then(|(at, _)| self.disks[volume].get(&at)).map(Disk::reads) else {
             self.post(5 * MS, Event::Copy(machine, volume, id));
             return;
         };

@@ -52,6 +52,7 @@ impl World {
                 }
             }
             What::MoveLeg(volume, leg) => self.move_leg(volume, LegId(leg + 1)),
+            What::Grow(volume) => self.grow(volume),
             What::Takeover(volume, node) => {
                 let owner = self.machines[node].node;
                 self.ask(volume, VolumeCommand::Takeover { owner, lease_over: false });
@@ -230,6 +231,7 @@ impl World {
         let machine = &mut self.machines[node];
         machine.seat = Seat { wiped: true, ..Seat::default() };
         machine.floors.clear();
+        machine.laid.clear();
     }
 
     fn all_legs_err(&mut self, volume: usize) {

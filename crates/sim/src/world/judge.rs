@@ -5,7 +5,9 @@
 //! let go by itself: its target says so when it is fenced (rule 4). A leg on a volatile drive that has restarted may have forgotten: it
 //! is suspect as soon as it is asked (rule 10). After an operator's override what was there before counts for nothing.
 
+use super::grow::{blocks_of, has_all};
 use super::md::{Write, bit};
+use super::target::Disk;
 use super::{BLOCKS, PROGRESS_US, Value, World, node_index, volume_id};
 use control::state::{Leg, LegState, Phase, Run, State};
 use control::target::Key;
@@ -124,11 +126,12 @@ impl World {
         let Some(found) = ledger.volumes.get(&volume_id(volume)) else { return };
         for (leg, state) in found.in_sync() {
             let Some(disk) = self.disks[volume].get(&leg.0) else { continue };
+            let has = disk.reads()[at];
             let leaked = write.leaked & bit(leg.0) != 0 && self.errored(volume, leg.0);
-            if disk.value[at] != value && !leaked && !self.forgot(&ledger, volume, leg, state) {
+            if has != value && !leaked && !self.forgot(&ledger, volume, leg, state) {
                 return self.broke(format!(
                     "volume-{}: write {value} to block {at} is acknowledged by node-{}, and {leg} is in sync by the ledger and has {}",
-                    volume + 1, machine + 1, disk.value[at]
+                    volume + 1, machine + 1, has
                 ));
             }
         }
@@ -166,8 +169,9 @@ impl World {
             return;
         }
         let Some(disk) = self.disks[volume].get(&leg.0) else { return };
-        for block in blocks {
-            let value = disk.value[block];
+        let size = ledger.volumes.get(&volume_id(volume)).map_or(0, |found| blocks_of(found.size_bytes));
+        for block in blocks.filter(|block| *block < size) {
+            let value = disk.reads()[block];
             if !truth.allows(block, value) {
                 let truth = truth.blocks[block].truth;
                 return self.broke(format!(
@@ -190,21 +194,21 @@ impl World {
     /// An owner opens it: what it reads is what was written.
     pub(super) fn judge_start(&mut self, start: &Start<'_>) {
         let Start { machine, volume, epoch, legs } = *start;
-        let Some(source) = legs.first().and_then(|leg| self.disks[volume].get(leg)).map(|disk| disk.value)
-        else {
+        let Some(source) = legs.first().and_then(|leg| self.disks[volume].get(leg)).map(Disk::reads) else {
             return;
         };
+        let size = self.blocks_seen(machine, volume);
         for leg in legs {
-            let Some(disk) = self.disks[volume].get(leg) else { continue };
+            let Some(has) = self.disks[volume].get(leg).map(Disk::reads) else { continue };
             let errored = self.errored(volume, *leg);
-            for block in (0..BLOCKS).filter(|_| !errored) {
-                if !self.truths[volume].lossy && !self.truths[volume].allows(block, disk.value[block]) {
+            for block in (0..size).filter(|_| !errored) {
+                if !self.truths[volume].lossy && !self.truths[volume].allows(block, has[block]) {
                     return self.broke(format!(
                         "volume-{}: node-{} opens it from leg-{leg}, which has {} in block {block}; acknowledged was {}",
-                        volume + 1, machine + 1, disk.value[block], self.truths[volume].blocks[block].truth
+                        volume + 1, machine + 1, has[block], self.truths[volume].blocks[block].truth
                     ));
                 }
-                if disk.value[block] != source[block] {
+                if has[block] != source[block] {
                     return self.broke(format!(
                         "volume-{}: node-{} opens it with leg-{leg} unequal in block {block}",
                         volume + 1,
@@ -286,6 +290,15 @@ impl World {
         }
     }
 
+    /// Users have no more than the volume has, and all that the ledger says that they have.
+    pub(super) fn judge_extended(&mut self, machine: usize, volume: usize, epoch: Epoch, bytes: u64) {
+        let has = self.ledger().volumes.get(&volume_id(volume)).map_or(0, |found| found.size_bytes);
+        let exempt = self.truths[volume].exempt_before.is_some_and(|before| epoch < before);
+        if bytes > has && !exempt {
+            self.broke(format!("volume-{}: users on node-{} get more than it has", volume + 1, machine + 1));
+        }
+    }
+
     /// Never two machines whose users would both get an answer to a write.
     pub(super) fn judge_writers(&mut self, volume: usize) {
         let able = |machine: &usize| {
@@ -314,6 +327,7 @@ impl World {
         for event in events {
             match event {
                 Event::LegAdded(id, leg) => self.leg_added(*id, *leg),
+                Event::VolumeGrown(id, bytes) => self.tell(|_| format!("{id} has {bytes} bytes")),
                 Event::LegFreed(id, leg) => self.leg_freed(super::volume_index(*id), leg.0),
                 Event::Volume(id, epoch, _, VolumeCause::Override | VolumeCause::ForcedQuorum, _) => {
                     let truth = &mut self.truths[super::volume_index(*id)];
@@ -322,6 +336,9 @@ impl World {
                 }
                 _ => {}
             }
+        }
+        if let Command::Volume(id, _, control::VolumeCommand::Grow { .. }) = command {
+            self.legs_grow(*id);
         }
         for volume in self.about(command) {
             self.judge_volume(volume);
@@ -350,11 +367,14 @@ impl World {
                 |leg: &Leg| ledger.node_of(leg).is_none_or(|node| self.machines[node_index(node)].gone);
             let whole = found.legs.values().all(|leg| gone(leg) || leg.state == LegState::InSync);
             let open = matches!(found.phase, Phase::Open { .. });
-            if !(whole && open) {
+            let owner = node_index(found.owner);
+            let array = self.machines[owner].arrays[volume].as_ref();
+            if !(whole && open && has_all(array, found)) {
                 self.truths[volume].acknowledged = false;
             }
             if !self.truths[volume].acknowledged {
-                waits = Some((volume, format!("{:?}, {:?}", found.phase, found.legs)));
+                let grows = (found.size_bytes, found.growing);
+                waits = Some((volume, format!("{:?}, {grows:?}, {:?}", found.phase, found.legs)));
             }
         }
         match waits {

@@ -7,7 +7,7 @@
 //! chunk one that the leg which came meanwhile lacks: the copy passes over what it does not know of.
 
 use super::target::chunk_of;
-use super::{BLOCKS, CHUNKS, Event, Io, IoKind, MS, Value, World, node_index, volume_id};
+use super::{CHUNKS, Event, Io, IoKind, MS, Value, World, node_index, volume_id};
 use crate::schedule::Plane;
 use control::LegRef;
 use control::owner::{self, Gate, Held, LegLook, Look, Standing, Up};
@@ -17,9 +17,6 @@ use control::target::Key;
 use model::{Epoch, Incarnation, LegId, MapSequence};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Writes that a user keeps in flight.
-const SLOTS: u8 = 4;
-
 /// An array.
 #[derive(Debug)]
 pub(crate) struct Array {
@@ -27,6 +24,10 @@ pub(crate) struct Array {
     pub(crate) epoch: Epoch,
     pub(crate) maps: MapSequence,
     pub(crate) admitted: bool,
+    /// How much its users have, bytes.
+    pub(crate) bytes: u64,
+    /// What they are to have, once nothing of theirs is in flight: what comes meanwhile waits (a suspend of device-mapper).
+    pub(crate) extending: Option<u64>,
     pub(crate) stopping: bool,
     /// Grows when users come or go.
     pub(crate) users: u32,
@@ -74,22 +75,22 @@ pub(crate) struct Chunk {
 pub(crate) struct Write {
     pub(crate) value: Value,
     pub(crate) block: u8,
-    slot: u8,
-    stage: Stage,
+    pub(super) slot: u8,
+    pub(super) stage: Stage,
     /// Legs that there were when it began: it goes to no others.
-    legs: u32,
+    pub(super) legs: u32,
     /// Legs that have not answered.
-    pending: u32,
+    pub(super) pending: u32,
     /// In-sync legs that have done it.
-    done: u32,
+    pub(super) done: u32,
     /// Legs that failed it, and md waits for an answer.
-    held: u32,
+    pub(super) held: u32,
     /// Legs without which md goes on by itself.
     pub(crate) leaked: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     Waiting,
     Bit,
     Data,
@@ -157,9 +158,22 @@ impl Member {
 
 impl Array {
     pub(crate) fn new(id: u32, epoch: Epoch, maps: MapSequence, members: BTreeMap<u16, Member>) -> Self {
-        let (admitted, stopping, users) = (false, false, 0);
+        let (admitted, stopping, users, bytes, extending) = (false, false, 0, 0, None);
         let (writes, chunks, recover) = (Vec::new(), [Chunk::default(); CHUNKS], None);
-        Self { id, epoch, maps, admitted, stopping, users, members, writes, chunks, recover }
+        Self {
+            id,
+            epoch,
+            maps,
+            admitted,
+            bytes,
+            extending,
+            stopping,
+            users,
+            members,
+            writes,
+            chunks,
+            recover,
+        }
     }
 
     /// What `state` and `array_state` say.
@@ -182,8 +196,17 @@ impl Array {
             done: recover.flushed.then_some(self.maps),
         });
         let legs = self.members.iter().map(held).collect();
-        let (epoch, maps, admitted) = (self.epoch, self.maps, self.admitted);
-        Up { epoch, maps, admitted, legs, rebuild, patience: BTreeMap::new(), errored: BTreeSet::new() }
+        let (epoch, maps, admitted, bytes) = (self.epoch, self.maps, self.admitted, self.bytes);
+        Up {
+            epoch,
+            maps,
+            admitted,
+            bytes,
+            legs,
+            rebuild,
+            patience: BTreeMap::new(),
+            errored: BTreeSet::new(),
+        }
     }
 
     fn is_blocked(&self) -> bool {
@@ -192,7 +215,9 @@ impl Array {
 
     /// Whether writes that wait have to go on waiting.
     fn begins_nothing(&self) -> bool {
-        self.is_blocked() || self.recover.as_ref().is_some_and(|recover| recover.quiesces)
+        self.is_blocked()
+            || self.extending.is_some()
+            || self.recover.as_ref().is_some_and(|recover| recover.quiesces)
     }
 
     /// Killed users write no more.
@@ -243,59 +268,6 @@ impl Array {
 impl World {
     pub(super) fn array(&mut self, machine: usize, volume: usize) -> Option<&mut Array> {
         self.machines[machine].arrays[volume].as_mut()
-    }
-
-    pub(super) fn admit(&mut self, machine: usize, volume: usize) {
-        if let Some(array) = self.array(machine, volume) {
-            array.admitted = true;
-        }
-        self.tell(|_| format!("users of volume-{} are let in on node-{}", volume + 1, machine + 1));
-        self.users_come(machine, volume);
-    }
-
-    pub(super) fn users_come(&mut self, machine: usize, volume: usize) {
-        let Some(array) = self.array(machine, volume) else { return };
-        array.users += 1;
-        let (id, users) = (array.id, array.users);
-        for slot in 0..SLOTS {
-            let think = self.think();
-            self.post(think, Event::User(machine, volume, id, users, slot));
-        }
-        self.judge_writers(volume);
-        self.judge_users(machine, volume);
-    }
-
-    /// Bursts with pauses: chunks grow cold in between.
-    fn think(&mut self) -> u64 {
-        if self.random.u8(..) < 215 { self.random.u64(1..100) * MS } else { self.random.u64(300..2500) * MS }
-    }
-
-    pub(super) fn user(&mut self, machine: usize, volume: usize, id: u32, users: u32, slot: u8) {
-        let block = self.random.usize(..BLOCKS).min(self.random.usize(..BLOCKS));
-        let paused = self.paused_until[volume].saturating_sub(self.now);
-        let Some(array) = self.array(machine, volume) else { return };
-        if array.id != id || array.users != users || array.stopping {
-            return;
-        }
-        if paused > 0 {
-            let pause = paused + self.random.u64(..10 * MS);
-            self.post(pause, Event::User(machine, volume, id, users, slot));
-            return;
-        }
-        let block = block as u8;
-        if array.writes.iter().any(|write| write.block == block) {
-            let soon = 3 * MS;
-            self.post(soon, Event::User(machine, volume, id, users, slot));
-            return;
-        }
-        let epoch = array.epoch;
-        let value = self.issued(volume, block, epoch);
-        let stage = Stage::Waiting;
-        let write = Write { value, block, slot, stage, legs: 0, pending: 0, done: 0, held: 0, leaked: 0 };
-        if let Some(array) = self.array(machine, volume) {
-            array.writes.push(write);
-        }
-        self.pump(machine, volume);
     }
 
     /// Begins what waits and need not any more.
@@ -468,7 +440,7 @@ impl World {
         loop {
             let Some(array) = self.array(machine, volume) else { return };
             let over = |write: &Write| write.stage == Stage::Data && write.pending == 0 && write.held == 0;
-            let Some(at) = array.writes.iter().position(over) else { return };
+            let Some(at) = array.writes.iter().position(over) else { return self.extended(machine, volume) };
             let write = array.writes.swap_remove(at);
             array.ended(&write);
             let (id, users) = (array.id, array.users);

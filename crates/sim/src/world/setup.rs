@@ -1,5 +1,6 @@
 //! A cluster before anything has happened to it.
 
+use super::grow::FIRST_BYTES;
 use super::judge::{Judge, Truth};
 use super::raft::{Raft, Seat};
 use super::target::{Disk, DriveSim};
@@ -14,7 +15,6 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 const DRIVES_PER_NODE: usize = 2;
 const DRIVE_BYTES: u64 = 1 << 30;
-const VOLUME_BYTES: u64 = 1 << 20;
 
 fn node_id(node: usize) -> NodeId {
     NodeId(node as u32 + 1)
@@ -30,7 +30,7 @@ impl World {
         cluster(&mut state, nodes, declared)?;
         for (volume, legs) in volumes.iter().enumerate() {
             let mirror = if *legs == 2 { Mirror::TwoWay } else { Mirror::FourWay };
-            let size = VolumeSize::new(mirror, Provision::Fixed, VOLUME_BYTES);
+            let size = VolumeSize::new(mirror, Provision::Fixed, FIRST_BYTES);
             let id = volume_id(volume);
             let own = placement::place(&state.pool(), &state.placed(), id, size)
                 .map_err(|refused| refused.to_string())?;
@@ -162,6 +162,7 @@ fn machine(node: usize, nodes: usize, volumes: usize, random: &mut fastrand::Rng
         lease_note: control::Moment(0),
         arrays: std::iter::repeat_with(|| None).take(volumes).collect(),
         floors: BTreeMap::new(),
+        laid: BTreeMap::new(),
         agent: None,
         agents: 0,
         seat: Seat::default(),

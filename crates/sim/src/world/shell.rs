@@ -50,13 +50,15 @@ impl World {
             Owner::new(volume_id(volume), node, boot, Timing::default(), up).with_bugs(bugs)
         };
         let owners = (0..volumes).map(owner).collect();
-        let target = Target::new(node, boot, drives, found.floors.clone(), given).with_bugs(bugs);
+        let target = Target::new(node, boot, drives, (found.floors.clone(), found.laid.clone()), given)
+            .with_bugs(bugs);
         let first = self.clock(machine).0;
         let agent = Agent {
             target,
             owners,
             decider: Decider::new(decider::Timing::default()),
             holder: Holder::new(HolderTiming::default(), first).with_users_until(found.lease_note),
+            laying: Vec::new(),
             in_flight: Vec::new(),
             orders: vec![VecDeque::new(); volumes],
             work: std::iter::repeat_with(|| None).take(volumes).collect(),
@@ -83,6 +85,7 @@ impl World {
         found.agents += 1;
         found.seat.leading = false;
         self.forget_fences(machine);
+        self.extend_no_more(machine);
     }
 
     pub(super) fn tick(&mut self, machine: usize, run: u32) {
@@ -202,7 +205,9 @@ impl World {
                 target::Effect::Remember(leg, floor) => {
                     self.machines[machine].floors.insert(leg, floor);
                 }
+                target::Effect::Lay(leg, from, laid) => self.lay(machine, leg, from, laid),
                 target::Effect::Fence((volume, leg), floor) => {
+                    self.lay_no_more(machine, (volume, leg));
                     self.fence(machine, volume_index(volume), leg.0, floor);
                 }
                 target::Effect::GiveOut((volume, leg), key, to) => {
@@ -210,6 +215,7 @@ impl World {
                 }
                 target::Effect::Forget(leg) => {
                     self.machines[machine].floors.remove(&leg);
+                    self.machines[machine].laid.remove(&leg);
                 }
                 target::Effect::Propose(command) => self.propose(machine, command),
             }
@@ -236,7 +242,8 @@ impl World {
                 let delay = self.random.u64(1..10) * MS;
                 self.post(delay, Event::Assemble(machine, volume, id));
             }
-            owner::Effect::Admit => self.admit(machine, volume),
+            owner::Effect::Admit(bytes) => self.admit(machine, volume, bytes),
+            owner::Effect::Extend(bytes) => self.extend_soon(machine, volume, bytes),
             owner::Effect::Look => self.ordered(machine, volume, Order::Look),
             owner::Effect::LetGo(leg) => self.ordered(machine, volume, Order::LetGo(leg)),
             owner::Effect::Release(legs) => self.ordered(machine, volume, Order::Release(legs)),

@@ -34,6 +34,8 @@ pub(crate) struct Disk {
     pub(crate) drive: usize,
     /// The leg's slabs there.
     pub(crate) extents: Vec<Extent>,
+    /// How many of them its device maps; behind them it swallows what is written.
+    pub(crate) mapped: u64,
     pub(crate) value: [Value; BLOCKS],
     /// What is left when a volatile cache loses its power.
     pub(crate) durable: [Value; BLOCKS],
@@ -52,11 +54,14 @@ pub(crate) struct Disk {
 
 impl Disk {
     pub(crate) fn new(drive: usize, extents: Vec<Extent>) -> Self {
+        let mapped = extents.iter().map(|extent| extent.count).sum();
+        let value = Self::content(mapped);
         Self {
             drive,
             extents,
-            value: [0; BLOCKS],
-            durable: [0; BLOCKS],
+            mapped,
+            value,
+            durable: value,
             bits: 0,
             maps: (model::MapSequence(0), BTreeMap::new()),
             given: None,
@@ -149,9 +154,11 @@ impl World {
             IoKind::Bit(chunk) => disk.bits |= 1 << chunk,
             IoKind::Data(block, value) | IoKind::Copy(block, value) => {
                 let at = usize::from(block);
-                disk.value[at] = value;
-                if !drive.volatile {
-                    disk.durable[at] = value;
+                if at < disk.blocks() {
+                    disk.value[at] = value;
+                    if !drive.volatile {
+                        disk.durable[at] = value;
+                    }
                 }
                 self.judge_block(io.volume, io.leg, at);
             }
@@ -224,8 +231,12 @@ impl World {
             self.post(10 * MS, Event::NotGiven(machine, volume, leg));
             return;
         }
+        let Some(mapped) = self.maps(machine, (volume_id(volume), LegId(leg))) else {
+            return self.post(10 * MS, Event::NotGiven(machine, volume, leg));
+        };
         let errors = self.drives[drive].errors;
         let disk = self.disk(volume, leg);
+        disk.mapped = mapped;
         (disk.given, disk.errors_then, disk.conn_min) = (Some((key, to)), errors, 0);
     }
 
@@ -330,7 +341,7 @@ impl World {
 
 /// A volatile cache has lost its power: some of what was not flushed is gone.
 fn forget(disk: &mut Disk, random: &mut fastrand::Rng) {
-    for at in 0..BLOCKS {
+    for at in 0..disk.blocks() {
         if random.bool() {
             disk.value[at] = disk.durable[at];
         }

@@ -217,7 +217,7 @@ fn run(here: &Here, order: Order) -> Result<(), Box<dyn Error>> {
             carry(number, owner::assemble(&site, &seen()?, &assembly, known)?)
         }
         Order::Admit { epoch: number } => {
-            carry(number, owner::admit(&site, &seen()?, epoch(number))?)?;
+            carry(number, owner::admit(&site, &seen()?, epoch(number), here.sizes.data_bytes)?)?;
             told(&name::top(here.volume))
         }
         Order::Adopt { nodes } => {

@@ -87,10 +87,11 @@ impl Block {
         Err(failed(what, &self.path)(io::Error::from(io::ErrorKind::InvalidData)))
     }
 
-    /// Makes all of it zeros: by the drive itself if it can (`blkdev_fallocate` of the kernel's block/fops.c).
-    pub(super) fn zero(&self, len_bytes: u64) -> Result<(), FileError> {
-        let zeroed = fallocate(&self.file, FallocateFlags::ZERO_RANGE, 0, len_bytes);
-        zeroed.map_err(|errno| failed(format!("zero {len_bytes} bytes of"), &self.path)(errno.into()))
+    /// Makes so much of it zeros: by the drive itself if it can (`blkdev_fallocate` of the kernel's block/fops.c).
+    pub(super) fn zero(&self, offset_bytes: u64, len_bytes: u64) -> Result<(), FileError> {
+        let zeroed = fallocate(&self.file, FallocateFlags::ZERO_RANGE, offset_bytes, len_bytes);
+        let what = || format!("zero {len_bytes} bytes at {offset_bytes} of");
+        zeroed.map_err(|errno| failed(what(), &self.path)(errno.into()))
     }
 
     /// Flushes what the drive has not made durable, and says whether it did.

@@ -59,13 +59,9 @@ pub(super) fn carry(engine: &Engine, site: &Site, epoch: Epoch, step: &Step) -> 
         Step::AwaitQuiet(sound) => await_quiet(engine, site, epoch, sound)?,
         Step::Answer(legs) => answer(engine, site, epoch, legs)?,
         Step::Remove(way) => md::remove(&array, engine.number_of(&way.device())?.minor)?,
-        Step::MakeTop(bytes) => {
-            let device = sysfs::read(&PathBuf::from(format!("/sys/block/{array}/dev")))?;
-            engine.dm.create(
-                &name::top(site.volume),
-                &linear(&device, &[Extent { offset_bytes: 0, len_bytes: *bytes }]),
-            )?;
-        }
+        Step::MakeTop(bytes) => engine.dm.create(&name::top(site.volume), &top_table(&array, *bytes)?)?,
+        Step::LoadTop(bytes) => engine.dm.load(&name::top(site.volume), &top_table(&array, *bytes)?)?,
+        Step::SwapTop => engine.dm.swap(&name::top(site.volume))?,
         Step::RemoveTop => engine.dm.remove(&name::top(site.volume))?,
         Step::Clear => {
             // Of whatever epoch is there.
@@ -75,6 +71,11 @@ pub(super) fn carry(engine: &Engine, site: &Site, epoch: Epoch, step: &Step) -> 
         }
     }
     Ok(())
+}
+
+fn top_table(array: &str, bytes: u64) -> Result<Vec<Target>, StepError> {
+    let device = sysfs::read(&PathBuf::from(format!("/sys/block/{array}/dev")))?;
+    Ok(linear(&device, &[Extent { offset_bytes: 0, len_bytes: bytes }]))
 }
 
 fn member(engine: &Engine, array: &str, way: Way) -> Result<PathBuf, StepError> {

@@ -41,6 +41,10 @@ pub(super) fn carry(engine: &Engine, step: &Step, sizes: Sizes) -> Result<(), St
             let table = backed(&super::observe::drive_number(drive)?, extents, *bytes);
             engine.dm.create(&given.device(), &table)?;
         }
+        Step::TurnDevice(given, drive, extents, bytes) => {
+            let table = backed(&super::observe::drive_number(drive)?, extents, *bytes);
+            engine.dm.replace_when_idle(&given.device(), &table)?;
+        }
         Step::MakeLeg(given, bytes) => make_leg(engine, *given, sizes, *bytes)?,
         Step::CheckLeg(given) => check_leg(engine, *given, sizes)?,
         Step::RemoveDevice(given) => engine.dm.remove(&given.device())?,
@@ -125,7 +129,7 @@ fn make_leg(engine: &Engine, given: GivenLeg, sizes: Sizes, bytes: u64) -> Resul
     let leg = Block::open(&engine.node_of(&given.device())?)?;
     let beginning = leg.read(0, usize::try_from(BLOCK_BYTES).unwrap_or(0))?;
     if !header.is_made(&beginning).map_err(failed)? {
-        leg.zero(bytes)?;
+        leg.zero(0, bytes)?;
         leg.flush()?;
         leg.write_and_check(0, &header.encode())?;
     }

@@ -242,7 +242,8 @@ impl Dm {
         self.resume(name)
     }
 
-    fn load(&self, name: &str, table: &[Target]) -> Result<(), DmError> {
+    /// Has a table ready for a device: [`Self::swap`].
+    pub(super) fn load(&self, name: &str, table: &[Target]) -> Result<(), DmError> {
         let mut data = Vec::new();
         for target in table {
             // The parameters' text with its zero, and up to the next eight bytes.
@@ -271,11 +272,18 @@ impl Dm {
         self.resume(name)
     }
 
-    /// The same, once what is in flight through its old table has ended (dm.c, `dm_wait_for_completion`).
+    /// The same, once what is in flight through its old table has ended.
     pub(super) fn replace_when_idle(&self, name: &str, table: &[Target]) -> Result<(), DmError> {
         self.load(name, table)?;
-        self.call("suspend", DEV_SUSPEND, name, SUSPEND_FLAG | SKIP_LOCKFS_FLAG, &[], 0)?;
-        self.resume(name)
+        self.swap(name)
+    }
+
+    /// Gives a device the table that was loaded, if there is one, once what is in flight through its old one has ended (dm.c,
+    /// `dm_wait_for_completion`); what comes meanwhile waits. One call suspends, swaps and resumes (dm-ioctl.c, `do_resume`): whoever is killed in it leaves no
+    /// device that is suspended, since the kernel gives the wait up and with it the new table. `noflush` would change nothing: it makes a target give back what it
+    /// queues, and a linear one queues nothing.
+    pub(super) fn swap(&self, name: &str) -> Result<(), DmError> {
+        self.call("swap the table of", DEV_SUSPEND, name, SKIP_LOCKFS_FLAG, &[], 0).map(drop)
     }
 
     /// Removes a device; one that is gone is as good. `EBUSY` while somebody has it open.

@@ -302,9 +302,28 @@ impl Engine {
     /// Lets the device of an own leg lead to its drive as that is found now, once nothing is in flight through it: the bounce of a leg that
     /// its own node uses. Fails unless the leg is there.
     pub fn turn_device(&self, offer: &target::Offer) -> Result<(), StepError> {
-        let drive = observe::drive_number(&offer.drive)?;
-        let table = carry_target::backed(&drive, &offer.extents, offer.bytes);
-        Ok(self.dm.replace_when_idle(&offer.given.device(), &table)?)
+        let (drive, extents) = (offer.drive.clone(), offer.extents.clone());
+        let turn = target::Step::TurnDevice(offer.given, drive, extents, offer.bytes);
+        carry_target::carry(self, &turn, crate::leg::Sizes { data_bytes: 0, room_bytes: 0, chunk_bytes: 0 })
+    }
+
+    /// Fills pieces of a drive with zeros, durably, a stretch at a time while `goes_on` says so; whether it came to the end. Nothing of it is in flight
+    /// when this returns.
+    pub fn fill(
+        &self,
+        drive: &std::path::Path,
+        pieces: &[Extent],
+        goes_on: impl Fn() -> bool,
+    ) -> Result<bool, StepError> {
+        let block = Block::open(drive)?;
+        for stretch in pieces.iter().flat_map(|piece| crate::slab::stretches(*piece)) {
+            if !goes_on() {
+                return Ok(false);
+            }
+            block.zero(stretch.offset_bytes, stretch.len_bytes)?;
+        }
+        block.flush()?;
+        Ok(true)
     }
 
     /// Waits for an event of a gate; whether there was one in time.
@@ -338,6 +357,11 @@ impl Engine {
     pub fn top(&self, volume: model::VolumeId) -> Result<Option<PathBuf>, StepError> {
         let info = self.dm.info(&crate::name::top(volume))?;
         Ok(info.map(|info| PathBuf::from(format!("/dev/dm-{}", info.number.minor))))
+    }
+
+    /// How long that device is, bytes.
+    pub fn top_bytes(&self, volume: model::VolumeId) -> Result<Option<u64>, StepError> {
+        observe::len_bytes(self, &crate::name::top(volume))
     }
 
     /// The devices of all volumes that users may open here.

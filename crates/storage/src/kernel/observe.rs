@@ -59,7 +59,9 @@ pub(super) fn target(engine: &Engine) -> Result<SeenTarget, StepError> {
 pub(super) fn owner(engine: &Engine, site: &Site) -> Result<SeenOwner, StepError> {
     let mut seen = SeenOwner::default();
     for device in engine.dm.names()? {
-        seen.top |= device == name::top(site.volume);
+        if device == name::top(site.volume) {
+            seen.top = len_bytes(engine, &device)?;
+        }
         let Some(((volume, leg), epoch)) = name::of_gate(&device) else { continue };
         if volume == site.volume {
             seen.gates.insert(leg, gate(engine, &device, epoch)?);
@@ -72,6 +74,13 @@ pub(super) fn owner(engine: &Engine, site: &Site) -> Result<SeenOwner, StepError
         arrays.iter().find_map(|name| name::of_array(name).filter(|(volume, _)| *volume == site.volume));
     seen.array = array.and_then(|(volume, epoch)| read_array(&name::array(volume, epoch), epoch));
     Ok(seen)
+}
+
+/// How long a device of ours is; `None`: it is gone.
+pub(super) fn len_bytes(engine: &Engine, device: &str) -> Result<Option<u64>, StepError> {
+    let Some(info) = engine.dm.info(device)? else { return Ok(None) };
+    let sectors = sysfs::read_if_there(Path::new(&format!("/sys/dev/block/{}/size", info.number)));
+    Ok(sectors.and_then(|text| text.trim().parse::<u64>().ok()).map(|sectors| sectors * 512))
 }
 
 fn gate(engine: &Engine, device: &str, epoch: model::Epoch) -> Result<Gate, StepError> {

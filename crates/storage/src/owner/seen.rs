@@ -16,8 +16,8 @@ pub struct Seen {
     pub gates: BTreeMap<LegId, Gate>,
     /// The array.
     pub array: Option<Array>,
-    /// Whether users can open it.
-    pub top: bool,
+    /// How much users can open, bytes; `None`: nothing.
+    pub top: Option<u64>,
     /// Connections to legs of this volume.
     pub connections: BTreeMap<GivenLeg, Vec<Connection>>,
 }
@@ -211,7 +211,8 @@ pub fn found(seen: &Seen, nodes: &BTreeMap<LegId, NodeId>, maps: MapSequence, no
         }
     }
     let (patience, errored) = (BTreeMap::new(), BTreeSet::new());
-    Some(Up { epoch: array.epoch, maps, admitted: seen.top, legs, rebuild, patience, errored })
+    let (admitted, bytes) = (seen.top.is_some(), seen.top.unwrap_or(0));
+    Some(Up { epoch: array.epoch, maps, admitted, bytes, legs, rebuild, patience, errored })
 }
 
 #[cfg(test)]
