@@ -1,4 +1,4 @@
-//! `twinrack volume`: what volumes there are, where their copies are, and making, moving and deleting them.
+//! `twinrack volume`: what volumes there are, where their copies are, and making, moving, growing and deleting them.
 //!
 //! On failure: [`ClusterError`].
 
@@ -12,7 +12,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use deploy::Member;
 use deploy::pool::{self, VolumeRequest};
 use model::{Mirror, VolumeName, ZoneName};
-use std::io;
+use std::io::{self, Write};
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
@@ -26,12 +26,13 @@ Examples:
   twinrack volume --access access.json list
   twinrack volume --access access.json show data
   twinrack volume --access access.json create data --size 10GiB --mirror two-way
+  twinrack volume --access access.json grow data --size 20GiB
   twinrack volume --access access.json move data --from drive-1
   twinrack volume --access access.json delete data --close
 
 Exit codes: 0 good; 1 the cluster refused or did not answer; 2 the access file or the command line can't be read.";
 
-/// Volumes: list, show, create, move, delete.
+/// Volumes: list, show, create, grow, move, delete.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct VolumeArgs {
@@ -63,6 +64,14 @@ enum Task {
         /// In which rack it is opened first.
         #[arg(long)]
         rack: Option<ZoneName>,
+    },
+    /// Make a volume larger while it is used, and wait until its users have all of it. What it waits for is told as it changes.
+    Grow {
+        /// Its name or its id.
+        volume: String,
+        /// The size that it shall have: a number with KiB, MiB, GiB or TiB, or of bytes; whole blocks of 4096 bytes.
+        #[arg(long, value_parser = size)]
+        size: u64,
     },
     /// Move a volume's copy to another drive of its rack while it is used, and wait until the old one is gone. The volume never has fewer
     /// copies in sync meanwhile.
@@ -130,6 +139,12 @@ async fn carry_out(args: &VolumeArgs, members: &[Member]) -> Result<String, Clus
                 pool::volume(members, &VolumeRequest { name, mirror, size_bytes, rack }, bound).await?;
             show(args, members, bound, &ready.id.to_string()).await
         }
+        Task::Grow { volume, size } => {
+            let (_, state) = pool::confirmed(members, bound).await?;
+            let id = shown::find(&state, volume).ok_or_else(|| ClusterError::NoVolume(volume.clone()))?;
+            pool::grow(members, id, *size, bound, waits).await?;
+            show(args, members, bound, &id.to_string()).await
+        }
         Task::Move { volume, from, to } => {
             let (_, state) = pool::confirmed(members, bound).await?;
             let id = shown::find(&state, volume).ok_or_else(|| ClusterError::NoVolume(volume.clone()))?;
@@ -146,6 +161,12 @@ async fn carry_out(args: &VolumeArgs, members: &[Member]) -> Result<String, Clus
             Ok(if args.cluster.json { json(&shown::Deleted::new(id)) } else { format!("{id} is deleted\n") })
         }
     }
+}
+
+/// Beside what comes of it, which may be for a program.
+fn waits(why: &str) {
+    // Nobody may be there to read it.
+    let _ = writeln!(io::stderr(), "waits: {why}");
 }
 
 async fn show(

@@ -12,11 +12,13 @@
 
 mod choose;
 mod delete;
+mod grow;
 mod moves;
 mod volume;
 
 pub use choose::{Difference, NoPlace, Voting, breaches, choose, differences, voting};
 pub use delete::delete;
+pub use grow::{CantGrow, Growth, grow, next_of_growth};
 pub use moves::{CantMove, Move, move_copy, next_of_move, remove_drive, replace_drive, volumes_on};
 pub use volume::{
     VolumeReady, VolumeRequest, confirmed, in_words, leg_in_words, newest, opened, phase_in_words, volume,
@@ -131,6 +133,9 @@ pub enum PoolError {
     /// A copy can't be moved as it was asked for.
     #[error("the copy can't be moved")]
     CantMove(#[from] CantMove),
+    /// A volume can't grow as it was asked for.
+    #[error("the volume can't grow")]
+    CantGrow(#[from] CantGrow),
     /// A drive holds copies of volumes.
     #[error("{drive} holds copies of {}", volumes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
     HoldsCopies {
@@ -181,6 +186,7 @@ impl PoolError {
             Self::CantMove(CantMove::NoVolume(_) | CantMove::NoCopy { .. }) => {
                 "`twinrack volume show` says on which drives a volume's copies are"
             }
+            Self::CantGrow(error) => error.help(),
             Self::HoldsCopies { .. } => "`twinrack drive replace` moves them to others first",
             Self::EvenMembers { .. } => {
                 "a cluster has two racks of equal size and a witness: see that the witness has joined"

@@ -24,6 +24,7 @@ struct Row {
     id: String,
     name: String,
     size_bytes: u64,
+    growing_bytes: Option<u64>,
     mirror: Mirror,
     phase: String,
     owner: String,
@@ -50,6 +51,7 @@ pub(super) struct Shown {
     row: Row,
     epoch: String,
     device: Option<String>,
+    device_bytes: Option<u64>,
     waits: Option<String>,
     copies: Vec<Placed>,
 }
@@ -66,6 +68,7 @@ struct Placed {
     state: &'static str,
     incarnation: u32,
     slabs: u64,
+    ready_slabs: u64,
     replaces: Option<String>,
     rebuilt_bytes: Option<u64>,
     to_rebuild_bytes: Option<u64>,
@@ -119,6 +122,7 @@ fn row(state: &State, id: VolumeId) -> Option<Row> {
         id: id.to_string(),
         name: volume.name.to_string(),
         size_bytes: volume.size_bytes,
+        growing_bytes: volume.growing,
         mirror: volume.mirror,
         phase: phase_in_words(&volume.phase),
         owner: name_of(state, volume.owner),
@@ -162,7 +166,8 @@ impl Shown {
                 drive_state: drive.map_or("gone", drive_in_words),
                 state: leg_in_words(found.state),
                 incarnation: found.incarnation.0,
-                slabs: found.extents.iter().map(|extent| extent.count).sum(),
+                slabs: found.slabs(),
+                ready_slabs: found.laid_slabs(),
                 replaces: found.replaces.map(|old| old.to_string()),
                 rebuilt_bytes: progress.map(|progress| progress.done_bytes),
                 to_rebuild_bytes: progress.map(|progress| progress.total_bytes),
@@ -173,7 +178,9 @@ impl Shown {
             (&one.rack, &one.node, &one.leg).cmp(&(&other.rack, &other.node, &other.leg))
         });
         let device = owner.and_then(|view| view.devices.get(&id)).cloned();
-        Some(Self { version: VERSION, row, epoch: volume.epoch.to_string(), device, waits, copies })
+        let device_bytes = owner.and_then(|view| view.device_bytes.get(&id)).copied();
+        let epoch = volume.epoch.to_string();
+        Some(Self { version: VERSION, row, epoch, device, device_bytes, waits, copies })
     }
 }
 
@@ -216,8 +223,9 @@ impl fmt::Display for Listed {
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Row { id, name, size_bytes, phase, owner, legs, legs_in_sync, .. } = &self.row;
-        writeln!(f, "{id} {name}: {}, {legs_in_sync} of {legs} copies in sync", size(*size_bytes))?;
+        let Row { id, name, size_bytes, growing_bytes, phase, owner, legs, legs_in_sync, .. } = &self.row;
+        let grows = growing_bytes.map(|to| format!(" (grows to {})", size(to))).unwrap_or_default();
+        writeln!(f, "{id} {name}: {}{grows}, {legs_in_sync} of {legs} copies in sync", size(*size_bytes))?;
         writeln!(f, "epoch {}, {phase}, owner {owner}", self.epoch)?;
         if let Some(device) = &self.device {
             writeln!(f, "device {device} on {owner}")?;
@@ -232,7 +240,12 @@ impl fmt::Display for Shown {
                 progress.map(|(done, all)| format!(" ({done} of {all} bytes)")).unwrap_or_default();
             let replaces =
                 copy.replaces.as_ref().map(|old| format!(", in place of {old}")).unwrap_or_default();
-            let state = format!("{}{progress}{replaces}", copy.state);
+            let lacks = if copy.ready_slabs < copy.slabs {
+                format!(", {} of {} slabs ready", copy.ready_slabs, copy.slabs)
+            } else {
+                String::new()
+            };
+            let state = format!("{}{progress}{replaces}{lacks}", copy.state);
             let is =
                 if copy.drive_state == IN_USE { String::new() } else { format!(" ({})", copy.drive_state) };
             let drive = format!("{} {}{is}", copy.drive, copy.serial);

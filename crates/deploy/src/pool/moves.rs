@@ -207,4 +207,4 @@ pub fn volumes_on(ledger: &State, drive: DriveId) -> Vec<VolumeId> {
 
 #[cfg(test)]
 #[path = "moves_tests.rs"]
-mod tests;
+pub(super) mod tests;

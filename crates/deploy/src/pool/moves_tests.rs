@@ -4,28 +4,28 @@ use super::*;
 use control::state::{Cache, Run, Settings};
 use model::{BootId, MapSequence, Mirror, NodeId, PowerCycles, Provision};
 
-const V: VolumeId = VolumeId(1);
+pub(in crate::pool) const V: VolumeId = VolumeId(1);
 
 fn must(ledger: &mut State, command: ClusterCommand) {
     ledger.apply(&Command::Cluster(command)).unwrap();
 }
 
-fn ask(ledger: &mut State, command: VolumeCommand) {
+pub(in crate::pool) fn ask(ledger: &mut State, command: VolumeCommand) {
     let epoch = ledger.volumes[&V].epoch;
     ledger.apply(&Command::Volume(V, epoch, command)).unwrap();
 }
 
-fn leg(ledger: &State, id: u16) -> LegRef {
+pub(in crate::pool) fn leg(ledger: &State, id: u16) -> LegRef {
     LegRef { id: LegId(id), incarnation: ledger.volumes[&V].legs[&LegId(id)].incarnation }
 }
 
-fn run(ledger: &State, id: u16) -> Run {
+pub(in crate::pool) fn run(ledger: &State, id: u16) -> Run {
     let node = ledger.drives[&ledger.volumes[&V].legs[&LegId(id)].drive].node;
     Run { boot: BootId(u128::from(node.0)), power_cycles: PowerCycles(0) }
 }
 
 /// Two racks of one node with two drives each (1 and 2, 3 and 4), and an open volume on drives 1 and 3.
-fn open() -> State {
+pub(in crate::pool) fn open() -> State {
     let mut ledger = State::new(Settings::default());
     for number in 1..=2_u32 {
         let (name, zone) = (format!("n{number}").parse().unwrap(), format!("rack{number}").parse().unwrap());

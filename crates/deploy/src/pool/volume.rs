@@ -86,7 +86,7 @@ pub async fn volume(
     Err(PoolError::Late { what, bound, last: Some(last) })
 }
 
-const NOBODY: &str = "nobody answers who leads the ledger by the word of a quorum";
+pub(super) const NOBODY: &str = "nobody answers who leads the ledger by the word of a quorum";
 
 /// What the ledger says, by the word of a quorum, and who said so.
 pub async fn confirmed(members: &[Member], bound: Duration) -> Result<(&Member, State), PoolError> {
