@@ -57,6 +57,7 @@ const BUILT_IN: [(&str, &str); 36] = [
     ("volume-at-rest", include_str!("../suites/volume-at-rest.toml")),
     ("volume-clock-skew", include_str!("../suites/volume-clock-skew.toml")),
     ("volume-online", include_str!("../suites/volume-online.toml")),
+    ("volume-grow", include_str!("../suites/volume-grow.toml")),
     ("ledger-damaged", include_str!("../suites/ledger-damaged.toml")),
     ("ledger-disk-full", include_str!("../suites/ledger-disk-full.toml")),
     ("bad-apply", include_str!("../suites/bad-apply.toml")),

@@ -1,19 +1,23 @@
 //! Changing a volume's legs while it is written, as an operator does.
 //!
-//! Purpose: moves a node's leg, or replaces the drive that it is on, through `deploy`, and looks at what is acknowledged meanwhile and at how many legs
+//! Purpose: has the volume grow, moves a node's leg, or replaces the drive that it is on, through `deploy`, and looks at what is acknowledged meanwhile and at how many legs
 //! are in sync.
 //!
 //! On failure: what does not hold is a step that does not hold.
 
 use super::{Runner, Seen, milliseconds};
 use crate::suite::Room;
-use deploy::pool::{self, PoolError, newest};
+use api::ProposeRequest;
+use deploy::Member;
+use deploy::pool::{self, Growth, PoolError, newest, next_of_growth};
 use model::{DriveId, NodeName, VolumeId};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// How often the ledger is asked how many legs are in sync.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long the ledger may take to hear of a growth.
+const ASK_BOUND: Duration = Duration::from_secs(10);
 
 impl Runner<'_> {
     pub(super) async fn move_leg(&mut self, at: (Room, u8), gap_at_most: Duration, bound: Duration) -> Seen {
@@ -40,6 +44,46 @@ impl Runner<'_> {
             Ok(format!("{drive} has left the pool; {}", moved.join(", ")))
         };
         self.while_writing(replaces, gap_at_most).await
+    }
+
+    /// Asks the ledger, as often as a takeover or an election takes; more is not waited for.
+    pub(super) async fn begin_growth(&mut self, size_mib: u32) -> Seen {
+        let Some(id) = self.volume.as_ref().map(|tested| tested.id) else {
+            return Seen::not("there is no volume");
+        };
+        let (members, size_bytes) = (self.working().members.clone(), u64::from(size_mib) << 20);
+        let deadline = Instant::now() + ASK_BOUND;
+        loop {
+            let last = match ask_to_grow(&members, id, size_bytes).await {
+                Ok(Growth::Waits(why)) => return Seen::held(format!("it is under way: {why}")),
+                Ok(Growth::There) => return Seen::held("its copies had all of it at once"),
+                Ok(Growth::Ask(_)) => "the ledger has not taken it".to_owned(),
+                Err(why) => why,
+            };
+            if Instant::now() >= deadline {
+                return Seen::not(last);
+            }
+            sleep(super::POLL).await;
+        }
+    }
+
+    pub(super) async fn volume_has_grown(&mut self, size_mib: u32, bound: Duration) -> Seen {
+        let Some(id) = self.volume.as_ref().map(|tested| tested.id) else {
+            return Seen::not("there is no volume");
+        };
+        let (begun, mut waited) = (Instant::now(), Vec::new());
+        let members = self.working().members.clone();
+        let size_bytes = u64::from(size_mib) << 20;
+        let grown = pool::grow(&members, id, size_bytes, bound, |why| waited.push(why.to_owned())).await;
+        let waited =
+            if waited.is_empty() { String::new() } else { format!("; waited: {}", waited.join("; ")) };
+        match grown {
+            Ok(()) => {
+                let took = milliseconds(begun.elapsed());
+                Seen::held(format!("{id} and its device have {size_bytes} bytes after {took} ms{waited}"))
+            }
+            Err(error) => Seen::not(format!("{}{waited}", crate::chain(&error))),
+        }
     }
 
     /// The drive of a node's leg, by the ledger; of one that moves the new one's.
@@ -101,4 +145,20 @@ impl Runner<'_> {
         let views = self.look_at_volume().await;
         Some(self.volume.as_ref()?.of(&views)?.in_sync().count())
     }
+}
+
+/// Asks for it, if it is neither there nor under way; then what there is to do.
+async fn ask_to_grow(members: &[Member], id: VolumeId, size_bytes: u64) -> Result<Growth, String> {
+    let in_words = |error: PoolError| crate::chain(&error);
+    for _ in 0..2 {
+        let (contact, state) = pool::confirmed(members, ASK_BOUND).await.map_err(in_words)?;
+        match next_of_growth(&state, id, size_bytes).map_err(|error| crate::chain(&error))? {
+            Growth::Ask(command) => {
+                let asked = contact.client.propose(&ProposeRequest { command }).await;
+                asked.map_err(|error| crate::chain(&error))?;
+            }
+            other => return Ok(other),
+        }
+    }
+    Err("the ledger took it, and says nothing of it".to_owned())
 }

@@ -103,6 +103,10 @@ impl Runner<'_> {
             Step::MoveLeg { room, position, gap_at_most_ms, within_ms } => {
                 Ok(self.move_leg((*room, *position), ms(*gap_at_most_ms), ms(*within_ms)).await)
             }
+            Step::BeginGrowth { size_mib } => Ok(self.begin_growth(*size_mib).await),
+            Step::VolumeHasGrown { size_mib, within_ms } => {
+                Ok(self.volume_has_grown(*size_mib, ms(*within_ms)).await)
+            }
             Step::ReplaceDrive { room, position, gap_at_most_ms, within_ms } => {
                 Ok(self.replace_drive((*room, *position), ms(*gap_at_most_ms), ms(*within_ms)).await)
             }

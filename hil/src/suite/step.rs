@@ -471,6 +471,18 @@ pub enum Step {
         /// The bound for the move, milliseconds.
         within_ms: u64,
     },
+    /// The volume is asked to grow, as an operator would; what has begun goes on by itself.
+    BeginGrowth {
+        /// To this size, MiB.
+        size_mib: u32,
+    },
+    /// The volume, and what its users have of it, has this size within a bound from now on.
+    VolumeHasGrown {
+        /// The size, MiB.
+        size_mib: u32,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
     /// The drive of a node's leg is replaced by the others of its rack, while the workload writes: it is empty, and out of the pool.
     ReplaceDrive {
         /// The node's room.

@@ -240,6 +240,10 @@ fn volume(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Step::MoveLeg { room, position, within_ms, .. } => {
             write!(f, "the leg on node {position} of {room} is on another drive within {within_ms} ms")
         }
+        Step::BeginGrowth { size_mib } => write!(f, "the volume is asked to grow to {size_mib} MiB"),
+        Step::VolumeHasGrown { size_mib, within_ms } => {
+            write!(f, "the volume and what its users have is {size_mib} MiB within {within_ms} ms")
+        }
         Step::ReplaceDrive { room, position, within_ms, .. } => {
             write!(f, "the drive with the leg of node {position} of {room} is replaced within {within_ms} ms")
         }
