@@ -234,12 +234,15 @@ mod tests {
             state: LegState::InSync,
             replaces: None,
             extents: Vec::new(),
+            to_lay: 0,
         };
         Volume {
             name: "v".parse().unwrap(),
             mirror: Mirror::TwoWay,
             provision: Provision::Fixed,
             size_bytes: 1 << 20,
+            growing: None,
+            forced: false,
             room_bytes: 1 << 20,
             epoch: Epoch::first(LedgerIncarnation(1)),
             owner: NodeId(1),

@@ -181,7 +181,7 @@ pub fn is_settled(seen: &Seen) -> bool {
         let gate = seen.gates.get(leg).is_some_and(|gate| gate.epoch == array.epoch && gate.queues);
         gate && member.slot.is_some() && member.has("in_sync") && !member.failed()
     };
-    at_rest && seen.top && without_path(seen).is_empty() && array.members.iter().all(whole)
+    at_rest && seen.top.is_some() && without_path(seen).is_empty() && array.members.iter().all(whole)
 }
 
 /// The array that an earlier run of the agent has left, as control has arrays; `None` if there is none that is whole: it is assembled
@@ -228,7 +228,7 @@ mod tests {
         let members = [(leg, member)].into();
         let (state, action) = ("active".to_owned(), "idle".to_owned());
         let array = Some(Array { epoch, state, action, held: false, room: 1, members });
-        Seen { gates: [(leg, gate)].into(), array, top: true, connections: BTreeMap::new() }
+        Seen { gates: [(leg, gate)].into(), array, top: Some(4096), connections: BTreeMap::new() }
     }
 
     #[test]
@@ -241,7 +241,7 @@ mod tests {
         };
         let all: [fn(&mut Seen); 11] = [
             |seen| seen.array = None,
-            |seen| seen.top = false,
+            |seen| seen.top = None,
             |seen| gate(seen).path = false,
             |seen| gate(seen).queues = false,
             |seen| gate(seen).local = false,
