@@ -30,11 +30,13 @@ pub enum Bug {
     GrowAtFirstLaid,
     /// The owner lets users have the new size while a leg is in its array that has not the slabs for it.
     ExtendUncovered,
+    /// A target fills slabs with zeros that it remembers to have laid, if it has not seen that the ledger says so.
+    LayAgain,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::LetGoBeforeCommit,
         Self::ReleaseWithoutLook,
         Self::SkipBarrier,
@@ -47,6 +49,7 @@ impl Bug {
         Self::FreeBeforeBarrier,
         Self::GrowAtFirstLaid,
         Self::ExtendUncovered,
+        Self::LayAgain,
     ];
 
     /// What it is called on command lines.
@@ -64,6 +67,7 @@ impl Bug {
             Self::FreeBeforeBarrier => "free-before-barrier",
             Self::GrowAtFirstLaid => "grow-at-first-laid",
             Self::ExtendUncovered => "extend-uncovered",
+            Self::LayAgain => "lay-again",
         }
     }
 

@@ -296,7 +296,24 @@ fn growth(seed: u64, kind: Kind, faults: &[Fault]) -> Vec<Fault> {
         let at_ms = (near + random.u64(..2_000)).saturating_sub(1_000).max(CALM_MS);
         Fault { at_ms, for_ms: 0, what: What::Grow(random.usize(..kind.volumes().len())) }
     };
-    (0..count).map(grow).collect()
+    let mut faults: Vec<Fault> = (0..count).map(grow).collect();
+    if random.u8(..) < 30 {
+        faults.extend(laid_behind(&mut random, kind));
+    }
+    faults
+}
+
+/// A target lays what its leg got, and hears no more of the ledger: neither that it has said so, nor that users have more and write there. Its agent is killed,
+/// and comes back with what it had heard.
+fn laid_behind(random: &mut fastrand::Rng, kind: Kind) -> [Fault; 3] {
+    let (volume, node) = (random.usize(..kind.volumes().len()), random.usize(..kind.nodes()));
+    let at_ms = CALM_MS + random.u64(..2_000);
+    let fault = |after_ms, for_ms, what| Fault { at_ms: at_ms + after_ms, for_ms, what };
+    [
+        fault(0, 0, What::Grow(volume)),
+        fault(20 + random.u64(..150), 4_000, What::NodeCut(node, Plane::Management, Way::To)),
+        fault(700 + random.u64(..900), 200 + random.u64(..2_000), What::AgentKill(node)),
+    ]
 }
 
 fn fault(random: &mut fastrand::Rng, kind: Kind, at_ms: u64) -> Fault {

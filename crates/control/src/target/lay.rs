@@ -1,6 +1,7 @@
 //! Slabs that a leg gets when its volume grows: filled with zeros and mapped, and that told to the ledger.
 
 use super::{Effect, Guard, LegOf, Target};
+use crate::bug::Bug;
 use crate::command::{Command, LegRef, VolumeCommand};
 use crate::pool;
 use crate::state::{Run, State};
@@ -44,6 +45,7 @@ impl Target {
             let command = VolumeCommand::Laid { leg: named, run, slabs: wanted.slabs };
             effects.push(Effect::Propose(Command::Volume(id.0, volume.epoch, command)));
         } else if self.laying.insert(id) {
+            let known = known.filter(|_| !self.bugs.has(Bug::LayAgain));
             let from = known.map_or(0, |known| known.laid.slabs).max(leg.laid_slabs());
             effects.push(Effect::Lay(id, from.min(wanted.slabs), wanted));
         }
