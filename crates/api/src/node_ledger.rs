@@ -1,6 +1,6 @@
 //! How one node's ledger is, and what an operator asks of it. The cluster's own word is [`crate::ClusterView`].
 
-use model::{LedgerIncarnation, NodeId};
+use model::{LedgerIncarnation, NodeId, NodeName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -32,6 +32,9 @@ pub struct OpenLedger {
     pub node: NodeId,
     /// Which of the ledger's incarnations it is of.
     pub incarnation: LedgerIncarnation,
+    /// The forced quorum that this ledger began with: 32 hexadecimal digits.
+    #[serde(default)]
+    pub forcing: Option<String>,
     /// Raft's term.
     pub term: u64,
     /// Who leads, as far as the node knows.
@@ -40,6 +43,9 @@ pub struct OpenLedger {
     pub voters: BTreeSet<NodeId>,
     /// Where the members' agents are reached, as far as the node knows.
     pub members: BTreeMap<NodeId, SocketAddr>,
+    /// The names of the nodes that are not strangers to the ledger, as far as the node knows.
+    #[serde(default)]
+    pub names: BTreeMap<NodeId, NodeName>,
     /// The last entry of its log; `None`: nobody can read it now.
     pub last: Option<LogPlace>,
     /// The last entry that its store knows to be committed.
@@ -102,10 +108,12 @@ mod tests {
             cluster: "c".to_owned(),
             node: NodeId(2),
             incarnation: LedgerIncarnation(1),
+            forcing: Some("0f".to_owned()),
             term: 3,
             leader: Some(NodeId(1)),
             voters: BTreeSet::from([NodeId(1)]),
             members: BTreeMap::from([(NodeId(2), SocketAddr::from(([10, 0, 0, 2], 7117)))]),
+            names: BTreeMap::from([(NodeId(2), "n2".parse().unwrap())]),
             last: Some(LogPlace { term: 3, index: 9 }),
             committed: 9,
             applied: Some(9),

@@ -64,8 +64,8 @@ enum Task {
     /// What each node has of the ledger, and what going on with one of them would risk. Changes nothing.
     Survey,
     /// Go on with what one survivor has of the ledger, when the majority is gone for good. Refused while a quorum answers, while so many voters have
-    /// their ledger open that they are one as soon as they reach each other, and if another is known to have more. Prints what it risks; does it only
-    /// with --yes.
+    /// their ledger open that they are one as soon as they reach each other, and if another is known to have more. Prints what it risks, and names who
+    /// is in the ledger and not in the access file; does it only with --yes. Given again, it finds that it was done.
     ForceQuorum {
         /// With which.
         node: NodeName,
@@ -216,6 +216,10 @@ async fn carry_out(args: &LedgerArgs, members: &[Member]) -> Result<String, Clus
         }
         Task::ForceQuorum { node, by, yes } => {
             let surveyed = ledger::survey(members).await;
+            if let Some(incarnation) = ledger::has_forced(node, by, &surveyed) {
+                let done = force::Done::before(node, incarnation);
+                return Ok(if args.cluster.json { json(&done) } else { done.to_string() });
+            }
             let risks = force::accepted(node, &surveyed, *yes)?;
             let forced = ledger::force_quorum(members, node, (&risks, by)).await?;
             let done = force::Done::of(node, &risks, forced);

@@ -6,8 +6,8 @@
 use crate::state::{Cache, Doubt, Operation, Phase, Run, Settings, Subject};
 use crate::transition::{LegCause, LegKind, PhaseKind, VolumeCause};
 use model::{
-    BootId, ClusterSpec, DriveId, DriveSerial, Epoch, Incarnation, LegId, MapSequence, Mirror, NodeId,
-    NodeName, PowerCycles, Provision, VolumeId, VolumeName, ZoneName,
+    BootId, ClusterSpec, DriveId, DriveSerial, Epoch, Incarnation, LedgerIncarnation, LegId, MapSequence,
+    Mirror, NodeId, NodeName, PowerCycles, Provision, VolumeId, VolumeName, ZoneName,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -245,6 +245,8 @@ pub enum ClusterCommand {
     End(Subject),
     /// An operator: the majority is gone for good; go on with these voters.
     ForceQuorum {
+        /// The ledger's incarnation from now on: a later one, and drawn, so that of two that are forced apart from each other one is later.
+        incarnation: LedgerIncarnation,
         /// Who votes from now on. All other nodes have no vote and come back only under a new id.
         voters: BTreeSet<NodeId>,
         /// Who orders it.
@@ -472,6 +474,9 @@ pub enum Rejected {
     /// A set of voters has odd size and knows all its members.
     #[error("a set of voters has odd size")]
     EvenVoters,
+    /// A forced quorum begins a later incarnation.
+    #[error("the ledger is {0} already")]
+    NotLater(LedgerIncarnation),
     /// That node is of a ledger that a forced quorum has ended.
     #[error("{0} is of an earlier ledger: it votes again only under a new id")]
     Stranger(NodeId),

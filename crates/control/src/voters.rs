@@ -138,7 +138,8 @@ mod tests {
         let mut ledger = cluster(4, Mirror::FourWay);
         let voters = BTreeSet::from([NodeId(2)]);
         let (by, loses) = ("operator".to_owned(), "what rack 1 had".to_owned());
-        must(&mut ledger, &Command::Cluster(ClusterCommand::ForceQuorum { voters, by, loses }));
+        let incarnation = ledger.incarnation.next();
+        must(&mut ledger, &Command::Cluster(ClusterCommand::ForceQuorum { incarnation, voters, by, loses }));
         let all: BTreeSet<NodeId> = ledger.nodes.keys().copied().collect();
         assert_eq!(wanted(&ledger, &all, &"zone1".parse().unwrap()), None);
         let with_them = Command::Cluster(ClusterCommand::ChangeVoters([2, 3, 5].map(NodeId).into()));

@@ -15,7 +15,7 @@ mod force;
 #[cfg(test)]
 mod tests;
 
-pub use force::{CantForce, Risks, Surveyed, force_quorum, risks_of_force, survey};
+pub use force::{CantForce, Risks, Surveyed, force_quorum, has_forced, risks_of_force, survey};
 
 use crate::Member;
 use crate::pool::{NOT_NOW, POLL, PoolError, chain, confirmed, says};
@@ -88,6 +88,9 @@ impl LedgerError {
             Self::CantRejoin { why: CantRejoin::NoAddress, .. } => {
                 "say where other nodes reach its agent: --address IP:PORT, on the management network"
             }
+            Self::CantRejoin { why: CantRejoin::ForcedApart { .. }, .. } => {
+                "of two ledgers the one with the greater incarnation goes on: see that its agents answer, and have the others join it"
+            }
             Self::CantRejoin { why: CantRejoin::OtherCluster, .. } => {
                 "see that the access file names the agents of one cluster"
             }
@@ -110,6 +113,12 @@ pub enum CantRejoin {
     MayOpen {
         /// Why it can't.
         why: String,
+    },
+    /// A quorum was forced there, too, and later by its number.
+    #[error("its ledger was forced apart from this one, and is {incarnation}")]
+    ForcedApart {
+        /// Its ledger's.
+        incarnation: LedgerIncarnation,
     },
     /// Its ledger is another cluster's.
     #[error("its ledger is another cluster's")]
@@ -185,7 +194,9 @@ pub fn next_of_rejoin(
             Ok(NextOfRejoin::Join { address: leader.members.get(&present).copied() })
         }
         NodeLedger::Open(open) if open.cluster != leader.cluster => Err(CantRejoin::OtherCluster),
-        NodeLedger::Open(open) if open.incarnation > leader.incarnation => Err(CantRejoin::OtherCluster),
+        NodeLedger::Open(open) if is_apart(open, leader) => {
+            Err(CantRejoin::ForcedApart { incarnation: open.incarnation })
+        }
         NodeLedger::Open(open) => {
             let is_over = open.incarnation < leader.incarnation || open.node < present;
             if is_over {
@@ -198,6 +209,12 @@ pub fn next_of_rejoin(
             Ok(once_there(open, (state, leader)))
         }
     }
+}
+
+/// Whether a node's ledger is another than the leader's, and none that is over.
+fn is_apart(open: &OpenLedger, leader: &OpenLedger) -> bool {
+    let (own, present) = (open.incarnation, leader.incarnation);
+    own > present || (own == present && open.forcing != leader.forcing)
 }
 
 /// Of two who work one has no vote: an even number decides nothing that one fewer does not.

@@ -6,14 +6,17 @@
 //! alone. All others join it again, with tokens, under new ids.
 //!
 //! Invariants: ledgers of different incarnations refuse each other's letters, so that the lost majority, should it come back, is
-//! another ledger that nobody here listens to; targets obey the higher epoch, and epochs carry the incarnation. The store is
-//! replaced in one step; the old one is kept beside it.
+//! another ledger that nobody here listens to; targets obey the higher epoch, and epochs carry the incarnation. Each forcing has an
+//! identity of its own, which is on disk with the new store before anything is done under it: two survivors that are forced apart
+//! are two ledgers, of which one is later. What goes on is the log whose end the operator was shown, or nothing. The store is
+//! replaced in one step, once in a run; the old one is kept beside it.
 //!
 //! On failure: nothing has changed.
 
 use crate::ledger::Ledger;
 use crate::machine::{Machine, Refused, Request};
 use crate::store::{self, Beginning, Store, StoreError};
+use crate::token::{ForcingId, NoRandomness, later};
 use crate::types::{Identity, LogId, StoredMembership, raft_id};
 use control::{ClusterCommand, Command};
 use model::{LedgerIncarnation, NodeId};
@@ -32,6 +35,17 @@ pub struct Survey {
     pub committed: u64,
     /// Who voted, as far as it knows.
     pub voters: BTreeSet<NodeId>,
+}
+
+/// What an operator has ordered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForceOrder {
+    /// Where the log ended that the operator was shown: the term of its last entry, and its place.
+    pub last: (u64, u64),
+    /// Who orders it.
+    pub by: String,
+    /// What the operator was told may be lost.
+    pub loses: String,
 }
 
 /// What forced quorum has made.
@@ -54,6 +68,20 @@ pub enum ForceError {
     /// The state machine says no: this node is none that it knows, for example.
     #[error("refused: {0}")]
     Refused(#[from] Refused),
+    /// What the operator was shown is not what there is.
+    #[error("the log ends at entry {index} of term {term} now, which is not where it was said to end")]
+    OtherEnd {
+        /// The term of its last entry.
+        term: u64,
+        /// Its place.
+        index: u64,
+    },
+    /// Somebody else goes on with this node already.
+    #[error("another has forced a quorum on this node")]
+    Again,
+    /// There are no random bytes for the new ledger's identity.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
     /// This node has nothing of the ledger.
     #[error("this node has nothing of the ledger: force the quorum on one that has")]
     Empty,
@@ -103,9 +131,9 @@ fn history(store: &Store, identity: &Identity, dir: &Path) -> Result<History, Fo
 }
 
 /// Goes on with what this node has: it votes alone from now on, in the ledger's next incarnation.
-pub fn force_quorum(dir: &Path, by: &str, loses: &str) -> Result<Forced, ForceError> {
+pub fn force_quorum(dir: &Path, order: &ForceOrder) -> Result<Forced, ForceError> {
     let (store, identity) = Store::open(dir)?;
-    force(&store, &identity, dir, (by, loses))
+    force(&store, &identity, dir, order)
 }
 
 impl Ledger {
@@ -119,32 +147,34 @@ impl Ledger {
 
     /// Stops, and goes on with what this node has, in another run of it: the new store is in the directory, and this ledger, which has the old
     /// one open, stays closed whatever comes of it.
-    pub async fn force_quorum(&self, dir: &Path, by: &str, loses: &str) -> Result<Forced, ForceError> {
+    pub async fn force_quorum(&self, dir: &Path, order: &ForceOrder) -> Result<Forced, ForceError> {
+        // The store that is open is the old one for ever: from it a second ledger would be made in the place of the first.
+        if !self.force_once() {
+            return Err(ForceError::Again);
+        }
         // Nothing is added to the log from here on.
         self.close().await;
-        let (identity, dir) = (self.identity().clone(), dir.to_owned());
-        let (by, loses) = (by.to_owned(), loses.to_owned());
+        let (identity, dir, order) = (self.identity().clone(), dir.to_owned(), order.clone());
         let file = dir.join(store::FILE);
-        let work = move |store: &Store| Ok(force(store, &identity, &dir, (&by, &loses)));
+        let work = move |store: &Store| Ok(force(store, &identity, &dir, &order));
         let made = self.store().run(work).await;
         made.map_err(|fault| store::failed(&file, "replace", fault))?
     }
 }
 
-fn force(
-    store: &Store,
-    identity: &Identity,
-    dir: &Path,
-    (by, loses): (&str, &str),
-) -> Result<Forced, ForceError> {
+fn force(store: &Store, identity: &Identity, dir: &Path, order: &ForceOrder) -> Result<Forced, ForceError> {
     let History { survey, mut machine, membership, term } = history(store, identity, dir)?;
+    if survey.last != order.last {
+        let (term, index) = survey.last;
+        return Err(ForceError::OtherEnd { term, index });
+    }
     let node = identity.node;
     let member = membership.membership().get_node(&raft_id(node)).cloned().ok_or(ForceError::Empty)?;
-    let (voters, by, loses) = (BTreeSet::from([node]), by.to_owned(), loses.to_owned());
-    let force = Command::Cluster(ClusterCommand::ForceQuorum { voters, by, loses });
+    let incarnation = later(machine.state.incarnation)?;
+    let (voters, by, loses) = (BTreeSet::from([node]), order.by.clone(), order.loses.clone());
+    let force = Command::Cluster(ClusterCommand::ForceQuorum { incarnation, voters, by, loses });
     machine.apply(&Request::Control(force))?;
-    let incarnation = machine.state.incarnation;
-    let identity = Identity { incarnation, ..identity.clone() };
+    let identity = Identity { incarnation, forcing: Some(ForcingId::new()?), ..identity.clone() };
     let begin = Beginning::alone(machine, node, member, (term + 1, survey.last.1 + 1));
     let aside = store::replace(dir, &identity, &begin)?;
     Ok(Forced { incarnation, presumed: survey.last.1.saturating_sub(survey.committed), aside })

@@ -19,7 +19,7 @@ use crate::transport::{
 use crate::types::{Identity, LogId, Member, Membership, StoredMembership, Vote, raft_id};
 use control::state::Settings;
 use control::{ClusterCommand, Command, Rejected, State};
-use model::{LedgerIncarnation, NodeId, NodeName, ZoneName};
+use model::{NodeId, NodeName, ZoneName};
 use openraft::CommittedLeaderId;
 use openraft::error::{ClientWriteError, RaftError};
 use std::collections::{BTreeMap, BTreeSet};
@@ -113,7 +113,8 @@ pub(crate) fn beginning(
     }
     let (cluster, store, incarnation) = (ClusterId::new()?, StoreId::new()?, state.incarnation);
     let member = Member { name: first.name.clone(), address: first.address, store: store.clone() };
-    let identity = Identity { cluster, incarnation, node, name: first.name.clone(), store };
+    let name = first.name.clone();
+    let identity = Identity { cluster, incarnation, forcing: None, node, name, store };
     let begin = Beginning::alone(Machine::new(state), node, member, (1, 1));
     Ok((identity, begin))
 }
@@ -232,7 +233,7 @@ impl Ledger {
             Err(_) => return Err(again("no quorum has taken it in time".to_owned())),
         }
         let own = self.identity();
-        let (cluster, incarnation): (_, LedgerIncarnation) = (own.cluster.clone(), own.incarnation);
-        Ok(Identity { cluster, incarnation, node, name: member.name, store: member.store })
+        let Member { name, store, .. } = member;
+        Ok(Identity { node, name, store, ..own.clone() })
     }
 }

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore, watch};
@@ -129,6 +130,8 @@ struct Inner {
     bugs: Bugs,
     elector: AbortHandle,
     store: Store,
+    /// Whether somebody goes on with it alone: once.
+    forced: AtomicBool,
 }
 
 impl std::fmt::Debug for Inner {
@@ -198,7 +201,13 @@ impl Ledger {
             bugs,
             elector,
             store: kept,
+            forced: AtomicBool::new(false),
         })))
+    }
+
+    /// Whether this is the first call.
+    pub(crate) fn force_once(&self) -> bool {
+        !self.0.forced.swap(true, Ordering::AcqRel)
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -385,6 +394,9 @@ impl Ledger {
         }
         if own.incarnation != from.incarnation {
             return Err(Refusal::OtherIncarnation { ours: own.incarnation, theirs: from.incarnation });
+        }
+        if own.forcing != from.forcing {
+            return Err(Refusal::OtherForcing);
         }
         if envelope.to != own.node || (envelope.to_store != own.store && !any_store) {
             return Err(Refusal::NotMe(own.node));

@@ -30,13 +30,13 @@ mod voters;
 
 pub use bug::{Bug, Bugs};
 pub use config::{Config, ConfigError};
-pub use force::{ForceError, Forced, Survey, force_quorum, survey};
+pub use force::{ForceError, ForceOrder, Forced, Survey, force_quorum, survey};
 pub use join::{BootstrapError, InviteError, JoinError, Newcomer, bootstrap, join};
 pub use ledger::{Behind, Leadership, Ledger, NotLeading, OpenError, Role, Status};
 pub use machine::Refused;
 pub use propose::{Applied, ProposeError};
 pub use store::{FILE, StoreError, set_aside};
-pub use token::{ClusterId, JoinToken, NoRandomness, NotAToken, StoreId, TokenRefused};
+pub use token::{ClusterId, ForcingId, JoinToken, NoRandomness, NotAToken, StoreId, TokenRefused};
 pub use transport::{Contact, Letter, Refusal, Reply, Transport, TransportError};
 pub use types::{Identity, Member};
 pub use voters::VotersError;

@@ -6,7 +6,7 @@
 //!
 //! On failure: [`TokenRefused`] says why, and nothing has changed.
 
-use model::{NodeId, NodeName, ZoneName};
+use model::{LedgerIncarnation, NodeId, NodeName, ZoneName};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt::{self, Write as _};
@@ -34,6 +34,11 @@ pub struct StoreId(String);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ClusterId(String);
+
+/// One forcing of a quorum: 128 random bits, 32 hexadecimal digits. Whoever was not forced by it, or has not joined since, is of another ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ForcingId(String);
 
 /// Who may join with a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,6 +154,28 @@ impl StoreId {
     pub(crate) fn new() -> Result<Self, NoRandomness> {
         Ok(Self(hex(&random::<16>()?)))
     }
+}
+
+impl ForcingId {
+    pub(crate) fn new() -> Result<Self, NoRandomness> {
+        Ok(Self(hex(&random::<16>()?)))
+    }
+}
+
+impl fmt::Display for ForcingId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How far the incarnation of a forced ledger may be from the one before: that two which are forced apart draw the same number is as good as excluded, and
+/// thousands of forcings have room.
+const FORCED_SPREAD: u32 = 1 << 20;
+
+/// A later incarnation, drawn.
+pub(crate) fn later(incarnation: LedgerIncarnation) -> Result<LedgerIncarnation, NoRandomness> {
+    let drawn = u32::from_le_bytes(random()?) % FORCED_SPREAD;
+    Ok(LedgerIncarnation(incarnation.0.saturating_add(1).saturating_add(drawn)))
 }
 
 impl ClusterId {

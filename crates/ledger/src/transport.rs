@@ -234,6 +234,9 @@ pub enum Refusal {
         /// The sender's.
         theirs: LedgerIncarnation,
     },
+    /// It is for a ledger that was forced apart from this one.
+    #[error("this node's ledger and the sender's were forced apart from each other: they are two")]
+    OtherForcing,
     /// It is for another node, or for the store that this node had before.
     #[error("this is {0}, with another store")]
     NotMe(NodeId),
@@ -257,6 +260,7 @@ impl Refusal {
             Self::NotCertified(_) => "not-certified",
             Self::OtherCluster => "other-cluster",
             Self::OtherIncarnation { .. } => "other-incarnation",
+            Self::OtherForcing => "other-forcing",
             Self::NotMe(_) => "not-me",
             Self::Stranger(_) => "stranger",
             Self::Malformed(_) => "malformed",

@@ -1,7 +1,7 @@
 //! What openraft is built with, and the little that is stored and sent around it.
 
 use crate::machine::{Answer, Request};
-use crate::token::{ClusterId, StoreId};
+use crate::token::{ClusterId, ForcingId, StoreId};
 use model::{LedgerIncarnation, NodeId, NodeName};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -44,13 +44,16 @@ impl Default for Member {
     }
 }
 
-/// Whose store it is. Never changes, but for the incarnation, which forced quorum raises.
+/// Whose store it is. Never changes, but for the incarnation and the forcing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Of which cluster.
     pub cluster: ClusterId,
     /// Which ledger of it: nodes of different incarnations don't talk with each other.
     pub incarnation: LedgerIncarnation,
+    /// The forcing that this ledger began with; `None`: the cluster did. Two ledgers that are forced apart from each other are two, whatever incarnation
+    /// they have drawn.
+    pub forcing: Option<ForcingId>,
     /// The node.
     pub node: NodeId,
     /// Its host name.

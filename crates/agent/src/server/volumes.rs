@@ -183,7 +183,8 @@ impl From<VolumesError> for Refusal {
                 "quorum-answers",
                 "nothing is to be forced; a node whose ledger is lost joins again: `twinrack ledger rejoin`",
             ),
-            VolumesError::OtherEnd { .. } => {
+            VolumesError::OtherEnd { .. }
+            | VolumesError::Force(ledger::ForceError::OtherEnd { .. } | ledger::ForceError::Again) => {
                 (StatusCode::CONFLICT, "other-end", "look at `twinrack ledger survey`, and ask again")
             }
             VolumesError::NotAToken => (StatusCode::BAD_REQUEST, "not-a-token", "ask for another invitation"),

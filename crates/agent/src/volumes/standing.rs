@@ -12,7 +12,7 @@ use super::shell::blocking;
 use super::{Closed, Volumes, VolumesError, openers};
 use crate::store::Store;
 use api::{ForceRequest, ForcedQuorum, GiveUpRequest, LogPlace, NodeLedger, OpenLedger};
-use ledger::{Ledger, Survey};
+use ledger::{ForceOrder, Ledger, Survey};
 use model::LedgerIncarnation;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -136,16 +136,21 @@ impl Volumes {
         };
         let ledger = &running.ledger;
         let (status, identity) = (ledger.status(), ledger.identity());
+        let state = ledger.state().borrow().clone();
+        let known = state.nodes.iter().filter(|(id, _)| state.is_member(**id));
+        let names = known.map(|(id, node)| (*id, node.name.clone())).collect();
         // A store whose disk has failed may not even be read.
         let survey = ledger.survey(&self.folder()).await.ok();
         NodeLedger::Open(OpenLedger {
             cluster: identity.cluster.to_string(),
             node: identity.node,
             incarnation: identity.incarnation,
+            forcing: identity.forcing.as_ref().map(ToString::to_string),
             term: status.term,
             leader: status.leader,
             voters: status.voters,
             members: ledger.members(),
+            names,
             last: survey.as_ref().map(last_of),
             committed: survey.map_or(0, |survey| survey.committed),
             applied: status.applied,
@@ -188,12 +193,14 @@ impl Volumes {
         if last != request.last {
             return Err(VolumesError::OtherEnd { term: last.term, index: last.index });
         }
+        let last = (request.last.term, request.last.index);
+        let order = ForceOrder { last, by: request.by, loses: request.loses };
         running.watch.abort();
-        let forced = ledger.force_quorum(&self.folder(), &request.by, &request.loses).await;
+        let forced = ledger.force_quorum(&self.folder(), &order).await;
         self.ends.begin_anew();
         let forced = forced?;
         let incarnation: LedgerIncarnation = forced.incarnation;
-        warn!("{} forces a quorum: {incarnation}; the old ledger is {}", request.by, forced.aside.display());
+        warn!("{} forces a quorum: {incarnation}; the old ledger is {}", order.by, forced.aside.display());
         Ok(ForcedQuorum { incarnation, presumed: forced.presumed })
     }
 }

@@ -4,7 +4,7 @@ use crate::cluster::ClusterError;
 use crate::shown::{VERSION, table};
 use api::{ForcedQuorum, LogPlace, NodeLedger};
 use deploy::ledger::{CantForce, LedgerError, Risks, Standing, Surveyed, risks_of_force};
-use model::NodeName;
+use model::{LedgerIncarnation, NodeName};
 use serde::Serialize;
 use std::fmt;
 
@@ -101,19 +101,33 @@ pub(super) struct Done {
     incarnation: u32,
     presumed: u64,
     risks: Vec<String>,
+    /// Whether it was done now, and not by the same command before.
+    now: bool,
 }
 
 impl Done {
+    /// The same command has done it before.
+    pub(super) fn before(node: &NodeName, incarnation: LedgerIncarnation) -> Self {
+        let (node, incarnation) = (node.to_string(), incarnation.0);
+        Self { version: VERSION, node, incarnation, presumed: 0, risks: Vec::new(), now: false }
+    }
+
     pub(super) fn of(node: &NodeName, risks: &Risks, forced: ForcedQuorum) -> Self {
         let ForcedQuorum { incarnation, presumed } = forced;
         let (node, risks) = (node.to_string(), lines(risks));
-        Self { version: VERSION, node, incarnation: incarnation.0, presumed, risks }
+        Self { version: VERSION, node, incarnation: incarnation.0, presumed, risks, now: true }
     }
 }
 
 impl fmt::Display for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { node, incarnation, presumed, risks, .. } = self;
+        let Self { node, incarnation, presumed, risks, now, .. } = self;
+        if !now {
+            return writeln!(
+                f,
+                "{node} leads the ledger's incarnation {incarnation}, which you have forced: nothing was to be done"
+            );
+        }
         risks.iter().try_for_each(|risk| writeln!(f, "- {risk}"))?;
         writeln!(
             f,
@@ -127,7 +141,7 @@ impl fmt::Display for Done {
 mod tests {
     use super::*;
     use api::OpenLedger;
-    use model::{LedgerIncarnation, NodeId};
+    use model::NodeId;
     use std::collections::BTreeMap;
 
     /// Of three who vote, one is left.
@@ -136,10 +150,12 @@ mod tests {
             cluster: "c".to_owned(),
             node: NodeId(1),
             incarnation: LedgerIncarnation(1),
+            forcing: None,
             term: 4,
             leader: None,
             voters: (1..=3).map(NodeId).collect(),
             members: BTreeMap::new(),
+            names: BTreeMap::new(),
             last: Some(LogPlace { term: 3, index: 9 }),
             committed: 7,
             applied: Some(7),
@@ -151,7 +167,7 @@ mod tests {
             standing("b1", Err("no route".to_owned())),
             standing("w", Ok(NodeLedger::None {})),
         ];
-        Surveyed { leader: leader.map(|leader| leader.parse().unwrap()), standings }
+        Surveyed { leader: leader.map(|leader| leader.parse().unwrap()), standings, forced: None }
     }
 
     #[test]

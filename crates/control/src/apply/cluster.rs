@@ -7,7 +7,7 @@ use crate::state::{
     Base, Doubt, Drive, Health, LegState, Node, Overridden, Override, Phase, Spec, State, Volume, Voters,
 };
 use crate::transition::{self, LegCause, VolumeCause};
-use model::{BootId, DriveId, Epoch, LegId, MapSequence, NodeId, PowerCycles, VolumeId};
+use model::{BootId, DriveId, Epoch, LedgerIncarnation, LegId, MapSequence, NodeId, PowerCycles, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Applies a command about the cluster. On an error the state may be half changed: the caller gives a copy.
@@ -72,7 +72,9 @@ pub(super) fn apply(state: &mut State, command: &ClusterCommand) -> Result<Vec<E
         C::End(subject) => {
             state.operations.remove(subject).ok_or(Rejected::NotBusy)?;
         }
-        C::ForceQuorum { voters, by, loses } => return force_quorum(state, voters, by, loses),
+        C::ForceQuorum { incarnation, voters, by, loses } => {
+            return force_quorum(state, *incarnation, voters, (by, loses));
+        }
     }
     Ok(vec![Event::Changed])
 }
@@ -249,12 +251,15 @@ fn change_voters(state: &mut State, to: &BTreeSet<NodeId>) -> Result<(), Rejecte
 /// What the lost majority had committed is not known: no leg is proven, and whoever was there is a stranger.
 fn force_quorum(
     state: &mut State,
+    incarnation: LedgerIncarnation,
     voters: &BTreeSet<NodeId>,
-    by: &str,
-    loses: &str,
+    (by, loses): (&str, &str),
 ) -> Result<Vec<Event>, Rejected> {
     is_voter_set(state, voters)?;
-    state.incarnation = state.incarnation.next();
+    if incarnation <= state.incarnation {
+        return Err(Rejected::NotLater(state.incarnation));
+    }
+    state.incarnation = incarnation;
     for (_, node) in state.nodes.iter_mut().filter(|(id, _)| voters.contains(id)) {
         node.ledger = state.incarnation;
     }

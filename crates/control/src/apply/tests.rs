@@ -6,7 +6,10 @@ use crate::state::{Base, Cache, Doubt, Leaving, Leg, LegState, Phase, State, Sub
 use crate::testing::{VOLUME, cluster, leg_ref, must, now, open, opened, register, run, volume, with_volume};
 use crate::transition::{LEGS, LegCause, PhaseKind, VOLUMES, VolumeCause};
 use crate::{Broken, check, check_step};
-use model::{DriveId, Epoch, Extent, LegId, MapSequence, Mirror, NodeId, Provision, SLAB_BYTES, VolumeId};
+use model::{
+    DriveId, Epoch, Extent, LedgerIncarnation, LegId, MapSequence, Mirror, NodeId, Provision, SLAB_BYTES,
+    VolumeId,
+};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -181,8 +184,10 @@ fn forced_quorum_proves_nothing_and_begins_epochs_above_all_others() {
     let mut state = two_way(&[Cache::Safe]);
     let before = volume(&state).epoch;
     let (by, loses) = ("operator".to_owned(), "the last writes".to_owned());
-    let force = ClusterCommand::ForceQuorum { voters: BTreeSet::from([NodeId(1)]), by, loses };
-    must(&mut state, &Command::Cluster(force));
+    let (incarnation, voters) = (LedgerIncarnation(9), BTreeSet::from([NodeId(1)]));
+    let force = Command::Cluster(ClusterCommand::ForceQuorum { incarnation, voters, by, loses });
+    must(&mut state, &force);
+    assert_eq!(state.apply(&force), Err(Rejected::NotLater(incarnation)));
     assert!(volume(&state).epoch > Epoch { number: u32::MAX, ..before });
     assert_eq!(leg(&state, 1), LegState::Suspect { why: Doubt::Unproven });
     assert_eq!(check(&state), []);
@@ -414,8 +419,9 @@ fn command(state: &State, log: &[Command], pick: [u8; 4]) -> Command {
             return register(state, node, run(node, boots, cycles));
         }
         2 if c < 40 => {
-            let voters = BTreeSet::from([node]);
-            return cluster(ClusterCommand::ForceQuorum { voters, by: text(), loses: text() });
+            let (voters, incarnation) =
+                (BTreeSet::from([node]), LedgerIncarnation(state.incarnation.0 + u32::from(b % 3)));
+            return cluster(ClusterCommand::ForceQuorum { incarnation, voters, by: text(), loses: text() });
         }
         2 if c >= 200 => return cluster(ClusterCommand::ReplaceNode { lost: node }),
         3 => return cluster(ClusterCommand::ChangeVoters((1..=u32::from(a % 6)).map(NodeId).collect())),

@@ -12,7 +12,10 @@ use super::{LedgerError, Standing, standings};
 use crate::Member;
 use crate::pool::views;
 use api::{ForceRequest, ForcedQuorum, LogPlace, NodeLedger, OpenLedger};
-use model::NodeName;
+use control::State;
+use control::state::Overridden;
+use model::{LedgerIncarnation, NodeName};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// What all agents say, taken together.
@@ -22,13 +25,15 @@ pub struct Surveyed {
     pub leader: Option<NodeName>,
     /// How everybody's ledger is.
     pub standings: Vec<Standing>,
+    /// The forcing that the leader's ledger began with, and who ordered it.
+    pub forced: Option<(LedgerIncarnation, String)>,
 }
 
 /// What going on with one survivor risks, and what it is told when it is told to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Risks {
     /// The incarnation that ends.
-    pub incarnation: model::LedgerIncarnation,
+    pub incarnation: LedgerIncarnation,
     /// The end of the survivor's log.
     pub last: LogPlace,
     /// Entries of it that are not known to be committed, and are taken as such.
@@ -37,12 +42,16 @@ pub struct Risks {
     pub voters: usize,
     /// Those whose log could not be looked at, and why: what only they know is lost.
     pub unseen: Vec<(NodeName, String)>,
+    /// Those of the ledger whom nobody has asked, as the access file does not name them, and whether they vote.
+    pub unasked: Vec<(NodeName, bool)>,
 }
 
 impl Risks {
     /// What the ledger has of it for ever, beside who asked.
     fn loses(&self) -> String {
-        let unseen: Vec<String> = self.unseen.iter().map(|(name, _)| name.to_string()).collect();
+        let unseen = self.unseen.iter().map(|(name, _)| name);
+        let unseen = unseen.chain(self.unasked.iter().map(|(name, _)| name));
+        let unseen: Vec<String> = unseen.map(ToString::to_string).collect();
         let last = self.last;
         let kept = format!("what is not in the log up to entry {} of term {}", last.index, last.term);
         if unseen.is_empty() { kept } else { format!("{kept}; not looked at: {}", unseen.join(", ")) }
@@ -52,7 +61,7 @@ impl Risks {
 /// One line for each risk.
 impl fmt::Display for Risks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { last, presumed, voters, unseen, .. } = self;
+        let Self { last, presumed, voters, unseen, unasked, .. } = self;
         writeln!(
             f,
             "of {voters} voters, one decides alone, with its log up to entry {} of term {}",
@@ -69,6 +78,13 @@ impl fmt::Display for Risks {
             writeln!(
                 f,
                 "{name} may believe that it works: it must have no power, and join again when it has"
+            )?;
+        }
+        for (name, votes) in unasked {
+            let votes = if *votes { "votes and " } else { "" };
+            writeln!(
+                f,
+                "{name} {votes}is not in the access file: nobody has asked it. What only it knows is lost, and it may work; name it there and ask again"
             )?;
         }
         writeln!(f, "every volume goes offline, and none of its copies is taken for proven")?;
@@ -108,12 +124,12 @@ pub enum CantForce {
         last: LogPlace,
     },
     /// A quorum was forced before, elsewhere.
-    #[error("{other} is of the ledger's later incarnation {}", incarnation.0)]
+    #[error("{other} is of another ledger, with incarnation {}: a quorum was forced there", incarnation.0)]
     IsOver {
         /// Who.
         other: NodeName,
         /// Of which.
-        incarnation: model::LedgerIncarnation,
+        incarnation: LedgerIncarnation,
     },
     /// The agents are not those of one cluster.
     #[error("{other} has the ledger of another cluster")]
@@ -175,7 +191,8 @@ pub fn risks_of_force(name: &NodeName, surveyed: &Surveyed) -> Result<Risks, Can
             if open.cluster != own.cluster {
                 return Err(CantForce::OtherCluster { other: other() });
             }
-            if open.incarnation > own.incarnation {
+            let is_apart = open.incarnation == own.incarnation && open.forcing != own.forcing;
+            if open.incarnation > own.incarnation || is_apart {
                 return Err(CantForce::IsOver { other: other(), incarnation: open.incarnation });
             }
             if open.incarnation < own.incarnation {
@@ -197,14 +214,42 @@ pub fn risks_of_force(name: &NodeName, surveyed: &Surveyed) -> Result<Risks, Can
         return Err(CantForce::MajorityLives { open: voting, voters });
     }
     let presumed = last.index.saturating_sub(own.committed);
-    Ok(Risks { incarnation: own.incarnation, last, presumed, voters, unseen })
+    let unasked = unasked(own, &surveyed.standings);
+    Ok(Risks { incarnation: own.incarnation, last, presumed, voters, unseen, unasked })
+}
+
+/// The survivor's fellow nodes that are none of those who were asked. Of one that has several ids the last counts: it votes if any of them does.
+fn unasked(own: &OpenLedger, standings: &[Standing]) -> Vec<(NodeName, bool)> {
+    let mut found = BTreeMap::new();
+    for (id, name) in &own.names {
+        if standings.iter().all(|standing| standing.name != *name) {
+            *found.entry(name.clone()).or_insert(false) |= own.voters.contains(id);
+        }
+    }
+    found.into_iter().collect()
+}
+
+/// Whether what is asked for has been done: the node leads a ledger that began with a quorum which the same one has forced. Which incarnation it is.
+pub fn has_forced(name: &NodeName, by: &str, surveyed: &Surveyed) -> Option<LedgerIncarnation> {
+    let leads = surveyed.leader.as_ref() == Some(name);
+    surveyed.forced.as_ref().filter(|(_, who)| leads && who == by).map(|(incarnation, _)| *incarnation)
 }
 
 /// Asks every agent what it has of the ledger, and whether a quorum answers. Changes nothing.
 pub async fn survey(members: &[Member]) -> Surveyed {
     let views = views(members).await;
-    let leader = views.into_iter().find(|(_, view)| view.confirmed).map(|(name, _)| name);
-    Surveyed { leader, standings: standings(members).await }
+    // Of two ledgers that were forced apart from each other, the later.
+    let confirmed = views.into_iter().filter(|(_, view)| view.confirmed);
+    let leader = confirmed.max_by_key(|(_, view)| view.state.incarnation);
+    let forced = leader.as_ref().and_then(|(_, view)| forced_by(&view.state));
+    Surveyed { leader: leader.map(|(name, _)| name), standings: standings(members).await, forced }
+}
+
+/// The forcing that a ledger began with, and who ordered it.
+fn forced_by(state: &State) -> Option<(LedgerIncarnation, String)> {
+    let present = Overridden::Quorum(state.incarnation);
+    let found = state.overrides.iter().rev().find(|entry| entry.what == present)?;
+    Some((state.incarnation, found.by.clone()))
 }
 
 /// Goes on with what a node has, as `by` was told by [`risks_of_force`].
@@ -223,8 +268,8 @@ pub async fn force_quorum(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{LedgerIncarnation, NodeId};
-    use std::collections::{BTreeMap, BTreeSet};
+    use model::NodeId;
+    use std::collections::BTreeSet;
 
     fn name(name: &str) -> NodeName {
         name.parse().unwrap()
@@ -236,10 +281,12 @@ mod tests {
             cluster: "c".to_owned(),
             node: NodeId(node),
             incarnation: LedgerIncarnation(1),
+            forcing: None,
             term,
             leader: None,
             voters: (1..=5).map(NodeId).collect(),
             members: BTreeMap::new(),
+            names: BTreeMap::new(),
             last: Some(LogPlace { term, index }),
             committed: index - 1,
             applied: Some(index - 1),
@@ -252,7 +299,7 @@ mod tests {
             name: name(who),
             ledger: ledger.map_err(ToOwned::to_owned),
         };
-        Surveyed { leader: None, standings: standings.into_iter().map(standing).collect() }
+        Surveyed { leader: None, standings: standings.into_iter().map(standing).collect(), forced: None }
     }
 
     /// a1 and a2 are left, with these.
@@ -280,6 +327,31 @@ mod tests {
         let last = LogPlace { term: 3, index: 9 };
         let more = CantForce::OtherHasMore { other: name("a1"), last };
         assert_eq!(risks_of_force(&name("a2"), &left), Err(more));
+    }
+
+    #[test]
+    fn who_is_not_in_the_access_file_is_named_with_its_vote() {
+        let known = [(1, "a1"), (2, "a2"), (4, "b2"), (6, "c1"), (7, "c1")];
+        let names = known.map(|(id, known)| (NodeId(id), name(known))).into();
+        let mut left = two(OpenLedger { names, ..open(1, (3, 9)) }, open(2, (3, 9)));
+        let risks = risks_of_force(&name("a1"), &left).unwrap();
+        assert_eq!(risks.unasked, [(name("c1"), false)]);
+        left.standings.retain(|standing| standing.name != name("b2"));
+        let risks = risks_of_force(&name("a1"), &left).unwrap();
+        assert_eq!(risks.unasked, [(name("b2"), true), (name("c1"), false)]);
+        assert!(risks.loses().ends_with("not looked at: b1, w, b2, c1"), "{}", risks.loses());
+        let text = risks.to_string();
+        assert!(text.contains("b2 votes and is not in the access file"), "{text}");
+    }
+
+    #[test]
+    fn the_same_command_again_finds_it_done_and_anothers_does_not() {
+        let mut left = two(open(1, (3, 9)), open(2, (3, 9)));
+        let incarnation = LedgerIncarnation(7);
+        (left.leader, left.forced) = (Some(name("a1")), Some((incarnation, "anna".to_owned())));
+        assert_eq!(has_forced(&name("a1"), "anna", &left), Some(incarnation));
+        assert_eq!(has_forced(&name("a1"), "bob", &left), None);
+        assert_eq!(has_forced(&name("a2"), "anna", &left), None);
     }
 
     #[test]
@@ -316,6 +388,12 @@ mod tests {
         let later = OpenLedger { incarnation, ..open(2, (1, 1)) };
         let refused = risks_of_force(&name("a1"), &two(open(1, (3, 9)), later.clone()));
         assert_eq!(refused, Err(CantForce::IsOver { other: name("a2"), incarnation }));
+        // Another forcing is another ledger, also if both have drawn the same number.
+        let forced =
+            |forcing: &str, node| OpenLedger { forcing: Some(forcing.to_owned()), ..open(node, (3, 9)) };
+        let apart = two(forced("0a", 1), forced("0b", 2));
+        let refused = risks_of_force(&name("a1"), &apart);
+        assert!(matches!(refused, Err(CantForce::IsOver { .. })), "{refused:?}");
         // Nor does one that is over have anything to say.
         assert!(risks_of_force(&name("a2"), &two(open(1, (3, 9)), later)).is_ok());
         let other = OpenLedger { cluster: "d".to_owned(), ..open(2, (1, 1)) };

@@ -32,10 +32,12 @@ fn open(node: u32, incarnation: u32) -> OpenLedger {
         cluster: "c".to_owned(),
         node: NodeId(node),
         incarnation: LedgerIncarnation(incarnation),
+        forcing: None,
         term: 1,
         leader: Some(NodeId(1)),
         voters: BTreeSet::new(),
         members: BTreeMap::from([(NodeId(2), "10.0.0.2:7117".parse().unwrap())]),
+        names: BTreeMap::new(),
         last: Some(LogPlace { term: 1, index: 9 }),
         committed: 9,
         applied: Some(9),
@@ -58,7 +60,6 @@ fn a_ledger_that_works_is_let_alone_and_one_that_may_is_too() {
     assert!(matches!(next(&state, &NodeLedger::Open(stopped), 1), Err(CantRejoin::MayOpen { .. })));
     let other = OpenLedger { cluster: "d".to_owned(), ..open(2, 1) };
     assert_eq!(next(&state, &NodeLedger::Open(other), 1), Err(CantRejoin::OtherCluster));
-    assert_eq!(next(&state, &NodeLedger::Open(open(2, 2)), 1), Err(CantRejoin::OtherCluster));
     let stranger = next_of_rejoin(&"c1".parse().unwrap(), &NodeLedger::None {}, (&state, &open(1, 1)));
     assert_eq!(stranger, Err(CantRejoin::NoNode));
 }
@@ -86,8 +87,9 @@ fn one_that_is_lost_joins_catches_up_and_votes() {
 #[test]
 fn after_a_forced_quorum_the_others_give_up_what_they_had() {
     let mut state = cluster();
-    let voters = BTreeSet::from([NodeId(1)]);
-    must(&mut state, ClusterCommand::ForceQuorum { voters, by: "me".to_owned(), loses: "all".to_owned() });
+    let (incarnation, voters) = (LedgerIncarnation(2), BTreeSet::from([NodeId(1)]));
+    let (by, loses) = ("me".to_owned(), "all".to_owned());
+    must(&mut state, ClusterCommand::ForceQuorum { incarnation, voters, by, loses });
     let old = GiveUpRequest { node: NodeId(2), incarnation: LedgerIncarnation(1) };
     assert_eq!(next(&state, &NodeLedger::Open(open(2, 1)), 2), Ok(NextOfRejoin::GiveUp(old)));
     must(&mut state, ClusterCommand::ReplaceNode { lost: NodeId(2) });
@@ -96,4 +98,14 @@ fn after_a_forced_quorum_the_others_give_up_what_they_had() {
     assert_eq!(next(&state, &NodeLedger::Open(open(4, 2)), 2), Ok(there));
     must(&mut state, ClusterCommand::ReplaceNode { lost: NodeId(3) });
     assert_eq!(next(&state, &NodeLedger::Open(open(4, 2)), 2), Ok(NextOfRejoin::Vote));
+}
+
+#[test]
+fn a_ledger_that_was_forced_apart_is_not_given_up_for_an_earlier_one() {
+    let state = cluster();
+    let incarnation = LedgerIncarnation(2);
+    let apart = CantRejoin::ForcedApart { incarnation };
+    assert_eq!(next(&state, &NodeLedger::Open(open(2, 2)), 1), Err(apart.clone()));
+    let forced = OpenLedger { forcing: Some("0a".to_owned()), ..open(2, 2) };
+    assert_eq!(next(&state, &NodeLedger::Open(forced), 2), Err(apart));
 }

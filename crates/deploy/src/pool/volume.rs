@@ -93,7 +93,7 @@ pub async fn confirmed(members: &[Member], bound: Duration) -> Result<(&Member, 
     let begun = Instant::now();
     loop {
         let views = views(members).await;
-        let found = views.iter().find(|(_, view)| view.confirmed);
+        let found = leading(&views);
         let contact = found.and_then(|(name, view)| {
             Some((members.iter().find(|member| member.name == *name)?, view.state.clone()))
         });
@@ -129,7 +129,12 @@ pub fn opened(views: &[(NodeName, ClusterView)], id: VolumeId) -> Result<VolumeR
 
 /// The one that leads by the word of a quorum. One that was cut off or deposed may believe that it leads, and tells of the past.
 pub fn newest(views: &[(NodeName, ClusterView)]) -> Option<&ClusterView> {
-    views.iter().map(|(_, view)| view).find(|view| view.confirmed)
+    leading(views).map(|(_, view)| view)
+}
+
+/// Of two ledgers that were forced apart from each other, each of which has a leader, the later.
+fn leading(views: &[(NodeName, ClusterView)]) -> Option<&(NodeName, ClusterView)> {
+    views.iter().filter(|(_, view)| view.confirmed).max_by_key(|(_, view)| view.state.incarnation)
 }
 
 pub(super) fn find<'a>(state: &'a State, name: &VolumeName) -> Option<(VolumeId, &'a Volume)> {

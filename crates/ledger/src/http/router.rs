@@ -35,9 +35,10 @@ async fn take(
     taken.map(Json).map_err(|refusal| {
         let status = match refusal {
             Refusal::NotCertified(_) | Refusal::Stranger(_) => StatusCode::FORBIDDEN,
-            Refusal::OtherCluster | Refusal::OtherIncarnation { .. } | Refusal::NotMe(_) => {
-                StatusCode::CONFLICT
-            }
+            Refusal::OtherCluster
+            | Refusal::OtherIncarnation { .. }
+            | Refusal::OtherForcing
+            | Refusal::NotMe(_) => StatusCode::CONFLICT,
             Refusal::Malformed(_) => StatusCode::BAD_REQUEST,
             Refusal::Stopped(_) => StatusCode::SERVICE_UNAVAILABLE,
         };

@@ -16,6 +16,7 @@ fn identity() -> Identity {
     Identity {
         cluster: ClusterId::new().unwrap(),
         incarnation: model::LedgerIncarnation(1),
+        forcing: None,
         node: model::NodeId(1),
         name: "n1".parse().unwrap(),
         store: StoreId::new().unwrap(),

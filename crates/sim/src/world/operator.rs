@@ -95,7 +95,8 @@ impl World {
         self.raft.begin_anew(stored);
         let voters: BTreeSet<NodeId> = best.map(|at| self.machines[at].node).into_iter().collect();
         let (by, loses) = ("operator".to_owned(), "what the others had".to_owned());
-        self.apply(&Command::Cluster(ClusterCommand::ForceQuorum { voters, by, loses }));
+        let incarnation = self.ledger().incarnation.next();
+        self.apply(&Command::Cluster(ClusterCommand::ForceQuorum { incarnation, voters, by, loses }));
         let index = self.raft.log.len() - 1;
         for leader in
             survivors.iter().filter(|at| self.machines[**at].seat.leading).copied().collect::<Vec<_>>()
