@@ -1,4 +1,4 @@
-//! `twinrack volume`: what volumes there are, where their copies are, and making, moving, growing and deleting them.
+//! `twinrack volume`: what volumes there are, where their copies are, and making, moving, growing, overriding and deleting them.
 //!
 //! On failure: [`ClusterError`].
 
@@ -11,7 +11,7 @@ use crate::shown::json;
 use clap::{Args, Subcommand, ValueEnum};
 use deploy::Member;
 use deploy::pool::{self, VolumeRequest};
-use model::{Mirror, VolumeName, ZoneName};
+use model::{LegId, Mirror, VolumeName, ZoneName};
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -28,11 +28,12 @@ Examples:
   twinrack volume --access access.json create data --size 10GiB --mirror two-way
   twinrack volume --access access.json grow data --size 20GiB
   twinrack volume --access access.json move data --from drive-1
+  twinrack volume --access access.json override data --by anna --yes
   twinrack volume --access access.json delete data --close
 
 Exit codes: 0 good; 1 the cluster refused or did not answer; 2 the access file or the command line can't be read.";
 
-/// Volumes: list, show, create, grow, move, delete.
+/// Volumes: list, show, create, grow, move, override, delete.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct VolumeArgs {
@@ -85,6 +86,21 @@ enum Task {
         #[arg(long, value_name = "DRIVE")]
         to: Option<String>,
     },
+    /// Open a volume of which no copy is known to be good (`offline`): one copy is taken for good, all others are made from it. Prints what may be lost;
+    /// does it only with --yes. The ledger keeps who ordered it and what was told.
+    Override {
+        /// Its name or its id.
+        volume: String,
+        /// Who takes the risk.
+        #[arg(long, value_name = "NAME")]
+        by: String,
+        /// Which copy (`leg-1`); without it, of those whose nodes answer, the one that is likely to lack least.
+        #[arg(long, value_name = "LEG", value_parser = leg)]
+        leg: Option<LegId>,
+        /// I have read what may be lost.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Delete a volume and all that is on it. One that is open is refused.
     Delete {
         /// Its name or its id.
@@ -114,6 +130,14 @@ fn size(text: &str) -> Result<u64, String> {
     };
     let number: u64 = digits.parse().map_err(|_| format!("`{digits}` is no whole number"))?;
     number.checked_mul(1 << shift).ok_or_else(|| format!("{text} is more than can be counted"))
+}
+
+/// `leg-1`, as `show` has it.
+fn leg(text: &str) -> Result<LegId, String> {
+    let number = text.strip_prefix("leg-").and_then(|number| number.parse().ok());
+    number
+        .map(LegId)
+        .ok_or_else(|| format!("`{text}` is no copy: `twinrack volume show` has them, leg-1 say"))
 }
 
 pub(crate) fn run(args: &VolumeArgs) -> io::Result<Outcome> {
@@ -154,6 +178,16 @@ async fn carry_out(args: &VolumeArgs, members: &[Member]) -> Result<String, Clus
             let moved = Moved::new(id, from, to);
             Ok(if args.cluster.json { json(&moved) } else { moved.to_string() })
         }
+        Task::Override { volume, by, leg, yes } => {
+            let (state, answering) = pool::answering(members, bound).await?;
+            let id = shown::find(&state, volume).ok_or_else(|| ClusterError::NoVolume(volume.clone()))?;
+            let plan = pool::choose_override(&state, &answering, id, *leg).map_err(pool::PoolError::from)?;
+            if !yes {
+                return Err(ClusterError::NeedsYes(plan.to_string()));
+            }
+            pool::override_volume(members, &plan, by, bound).await?;
+            show(args, members, bound, &id.to_string()).await
+        }
         Task::Delete { volume, close } => {
             let (_, state) = pool::confirmed(members, bound).await?;
             let id = shown::find(&state, volume).ok_or_else(|| ClusterError::NoVolume(volume.clone()))?;
@@ -185,6 +219,14 @@ async fn show(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_is_named_as_it_is_shown() {
+        assert_eq!(leg("leg-12"), Ok(LegId(12)));
+        for bad in ["12", "leg-", "leg-70000", "Leg-1", ""] {
+            assert!(leg(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn sizes_are_read_as_people_write_them() {

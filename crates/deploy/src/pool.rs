@@ -14,12 +14,14 @@ mod choose;
 mod delete;
 mod grow;
 mod moves;
+mod override_volume;
 mod volume;
 
 pub use choose::{Difference, NoPlace, Voting, breaches, choose, differences, voting};
 pub use delete::delete;
 pub use grow::{CantGrow, Growth, grow, next_of_growth};
 pub use moves::{CantMove, Move, move_copy, next_of_move, remove_drive, replace_drive, volumes_on};
+pub use override_volume::{CantOverride, OverridePlan, answering, choose_override, override_volume};
 pub use volume::{
     VolumeReady, VolumeRequest, confirmed, in_words, leg_in_words, newest, opened, phase_in_words, volume,
 };
@@ -136,6 +138,9 @@ pub enum PoolError {
     /// A volume can't grow as it was asked for.
     #[error("the volume can't grow")]
     CantGrow(#[from] CantGrow),
+    /// No copy can be declared to be good.
+    #[error("the volume can't be overridden")]
+    CantOverride(#[from] CantOverride),
     /// A drive holds copies of volumes.
     #[error("{drive} holds copies of {}", volumes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
     HoldsCopies {
@@ -179,6 +184,7 @@ impl PoolError {
             Self::NotClaimed { .. } => {
                 "if what it holds may be lost, `twinrack drive add --wipe` takes it all the same"
             }
+            Self::CantOverride(why) => why.help(),
             Self::CantMove(CantMove::NotOpen { .. }) => "open the volume first",
             Self::CantMove(CantMove::NoPlace(_)) => {
                 "name another drive in the same rack, or add one; `twinrack drive list` shows what is free"
