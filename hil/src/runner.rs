@@ -16,6 +16,7 @@ mod diagnosis;
 mod drift;
 mod drives;
 mod flapping;
+mod forced;
 mod inventory;
 mod isolation;
 mod ledgers;

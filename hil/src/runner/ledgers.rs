@@ -4,7 +4,7 @@
 
 use super::{POLL, Runner, Seen};
 use crate::run::RunError;
-use crate::suite::Room;
+use crate::suite::{Place, Room};
 use api::NodeLedger;
 use control::{ClusterCommand, Command};
 use deploy::Member;
@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 const ENTRIES: usize = 20;
 
 impl Runner<'_> {
-    fn node_of(&self, (room, position): (Room, u8)) -> Option<&Member> {
+    pub(super) fn node_of(&self, (room, position): (Room, u8)) -> Option<&Member> {
         let nodes = &self.cluster.spec.zones.get(room.index())?.nodes;
         let name = &nodes.get(usize::from(position).checked_sub(1)?)?.name;
         self.cluster.members.iter().find(|member| member.name == *name)
@@ -102,23 +102,34 @@ impl Runner<'_> {
     }
 
     /// The node joins again, as an operator has it.
-    pub(super) async fn rejoin(&mut self, at: (Room, u8), bound: Duration) -> Result<Seen, RunError> {
-        let Some(name) = self.node_of(at).map(|member| member.name.clone()) else {
+    pub(super) async fn rejoin(
+        &mut self,
+        (place, position): (Place, u8),
+        votes: bool,
+        bound: Duration,
+    ) -> Result<Seen, RunError> {
+        let member = match place {
+            Place::Room(room) => self.node_of((room, position)),
+            Place::Witness => self.cluster.members.iter().find(|member| member.zone.is_none()),
+            Place::Everywhere => None,
+        };
+        let Some(name) = member.map(|member| member.name.clone()) else {
             return Ok(Seen::not("there is no such node"));
         };
         let begun = Instant::now();
         let members = self.working().members;
         Ok(match rejoin(&members, &name, None, bound).await {
-            Ok(rejoined) if rejoined.votes && !rejoined.done.is_empty() => {
+            Ok(rejoined) if rejoined.votes == votes && !rejoined.done.is_empty() => {
                 self.lab.ledger_is_back(&name);
                 if self.lab.faults().is_empty() {
                     self.note_healed();
                 }
                 let after_ms = begun.elapsed().as_millis();
                 Seen::held(format!(
-                    "{}; {} votes after {after_ms} ms",
+                    "{}; {} {} after {after_ms} ms",
                     rejoined.done.join("; "),
-                    rejoined.node
+                    rejoined.node,
+                    if votes { "votes" } else { "follows" }
                 ))
             }
             Ok(rejoined) => Seen::not(format!("{rejoined:?}")),

@@ -121,8 +121,15 @@ impl Runner<'_> {
             Step::LedgerIsRefused { room, position, within_ms } => {
                 Ok(self.ledger_is_refused((*room, *position), ms(*within_ms)).await)
             }
-            Step::Rejoin { room, position, within_ms } => {
-                self.rejoin((*room, *position), ms(*within_ms)).await
+            Step::Rejoin { room, position, votes, within_ms } => {
+                self.rejoin((*room, *position), *votes, ms(*within_ms)).await
+            }
+            Step::ForceQuorum { room, position, within_ms } => {
+                Ok(self.force_quorum((*room, *position), ms(*within_ms)).await)
+            }
+            Step::VolumeIsOffline { within_ms } => Ok(self.volume_is_offline(ms(*within_ms)).await),
+            Step::OverrideVolume { room, position, within_ms } => {
+                Ok(self.override_volume((*room, *position), ms(*within_ms)).await)
             }
             Step::LedgersWork { within_ms } => Ok(self.ledgers_work(ms(*within_ms)).await),
             Step::StopWriting {} => self.stop_writing().await,

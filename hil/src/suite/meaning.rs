@@ -1,7 +1,7 @@
 //! What steps mean to a scenario: what they break and undo, whom they concern, what they need.
 
 use super::needs::{Need, no_network, no_node, no_switch, wiring};
-use super::{DriveAt, Step, Whom, Wrong};
+use super::{DriveAt, Place, Step, Whom, Wrong};
 use crate::lab::miswiring::Miswiring;
 use model::{ClusterSpec, Mirror, Wiring};
 
@@ -57,7 +57,7 @@ impl Step {
                 self.whom() == fault.whom()
             }
             (Self::Rejoin { room, position, .. }, Self::DamageLedger { room: lost, position: there, .. }) => {
-                (room, position) == (lost, there)
+                (room.room(), position) == (Some(*lost), there)
             }
             (Self::PutDriveBack { .. }, Self::PullDrive { .. })
             | (
@@ -110,7 +110,9 @@ impl Step {
             | Self::DamageLedger { room, position, .. }
             | Self::FillLedgerDisk { room: Some(room), position }
             | Self::LedgerIsRefused { room, position, .. }
-            | Self::Rejoin { room, position, .. }
+            | Self::Rejoin { room: Place::Room(room), position, .. }
+            | Self::ForceQuorum { room, position, .. }
+            | Self::OverrideVolume { room, position, .. }
             | Self::BadPlan { room, position, .. }
             | Self::DieDuringApplies { room, position, .. } => no_node(spec, *room, *position),
             _ => {

@@ -12,6 +12,8 @@ pub enum Need {
     DedicatedStorage,
     /// Another node in the same room. Without one, a switch that forwards nothing looks like a cut between the rooms.
     PeersInRoom,
+    /// One node in each room: one of three votes is left when a room and the witness are gone.
+    OneNodeARoom,
     /// Storage with packets larger than Ethernet's usual ones.
     JumboFrames,
     /// A switch in each room, or in one of them, for each storage network: wirings A, B and D.
@@ -40,6 +42,10 @@ impl Need {
             Self::PeersInRoom => (
                 spec.shape().nodes_per_zone() > 1,
                 "with one node in a room, this fault looks like a cut between the rooms",
+            ),
+            Self::OneNodeARoom => (
+                spec.shape().nodes_per_zone() == 1,
+                "with several nodes in a room, others are left with the one that goes on",
             ),
             Self::JumboFrames => {
                 (spec.storage_mtu() > Mtu::ETHERNET, "the template asks for no jumbo frames")

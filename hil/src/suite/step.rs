@@ -157,11 +157,40 @@ pub enum Step {
         /// The bound, milliseconds.
         within_ms: u64,
     },
-    /// A node that has lost its ledger joins again, as an operator has it, and votes within a bound.
+    /// A node that has lost its ledger, or whose ledger is over, joins again, as an operator has it, and votes within a bound.
     Rejoin {
+        /// The node's room; `witness`.
+        room: Place,
+        /// Its position there, from 1.
+        #[serde(default = "one")]
+        position: u8,
+        /// Whether it votes then: not, if those who work are an even number with it.
+        #[serde(default = "yes")]
+        votes: bool,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// No quorum is left: an operator goes on with what one node has of the ledger, which then decides alone, within a bound.
+    ForceQuorum {
         /// The node's room.
         room: Room,
         /// Its position there, from 1.
+        #[serde(default = "one")]
+        position: u8,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// The volume is offline, and none of its legs is taken to be good, within a bound.
+    VolumeIsOffline {
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// An operator overrides the volume: a node's leg is taken to be good, and the volume is open there within a bound.
+    OverrideVolume {
+        /// The node's room.
+        room: Room,
+        /// Its position there, from 1.
+        #[serde(default = "one")]
         position: u8,
         /// The bound, milliseconds.
         within_ms: u64,
@@ -522,6 +551,10 @@ pub enum Step {
 
 fn one() -> u8 {
     1
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn eight() -> u8 {

@@ -1,6 +1,6 @@
 //! Steps in words, for reports.
 
-use super::{DriveAt, Nics, Room, Step, Whom, Wrong};
+use super::{DriveAt, Nics, Place, Room, Step, Whom, Wrong};
 use std::fmt;
 
 impl fmt::Display for Step {
@@ -75,6 +75,7 @@ impl fmt::Display for Step {
             | Self::LedgersStop { .. }
             | Self::LedgerIsRefused { .. }
             | Self::Rejoin { .. }
+            | Self::ForceQuorum { .. }
             | Self::LedgersWork { .. } => ledger(self, f),
             _ => volume(self, f),
         }
@@ -97,8 +98,16 @@ fn ledger(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Step::LedgerIsRefused { room, position, within_ms } => {
             write!(f, "node {position} of {room} does not use its ledger, and says why within {within_ms} ms")
         }
-        Step::Rejoin { room, position, within_ms } => {
-            write!(f, "node {position} of {room} joins again and votes within {within_ms} ms")
+        Step::Rejoin { room, position, votes, within_ms } => {
+            let whom = Whom { room: *room, position: matches!(room, Place::Room(_)).then_some(*position) };
+            let votes = if *votes { "votes" } else { "follows" };
+            write!(f, "{whom} joins again and {votes} within {within_ms} ms")
+        }
+        Step::ForceQuorum { room, position, within_ms } => {
+            write!(
+                f,
+                "a quorum is forced with node {position} of {room}, which decides alone within {within_ms} ms"
+            )
         }
         Step::LedgersWork { within_ms } => {
             write!(f, "everybody's ledger works and everybody votes within {within_ms} ms")
@@ -210,6 +219,15 @@ fn volume(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 None => write!(f, "the shape's copies")?,
             }
             write!(f, " is open in {room} within {within_ms} ms")
+        }
+        Step::VolumeIsOffline { within_ms } => {
+            write!(f, "the volume is offline, and no leg is taken to be good, within {within_ms} ms")
+        }
+        Step::OverrideVolume { room, position, within_ms } => {
+            write!(
+                f,
+                "an operator takes the leg of node {position} of {room} for good, and the volume opens within {within_ms} ms"
+            )
         }
         Step::StartWriting { in_flight, .. } => write!(f, "the workload writes, {in_flight} at a time"),
         Step::WritesGoOn { within_ms } => write!(f, "writes go on within {within_ms} ms"),
