@@ -7,7 +7,7 @@ use crate::probes::Probes;
 use crate::store::{Lock, Store, StoreError};
 use crate::throughput::Throughput;
 #[cfg(feature = "volumes")]
-use crate::volumes::Volumes;
+use crate::volumes::{LeftUsers, Volumes};
 use crate::{Owner, announce, clock, inventory, lldp};
 use api::{Health, Hello, NicState, NodeConfig, PowerAction};
 #[cfg(feature = "volumes")]
@@ -38,6 +38,9 @@ pub(crate) enum StartError {
     Listen(#[from] ListenError),
     #[error("the kernel doesn't say which boot this is: what an earlier agent left can't be judged")]
     BootId,
+    #[cfg(feature = "volumes")]
+    #[error("can't look after users that an earlier agent has left")]
+    LeftUsers(#[source] std::io::Error),
     #[error("can't go on where the last agent ended")]
     Store(#[from] StoreError),
     #[cfg(feature = "volumes")]
@@ -71,6 +74,8 @@ impl State {
         owner: Owner,
         store: Store,
     ) -> Result<Arc<Self>, StartError> {
+        #[cfg(feature = "volumes")]
+        let (run, left) = left_users()?;
         let lock = store.lock()?;
         let kernel = Kernel::open(config.adapters.clone())?;
         let boot = BootId::here().ok_or(StartError::BootId)?;
@@ -88,7 +93,7 @@ impl State {
         announce::start(pending)?;
         let probes = Arc::new(Probes::start(store.clone()).await?);
         #[cfg(feature = "volumes")]
-        let volumes = start_volumes(&config, store, &probes).await?;
+        let volumes = start_volumes(&config, store, &probes, (run, left)).await?;
         Ok(Arc::new(Self {
             network,
             probes,
@@ -157,17 +162,24 @@ impl State {
     }
 }
 
+/// This boot, and who looks after users that an earlier run of the agent has left: before anything that may fail or wait.
+#[cfg(feature = "volumes")]
+fn left_users() -> Result<(model::BootId, LeftUsers), StartError> {
+    let boot = inventory::boot_id().parse().map_err(|_| StartError::BootId)?;
+    Ok((boot, LeftUsers::of(boot).map_err(StartError::LeftUsers)?))
+}
+
 /// The ledger and volumes, if this node has them.
 #[cfg(feature = "volumes")]
 async fn start_volumes(
     config: &NodeConfig,
     store: Store,
     probes: &Arc<Probes>,
+    (boot, left): (model::BootId, LeftUsers),
 ) -> Result<Arc<Volumes>, StartError> {
     let listener = Arc::clone(probes);
     let heard = Arc::new(move || listener.heard().0);
     let transport = Arc::new(HttpTransport::new(&config.tls)?);
-    let boot = inventory::boot_id().parse().map_err(|_| StartError::BootId)?;
     let who = (config.node.clone(), boot);
-    Ok(Volumes::start(who, store, transport, probes.watch(), heard).await)
+    Ok(Volumes::start(who, store, transport, probes.watch(), heard, left).await)
 }

@@ -36,6 +36,9 @@ pub struct HolderTiming {
     pub ask_every: Duration,
     /// How long before the end users are stopped.
     pub stop_before: Duration,
+    /// The same for those that an earlier run of the agent has left: they are killed without more ado, and until then this run has to start and to get
+    /// a lease, if need be from a leader that has to be elected first.
+    pub stop_left_before: Duration,
     /// When the watchdog resets a node that does not feed it.
     pub watchdog: Duration,
 }
@@ -44,7 +47,8 @@ impl Default for HolderTiming {
     /// Five tries within a lease of 3 s, and a second to stop what runs.
     fn default() -> Self {
         let ask_every = Duration::from_millis(400);
-        Self { ask_every, stop_before: Duration::from_secs(1), watchdog: Duration::from_secs(1) }
+        let (stop_before, stop_left_before) = (Duration::from_secs(1), Duration::from_millis(500));
+        Self { ask_every, stop_before, stop_left_before, watchdog: Duration::from_secs(1) }
     }
 }
 
@@ -115,7 +119,7 @@ impl Holder {
             effects.push(if holds { HolderEffect::Leased } else { HolderEffect::StopUsers });
             self.users_until = None;
         }
-        if self.users_until.take_if(|end| now.after(self.timing.stop_before) >= *end).is_some() {
+        if self.users_until.take_if(|end| now.after(self.timing.stop_left_before) >= *end).is_some() {
             effects.push(HolderEffect::StopUsers);
         }
         let drift = Duration::from_millis(settings.drift_ms.into());
@@ -380,10 +384,10 @@ mod tests {
             }
             stopped
         };
-        assert_eq!(stops(None), [2000], "a second before the end, and once");
+        assert_eq!(stops(None), [2500], "half a second before the end, and once");
         // Asked for at 0, granted at 500: it ends as any other does.
         assert_eq!(stops(Some(500)), [2000]);
-        assert_eq!(stops(Some(2500)), [2000]);
+        assert_eq!(stops(Some(2400)), [2500], "too late to be one");
     }
 
     #[test]

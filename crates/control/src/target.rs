@@ -319,7 +319,14 @@ impl Target {
                     LegState::Rebuilding { .. } => false,
                 } && !retire::leaves(ledger, id);
                 let fenced = floor > key;
-                (wants && fenced).then_some(VolumeCommand::Reexport { leg: named, run })?
+                let errored = self.errored.get(&id).copied().unwrap_or(false);
+                let doubtful = errored && !matches!(state, LegState::Suspect { .. });
+                let command = if doubtful {
+                    VolumeCommand::LegSuspect(named)
+                } else {
+                    VolumeCommand::Reexport { leg: named, run }
+                };
+                (wants && fenced).then_some(command)?
             }
             _ => return None,
         };
@@ -356,6 +363,8 @@ impl Target {
         let id = (leaving.volume, leaving.leg);
         match self.guard(id) {
             Guard::Fencing { .. } if !self.bugs.has(Bug::FreeBeforeBarrier) => {}
+            // Zeros may be on their way to its slabs: only a fence ends that.
+            Guard::Fenced { floor } if self.laying.contains(&id) => self.fence(id, floor, effects),
             Guard::Fencing { .. } | Guard::Fenced { .. } => {
                 let freed = ClusterCommand::Freed { drive, volume: leaving.volume, leg: leaving.leg };
                 effects.push(Effect::Propose(Command::Cluster(freed)));
@@ -370,6 +379,7 @@ impl Target {
     fn let_go_for_good(&mut self, id: LegOf, effects: &mut Vec<Effect>) {
         match self.guard(id) {
             Guard::Fencing { .. } => {}
+            Guard::Fenced { floor } if self.laying.contains(&id) => self.fence(id, floor, effects),
             Guard::Fenced { .. } => {
                 self.guards.remove(&id);
                 self.errored.remove(&id);

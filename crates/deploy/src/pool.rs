@@ -177,7 +177,9 @@ impl PoolError {
             Self::NoPlace(_) => {
                 "add drives, or make the volume smaller; `twinrack volume list` shows what is free"
             }
-            Self::Another { .. } => "choose another name, or ask for the volume as it is; `twinrack volume grow` makes one larger",
+            Self::Another { .. } => {
+                "choose another name, or ask for the volume as it is; `twinrack volume grow` makes one larger"
+            }
             Self::InUse { .. } => {
                 "see that nobody uses it, and close it first: `twinrack volume delete --close`"
             }

@@ -233,8 +233,8 @@ mod tests {
             run: None,
             state: LegState::InSync,
             replaces: None,
-            extents: Vec::new(),
             to_lay: 0,
+            extents: Vec::new(),
         };
         Volume {
             name: "v".parse().unwrap(),

@@ -17,16 +17,22 @@ use super::uevents;
 use crate::store::{Store, StoreError};
 use control::State;
 use control::member::Input;
-use control::target::{Event, LegOf};
+use control::target::{Event, Key, LegOf};
 use model::{BootId, DriveId, DriveSerial, NodeId, PowerCycles};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 const FILE: &str = "drives.json";
 /// The count of a drive that has none in the ledger.
 const FIRST_COUNT: PowerCycles = PowerCycles(1);
+/// How often a drive that does not answer is asked again, and after how many tries it counts as one that was away.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+const TRIES: u32 = 3;
 
 /// A drive as it was last seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +63,7 @@ impl Life {
         let told = power_cycles.or(before);
         let count = last.map_or(known.unwrap_or(FIRST_COUNT), |life| {
             let same = (life.boot, life.appearance) == (boot, appearance) && told == before.or(told);
-            if same { life.count } else { PowerCycles(life.count.0.saturating_add(1)) }
+            if same { life.count } else { life.count.next() }
         });
         Self { count: count.max(known.unwrap_or_default()), boot, appearance, power_cycles: told }
     }
@@ -67,8 +73,8 @@ impl Life {
 #[serde(deny_unknown_fields)]
 struct Saved {
     lives: BTreeMap<DriveSerial, Life>,
-    /// Media errors that the drive of a leg had counted when it was given out.
-    media_errors: Vec<(LegOf, u64)>,
+    /// Media errors that the drive of a leg had counted when it was given out under this key.
+    media_errors: Vec<(LegOf, Key, u64)>,
 }
 
 /// What is known of this node's drives.
@@ -114,23 +120,34 @@ impl Lives {
         })
     }
 
-    /// A leg is given out now.
-    pub(super) fn given_out(&self, leg: LegOf, media_errors: u64) -> Result<(), StoreError> {
+    /// The drive counts as one that was away.
+    fn begin_anew(&self, serial: &DriveSerial) -> Result<(), StoreError> {
         self.change(|saved| {
-            saved.media_errors.retain(|(known, _)| *known != leg);
-            saved.media_errors.push((leg, media_errors));
+            if let Some(life) = saved.lives.get_mut(serial) {
+                life.count = life.count.next();
+            }
+        })
+    }
+
+    /// A leg is given out now. Under the same key again, what counted before counts on.
+    pub(super) fn given_out(&self, leg: LegOf, key: Key, media_errors: u64) -> Result<(), StoreError> {
+        self.change(|saved| {
+            if !saved.media_errors.iter().any(|(known, under, _)| (*known, *under) == (leg, key)) {
+                saved.media_errors.retain(|(known, ..)| *known != leg);
+                saved.media_errors.push((leg, key, media_errors));
+            }
         })
     }
 
     /// Whether the drive has counted media errors since the leg was given out.
     pub(super) fn has_erred(&self, leg: LegOf, media_errors: u64) -> bool {
         let saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
-        saved.media_errors.iter().any(|(known, then)| *known == leg && media_errors > *then)
+        saved.media_errors.iter().any(|(known, _, then)| *known == leg && media_errors > *then)
     }
 
     /// The leg is gone for good.
     pub(super) fn forget(&self, leg: LegOf) -> Result<(), StoreError> {
-        self.change(|saved| saved.media_errors.retain(|(known, _)| *known != leg))
+        self.change(|saved| saved.media_errors.retain(|(known, ..)| *known != leg))
     }
 }
 
@@ -151,31 +168,6 @@ pub(super) fn counts(
     own.map(count).collect()
 }
 
-/// One drive, asked: its cache is turned off if it was on, and its count told.
-fn look(
-    place: &Place,
-    (serial, known): (&DriveSerial, Option<PowerCycles>),
-    boot: BootId,
-) -> Result<PowerCycles, VolumesError> {
-    let engine = place.own_engine()?;
-    let device = engine.drive(serial)?;
-    // First: what was pulled and put back is told, also if the drive does not answer.
-    let seen =
-        |power_cycles| engine.appearance(&device).map(|appearance| Sight { boot, appearance, power_cycles });
-    let count = place.lives.see(serial, known, seen(None))?;
-    let asked = || -> Result<Option<u64>, VolumesError> {
-        engine.turn_cache_off(&device)?;
-        Ok(engine.health(&device)?.map(|health| health.power_cycles))
-    };
-    match asked() {
-        Ok(power_cycles) => Ok(place.lives.see(serial, known, seen(power_cycles))?),
-        Err(error) => {
-            warn!("drive {serial}: {}", crate::chain(&error));
-            Ok(count)
-        }
-    }
-}
-
 /// Looks at this node's drives whenever one of them has begun anew, or the ledger has got one more, and tells control their counts.
 pub(super) struct Watch {
     pub(super) place: Arc<Place>,
@@ -187,62 +179,122 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(self) {
         let mut state = self.ledger.watch();
         let news = uevents::of_drives().unwrap_or_else(|error| {
             warn!("drives that are reset or put back are not noticed: {error}");
             Arc::default()
         });
-        self.look_at(|_| true).await;
+        let mut drives: BTreeMap<DriveId, Arc<Notify>> = BTreeMap::new();
         loop {
+            for (id, serial) in own(&self.ledger.now(), self.place.node) {
+                drives.entry(id).or_insert_with(|| self.follow(id, serial));
+            }
             tokio::select! {
-                () = news.notified() => self.look_at(|_| true).await,
+                () = news.notified() => drives.values().for_each(|drive| drive.notify_one()),
                 changed = state.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    let known = self.counts.clone();
-                    self.look_at(|id| !known.contains_key(&id)).await;
                 }
             }
         }
     }
 
-    /// Each on a thread of its own: one that hangs keeps no other from being looked at.
-    async fn look_at(&mut self, which: impl Fn(DriveId) -> bool) {
-        let wanted = own(&self.ledger.now(), self.place.node).into_iter().filter(|(id, ..)| which(*id));
-        let look = |(id, serial, known): Own| {
-            let (place, named, boot) = (Arc::clone(&self.place), serial.clone(), self.boot);
-            let looked = blocking(move || look(&place, (&serial, known), boot));
-            (id, named, tokio::spawn(looked))
+    /// In a task of its own: a drive that hangs keeps no other from being looked at. The first look is at once.
+    fn follow(&self, id: DriveId, serial: DriveSerial) -> Arc<Notify> {
+        let news = Arc::new(Notify::new());
+        news.notify_one();
+        let one = One {
+            place: Arc::clone(&self.place),
+            ledger: self.ledger.clone(),
+            told: self.told.clone(),
+            boot: self.boot,
+            drive: (id, serial),
+            count: self.counts.get(&id).copied(),
         };
-        let looks: Vec<_> = wanted.map(look).collect();
-        for (id, serial, looked) in looks {
-            let looked = looked.await.map_err(VolumesError::from).flatten();
-            match looked {
-                Ok(count) => {
-                    if self.counts.insert(id, count) != Some(count) {
-                        info!("drive {serial} is in its life {count}");
-                        self.told.tell(Input::Target(Event::DriveReset(id, count)));
-                    }
-                }
-                Err(error) => warn!("can't see drive {serial}: {}", crate::chain(&error)),
-            }
-        }
+        tokio::spawn(one.run(Arc::clone(&news)));
+        news
     }
 }
 
-type Own = (DriveId, DriveSerial, Option<PowerCycles>);
+/// One drive.
+struct One {
+    place: Arc<Place>,
+    ledger: Ledgers,
+    told: Told,
+    boot: BootId,
+    drive: (DriveId, DriveSerial),
+    /// What control knows.
+    count: Option<PowerCycles>,
+}
 
-fn own(state: &State, node: NodeId) -> Vec<Own> {
+impl One {
+    async fn run(mut self, news: Arc<Notify>) {
+        loop {
+            news.notified().await;
+            let mut failed = 0;
+            while let Err(error) = self.look().await {
+                failed += 1;
+                if failed == TRIES {
+                    // It may cache what it is given: nothing is given out on it until it says that it does not.
+                    warn!(
+                        "drive {} does not answer, and counts as one that was away: {}",
+                        self.drive.1,
+                        crate::chain(&error)
+                    );
+                    if let Err(error) = self.place.lives.begin_anew(&self.drive.1) {
+                        warn!("can't note that: {}", crate::chain(&error));
+                    }
+                }
+                sleep(TRY_AGAIN).await;
+            }
+        }
+    }
+
+    /// What was pulled and put back is told before the drive is asked anything: it may not answer.
+    async fn look(&mut self) -> Result<(), VolumesError> {
+        self.see(false).await?;
+        self.see(true).await
+    }
+
+    async fn see(&mut self, asks: bool) -> Result<(), VolumesError> {
+        let ((id, serial), place, boot) = (self.drive.clone(), Arc::clone(&self.place), self.boot);
+        let Some(known) = self.ledger.now().drives.get(&id).map(|drive| drive.power_cycles) else {
+            return Ok(());
+        };
+        let seen = blocking(move || {
+            let engine = place.own_engine()?;
+            // One that is not there is seen when it is back.
+            let Ok(device) = engine.drive(&serial) else { return Ok(None) };
+            let mut power_cycles = None;
+            if asks {
+                power_cycles = engine.health(&device)?.map(|health| health.power_cycles);
+                engine.turn_cache_off(&device)?;
+            }
+            let appearance = engine.appearance(&device);
+            let seen = appearance.map(|appearance| Sight { boot, appearance, power_cycles });
+            Ok(Some(place.lives.see(&serial, known, seen)?))
+        });
+        if let Some(count) = seen.await?
+            && self.count.replace(count) != Some(count)
+        {
+            info!("drive {} is in its life {count}", self.drive.1);
+            self.told.tell(Input::Target(Event::DriveReset(id, count)));
+        }
+        Ok(())
+    }
+}
+
+fn own(state: &State, node: NodeId) -> Vec<(DriveId, DriveSerial)> {
     let own = state.drives.iter().filter(|(_, drive)| drive.node == node);
-    own.map(|(id, drive)| (*id, drive.serial.clone(), drive.power_cycles)).collect()
+    own.map(|(id, drive)| (*id, drive.serial.clone())).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{LegId, VolumeId};
+    use model::{Epoch, Incarnation, LedgerIncarnation, LegId, VolumeId};
 
     const LEG: LegOf = (VolumeId(1), LegId(1));
 
@@ -280,14 +332,20 @@ mod tests {
     }
 
     #[test]
-    fn media_errors_count_from_when_the_leg_was_given_out() {
+    fn media_errors_count_from_when_the_leg_was_given_out_under_its_key() {
         let directory = tempfile::tempdir().unwrap();
+        let key = |incarnation| Key {
+            epoch: Epoch::first(LedgerIncarnation(1)),
+            incarnation: Incarnation(incarnation),
+        };
         let first = lives(directory.path());
         assert!(!first.has_erred(LEG, 7), "never given out: nothing of it is here");
-        first.given_out(LEG, 7).unwrap();
+        first.given_out(LEG, key(1), 7).unwrap();
         let next = lives(directory.path());
         assert!(!next.has_erred(LEG, 7) && next.has_erred(LEG, 8));
-        next.given_out(LEG, 8).unwrap();
+        next.given_out(LEG, key(1), 8).unwrap();
+        assert!(next.has_erred(LEG, 8), "a bounce, or another try");
+        next.given_out(LEG, key(2), 8).unwrap();
         assert!(!next.has_erred(LEG, 8));
         next.forget(LEG).unwrap();
         assert!(!next.has_erred(LEG, 9));

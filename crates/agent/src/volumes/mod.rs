@@ -15,6 +15,7 @@ mod bounce;
 mod digests;
 mod lay;
 mod lease_note;
+mod left_users;
 mod lives;
 mod load;
 mod openers;
@@ -26,6 +27,8 @@ mod standing;
 mod stirs;
 mod target;
 mod uevents;
+
+pub(crate) use left_users::LeftUsers;
 
 use crate::store::{Store, StoreError};
 use api::{
@@ -138,6 +141,7 @@ pub(crate) struct Volumes {
     transport: Arc<HttpTransport>,
     paths: watch::Receiver<Option<PathsRequest>>,
     heard: shell::Heard,
+    left: LeftUsers,
     running: OnceCell<Running>,
     closed: Mutex<Option<Closed>>,
     ends: Arc<standing::Ends>,
@@ -187,20 +191,17 @@ impl Volumes {
         transport: Arc<HttpTransport>,
         paths: watch::Receiver<Option<PathsRequest>>,
         heard: shell::Heard,
+        left: LeftUsers,
     ) -> Arc<Self> {
         let (running, closed, ends) = (OnceCell::new(), Mutex::default(), Arc::default());
-        let volumes = Arc::new(Self { name, boot, store, transport, paths, heard, running, closed, ends });
-        if volumes.folder().join(ledger::FILE).exists()
-            && let Err(error) = volumes.open().await
-        {
+        let volumes =
+            Arc::new(Self { name, boot, store, transport, paths, heard, left, running, closed, ends });
+        if !volumes.folder().join(ledger::FILE).exists() {
+            volumes.left.are_looked_after();
+        } else if let Err(error) = volumes.open().await {
             // The node goes on without: it can be told to join again, or its disk may take writes again.
             let closed = Closed::new(&error);
             error!("the ledger stays closed: {}", closed.why);
-            // An earlier run may have left users, whose lease nobody looks after now.
-            let killed = shell::blocking(|| Ok(openers::kill_all(&place::engine_of_nobody()?)?)).await;
-            if let Err(error) = killed {
-                warn!("can't see who has volumes open: {}", crate::chain(&error));
-            }
             if !closed.is_lost {
                 let later = Arc::clone(&volumes);
                 tokio::spawn(async move { later.open_later().await });
@@ -248,6 +249,7 @@ impl Volumes {
             Arc::clone(&place),
             Arc::clone(&self.transport),
             Arc::clone(&self.heard),
+            self.left.clone(),
         );
         let router = ledger::http::router(ledger.clone());
         info!("{node} in the ledger");

@@ -6,6 +6,7 @@
 
 use super::VolumesError;
 use super::lease_note::{self, LeaseNote};
+use super::left_users::LeftUsers;
 use super::lives;
 use super::load::Load;
 use super::openers;
@@ -180,14 +181,13 @@ pub(super) fn start(
     place: Arc<Place>,
     transport: Arc<HttpTransport>,
     heard: Heard,
+    left: LeftUsers,
 ) -> Handle {
     let (inputs, told) = mpsc::unbounded_channel();
     let (handle, asked) = mpsc::unbounded_channel();
     let handle = Handle(handle);
     let own = handle.clone();
     let begin = async move {
-        // Until there is a shell nobody else looks after users that an earlier run has left.
-        let end = tokio::spawn(end_users(Arc::clone(&place), ledger.state(), identity.boot));
         while let Err(why) = ledger.caught_up(CATCH_UP_LIMIT).await {
             info!("not caught up with the ledger yet: {why}");
         }
@@ -205,30 +205,11 @@ pub(super) fn start(
             }
             sleep(LOOK_EVERY * 10).await;
         };
-        end.abort();
+        left.are_looked_after();
         shell.run(told, asked).await;
     };
     tokio::spawn(begin);
     handle
-}
-
-/// Ends whoever has a volume open here, from when an earlier run's lease ends soon.
-async fn end_users(place: Arc<Place>, state: watch::Receiver<Arc<State>>, boot: BootId) {
-    let stop_before = Timing::default().holder.stop_before;
-    let lease_end = LeaseNote::open(lease_note::FILE.as_ref(), boot).map_or(Moment(0), |note| note.end());
-    loop {
-        let now = Moment(clock::uptime_ms()).after(stop_before);
-        if now < lease_end {
-            sleep(Duration::from_millis(lease_end.0 - now.0)).await;
-            continue;
-        }
-        let (place, state) = (Arc::clone(&place), Arc::clone(&state.borrow()));
-        let ended = blocking(move || Ok(openers::kill_all(&place.engine(&state)?)?)).await;
-        if let Err(error) = ended {
-            warn!("can't see who has volumes open: {}", crate::chain(&error));
-        }
-        sleep(LOOK_EVERY * 10).await;
-    }
 }
 
 impl Shell {

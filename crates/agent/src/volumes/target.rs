@@ -101,7 +101,7 @@ impl Leg {
             match order {
                 Order::Effect(Effect::Lay(leg, from, laid)) => self.lay(leg, from, laid).await,
                 Order::Effect(effect) => {
-                    if matches!(effect, Effect::Fence(..)) {
+                    if matches!(effect, Effect::Fence(..) | Effect::Forget(_)) {
                         self.lay_no_more().await;
                     }
                     self.carry_out(effect).await;
@@ -125,6 +125,10 @@ impl Leg {
     /// Beside whatever else is done with the leg, but a fence: what is filled is behind all that is mapped.
     async fn lay(&mut self, leg: LegOf, from: u64, laid: Laid) {
         self.lay_no_more().await;
+        // One that was filled when its fence came was written down behind it, and control did not know of that when it ordered this.
+        let noted =
+            self.place.laid().get(&leg).filter(|noted| noted.ledger == laid.ledger).map(|noted| noted.slabs);
+        let from = from.max(noted.unwrap_or(0)).min(laid.slabs);
         let own = self.own.clone();
         let filled = move || {
             if let Some(own) = own.upgrade() {
@@ -197,11 +201,19 @@ impl Leg {
         leg: LegOf,
         work: impl Fn(Arc<Place>) -> Result<T, VolumesError> + Clone + Send + 'static,
     ) -> T {
+        let mut told = String::new();
         loop {
             let (place, work) = (Arc::clone(&self.place), work.clone());
             match blocking(move || work(place)).await {
                 Ok(done) => return done,
-                Err(error) => warn!("can't {what} {leg:?} yet: {}", crate::chain(&error)),
+                Err(error) => {
+                    // It may go on for as long as a drive is away.
+                    let why = crate::chain(&error);
+                    if why != told {
+                        warn!("can't {what} {leg:?} yet: {why}");
+                        told = why;
+                    }
+                }
             }
             sleep(TRY_AGAIN).await;
         }
@@ -244,16 +256,16 @@ fn fence(place: &Place, ledger: &Ledgers, leg: LegOf, floor: Key) -> Result<bool
             engine.carry_target(&step, sizes)?;
         }
     }
-    let media_errors = media_errors(&engine, &state, leg);
+    let media_errors = media_errors(&engine, &state, leg)?;
     Ok(media_errors.is_some_and(|media_errors| place.lives.has_erred(leg, media_errors)))
 }
 
-/// What the drive of a leg has counted; `None`: it does not say.
-fn media_errors(engine: &Engine, state: &State, leg: LegOf) -> Option<u64> {
-    let drive = state.volumes.get(&leg.0)?.legs.get(&leg.1)?.drive;
-    let device = engine.drive(&state.drives.get(&drive)?.serial).ok()?;
-    let health = engine.health(&device).inspect_err(|error| warn!("{}", crate::chain(error)));
-    Some(health.ok()??.media_errors)
+/// What the drive of a leg has counted; `None`: it counts nothing, or the ledger knows no such leg any more. A drive that is not there or does not
+/// answer is an error: nothing is known of what it has.
+fn media_errors(engine: &Engine, state: &State, leg: LegOf) -> Result<Option<u64>, VolumesError> {
+    let found = state.volumes.get(&leg.0).and_then(|volume| volume.legs.get(&leg.1));
+    let Some(drive) = found.and_then(|found| state.drives.get(&found.drive)) else { return Ok(None) };
+    Ok(engine.health(&engine.drive(&drive.serial)?)?.map(|health| health.media_errors))
 }
 
 /// What the ledger says of a leg and its place on the drive; refused while the drive is not claimed: what it holds may be
@@ -291,8 +303,8 @@ fn give_out(place: &Place, ledger: &Ledgers, leg: LegOf, key: Key, to: NodeId) -
     let host = (to != place.node).then(|| name::host(place.cluster, to));
     let offer = offer(&engine, place, &state, volume, leg, key, host)?;
     // Before: what it loses from then on counts.
-    if let Some(media_errors) = media_errors(&engine, &state, leg) {
-        place.lives.given_out(leg, media_errors)?;
+    if let Some(media_errors) = media_errors(&engine, &state, leg)? {
+        place.lives.given_out(leg, key, media_errors)?;
     }
     for step in target::give_out(&engine.seen_target()?, &offer, &own).map_err(|refused| at_odds(&refused))? {
         debug!("{step:?}");

@@ -410,8 +410,7 @@ fn command(state: &State, log: &[Command], pick: [u8; 4]) -> Command {
     let leg_node = state.node_of(found).unwrap();
     let leg_run = state.run(found.drive).unwrap_or(run(leg_node, 1, 1));
     let leg = LegRef { id: *leg, incarnation: found.incarnation };
-    let owner = NodeId(1 + u32::from(c % 4));
-    let maps = volume.map_sequence;
+    let (owner, maps) = (NodeId(1 + u32::from(c % 4)), volume.map_sequence);
     let about = match what % 54 {
         0 => return create(pick),
         1 => {

@@ -46,8 +46,10 @@ impl Target {
             effects.push(Effect::Propose(Command::Volume(id.0, volume.epoch, command)));
         } else if self.laying.insert(id) {
             let known = known.filter(|_| !self.bugs.has(Bug::LayAgain));
-            let from = known.map_or(0, |known| known.laid.slabs).max(leg.laid_slabs());
-            effects.push(Effect::Lay(id, from.min(wanted.slabs), wanted));
+            // After a forced quorum nobody knows what was laid and written: an operator may have declared this leg good for just that. Nothing is
+            // filled then; any other leg is made from scratch.
+            let known = if volume.forced { wanted.slabs } else { known.map_or(0, |known| known.laid.slabs) };
+            effects.push(Effect::Lay(id, known.max(leg.laid_slabs()).min(wanted.slabs), wanted));
         }
     }
 }

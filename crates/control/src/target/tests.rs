@@ -201,3 +201,47 @@ fn what_is_remembered_as_laid_is_never_filled_again() {
     let of_another = look(&mut again(three(7)), &ledger);
     assert_eq!(of_another, [Effect::Lay(LEG, 1, three(1))], "another ledger's volume of that number");
 }
+
+/// Zeros may be on their way to slabs of a leg that nobody has: they are another's only after a fence.
+#[test]
+fn slabs_that_are_being_filled_are_not_free_before_another_fence() {
+    let mut target = target();
+    let mut ledger = given(&mut target);
+    ledger.volumes.get_mut(&VOLUME).unwrap().provision = Provision::Fixed;
+    let close = now(&ledger, VolumeCommand::Close);
+    must(&mut ledger, &close);
+    let effects = look(&mut target, &ledger);
+    fenced(&mut target, &ledger, &effects);
+    let grow = now(&ledger, VolumeCommand::Grow { size_bytes: 2 * SLAB_BYTES });
+    must(&mut ledger, &grow);
+    assert!(look(&mut target, &ledger).contains(&Effect::Lay(LEG, 1, three(1))));
+    let delete = now(&ledger, VolumeCommand::Delete);
+    must(&mut ledger, &delete);
+    let effects = look(&mut target, &ledger);
+    assert!(!effects.contains(&freed()), "{effects:?}");
+    assert!(fenced(&mut target, &ledger, &effects).contains(&freed()));
+}
+
+/// The ledger would have it brought up to date with what it has missed, and not with what its drive has lost.
+#[test]
+fn a_leg_whose_drive_has_counted_errors_is_not_given_out_as_it_was() {
+    let mut target = target();
+    let mut ledger = given(&mut target);
+    let stale = now(&ledger, VolumeCommand::LegStale(crate::testing::leg_ref(&ledger, 1)));
+    must(&mut ledger, &stale);
+    let effects = look(&mut target, &ledger);
+    let floor = effects.iter().find_map(|effect| match effect {
+        Effect::Fence(LEG, floor) => Some(*floor),
+        _ => None,
+    });
+    let floor = floor.expect("it is stale");
+    let effects = target.step(Moment(0), &ledger, Event::Fenced { leg: LEG, floor, errored: true });
+    let suspect = now(&ledger, VolumeCommand::LegSuspect(crate::testing::leg_ref(&ledger, 1)));
+    assert_eq!(effects, [Effect::Propose(suspect.clone())]);
+    must(&mut ledger, &suspect);
+    let effects = look(&mut target, &ledger);
+    assert!(
+        matches!(effects[..], [Effect::Propose(Command::Volume(_, _, VolumeCommand::Reexport { .. }))]),
+        "{effects:?}"
+    );
+}

@@ -182,7 +182,8 @@ fn one_that_an_operator_declares_good_is_laid_before_it_is_confirmed() {
 fn after_a_forced_quorum_nobody_knows_what_is_behind_the_end() {
     let mut state = grows();
     let (by, loses) = ("operator".to_owned(), "the last writes".to_owned());
-    let force = ClusterCommand::ForceQuorum { voters: BTreeSet::from([NodeId(1)]), by, loses };
+    let (incarnation, voters) = (model::LedgerIncarnation(2), BTreeSet::from([NodeId(1)]));
+    let force = ClusterCommand::ForceQuorum { incarnation, voters, by, loses };
     must(&mut state, &Command::Cluster(force));
     assert_eq!((sizes(&state), check(&state)), ((1, None), vec![]));
     let leg = leg_ref(&state, 1);
