@@ -14,7 +14,7 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// A private key in PEM. `Debug` doesn't show it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,38 +144,21 @@ impl TlsIdentity {
 }
 
 /// The certificate that the other side of a connection has shown, of the cluster's CA. A server puts it into the extensions of a
-/// request whose handler wants to know who asks. Clones share what one of them has found: a connection's requests are of one node.
-#[derive(Debug, Clone)]
-pub struct PeerCertificate(Arc<Shown>);
-
-#[derive(Debug)]
-struct Shown {
-    certificate: CertificateDer<'static>,
-    /// The first node that it was found to be for.
-    node: OnceLock<NodeName>,
-}
+/// request whose handler wants to know who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerCertificate(CertificateDer<'static>);
 
 impl PeerCertificate {
     /// The first of the chain that was shown; `None` if none was.
     pub fn of(chain: Option<&[CertificateDer<'_>]>) -> Option<Self> {
-        let certificate = chain?.first()?.clone().into_owned();
-        Some(Self(Arc::new(Shown { certificate, node: OnceLock::new() })))
+        Some(Self(chain?.first()?.clone().into_owned()))
     }
 
     /// Whether it is that node's. A certificate of somebody who only asks is no node's.
     pub fn is_for(&self, node: &NodeName) -> bool {
-        if self.0.node.get() == Some(node) {
-            return true;
-        }
         let name = ServerName::try_from(server_name(node));
-        let certificate = ParsedCertificate::try_from(&self.0.certificate);
-        let is_for =
-            name.is_ok_and(|name| certificate.is_ok_and(|shown| verify_server_name(&shown, &name).is_ok()));
-        if is_for {
-            // Another may have been first.
-            let _ = self.0.node.set(node.clone());
-        }
-        is_for
+        let certificate = ParsedCertificate::try_from(&self.0);
+        name.is_ok_and(|name| certificate.is_ok_and(|shown| verify_server_name(&shown, &name).is_ok()))
     }
 }
 
@@ -204,14 +187,10 @@ mod tests {
         let shown =
             |identity: &TlsIdentity| PeerCertificate::of(Some(&identity.certificates().unwrap())).unwrap();
         let node = shown(&ca.issue_node(&name("V-Host1")).unwrap());
-        for _ in 0..2 {
-            assert!(node.is_for(&name("v-host1")) && !node.is_for(&name("v-host2")));
-        }
-        assert!(node.clone().is_for(&name("V-HOST1")));
+        assert!(node.is_for(&name("v-host1")) && !node.is_for(&name("v-host2")));
         assert!(!shown(&ca.issue_client("v-host1").unwrap()).is_for(&name("v-host1")));
-        assert!(PeerCertificate::of(None).is_none());
-        let nonsense = PeerCertificate::of(Some(&[vec![1, 2, 3].into()])).unwrap();
-        assert!(!nonsense.is_for(&name("v-host1")));
+        assert_eq!(PeerCertificate::of(None), None);
+        assert!(!PeerCertificate(vec![1, 2, 3].into()).is_for(&name("v-host1")));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Drift: somebody else changes links of the plan in force; it is found, told and mended.
 //!
 //! ```text
-//!              the kernel told of a change, or 4 s passed
+//!              the kernel told of a change, or 2 s passed
 //!   wait ──────────────────────────────────────────────────▶ look: links against the plan in force, twice the same
 //!     ▲                                                        │ as planned              │ differs
 //!     ├────────────────────────────────────────────────────────┘                         ▼
@@ -37,8 +37,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-/// How often it is looked when the kernel tells nothing: drift shall be found within 5 s. A look is several dumps of all links.
-const EVERY: Duration = Duration::from_secs(4);
+/// How often it is looked when the kernel tells nothing: drift shall be found within 5 s, and a loaded node is slow.
+const EVERY: Duration = Duration::from_secs(2);
 /// A look is several dumps, and links may change between them: what differs must differ the same twice. At most so many looks.
 const LOOKS_MAX: u32 = 4;
 /// Drifts that are remembered.

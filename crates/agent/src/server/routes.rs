@@ -41,14 +41,12 @@ pub(super) fn all(state: Arc<State>) -> Router {
         .route(path::POWER, post(power));
     #[cfg(feature = "volumes")]
     let router = super::volumes::routes(router);
-    let router = router
+    router
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(from_fn(bounded));
-    #[cfg(feature = "volumes")]
-    let router = super::volumes::letters(router);
-    router.with_state(state)
+        .layer(from_fn(bounded))
+        .with_state(state)
 }
 
 async fn bounded(request: Request, next: Next) -> Response {

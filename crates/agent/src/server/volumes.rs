@@ -23,6 +23,7 @@ use tower_service::Service;
 /// The routes.
 pub(super) fn routes(router: Router<Arc<State>>) -> Router<Arc<State>> {
     router
+        .route(path::LEDGER, post(letter))
         .route(path::CLUSTER, get(view))
         .route(path::CLUSTER_CONFIRMED, get(confirmed))
         .route(path::CLUSTER_LEDGER, get(ledger))
@@ -39,11 +40,6 @@ pub(super) fn routes(router: Router<Arc<State>>) -> Router<Arc<State>> {
         .route(path::POOL_FLUSH, post(flush))
         .route(path::POOL_DIGESTS, post(digests))
         .route(path::POOL_BOUNCE, post(bounce))
-}
-
-/// Letters are many, and have bounds of their own: nothing is around their route.
-pub(super) fn letters(router: Router<Arc<State>>) -> Router<Arc<State>> {
-    router.route(path::LEDGER, post(letter))
 }
 
 /// Lets handlers know whose certificate was shown.

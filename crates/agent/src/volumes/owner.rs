@@ -28,8 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use storage::kernel::{Engine, StepError, live_as_before};
-use storage::name::GivenLeg;
+use storage::kernel::{Engine, StepError};
 use storage::owner::{self, Refused, Site, Step};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify, mpsc};
@@ -48,8 +47,6 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(10);
 const FLUSH_ALL_LIMIT: Duration = Duration::from_secs(1);
 /// How often an array is looked for that is not there, and looked at while nothing is wrong with it and the kernel tells nothing.
 const LOOK_SELDOM: Duration = Duration::from_secs(1);
-/// How many of these looks are at connections alone.
-const LOOKS_LEFT_OUT: u32 = 4;
 
 /// What all tasks share.
 #[derive(Clone)]
@@ -484,13 +481,12 @@ impl One {
         let mut bounces = Bounces::default();
         let mut stirs = Stirs::default();
         let (mut pause, mut hurried) = (LOOK_EVERY, 0);
-        let mut settled = None;
         loop {
             if hurried > 0 {
                 hurried -= 1;
                 sleep(LOOK_HURRIED).await;
             } else {
-                hurried = next_look(&look, &stirs, pause, settled.take()).await;
+                hurried = next_look(&look, &stirs, pause).await;
             }
             let Ok(seen) = self.seen().await else { continue };
             let (id, shared) = (self.id, self.shared.clone());
@@ -500,9 +496,8 @@ impl One {
                     tokio::spawn(self.clone().bounce(given));
                 }
             }
-            let is_settled = owner::is_settled(&seen);
+            let settled = owner::is_settled(&seen);
             let now = (owner::without_path(&seen), seen.array);
-            settled = is_settled.then_some(seen.connections);
             let (gates, array) = known.unwrap_or_default();
             // Again and again: a gate may have been made anew meanwhile, and control takes it only once.
             for leg in &now.0 {
@@ -519,38 +514,21 @@ impl One {
                 self.tell(Event::Stirred);
             }
             let nothing = now.1.is_none() && now.0.is_empty();
-            pause = if nothing || settled.is_some() { LOOK_SELDOM } else { LOOK_EVERY };
+            pause = if nothing || settled { LOOK_SELDOM } else { LOOK_EVERY };
             known = Some(now);
         }
     }
 }
 
-/// Waits for the next look; how many more follow in a hurry. What the kernel tells of comes no more often than looks without it. While all is
-/// settled only what the kernel does not tell of is looked at between: whether connections live, through which nothing may have been sent.
-async fn next_look(
-    look: &Notify,
-    stirs: &Stirs,
-    pause: Duration,
-    settled: Option<BTreeMap<GivenLeg, Vec<owner::Connection>>>,
-) -> u32 {
+/// Waits for the next look; how many more follow in a hurry. What the kernel tells of comes no more often than looks without it.
+async fn next_look(look: &Notify, stirs: &Stirs, pause: Duration) -> u32 {
     let last = tokio::time::Instant::now();
     let told = async {
         stirs.stirred().await;
         sleep_until(last + LOOK_EVERY).await;
     };
-    let time = async {
-        sleep(pause).await;
-        let Some(connections) = settled else { return };
-        for _ in 0..LOOKS_LEFT_OUT {
-            let connections = connections.clone();
-            if !matches!(blocking(move || Ok(live_as_before(&connections))).await, Ok(true)) {
-                return;
-            }
-            sleep(pause).await;
-        }
-    };
     tokio::select! {
-        () = time => 0,
+        () = sleep(pause) => 0,
         () = look.notified() => HURRIED_LOOKS,
         () = told => 0,
     }

@@ -4,8 +4,7 @@ use super::LETTER_BYTES_MAX;
 use crate::ledger::Ledger;
 use crate::transport::{Letter, Refusal, Reply};
 use api::{PeerCertificate, Problem, path};
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -22,14 +21,10 @@ pub fn router(ledger: Ledger) -> Router {
 async fn take(
     State(ledger): State<Ledger>,
     peer: Option<Extension<PeerCertificate>>,
-    letter: Result<Bytes, BytesRejection>,
+    letter: Result<Json<Letter>, JsonRejection>,
 ) -> Result<Json<Reply>, Response> {
     let help = "letters are for ledgers of the same version; docs/ledger.md";
-    let letter = letter.map_err(|bad| problem(bad.status(), "bad-letter", bad.body_text(), help))?;
-    let bad = |error: serde_json::Error| {
-        problem(StatusCode::UNPROCESSABLE_ENTITY, "bad-letter", error.to_string(), help)
-    };
-    let letter: Letter = serde_json::from_slice(&letter).map_err(bad)?;
+    let Json(letter) = letter.map_err(|bad| problem(bad.status(), "bad-letter", bad.body_text(), help))?;
     let certified = |name: &_| peer.as_ref().is_some_and(|Extension(shown)| shown.is_for(name));
     let taken = ledger.receive(letter, certified).await;
     taken.map(Json).map_err(|refusal| {

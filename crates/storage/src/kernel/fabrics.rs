@@ -64,17 +64,6 @@ pub(super) fn connections(engine: &Engine) -> BTreeMap<GivenLeg, Vec<Connection>
     found
 }
 
-/// Whether connections live that did, and no others. Reads their states alone.
-pub fn live_as_before(connections: &BTreeMap<GivenLeg, Vec<Connection>>) -> bool {
-    let state = |connection: &Connection| {
-        let folder = Path::new(CONTROLLERS).join(format!("nvme{}", connection.controller));
-        sysfs::read_if_there(&folder.join("state"))
-    };
-    let as_before =
-        |connection: &Connection| (state(connection).as_deref() == Some("live")) == connection.live;
-    connections.values().flatten().all(as_before)
-}
-
 /// The head over all paths to a leg.
 fn head(engine: &Engine, given: GivenLeg) -> Option<PathBuf> {
     let wanted = given.subsystem(engine.settings.cluster);

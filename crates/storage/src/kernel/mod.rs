@@ -23,7 +23,6 @@ mod sysfs;
 mod write_cache;
 
 pub use dm::{DeviceNumber, DmError};
-pub use fabrics::live_as_before;
 pub use load::{Count, Counters};
 pub use stirs::Stirs;
 pub use sysfs::{FileError, Watched};
