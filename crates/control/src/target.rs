@@ -305,9 +305,9 @@ impl Target {
         let run = Run { boot: self.boot, power_cycles: *self.drives.get(&leg.drive)? };
         let key = Key { epoch: volume.epoch, incarnation: leg.incarnation };
         let named = LegRef { id: id.1, incarnation: leg.incarnation };
+        let errored = self.errored.get(&id).copied().unwrap_or(false);
         let command = match (&volume.phase, leg.state) {
             (Phase::Fencing { confirmed }, LegState::InSync) => {
-                let errored = self.errored.get(&id).copied().unwrap_or(false);
                 let news = confirmed.get(&id.1) != Some(&run) && floor >= key && volume.is_laid(leg);
                 news.then_some(VolumeCommand::ConfirmFence { leg: named, run, errored })?
             }
@@ -319,7 +319,6 @@ impl Target {
                     LegState::Rebuilding { .. } => false,
                 } && !retire::leaves(ledger, id);
                 let fenced = floor > key;
-                let errored = self.errored.get(&id).copied().unwrap_or(false);
                 let doubtful = errored && !matches!(state, LegState::Suspect { .. });
                 let command = if doubtful {
                     VolumeCommand::LegSuspect(named)

@@ -60,7 +60,7 @@ number! {
     MapSequence(u32), "s"
 }
 number! {
-    /// How often a drive has been switched on, by its own account.
+    /// How often a drive may have forgotten what it had acknowledged, as its node counts: it had lost its power, or was away.
     PowerCycles(u32), ""
 }
 

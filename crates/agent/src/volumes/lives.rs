@@ -5,7 +5,8 @@
 //! given out only when they have been let go, or confirmed again. A drive whose medium has lost something since a leg was given out says so
 //! when that leg is fenced.
 //!
-//! Invariants: the count only grows, over restarts too, and is on disk before anybody is told. Nothing here waits for a drive.
+//! Invariants: the count only grows, over restarts too, and is on disk before anybody is told. A drive is
+//! asked in a task of its own, and nobody waits for that.
 //!
 //! On failure: [`StoreError`]. A drive that nothing is known of goes on with the ledger's count: who has lost this file has lost its floors
 //! beside it, and takes no part.
@@ -17,6 +18,7 @@ use super::uevents;
 use crate::store::{Store, StoreError};
 use control::State;
 use control::member::Input;
+use control::state::Drive;
 use control::target::{Event, Key, LegOf};
 use model::{BootId, DriveId, DriveSerial, NodeId, PowerCycles};
 use serde::{Deserialize, Serialize};
@@ -62,7 +64,8 @@ impl Life {
         let before = last.filter(|life| life.boot == boot).and_then(|life| life.power_cycles);
         let told = power_cycles.or(before);
         let count = last.map_or(known.unwrap_or(FIRST_COUNT), |life| {
-            let same = (life.boot, life.appearance) == (boot, appearance) && told == before.or(told);
+            let was_on = before.is_none_or(|before| told == Some(before));
+            let same = was_on && (life.boot, life.appearance) == (boot, appearance);
             if same { life.count } else { life.count.next() }
         });
         Self { count: count.max(known.unwrap_or_default()), boot, appearance, power_cycles: told }
@@ -157,15 +160,14 @@ pub(super) fn counts(
     state: &State,
     boot: BootId,
 ) -> Result<BTreeMap<DriveId, PowerCycles>, VolumesError> {
-    let own = state.drives.iter().filter(|(_, drive)| drive.node == place.node);
-    let count = |(id, drive): (&DriveId, &control::state::Drive)| {
-        let engine = place.own_engine()?;
+    let engine = place.own_engine()?;
+    let count = |(id, drive): (DriveId, &Drive)| {
         let device = engine.drive(&drive.serial).ok();
         let appearance = device.and_then(|device| engine.appearance(&device));
         let seen = appearance.map(|appearance| Sight { boot, appearance, power_cycles: None });
-        Ok((*id, place.lives.see(&drive.serial, drive.power_cycles, seen)?))
+        Ok((id, place.lives.see(&drive.serial, drive.power_cycles, seen)?))
     };
-    own.map(count).collect()
+    own(state, place.node).map(count).collect()
 }
 
 /// Looks at this node's drives whenever one of them has begun anew, or the ledger has got one more, and tells control their counts.
@@ -187,8 +189,8 @@ impl Watch {
         });
         let mut drives: BTreeMap<DriveId, Arc<Notify>> = BTreeMap::new();
         loop {
-            for (id, serial) in own(&self.ledger.now(), self.place.node) {
-                drives.entry(id).or_insert_with(|| self.follow(id, serial));
+            for (id, drive) in own(&self.ledger.now(), self.place.node) {
+                drives.entry(id).or_insert_with(|| self.follow(id, drive.serial.clone()));
             }
             tokio::select! {
                 () = news.notified() => drives.values().for_each(|drive| drive.notify_one()),
@@ -286,9 +288,8 @@ impl One {
     }
 }
 
-fn own(state: &State, node: NodeId) -> Vec<(DriveId, DriveSerial)> {
-    let own = state.drives.iter().filter(|(_, drive)| drive.node == node);
-    own.map(|(id, drive)| (*id, drive.serial.clone())).collect()
+fn own(state: &State, node: NodeId) -> impl Iterator<Item = (DriveId, &Drive)> {
+    state.drives.iter().filter(move |(_, drive)| drive.node == node).map(|(id, drive)| (*id, drive))
 }
 
 #[cfg(test)]

@@ -58,10 +58,7 @@ impl Ends {
     /// Waits for the end of a ledger's Raft, and then for a disk on which another run of the agent can open it.
     pub(super) fn watch(self: &Arc<Self>, ledger: &Ledger, store: &Store) -> AbortHandle {
         let (ends, ledger, directory) = (Arc::clone(self), ledger.clone(), store.directory().to_owned());
-        let watching = async move {
-            let why = ledger.stopped().await;
-            ends.follow(why, &directory).await;
-        };
+        let watching = async move { ends.follow(ledger.stopped().await, &directory).await };
         tokio::spawn(watching).abort_handle()
     }
 
