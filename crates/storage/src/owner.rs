@@ -75,6 +75,8 @@ pub enum Step {
     Mark(Way, Base),
     /// Mark it once more, on every leg: md has not written what others have marked onto a leg that was not in it.
     MarkAgain(Way),
+    /// Give the array so many places, while nothing is in flight in it; fails if that does not come about soon.
+    AddPlace(u32),
     /// Fails if the leg is already in sync by itself.
     CheckNotInSync(Way),
     /// Let the copy that begins next wait before its first chunk.
@@ -392,8 +394,7 @@ pub fn rebuild(
     }
     let taken: BTreeSet<u32> = array.members.values().filter_map(|member| member.slot).collect();
     let slot = (0..array.room).find(|slot| !taken.contains(slot));
-    // Writes that failed while `raid_disks` changes are freed with the new number (6.1 has no 2cc583653bbe, "md: suspend array while updating raid_disks via
-    // sysfs"), and one that waits in a gate would hold md's lock against whoever lets that gate go.
+    // Nothing may be in flight while the array gets a place more, and without a path it would not end.
     let whole = !array.members.values().any(Member::failed) && without_path(seen).is_empty();
     if slot.is_none() && !whole {
         return Err(Refused::NotWhole(leg));
@@ -409,7 +410,7 @@ pub fn rebuild(
     steps.extend(site.reach(seen, way, node));
     steps.extend([Step::AwaitIdle, Step::HoldCopy]);
     // All places are taken by legs in sync: this one is to replace one of them, which stays until it is in sync, too.
-    let grow = slot.is_none().then(|| Step::Set("raid_disks", (array.room + 1).to_string()));
+    let grow = slot.is_none().then(|| Step::AddPlace(array.room + 1));
     steps.extend(grow);
     steps.push(Step::Mark(way, base));
     steps.extend(add(site, way));

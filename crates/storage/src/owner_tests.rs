@@ -140,6 +140,8 @@ impl Kernel {
                 return started.then_some(()).ok_or("written before it is whole");
             }
             Step::Mark(way, _) => drop(self.marked.insert(way.leg())),
+            Step::AddPlace(room) if self.array()?.action == "frozen" => self.array()?.room = *room,
+            Step::AddPlace(_) => return Err("given a place while md copies"),
             Step::MarkAgain(_) => self.marked_again = true,
             Step::CheckNotInSync(way) => {
                 let by_itself = self.array()?.members[&way.leg()].has("in_sync");
@@ -179,11 +181,7 @@ impl Kernel {
         match name {
             "raid_disks" => {
                 let array = self.array()?;
-                let room = value.parse().unwrap();
-                if running && (array.action != "frozen" || room <= array.room) {
-                    return Err("given fewer places, or while md copies");
-                }
-                array.room = room;
+                array.room = value.parse().unwrap();
             }
             "array_state" => {
                 let whole =
@@ -218,7 +216,6 @@ impl Kernel {
         }
         if running
             && ![
-                "raid_disks",
                 "sync_action",
                 "resync_start",
                 "sync_max",

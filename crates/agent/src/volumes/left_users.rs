@@ -33,6 +33,10 @@ impl LeftUsers {
         let asked = Arc::clone(&over);
         let lease_end = LeaseNote::open(lease_note::FILE.as_ref(), boot).map_or(Moment(0), |note| note.end());
         let look_after = move || {
+            // Whom an earlier run had wait while an array got a place more could not even be killed.
+            if let Err(error) = engine_of_nobody().and_then(|engine| engine.let_users_go_on()) {
+                warn!("can't see whether users are kept waiting: {}", crate::chain(&error));
+            }
             while !asked.load(Ordering::SeqCst) {
                 if is_time(Moment(clock::uptime_ms()), lease_end) {
                     if let Err(error) = engine_of_nobody().and_then(|engine| openers::kill_all(&engine)) {

@@ -130,6 +130,11 @@ enum Order {
         incarnation: Incarnation,
         node: NodeId,
     },
+    /// Has users wait for so long, if what they have in flight ends within a bound.
+    Wait {
+        bound_ms: u64,
+        ms: u64,
+    },
     /// Waits until a leg's gate has no path; then lets go of it and releases it at once, as if the ledger had agreed in no time.
     Guard {
         epoch: u32,
@@ -255,15 +260,17 @@ fn run(here: &Here, order: Order) -> Result<(), Box<dyn Error>> {
             let number = seen.array.as_ref().map_or(0, |array| array.epoch.number);
             carry(number, owner::stop(&site, &seen))
         }
+        Order::Wait { bound_ms, ms } => {
+            let pause = || std::thread::sleep(Duration::from_millis(ms));
+            Ok(engine.while_users_wait(site.volume, Duration::from_millis(bound_ms), pause)?)
+        }
         Order::Tend { seconds } => tend(&engine, &site, seconds),
         Order::Reach { epoch: number, leg, incarnation, node } => {
             carry(number, reach(&site, epoch(number), (leg, incarnation, node)))?;
             told(&name::gate((here.volume, leg), epoch(number)))
         }
         Order::Guard { epoch: number, leg, seconds } => {
-            await_no_path(&engine, &site, leg, seconds)?;
-            carry(number, owner::let_go(&site, &seen()?, epoch(number), leg)?)?;
-            carry(number, owner::release(&site, &seen()?, epoch(number), &BTreeSet::from([leg]))?)
+            guard(&engine, &site, (epoch(number), leg), seconds, |steps| carry(number, steps))
         }
         order => as_target(here, &engine, order),
     }
@@ -375,6 +382,30 @@ fn tend(engine: &Engine, site: &Site, seconds: u64) -> Result<(), Box<dyn Error>
             println!("{:>8.1?} {leg} has a path", began.elapsed());
         }
         known = now;
+    }
+    Ok(())
+}
+
+/// Lets go of a leg when it has no path, and answers md for it until the time is over: what was in flight fails one after the other, and md
+/// asks each time.
+fn guard(
+    engine: &Engine,
+    site: &Site,
+    (epoch, leg): (Epoch, LegId),
+    seconds: u64,
+    carry: impl Fn(Vec<owner::Step>) -> Result<(), Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    await_no_path(engine, site, leg, seconds)?;
+    carry(owner::let_go(site, &engine.seen_owner(site)?, epoch, leg)?)?;
+    while Instant::now() < deadline {
+        let now = engine.seen_owner(site)?;
+        let is_in = now.array.as_ref().is_some_and(|array| array.members.contains_key(&leg));
+        if is_in || owner::look(&now).waits {
+            let released = carry(owner::release(site, &now, epoch, &BTreeSet::from([leg]))?);
+            released.unwrap_or_else(|why| println!("not released yet: {why}"));
+        }
+        engine.wait_for_gates(Duration::from_millis(20))?;
     }
     Ok(())
 }

@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// How long the first write may take: a path that is lost meanwhile is found by the owner, who orders anew.
 const FIRST_WRITE_BOUND: Duration = Duration::from_secs(10);
 
+/// How long what users have in flight may take before an array gets a place more, while they wait: much less than a path's stall.
+const IDLE_BOUND: Duration = Duration::from_millis(500);
+
 /// How long what was in flight before a copy may take: longer than a path's stall, and than the owner's patience with a leg.
 const QUIET_BOUND: Duration = Duration::from_secs(10);
 
@@ -61,6 +64,7 @@ pub(super) fn carry(engine: &Engine, site: &Site, epoch: Epoch, step: &Step) -> 
         Step::Remove(way) => md::remove(&array, engine.number_of(&way.device())?.minor)?,
         Step::MakeTop(bytes) => engine.dm.create(&name::top(site.volume), &top_table(&array, *bytes)?)?,
         Step::LoadTop(bytes) => engine.dm.load(&name::top(site.volume), &top_table(&array, *bytes)?)?,
+        Step::AddPlace(room) => add_place(engine, site, &array, *room)?,
         Step::SwapTop => engine.dm.swap(&name::top(site.volume))?,
         Step::RemoveTop => engine.dm.remove(&name::top(site.volume))?,
         Step::Clear => {
@@ -71,6 +75,16 @@ pub(super) fn carry(engine: &Engine, site: &Site, epoch: Epoch, step: &Step) -> 
         }
     }
     Ok(())
+}
+
+/// Gives an array a place more while nothing is in flight in it: what fails while `raid_disks` changes is freed with the new number (6.1 has not commit
+/// 2cc583653bbe, which ends that), and what waits in a gate would hold md's lock against whoever lets that gate go.
+fn add_place(engine: &Engine, site: &Site, array: &str, room: u32) -> Result<(), StepError> {
+    let set = || md::set(array, "raid_disks", &room.to_string());
+    if engine.top(site.volume)?.is_none() {
+        return Ok(set()?);
+    }
+    Ok(engine.while_users_wait(site.volume, IDLE_BOUND, set)??)
 }
 
 fn top_table(array: &str, bytes: u64) -> Result<Vec<Target>, StepError> {

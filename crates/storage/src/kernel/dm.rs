@@ -44,6 +44,7 @@ const STATUS_TABLE_FLAG: u32 = 1 << 4;
 const SUSPEND_FLAG: u32 = 1 << 1;
 const SKIP_LOCKFS_FLAG: u32 = 1 << 10;
 const NOFLUSH_FLAG: u32 = 1 << 11;
+const INACTIVE_PRESENT_FLAG: u32 = 1 << 6;
 const BUFFER_FULL_FLAG: u32 = 1 << 8;
 
 /// Device-mapper refused.
@@ -262,6 +263,26 @@ impl Dm {
 
     fn resume(&self, name: &str) -> Result<(), DmError> {
         self.call("resume", DEV_SUSPEND, name, 0, &[], 0).map(drop)
+    }
+
+    /// Waits until nothing is in flight through a device and has what comes wait. Ended by a signal, it changes nothing. A filesystem
+    /// above is not frozen.
+    pub(super) fn suspend(&self, name: &str) -> Result<(), DmError> {
+        self.call("suspend", DEV_SUSPEND, name, SUSPEND_FLAG | SKIP_LOCKFS_FLAG, &[], 0).map(drop)
+    }
+
+    /// Lets a device that is suspended go on; another one is left alone.
+    pub(super) fn go_on(&self, name: &str) -> Result<(), DmError> {
+        if self.flags(name)? & SUSPEND_FLAG != 0 { self.resume(name) } else { Ok(()) }
+    }
+
+    /// Whether a table is loaded that is not used yet.
+    pub(super) fn has_table_ready(&self, name: &str) -> Result<bool, DmError> {
+        Ok(self.flags(name)? & INACTIVE_PRESENT_FLAG != 0)
+    }
+
+    fn flags(&self, name: &str) -> Result<u32, DmError> {
+        Ok(u32_at(&self.call("ask", DEV_STATUS, name, 0, &[], 0)?, 28))
     }
 
     /// Gives a device another table. What its old one queues goes through the new one (`noflush`).

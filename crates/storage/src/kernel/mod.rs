@@ -14,6 +14,7 @@ mod carry_target;
 mod dm;
 mod drive_life;
 mod fabrics;
+mod idle;
 mod load;
 mod maps_io;
 mod md;
@@ -357,6 +358,23 @@ impl Engine {
     pub fn top(&self, volume: model::VolumeId) -> Result<Option<PathBuf>, StepError> {
         let info = self.dm.info(&crate::name::top(volume))?;
         Ok(info.map(|info| PathBuf::from(format!("/dev/dm-{}", info.number.minor))))
+    }
+
+    /// Does something while users of a volume have nothing in flight, if that comes about within a bound; what they begin meanwhile waits.
+    pub fn while_users_wait<T>(
+        &self,
+        volume: model::VolumeId,
+        bound: Duration,
+        work: impl FnOnce() -> T,
+    ) -> Result<T, StepError> {
+        Ok(idle::while_idle(&self.dm, &crate::name::top(volume), bound, work)?)
+    }
+
+    /// Lets users of all volumes go on whom an engine had wait that was killed meanwhile.
+    pub fn let_users_go_on(&self) -> Result<(), StepError> {
+        let names = self.dm.names()?;
+        let mut tops = names.iter().filter(|name| crate::name::of_top(name).is_some());
+        tops.try_for_each(|name| Ok(self.dm.go_on(name)?))
     }
 
     /// How long that device is, bytes.

@@ -17,6 +17,8 @@ use workload::measure::{Figures, Order};
 
 /// As long as a node's hands let a command run.
 const LIMIT: Duration = hands::LIMIT_MAX;
+/// How long two programs beside each other may take, seconds: less than that.
+const BESIDE_S: u8 = 50;
 /// A node's return: boot, links.
 const RETURN_BOUND: Duration = Duration::from_mins(1);
 /// How much a volume holds, bytes.
@@ -152,9 +154,15 @@ impl<'a> Bench<'a> {
     ) -> Result<impl Future<Output = Result<(Figures, String), RunError>> + use<>, RunError> {
         let (site, order) =
             (self.site(&self.owner, *volume), serde_json::to_string(order).unwrap_or_default());
+        // Writes may hang for good: then what the engine did says more than that they do.
         let script = format!(
-            "/bin/storage-trial '{site}' '{waiting}' >/run/waiting 2>&1 & \
-             /bin/workload measure '{order}' || exit 1; wait; /bin/busybox cat /run/waiting"
+            "/bin/storage-trial '{site}' '{waiting}' >/run/waiting 2>&1 & waiting=$!; \
+             /bin/workload measure '{order}' >/run/measured 2>&1 & measured=$!; \
+             for i in $(/bin/busybox seq {BESIDE_S}); do \
+             kill -0 $measured 2>/dev/null || kill -0 $waiting 2>/dev/null || break; /bin/busybox sleep 1; done; \
+             /bin/busybox cat /run/measured /run/waiting; kill -0 $measured 2>/dev/null || exit 0; \
+             /bin/busybox grep . /sys/block/md*/md/array_state /sys/block/md*/md/dev-*/state; \
+             /bin/busybox dmesg | /bin/busybox tail -n 40"
         );
         let (hands, owner) = (self.node(&self.owner)?.hands_or_lab_error().await?, self.owner.clone());
         Ok(async move {
