@@ -13,7 +13,7 @@ use super::owner::{LOOK_HURRIED, One, at};
 use super::shell::blocking;
 use api::GivenLegRequest;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use storage::kernel::StepError;
 use storage::name::GivenLeg;
@@ -26,32 +26,43 @@ const BOUNCE_LIMIT: Duration = Duration::from_secs(15);
 /// How long it may take until the host sees that its connections were shut, and until one is made anew.
 const SHUT_LIMIT: Duration = Duration::from_secs(2);
 const RECONNECT_LIMIT: Duration = Duration::from_secs(8);
-/// How long after a bounce the next one of the same leg comes: longer than one may take, so that no two overlap, and than control waits for
-/// a path.
+/// How long after a bounce has begun that did not end well the next one of the same leg comes: longer than one may take, so that no two overlap.
 const BOUNCE_AGAIN: Duration = Duration::from_secs(30);
+/// How long after one that ended well: longer than control waits for a path, so that a leg that loses its path again and again is let go.
+const WELL_AGAIN: Duration = Duration::from_secs(5);
 
-/// When which leg was bounced: one that loses its path again soon after is not worth another, unless it is the last there is.
-#[derive(Default)]
-pub(super) struct Bounces(BTreeMap<GivenLeg, Instant>);
+/// From when on which leg may be bounced again: one that loses its path soon after is not worth another.
+#[derive(Clone, Default)]
+pub(super) struct Bounces(Arc<Mutex<BTreeMap<GivenLeg, Instant>>>);
 
 impl Bounces {
-    /// Whether it is time for one; then it is taken to be made now.
-    pub(super) fn is_due(&mut self, given: GivenLeg, now: Instant) -> bool {
-        let due = self.0.get(&given).is_none_or(|last| now.duration_since(*last) >= BOUNCE_AGAIN);
+    /// Whether it is time for one; then it is taken to begin now.
+    pub(super) fn is_due(&self, given: GivenLeg, now: Instant) -> bool {
+        let mut from = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = from.get(&given).is_none_or(|from| now >= *from);
         if due {
-            self.0.retain(|other, _| other.leg != given.leg);
-            self.0.insert(given, now);
+            from.retain(|other, _| other.leg != given.leg);
+            from.insert(given, now + BOUNCE_AGAIN);
         }
         due
+    }
+
+    /// The last one of a leg that is still given out so has ended well.
+    fn ended_well(&self, given: GivenLeg, now: Instant) {
+        let mut from = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        from.entry(given).and_modify(|from| *from = now + WELL_AGAIN);
     }
 }
 
 impl One {
     /// A gate that has given its path up gets it back, when its target has shut what was before and nothing of it is in flight, and a
     /// connection lives that was made since.
-    pub(super) async fn bounce(self, given: GivenLeg) {
+    pub(super) async fn bounce(self, given: GivenLeg, bounces: Bounces) {
         match self.bounced(given).await {
-            Ok(()) => info!("the path to {given} is used again"),
+            Ok(()) => {
+                bounces.ended_well(given, Instant::now());
+                info!("the path to {given} is used again");
+            }
             Err(error) => info!("the path to {given} is not used again: {}", crate::chain(&error)),
         }
     }
@@ -111,11 +122,19 @@ mod tests {
     #[test]
     fn a_leg_that_loses_its_path_again_soon_is_not_bounced_again_soon() {
         let leg = |incarnation: u32| -> GivenLeg { format!("3-2-1.1-{incarnation}").parse().unwrap() };
-        let (mut bounces, begin) = (Bounces::default(), Instant::now());
+        let (bounces, begin) = (Bounces::default(), Instant::now());
         assert!(bounces.is_due(leg(1), begin));
         assert!(!bounces.is_due(leg(1), begin + BOUNCE_AGAIN / 2));
         assert!(bounces.is_due(leg(2), begin + BOUNCE_AGAIN / 2));
         assert!(bounces.is_due(leg(2), begin + BOUNCE_AGAIN * 2));
-        assert_eq!(bounces.0.len(), 1);
+        let well = begin + BOUNCE_AGAIN * 2 + WELL_AGAIN;
+        bounces.ended_well(leg(2), well);
+        assert!(!bounces.is_due(leg(2), well + WELL_AGAIN / 2));
+        assert!(bounces.is_due(leg(2), well + WELL_AGAIN));
+        // One that ends late tells nothing of the leg as it is given out since.
+        assert!(bounces.is_due(leg(3), well + WELL_AGAIN));
+        bounces.ended_well(leg(2), well + WELL_AGAIN);
+        assert!(!bounces.is_due(leg(3), well + WELL_AGAIN * 2));
+        assert_eq!(bounces.0.lock().unwrap().len(), 1);
     }
 }

@@ -478,7 +478,7 @@ impl One {
     /// looks again and again. Told to look at once, it does so a few times: the kernel takes a moment to see that a connection is gone.
     async fn watch(self, look: Arc<Notify>) {
         let mut known: Option<(BTreeSet<LegId>, Option<owner::Array>)> = None;
-        let mut bounces = Bounces::default();
+        let bounces = Bounces::default();
         let mut stirs = Stirs::default();
         let (mut pause, mut hurried) = (LOOK_EVERY, 0);
         loop {
@@ -493,7 +493,7 @@ impl One {
             stirs.follow(seen.array.as_ref(), move || at(id, &shared.place, &shared.ledger)).await;
             for given in owner::to_bounce(&seen).into_values() {
                 if bounces.is_due(given, Instant::now()) {
-                    tokio::spawn(self.clone().bounce(given));
+                    tokio::spawn(self.clone().bounce(given, bounces.clone()));
                 }
             }
             let settled = owner::is_settled(&seen);
