@@ -25,7 +25,7 @@ use model::ClusterSpec;
 use serde::Deserialize;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 38] = [
+const BUILT_IN: [(&str, &str); 39] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -45,6 +45,7 @@ const BUILT_IN: [(&str, &str); 38] = [
     ("volume-slow-drive", include_str!("../suites/volume-slow-drive.toml")),
     ("volume-rack-loss", include_str!("../suites/volume-rack-loss.toml")),
     ("volume-ten-losses", include_str!("../suites/volume-ten-losses.toml")),
+    ("volume-outage", include_str!("../suites/volume-outage.toml")),
     ("volume-witness-loss", include_str!("../suites/volume-witness-loss.toml")),
     ("volume-network-loss", include_str!("../suites/volume-network-loss.toml")),
     ("volume-room-cut", include_str!("../suites/volume-room-cut.toml")),

@@ -205,22 +205,20 @@ impl Keeper {
     pub async fn end(mut self) -> Result<(), KeepError> {
         self.order(&Order::End).await?;
         let operation = "ending";
-        let ended = async {
-            // Its notices end when it does, and not before all have been read: the last may say what it could not do.
-            let mut failed = None;
-            while let Some(notice) = self.answers.recv().await {
-                if let Notice::Failed { why } = notice {
-                    failed = Some(why);
-                }
+        let silent = |_| KeepError::Silent { operation };
+        // Its notices end when it does, and not before all have been read: the last may say what it could not do. On a busy host each
+        // process takes its time to end, and is told.
+        let mut failed = None;
+        while let Some(notice) =
+            tokio::time::timeout(ANSWER_BOUND, self.answers.recv()).await.map_err(silent)?
+        {
+            if let Notice::Failed { why } = notice {
+                failed = Some(why);
             }
-            self.child.wait().await.map(|_| failed)
-        };
-        match tokio::time::timeout(ANSWER_BOUND, ended).await {
-            Ok(Ok(None)) => Ok(()),
-            Ok(Ok(Some(why))) => Err(KeepError::Refused(why)),
-            Ok(Err(source)) => Err(KeepError::Broken { operation, source }),
-            Err(_) => Err(KeepError::Silent { operation }),
         }
+        let ended = tokio::time::timeout(ANSWER_BOUND, self.child.wait()).await.map_err(silent)?;
+        ended.map_err(|source| KeepError::Broken { operation, source })?;
+        failed.map_or(Ok(()), |why| Err(KeepError::Refused(why)))
     }
 
     async fn order(&mut self, order: &Order) -> Result<(), KeepError> {

@@ -357,8 +357,10 @@ impl Keeper {
         for child in self.children.values() {
             kill(child);
         }
-        for child in self.children.values_mut() {
-            child.wait().ok();
+        for (process, mut child) in std::mem::take(&mut self.children) {
+            if let Ok(status) = child.wait() {
+                self.notify(&Notice::Exited { process, status: in_words(status) });
+            }
         }
         if let Err(error) = fs::remove_dir_all(&self.dir) {
             self.notify(&Notice::Failed {

@@ -55,7 +55,7 @@ pub(super) struct Raw {
     runs: BTreeMap<DriveSerial, BTreeSet<u32>>,
     /// The run that waits at a drive that hangs.
     waiting: Option<(DriveSerial, u32)>,
-    /// What had been written to each drive when it was mended last, bytes.
+    /// What had been written to each drive when it was mended last, or its node got its power back, bytes.
     mended: BTreeMap<DriveSerial, u64>,
 }
 
@@ -116,6 +116,20 @@ impl Runner<'_> {
             }
         };
         Ok(found.map(|drive| Target { node: name, drive }))
+    }
+
+    /// Nodes go on: what had been written to their drives by then.
+    pub(super) fn note_drives_of(&mut self, nodes: &BTreeSet<NodeName>) -> Result<(), RunError> {
+        let drives: Vec<DriveSerial> = nodes
+            .iter()
+            .filter_map(|name| self.lab.nodes().get(name))
+            .flat_map(LabNode::data_drives)
+            .collect();
+        for drive in drives {
+            let written = self.lab.drive_state(&drive)?.written_bytes;
+            self.raw.mended.insert(drive, written);
+        }
+        Ok(())
     }
 
     fn took_at_most(&mut self, target: &Target, mib: u64) -> Result<Seen, RunError> {

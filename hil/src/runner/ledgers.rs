@@ -4,7 +4,7 @@
 
 use super::{POLL, Runner, Seen};
 use crate::run::RunError;
-use crate::suite::{Place, Room};
+use crate::suite::{Place, Room, Step};
 use api::NodeLedger;
 use control::{ClusterCommand, Command};
 use deploy::Member;
@@ -26,17 +26,72 @@ impl Runner<'_> {
 
     /// Fills the disk of a node's ledger; of the leader's, if none is named.
     pub(super) async fn fill_ledger_disk(&mut self, at: Option<(Room, u8)>) -> Result<Seen, RunError> {
-        let name = if let Some(at) = at {
-            self.node_of(at).map(|member| member.name.clone())
-        } else {
-            let views = views(&self.working().members).await;
-            views.iter().find(|(_, view)| view.confirmed).map(|(name, _)| name.clone())
+        let name = match at {
+            Some(at) => self.node_of(at).map(|member| member.name.clone()),
+            None => self.leader().await,
         };
         let Some(name) = name else { return Ok(Seen::not("nobody leads by the word of a quorum")) };
         self.before_a_fault();
         let now = Instant::now();
         let made = self.lab.fill_ledger_disk(&name).await?;
         Ok(self.made(now, &[made]))
+    }
+
+    /// Has leaders stop, one after the other, until one in the room leads; then all of them are there again.
+    pub(super) async fn leader_in(&mut self, room: Room, bound: Duration) -> Result<Seen, RunError> {
+        let begun = Instant::now();
+        let mut stopped = Vec::new();
+        loop {
+            let leader = self.leader().await;
+            if let Some(leader) = &leader
+                && self.room_of(leader) == Some(room)
+            {
+                let after_ms = begun.elapsed().as_millis();
+                return Ok(Seen::held(format!(
+                    "{leader} leads after {after_ms} ms; before it led {stopped:?}"
+                )));
+            }
+            if begun.elapsed() >= bound {
+                return Ok(Seen::not(format!("{leader:?} leads; before it led {stopped:?}")));
+            }
+            let Some(leader) = leader else {
+                sleep(POLL).await;
+                continue;
+            };
+            self.depose(&leader, begun + bound).await?;
+            stopped.push(leader);
+        }
+    }
+
+    /// Whoever leads stops until another one does.
+    async fn depose(&mut self, leader: &NodeName, deadline: Instant) -> Result<(), RunError> {
+        let step = match self.place_of(leader) {
+            Some((room, position)) => Step::KillAgent { room, position },
+            None => Step::Freeze { room: Place::Witness, position: None },
+        };
+        self.break_it(&step).await?;
+        while Instant::now() < deadline && self.leader().await.is_none_or(|next| next == *leader) {
+            sleep(POLL).await;
+        }
+        self.mend().await
+    }
+
+    /// Who leads by the word of a quorum.
+    async fn leader(&self) -> Option<NodeName> {
+        let views = views(&self.working().members).await;
+        views.iter().find(|(_, view)| view.confirmed).map(|(name, _)| name.clone())
+    }
+
+    fn place_of(&self, name: &NodeName) -> Option<(Room, u8)> {
+        let zones = (1..).zip(&self.cluster.spec.zones);
+        zones.into_iter().find_map(|(number, zone)| {
+            let at = zone.nodes.iter().position(|node| node.name == *name)?;
+            Some((Room::try_from(number).ok()?, u8::try_from(at + 1).ok()?))
+        })
+    }
+
+    fn room_of(&self, name: &NodeName) -> Option<Room> {
+        self.place_of(name).map(|(room, _)| room)
     }
 
     /// The ledger is used until those whose disk is full have stopped.

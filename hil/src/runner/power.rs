@@ -66,6 +66,7 @@ impl Runner<'_> {
         // Who lost its power for a moment is broken until it answers.
         let is_cycle = matches!(step, Step::PowerCycle { .. });
         if !is_cycle {
+            self.note_drives_of(&names)?;
             self.undo(step).await?;
         }
         let made = or_failure(self.made_their_links(&names, since, deadline).await);

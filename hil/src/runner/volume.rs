@@ -31,8 +31,8 @@ use tokio::time::{Instant, sleep};
 use workload::choice::Pattern;
 use workload::writer::Config;
 
-/// How much of the volume is written again and again.
-const WARM_BLOCKS: u32 = 256;
+/// Blocks of a MiB.
+const MIB_BLOCKS: u32 = 256;
 /// How long the workload has to end: a write that waits for the ledger must come to its end first.
 const STOP_BOUND: Duration = Duration::from_secs(30);
 
@@ -60,7 +60,8 @@ struct Pace {
     in_flight: u8,
     pause_ms: u16,
     flush_every: u64,
-    warm_percent: u8,
+    /// Where writes go.
+    pattern: Pattern,
 }
 
 impl Runner<'_> {
@@ -72,10 +73,11 @@ impl Runner<'_> {
                 let made = self.make_volume((*size_mib, *mirror), *room, ms(*within_ms)).await;
                 Ok(super::or_failure(made))
             }
-            Step::StartWriting { in_flight, pause_ms, flush_every, warm_percent, within_ms } => {
-                let (in_flight, pause_ms) = (*in_flight, *pause_ms);
-                let (flush_every, warm_percent) = (*flush_every, *warm_percent);
-                let pace = Pace { in_flight, pause_ms, flush_every, warm_percent };
+            Step::StartWriting { in_flight, pause_ms, flush_every, warm_percent, warm_mib, within_ms } => {
+                let (in_flight, pause_ms, flush_every) = (*in_flight, *pause_ms, *flush_every);
+                let warm_blocks = u32::from(*warm_mib) * MIB_BLOCKS;
+                let pattern = Pattern { warm_blocks, warm_percent: *warm_percent };
+                let pace = Pace { in_flight, pause_ms, flush_every, pattern };
                 self.start_writing(pace, ms(*within_ms)).await
             }
             Step::WritesGoOn { within_ms } => {
@@ -84,6 +86,10 @@ impl Runner<'_> {
             }
             Step::KeepsWriting { for_ms, gap_at_most_ms } => {
                 let seen = or_unreadable(self.keeps_writing(ms(*for_ms), ms(*gap_at_most_ms)).await);
+                self.if_it_runs(seen).await
+            }
+            Step::HasWritten { mib, within_ms } => {
+                let seen = or_unreadable(self.has_written(*mib, ms(*within_ms)).await);
                 self.if_it_runs(seen).await
             }
             Step::KeptWriting { gap_at_most_ms } => {
@@ -110,6 +116,7 @@ impl Runner<'_> {
             Step::ReplaceDrive { room, position, gap_at_most_ms, within_ms } => {
                 Ok(self.replace_drive((*room, *position), ms(*gap_at_most_ms), ms(*within_ms)).await)
             }
+            Step::LeaderIn { room, within_ms } => self.leader_in(*room, ms(*within_ms)).await,
             Step::VotersWork { within_ms } => Ok(self.voters_work(ms(*within_ms)).await),
             Step::OldOwnerIsSilent { for_ms } => {
                 Ok(or_unreadable(self.old_owner_is_silent(ms(*for_ms)).await))
@@ -248,7 +255,7 @@ impl Runner<'_> {
 
     async fn start_writing(
         &mut self,
-        Pace { in_flight, pause_ms, flush_every, warm_percent }: Pace,
+        Pace { in_flight, pause_ms, flush_every, pattern }: Pace,
         bound: Duration,
     ) -> Result<Seen, RunError> {
         if self.volume.as_ref().is_some_and(|tested| tested.writer.is_some()) {
@@ -275,7 +282,7 @@ impl Runner<'_> {
             seed: random.rotate_left(run),
             in_flight,
             pause_ms,
-            pattern: Pattern { warm_blocks: WARM_BLOCKS, warm_percent },
+            pattern,
             flush_every,
             writes: None,
         };
@@ -380,6 +387,33 @@ impl Runner<'_> {
             writer.look()?;
         }
         Ok(writer.wrote_since(begun, gap_at_most))
+    }
+
+    /// From the first fault on so much was acknowledged, each write counted.
+    async fn has_written(&mut self, mib: u32, bound: Duration) -> Result<Seen, JudgeError> {
+        let Some((fault, _)) = self.faulted else { return Ok(Seen::not("nothing was broken")) };
+        let Some(writer) = self.volume.as_mut().and_then(|tested| tested.writer.as_mut()) else {
+            return Ok(Seen::not("nobody writes"));
+        };
+        let wanted = u64::from(mib) * u64::from(MIB_BLOCKS);
+        loop {
+            writer.look()?;
+            let since_us = writer.clock.node_us(fault);
+            let done = acknowledged(writer.records(), writer.run);
+            let count =
+                done.iter().filter(|write| since_us.is_some_and(|since| write.ended_us >= since)).count()
+                    as u64;
+            let after_ms = milliseconds(fault.elapsed());
+            let what =
+                format!("{count} writes of 4 KiB, {} MiB, in {after_ms} ms", count / u64::from(MIB_BLOCKS));
+            if count >= wanted {
+                return Ok(Seen::held(what));
+            }
+            if fault.elapsed() >= bound {
+                return Ok(Seen::not(what));
+            }
+            sleep(super::POLL).await;
+        }
     }
 
     /// From the first fault on acknowledgements came.

@@ -33,7 +33,7 @@ impl Step {
 
     /// Whether machines or cables are in another state after it: management has to find its ways anew.
     pub fn disturbs(&self) -> bool {
-        self.is_fault() || matches!(self, Self::Judge {})
+        self.is_fault() || matches!(self, Self::Judge {} | Self::LeaderIn { .. })
     }
 
     /// Whose power it is about, or who freezes or goes on.

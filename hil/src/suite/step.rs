@@ -429,9 +429,12 @@ pub enum Step {
         /// After how many writes a flush follows; 0: never.
         #[serde(default)]
         flush_every: u64,
-        /// How many of a hundred writes go to the first MiB of the volume, over and over; the others go anywhere.
+        /// How many of a hundred writes go to the beginning of the volume, over and over; the others go anywhere behind.
         #[serde(default = "fifty")]
         warm_percent: u8,
+        /// How long that beginning is, MiB.
+        #[serde(default = "one_mib")]
+        warm_mib: u16,
         /// The bound for the first acknowledgement, milliseconds.
         within_ms: u64,
     },
@@ -446,6 +449,13 @@ pub enum Step {
         for_ms: u64,
         /// The longest time between two acknowledgements, milliseconds.
         gap_at_most_ms: u64,
+    },
+    /// So much has been acknowledged, from the first fault on, within a bound from it.
+    HasWritten {
+        /// How much in all, MiB.
+        mib: u32,
+        /// The bound, milliseconds.
+        within_ms: u64,
     },
     /// Since the first fault writes were acknowledged, none of two too long after the other.
     KeptWriting {
@@ -524,6 +534,13 @@ pub enum Step {
         /// The bound, milliseconds.
         within_ms: u64,
     },
+    /// The ledger's leader is in a room: until it is, whoever leads loses its agent, or stands still if that is the witness.
+    LeaderIn {
+        /// The room.
+        room: Room,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
     /// Everybody who votes works, and no change of voters is under way, within a bound from now on.
     VotersWork {
         /// The bound, milliseconds.
@@ -563,6 +580,10 @@ fn eight() -> u8 {
 
 fn fifty() -> u8 {
     50
+}
+
+fn one_mib() -> u16 {
+    1
 }
 
 fn twenty() -> u16 {

@@ -231,6 +231,9 @@ fn volume(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         }
         Step::StartWriting { in_flight, .. } => write!(f, "the workload writes, {in_flight} at a time"),
         Step::WritesGoOn { within_ms } => write!(f, "writes go on within {within_ms} ms"),
+        Step::HasWritten { mib, within_ms } => {
+            write!(f, "{mib} MiB have been written since the first fault, within {within_ms} ms")
+        }
         Step::KeepsWriting { for_ms, gap_at_most_ms } => {
             write!(f, "for {for_ms} ms no two acknowledgements are more than {gap_at_most_ms} ms apart")
         }
@@ -264,6 +267,9 @@ fn volume(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         }
         Step::ReplaceDrive { room, position, within_ms, .. } => {
             write!(f, "the drive with the leg of node {position} of {room} is replaced within {within_ms} ms")
+        }
+        Step::LeaderIn { room, within_ms } => {
+            write!(f, "the ledger's leader is in {room} within {within_ms} ms")
         }
         Step::VotersWork { within_ms } => write!(f, "everybody who votes works within {within_ms} ms"),
         Step::OldOwnerIsSilent { for_ms } => {
