@@ -2,7 +2,7 @@
 //!
 //! One function each, used by all tests, the model check and the simulation: [`check`] and [`check_step`].
 
-use crate::state::{Leg, LegState, Phase, State, Volume};
+use crate::state::{Cache, Drive, Leg, LegState, Phase, Run, State, Volume};
 use model::{
     CHUNK_BYTES, DriveId, Epoch, Extent, Geometry, LegId, Provision, SLAB_BYTES, SLABS_OFFSET_BYTES, Sizes,
     VolumeId,
@@ -45,6 +45,10 @@ pub enum Broken {
     /// A leg is in sync again only under a new incarnation, or by an override in a new epoch.
     #[error("{0}: {1} is in sync again by itself")]
     InSyncByItself(VolumeId, LegId),
+    /// Within an epoch a leg is known in another run only when it was given out anew; as it is, only if it is the last in sync, the owner's own, in the
+    /// owner's boot, on a drive that forgets nothing.
+    #[error("{0}: {1} is of another run by itself")]
+    OtherRun(VolumeId, LegId),
     /// In one epoch a volume has one owner.
     #[error("{0} has two owners in epoch {1}")]
     TwoOwners(VolumeId, Epoch),
@@ -244,6 +248,7 @@ pub fn check_step(before: &State, after: &State) -> Vec<Broken> {
             broken.push(Broken::TwoOwners(*id, new.epoch));
         }
         check_legs(*id, old, new, &mut broken);
+        check_runs(after, *id, old, new, &mut broken);
     }
     check_taken(before, after, &mut broken);
     broken
@@ -266,6 +271,26 @@ fn check_taken(before: &State, after: &State, broken: &mut Vec<Broken>) {
             if !fine {
                 broken.push(Broken::TakenAway(drive, slab));
             }
+        }
+    }
+}
+
+/// (An activation, which is of an epoch that nothing was given out in, says the run in which each leg was confirmed.)
+fn check_runs(after: &State, id: VolumeId, old: &Volume, new: &Volume, broken: &mut Vec<Broken>) {
+    if new.epoch != old.epoch || old.activated().is_none() {
+        return;
+    }
+    for (leg_id, leg) in &new.legs {
+        let same = |was: &&Leg| was.incarnation == leg.incarnation && was.run != leg.run;
+        let Some(was) = old.legs.get(leg_id).filter(same) else { continue };
+        let sure = |drive: &Drive| drive.cache == Cache::Safe && drive.node == new.owner;
+        let own = after.drives.get(&leg.drive).is_some_and(sure);
+        let boot = |run: Option<Run>| run.map(|run| run.boot);
+        let last = |volume: &Volume| volume.in_sync().map(|(id, _)| id).eq([*leg_id]);
+        let stayed =
+            last(old) && last(new) && boot(was.run) == boot(leg.run) && boot(leg.run) == new.activated();
+        if !(own && stayed && after.same_run(leg)) {
+            broken.push(Broken::OtherRun(id, *leg_id));
         }
     }
 }

@@ -75,6 +75,14 @@ pub enum VolumeCommand {
         /// The present run.
         run: Run,
     },
+    /// A target: the drive of this leg was away, and has forgotten nothing; the leg is the last in sync and stands in the array of its own node
+    /// as it was given out ([`crate::State::stays`]). It counts as given out in the present run.
+    Kept {
+        /// Which leg, as it is.
+        leg: LegRef,
+        /// The present run.
+        run: Run,
+    },
     /// The owner: a leg that is back shall be brought up to date.
     BeginRebuild(LegRef),
     /// The owner: it is, it has been flushed, and maps of this sequence are durable on it.
@@ -368,6 +376,9 @@ pub enum Rejected {
     /// The leg has already been given out anew in this run.
     #[error("the leg has been given out anew already")]
     AlreadyBack,
+    /// It is not the owner's own, or not the last in sync, or its drive may have forgotten something, or it is kept already.
+    #[error("{0} is not kept as it is given out")]
+    NotKept(LegId),
     /// The leg's target has not fenced it and given it out anew in this run.
     #[error("the leg is not back")]
     NotBack,

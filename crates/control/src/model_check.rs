@@ -35,6 +35,7 @@ const ONE_AND_ONE: Config = Config {
     crashes: 0,
     gates: 0,
     errors: 0,
+    pulls: 0,
     handovers: 0,
     coarse: false,
     slow_engine: false,
@@ -98,6 +99,22 @@ fn one_and_one_holds_with_a_slow_engine() {
     holds(config, &[LegCause::Errored, LegCause::Lost], &[VolumeCause::LastLegSuspect]);
 }
 
+/// A drive is pulled and put back, also that of the last leg in sync, which its own node has in its array.
+#[test]
+fn one_and_one_holds_when_a_drive_is_pulled() {
+    use LegCause as L;
+    let config = Config { writes: 1, gates: 1, pulls: 2, ..ONE_AND_ONE };
+    holds(config, &[L::Stayed, L::Kept, L::Lost, L::Returned, L::Rebuilt], &[]);
+}
+
+/// The same where the drive may have forgotten, and while the volume is taken over.
+#[test]
+fn one_and_one_holds_when_a_drive_that_forgets_is_pulled() {
+    let volatile: &[Cache] = &[Cache::Safe, Cache::Volatile];
+    let config = Config { caches: volatile, epochs: 1, writes: 1, pulls: 1, ..ONE_AND_ONE };
+    holds(config, &[LegCause::CacheLost], &[VolumeCause::LastLegSuspect]);
+}
+
 /// Four legs, of which any may be lost on the way.
 #[test]
 fn a_reduced_two_and_two_holds() {
@@ -139,7 +156,16 @@ fn every_broken_rule_is_caught() {
 /// Long random schedules with many faults, safety after every step; then all is mended, and everything must come back.
 #[test]
 fn random_schedules_are_safe_and_end_well() {
-    let many = Config { epochs: 6, writes: 40, crashes: 6, gates: 6, errors: 1, handovers: 3, ..ONE_AND_ONE };
+    let many = Config {
+        epochs: 6,
+        writes: 40,
+        crashes: 6,
+        gates: 6,
+        errors: 1,
+        pulls: 4,
+        handovers: 3,
+        ..ONE_AND_ONE
+    };
     let volatile: &[Cache] = &[Cache::Safe, Cache::Volatile];
     let four = Config { nodes: 4, mirror: Mirror::FourWay, new_owners: &[1, 2, 3, 4], ..many };
     let shapes = [

@@ -397,6 +397,19 @@ impl State {
         self.nodes.get(&node).is_some_and(|node| node.ledger == self.incarnation)
     }
 
+    /// Whether a leg whose drive was away, and has forgotten nothing, stays as it is given out: the last in sync, in the array of its own node, which is
+    /// in the boot in which it was given out. Its owner would never let it go, and what it waits for goes on where it was.
+    pub fn stays(&self, volume: &Volume, (id, leg): (LegId, &Leg)) -> bool {
+        let Some(drive) = self.drives.get(&leg.drive).filter(|drive| drive.cache == Cache::Safe) else {
+            return false;
+        };
+        let boot = leg.run.map(|run| run.boot);
+        let same_boot = boot.is_some()
+            && volume.activated() == boot
+            && self.nodes.get(&drive.node).and_then(|node| node.boot) == boot;
+        same_boot && volume.owner == drive.node && leg.state == LegState::InSync && volume.is_last_in_sync(id)
+    }
+
     /// Whether a leg's target is still in the run in which the leg was last given out.
     pub fn same_run(&self, leg: &Leg) -> bool {
         leg.run.is_some() && leg.run == self.run(leg.drive)

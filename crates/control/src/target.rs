@@ -30,7 +30,7 @@ use crate::bug::{Bug, Bugs};
 use crate::command::{ClusterCommand, Command, LegRef, VolumeCommand};
 use crate::moment::Moment;
 use crate::retire;
-use crate::state::{Cache, Leaving, Leg, LegState, Phase, Run, State, Volume};
+use crate::state::{Leaving, Leg, LegState, Phase, Run, State, Volume};
 use model::{BootId, DriveId, Epoch, Incarnation, LegId, NodeId, PowerCycles, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -252,7 +252,9 @@ impl Target {
         let wanted = self.wanted(ledger, volume, (id.1, leg));
         match self.guard(id) {
             Guard::Fencing { .. } => {}
-            Guard::Given { key, to } if wanted == Some((key, to)) => {}
+            Guard::Given { key, to } if wanted == Some((key, to)) => {
+                effects.extend(self.keep(ledger, id, volume, leg));
+            }
             Guard::Unknown if wanted.is_some() && self.bugs.has(Bug::RestoreExports) => {
                 let (key, to) = wanted.unwrap_or((floor_for(volume, leg, None), self.node));
                 self.give_out(id, key, to, effects);
@@ -286,18 +288,18 @@ impl Target {
             LegState::Suspect { .. } => false,
         };
         let key = Key { epoch: volume.epoch, incarnation: leg.incarnation };
-        let same_run = ledger.same_run(leg)
-            || self.is_kept(ledger, volume, (id, leg))
-            || self.bugs.has(Bug::RestoreExports);
+        let same_run =
+            ledger.same_run(leg) || ledger.stays(volume, (id, leg)) || self.bugs.has(Bug::RestoreExports);
         (in_use && same_run).then_some((key, volume.owner))
     }
 
-    /// Whether a leg whose drive was away and has forgotten nothing stays as it is given out: the last one, in the array of this node itself. Its
-    /// owner would never let it go, and what it waits for goes on where it was.
-    fn is_kept(&self, ledger: &State, volume: &Volume, (id, leg): (LegId, &Leg)) -> bool {
-        let remembers = ledger.drives.get(&leg.drive).is_some_and(|drive| drive.cache == Cache::Safe);
-        let same_boot = leg.run.is_some_and(|run| run.boot == self.boot);
-        remembers && same_boot && volume.owner == self.node && volume.is_last_in_sync(id)
+    /// One that stays as it is given out though its drive was away: the ledger is told, so that it is one like any other when another is in sync, too.
+    fn keep(&self, ledger: &State, id: LegOf, volume: &Volume, leg: &Leg) -> Option<Effect> {
+        let run = Run { boot: self.boot, power_cycles: *self.drives.get(&leg.drive)? };
+        let leg_ref = LegRef { id: id.1, incarnation: leg.incarnation };
+        let news = !ledger.same_run(leg) && ledger.stays(volume, (id.1, leg));
+        let command = VolumeCommand::Kept { leg: leg_ref, run };
+        news.then_some(Effect::Propose(Command::Volume(id.0, volume.epoch, command)))
     }
 
     /// What to tell the ledger about a leg that nobody has.

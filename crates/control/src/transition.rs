@@ -109,6 +109,8 @@ pub enum LegCause {
     Errored,
     /// Its target restarted and gave it out anew; it is the last, and still good.
     Kept,
+    /// Its drive was away and has forgotten nothing; it is the last, and stands in its own node's array as it did.
+    Stayed,
     /// Its target has fenced it and gave it out anew.
     Returned,
     /// The owner begins to copy.
@@ -126,7 +128,7 @@ pub enum LegCause {
 }
 
 /// All that may happen to a leg's state.
-pub const LEGS: [(LegKind, LegCause, LegKind); 20] = {
+pub const LEGS: [(LegKind, LegCause, LegKind); 21] = {
     use LegCause as C;
     use LegKind::{InSync, Rebuilding, Stale, Suspect};
     [
@@ -135,6 +137,7 @@ pub const LEGS: [(LegKind, LegCause, LegKind); 20] = {
         (InSync, C::CacheLost, Suspect),
         (InSync, C::Errored, Suspect),
         (InSync, C::Kept, InSync),
+        (InSync, C::Stayed, InSync),
         (InSync, C::SetAside, Stale),
         (InSync, C::Unproven, Suspect),
         (Stale, C::Returned, Stale),

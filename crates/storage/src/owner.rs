@@ -55,6 +55,8 @@ pub enum Step {
     FailGate(LegId, Epoch),
     /// Take a gate's path away: it queues.
     FailPath(LegId, Epoch),
+    /// Take a gate of that many bytes off its device, once nothing is in flight through it: it queues until it is turned.
+    EmptyGate(LegId, Epoch, u64),
     /// Remove a gate.
     RemoveGate(LegId, Epoch),
     /// Read the bitmaps and maps of these legs, make the union and the new maps durable on all, make the legs equal.
@@ -481,6 +483,13 @@ pub fn stop(site: &Site, seen: &Seen) -> Vec<Step> {
 pub fn cut_off(seen: &Seen, epoch: Epoch, leg: LegId) -> Option<Step> {
     let gate = seen.gates.get(&leg).filter(|gate| gate.local && gate.epoch == epoch && gate.path)?;
     Some(Step::FailPath(leg, gate.epoch))
+}
+
+/// What takes the own leg's gate off its device, after [`cut_off`]: for the last leg in sync, which the array never lets go. Once it is fenced and given out
+/// anew, [`repoint`] leads the gate there.
+pub fn take_off(site: &Site, seen: &Seen, epoch: Epoch, leg: LegId) -> Option<Step> {
+    let gate = seen.gates.get(&leg).filter(|gate| gate.local && gate.epoch == epoch && gate.queues)?;
+    Some(Step::EmptyGate(leg, gate.epoch, site.geometry.leg_bytes()))
 }
 
 #[cfg(test)]

@@ -222,7 +222,7 @@ impl Leg {
 
 /// A leg that was never known in any run is made first: only then may it be confirmed. A local array of an older epoch goes before,
 /// with whoever has it open. One of the same epoch is the present owner's own: the path is taken from it, and its letting go is waited
-/// for, as the device stays busy until then. Says whether the drive's medium has lost anything since the leg was given out.
+/// for, as the device stays busy until then; if it is the last in sync, its gate is taken off the device. Says whether the drive's medium has lost anything since the leg was given out.
 fn fence(place: &Place, ledger: &Ledgers, leg: LegOf, floor: Key) -> Result<bool, VolumesError> {
     let state = ledger.now();
     let engine = place.engine(&state)?;
@@ -241,6 +241,11 @@ fn fence(place: &Place, ledger: &Ledgers, leg: LegOf, floor: Key) -> Result<bool
         }
     }
     if let Some(step) = owner::cut_off(&seen, floor.epoch, leg.1) {
+        engine.carry_owner(&site, floor.epoch, &step)?;
+    }
+    // The last leg in sync its array never lets go: what waits for it goes to it as it is given out next.
+    let last = volume.filter(|volume| is_last_of_own(volume, place.node, leg, floor));
+    if let Some(step) = last.and_then(|_| owner::take_off(&site, &seen, floor.epoch, leg.1)) {
         engine.carry_owner(&site, floor.epoch, &step)?;
     }
     let sizes = volume.map_or(SIZES_OF_NONE, sizes);
@@ -349,6 +354,13 @@ fn bounce(place: &Place, ledger: &Ledgers, leg: LegOf, key: Key) -> Result<(), V
         give_out(place, ledger, leg, key, volume.owner)
     };
     again().map_err(|error| VolumesError::CutShort { given, why: crate::chain(&error) })
+}
+
+/// Whether a leg that is fenced is the last in sync of a volume that this node owns, and is to be given out anew: under the same key nobody would lead its
+/// gate there again.
+fn is_last_of_own(volume: &Volume, node: NodeId, leg: LegOf, floor: Key) -> bool {
+    let last = volume.in_sync().map(|(id, found)| (id, found.incarnation < floor.incarnation));
+    volume.owner == node && volume.epoch == floor.epoch && last.eq([(leg.1, true)])
 }
 
 /// Whether a leg was never made: it is known in no run, and has nothing that others lack. One in sync of a volume that was open has: an

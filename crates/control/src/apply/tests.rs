@@ -407,10 +407,9 @@ fn command(state: &State, log: &[Command], pick: [u8; 4]) -> Command {
     let Some((leg, found)) = volume.legs.iter().nth(usize::from(b) % volume.legs.len()) else {
         return create(pick);
     };
-    let leg_node = state.node_of(found).unwrap();
+    let (leg_node, maps) = (state.node_of(found).unwrap(), volume.map_sequence);
     let leg_run = state.run(found.drive).unwrap_or(run(leg_node, 1, 1));
-    let leg = LegRef { id: *leg, incarnation: found.incarnation };
-    let (owner, maps) = (NodeId(1 + u32::from(c % 4)), volume.map_sequence);
+    let (leg, owner) = (LegRef { id: *leg, incarnation: found.incarnation }, NodeId(1 + u32::from(c % 4)));
     let about = match what % 54 {
         0 => return create(pick),
         1 => {
@@ -471,6 +470,7 @@ fn command(state: &State, log: &[Command], pick: [u8; 4]) -> Command {
         },
         43..=45 => V::Activate,
         50.. => V::Laid { leg, run: leg_run, slabs: found.laid_slabs() + u64::from(c % 4) },
+        47 => V::Kept { leg, run: leg_run },
         46 => V::MapDurable { maps: maps.next() },
         _ => V::Opened { maps: maps.next() },
     };

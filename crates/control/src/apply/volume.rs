@@ -141,6 +141,7 @@ impl<'a> Edit<'a> {
             C::Opened { maps } => self.opened(*maps),
             C::MapDurable { maps } => self.map_durable(*maps),
             C::Reexport { leg, run } => self.reexport(*leg, *run),
+            C::Kept { leg, run } => self.kept(*leg, *run),
             C::BeginRebuild(leg) => self.begin_rebuild(*leg),
             C::LegInSync { leg, maps } => self.leg_in_sync(*leg, *maps),
             C::Close => self.close(),
@@ -400,6 +401,22 @@ impl<'a> Edit<'a> {
             leg.incarnation = leg.incarnation.next();
             leg.run = Some(run);
         });
+        Ok(())
+    }
+
+    /// Nothing of it changes but the run: what was sent to it as it is goes on to reach it.
+    fn kept(&mut self, leg: LegRef, run: Run) -> Result<(), Rejected> {
+        self.is_activated()?;
+        let found = self.leg(leg)?;
+        let registered = self.state.run(found.drive);
+        if registered != Some(run) {
+            return Err(Rejected::OtherRun { registered });
+        }
+        if found.run == registered || !self.state.stays(&self.volume, (leg.id, found)) {
+            return Err(Rejected::NotKept(leg.id));
+        }
+        self.go(leg.id, LegCause::Stayed, LegState::InSync)?;
+        self.volume.legs.entry(leg.id).and_modify(|leg| leg.run = Some(run));
         Ok(())
     }
 

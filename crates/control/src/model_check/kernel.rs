@@ -3,9 +3,9 @@
 use super::world::{Array, Member, NOW, Order, Value, World, node_of};
 use crate::owner::{self, LegLook, Look};
 use crate::state::{Base, Cache};
-use crate::target;
+use crate::target::{self, Key};
 use crate::testing::{VOLUME, volume};
-use model::{DriveId, LegId, NodeId};
+use model::{DriveId, Epoch, LegId, NodeId, PowerCycles};
 use std::collections::BTreeMap;
 
 impl World {
@@ -48,12 +48,46 @@ impl World {
         }
     }
 
-    /// Whether nothing is in flight to a leg, and no local array holds it as it was.
+    /// Whether an array's member has a way to its drive. A local device is there whether its target has given it out or not, unless its drive may have been
+    /// pulled and have forgotten something; a fence takes its gate's path away.
+    pub(super) fn reaches(&self, node: NodeId, epoch: Epoch, leg: LegId, member: Member) -> bool {
+        let key = Key { epoch, incarnation: member.incarnation };
+        let safe = self.ledger.drives[&DriveId(u32::from(leg.0))].cache == Cache::Safe;
+        let cut_off = || self.machines[&node].floors.get(&(VOLUME, leg)).is_some_and(|floor| *floor > key);
+        let local = node_of(leg) == node && safe && !cut_off();
+        local || self.disks[&leg].given == Some((key, node))
+    }
+
+    /// Whether nothing is in flight to a leg, and no local array holds it as it was. The last in sync is never let go: its gate is taken off its device.
     pub(super) fn is_through(&self, leg: LegId) -> bool {
         let Some(floor) = self.disks[&leg].fencing else { return false };
         let member = self.array(node_of(leg)).and_then(|array| array.legs.get(&leg));
         let held = member.is_some_and(|member| member.incarnation < floor.incarnation);
-        self.disks[&leg].queue.is_none() && !held
+        let last = volume(&self.ledger).in_sync().map(|(id, _)| id).eq([leg]);
+        self.disks[&leg].queue.is_none() && (!held || last)
+    }
+
+    /// Whether an owner has been told that a leg has no path, or has let it go.
+    pub(super) fn knows_lost(&self, node: NodeId, leg: LegId) -> bool {
+        let owner::Stage::Up(up) = self.machines[&node].owner.stage() else { return true };
+        up.legs.get(&leg).is_none_or(|held| held.gate != owner::Gate::Path)
+    }
+
+    /// A drive is pulled and put back. What was on its way to it is held by the gate; other nodes' connections are gone, its own node's device stays while
+    /// it is sure that nothing was forgotten.
+    pub(super) fn away(&mut self, leg: LegId) {
+        self.spent.pulls += 1;
+        let (node, drive) = (node_of(leg), DriveId(u32::from(leg.0)));
+        let volatile = self.ledger.drives[&drive].cache == Cache::Volatile;
+        let disk = self.disk(leg);
+        disk.queue = None;
+        disk.power_cycles += 1;
+        if volatile {
+            disk.value = disk.durable;
+        }
+        disk.given.take_if(|(_, to)| volatile || *to != node);
+        let count = PowerCycles(disk.power_cycles);
+        self.tell_target(node, target::Event::DriveReset(drive, count));
     }
 
     pub(super) fn barrier(&mut self, leg: LegId) {
@@ -184,7 +218,9 @@ impl World {
         let Some(array) = self.array(from).cloned() else { return };
         let Some(member) = array.legs.get(&leg) else { return };
         let same = array.writing.as_ref().is_some_and(|(writing, _)| *writing == value);
-        if same && !member.failed && self.reaches(from, array.epoch, leg, *member) {
+        // What an own leg had in flight when its path was taken away is answered all the same.
+        let answered = node_of(leg) == from || self.reaches(from, array.epoch, leg, *member);
+        if same && !member.failed && answered {
             let array = self.machines.get_mut(&from).and_then(|machine| machine.array.as_mut());
             if let Some((_, pending)) = array.and_then(|array| array.writing.as_mut()) {
                 pending.remove(&leg);

@@ -55,6 +55,7 @@ fn is_fault(action: &Action) -> bool {
             | Action::Crash(_)
             | Action::GateLost(..)
             | Action::Error(..)
+            | Action::Away(_)
             | Action::HandOver(..)
             | Action::Close(_)
     )

@@ -34,6 +34,8 @@ pub(super) struct Config {
     pub(super) gates: u8,
     /// Drive errors.
     pub(super) errors: u8,
+    /// Drives that are pulled and put back.
+    pub(super) pulls: u8,
     /// Orderly changes of owner, and orderly closes.
     pub(super) handovers: u8,
     /// Whether writes land, and barriers are through, at once.
@@ -64,8 +66,12 @@ pub(super) enum Action {
     Land(LegId),
     /// A gate has no path.
     GateLost(NodeId, LegId),
+    /// An owner hears that its own leg is fenced.
+    CutOff(NodeId, LegId),
     /// A drive refuses the write.
     Error(NodeId, LegId),
+    /// A drive is pulled and put back.
+    Away(LegId),
     /// A fence's barrier is through.
     Barrier(LegId),
     /// An array is made.
@@ -150,6 +156,7 @@ pub(super) struct Spent {
     pub(super) crashes: u8,
     pub(super) gates: u8,
     pub(super) errors: u8,
+    pub(super) pulls: u8,
     pub(super) handovers: u8,
 }
 
@@ -344,6 +351,9 @@ impl World {
             }
         }
         for (leg, disk) in &self.disks {
+            if self.spent.pulls < self.config.pulls && self.machines[&node_of(*leg)].up {
+                actions.push(Action::Away(*leg));
+            }
             if disk.queue.is_some() {
                 actions.push(Action::Land(*leg));
             } else if self.is_through(*leg) {
@@ -370,6 +380,10 @@ impl World {
             if remote && !member.failed && self.spent.gates < self.config.gates {
                 actions.push(Action::GateLost(node, *leg));
             }
+            let cut_off = !remote && !self.reaches(node, array.epoch, *leg, *member);
+            if cut_off && !member.failed && !self.knows_lost(node, *leg) {
+                actions.push(Action::CutOff(node, *leg));
+            }
             if pending(leg) && free && self.spent.errors < self.config.errors {
                 actions.push(Action::Error(node, *leg));
             }
@@ -379,12 +393,6 @@ impl World {
             actions.extend(others.map(|other| Action::HandOver(node, *other)));
             actions.push(Action::Close(node));
         }
-    }
-
-    /// Whether an array's member has a way to its drive.
-    pub(super) fn reaches(&self, node: NodeId, epoch: Epoch, leg: LegId, member: Member) -> bool {
-        let key = Key { epoch, incarnation: member.incarnation };
-        node_of(leg) == node || self.disks[&leg].given == Some((key, node))
     }
 
     /// Owners hear of the gates that have no path, as they do from keep-alives.
@@ -451,6 +459,8 @@ impl World {
                 self.spent.gates += 1;
                 self.tell_owner(*node, owner::Event::GateLost(*leg));
             }
+            Action::CutOff(node, leg) => self.tell_owner(*node, owner::Event::GateLost(*leg)),
+            Action::Away(leg) => self.away(*leg),
             Action::Error(node, leg) => {
                 self.spent.errors += 1;
                 self.disk(*leg).errored = true;
@@ -558,6 +568,12 @@ fn may_be_taken(ledger: &State, epoch: Epoch, command: &VolumeCommand) -> bool {
         C::LegStale(named) => is(named, &[LegKind::InSync, LegKind::Rebuilding]),
         C::ConfirmFence { leg: named, .. } => is(named, &[LegKind::InSync]),
         C::LegSuspect(named) => !is(named, &[LegKind::Suspect]) && leg(named).is_some(),
+        C::Kept { leg: named, run } => {
+            is(named, &[LegKind::InSync])
+                && leg(named).is_some_and(|found| {
+                    found.run != Some(*run) && ledger.run(found.drive).is_some_and(|present| present <= *run)
+                })
+        }
         C::BeginRebuild(named) => is(named, &[LegKind::Stale]),
         C::LegInSync { leg: named, .. } => is(named, &[LegKind::Rebuilding]),
         C::Reexport { leg: named, run } => leg(named).is_some_and(|found| {

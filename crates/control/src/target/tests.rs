@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::state::Cache;
-use crate::testing::{VOLUME, cluster, must, now, open, run, with_volume};
+use crate::testing::{VOLUME, cluster, must, now, open, register, run, with_volume};
 use model::{LedgerIncarnation, LegId, Mirror, NodeId, Provision, SLAB_BYTES};
 
 const LEG: LegOf = (VOLUME, LegId(1));
@@ -96,8 +96,8 @@ fn a_drive_of_another_node_is_none_of_its_business() {
     assert_eq!(look(&mut target(), &cluster(2, 1, &[Cache::Safe])), []);
 }
 
-/// What the target orders after its drive was away for a moment; `alone`: the other leg is stale by then.
-fn after_it_was_away(cache: Cache, alone: bool) -> Vec<Effect> {
+/// The target and the ledger after its drive was away for a moment, and what it orders then; `alone`: the other leg is stale by then.
+fn after_it_was_away(cache: Cache, alone: bool) -> (Target, State, Vec<Effect>) {
     let mut target = target();
     let mut ledger = with_volume(2, 1, Mirror::TwoWay, &[cache]);
     let effects = look(&mut target, &ledger);
@@ -111,16 +111,55 @@ fn after_it_was_away(cache: Cache, alone: bool) -> Vec<Effect> {
     let asks = target.step(Moment(0), &ledger, Event::DriveReset(DriveId(1), PowerCycles(2)));
     let [Effect::Propose(register)] = asks.as_slice() else { panic!("{asks:?}") };
     must(&mut ledger, register);
-    look(&mut target, &ledger)
+    let effects = look(&mut target, &ledger);
+    (target, ledger, effects)
+}
+
+fn kept(ledger: &State) -> Command {
+    now(ledger, VolumeCommand::Kept { leg: crate::testing::leg_ref(ledger, 1), run: run(NodeId(1), 1, 2) })
 }
 
 #[test]
 fn a_leg_whose_drive_was_away_is_fenced_unless_it_is_all_that_its_own_node_has() {
-    let is_fenced =
-        |effects: Vec<Effect>| effects.iter().any(|effect| matches!(effect, Effect::Fence(LEG, _)));
+    let is_fenced = |(_, _, effects): (Target, State, Vec<Effect>)| {
+        effects.iter().any(|effect| matches!(effect, Effect::Fence(LEG, _)))
+    };
     assert!(is_fenced(after_it_was_away(Cache::Safe, false)));
     assert!(is_fenced(after_it_was_away(Cache::Volatile, true)), "it may have forgotten");
-    assert_eq!(after_it_was_away(Cache::Safe, true), []);
+    let (mut target, mut ledger, effects) = after_it_was_away(Cache::Safe, true);
+    assert_eq!(effects, [Effect::Propose(kept(&ledger))]);
+    assert_eq!(look(&mut target, &ledger), effects, "it may have been lost");
+    let kept = kept(&ledger);
+    must(&mut ledger, &kept);
+    assert_eq!(look(&mut target, &ledger), []);
+    // Another is in sync, too: it is a leg like any other.
+    ledger.volumes.get_mut(&VOLUME).unwrap().legs.get_mut(&LegId(2)).unwrap().state = LegState::InSync;
+    assert_eq!(look(&mut target, &ledger), []);
+    assert_eq!(
+        ledger.apply(&kept),
+        Err(crate::command::Rejected::NotKept(LegId(1))),
+        "it came twice, and late"
+    );
+}
+
+#[test]
+fn what_may_have_forgotten_or_is_not_the_last_or_another_nodes_is_not_kept() {
+    let refused = crate::command::Rejected::NotKept(LegId(1));
+    let mut not_last = after_it_was_away(Cache::Safe, false).1;
+    let command = kept(&not_last);
+    assert_eq!(not_last.apply(&command), Err(refused.clone()));
+    let mut volatile = after_it_was_away(Cache::Volatile, true).1;
+    let command = kept(&volatile);
+    assert_eq!(volatile.apply(&command), Err(refused.clone()));
+    let mut of_another = after_it_was_away(Cache::Safe, true).1;
+    of_another.volumes.get_mut(&VOLUME).unwrap().owner = NodeId(2);
+    let command = kept(&of_another);
+    assert_eq!(of_another.apply(&command), Err(refused));
+    let mut later = after_it_was_away(Cache::Safe, true).1;
+    let command = kept(&later);
+    let again = register(&later, NodeId(1), run(NodeId(1), 1, 3));
+    must(&mut later, &again);
+    assert!(matches!(later.apply(&command), Err(crate::command::Rejected::OtherRun { .. })));
 }
 
 /// A drive that was replaced is in no registration: the ledger would refuse all of it.

@@ -40,6 +40,9 @@ pub(super) fn carry(engine: &Engine, site: &Site, epoch: Epoch, step: &Step) -> 
         Step::FailPath(leg, epoch) => {
             engine.tell_path(&name::gate((site.volume, *leg), *epoch), "fail_path")?;
         }
+        Step::EmptyGate(leg, epoch, bytes) => {
+            engine.dm.replace(&name::gate((site.volume, *leg), *epoch), &empty_gate(engine, *bytes))?;
+        }
         Step::RemoveGate(leg, epoch) => engine.dm.remove(&name::gate((site.volume, *leg), *epoch))?,
         Step::Prepare(order) => maps_io::prepare(engine, site, order)?,
         Step::NewArray => md::new_array(&array)?,
@@ -102,13 +105,18 @@ fn gate_table(engine: &Engine, way: Way, bytes: u64) -> Result<Vec<Target>, Step
     let given = way.given;
     let below =
         if way.local { engine.number_of(&given.device())? } else { fabrics::head_number(engine, given)? };
-    let features = if engine.bugs.has(Bug::GateTimesOut) {
-        "2 queue_mode bio"
-    } else {
-        "3 queue_if_no_path queue_mode bio"
-    };
-    let parameters = format!("{features} 0 1 1 round-robin 0 1 0 {below}");
+    let parameters = format!("{} 0 1 1 round-robin 0 1 0 {below}", features(engine));
     Ok(vec![Target { start_sectors: 0, len_sectors: bytes / 512, kind: "multipath", parameters }])
+}
+
+/// Without a path: no group of them, and none to begin with.
+fn empty_gate(engine: &Engine, bytes: u64) -> Vec<Target> {
+    let parameters = format!("{} 0 0 0", features(engine));
+    vec![Target { start_sectors: 0, len_sectors: bytes / 512, kind: "multipath", parameters }]
+}
+
+fn features(engine: &Engine) -> &'static str {
+    if engine.bugs.has(Bug::GateTimesOut) { "2 queue_mode bio" } else { "3 queue_if_no_path queue_mode bio" }
 }
 
 /// Answers md, unless a leg other than these has failed.

@@ -257,6 +257,31 @@ mod tests {
         }
     }
 
+    /// The last leg in sync: what a fence does with its gate, and what leads that to the leg as it is given out next.
+    #[test]
+    fn the_own_legs_gate_is_taken_off_its_device_and_led_to_the_leg_as_it_is_given_out_next() {
+        use crate::owner::{Step, repoint, take_off};
+        let (volume, node, bytes) = (model::VolumeId(3), NodeId(1), 1 << 20);
+        let sizes = crate::leg::Sizes { data_bytes: bytes, room_bytes: bytes, chunk_bytes: 1 << 16 };
+        let site = crate::owner::Site::new(volume, node, sizes).unwrap();
+        let (mut seen, leg) = (settled(), LegId(1));
+        let epoch = gate(&mut seen).epoch;
+        let len = site.geometry.leg_bytes();
+        assert_eq!(take_off(&site, &seen, epoch, leg), Some(Step::EmptyGate(leg, epoch, len)));
+        let other = Epoch { number: 3, ..epoch };
+        assert_eq!(take_off(&site, &seen, other, leg), None, "an array of another epoch is stopped");
+        let emptied = gate(&mut seen);
+        (emptied.to, emptied.local, emptied.path) = (None, false, false);
+        assert_eq!(take_off(&site, &seen, epoch, leg), None);
+        assert!(to_bounce(&seen).is_empty() && without_path(&seen).contains(&leg));
+        let steps = repoint(&site, &seen, epoch, leg, Incarnation(2), node).unwrap();
+        let way = Way { given: "3-1-1.2-2".parse().unwrap(), epoch, local: true };
+        assert_eq!(steps, [Step::TurnGate(way, len)]);
+        // An agent that comes back then finds a leg of an incarnation before all others.
+        let up = found(&seen, &[(leg, node)].into(), MapSequence(1), Moment(0)).unwrap();
+        assert_eq!(up.legs[&leg].incarnation, Incarnation(0));
+    }
+
     fn gate(seen: &mut Seen) -> &mut Gate {
         seen.gates.get_mut(&LegId(1)).unwrap()
     }
