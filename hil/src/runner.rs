@@ -17,6 +17,7 @@ mod drift;
 mod drives;
 mod flapping;
 mod forced;
+mod hand_over;
 mod inventory;
 mod isolation;
 mod ledgers;

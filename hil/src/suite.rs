@@ -59,6 +59,7 @@ const BUILT_IN: [(&str, &str); 39] = [
     ("volume-clock-skew", include_str!("../suites/volume-clock-skew.toml")),
     ("volume-online", include_str!("../suites/volume-online.toml")),
     ("volume-grow", include_str!("../suites/volume-grow.toml")),
+    ("volume-hand-over", include_str!("../suites/volume-hand-over.toml")),
     ("ledger-damaged", include_str!("../suites/ledger-damaged.toml")),
     ("ledger-disk-full", include_str!("../suites/ledger-disk-full.toml")),
     ("ledger-forced-quorum", include_str!("../suites/ledger-forced-quorum.toml")),

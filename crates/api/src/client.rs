@@ -13,10 +13,10 @@ mod tests;
 
 use crate::{
     Applied, ApplyRequest, BeginRequest, ClaimRequest, CloseRequest, ClusterView, CommitRequest,
-    ForceRequest, ForcedQuorum, GiveUpRequest, Health, Hello, IdentityError, InviteRequest, Invited,
-    JoinRequest, Joined, LinkChanges, Neighbours, NetworkState, NodeLedger, PathsRequest, PingAnswer,
-    PingRequest, PowerAction, PowerRequest, Problem, ProposeRequest, Proposed, ReceiveAnswer, ReceiveRequest,
-    SendAnswer, SendRequest, TlsIdentity, VotersRequest, path, server_name,
+    ForceRequest, ForcedQuorum, GiveUpRequest, HandOverRequest, Health, Hello, IdentityError, InviteRequest,
+    Invited, JoinRequest, Joined, LinkChanges, Neighbours, NetworkState, NodeLedger, PathsRequest,
+    PingAnswer, PingRequest, PowerAction, PowerRequest, Problem, ProposeRequest, Proposed, ReceiveAnswer,
+    ReceiveRequest, SendAnswer, SendRequest, TlsIdentity, VotersRequest, path, server_name,
 };
 use model::{Inventory, NodeName, VolumeId};
 use network::Generation;
@@ -312,6 +312,11 @@ impl Client {
     /// `POST /v1/volume/close`.
     pub async fn close_volume(&self, volume: VolumeId) -> Result<(), ClientError> {
         self.ask(Method::POST, path::VOLUME_CLOSE, Some(&CloseRequest { volume }), QUICK).await
+    }
+
+    /// `POST /v1/volume/hand-over`.
+    pub async fn hand_over(&self, request: &HandOverRequest) -> Result<(), ClientError> {
+        self.ask(Method::POST, path::VOLUME_HAND_OVER, Some(request), QUICK).await
     }
 
     /// `POST /v1/pool/claim`.

@@ -155,6 +155,20 @@ pub struct CloseRequest {
     pub volume: VolumeId,
 }
 
+/// Hands a volume over to another node, on the node that owns it: it is closed in order, and opened there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HandOverRequest {
+    /// Which.
+    pub volume: VolumeId,
+    /// Where to. The owner itself: what is under way is taken back, if it can be.
+    pub to: NodeId,
+    /// Whether processes that have it open are asked to end (SIGTERM), and killed if they have not after ten seconds. If not, it is refused
+    /// while there are any.
+    #[serde(default)]
+    pub end_users: bool,
+}
+
 /// Where a cluster's agents are, and what to show them: a file for whoever operates it. Paths are relative to the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

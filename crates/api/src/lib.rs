@@ -30,8 +30,8 @@ mod tls;
 pub use client::{Client, ClientError, Endpoint, Failure};
 pub use cluster::{
     Access, BeginRequest, ClaimRequest, CloseRequest, ClusterView, DigestsRequest, GivenLegRequest,
-    InviteRequest, Invited, JoinRequest, Joined, LeaseAnswer, LeaseRequest, LegPlace, Piece, ProposeRequest,
-    Proposed, RebuildProgress, Token, VotersRequest,
+    HandOverRequest, InviteRequest, Invited, JoinRequest, Joined, LeaseAnswer, LeaseRequest, LegPlace, Piece,
+    ProposeRequest, Proposed, RebuildProgress, Token, VotersRequest,
 };
 pub use config::{ConfigError, NodeConfig, OutOfBand, Role};
 pub use drift::{Drift, DriftGlance, Drifts, Repair};

@@ -50,6 +50,9 @@ pub const CLUSTER_PROPOSE: &str = "/v1/cluster/propose";
 pub const CLUSTER_LEASE: &str = "/v1/cluster/lease";
 /// `POST` [`crate::CloseRequest`], to a volume's owner: close it in order. Answered at once; the ledger says when it is done.
 pub const VOLUME_CLOSE: &str = "/v1/volume/close";
+/// `POST` [`crate::HandOverRequest`], to a volume's owner: close it in order, for another node to open. Answered when that has begun; the ledger says
+/// when it is done.
+pub const VOLUME_HAND_OVER: &str = "/v1/volume/hand-over";
 /// `POST` [`crate::ClaimRequest`]: make a drive one of the pool.
 pub const POOL_CLAIM: &str = "/v1/pool/claim";
 /// `POST` [`crate::GivenLegRequest`]: flush a leg's drive.

@@ -13,7 +13,7 @@ use control::state::Drive;
 use deploy::Member;
 use deploy::ledger::LedgerError;
 use deploy::pool::PoolError;
-use model::DriveId;
+use model::{DriveId, NodeId};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
@@ -148,6 +148,15 @@ pub(crate) fn drive(state: &State, drive: &str) -> Result<DriveId, ClusterError>
     let is = |(id, found): &(&DriveId, &Drive)| id.to_string() == drive || found.serial.to_string() == drive;
     let found = state.drives.iter().find(is).map(|(id, _)| *id);
     found.ok_or_else(|| ClusterError::NoDrive(drive.to_owned()))
+}
+
+/// A node, by its name or its id; of several of a name the last, which is the present one.
+pub(crate) fn node(state: &State, node: &str) -> Result<NodeId, ClusterError> {
+    let is = |(id, found): &(&NodeId, &control::state::Node)| {
+        id.to_string() == node || found.name.to_string() == node
+    };
+    let found = state.nodes.iter().filter(is).map(|(id, _)| *id).next_back();
+    found.ok_or_else(|| ClusterError::NoNode(node.to_owned()))
 }
 
 /// Carries something out against the cluster that is named, and prints what comes of it.

@@ -1,4 +1,4 @@
-//! `twinrack volume`: what volumes there are, where their copies are, and making, moving, growing, overriding and deleting them.
+//! `twinrack volume`: what volumes there are, where their copies are, and making, moving, growing, handing over, overriding and deleting them.
 //!
 //! On failure: [`ClusterError`].
 
@@ -8,6 +8,7 @@ use self::shown::{Listed, Moved, Shown};
 use crate::Outcome;
 use crate::cluster::{self, ClusterArgs, ClusterError};
 use crate::shown::json;
+use api::HandOverRequest;
 use clap::{Args, Subcommand, ValueEnum};
 use deploy::Member;
 use deploy::pool::{self, VolumeRequest};
@@ -28,12 +29,13 @@ Examples:
   twinrack volume --access access.json create data --size 10GiB --mirror two-way
   twinrack volume --access access.json grow data --size 20GiB
   twinrack volume --access access.json move data --from drive-1
+  twinrack volume --access access.json hand-over data --to node-b1
   twinrack volume --access access.json override data --by anna --yes
   twinrack volume --access access.json delete data --close
 
 Exit codes: 0 good; 1 the cluster refused or did not answer; 2 the access file or the command line can't be read.";
 
-/// Volumes: list, show, create, grow, move, override, delete.
+/// Volumes: list, show, create, grow, move, hand over, override, delete.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct VolumeArgs {
@@ -85,6 +87,18 @@ enum Task {
         /// Where it goes; without it, where most is free.
         #[arg(long, value_name = "DRIVE")]
         to: Option<String>,
+    },
+    /// Have another node own a volume, and wait until it is open there: its owner closes it in order, so that no copy has to be looked at. Refused while
+    /// somebody uses it. Given again while it is under way, it waits; for a volume that is open there, it does nothing.
+    HandOver {
+        /// Its name or its id.
+        volume: String,
+        /// The node that gets it: its name or its id (`node-2`).
+        #[arg(long, value_name = "NODE")]
+        to: String,
+        /// Ask processes that have it open to end (SIGTERM), and kill them if they have not after ten seconds.
+        #[arg(long)]
+        end_users: bool,
     },
     /// Open a volume of which no copy is known to be good (`offline`): one copy is taken for good, all others are made from it. Prints what may be lost;
     /// does it only with --yes. The ledger keeps who ordered it and what was told.
@@ -177,6 +191,14 @@ async fn carry_out(args: &VolumeArgs, members: &[Member]) -> Result<String, Clus
             let to = pool::move_copy(members, id, (from, to), bound).await?;
             let moved = Moved::new(id, from, to);
             Ok(if args.cluster.json { json(&moved) } else { moved.to_string() })
+        }
+        Task::HandOver { volume, to, end_users } => {
+            let (_, state) = pool::confirmed(members, bound).await?;
+            let id = shown::find(&state, volume).ok_or_else(|| ClusterError::NoVolume(volume.clone()))?;
+            let to = cluster::node(&state, to)?;
+            let request = HandOverRequest { volume: id, to, end_users: *end_users };
+            pool::hand_over(members, request, bound, waits).await?;
+            show(args, members, bound, &id.to_string()).await
         }
         Task::Override { volume, by, leg, yes } => {
             let (state, answering) = pool::answering(members, bound).await?;

@@ -32,11 +32,13 @@ pub enum Bug {
     ExtendUncovered,
     /// A target fills slabs with zeros that it remembers to have laid, if it has not seen that the ledger says so.
     LayAgain,
+    /// The owner asks for a hand-over's commit while its array stands, and users write.
+    HandOverUnclosed,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::LetGoBeforeCommit,
         Self::ReleaseWithoutLook,
         Self::SkipBarrier,
@@ -50,6 +52,7 @@ impl Bug {
         Self::GrowAtFirstLaid,
         Self::ExtendUncovered,
         Self::LayAgain,
+        Self::HandOverUnclosed,
     ];
 
     /// What it is called on command lines.
@@ -68,6 +71,7 @@ impl Bug {
             Self::GrowAtFirstLaid => "grow-at-first-laid",
             Self::ExtendUncovered => "extend-uncovered",
             Self::LayAgain => "lay-again",
+            Self::HandOverUnclosed => "hand-over-unclosed",
         }
     }
 

@@ -99,7 +99,7 @@ pub enum VolumeCommand {
         /// Where.
         owner: NodeId,
     },
-    /// As [`Self::Close`] and [`Self::Open`] at once: epoch and running side move in one commit.
+    /// As [`Self::Close`] and [`Self::Open`] at once: epoch and running side move in one commit. To its owner itself: it is not handed over after all.
     HandOver {
         /// Where to.
         to: NodeId,

@@ -17,6 +17,7 @@ pub mod bug;
 pub mod check;
 pub mod command;
 pub mod decider;
+pub mod hand_over;
 pub mod lease;
 pub mod member;
 #[cfg(test)]

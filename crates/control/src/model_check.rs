@@ -137,6 +137,7 @@ fn every_broken_rule_is_caught() {
         (Bug::RestoreExports, Config { writes: 1, crashes: 1, caches: volatile, ..ONE_AND_ONE }),
         (Bug::ForgetMap, Config { writes: 1, gates: 1, handovers: 1, ..ONE_AND_ONE }),
         (Bug::OpenUnequal, Config { writes: 1, epochs: 1, ..ONE_AND_ONE }),
+        (Bug::HandOverUnclosed, Config { writes: 1, handovers: 1, ..ONE_AND_ONE }),
     ];
     // Here legs stay where they are, and as large: the sim rung moves and grows them.
     let elsewhere =

@@ -114,7 +114,7 @@ pub enum Event {
     LeaseLost,
     /// Close it: users have gone.
     Close,
-    /// Close it, for another node to open: users are paused.
+    /// Close it, for another node to open: users are paused. While that is under way, another node may be named, or this one: then it is opened here again.
     HandOver(NodeId),
     /// The array is stopped, and nobody can write.
     Stopped {
@@ -182,7 +182,7 @@ pub enum Then {
     Nothing,
     /// Tell the ledger that it was closed in order.
     Close,
-    /// Give it to another in the same commit.
+    /// Give it to a node in the same commit: to another, or to this one, if the other can't have it.
     HandOver(NodeId),
 }
 
@@ -308,7 +308,13 @@ impl Owner {
                 self.stage = Stage::Up(Up::new(assembly));
             }
             (Event::Close, Stage::Up(_)) => self.stop(now, false, Then::Close, effects),
-            (Event::HandOver(to), Stage::Up(_)) => self.stop(now, false, Then::HandOver(to), effects),
+            (Event::HandOver(to), Stage::Up(_)) => self.hand_over(now, ledger, to, effects),
+            // Whichever is committed first, the others are void.
+            (
+                Event::HandOver(to),
+                Stage::Stopping { kill: false, then: then @ Then::HandOver(_), .. }
+                | Stage::Stopped { then: then @ Then::HandOver(_), .. },
+            ) => *then = Then::HandOver(to),
             (Event::Close, Stage::Stopped { then: then @ Then::HandOver(_), .. }) => *then = Then::Close,
             (Event::Stopped { epoch: stopped, flushed }, Stage::Stopping { epoch, then, .. })
                 if stopped == *epoch =>
@@ -331,6 +337,24 @@ impl Owner {
         if up.epoch == volume.epoch {
             work(up, &Sight { now, ledger, id, volume, silent, timing, bugs });
         }
+    }
+
+    /// Of a volume that is open here; to this node itself there is nothing to do.
+    fn hand_over(&mut self, now: Moment, ledger: &State, to: NodeId, effects: &mut Vec<Effect>) {
+        let open = self.activated(ledger).filter(|volume| matches!(volume.phase, Phase::Open { .. }));
+        let Some(volume) = open.filter(|_| to != self.node) else { return };
+        if self.bugs.has(Bug::HandOverUnclosed) {
+            let command = VolumeCommand::HandOver { to };
+            effects.push(Effect::Propose(Command::Volume(self.id, volume.epoch, command)));
+        } else {
+            self.stop(now, false, Then::HandOver(to), effects);
+        }
+    }
+
+    /// Whether a volume that is handed over to a node would be opened there: if not, it had better stay.
+    fn can_take(&self, ledger: &State, to: NodeId) -> bool {
+        let owns = ledger.nodes.get(&to).is_some_and(|node| node.boot.is_some() && node.zone.is_some());
+        owns && !self.silent.contains(&to)
     }
 
     fn stop(&mut self, now: Moment, kill: bool, then: Then, effects: &mut Vec<Effect>) {
@@ -383,8 +407,12 @@ impl Owner {
                 effects.push(Effect::Propose(Command::Volume(self.id, *epoch, VolumeCommand::Close)));
             }
             Stage::Stopped { epoch, then: Then::HandOver(to) } if ours == Some(*epoch) => {
-                let command = VolumeCommand::HandOver { to: *to };
-                effects.push(Effect::Propose(Command::Volume(self.id, *epoch, command)));
+                let (epoch, to) = (*epoch, *to);
+                // What was proposed before may still be committed: until one of them is, nothing is opened, here or there.
+                let to = if self.can_take(ledger, to) { to } else { self.node };
+                self.stage = Stage::Stopped { epoch, then: Then::HandOver(to) };
+                let command = VolumeCommand::HandOver { to };
+                effects.push(Effect::Propose(Command::Volume(self.id, epoch, command)));
             }
             Stage::Stopped { .. } => self.stage = Stage::Idle,
         }

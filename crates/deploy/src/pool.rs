@@ -13,6 +13,7 @@
 mod choose;
 mod delete;
 mod grow;
+mod hand_over;
 mod moves;
 mod override_volume;
 mod volume;
@@ -20,6 +21,7 @@ mod volume;
 pub use choose::{Difference, NoPlace, Voting, breaches, choose, differences, voting};
 pub use delete::delete;
 pub use grow::{CantGrow, Growth, grow, next_of_growth};
+pub use hand_over::{NoHandOver, hand_over};
 pub use moves::{CantMove, Move, move_copy, next_of_move, remove_drive, replace_drive, volumes_on};
 pub use override_volume::{CantOverride, OverridePlan, answering, choose_override, override_volume};
 pub use volume::{
@@ -138,6 +140,9 @@ pub enum PoolError {
     /// A volume can't grow as it was asked for.
     #[error("the volume can't grow")]
     CantGrow(#[from] CantGrow),
+    /// A volume can't be handed over as it was asked for.
+    #[error("the volume can't be handed over")]
+    NoHandOver(#[from] NoHandOver),
     /// No copy can be declared to be good.
     #[error("the volume can't be overridden")]
     CantOverride(#[from] CantOverride),
@@ -195,6 +200,7 @@ impl PoolError {
                 "`twinrack volume show` says on which drives a volume's copies are"
             }
             Self::CantGrow(error) => error.help(),
+            Self::NoHandOver(error) => error.help(),
             Self::HoldsCopies { .. } => "`twinrack drive replace` moves them to others first",
             Self::EvenMembers { .. } => {
                 "a cluster has two racks of equal size and a witness: see that the witness has joined"

@@ -91,6 +91,8 @@ pub(crate) enum Event {
     Agent(usize, u32),
     /// Somebody asks for a volume's activation.
     Activate(usize),
+    /// A hand-over is to be given up: machine, volume.
+    TakeBack(usize, usize),
     /// A slab of a leg is to be filled with zeros: machine, which laying.
     Lay(usize, u32),
     /// Users are to get more: machine, volume, array, bytes.
@@ -306,6 +308,10 @@ impl World {
             }
             Event::Boot(machine) => self.boot(machine),
             Event::Agent(machine, run) => self.start_agent(machine, run),
+            Event::TakeBack(machine, volume) => {
+                let own = self.machines[machine].node;
+                self.tell_owner(machine, volume, owner::Event::HandOver(own));
+            }
             Event::Activate(volume) => self.ask(volume, control::VolumeCommand::Activate),
             Event::Lay(machine, id) => self.lay_next(machine, id),
             Event::Extend(machine, volume, array, bytes) => self.extend(machine, volume, array, bytes),
@@ -425,6 +431,7 @@ fn whose(event: &Event) -> Option<usize> {
         | Event::Stop(machine, ..)
         | Event::User(machine, ..)
         | Event::Lay(machine, _)
+        | Event::TakeBack(machine, _)
         | Event::Extend(machine, ..)
         | Event::NotGiven(machine, ..)
         | Event::Agent(machine, _) => Some(*machine),

@@ -45,6 +45,8 @@ pub(super) struct Tested {
     /// The first run of the workload on it.
     first_run: u32,
     pub(super) writer: Option<Writer>,
+    /// How hard it writes, or the last one did.
+    pub(super) pace: Option<Pace>,
     /// A workload that can't have anything acknowledged any more, as its node has lost the volume.
     pub(super) left: Option<Left>,
     /// The volume when a step saw all its legs in sync last.
@@ -56,7 +58,8 @@ pub(super) struct Tested {
 }
 
 /// How hard a workload writes.
-struct Pace {
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
     in_flight: u8,
     pause_ms: u16,
     flush_every: u64,
@@ -112,6 +115,12 @@ impl Runner<'_> {
             Step::BeginGrowth { size_mib } => Ok(self.begin_growth(*size_mib).await),
             Step::VolumeHasGrown { size_mib, within_ms } => {
                 Ok(self.volume_has_grown(*size_mib, ms(*within_ms)).await)
+            }
+            Step::HandOver { room, position, within_ms } => {
+                self.hand_over((*room, *position), ms(*within_ms)).await
+            }
+            Step::BeginHandOver { room, position, committed } => {
+                self.begin_hand_over((*room, *position), *committed).await
             }
             Step::ReplaceDrive { room, position, gap_at_most_ms, within_ms } => {
                 Ok(self.replace_drive((*room, *position), ms(*gap_at_most_ms), ms(*within_ms)).await)
@@ -253,11 +262,8 @@ impl Runner<'_> {
         }
     }
 
-    async fn start_writing(
-        &mut self,
-        Pace { in_flight, pause_ms, flush_every, pattern }: Pace,
-        bound: Duration,
-    ) -> Result<Seen, RunError> {
+    pub(super) async fn start_writing(&mut self, pace: Pace, bound: Duration) -> Result<Seen, RunError> {
+        let Pace { in_flight, pause_ms, flush_every, pattern } = pace;
         if self.volume.as_ref().is_some_and(|tested| tested.writer.is_some()) {
             let stopped = self.stop_writing().await?;
             if !stopped.good {
@@ -291,7 +297,7 @@ impl Runner<'_> {
             Err(error) => return Ok(unreadable(&error)),
         };
         node.start_writing(&config).await?;
-        tested.is_unjudged = true;
+        (tested.is_unjudged, tested.pace) = (true, Some(pace));
         let mut writer = Writer { node: ready.owner.clone(), run, tail, clock: Clock::new(begun) };
         let is_acknowledged = match writer.first(begun + bound).await {
             Ok(is_acknowledged) => is_acknowledged,
@@ -465,19 +471,26 @@ impl Runner<'_> {
     }
 
     async fn stop_writing(&mut self) -> Result<Seen, RunError> {
-        let Some(writer) = self.volume.as_mut().and_then(|tested| tested.writer.take()) else {
-            return Ok(Seen::not("nobody writes"));
+        Ok(self.end_writing().await?.0)
+    }
+
+    /// Ends the workload; when its last write was acknowledged.
+    pub(super) async fn end_writing(&mut self) -> Result<(Seen, Option<Instant>), RunError> {
+        let Some(mut writer) = self.volume.as_mut().and_then(|tested| tested.writer.take()) else {
+            return Ok((Seen::not("nobody writes"), None));
         };
         let missing = || LabError::Missing { node: writer.node.to_string() };
         let node = self.lab.nodes().get(&writer.node).ok_or_else(missing)?;
         let ended = node.stop_writing(STOP_BOUND).await?;
         let what = format!("run {} on {}", writer.run, writer.node);
+        let last = writer.last();
         self.writer_ended(writer);
-        Ok(if ended {
+        let seen = if ended {
             Seen::held(what)
         } else {
             Seen::not(format!("{what} still has a write in flight after {} s", STOP_BOUND.as_secs()))
-        })
+        };
+        Ok((seen, last))
     }
 
     /// Ends everything, and judges every leg in sync. What the nodes last said of the ledger says which those are.
@@ -553,8 +566,8 @@ impl Runner<'_> {
 impl Tested {
     fn new(id: VolumeId, first_run: u32) -> Self {
         let (places, steps) = (BTreeMap::new(), Steps::default());
-        let (writer, left, whole) = (None, None, None);
-        Self { id, places, first_run, writer, left, whole, steps, is_unjudged: false }
+        let (writer, pace, left, whole) = (None, None, None, None);
+        Self { id, places, first_run, writer, pace, left, whole, steps, is_unjudged: false }
     }
 }
 

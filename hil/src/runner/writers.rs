@@ -67,6 +67,18 @@ impl Writer {
         }
     }
 
+    /// When the first write was acknowledged, of those that were seen.
+    pub(super) fn first_at(&self) -> Option<Instant> {
+        self.clock.moment(acknowledged(self.records(), self.run).first()?.ended_us)
+    }
+
+    /// When the last write was acknowledged.
+    pub(super) fn last(&mut self) -> Option<Instant> {
+        // What can't be read is the judgement's to complain of.
+        let _ = self.look();
+        self.clock.moment(acknowledged(self.records(), self.run).last()?.ended_us)
+    }
+
     /// Whether writes were acknowledged from some moment until now, no two further apart.
     pub(super) fn wrote_since(&self, since: Instant, gap_at_most: Duration) -> Seen {
         let done = acknowledged(self.records(), self.run);

@@ -113,6 +113,8 @@ impl Step {
             | Self::Rejoin { room: Place::Room(room), position, .. }
             | Self::ForceQuorum { room, position, .. }
             | Self::OverrideVolume { room, position, .. }
+            | Self::HandOver { room, position, .. }
+            | Self::BeginHandOver { room, position, .. }
             | Self::BadPlan { room, position, .. }
             | Self::DieDuringApplies { room, position, .. } => no_node(spec, *room, *position),
             _ => {

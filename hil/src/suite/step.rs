@@ -522,6 +522,28 @@ pub enum Step {
         /// The bound, milliseconds.
         within_ms: u64,
     },
+    /// The workload is ended; a node is handed the volume, as an operator would have it; the workload goes on there. From the last acknowledgement
+    /// here to the first there is a bound.
+    HandOver {
+        /// The room of the node that gets it.
+        room: Room,
+        /// Its position there, from 1.
+        #[serde(default = "one")]
+        position: u8,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// The workload is ended, and the volume's owner is asked to hand it over; that goes on by itself, or does not.
+    BeginHandOver {
+        /// The room of the node that is to get it.
+        room: Room,
+        /// Its position there, from 1.
+        #[serde(default = "one")]
+        position: u8,
+        /// Whether it is waited for that the ledger says so.
+        #[serde(default)]
+        committed: bool,
+    },
     /// The drive of a node's leg is replaced by the others of its rack, while the workload writes: it is empty, and out of the pool.
     ReplaceDrive {
         /// The node's room.

@@ -265,6 +265,16 @@ fn volume(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Step::VolumeHasGrown { size_mib, within_ms } => {
             write!(f, "the volume and what its users have is {size_mib} MiB within {within_ms} ms")
         }
+        Step::HandOver { room, position, within_ms } => {
+            write!(
+                f,
+                "the volume is handed over to node {position} of {room}, and written there within {within_ms} ms"
+            )
+        }
+        Step::BeginHandOver { room, position, committed } => {
+            let how_far = if *committed { ", and the ledger says so" } else { "" };
+            write!(f, "the volume is to be handed over to node {position} of {room}{how_far}")
+        }
         Step::ReplaceDrive { room, position, within_ms, .. } => {
             write!(f, "the drive with the leg of node {position} of {room} is replaced within {within_ms} ms")
         }

@@ -8,8 +8,8 @@ use crate::state::State;
 use crate::volumes::VolumesError;
 use api::{
     BeginRequest, ClaimRequest, CloseRequest, ClusterView, DigestsRequest, ForceRequest, ForcedQuorum,
-    GiveUpRequest, GivenLegRequest, InviteRequest, Invited, JoinRequest, Joined, LeaseAnswer, LeaseRequest,
-    NodeLedger, PeerCertificate, ProposeRequest, Proposed, VotersRequest, path,
+    GiveUpRequest, GivenLegRequest, HandOverRequest, InviteRequest, Invited, JoinRequest, Joined,
+    LeaseAnswer, LeaseRequest, NodeLedger, PeerCertificate, ProposeRequest, Proposed, VotersRequest, path,
 };
 use axum::extract::{Request, State as Shared};
 use axum::http::StatusCode;
@@ -36,6 +36,7 @@ pub(super) fn routes(router: Router<Arc<State>>) -> Router<Arc<State>> {
         .route(path::CLUSTER_PROPOSE, post(propose))
         .route(path::CLUSTER_LEASE, post(lease))
         .route(path::VOLUME_CLOSE, post(close))
+        .route(path::VOLUME_HAND_OVER, post(hand_over))
         .route(path::POOL_CLAIM, post(claim))
         .route(path::POOL_FLUSH, post(flush))
         .route(path::POOL_DIGESTS, post(digests))
@@ -132,6 +133,11 @@ async fn close(Shared(state): Daemon, Body(request): Body<CloseRequest>) -> Resu
     Ok(Json(()))
 }
 
+async fn hand_over(Shared(state): Daemon, Body(request): Body<HandOverRequest>) -> Result<Json<()>, Refusal> {
+    state.volumes.hand_over(request).await?;
+    Ok(Json(()))
+}
+
 async fn claim(Shared(state): Daemon, Body(request): Body<ClaimRequest>) -> Result<Json<()>, Refusal> {
     state.volumes.claim(request).await?;
     Ok(Json(()))
@@ -191,6 +197,19 @@ impl From<VolumesError> for Refusal {
             ),
             VolumesError::Claim(_) => {
                 (StatusCode::CONFLICT, "not-claimed", "wipe it, if what it holds may be lost")
+            }
+            VolumesError::CantHandOver(why) => (StatusCode::CONFLICT, "cant-hand-over", why.help()),
+            VolumesError::NotOwner { .. } => {
+                (StatusCode::CONFLICT, "not-owner", "look at GET /v1/cluster, and ask its owner")
+            }
+            VolumesError::NoLease(_) => {
+                (StatusCode::CONFLICT, "no-lease", "see that a leader is reached: `twinrack ledger show`")
+            }
+            VolumesError::Silent(_) => {
+                (StatusCode::CONFLICT, "silent", "see that the node runs, or name another one")
+            }
+            VolumesError::InUse { .. } => {
+                (StatusCode::CONFLICT, "in-use", "end them, or have them asked to end: `--end-users`")
             }
             VolumesError::Propose(ledger::ProposeError::Refused(_)) => (
                 StatusCode::CONFLICT,

@@ -13,6 +13,7 @@
 
 mod bounce;
 mod digests;
+mod hand_over;
 mod lay;
 mod lease_note;
 mod left_users;
@@ -36,6 +37,7 @@ use api::{
     Invited, JoinRequest, Joined, LeaseRequest, PathsRequest, Proposed, Token, VotersRequest,
 };
 use control::Command;
+use control::hand_over::CantHandOver;
 use ledger::http::HttpTransport;
 use ledger::{Config, Contact, Ledger, Newcomer, VotersError};
 use model::{BootId, LedgerIncarnation, NodeId, NodeName};
@@ -125,6 +127,16 @@ pub(crate) enum VolumesError {
     NoSuchRule(String),
     #[error("can't open the note of the lease's end")]
     LeaseNote(#[source] std::io::Error),
+    #[error(transparent)]
+    CantHandOver(#[from] CantHandOver),
+    #[error("{volume} is open at {owner}, and only that node hands it over")]
+    NotOwner { volume: model::VolumeId, owner: NodeId },
+    #[error("{0} has no lease: its users are being stopped")]
+    NoLease(NodeId),
+    #[error("nothing is heard of {0} on the storage networks")]
+    Silent(NodeId),
+    #[error("{count} processes have {volume} open")]
+    InUse { volume: model::VolumeId, count: usize },
     #[error("the shell has ended")]
     Ended,
     #[error(transparent)]

@@ -50,6 +50,19 @@ pub(super) fn kill(device: &Path) -> Left {
     }
 }
 
+/// How many processes have this block device open.
+pub(super) fn count(device: &Path) -> usize {
+    fs::metadata(device).map_or(0, |device| openers(device.rdev()).len())
+}
+
+/// Asks everybody who has this block device open to end.
+pub(super) fn ask_to_end(device: &Path) {
+    for pid in fs::metadata(device).map(|device| openers(device.rdev())).unwrap_or_default() {
+        // It may have ended by itself.
+        let _ = kill_process(pid, Signal::TERM);
+    }
+}
+
 /// Kills everybody who has any volume open on this node.
 pub(super) fn kill_all(engine: &Engine) -> Result<(), StepError> {
     for device in engine.tops()? {

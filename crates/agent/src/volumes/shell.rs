@@ -4,6 +4,9 @@
 //!
 //! On failure: whatever is lost (a letter, a lease, a proposal's answer) is asked for again by control.
 
+mod hand_over;
+
+use self::hand_over::HandOver;
 use super::VolumesError;
 use super::lease_note::{self, LeaseNote};
 use super::left_users::LeftUsers;
@@ -100,6 +103,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 
 /// What is asked of the shell.
 enum Asked {
+    HandOver(HandOver),
     Lease(LeaseRequest, oneshot::Sender<bool>),
     Glance(oneshot::Sender<Glance>),
     Bounce(LegOf, Key, Bounced),
@@ -423,6 +427,7 @@ impl Shell {
                 self.step(Input::Asked(node, request));
                 self.step(Input::Measured(node, drives));
             }
+            Asked::HandOver(asked) => self.answer_hand_over(asked),
             Asked::Close(id) => self.step(Input::Owner(id, control::owner::Event::Close)),
             Asked::Glance(answer) => {
                 let state = Arc::clone(&self.state.borrow());

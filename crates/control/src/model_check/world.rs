@@ -343,6 +343,11 @@ impl World {
             if let Some(array) = &machine.array {
                 self.array_actions(*node, array, &mut actions);
             }
+            // What is to go elsewhere, and perhaps has, is to stay after all.
+            if matches!(machine.owner.stage(), owner::Stage::Stopped { then: owner::Then::HandOver(to), .. } if to != node)
+            {
+                actions.push(Action::HandOver(*node, *node));
+            }
             if let Some(assembly) =
                 machine.assembling.as_ref().filter(|_| self.spent.gates < self.config.gates)
             {
@@ -483,7 +488,7 @@ impl World {
                 self.machines.insert(*node, machine);
             }
             Action::HandOver(node, to) => {
-                self.spent.handovers += 1;
+                self.spent.handovers += u8::from(node != to);
                 self.tell_owner(*node, owner::Event::HandOver(*to));
             }
             Action::Close(node) => {

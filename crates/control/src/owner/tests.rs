@@ -158,3 +158,72 @@ fn users_get_no_more_while_a_gate_has_no_path() {
     assert_eq!(owner.step(Moment(20), &ledger, Event::Look), []);
     assert_eq!(owner.step(Moment(30), &ledger, Event::GateBack(LegId(2))), [Effect::Extend(2 << 20)]);
 }
+
+/// The array is closed, with every leg flushed, and the ledger is asked to hand the volume over.
+fn closed_for(to: NodeId) -> (State, Owner, Epoch) {
+    let (ledger, mut owner) = up();
+    let epoch = volume(&ledger).epoch;
+    assert_eq!(owner.step(Moment(10), &ledger, Event::HandOver(to)), [Effect::Stop { kill: false }]);
+    assert_eq!(owner.step(Moment(20), &ledger, Event::HandOver(to)), [], "asked again");
+    let asked = owner.step(Moment(30), &ledger, Event::Stopped { epoch, flushed: true });
+    assert_eq!(proposed(asked), [VolumeCommand::HandOver { to }]);
+    (ledger, owner, epoch)
+}
+
+#[test]
+fn a_volume_is_handed_over_when_it_is_closed_and_never_opened_here_before_the_ledger_says_so() {
+    let (mut ledger, mut owner, _) = closed_for(NodeId(2));
+    let again = [VolumeCommand::HandOver { to: NodeId(2) }];
+    assert_eq!(
+        proposed(owner.step(Moment(9000), &ledger, Event::Look)),
+        again,
+        "nobody knows what became of it"
+    );
+    let command = now(&ledger, again[0].clone());
+    must(&mut ledger, &command);
+    assert_eq!(owner.step(Moment(9100), &ledger, Event::Look), []);
+    assert_eq!(*owner.stage(), Stage::Idle);
+}
+
+#[test]
+fn a_volume_whose_taker_is_gone_stays_by_a_commit_of_its_own() {
+    let (mut ledger, mut owner, epoch) = closed_for(NodeId(2));
+    let stays = [VolumeCommand::HandOver { to: NodeId(1) }];
+    assert_eq!(proposed(owner.step(Moment(40), &ledger, Event::Silent(NodeId(2)))), stays);
+    assert_eq!(proposed(owner.step(Moment(50), &ledger, Event::Heard(NodeId(2)))), stays);
+    let command = now(&ledger, stays[0].clone());
+    must(&mut ledger, &command);
+    let effects = owner.step(Moment(60), &ledger, Event::Look);
+    assert_eq!(effects, [], "its stage is given up first");
+    let effects = owner.step(Moment(70), &ledger, Event::Look);
+    let [Effect::Assemble(assembly)] = &effects[..] else { panic!("it is opened here again: {effects:?}") };
+    assert_eq!((assembly.epoch, assembly.make_equal), (epoch.next(), false));
+    assert!(
+        ledger.apply(&Command::Volume(VOLUME, epoch, VolumeCommand::HandOver { to: NodeId(2) })).is_err()
+    );
+}
+
+#[test]
+fn a_hand_over_is_turned_or_taken_back_while_it_is_under_way_and_not_begun_to_oneself() {
+    let (ledger, mut owner, _) = closed_for(NodeId(2));
+    let back = [VolumeCommand::HandOver { to: NodeId(1) }];
+    assert_eq!(proposed(owner.step(Moment(40), &ledger, Event::HandOver(NodeId(1)))), back);
+    let (ledger, mut owner) = up();
+    assert_eq!(owner.step(Moment(10), &ledger, Event::HandOver(NodeId(1))), []);
+    owner.step(Moment(20), &ledger, Event::HandOver(NodeId(2)));
+    owner.step(Moment(30), &ledger, Event::HandOver(NodeId(1)));
+    let epoch = volume(&ledger).epoch;
+    let stopped = owner.step(Moment(40), &ledger, Event::Stopped { epoch, flushed: true });
+    assert_eq!(proposed(stopped), back);
+}
+
+/// One leg did not take the flush: it is no orderly close, and a takeover has the legs made equal.
+#[test]
+fn what_was_not_flushed_is_not_handed_over() {
+    let (ledger, mut owner) = up();
+    owner.step(Moment(10), &ledger, Event::HandOver(NodeId(2)));
+    let epoch = volume(&ledger).epoch;
+    owner.step(Moment(20), &ledger, Event::Stopped { epoch, flushed: false });
+    let takeover = VolumeCommand::Takeover { owner: NodeId(1), lease_over: false };
+    assert_eq!(proposed(owner.step(Moment(30), &ledger, Event::Look)), [takeover]);
+}

@@ -44,6 +44,10 @@ impl World {
                 {
                     let to = self.machines[node].node;
                     self.tell_owner(owner, volume, owner::Event::HandOver(to));
+                    // Now and then it is taken back: too early, in time or too late.
+                    if fault.for_ms % 3 == 1 {
+                        self.post(fault.for_ms % 50 * MS, Event::TakeBack(owner, volume));
+                    }
                 }
             }
             What::Close(volume) => {

@@ -1,0 +1,31 @@
+//! Handing a volume of this node over to another: its users go first.
+//!
+//! Invariants: nobody is asked to end for a hand-over that is refused anyway.
+//!
+//! On failure: [`VolumesError`]; nothing has changed but that users may have been asked to end.
+
+use super::shell::blocking;
+use super::{Volumes, VolumesError, openers};
+use api::HandOverRequest;
+use std::sync::Arc;
+
+impl Volumes {
+    /// Begins it; the ledger says when it is done. Asked again it changes nothing; of another node, it goes there instead.
+    pub(crate) async fn hand_over(&self, request: HandOverRequest) -> Result<(), VolumesError> {
+        let HandOverRequest { volume, to, end_users } = request;
+        let running = self.running()?;
+        running.shell.hand_over(volume, to, false).await?;
+        let place = Arc::clone(&running.place);
+        let used_by = blocking(move || {
+            let Some(device) = place.own_engine()?.top(volume)? else { return Ok(0) };
+            if end_users {
+                openers::ask_to_end(&device);
+            }
+            Ok(openers::count(&device))
+        });
+        match used_by.await? {
+            count if count > 0 && !end_users => Err(VolumesError::InUse { volume, count }),
+            _ => running.shell.hand_over(volume, to, true).await,
+        }
+    }
+}
