@@ -31,6 +31,7 @@ fn places() -> [LegPlace; 2] {
             .collect(),
         data_offset_bytes,
         data_bytes: u64::from(BLOCKS) * BLOCK,
+        mapped: None,
     };
     let half = 100 * BLOCK + 512;
     [

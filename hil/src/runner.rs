@@ -35,6 +35,7 @@ mod round_trips;
 mod spine;
 mod split;
 mod storage_paths;
+mod thin;
 mod volume;
 mod writers;
 

@@ -25,7 +25,7 @@ use model::ClusterSpec;
 use serde::Deserialize;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 39] = [
+const BUILT_IN: [(&str, &str); 41] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -60,6 +60,7 @@ const BUILT_IN: [(&str, &str); 39] = [
     ("volume-online", include_str!("../suites/volume-online.toml")),
     ("volume-grow", include_str!("../suites/volume-grow.toml")),
     ("volume-hand-over", include_str!("../suites/volume-hand-over.toml")),
+    ("volume-thin", include_str!("../suites/volume-thin.toml")),
     ("ledger-damaged", include_str!("../suites/ledger-damaged.toml")),
     ("ledger-disk-full", include_str!("../suites/ledger-disk-full.toml")),
     ("ledger-forced-quorum", include_str!("../suites/ledger-forced-quorum.toml")),

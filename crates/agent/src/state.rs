@@ -142,6 +142,7 @@ impl State {
             qualities: self.probes.qualities(),
             nics: self.nics(),
             drifts: self.network.drifts_at_a_glance(),
+            out_of_room: std::collections::BTreeMap::new(),
         }
     }
 

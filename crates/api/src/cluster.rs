@@ -4,7 +4,7 @@
 
 use control::slow::Reading;
 use control::{Command, State};
-use model::{DriveId, DriveSerial, LegId, NodeId, NodeName, VolumeId, ZoneName};
+use model::{DriveId, DriveSerial, ExtentTable, LegId, NodeId, NodeName, VolumeId, ZoneName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -207,6 +207,9 @@ pub struct LegPlace {
     pub data_offset_bytes: u64,
     /// How much data there is, bytes.
     pub data_bytes: u64,
+    /// Where the extents of a thin volume stand in that; what it does not name is nowhere and reads as zeros. `None`: a fixed volume.
+    #[serde(default)]
+    pub mapped: Option<ExtentTable>,
 }
 
 /// What a node says of the cluster.
@@ -234,6 +237,9 @@ pub struct ClusterView {
     pub legs: Vec<LegPlace>,
     /// Why volumes wait, where the leader is.
     pub blocked: BTreeMap<VolumeId, String>,
+    /// Thin volumes whose users write what has no place and gets none now, and why, where the owner is.
+    #[serde(default)]
+    pub out_of_room: BTreeMap<VolumeId, String>,
     /// How far rebuilds are, where the owner is.
     pub rebuilds: BTreeMap<VolumeId, RebuildProgress>,
 }

@@ -1,12 +1,12 @@
 //! How a node is and what it sees, as it reports to whoever watches.
 
 use crate::DriftGlance;
-use model::{AdapterName, MacAddress, NodeName, TrafficClass};
+use model::{AdapterName, MacAddress, NodeName, TrafficClass, VolumeId};
 use network::conditions::PathQuality;
 use network::diagnose::{NicReport, NodeReport, PathView};
 use network::wiring::{Neighbour, NicCabling};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How a node is, right now. Nothing in it is judged: that is for who has the reports of all nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,9 @@ pub struct Health {
     /// Whether somebody changes its links behind its back.
     #[serde(default)]
     pub drifts: DriftGlance,
+    /// Thin volumes that it owns whose users write what gets no place, and why: they wait.
+    #[serde(default)]
+    pub out_of_room: BTreeMap<VolumeId, String>,
 }
 
 /// One adapter and what it sees.

@@ -12,7 +12,7 @@ use api::HandOverRequest;
 use clap::{Args, Subcommand, ValueEnum};
 use deploy::Member;
 use deploy::pool::{self, VolumeRequest};
-use model::{LegId, Mirror, VolumeName, ZoneName};
+use model::{LegId, Mirror, Provision, VolumeName, ZoneName};
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -61,6 +61,12 @@ enum Task {
         /// Its size: a number with KiB, MiB, GiB or TiB, or of bytes; whole blocks of 4096 bytes.
         #[arg(long, value_parser = size)]
         size: u64,
+        /// Space is given out when it is first written (the default): what is promised may be more than there is, and `list` says how much.
+        #[arg(long, conflicts_with = "fixed")]
+        thin: bool,
+        /// All space is given out now.
+        #[arg(long)]
+        fixed: bool,
         /// How many copies: two-way is one in each rack, four-way two in each rack on different nodes.
         #[arg(long, value_enum, default_value_t = Copies::TwoWay)]
         mirror: Copies,
@@ -167,14 +173,15 @@ async fn carry_out(args: &VolumeArgs, members: &[Member]) -> Result<String, Clus
             Ok(if args.cluster.json { json(&listed) } else { listed.to_string() })
         }
         Task::Show { volume } => show(args, members, bound, volume).await,
-        Task::Create { name, size, mirror, rack } => {
+        Task::Create { name, size, thin: _, fixed, mirror, rack } => {
             let mirror = match mirror {
                 Copies::TwoWay => Mirror::TwoWay,
                 Copies::FourWay => Mirror::FourWay,
             };
             let (name, size_bytes, rack) = (name.clone(), *size, rack.clone());
-            let ready =
-                pool::volume(members, &VolumeRequest { name, mirror, size_bytes, rack }, bound).await?;
+            let provision = if *fixed { Provision::Fixed } else { Provision::Thin };
+            let request = VolumeRequest { name, mirror, provision, size_bytes, rack };
+            let ready = pool::volume(members, &request, bound).await?;
             show(args, members, bound, &ready.id.to_string()).await
         }
         Task::Grow { volume, size } => {

@@ -34,11 +34,15 @@ pub enum Bug {
     LayAgain,
     /// The owner asks for a hand-over's commit while its array stands, and users write.
     HandOverUnclosed,
+    /// Extents are mapped in the commit that gives legs the slabs for them.
+    MapAtOnce,
+    /// An extent that is mapped is mapped once more, to another place, when somebody asks for it again.
+    MapAnew,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::LetGoBeforeCommit,
         Self::ReleaseWithoutLook,
         Self::SkipBarrier,
@@ -53,6 +57,8 @@ impl Bug {
         Self::ExtendUncovered,
         Self::LayAgain,
         Self::HandOverUnclosed,
+        Self::MapAtOnce,
+        Self::MapAnew,
     ];
 
     /// What it is called on command lines.
@@ -72,6 +78,8 @@ impl Bug {
             Self::ExtendUncovered => "extend-uncovered",
             Self::LayAgain => "lay-again",
             Self::HandOverUnclosed => "hand-over-unclosed",
+            Self::MapAtOnce => "map-at-once",
+            Self::MapAnew => "map-anew",
         }
     }
 

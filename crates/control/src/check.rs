@@ -58,7 +58,7 @@ pub enum Broken {
     /// Slabs are on the drive.
     #[error("{0} has not all slabs that are given out")]
     OffTheDrive(DriveId),
-    /// A leg has room for its metadata and, unless it is thin, its data.
+    /// A leg has room for its metadata and its data, or what is mapped of it.
     #[error("{0}: {1} has too few slabs for the volume's size")]
     TooFewSlabs(VolumeId, LegId),
     /// What users' writes go to is mapped, all of the volume's size.
@@ -67,6 +67,9 @@ pub enum Broken {
     /// A volume grows to more than it has, within its room, and only until all that count are laid.
     #[error("{0} grows to what it can't, or has grown and does not know")]
     Growing(VolumeId),
+    /// An extent of a thin volume is mapped once, is one that users see, and stays where it is; the first is the first.
+    #[error("the table of {0} maps what it may not, or no longer what it did")]
+    Mapped(VolumeId),
     /// A leg is on the drive and the slabs on which it began, as long as it is there.
     #[error("{0}: the slabs of {1} are others than they were")]
     Moved(VolumeId, LegId),
@@ -141,7 +144,7 @@ fn check_slabs(state: &State, broken: &mut Vec<Broken>) {
         }
     }
     for (id, volume) in &state.volumes {
-        let needed = leg_bytes(volume, volume.size_to_be());
+        let needed = leg_bytes(volume, volume.array_to_be());
         for (leg, found) in &volume.legs {
             let has: u64 = found.extents.iter().map(|extent| extent.count * SLAB_BYTES).sum();
             if has < needed {
@@ -149,16 +152,32 @@ fn check_slabs(state: &State, broken: &mut Vec<Broken>) {
             }
         }
         check_laid(*id, volume, broken);
+        check_mapped(*id, volume, broken);
     }
 }
 
-/// What a leg of a volume takes on its drive when that has this size, bytes.
+fn check_mapped(id: VolumeId, volume: &Volume, broken: &mut Vec<Broken>) {
+    let all: Vec<u64> = volume.mapped.extents().chain(volume.mapping.iter().copied()).collect();
+    let once: BTreeSet<u64> = all.iter().copied().collect();
+    let fine = match volume.provision {
+        Provision::Fixed => all.is_empty(),
+        Provision::Thin => {
+            let seen = |extent: &u64| extent.checked_mul(SLAB_BYTES).is_some_and(|at| at < volume.size_bytes);
+            all.first() == Some(&0)
+                && once.len() == all.len()
+                && all.iter().all(seen)
+                && volume.growing.is_none()
+        }
+    };
+    if !fine {
+        broken.push(Broken::Mapped(id));
+    }
+}
+
+/// What a leg of a volume takes on its drive when its array has this size, bytes.
 fn leg_bytes(volume: &Volume, data_bytes: u64) -> u64 {
     let sizes = Sizes { data_bytes, room_bytes: volume.room_bytes, chunk_bytes: CHUNK_BYTES };
-    Geometry::new(sizes).map_or(u64::MAX, |geometry| match volume.provision {
-        Provision::Fixed => geometry.backed_bytes(),
-        Provision::Thin => geometry.data_offset_bytes(),
-    })
+    Geometry::new(sizes).map_or(u64::MAX, |geometry| geometry.backed_bytes())
 }
 
 fn check_laid(id: VolumeId, volume: &Volume, broken: &mut Vec<Broken>) {
@@ -172,17 +191,18 @@ fn check_laid(id: VolumeId, volume: &Volume, broken: &mut Vec<Broken>) {
         _ => false,
     };
     let counts = |leg: &Leg| matches!(leg.state, LegState::InSync | LegState::Rebuilding { .. });
-    let needed = leg_bytes(volume, volume.size_bytes);
+    let needed = leg_bytes(volume, volume.array_bytes());
     for (leg_id, leg) in volume.legs.iter().filter(|(_, leg)| counts(leg)) {
         if !has(leg, needed) && !declared(leg_id, leg) {
             broken.push(Broken::NotLaid(id, *leg_id));
         }
     }
-    if let Some(to_bytes) = volume.growing {
+    let (has_bytes, to_bytes) = (volume.array_bytes(), volume.array_to_be());
+    if volume.growing.is_some() || !volume.mapping.is_empty() {
         let needed = leg_bytes(volume, to_bytes);
         let all = volume.legs.values().filter(|leg| counts(leg)).all(|leg| has(leg, needed));
         let waits = volume.phase == Phase::Offline || !all;
-        if to_bytes <= volume.size_bytes || to_bytes > volume.room_bytes || !waits {
+        if to_bytes <= has_bytes || to_bytes > volume.room_bytes || !waits {
             broken.push(Broken::Growing(id));
         }
     }
@@ -243,6 +263,9 @@ pub fn check_step(before: &State, after: &State) -> Vec<Broken> {
         };
         if new.epoch < old.epoch || new.map_sequence < old.map_sequence || new.size_bytes < old.size_bytes {
             broken.push(Broken::WentBack(id.to_string()));
+        }
+        if new.mapped.first(old.array_bytes()) != old.mapped && old.provision == Provision::Thin {
+            broken.push(Broken::Mapped(*id));
         }
         if new.epoch == old.epoch && new.owner != old.owner {
             broken.push(Broken::TwoOwners(*id, new.epoch));

@@ -117,10 +117,17 @@ pub enum VolumeCommand {
         /// What the operator was told is lost.
         loses: String,
     },
-    /// Make it larger: its legs get the slabs for that. It has the size when all that count have [`Self::Laid`] them.
+    /// Make it larger: its legs get the slabs for that. It has the size when all that count have [`Self::Laid`] them. What users see of a thin volume
+    /// is larger at once, and takes no slabs.
     Grow {
         /// The new size.
         size_bytes: u64,
+    },
+    /// The owner of a thin volume: users write these extents, which are not mapped. Its legs get the slabs for them, and they are mapped when all
+    /// that count have [`Self::Laid`] those. Extents that are mapped already, or about to be, are passed over.
+    Map {
+        /// Which, counted from the volume's beginning.
+        extents: BTreeSet<u64>,
     },
     /// A target: so many slabs of a leg, from its beginning, are mapped, and what was new of them is durably zeros.
     Laid {
@@ -290,6 +297,8 @@ pub enum Event {
     LegFreed(VolumeId, LegId),
     /// A volume has another size, bytes.
     VolumeGrown(VolumeId, u64),
+    /// So many extents of a volume are mapped.
+    ExtentsMapped(VolumeId, u64),
     /// A volume is no longer there.
     VolumeDeleted(VolumeId),
     /// Anything else.
@@ -421,8 +430,30 @@ pub enum Rejected {
         /// To what.
         to_bytes: u64,
     },
+    /// All of a fixed volume is there.
+    #[error("the volume is not thin: nothing of it is to be mapped")]
+    NotThin,
+    /// Users see no such extent.
+    #[error("the volume has no extent {extent}: users see {extents}")]
+    NoSuchExtent {
+        /// What was asked for.
+        extent: u64,
+        /// How many there are.
+        extents: u64,
+    },
+    /// All that were asked for are mapped, or are about to be.
+    #[error("these extents are mapped already, or are about to be")]
+    AlreadyMapped,
+    /// Some at a time.
+    #[error("{extents} extents of the volume are being mapped")]
+    Mapping {
+        /// How many.
+        extents: u64,
+    },
     /// What lies behind its end may have been written by those that are lost.
-    #[error("a quorum was forced since the volume was made: it can't grow any more")]
+    #[error(
+        "a quorum was forced since the volume was made: it can't grow any more, nor can more of it be mapped"
+    )]
     Forced,
     /// The leg lacks what the volume has grown by.
     #[error("{0} has not all slabs of the volume's size mapped")]
@@ -517,6 +548,11 @@ impl Rejected {
             self,
             Self::RebuildLimit(_) | Self::MapSequence { .. } | Self::Busy(_) | Self::VotersChanging
         )
+    }
+
+    /// Whether there are too few free slabs: a drive more, or a volume less, would help.
+    pub fn is_out_of_slabs(&self) -> bool {
+        matches!(self, Self::NoRoom { .. } | Self::Reserve { .. })
     }
 }
 

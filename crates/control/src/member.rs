@@ -10,7 +10,7 @@
 //! On failure: none. What is dropped is ordered again: see the roles.
 
 use crate::bug::Bugs;
-use crate::command::Command;
+use crate::command::{Command, Rejected};
 use crate::decider::{self, Decider};
 use crate::lease::{GrantorEffect, GrantorEvent, Holder, HolderEffect, HolderTiming};
 use crate::moment::Moment;
@@ -18,6 +18,7 @@ use crate::owner::{self, Owner, Stage, Up};
 use crate::slow::Reading;
 use crate::state::State;
 use crate::target::{self, Target};
+use crate::thin;
 use model::{BootId, DriveId, NodeId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -139,6 +140,15 @@ impl Member {
     /// Why volumes wait, where the leader is.
     pub fn blocked(&mut self, now: Moment, ledger: &State) -> Vec<(VolumeId, decider::Blocked)> {
         self.decider.blocked(now, ledger)
+    }
+
+    /// Thin volumes of this node whose users write what has no place and gets none now, and why.
+    pub fn out_of_room(&self, ledger: &State) -> Vec<(VolumeId, Rejected)> {
+        let of = |(id, owner): (&VolumeId, &Owner)| {
+            let Stage::Up(up) = owner.stage() else { return None };
+            Some((*id, thin::out_of_room(ledger, ledger.volumes.get(id)?, &up.unmapped)?))
+        };
+        self.owners.iter().filter_map(of).collect()
     }
 
     /// Who shall vote instead, where the leader is: [`crate::voters`].

@@ -37,7 +37,7 @@ mod up;
 use crate::bug::{Bug, Bugs};
 use crate::command::{Command, LegRef, VolumeCommand};
 use crate::moment::Moment;
-use crate::state::{Base, LegState, Phase, State, Volume};
+use crate::state::{Base, LegState, Phase, Reach, State, Volume};
 use model::{BootId, Epoch, Incarnation, LegId, MapSequence, NodeId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -91,8 +91,10 @@ pub enum Event {
     Stirred,
     /// What [`Effect::Look`] found.
     Looked(Look),
-    /// What users have is so long now, bytes.
-    Extended(u64),
+    /// What users have now.
+    Extended(Reach),
+    /// Users write these extents of a thin volume, which have no place in the array that they have; said as often as it is looked. Empty: nobody waits.
+    Unmapped(BTreeSet<u64>),
     /// What [`Effect::LetGo`] was to do is done.
     LetGo(LegId),
     /// What [`Effect::Release`] was to do is done.
@@ -131,11 +133,11 @@ pub enum Event {
 pub enum Effect {
     /// Make the array. Replaces an earlier order.
     Assemble(Assembly),
-    /// Let users in: to so many bytes.
-    Admit(u64),
-    /// Let users have so many bytes, without stopping them, and say [`Event::Extended`]. Ordered until it is said; one at a time is enough. It may wait for
+    /// Let users in: to so much.
+    Admit(Reach),
+    /// Let users have so much, without stopping them, and say [`Event::Extended`]. Ordered until it is said; one at a time is enough. It may wait for
     /// what users have in flight, and nothing else may wait for it.
-    Extend(u64),
+    Extend(Reach),
     /// Look at every leg, and say [`Event::Looked`].
     Look,
     /// Let this leg's gate fail what it holds, so that the array goes on without it.

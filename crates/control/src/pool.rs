@@ -4,7 +4,7 @@
 //!   free ──► a leg's ──► leaving ──► free
 //!     created,    removed,     its target has
 //!     moved,      deleted      fenced it
-//!     grown
+//!     grown, mapped
 //! ```
 //! Purpose: slabs are given out here, in the commit that makes a leg, so that no two planners can give the same ones. Whoever plans names
 //! drives; which slabs of them follows from the ledger alone.
@@ -18,10 +18,10 @@
 //! On failure: [`Rejected`], and nothing has changed.
 
 use crate::command::Rejected;
-use crate::state::{Drive, State, Volume};
+use crate::state::{Drive, Leg, State, Volume};
 use model::{
-    CHUNK_BYTES, DriveId, Extent, Geometry, NodeId, PlacedLeg, Pool, PoolDrive, PoolNode, SLAB_BYTES,
-    SLABS_OFFSET_BYTES, Sizes, VolumeSize,
+    CHUNK_BYTES, DriveId, Extent, Geometry, LegId, NodeId, PlacedLeg, Pool, PoolDrive, PoolNode, Provision,
+    SLAB_BYTES, SLABS_OFFSET_BYTES, Sizes, VolumeSize,
 };
 use std::collections::BTreeMap;
 
@@ -85,6 +85,23 @@ impl State {
         if more == 0 { Ok(taken) } else { Err(Rejected::NoRoom { drive, missing_slabs: more }) }
     }
 
+    /// The slabs that each leg of a volume lacks of what an array of this size takes: free ones of the drive that it is on, and not of what is kept free.
+    /// A thin volume's leg that is on a retired drive still, since there is nowhere for it to go, takes what is free there: its users would wait for an operator.
+    pub(crate) fn slabs_for(
+        &self,
+        volume: &Volume,
+        array_bytes: u64,
+    ) -> Result<Vec<(LegId, Vec<Extent>)>, Rejected> {
+        let slabs = needed(volume, array_bytes);
+        let more = |leg: &Leg| slabs.saturating_sub(leg.slabs());
+        let retired = |leg: &Leg| self.drives.get(&leg.drive).is_some_and(|drive| drive.retired);
+        let stays = |leg: &&Leg| volume.provision == Provision::Thin && retired(leg);
+        let legs = volume.legs.values().filter(|leg| !stays(leg));
+        self.keeps_reserve(legs.map(|leg| (leg.drive, more(leg))))?;
+        let of = |(id, leg): (&LegId, &Leg)| Ok((*id, self.allocate(leg.drive, more(leg))?));
+        volume.legs.iter().map(of).collect()
+    }
+
     /// New legs of so many slabs on these drives leave each node its reserve: the slabs of its largest drive that takes something, if it has another.
     pub(crate) fn keeps_reserve(&self, drives: impl Iterator<Item = (DriveId, u64)>) -> Result<(), Rejected> {
         let mut wanted: BTreeMap<NodeId, u64> = BTreeMap::new();
@@ -115,6 +132,7 @@ impl Volume {
             mirror: self.mirror,
             provision: self.provision,
             size_bytes: self.size_bytes,
+            array_bytes: self.array_bytes(),
             room_bytes: self.room_bytes,
         }
     }
@@ -125,16 +143,16 @@ pub(crate) fn slabs(drive: &Drive) -> u64 {
     drive.size_bytes.saturating_sub(SLABS_OFFSET_BYTES) / SLAB_BYTES
 }
 
-/// How many slabs a leg of such a volume is given.
+/// How many slabs a leg of such a volume is given, if there can be one of its size.
 pub(crate) fn slabs_of(size: VolumeSize) -> Result<u64, Rejected> {
     let sizes = Sizes { data_bytes: size.size_bytes, room_bytes: size.room_bytes, chunk_bytes: CHUNK_BYTES };
     Geometry::new(sizes).map_err(|_| Rejected::Size { size_bytes: size.size_bytes })?;
     Ok(pool_of(Vec::new()).slabs_of(size))
 }
 
-/// How many slabs a leg of a volume needs when that has this size.
-pub(crate) fn needed(volume: &Volume, size_bytes: u64) -> u64 {
-    pool_of(Vec::new()).slabs_of(VolumeSize { size_bytes, ..volume.size() })
+/// How many slabs a leg of a volume needs when its array has this size.
+pub(crate) fn needed(volume: &Volume, array_bytes: u64) -> u64 {
+    pool_of(Vec::new()).slabs_of(VolumeSize { array_bytes, ..volume.size() })
 }
 
 fn pool_of(nodes: Vec<PoolNode>) -> Pool {

@@ -7,8 +7,9 @@
 //! Invariants: [`crate::check`]. On failure: none, data can't fail.
 
 use model::{
-    BootId, ClusterSpec, DriveId, DriveSerial, Epoch, Extent, Incarnation, LedgerIncarnation, LegId,
-    MapSequence, Mirror, NodeId, NodeName, PowerCycles, Provision, VolumeId, VolumeName, ZoneName,
+    BootId, ClusterSpec, DriveId, DriveSerial, Epoch, Extent, ExtentTable, Incarnation, LedgerIncarnation,
+    LegId, MapSequence, Mirror, NodeId, NodeName, PowerCycles, Provision, SLAB_BYTES, VolumeId, VolumeName,
+    ZoneName,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -175,12 +176,19 @@ pub struct Volume {
     pub mirror: Mirror,
     /// When its space is given out.
     pub provision: Provision,
-    /// Its size. Only grows.
+    /// What its users see. Only grows.
     pub size_bytes: u64,
     /// What it grows to: its legs have the slabs for that, and it has that size in the commit that says so of the last of those that are in sync or
     /// being rebuilt.
     #[serde(default)]
     pub growing: Option<u64>,
+    /// If it is thin: which of its extents are mapped, and where in the array each stands. What is not mapped reads as zeros.
+    #[serde(default)]
+    pub mapped: ExtentTable,
+    /// The extents that come next, in the order of their places: its legs have the slabs for them, and they are mapped in the commit that says so of the
+    /// last of those that are in sync or being rebuilt.
+    #[serde(default)]
+    pub mapping: BTreeSet<u64>,
     /// A quorum was forced since it was made. What those that are lost may have written behind its end is not known, so it never grows.
     #[serde(default)]
     pub forced: bool,
@@ -428,15 +436,57 @@ impl Leg {
     }
 }
 
+/// How much of a volume users have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Reach {
+    /// How long what they see is, bytes.
+    pub size_bytes: u64,
+    /// How much of the array is behind it, bytes: of a fixed volume the same; of a thin one what was mapped, the rest of what they see being holes.
+    pub array_bytes: u64,
+}
+
 impl Volume {
-    /// Its size, or what it grows to.
+    /// What users see, or what that grows to.
     pub fn size_to_be(&self) -> u64 {
         self.growing.map_or(self.size_bytes, |to| to.max(self.size_bytes))
     }
 
-    /// Whether all that the volume's size takes is mapped on a leg.
+    /// How much data its legs have, bytes: all that users see, or what is mapped of it.
+    pub fn array_bytes(&self) -> u64 {
+        match self.provision {
+            Provision::Fixed => self.size_bytes,
+            Provision::Thin => self.mapped.array_bytes(),
+        }
+    }
+
+    /// As [`Self::array_bytes`], or what that grows to.
+    pub fn array_to_be(&self) -> u64 {
+        match self.provision {
+            Provision::Fixed => self.size_to_be(),
+            Provision::Thin => self.array_bytes() + self.mapping.len() as u64 * SLAB_BYTES,
+        }
+    }
+
+    /// What its users are to have.
+    pub fn reach(&self) -> Reach {
+        Reach { size_bytes: self.size_bytes, array_bytes: self.array_bytes() }
+    }
+
+    /// Whether an extent is mapped, or is about to be.
+    pub fn has_extent(&self, extent: u64) -> bool {
+        self.provision == Provision::Fixed
+            || self.mapping.contains(&extent)
+            || self.mapped.place_of(extent).is_some()
+    }
+
+    /// How many extents users see.
+    pub fn extents(&self) -> u64 {
+        self.size_bytes.div_ceil(SLAB_BYTES)
+    }
+
+    /// Whether all that the volume's array has is on slabs of a leg.
     pub fn is_laid(&self, leg: &Leg) -> bool {
-        leg.laid_slabs() >= crate::pool::needed(self, self.size_bytes)
+        leg.laid_slabs() >= crate::pool::needed(self, self.array_bytes())
     }
 
     /// The legs that have every acknowledged write.

@@ -58,7 +58,7 @@ pub(crate) fn with_volume(nodes: u32, drives: u32, mirror: Mirror, caches: &[Cac
     let create = ClusterCommand::CreateVolume {
         name: "data".parse().unwrap(),
         mirror,
-        provision: Provision::Thin,
+        provision: Provision::Fixed,
         size_bytes: 1 << 20,
         drives: on,
         owner: NodeId(1),

@@ -4,7 +4,8 @@ use super::*;
 use control::state::Settings;
 use control::{LegRef, VolumeCommand};
 use model::{
-    BootId, CpuInfo, Drive, DriveClass, KernelInfo, LegId, MapSequence, MemoryInfo, Mirror, VolumeId,
+    BootId, CpuInfo, Drive, DriveClass, KernelInfo, LegId, MapSequence, MemoryInfo, Mirror, Provision,
+    VolumeId,
 };
 
 fn member_view(
@@ -25,6 +26,7 @@ fn member_view(
         devices,
         device_bytes: BTreeMap::new(),
         legs: Vec::new(),
+        out_of_room: BTreeMap::new(),
         blocked: BTreeMap::from([(VolumeId(1), "b1 is silent".to_owned())]),
         rebuilds: BTreeMap::new(),
     };
@@ -55,7 +57,13 @@ fn with_volume() -> State {
 
 fn request() -> VolumeRequest {
     let (name, rack) = ("v".parse().unwrap(), "b".parse().unwrap());
-    VolumeRequest { name, mirror: Mirror::TwoWay, size_bytes: 1 << 26, rack: Some(rack) }
+    VolumeRequest {
+        name,
+        mirror: Mirror::TwoWay,
+        provision: Provision::Fixed,
+        size_bytes: 1 << 26,
+        rack: Some(rack),
+    }
 }
 
 fn inventory(volatile_write_cache: Option<bool>) -> Inventory {

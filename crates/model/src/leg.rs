@@ -59,7 +59,7 @@ pub struct InvalidSizes {
 /// A volume's sizes, which all its legs share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Sizes {
-    /// What users see.
+    /// How much data legs have: what users see, of a thin volume what is mapped.
     pub data_bytes: u64,
     /// How large it can get: what its bitmaps, array and legs' devices are made for, once.
     pub room_bytes: u64,

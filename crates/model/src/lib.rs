@@ -8,6 +8,7 @@
 //! On failure: constructors return [`InvalidValue`], which names the value and what would be right.
 
 mod diagnostic;
+mod extents;
 mod ids;
 mod intent;
 mod inventory;
@@ -18,6 +19,7 @@ mod spec;
 mod volume;
 
 pub use diagnostic::{Diagnostic, Location, RuleId, Severity};
+pub use extents::{ExtentTable, Segment};
 pub use ids::{
     AdapterName, ClusterName, DriveSerial, IntentName, InvalidValue, MacAddress, Mtu, NodeName, NodeOrdinal,
     Priority, StorageNetworkIndex, VlanId, VolumeName, ZoneName,

@@ -1,6 +1,8 @@
 //! The pool as placement sees it: nodes with drives, drives cut into slabs, legs that hold some of them.
 
-use crate::{BLOCK_BYTES, DriveId, Geometry, LegId, Mirror, NodeId, Provision, Sizes, VolumeId, ZoneName};
+use crate::{
+    BLOCK_BYTES, DriveId, Geometry, LegId, Mirror, NodeId, Provision, SLAB_BYTES, Sizes, VolumeId, ZoneName,
+};
 use serde::{Deserialize, Serialize};
 
 /// All drives of all nodes, and how they are cut up.
@@ -49,6 +51,8 @@ pub struct VolumeSize {
     pub provision: Provision,
     /// What its users see, bytes.
     pub size_bytes: u64,
+    /// What of it every leg has slabs for, bytes: all of a fixed volume, what is mapped of a thin one.
+    pub array_bytes: u64,
     /// How large it can get, bytes: what its metadata is made for.
     pub room_bytes: u64,
 }
@@ -56,14 +60,18 @@ pub struct VolumeSize {
 impl VolumeSize {
     /// Of a volume that begins with this size.
     pub const fn new(mirror: Mirror, provision: Provision, size_bytes: u64) -> Self {
-        Self { mirror, provision, size_bytes, room_bytes: Sizes::room_of(size_bytes) }
+        let array_bytes = match provision {
+            Provision::Fixed => size_bytes,
+            Provision::Thin => SLAB_BYTES,
+        };
+        Self { mirror, provision, size_bytes, array_bytes, room_bytes: Sizes::room_of(size_bytes) }
     }
 }
 
-/// Slabs of a drive in a row.
+/// Slabs of a drive in a row, or extents of a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Extent {
-    /// The first, counted from 0 after the drive's header.
+    /// The first, counted from 0: after the drive's header, or from the volume's beginning.
     pub first: u64,
     /// How many.
     pub count: u64,
@@ -88,19 +96,15 @@ impl Pool {
         drive.size_bytes.saturating_sub(self.header_bytes).checked_div(self.slab_bytes).unwrap_or(0)
     }
 
-    /// How many slabs a leg is given when it is made: for its metadata (header, bitmap, maps) and, unless it is thin, all its data. What no
-    /// volume can have takes more than there are.
+    /// How many slabs a leg has: for its metadata (header, bitmap, maps), and for its data or what is mapped of it. What no volume can have takes
+    /// more than there are.
     pub fn slabs_of(&self, size: VolumeSize) -> u64 {
-        let whole = size.size_bytes.clamp(1, 1 << 60).next_multiple_of(BLOCK_BYTES);
+        let whole = size.array_bytes.clamp(1, 1 << 60).next_multiple_of(BLOCK_BYTES);
         let sizes = Sizes { data_bytes: whole, room_bytes: size.room_bytes, chunk_bytes: self.chunk_bytes };
         let Ok(geometry) = Geometry::new(sizes) else {
             return u64::MAX;
         };
-        let bytes = match size.provision {
-            Provision::Fixed => geometry.backed_bytes(),
-            Provision::Thin => geometry.data_offset_bytes(),
-        };
-        bytes.div_ceil(self.slab_bytes.max(1))
+        geometry.backed_bytes().div_ceil(self.slab_bytes.max(1))
     }
 
     /// A drive and the node that it is in.

@@ -135,10 +135,20 @@ pub struct Schedule {
 
 /// Until when nothing goes wrong, ms.
 const CALM_MS: u64 = 1_500;
+/// What is added to a seed to draw which volumes are thin.
+const THIN: u64 = 1;
 /// The last moment for a fault to begin, ms.
 const LAST_MS: u64 = 15_000;
 
 impl Schedule {
+    /// How many extents a thin volume begins with; `None`: it is fixed. Of three volumes about one is thin. By the seed, but without the schedule's own
+    /// randomness: what happens to fixed volumes is what happened before there were thin ones.
+    pub(crate) fn thin(&self, volume: usize) -> Option<u64> {
+        let drawn =
+            fastrand::Rng::with_seed(self.seed.wrapping_mul(31).wrapping_add(THIN + volume as u64)).u64(..);
+        drawn.is_multiple_of(3).then_some(2 + u64::from(drawn / 3 % 4 > 0))
+    }
+
     /// The schedule of a seed.
     pub fn of(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed ^ 0x5eed_0f5c_4ed0_1e50);

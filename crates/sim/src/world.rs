@@ -18,13 +18,14 @@ mod raft;
 mod setup;
 mod shell;
 mod target;
+mod thin;
 mod users;
 
 use crate::bugs::Broken;
 use crate::hits::Hits;
 use crate::schedule::{Plane, Schedule};
 use control::owner::{self, Owner};
-use control::state::State;
+use control::state::{Reach, State};
 use control::target::{Key, Laid, LegOf, Target};
 use control::{Command, Moment, decider::Decider, lease::Holder};
 use judge::{Judge, Truth};
@@ -95,8 +96,8 @@ pub(crate) enum Event {
     TakeBack(usize, usize),
     /// A slab of a leg is to be filled with zeros: machine, which laying.
     Lay(usize, u32),
-    /// Users are to get more: machine, volume, array, bytes.
-    Extend(usize, usize, u32, u64),
+    /// Users are to get more: machine, volume, array, what.
+    Extend(usize, usize, u32, Reach),
     /// A leg could not be given out: machine, volume, leg.
     NotGiven(usize, usize, u16),
     /// A fault begins.

@@ -10,6 +10,8 @@
 //! | the gate to a remote leg (dm) | `tr-gate-VOLUME-LEG-EPOCH` | as long as the array; where it leads may change |
 //! | an array (md) | `md_trVOLUME_LEDGER_NUMBER`, hexadecimal, since names end at 31 characters | an epoch |
 //! | what users open (dm) | `tr-volume-VOLUME` | while users are let in |
+//! | a thin volume's way to its extents' places (dm) | `tr-route-VOLUME` | the same |
+//! | what of it has no place (dm) | `tr-hole-VOLUME`, on `tr-zero-VOLUME` and `tr-deny-VOLUME` | the same |
 //!
 //! An epoch is `LEDGER.NUMBER`. UUID, NGUID and serial come from the export's name by SHA-256.
 
@@ -170,9 +172,34 @@ pub fn top(volume: VolumeId) -> String {
     format!("tr-volume-{}", volume.0)
 }
 
-/// Which volume's that is.
+/// A thin volume's way to its extents' places.
+pub fn route(volume: VolumeId) -> String {
+    format!("tr-route-{}", volume.0)
+}
+
+/// What of a thin volume has no place.
+pub fn hole(volume: VolumeId) -> String {
+    format!("tr-hole-{}", volume.0)
+}
+
+/// Where reads of that go.
+pub fn zero(volume: VolumeId) -> String {
+    format!("tr-zero-{}", volume.0)
+}
+
+/// Where writes to that fail.
+pub fn deny(volume: VolumeId) -> String {
+    format!("tr-deny-{}", volume.0)
+}
+
+/// Which volume's it is that users open.
 pub fn of_top(name: &str) -> Option<VolumeId> {
     number(name.strip_prefix("tr-volume-")?).map(VolumeId)
+}
+
+/// Which thin volume's way it is.
+pub fn of_route(name: &str) -> Option<VolumeId> {
+    number(name.strip_prefix("tr-route-")?).map(VolumeId)
 }
 
 fn parts<const N: usize>(text: &str, between: char) -> Option<[&str; N]> {

@@ -1,10 +1,10 @@
 //! A node as owner of a volume: from control's words to steps in nvme-fabrics, device-mapper and md.
 //!
-//! Purpose: [`assemble`], [`let_go`], [`release`], [`repoint`], [`rebuild`], [`stop_rebuild`], [`admit`], [`extend`], [`shut`], [`give_up`], [`stop`] compute the steps from
+//! Purpose: [`assemble`], [`let_go`], [`release`], [`repoint`], [`rebuild`], [`stop_rebuild`], [`admit`], [`extend`], [`take`], [`shut`], [`give_up`], [`stop`] compute the steps from
 //! what the kernel has ([`Seen`]); [`look`] says it in control's words.
 //!
 //! ```text
-//!   tr-volume-V            what users open: linear, made by `admit`
+//!   tr-volume-V            what users open, made by `admit`: linear; of a thin volume more (`top`)
 //!        │
 //!   md_trV_L_N             raid1, external metadata, bitmap on every leg
 //!    │         │
@@ -20,11 +20,13 @@
 //! On failure: a step's error is the executor's, and the order is given again. [`Refused`]: not as things are.
 
 mod seen;
+mod top;
 
 pub use seen::{
     Array, Connection, Gate, Member, Seen, Way, found, is_settled, look, no_longer_sound, to_bounce,
     without_path,
 };
+pub use top::{Layout, Queue, Thin, admit, extend, shut, take};
 
 use crate::leg::{Geometry, Sizes};
 use crate::name::GivenLeg;
@@ -89,14 +91,30 @@ pub enum Step {
     Answer(BTreeSet<LegId>),
     /// Take a leg out, as soon as md has nothing in flight to it.
     Remove(Way),
-    /// Let users in: to so many bytes.
-    MakeTop(u64),
-    /// Have so many bytes ready for the users who are in.
-    LoadTop(u64),
-    /// Let them have what is ready, once what they have in flight has ended; what comes meanwhile waits. Without anything ready it does nothing.
+    /// Make what of a thin volume of so many bytes has no place: reads of it give zeros, writes fail and are counted.
+    MakeHole(u64),
+    /// Make the way from what users see of a thin volume to the places on the array, and to the hole.
+    MakeRoute(Layout),
+    /// Let users in.
+    MakeTop(Layout),
+    /// Have another route ready.
+    LoadRoute(Layout),
+    /// Have more ready for the users who are in.
+    LoadTop(Layout),
+    /// Take the route that is ready, once what is in flight through the old one has ended.
+    SwapRoute,
+    /// Let users have what is ready, once what they have in flight has ended; what comes meanwhile waits. Without anything ready it does nothing.
     SwapTop,
+    /// Let what waits for a place go on, if it has one.
+    ReinstateTop,
+    /// Let what waits for a place fail, and what comes.
+    FailTop,
     /// Nobody can open it any more; fails while somebody has it open.
     RemoveTop,
+    /// Remove the route.
+    RemoveRoute,
+    /// Remove the hole.
+    RemoveHole,
     /// Stop the array, and wait until it is gone.
     Clear,
 }
@@ -196,7 +214,7 @@ pub fn assemble(
     if seen.top.is_some() {
         return Err(Refused::Open);
     }
-    let mut steps = Vec::new();
+    let mut steps = shut(seen);
     let ways: BTreeMap<LegId, Way> = order
         .legs
         .iter()
@@ -280,20 +298,6 @@ fn add(site: &Site, way: Way) -> [Step; 4] {
         // Before `slot`: so md takes it as one that was in the array before, and goes by the bitmap.
         set("state", "insync".to_owned()),
     ]
-}
-
-/// `Admit`: to so many bytes, which every leg of the array has.
-pub fn admit(site: &Site, seen: &Seen, epoch: Epoch, bytes: u64) -> Result<Vec<Step>, Refused> {
-    site.array(seen, epoch)?;
-    Ok(if seen.top.is_some() { Vec::new() } else { vec![Step::MakeTop(bytes)] })
-}
-
-/// `Extend`, all but its last step, [`Step::SwapTop`]: that waits for what users have in flight, and so perhaps for a leg that is to be let go; nobody else
-/// may wait for whoever carries it out.
-pub fn extend(site: &Site, seen: &Seen, epoch: Epoch, bytes: u64) -> Result<Vec<Step>, Refused> {
-    site.array(seen, epoch)?;
-    let has = seen.top.ok_or(Refused::NotOpen(site.volume))?;
-    Ok((has < bytes).then_some(Step::LoadTop(bytes)).into_iter().collect())
 }
 
 /// `LetGo`: the ledger has said so.
@@ -442,17 +446,13 @@ pub fn stop_rebuild(site: &Site, seen: &Seen, epoch: Epoch, leg: LegId) -> Resul
     Ok(steps)
 }
 
-/// `Stop`, before the legs are flushed: nobody can open it any more. [`Step::RemoveTop`] fails while somebody has it open.
-pub fn shut(seen: &Seen) -> Vec<Step> {
-    seen.top.map(|_| Step::RemoveTop).into_iter().collect()
-}
-
 /// `Stop`, of users who no longer run: what waits for a leg without path fails, so that they can end. md is answered for all legs: there is
 /// nobody who hears of an acknowledgement.
 pub fn give_up(site: &Site, seen: &Seen) -> Vec<Step> {
     let lost = without_path(seen);
     let lost = || seen.gates.iter().filter(|(leg, _)| lost.contains(leg));
-    let mut steps: Vec<Step> = lost().map(|(leg, gate)| Step::FailGate(*leg, gate.epoch)).collect();
+    let mut steps: Vec<Step> = top::give_up(seen).into_iter().collect();
+    steps.extend(lost().map(|(leg, gate)| Step::FailGate(*leg, gate.epoch)));
     let Some(array) = &seen.array else { return steps };
     let healthy = |leg: &LegId| array.members.get(leg).is_some_and(|member| !member.has("faulty"));
     for (leg, _) in lost().filter(|(leg, _)| healthy(leg)) {

@@ -104,7 +104,7 @@ impl Kernel {
                 }
                 self.prepared = true;
             }
-            Step::MakeTop(bytes) => self.seen.top = Some(*bytes),
+            Step::MakeTop(layout) => self.seen.top = Some(layout.size_bytes),
             Step::RemoveTop => self.seen.top = None,
             Step::AwaitIdle => {}
             step => self.carry_md(step)?,
@@ -335,12 +335,12 @@ fn a_gate_has_no_path_by_its_own_word_or_when_no_connection_lives() {
 #[test]
 fn nothing_is_made_under_users_and_nothing_ordered_of_an_array_that_is_not_there() {
     let mut kernel = assembled();
-    let steps = admit(&site(), &kernel.seen, epoch(1), 128 << 20).unwrap();
+    let steps = admit(&site(), &kernel.seen, epoch(1), &Layout::fixed(128 << 20)).unwrap();
     carry_out(&mut kernel, &steps);
     assert_eq!(assemble(&site(), &kernel.seen, &order(&[1]), MapSequence(0)), Err(Refused::Open));
-    assert_eq!(admit(&site(), &kernel.seen, epoch(1), 128 << 20), Ok(vec![]));
+    assert_eq!(admit(&site(), &kernel.seen, epoch(1), &Layout::fixed(128 << 20)), Ok(vec![]));
     let missing = Refused::NoArray(VOLUME, epoch(2));
-    assert_eq!(admit(&site(), &kernel.seen, epoch(2), 128 << 20), Err(missing.clone()));
+    assert_eq!(admit(&site(), &kernel.seen, epoch(2), &Layout::fixed(128 << 20)), Err(missing.clone()));
     assert_eq!(let_go(&site(), &kernel.seen, epoch(2), LegId(2)), Err(missing));
 }
 
@@ -587,11 +587,12 @@ fn an_array_has_room_that_users_do_not_see() {
     let (state, action) = ("active".to_owned(), "idle".to_owned());
     let array = Array { epoch, state, action, held: false, room: 1, members: BTreeMap::new() };
     let seen = Seen { array: Some(array), ..Seen::default() };
-    assert_eq!(admit(&site, &seen, epoch, 128 << 20), Ok(vec![Step::MakeTop(128 << 20)]));
-    assert_eq!(extend(&site, &seen, epoch, 256 << 20), Err(Refused::NotOpen(site.volume)));
+    let of = |mib: u64| Layout::fixed(mib << 20);
+    assert_eq!(admit(&site, &seen, epoch, &of(128)), Ok(vec![Step::MakeTop(of(128))]));
+    assert_eq!(extend(&site, &seen, epoch, &of(256)), Err(Refused::NotOpen(site.volume)));
     let open = Seen { top: Some(128 << 20), ..seen };
-    assert_eq!(admit(&site, &open, epoch, 256 << 20), Ok(vec![]), "that is for `extend`");
-    assert_eq!(extend(&site, &open, epoch, 256 << 20), Ok(vec![Step::LoadTop(256 << 20)]));
-    assert_eq!(extend(&site, &open, epoch, 128 << 20), Ok(vec![]));
+    assert_eq!(admit(&site, &open, epoch, &of(256)), Ok(vec![]), "that is for `extend`");
+    assert_eq!(extend(&site, &open, epoch, &of(256)), Ok(vec![Step::LoadTop(of(256))]));
+    assert_eq!(extend(&site, &open, epoch, &of(128)), Ok(vec![]));
     assert_eq!(site.geometry.leg_bytes(), (1 << 20) + (512 << 30));
 }

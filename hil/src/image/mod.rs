@@ -56,7 +56,7 @@ const IMAGES: Kind = Kind { folder: "images", keep: 4 };
 
 /// The modules that every node needs: its buses, NICs, drives, ports and watchdog, its state's file system, what the networks
 /// are built from, and what volumes are.
-pub const NODE_MODULES: [&str; 25] = [
+pub const NODE_MODULES: [&str; 26] = [
     "virtio_pci",
     "virtio_net",
     "virtio_rng",
@@ -80,6 +80,7 @@ pub const NODE_MODULES: [&str; 25] = [
     "dm_mod",
     "dm_multipath",
     "dm_zero",
+    "dm_delay",
     "dm_round_robin",
     "tcp_diag",
 ];

@@ -1,6 +1,7 @@
 //! Where a leg's data is on its drive. Pure.
 
 use api::LegPlace;
+use model::SLAB_BYTES;
 
 /// Something on a drive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +26,21 @@ pub struct Outside {
     pieces_bytes: u64,
 }
 
-/// Where so much of a volume's data from some place on is, in order. It is in several ranges where it crosses the end of a piece.
+/// Where so much of what users of a volume see from some place on is, in order. It is in several ranges where it crosses the end of a piece, and nowhere where
+/// nothing of a thin volume was mapped: there it is zeros. Of a thin volume it must be of one extent.
 pub fn ranges(place: &LegPlace, at_bytes: u64, len_bytes: u64) -> Result<Vec<Range>, Outside> {
+    let Some(table) = &place.mapped else { return on_array(place, at_bytes, len_bytes) };
+    let (extent, from) = (at_bytes / SLAB_BYTES, at_bytes % SLAB_BYTES);
+    if from.checked_add(len_bytes).is_none_or(|end| end > SLAB_BYTES) {
+        let wanted = Range { offset_bytes: at_bytes, len_bytes };
+        return Err(Outside { wanted, data_bytes: place.data_bytes, pieces_bytes: 0 });
+    }
+    let found = table.place_of(extent);
+    found.map_or(Ok(Vec::new()), |found| on_array(place, found * SLAB_BYTES + from, len_bytes))
+}
+
+/// Where so much of a leg's data from some place on is.
+fn on_array(place: &LegPlace, at_bytes: u64, len_bytes: u64) -> Result<Vec<Range>, Outside> {
     let pieces_bytes = place.pieces.iter().fold(0u64, |sum, piece| sum.saturating_add(piece.len_bytes));
     let wanted = Range { offset_bytes: at_bytes, len_bytes };
     let outside = Outside { wanted, data_bytes: place.data_bytes, pieces_bytes };
@@ -68,7 +82,21 @@ mod tests {
             pieces: pieces.collect(),
             data_offset_bytes,
             data_bytes,
+            mapped: None,
         }
+    }
+
+    /// Its second extent stands behind its first, and its third does not stand anywhere.
+    #[test]
+    fn what_was_mapped_is_where_the_table_says_and_the_rest_is_nowhere() {
+        let mut table = model::ExtentTable::begun();
+        table.push(7);
+        let leg = LegPlace { mapped: Some(table), ..place(&[(0, 4 * SLAB_BYTES)], 1 << 20, 2 * SLAB_BYTES) };
+        let at = |at| ranges(&leg, at, 4096).map(|found| found.first().map(|range| range.offset_bytes));
+        assert_eq!(at(0), Ok(Some(1 << 20)));
+        assert_eq!(at(7 * SLAB_BYTES + 4096), Ok(Some((1 << 20) + SLAB_BYTES + 4096)));
+        assert_eq!(at(3 * SLAB_BYTES), Ok(None));
+        assert!(at(SLAB_BYTES - 1).is_err(), "of two extents");
     }
 
     #[test]

@@ -242,6 +242,8 @@ mod tests {
             provision: Provision::Fixed,
             size_bytes: 1 << 20,
             growing: None,
+            mapped: model::ExtentTable::default(),
+            mapping: BTreeSet::new(),
             forced: false,
             room_bytes: 1 << 20,
             epoch: Epoch::first(LedgerIncarnation(1)),

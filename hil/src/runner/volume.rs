@@ -23,7 +23,7 @@ use api::{ClusterView, LegPlace};
 use control::state::Phase;
 use deploy::DeployError;
 use deploy::pool::{PoolRequest, VolumeReady, VolumeRequest, in_words, newest, opened, pool, views, volume};
-use model::{DriveSerial, LegId, Mirror, NodeName, VolumeId};
+use model::{DriveSerial, LegId, Mirror, NodeName, Provision, VolumeId};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -72,8 +72,8 @@ impl Runner<'_> {
     pub(super) async fn volume_step(&mut self, step: &Step) -> Result<Seen, RunError> {
         let ms = Duration::from_millis;
         match step {
-            Step::MakeVolume { size_mib, mirror, room, within_ms } => {
-                let made = self.make_volume((*size_mib, *mirror), *room, ms(*within_ms)).await;
+            Step::MakeVolume { size_mib, mirror, thin, room, within_ms } => {
+                let made = self.make_volume((*size_mib, *mirror, *thin), *room, ms(*within_ms)).await;
                 Ok(super::or_failure(made))
             }
             Step::StartWriting { in_flight, pause_ms, flush_every, warm_percent, warm_mib, within_ms } => {
@@ -122,6 +122,11 @@ impl Runner<'_> {
             Step::BeginHandOver { room, position, committed } => {
                 self.begin_hand_over((*room, *position), *committed).await
             }
+            Step::FillPool { leaving_mib, within_ms } => {
+                Ok(super::or_failure(self.fill_pool(*leaving_mib, ms(*within_ms)).await))
+            }
+            Step::FreePool { within_ms } => Ok(super::or_failure(self.free_pool(ms(*within_ms)).await)),
+            Step::WaitsForRoom { within_ms } => Ok(self.waits_for_room(ms(*within_ms)).await),
             Step::ReplaceDrive { room, position, gap_at_most_ms, within_ms } => {
                 Ok(self.replace_drive((*room, *position), ms(*gap_at_most_ms), ms(*within_ms)).await)
             }
@@ -169,7 +174,7 @@ impl Runner<'_> {
 
     async fn make_volume(
         &mut self,
-        (size_mib, mirror): (u32, Option<Mirror>),
+        (size_mib, mirror, thin): (u32, Option<Mirror>, bool),
         room: Room,
         bound: Duration,
     ) -> Result<Seen, DeployError> {
@@ -184,7 +189,9 @@ impl Runner<'_> {
         let deleted = if self.volume.is_none() { self.delete_former(bound).await? } else { String::new() };
         let rack = self.cluster.spec.zones[room.index()].name.clone();
         let mirror = mirror.unwrap_or_else(|| self.cluster.spec.shape().mirror());
-        let request = VolumeRequest { name, mirror, size_bytes: u64::from(size_mib) << 20, rack: Some(rack) };
+        let provision = if thin { Provision::Thin } else { Provision::Fixed };
+        let (size_bytes, rack) = (u64::from(size_mib) << 20, Some(rack));
+        let request = VolumeRequest { name, mirror, provision, size_bytes, rack };
         let ready = volume(&self.cluster.members, &request, bound).await?;
         let VolumeReady { id, owner, device, legs, .. } = ready;
         if self.volume.is_none() {

@@ -411,6 +411,9 @@ pub enum Step {
         size_mib: u32,
         /// How many copies; none: those of the shape, two with one node in a room, else four.
         mirror: Option<Mirror>,
+        /// Whether its space is given out when it is first written.
+        #[serde(default)]
+        thin: bool,
         /// Where it is opened first.
         #[serde(default)]
         room: Room,
@@ -543,6 +546,23 @@ pub enum Step {
         /// Whether it is waited for that the ledger says so.
         #[serde(default)]
         committed: bool,
+    },
+    /// Another volume takes the pool's space, all but so much of each node's, and is not written.
+    FillPool {
+        /// What is left for volumes, MiB.
+        leaving_mib: u32,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// It is deleted.
+    FreePool {
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// Within a bound the volume's owner says that what is written to it gets no place; no leg is lost for that.
+    WaitsForRoom {
+        /// The bound, milliseconds.
+        within_ms: u64,
     },
     /// The drive of a node's leg is replaced by the others of its rack, while the workload writes: it is empty, and out of the pool.
     ReplaceDrive {

@@ -212,8 +212,9 @@ fn drive(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 /// Steps about a volume and what is written to it.
 fn volume(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match step {
-        Step::MakeVolume { size_mib, mirror, room, within_ms } => {
-            write!(f, "a volume of {size_mib} MiB with ")?;
+        Step::MakeVolume { size_mib, mirror, thin, room, within_ms } => {
+            let thin = if *thin { "thin " } else { "" };
+            write!(f, "a {thin}volume of {size_mib} MiB with ")?;
             match mirror {
                 Some(mirror) => write!(f, "{} copies", mirror.legs())?,
                 None => write!(f, "the shape's copies")?,
@@ -274,6 +275,16 @@ fn volume(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Step::BeginHandOver { room, position, committed } => {
             let how_far = if *committed { ", and the ledger says so" } else { "" };
             write!(f, "the volume is to be handed over to node {position} of {room}{how_far}")
+        }
+        Step::FillPool { leaving_mib, .. } => {
+            write!(f, "another volume leaves {leaving_mib} MiB of each node for volumes")
+        }
+        Step::FreePool { within_ms } => write!(f, "it is deleted within {within_ms} ms"),
+        Step::WaitsForRoom { within_ms } => {
+            write!(
+                f,
+                "the owner says within {within_ms} ms that writes wait for room, and every leg stays in sync"
+            )
         }
         Step::ReplaceDrive { room, position, within_ms, .. } => {
             write!(f, "the drive with the leg of node {position} of {room} is replaced within {within_ms} ms")

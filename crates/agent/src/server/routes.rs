@@ -97,7 +97,10 @@ impl From<TurnError> for Refusal {
 }
 
 async fn health(Shared(state): Daemon) -> Json<Health> {
-    Json(state.health())
+    let health = state.health();
+    #[cfg(feature = "volumes")]
+    let health = Health { out_of_room: state.volumes.out_of_room().await, ..health };
+    Json(health)
 }
 
 async fn neighbours(Shared(state): Daemon) -> Json<Neighbours> {

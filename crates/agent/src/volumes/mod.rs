@@ -40,7 +40,8 @@ use control::Command;
 use control::hand_over::CantHandOver;
 use ledger::http::HttpTransport;
 use ledger::{Config, Contact, Ledger, Newcomer, VotersError};
-use model::{BootId, LedgerIncarnation, NodeId, NodeName};
+use model::{BootId, LedgerIncarnation, NodeId, NodeName, VolumeId};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -55,6 +56,8 @@ const LEDGER_FOLDER: &str = "ledger";
 const INVITATION_VALID: Duration = Duration::from_mins(10);
 /// How long whoever asks for a confirmed view waits for it.
 const CONFIRM_LIMIT: Duration = Duration::from_secs(2);
+/// How long a health report waits for the shell: one that has not caught up with the ledger says nothing, and nobody waits here then.
+const GLANCE_LIMIT: Duration = Duration::from_millis(200);
 /// How long a change of voters waits for one that is under way, and how often it looks.
 const VOTERS_LIMIT: Duration = Duration::from_secs(10);
 const VOTERS_AGAIN: Duration = Duration::from_millis(100);
@@ -92,9 +95,7 @@ pub(crate) enum VolumesError {
     NoClusterId,
     #[error("what the kernel has does not allow it: {0}")]
     AtOdds(String),
-    #[error(
-        "the leg's slabs have {has_bytes} bytes and {needs_bytes} are needed: thin volumes are not built yet"
-    )]
+    #[error("the leg's slabs have {has_bytes} bytes and {needs_bytes} are needed")]
     TooFewSlabs { has_bytes: u64, needs_bytes: u64 },
     #[error(
         "this node has a ledger and has lost its floors: which of its legs it has promised to give to nobody"
@@ -381,6 +382,13 @@ impl Volumes {
         self.running()?.shell.bounce((request.volume, request.leg), request.key).await
     }
 
+    /// Thin volumes of this node whose users write what gets no place, and why.
+    pub(crate) async fn out_of_room(&self) -> BTreeMap<VolumeId, String> {
+        let Some(running) = self.running.get() else { return BTreeMap::new() };
+        let glance = tokio::time::timeout(GLANCE_LIMIT, running.shell.glance()).await;
+        glance.ok().flatten().map(|glance| glance.out_of_room).unwrap_or_default()
+    }
+
     /// What this node says of the cluster; confirmed: after it has followed all that was acknowledged before it was asked.
     pub(crate) async fn view(&self, confirmed: bool) -> Result<ClusterView, VolumesError> {
         let running = self.running()?;
@@ -389,7 +397,7 @@ impl Volumes {
         }
         let status = running.ledger.status();
         let state = running.ledger.state().borrow().as_ref().clone();
-        let shell::Glance { leased, blocked, rebuilds } =
+        let shell::Glance { leased, blocked, out_of_room, rebuilds } =
             running.shell.glance().await.ok_or(VolumesError::Ended)?;
         let legs = running.place.legs(&state)?;
         let (devices, device_bytes) = running.place.devices(&state).await?;
@@ -404,6 +412,7 @@ impl Volumes {
             device_bytes,
             legs,
             blocked,
+            out_of_room,
             rebuilds,
             state,
         })

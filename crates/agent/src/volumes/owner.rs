@@ -9,6 +9,7 @@
 //! On failure: an order is tried again until it is done or another has taken its place.
 
 mod extend;
+mod waiting;
 
 use super::VolumesError;
 use super::bounce::Bounces;
@@ -21,7 +22,7 @@ use api::GivenLegRequest;
 use control::command::LegRef;
 use control::member::Input;
 use control::owner::{Assembly, Effect, Event};
-use control::state::Base;
+use control::state::{Base, Reach};
 use control::target::Key;
 use model::{Epoch, LegId, NodeId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,11 +30,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use storage::kernel::{Engine, StepError};
-use storage::owner::{self, Refused, Site, Step};
+use storage::owner::{self, Layout, Refused, Site, Step};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
+use waiting::Waiting;
 
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 /// How often an array, its gates and a rebuild are looked at while something is wrong or under way.
@@ -104,9 +106,9 @@ impl Arrays {
             Effect::Rebuild(leg, node, base) => {
                 tokio::spawn(one.rebuild(next(&array.rebuilds), (epoch, leg, node, base)));
             }
-            Effect::Extend(bytes) => {
+            Effect::Extend(reach) => {
                 let seen = one.orders.load(Ordering::SeqCst);
-                one.extend(epoch, bytes, seen, Arc::clone(&array.extending));
+                one.extend(epoch, reach, seen, Arc::clone(&array.extending));
             }
             Effect::ResetNode => {
                 warn!("an array does not stop: the node is reset");
@@ -412,17 +414,26 @@ impl One {
         }
     }
 
+    /// How what users are to have lies on the array.
+    fn layout(&self, reach: Reach) -> Result<Layout, VolumesError> {
+        let state = self.shared.ledger.now();
+        let gone = || StepError::Missing { what: format!("{} in the ledger", self.id) };
+        Ok(place::layout(state.volumes.get(&self.id).ok_or_else(gone)?, reach))
+    }
+
     /// `seen`: how many long orders had been given when it was.
     async fn short(&self, epoch: Epoch, effect: Effect, seen: u64) -> Result<(), VolumesError> {
         match effect {
             Effect::Look => {
                 self.tell(Event::Looked(owner::look(&self.seen().await?)));
             }
-            Effect::Admit(bytes) => {
+            Effect::Admit(reach) => {
                 let _open = self.door.lock().await;
                 if self.orders.load(Ordering::SeqCst) == seen {
-                    let plan =
-                        move |site: &Site, seen: &owner::Seen, epoch| owner::admit(site, seen, epoch, bytes);
+                    let layout = self.layout(reach)?;
+                    let plan = move |site: &Site, seen: &owner::Seen, epoch| {
+                        owner::admit(site, seen, epoch, &layout)
+                    };
                     self.planned(epoch, plan).await?;
                 }
             }
@@ -479,6 +490,7 @@ impl One {
     async fn watch(self, look: Arc<Notify>) {
         let mut known: Option<(BTreeSet<LegId>, Option<owner::Array>)> = None;
         let bounces = Bounces::default();
+        let mut waiting = Waiting::default();
         let mut stirs = Stirs::default();
         let (mut pause, mut hurried) = (LOOK_EVERY, 0);
         loop {
@@ -495,6 +507,9 @@ impl One {
                 if bounces.is_due(given, Instant::now()) {
                     tokio::spawn(self.clone().bounce(given, bounces.clone()));
                 }
+            }
+            if let Some(queue) = seen.thin.queue {
+                self.tend(queue, &mut waiting).await;
             }
             let settled = owner::is_settled(&seen);
             let now = (owner::without_path(&seen), seen.array);

@@ -13,10 +13,10 @@ use super::shell::blocking;
 use crate::store::Store;
 use api::{LegPlace, PathsRequest, Piece};
 use control::State;
-use control::state::Volume;
+use control::state::{Leg, Reach, Volume};
 use control::target::{Key, Laid, LegOf};
 use ledger::Ledger;
-use model::{CHUNK_BYTES, DriveId, DriveSerial, NodeId, SLAB_BYTES, VolumeId};
+use model::{CHUNK_BYTES, DriveId, DriveSerial, NodeId, Provision, SLAB_BYTES, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ use storage::header::{ClusterId, DriveHeader};
 use storage::kernel::{Engine, Settings, StepError};
 use storage::leg::{Geometry, Sizes};
 use storage::name::GivenLeg;
-use storage::owner::Site;
+use storage::owner::{Layout, Site};
 use storage::slab::{Extent, pieces, split};
 use tokio::sync::watch;
 
@@ -241,7 +241,7 @@ impl Place {
             let geometry = self.site(*volume, sizes(known))?.geometry;
             for (leg, found) in &known.legs {
                 if let Some(drive) = state.drives.get(&found.drive).filter(|drive| drive.node == self.node) {
-                    legs.push(leg_place((*volume, *leg), &drive.serial, &found.extents, &geometry));
+                    legs.push(leg_place((*volume, *leg), &drive.serial, found, known, &geometry));
                 }
             }
         }
@@ -269,24 +269,40 @@ impl Place {
     }
 }
 
-fn leg_place(leg: LegOf, serial: &DriveSerial, slabs: &[model::Extent], geometry: &Geometry) -> LegPlace {
+fn leg_place(
+    leg: LegOf,
+    serial: &DriveSerial,
+    found: &Leg,
+    volume: &Volume,
+    geometry: &Geometry,
+) -> LegPlace {
     let piece = |Extent { offset_bytes, len_bytes }: Extent| Piece { offset_bytes, len_bytes };
     LegPlace {
         volume: leg.0,
         leg: leg.1,
         serial: serial.clone(),
-        pieces: pieces(slabs).into_iter().map(piece).collect(),
+        pieces: pieces(&found.extents).into_iter().map(piece).collect(),
         data_offset_bytes: geometry.data_offset_bytes(),
         data_bytes: geometry.sizes().data_bytes,
+        mapped: (volume.provision == Provision::Thin).then(|| volume.mapped.clone()),
     }
 }
 
 /// For steps about a volume that is gone: none of them asks.
 pub(super) const SIZES_OF_NONE: Sizes = Sizes { data_bytes: 4096, room_bytes: 4096, chunk_bytes: 1 << 20 };
 
-/// A volume's sizes.
+/// How what users have of a volume lies on its array.
+pub(super) fn layout(volume: &Volume, reach: Reach) -> Layout {
+    let table = match volume.provision {
+        Provision::Fixed => None,
+        Provision::Thin => Some(volume.mapped.first(reach.array_bytes)),
+    };
+    Layout { size_bytes: reach.size_bytes, table }
+}
+
+/// The sizes of a volume's legs.
 pub(super) fn sizes(volume: &Volume) -> Sizes {
-    Sizes { data_bytes: volume.size_bytes, room_bytes: volume.room_bytes, chunk_bytes: CHUNK_BYTES }
+    Sizes { data_bytes: volume.array_bytes(), room_bytes: volume.room_bytes, chunk_bytes: CHUNK_BYTES }
 }
 
 #[cfg(test)]

@@ -117,6 +117,8 @@ pub(super) struct Glance {
     pub(super) leased: bool,
     /// Why volumes wait.
     pub(super) blocked: BTreeMap<VolumeId, String>,
+    /// Why what users of this node's thin volumes write gets no place.
+    pub(super) out_of_room: BTreeMap<VolumeId, String>,
     /// How far the rebuilds of this node's volumes are.
     pub(super) rebuilds: BTreeMap<VolumeId, RebuildProgress>,
 }
@@ -433,10 +435,13 @@ impl Shell {
                 let state = Arc::clone(&self.state.borrow());
                 let blocked = self.member.blocked(Moment(clock::uptime_ms()), &state);
                 let blocked = blocked.into_iter().map(|(id, why)| (id, why.to_string())).collect();
+                let out_of_room = self.member.out_of_room(&state);
+                let out_of_room = out_of_room.into_iter().map(|(id, why)| (id, why.to_string())).collect();
                 let ids = state.volumes.keys();
                 let rebuilds = ids.filter_map(|id| Some((*id, self.progress(*id)?))).collect();
                 // Whoever asked may be gone.
-                let _ = answer.send(Glance { leased: self.member.is_leased(), blocked, rebuilds });
+                let _ =
+                    answer.send(Glance { leased: self.member.is_leased(), blocked, out_of_room, rebuilds });
             }
             Asked::Bounce(leg, key, done) => self.legs.bounce(leg, key, done),
         }
@@ -560,9 +565,10 @@ fn left_by_another(place: &Place, state: &State, now: Moment) -> Result<Left, Vo
     Ok((given, arrays))
 }
 
-/// Whether a gate has been told to fail whose leg the ledger calls in sync.
+/// Whether a gate has been told to fail whose leg the ledger calls in sync, or what waits for a place.
 fn is_given_up(volume: &Volume, seen: &storage::owner::Seen) -> bool {
     let in_sync = |leg| volume.in_sync().any(|(other, _)| other == leg);
     let of_now = |gate: &storage::owner::Gate| gate.epoch == volume.epoch && !gate.queues;
-    seen.gates.iter().any(|(leg, gate)| of_now(gate) && in_sync(*leg))
+    let queue = seen.thin.queue.is_some_and(|queue| !queue.queues);
+    queue || seen.gates.iter().any(|(leg, gate)| of_now(gate) && in_sync(*leg))
 }

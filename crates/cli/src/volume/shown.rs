@@ -5,9 +5,9 @@
 use crate::shown::{VERSION, name_of, rack_of, size, table};
 use api::ClusterView;
 use control::State;
-use control::state::{Drive, Health};
+use control::state::{Drive, Health, Volume};
 use deploy::pool::{capacity, leg_in_words, newest, phase_in_words};
-use model::{DriveId, Mirror, NodeName, VolumeId};
+use model::{DriveId, Mirror, NodeId, NodeName, Provision, SLAB_BYTES, VolumeId};
 use serde::Serialize;
 use std::fmt;
 
@@ -25,6 +25,9 @@ struct Row {
     name: String,
     size_bytes: u64,
     growing_bytes: Option<u64>,
+    provision: Provision,
+    /// What of it has a place: all of a fixed volume.
+    mapped_bytes: u64,
     mirror: Mirror,
     phase: String,
     owner: String,
@@ -41,6 +44,8 @@ struct NodeRoom {
     used_bytes: u64,
     reserve_bytes: u64,
     available_bytes: u64,
+    /// What thin volumes may come to take beside what they have.
+    promised_bytes: u64,
 }
 
 /// One volume.
@@ -53,6 +58,7 @@ pub(super) struct Shown {
     device: Option<String>,
     device_bytes: Option<u64>,
     waits: Option<String>,
+    out_of_room: Option<String>,
     copies: Vec<Placed>,
 }
 
@@ -123,6 +129,8 @@ fn row(state: &State, id: VolumeId) -> Option<Row> {
         name: volume.name.to_string(),
         size_bytes: volume.size_bytes,
         growing_bytes: volume.growing,
+        provision: volume.provision,
+        mapped_bytes: volume.array_bytes().min(volume.size_bytes),
         mirror: volume.mirror,
         phase: phase_in_words(&volume.phase),
         owner: name_of(state, volume.owner),
@@ -140,6 +148,7 @@ impl Listed {
             used_bytes: found.used_bytes,
             reserve_bytes: found.reserve_bytes,
             available_bytes: found.available_bytes,
+            promised_bytes: promised(state, found.node),
         };
         let volumes = state.volumes.keys().filter_map(|id| row(state, *id)).collect();
         Self { version: VERSION, volumes, nodes: capacity(state).nodes.into_iter().map(node).collect() }
@@ -180,8 +189,28 @@ impl Shown {
         let device = owner.and_then(|view| view.devices.get(&id)).cloned();
         let device_bytes = owner.and_then(|view| view.device_bytes.get(&id)).copied();
         let epoch = volume.epoch.to_string();
-        Some(Self { version: VERSION, row, epoch, device, device_bytes, waits, copies })
+        let out_of_room = owner.and_then(|view| view.out_of_room.get(&id)).cloned();
+        Some(Self { version: VERSION, row, epoch, device, device_bytes, waits, out_of_room, copies })
     }
+}
+
+impl Row {
+    fn mapped_in_words(&self) -> String {
+        match self.provision {
+            Provision::Fixed => "all".to_owned(),
+            Provision::Thin => size(self.mapped_bytes),
+        }
+    }
+}
+
+/// What the copies of thin volumes on a node may come to take there beside what they have, bytes.
+fn promised(state: &State, node: NodeId) -> u64 {
+    let thin = state.volumes.values().filter(|volume| volume.provision == Provision::Thin);
+    let of = |volume: &Volume| {
+        let on_node = volume.legs.values().filter(|leg| state.node_of(leg) == Some(node)).count() as u64;
+        on_node * volume.size_bytes.saturating_sub(volume.array_to_be()).next_multiple_of(SLAB_BYTES)
+    };
+    thin.map(of).sum()
 }
 
 /// What a drive is that is neither retired nor worse.
@@ -204,20 +233,26 @@ impl fmt::Display for Listed {
                 row.id.clone(),
                 row.name.clone(),
                 size(row.size_bytes),
+                row.mapped_in_words(),
                 row.phase.clone(),
                 row.owner.clone(),
                 copies,
             ]
         });
-        table(f, ["ID", "NAME", "SIZE", "PHASE", "OWNER", "IN SYNC"], volumes)?;
+        table(f, ["ID", "NAME", "SIZE", "MAPPED", "PHASE", "OWNER", "IN SYNC"], volumes)?;
         writeln!(f)?;
         let nodes = self.nodes.iter().map(|room| {
-            let sizes =
-                [room.total_bytes, room.used_bytes, room.reserve_bytes, room.available_bytes].map(size);
-            let [total, used, reserve, available] = sizes;
-            [room.rack.clone(), room.node.clone(), total, used, reserve, available]
+            let sizes = [room.total_bytes, room.used_bytes, room.reserve_bytes, room.available_bytes];
+            let [total, used, reserve, available] = sizes.map(size);
+            let promised = size(room.promised_bytes);
+            [room.rack.clone(), room.node.clone(), total, used, reserve, available, promised]
         });
-        table(f, ["RACK", "NODE", "TOTAL", "USED", "KEPT FREE", "AVAILABLE"], nodes)
+        table(f, ["RACK", "NODE", "TOTAL", "USED", "KEPT FREE", "AVAILABLE", "PROMISED"], nodes)?;
+        for room in self.nodes.iter().filter(|room| room.promised_bytes > room.available_bytes) {
+            let more = size(room.promised_bytes - room.available_bytes);
+            writeln!(f, "{} lacks {more} of what thin volumes there may come to take", room.node)?;
+        }
+        Ok(())
     }
 }
 
@@ -225,13 +260,21 @@ impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Row { id, name, size_bytes, growing_bytes, phase, owner, legs, legs_in_sync, .. } = &self.row;
         let grows = growing_bytes.map(|to| format!(" (grows to {})", size(to))).unwrap_or_default();
-        writeln!(f, "{id} {name}: {}{grows}, {legs_in_sync} of {legs} copies in sync", size(*size_bytes))?;
+        let mapped = match self.row.provision {
+            Provision::Fixed => String::new(),
+            Provision::Thin => format!(", {} of it mapped", self.row.mapped_in_words()),
+        };
+        let size = size(*size_bytes);
+        writeln!(f, "{id} {name}: {size}{grows}{mapped}, {legs_in_sync} of {legs} copies in sync")?;
         writeln!(f, "epoch {}, {phase}, owner {owner}", self.epoch)?;
         if let Some(device) = &self.device {
             writeln!(f, "device {device} on {owner}")?;
         }
         if let Some(waits) = &self.waits {
             writeln!(f, "it waits: {waits}")?;
+        }
+        if let Some(why) = &self.out_of_room {
+            writeln!(f, "writes to what was never written wait for room: {why}")?;
         }
         writeln!(f)?;
         let copies = self.copies.iter().map(|copy| {
@@ -252,5 +295,56 @@ impl fmt::Display for Shown {
             [copy.rack.clone(), copy.node.clone(), drive, copy.leg.clone(), state]
         });
         table(f, ["RACK", "NODE", "DRIVE", "COPY", "STATE"], copies)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control::state::{Cache, Settings};
+    use control::{ClusterCommand, Command};
+    use model::{BootId, PowerCycles};
+    use std::collections::BTreeMap;
+
+    /// Two nodes with a drive of 15 slabs each, and a thin volume of 32 extents over them, of which the first is mapped.
+    fn overcommitted() -> State {
+        let mut state = State::new(Settings::default());
+        let mut must = |command| drop(state.apply(&Command::Cluster(command)).unwrap());
+        for number in [1, 2] {
+            let (name, zone) =
+                (format!("n{number}").parse().unwrap(), format!("zone{number}").parse().unwrap());
+            must(ClusterCommand::AddNode { name, zone: Some(zone) });
+            let (node, serial) = (NodeId(number), format!("S{number}").parse().unwrap());
+            let (size_bytes, cache, power_cycles) = (1 << 30, Cache::Safe, PowerCycles(1));
+            must(ClusterCommand::AddDrive { node, serial, size_bytes, cache, power_cycles });
+            let (boot, drives) = (BootId(number.into()), BTreeMap::from([(DriveId(number), power_cycles)]));
+            must(ClusterCommand::Register { node, was: None, boot, drives });
+        }
+        must(ClusterCommand::CreateVolume {
+            name: "data".parse().unwrap(),
+            mirror: Mirror::TwoWay,
+            provision: Provision::Thin,
+            size_bytes: 32 * SLAB_BYTES,
+            drives: vec![DriveId(1), DriveId(2)],
+            owner: NodeId(1),
+        });
+        state
+    }
+
+    #[test]
+    fn what_was_promised_beyond_what_there_is_is_told() {
+        let state = overcommitted();
+        let listed = Listed::of(&state);
+        let room = &listed.nodes[0];
+        assert_eq!((room.used_bytes, room.promised_bytes), (2 * SLAB_BYTES, 31 * SLAB_BYTES));
+        assert_eq!(listed.volumes[0].mapped_bytes, SLAB_BYTES);
+        let lacks = size(18 * SLAB_BYTES);
+        assert!(
+            listed
+                .to_string()
+                .contains(&format!("n1 lacks {lacks} of what thin volumes there may come to take"))
+        );
+        let shown = Shown::of(&state, &[], VolumeId(1)).unwrap().to_string();
+        assert!(shown.contains(&format!("{} of it mapped", size(SLAB_BYTES))), "{shown}");
     }
 }

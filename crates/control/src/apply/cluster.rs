@@ -7,7 +7,10 @@ use crate::state::{
     Base, Doubt, Drive, Health, LegState, Node, Overridden, Override, Phase, Spec, State, Volume, Voters,
 };
 use crate::transition::{self, LegCause, VolumeCause};
-use model::{BootId, DriveId, Epoch, LedgerIncarnation, LegId, MapSequence, NodeId, PowerCycles, VolumeId};
+use model::{
+    BootId, DriveId, Epoch, ExtentTable, LedgerIncarnation, LegId, MapSequence, NodeId, PowerCycles,
+    Provision, VolumeId,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Applies a command about the cluster. On an error the state may be half changed: the caller gives a copy.
@@ -211,6 +214,11 @@ fn create_volume(state: &mut State, command: &ClusterCommand) -> Result<Vec<Even
         provision: *provision,
         size_bytes: *size_bytes,
         growing: None,
+        mapped: match provision {
+            Provision::Fixed => ExtentTable::default(),
+            Provision::Thin => ExtentTable::begun(),
+        },
+        mapping: BTreeSet::new(),
         forced: false,
         room_bytes: model::Sizes::room_of(*size_bytes),
         epoch: Epoch::first(state.incarnation),
@@ -271,8 +279,9 @@ fn force_quorum(
         let Some(volume) = state.volumes.get_mut(&id) else { continue };
         volume.epoch = Epoch::first(state.incarnation);
         volume.running = None;
-        // How far it had grown for those that are lost is not known.
+        // How far it had grown for those that are lost, or what they had mapped, is not known.
         (volume.growing, volume.forced) = (None, true);
+        volume.mapping.clear();
         for (leg_id, leg) in &mut volume.legs {
             let (cause, to) = match leg.state {
                 LegState::InSync => (LegCause::Unproven, LegState::Suspect { why: Doubt::Unproven }),

@@ -4,6 +4,7 @@
 //! state and a volume's phase change only by [`Edit::go`] and [`Edit::enter`], which look into the table.
 
 mod grow;
+mod map;
 
 use crate::bug::{Bug, Bugs};
 use crate::command::{Event, LegRef, Rejected, VolumeCommand};
@@ -150,6 +151,7 @@ impl<'a> Edit<'a> {
             C::Running(node) => self.running(*node),
             C::Override { leg, owner, by, loses } => self.declare_good(*leg, *owner, by, loses),
             C::Grow { size_bytes } => self.grow(*size_bytes),
+            C::Map { extents } => self.map(extents),
             C::Laid { leg, run, slabs } => self.laid(*leg, *run, *slabs),
             C::MoveLeg { leg, to } => self.move_leg(*leg, *to),
             C::Delete => Err(Rejected::wrong_phase(&self.volume.phase)),
@@ -551,7 +553,7 @@ impl<'a> Edit<'a> {
             return Err(Rejected::DriveInUse(drive));
         }
         pool::slabs_of(self.volume.size())?;
-        let slabs = pool::needed(&self.volume, self.volume.size_to_be());
+        let slabs = pool::needed(&self.volume, self.volume.array_to_be());
         let extents = self.state.allocate(drive, slabs)?;
         let id = self.volume.leg_minted.next();
         self.volume.leg_minted = id;

@@ -3,7 +3,11 @@
 use super::*;
 use crate::state::Cache;
 use crate::testing::{VOLUME, boot, leg_ref, must, now, opened, run, volume, with_volume};
-use model::{Mirror, Provision, SLAB_BYTES};
+use model::{ExtentTable, Mirror, Provision, SLAB_BYTES};
+
+fn reach(bytes: u64) -> Reach {
+    Reach { size_bytes: bytes, array_bytes: bytes }
+}
 
 /// A two-way volume, open and up at node 1.
 fn up() -> (State, Owner) {
@@ -19,7 +23,7 @@ fn up() -> (State, Owner) {
     owner.step(Moment(0), &ledger, Event::Leased);
     owner.step(Moment(1), &ledger, Event::Assembled(volume(&ledger).epoch));
     opened(&mut ledger);
-    assert_eq!(owner.step(Moment(2), &ledger, Event::Look), [Effect::Admit(1 << 20)]);
+    assert_eq!(owner.step(Moment(2), &ledger, Event::Look), [Effect::Admit(reach(1 << 20))]);
     (ledger, owner)
 }
 
@@ -110,7 +114,6 @@ fn a_copy_that_ended_while_no_agent_looked_is_taken_up() {
 /// A volume that has grown to these bytes without its second leg, which was lost meanwhile and is still in the array.
 fn grown_without_one() -> (State, Owner, u64) {
     let (mut ledger, mut owner) = up();
-    ledger.volumes.get_mut(&VOLUME).unwrap().provision = Provision::Fixed;
     let size_bytes = 2 * SLAB_BYTES;
     let grow = now(&ledger, VolumeCommand::Grow { size_bytes });
     must(&mut ledger, &grow);
@@ -138,16 +141,20 @@ fn users_get_the_new_size_when_no_leg_of_the_array_lacks_it() {
     let effects = owner.step(Moment(30), &ledger, look(&[1, 2]));
     assert_eq!(effects, [Effect::LetGo(leg_ref(&ledger, 2))]);
     assert_eq!(owner.step(Moment(40), &ledger, Event::LetGo(LegId(2))), [Effect::Look]);
-    assert_eq!(owner.step(Moment(50), &ledger, look(&[1])), [Effect::Extend(bytes)]);
-    assert_eq!(owner.step(Moment(60), &ledger, Event::Look), [Effect::Extend(bytes)], "until it is said");
-    assert_eq!(owner.step(Moment(70), &ledger, Event::Extended(bytes)), []);
+    assert_eq!(owner.step(Moment(50), &ledger, look(&[1])), [Effect::Extend(reach(bytes))]);
+    assert_eq!(
+        owner.step(Moment(60), &ledger, Event::Look),
+        [Effect::Extend(reach(bytes))],
+        "until it is said"
+    );
+    assert_eq!(owner.step(Moment(70), &ledger, Event::Extended(reach(bytes))), []);
 }
 
 #[test]
 fn users_who_get_it_too_early_are_noticed() {
     let (ledger, owner, bytes) = grown_without_one();
     let mut owner = owner.with_bugs(Bugs::with(Bug::ExtendUncovered));
-    assert!(owner.step(Moment(20), &ledger, Event::Look).contains(&Effect::Extend(bytes)));
+    assert!(owner.step(Moment(20), &ledger, Event::Look).contains(&Effect::Extend(reach(bytes))));
 }
 
 #[test]
@@ -156,7 +163,36 @@ fn users_get_no_more_while_a_gate_has_no_path() {
     owner.step(Moment(10), &ledger, Event::GateLost(LegId(2)));
     ledger.volumes.get_mut(&VOLUME).unwrap().size_bytes = 2 << 20;
     assert_eq!(owner.step(Moment(20), &ledger, Event::Look), []);
-    assert_eq!(owner.step(Moment(30), &ledger, Event::GateBack(LegId(2))), [Effect::Extend(2 << 20)]);
+    assert_eq!(owner.step(Moment(30), &ledger, Event::GateBack(LegId(2))), [Effect::Extend(reach(2 << 20))]);
+}
+
+/// A thin volume whose owner's users write what has no place.
+#[test]
+fn what_users_write_of_a_thin_volume_is_asked_for_until_they_have_it() {
+    let (mut ledger, mut owner) = up();
+    let found = ledger.volumes.get_mut(&VOLUME).unwrap();
+    (found.provision, found.mapped, found.size_bytes) =
+        (Provision::Thin, ExtentTable::begun(), 9 * SLAB_BYTES);
+    found.legs.values_mut().for_each(|leg| leg.extents[0].count = 2);
+    let whole = |array| Reach { size_bytes: 9 * SLAB_BYTES, array_bytes: array * SLAB_BYTES };
+    let extend = [Effect::Extend(whole(1))];
+    assert_eq!(owner.step(Moment(10), &ledger, Event::Look), extend);
+    assert_eq!(owner.step(Moment(20), &ledger, Event::Extended(whole(1))), []);
+    let asks =
+        |ledger: &State| Effect::Propose(now(ledger, VolumeCommand::Map { extents: BTreeSet::from([5]) }));
+    let unmapped = Event::Unmapped(BTreeSet::from([5]));
+    assert_eq!(owner.step(Moment(30), &ledger, unmapped.clone()), [asks(&ledger)]);
+    assert_eq!(owner.step(Moment(40), &ledger, Event::Look), [asks(&ledger)], "until the ledger has it");
+    let Effect::Propose(map) = asks(&ledger) else { panic!("it is a proposal") };
+    must(&mut ledger, &map);
+    assert_eq!(owner.step(Moment(50), &ledger, unmapped.clone()), [], "it is about to be");
+    for leg in [1, 2] {
+        let (leg, run) = (leg_ref(&ledger, leg), run(NodeId(leg.into()), 1, 1));
+        let laid = now(&ledger, VolumeCommand::Laid { leg, run, slabs: 3 });
+        must(&mut ledger, &laid);
+    }
+    assert_eq!(owner.step(Moment(60), &ledger, unmapped), [Effect::Extend(whole(2))]);
+    assert_eq!(owner.step(Moment(70), &ledger, Event::Extended(whole(2))), []);
 }
 
 /// The array is closed, with every leg flushed, and the ledger is asked to hand the volume over.

@@ -5,7 +5,8 @@ use crate::bug::Bug;
 use crate::command::{LegRef, VolumeCommand};
 use crate::moment::Moment;
 use crate::rebuild::{self, Patience, Progress};
-use crate::state::{Base, LegState, Phase, Volume};
+use crate::state::{Base, LegState, Phase, Reach, Volume};
+use crate::thin;
 use model::{Epoch, Incarnation, LegId, MapSequence, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -85,8 +86,10 @@ pub struct Up {
     pub maps: MapSequence,
     /// Whether users have been let in.
     pub admitted: bool,
-    /// How long what they have is, bytes.
-    pub bytes: u64,
+    /// What they have.
+    pub reach: Reach,
+    /// Extents of a thin volume that they write and that are not mapped there.
+    pub unmapped: BTreeSet<u64>,
     /// Its legs, the one that is being rebuilt among them.
     pub legs: BTreeMap<LegId, Held>,
     /// One at a time.
@@ -105,9 +108,22 @@ impl Up {
             (*id, held)
         };
         let legs = assembly.legs.iter().map(held).collect();
-        let (epoch, maps) = (assembly.epoch, assembly.maps);
-        let (patience, errored) = (BTreeMap::new(), BTreeSet::new());
-        Self { epoch, maps, admitted: false, bytes: 0, legs, rebuild: None, patience, errored }
+        Self { legs, ..Self::bare(assembly.epoch, assembly.maps) }
+    }
+
+    /// One without legs, which nobody was let in to.
+    pub fn bare(epoch: Epoch, maps: MapSequence) -> Self {
+        Self {
+            epoch,
+            maps,
+            admitted: false,
+            reach: Reach::default(),
+            unmapped: BTreeSet::new(),
+            legs: BTreeMap::new(),
+            rebuild: None,
+            patience: BTreeMap::new(),
+            errored: BTreeSet::new(),
+        }
     }
 
     pub(super) fn take(&mut self, sight: &Sight<'_>, event: Event, effects: &mut Vec<Effect>) {
@@ -126,7 +142,8 @@ impl Up {
                     held.gate = Gate::Path;
                 }
             }
-            Event::Extended(bytes) => self.bytes = bytes,
+            Event::Extended(reach) => self.reach = reach,
+            Event::Unmapped(extents) => self.unmapped = extents,
             Event::Stirred | Event::Released => effects.push(Effect::Look),
             Event::LetGo(leg) => {
                 if sight.bugs.has(Bug::ReleaseWithoutLook) {
@@ -195,7 +212,10 @@ impl Up {
         let volume = sight.volume;
         let open = matches!(volume.phase, Phase::Open { .. });
         if open && self.covers(sight) {
-            self.let_in(volume.size_bytes, effects);
+            self.let_in(volume.reach(), effects);
+        }
+        if open && let Some(extents) = thin::to_map(sight.ledger, volume, &self.unmapped) {
+            effects.push(sight.propose(VolumeCommand::Map { extents }));
         }
         if !open && volume.awaits_yield().is_none() {
             effects.push(sight.propose(VolumeCommand::Opened { maps: self.maps }));
@@ -216,7 +236,7 @@ impl Up {
         }
     }
 
-    /// Whether every leg of the array has all of the volume's size mapped. One that does not count any more may lack what the volume has grown by; it would
+    /// Whether every leg of the array has all of the volume's array laid. One that does not count any more may lack what the volume has grown by; it would
     /// swallow what is written there, and nobody would know that it misses it.
     fn covers(&self, sight: &Sight<'_>) -> bool {
         let volume = sight.volume;
@@ -225,13 +245,14 @@ impl Up {
     }
 
     /// Users get in, or get more. That waits for what they have in flight (a table of device-mapper changes), so it is not begun while anything may hold that.
-    fn let_in(&mut self, size_bytes: u64, effects: &mut Vec<Effect>) {
+    fn let_in(&mut self, reach: Reach, effects: &mut Vec<Effect>) {
         let calm = |held: &Held| held.gate == Gate::Path && held.standing == Standing::In;
+        let less = self.reach.size_bytes < reach.size_bytes || self.reach.array_bytes < reach.array_bytes;
         if !self.admitted {
-            (self.admitted, self.bytes) = (true, size_bytes);
-            effects.push(Effect::Admit(size_bytes));
-        } else if self.bytes < size_bytes && self.errored.is_empty() && self.legs.values().all(calm) {
-            effects.push(Effect::Extend(size_bytes));
+            (self.admitted, self.reach) = (true, reach);
+            effects.push(Effect::Admit(reach));
+        } else if less && self.errored.is_empty() && self.legs.values().all(calm) {
+            effects.push(Effect::Extend(reach));
         }
     }
 

@@ -52,6 +52,7 @@ fn it_is_there_when_its_users_have_it() {
             devices: BTreeMap::new(),
             device_bytes: has.map(|has| (V, has)).into_iter().collect(),
             legs: Vec::new(),
+            out_of_room: BTreeMap::new(),
             blocked: BTreeMap::new(),
             rebuilds: BTreeMap::new(),
         };

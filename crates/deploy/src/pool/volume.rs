@@ -22,16 +22,18 @@ pub struct VolumeRequest {
     pub name: VolumeName,
     /// How many copies.
     pub mirror: Mirror,
-    /// Its size.
+    /// When its space is given out.
+    pub provision: Provision,
+    /// What its users see.
     pub size_bytes: u64,
     /// In which rack it is opened first; `None`: in any.
     pub rack: Option<ZoneName>,
 }
 
 impl VolumeRequest {
-    /// Its size in placement's words. Thin volumes can't be made yet.
+    /// Its size in placement's words.
     pub fn size(&self) -> VolumeSize {
-        VolumeSize::new(self.mirror, Provision::Fixed, self.size_bytes)
+        VolumeSize::new(self.mirror, self.provision, self.size_bytes)
     }
 }
 

@@ -433,7 +433,7 @@ impl World {
         let Some(array) = array else {
             return self.tell_owner(machine, volume, owner::Event::Stopped { epoch, flushed: false });
         };
-        let drained = array.writes.is_empty();
+        let drained = array.writes.is_empty() && array.unmapped.is_empty();
         if !drained && tries < DRAIN_TRIES {
             self.post(10 * MS, Event::Stop(machine, volume, agents, id, tries + 1));
             return;

@@ -1,18 +1,20 @@
 //! Volumes that grow: slabs that are filled with zeros and mapped, users who get more.
 //!
 //! What a leg's device has no slab for reads as zeros and swallows what is written (`dm-zero`); a slab that a leg is given holds what another has left
-//! there.
+//! there. `thin` has what differs where a volume is thin.
 
 use super::md::{Array, Stage, Write};
 use super::target::Disk;
+use super::thin;
 use super::{BLOCKS, CHUNK, Event, MS, Value, World, volume_id, volume_index};
+use control::state::Reach;
 use control::target::{self, Laid, LegOf};
 use model::{Extent, SLAB_BYTES, VolumeId};
 
 /// What volumes begin with: one slab of each leg has room for it.
 pub(crate) const FIRST_BYTES: u64 = 1 << 20;
 /// The blocks of that.
-const FIRST_BLOCKS: usize = 8;
+pub(crate) const FIRST_BLOCKS: usize = 8;
 /// What slabs hold that were another's.
 const GARBAGE: Value = Value::MAX;
 
@@ -39,13 +41,18 @@ pub(crate) struct Laying {
 
 impl Disk {
     /// What is there when a leg is made: zeros on its slabs, whatever there was behind them.
-    pub(super) fn content(slabs: u64) -> [Value; BLOCKS] {
-        std::array::from_fn(|at| if at < blocks_on(slabs) { 0 } else { GARBAGE })
+    pub(super) fn content(blocks: usize) -> [Value; BLOCKS] {
+        std::array::from_fn(|at| if at < blocks { 0 } else { GARBAGE })
     }
 
     /// How many blocks of the leg's device are on slabs.
     pub(crate) fn blocks(&self) -> usize {
-        blocks_on(self.mapped)
+        self.blocks_on(self.mapped)
+    }
+
+    /// How many blocks so many of its slabs have room for. A thin volume's first extent is as long as the others, so that a slab more is there for metadata.
+    pub(super) fn blocks_on(&self, slabs: u64) -> usize {
+        blocks_on(if self.thin { slabs.saturating_sub(1) } else { slabs })
     }
 
     /// What the leg's device reads.
@@ -70,15 +77,12 @@ fn last(extents: &[Extent], mut count: u64) -> Vec<Extent> {
 }
 
 impl World {
-    /// How many blocks a volume has by what a machine sees of the ledger.
+    /// How many blocks a volume's array has by what a machine sees of the ledger.
     pub(super) fn blocks_seen(&self, machine: usize, volume: usize) -> usize {
-        self.sees(machine)
-            .volumes
-            .get(&volume_id(volume))
-            .map_or(FIRST_BLOCKS, |found| blocks_of(found.size_bytes))
+        self.sees(machine).volumes.get(&volume_id(volume)).map_or(FIRST_BLOCKS, thin::array_blocks)
     }
 
-    /// A bitmap in which everything is marked that the volume has.
+    /// A bitmap in which everything is marked that the volume's array has.
     pub(super) fn everything(&self, machine: usize, volume: usize) -> u8 {
         (1 << (self.blocks_seen(machine, volume) / CHUNK)) - 1
     }
@@ -138,7 +142,7 @@ impl World {
         }
         if next < laid.slabs {
             let disk = self.disk(volume, number);
-            for block in blocks_on(next)..blocks_on(next + 1) {
+            for block in disk.blocks_on(next)..disk.blocks_on(next + 1) {
                 (disk.value[block], disk.durable[block]) = (0, 0);
             }
             self.judge_volume(volume);
@@ -159,24 +163,24 @@ impl World {
     }
 
     /// One order at a time, each of which takes its time.
-    pub(super) fn extend_soon(&mut self, machine: usize, volume: usize, bytes: u64) {
+    pub(super) fn extend_soon(&mut self, machine: usize, volume: usize, reach: Reach) {
         let delay =
             if self.random.u8(..) < 20 { self.random.u64(..60) * MS } else { self.random.u64(100..2000) };
         if let Some(id) = self.array(machine, volume).map(|array| array.id) {
-            self.post(delay, Event::Extend(machine, volume, id, bytes));
+            self.post(delay, Event::Extend(machine, volume, id, reach));
         }
     }
 
     /// Users get more as soon as nothing of theirs is in flight.
-    pub(super) fn extend(&mut self, machine: usize, volume: usize, id: u32, bytes: u64) {
+    pub(super) fn extend(&mut self, machine: usize, volume: usize, id: u32, reach: Reach) {
         if self.machines[machine].agent.is_none() {
             return;
         }
         let Some(array) = self.array(machine, volume).filter(|array| array.id == id && array.admitted) else {
             return;
         };
-        if !array.stopping && array.extending.is_none() && array.bytes < bytes {
-            array.extending = Some(bytes);
+        if !array.stopping && array.extending.is_none() && array.reach != reach {
+            array.extending = Some(reach);
             self.extended(machine, volume);
         }
     }
@@ -187,12 +191,13 @@ impl World {
         if array.writes.iter().any(in_flight) {
             return;
         }
-        let Some(bytes) = array.extending.take() else { return };
-        array.bytes = bytes;
+        let Some(reach) = array.extending.take() else { return };
+        array.reach = reach;
         let epoch = array.epoch;
-        self.judge_extended(machine, volume, epoch, bytes);
-        self.tell(|_| format!("users of volume-{} on node-{} have {bytes} bytes", volume + 1, machine + 1));
-        self.tell_owner(machine, volume, control::owner::Event::Extended(bytes));
+        self.judge_extended(machine, volume, epoch, reach);
+        self.tell(|_| format!("users of volume-{} on node-{} have {reach:?}", volume + 1, machine + 1));
+        self.tell_owner(machine, volume, control::owner::Event::Extended(reach));
+        self.find_places(machine, volume);
         self.pump(machine, volume);
     }
 
@@ -210,7 +215,7 @@ impl World {
         let ledger = self.ledger();
         let Some(found) = ledger.volumes.get(&volume_id(volume)) else { return };
         let size_bytes = found.size_to_be() + SLAB_BYTES;
-        if blocks_of(found.size_to_be()) < BLOCKS {
+        if thin::user_blocks_of(found.provision, found.size_to_be()) < BLOCKS {
             self.ask(volume, control::VolumeCommand::Grow { size_bytes });
         }
     }
@@ -218,5 +223,6 @@ impl World {
 
 /// Whether an owner's users have all that the volume has.
 pub(super) fn has_all(array: Option<&Array>, found: &control::state::Volume) -> bool {
-    found.growing.is_none() && array.is_some_and(|array| array.bytes == found.size_bytes)
+    let under_way = found.growing.is_some() || !found.mapping.is_empty();
+    !under_way && array.is_some_and(|array| array.reach == found.reach() && array.unmapped.is_empty())
 }

@@ -5,11 +5,11 @@
 //! let go by itself: its target says so when it is fenced (rule 4). A leg on a volatile drive that has restarted may have forgotten: it
 //! is suspect as soon as it is asked (rule 10). After an operator's override what was there before counts for nothing.
 
-use super::grow::{blocks_of, has_all};
+use super::grow::has_all;
 use super::md::{Write, bit};
 use super::target::Disk;
-use super::{BLOCKS, PROGRESS_US, Value, World, node_index, volume_id};
-use control::state::{Leg, LegState, Phase, Run, State};
+use super::{BLOCKS, PROGRESS_US, Value, World, node_index, thin, volume_id};
+use control::state::{Leg, LegState, Phase, Reach, Run, State};
 use control::target::Key;
 use control::transition::VolumeCause;
 use control::{Command, Event};
@@ -101,7 +101,7 @@ impl World {
     pub(super) fn acknowledged(&mut self, machine: usize, volume: usize, write: &Write) {
         let Some(epoch) = self.epoch_of(machine, volume) else { return };
         let value = write.value;
-        let at = usize::from(write.block);
+        let at = usize::from(write.user);
         self.judge.acknowledged += 1;
         let truth = &mut self.truths[volume];
         truth.acknowledged = true;
@@ -124,9 +124,16 @@ impl World {
         truth.blocks[at].maybe.retain(|other| *other != value);
         let ledger = self.ledger();
         let Some(found) = ledger.volumes.get(&volume_id(volume)) else { return };
+        let Some(place) = thin::place(found, found.array_bytes(), at) else {
+            return self.broke(format!(
+                "volume-{}: write {value} to block {at} is acknowledged by node-{} and has no place in the array",
+                volume + 1,
+                machine + 1
+            ));
+        };
         for (leg, state) in found.in_sync() {
             let Some(disk) = self.disks[volume].get(&leg.0) else { continue };
-            let has = disk.reads()[at];
+            let has = disk.reads()[place];
             let leaked = write.leaked & bit(leg.0) != 0 && self.errored(volume, leg.0);
             if has != value && !leaked && !self.forgot(&ledger, volume, leg, state) {
                 return self.broke(format!(
@@ -169,9 +176,11 @@ impl World {
             return;
         }
         let Some(disk) = self.disks[volume].get(&leg.0) else { return };
-        let size = ledger.volumes.get(&volume_id(volume)).map_or(0, |found| blocks_of(found.size_bytes));
-        for block in blocks.filter(|block| *block < size) {
-            let value = disk.reads()[block];
+        let Some(found) = ledger.volumes.get(&volume_id(volume)) else { return };
+        let reads = disk.reads();
+        for block in 0..BLOCKS {
+            let place = thin::place(found, found.array_bytes(), block).filter(|at| blocks.contains(at));
+            let Some(value) = place.map(|at| reads[at]) else { continue };
             if !truth.allows(block, value) {
                 let truth = truth.blocks[block].truth;
                 return self.broke(format!(
@@ -198,16 +207,22 @@ impl World {
             return;
         };
         let size = self.blocks_seen(machine, volume);
+        let ledger = self.sees(machine);
+        let Some(found) = ledger.volumes.get(&volume_id(volume)) else { return };
+        let place = |block| thin::place(found, found.array_bytes(), block);
         for leg in legs {
             let Some(has) = self.disks[volume].get(leg).map(Disk::reads) else { continue };
             let errored = self.errored(volume, *leg);
-            for block in (0..size).filter(|_| !errored) {
-                if !self.truths[volume].lossy && !self.truths[volume].allows(block, has[block]) {
+            for block in (0..BLOCKS).filter(|_| !errored && !self.truths[volume].lossy) {
+                let value = place(block).map_or(0, |at| has[at]);
+                if !self.truths[volume].allows(block, value) {
                     return self.broke(format!(
-                        "volume-{}: node-{} opens it from leg-{leg}, which has {} in block {block}; acknowledged was {}",
-                        volume + 1, machine + 1, has[block], self.truths[volume].blocks[block].truth
+                        "volume-{}: node-{} opens it from leg-{leg}, which has {value} in block {block}; acknowledged was {}",
+                        volume + 1, machine + 1, self.truths[volume].blocks[block].truth
                     ));
                 }
+            }
+            for block in (0..size).filter(|_| !errored) {
                 if has[block] != source[block] {
                     return self.broke(format!(
                         "volume-{}: node-{} opens it with leg-{leg} unequal in block {block}",
@@ -226,7 +241,8 @@ impl World {
             ));
         }
         (truth.lossy, truth.opened) = (false, Some(epoch));
-        for (block, value) in truth.blocks.iter_mut().zip(source) {
+        for (at, block) in truth.blocks.iter_mut().enumerate() {
+            let value = place(at).map_or(0, |at| source[at]);
             for maybe in block.maybe.drain(..) {
                 self.judge.fates[maybe as usize] = if maybe == value { Fate::Settled } else { Fate::Void };
             }
@@ -291,10 +307,12 @@ impl World {
     }
 
     /// Users have no more than the volume has, and all that the ledger says that they have.
-    pub(super) fn judge_extended(&mut self, machine: usize, volume: usize, epoch: Epoch, bytes: u64) {
-        let has = self.ledger().volumes.get(&volume_id(volume)).map_or(0, |found| found.size_bytes);
+    pub(super) fn judge_extended(&mut self, machine: usize, volume: usize, epoch: Epoch, reach: Reach) {
+        let has =
+            self.ledger().volumes.get(&volume_id(volume)).map(|found| found.reach()).unwrap_or_default();
+        let more = reach.size_bytes > has.size_bytes || reach.array_bytes > has.array_bytes;
         let exempt = self.truths[volume].exempt_before.is_some_and(|before| epoch < before);
-        if bytes > has && !exempt {
+        if more && !exempt {
             self.broke(format!("volume-{}: users on node-{} get more than it has", volume + 1, machine + 1));
         }
     }
@@ -328,6 +346,9 @@ impl World {
             match event {
                 Event::LegAdded(id, leg) => self.leg_added(*id, *leg),
                 Event::VolumeGrown(id, bytes) => self.tell(|_| format!("{id} has {bytes} bytes")),
+                Event::ExtentsMapped(id, extents) => {
+                    self.tell(|_| format!("{id} has {extents} extents mapped"))
+                }
                 Event::LegFreed(id, leg) => self.leg_freed(super::volume_index(*id), leg.0),
                 Event::Volume(id, epoch, _, VolumeCause::Override | VolumeCause::ForcedQuorum, _) => {
                     let truth = &mut self.truths[super::volume_index(*id)];
@@ -337,7 +358,8 @@ impl World {
                 _ => {}
             }
         }
-        if let Command::Volume(id, _, control::VolumeCommand::Grow { .. }) = command {
+        use control::VolumeCommand as V;
+        if let Command::Volume(id, _, V::Grow { .. } | V::Map { .. }) = command {
             self.legs_grow(*id);
         }
         for volume in self.about(command) {
@@ -373,7 +395,7 @@ impl World {
                 self.truths[volume].acknowledged = false;
             }
             if !self.truths[volume].acknowledged {
-                let grows = (found.size_bytes, found.growing);
+                let grows = (found.size_bytes, found.growing, &found.mapped, &found.mapping);
                 waits = Some((volume, format!("{:?}, {grows:?}, {:?}", found.phase, found.legs)));
             }
         }

@@ -12,7 +12,7 @@ use crate::schedule::Plane;
 use control::LegRef;
 use control::owner::{self, Gate, Held, LegLook, Look, Standing, Up};
 use control::rebuild::Progress;
-use control::state::Base;
+use control::state::{Base, Reach};
 use control::target::Key;
 use model::{Epoch, Incarnation, LegId, MapSequence};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,15 +24,17 @@ pub(crate) struct Array {
     pub(crate) epoch: Epoch,
     pub(crate) maps: MapSequence,
     pub(crate) admitted: bool,
-    /// How much its users have, bytes.
-    pub(crate) bytes: u64,
+    /// What its users have.
+    pub(crate) reach: Reach,
     /// What they are to have, once nothing of theirs is in flight: what comes meanwhile waits (a suspend of device-mapper).
-    pub(crate) extending: Option<u64>,
+    pub(crate) extending: Option<Reach>,
     pub(crate) stopping: bool,
     /// Grows when users come or go.
     pub(crate) users: u32,
     pub(crate) members: BTreeMap<u16, Member>,
     pub(crate) writes: Vec<Write>,
+    /// Those to extents without a place.
+    pub(crate) unmapped: Vec<Write>,
     pub(crate) chunks: [Chunk; CHUNKS],
     pub(crate) recover: Option<Recover>,
 }
@@ -74,6 +76,9 @@ pub(crate) struct Chunk {
 #[derive(Debug)]
 pub(crate) struct Write {
     pub(crate) value: Value,
+    /// The block that the user writes.
+    pub(crate) user: u8,
+    /// Where that is in the array.
     pub(crate) block: u8,
     pub(super) slot: u8,
     pub(super) stage: Stage,
@@ -158,19 +163,20 @@ impl Member {
 
 impl Array {
     pub(crate) fn new(id: u32, epoch: Epoch, maps: MapSequence, members: BTreeMap<u16, Member>) -> Self {
-        let (admitted, stopping, users, bytes, extending) = (false, false, 0, 0, None);
-        let (writes, chunks, recover) = (Vec::new(), [Chunk::default(); CHUNKS], None);
+        let (admitted, stopping, users, reach, extending) = (false, false, 0, Reach::default(), None);
+        let (writes, unmapped, chunks, recover) = (Vec::new(), Vec::new(), [Chunk::default(); CHUNKS], None);
         Self {
             id,
             epoch,
             maps,
             admitted,
-            bytes,
+            reach,
             extending,
             stopping,
             users,
             members,
             writes,
+            unmapped,
             chunks,
             recover,
         }
@@ -196,17 +202,8 @@ impl Array {
             done: recover.flushed.then_some(self.maps),
         });
         let legs = self.members.iter().map(held).collect();
-        let (epoch, maps, admitted, bytes) = (self.epoch, self.maps, self.admitted, self.bytes);
-        Up {
-            epoch,
-            maps,
-            admitted,
-            bytes,
-            legs,
-            rebuild,
-            patience: BTreeMap::new(),
-            errored: BTreeSet::new(),
-        }
+        let (admitted, reach) = (self.admitted, self.reach);
+        Up { admitted, reach, legs, rebuild, ..Up::bare(self.epoch, self.maps) }
     }
 
     fn is_blocked(&self) -> bool {
@@ -223,6 +220,7 @@ impl Array {
     /// Killed users write no more.
     pub(crate) fn forget_waiting(&mut self) {
         self.writes.retain(|write| write.stage != Stage::Waiting);
+        self.unmapped.clear();
     }
 
     /// By `freeze_array`: what waits for nothing but an answer to md does not count.

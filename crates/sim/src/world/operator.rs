@@ -116,10 +116,12 @@ impl World {
     pub(super) fn leg_added(&mut self, volume: VolumeId, leg: LegId) {
         let at = super::volume_index(volume);
         let ledger = self.ledger();
-        let Some(found) = ledger.volumes.get(&volume).and_then(|found| found.legs.get(&leg)) else { return };
+        let Some(found) = ledger.volumes.get(&volume) else { return };
+        let thin = found.provision == model::Provision::Thin;
+        let Some(found) = found.legs.get(&leg) else { return };
         let index = found.drive.0 as usize - 1;
         self.judge_slabs(index, &found.extents);
-        self.disks[at].insert(leg.0, super::target::Disk::new(index, found.extents.clone()));
+        self.disks[at].insert(leg.0, super::target::Disk::new(index, found.extents.clone(), thin));
     }
 
     /// What of placement's rule does not hold of the legs that are there, when none is being moved.

@@ -10,7 +10,7 @@ use crate::hits::Hits;
 use crate::schedule::Schedule;
 use control::state::{Cache, Settings, State, Voters};
 use control::{ClusterCommand, Command};
-use model::{BootId, DriveId, Mirror, NodeId, PowerCycles, Provision, VolumeSize};
+use model::{BootId, DriveId, Mirror, NodeId, PowerCycles, Provision, SLAB_BYTES, VolumeSize};
 use std::collections::{BTreeMap, BinaryHeap};
 
 const DRIVES_PER_NODE: usize = 2;
@@ -30,7 +30,10 @@ impl World {
         cluster(&mut state, nodes, declared)?;
         for (volume, legs) in volumes.iter().enumerate() {
             let mirror = if *legs == 2 { Mirror::TwoWay } else { Mirror::FourWay };
-            let size = VolumeSize::new(mirror, Provision::Fixed, FIRST_BYTES);
+            let size = match schedule.thin(volume) {
+                Some(extents) => VolumeSize::new(mirror, Provision::Thin, extents * SLAB_BYTES),
+                None => VolumeSize::new(mirror, Provision::Fixed, FIRST_BYTES),
+            };
             let id = volume_id(volume);
             let own = placement::place(&state.pool(), &state.placed(), id, size)
                 .map_err(|refused| refused.to_string())?;
@@ -61,7 +64,11 @@ impl World {
         let placed = state.placed();
         let of = |volume: usize| {
             let own = placed.iter().filter(|leg| leg.volume == volume_id(volume));
-            own.map(|leg| (leg.leg.0, Disk::new(leg.drive.0 as usize - 1, leg.extents.clone()))).collect()
+            let thin =
+                state.volumes.get(&volume_id(volume)).is_some_and(|found| found.provision == Provision::Thin);
+            let disk =
+                |leg: &model::PlacedLeg| Disk::new(leg.drive.0 as usize - 1, leg.extents.clone(), thin);
+            own.map(|leg| (leg.leg.0, disk(leg))).collect()
         };
         let disks = (0..volumes.len()).map(of).collect();
         let machines = (0..=nodes).map(|node| machine(node, nodes, volumes.len(), &mut random)).collect();

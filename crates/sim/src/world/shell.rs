@@ -109,6 +109,9 @@ impl World {
         if self.machines[machine].rack.is_some() {
             self.tell_holder(machine, None);
             self.stalled(machine);
+            for volume in 0..self.truths.len() {
+                self.say_unmapped(machine, volume);
+            }
         }
         self.look(machine);
     }
@@ -242,8 +245,8 @@ impl World {
                 let delay = self.random.u64(1..10) * MS;
                 self.post(delay, Event::Assemble(machine, volume, id));
             }
-            owner::Effect::Admit(bytes) => self.admit(machine, volume, bytes),
-            owner::Effect::Extend(bytes) => self.extend_soon(machine, volume, bytes),
+            owner::Effect::Admit(reach) => self.admit(machine, volume, reach),
+            owner::Effect::Extend(reach) => self.extend_soon(machine, volume, reach),
             owner::Effect::Look => self.ordered(machine, volume, Order::Look),
             owner::Effect::LetGo(leg) => self.ordered(machine, volume, Order::LetGo(leg)),
             owner::Effect::Release(legs) => self.ordered(machine, volume, Order::Release(legs)),

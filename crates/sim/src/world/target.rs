@@ -32,6 +32,8 @@ pub(crate) struct DriveSim {
 #[derive(Debug, Clone)]
 pub(crate) struct Disk {
     pub(crate) drive: usize,
+    /// Whether it is a thin volume's.
+    pub(crate) thin: bool,
     /// The leg's slabs there.
     pub(crate) extents: Vec<Extent>,
     /// How many of them its device maps; behind them it swallows what is written.
@@ -53,11 +55,18 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    pub(crate) fn new(drive: usize, extents: Vec<Extent>) -> Self {
+    pub(crate) fn new(drive: usize, extents: Vec<Extent>, thin: bool) -> Self {
         let mapped = extents.iter().map(|extent| extent.count).sum();
-        let value = Self::content(mapped);
+        let bare = Self::bare(drive, thin, mapped, extents);
+        let value = Self::content(bare.blocks());
+        Self { value, durable: value, ..bare }
+    }
+
+    fn bare(drive: usize, thin: bool, mapped: u64, extents: Vec<Extent>) -> Self {
+        let value = [0; BLOCKS];
         Self {
             drive,
+            thin,
             extents,
             mapped,
             value,
@@ -75,7 +84,7 @@ impl Disk {
 
 impl World {
     pub(crate) fn disk(&mut self, volume: usize, leg: u16) -> &mut Disk {
-        self.disks[volume].entry(leg).or_insert_with(|| Disk::new(0, Vec::new()))
+        self.disks[volume].entry(leg).or_insert_with(|| Disk::new(0, Vec::new(), false))
     }
 
     /// The machine that a leg is in.

@@ -222,7 +222,10 @@ fn run(here: &Here, order: Order) -> Result<(), Box<dyn Error>> {
             carry(number, owner::assemble(&site, &seen()?, &assembly, known)?)
         }
         Order::Admit { epoch: number } => {
-            carry(number, owner::admit(&site, &seen()?, epoch(number), here.sizes.data_bytes)?)?;
+            carry(
+                number,
+                owner::admit(&site, &seen()?, epoch(number), &owner::Layout::fixed(here.sizes.data_bytes))?,
+            )?;
             told(&name::top(here.volume))
         }
         Order::Adopt { nodes } => {
@@ -260,10 +263,7 @@ fn run(here: &Here, order: Order) -> Result<(), Box<dyn Error>> {
             let number = seen.array.as_ref().map_or(0, |array| array.epoch.number);
             carry(number, owner::stop(&site, &seen))
         }
-        Order::Wait { bound_ms, ms } => {
-            let pause = || std::thread::sleep(Duration::from_millis(ms));
-            Ok(engine.while_users_wait(site.volume, Duration::from_millis(bound_ms), pause)?)
-        }
+        Order::Wait { bound_ms, ms } => wait(&engine, &site, bound_ms, ms),
         Order::Tend { seconds } => tend(&engine, &site, seconds),
         Order::Reach { epoch: number, leg, incarnation, node } => {
             carry(number, reach(&site, epoch(number), (leg, incarnation, node)))?;
@@ -284,6 +284,11 @@ fn reach(
     let given = GivenLeg { leg: (site.volume, leg), key: Key { epoch, incarnation } };
     let gate = owner::Step::MakeGate(owner::Way { given, epoch, local: false }, site.geometry.leg_bytes());
     vec![owner::Step::Connect(given, node), gate]
+}
+
+fn wait(engine: &Engine, site: &Site, bound_ms: u64, ms: u64) -> Result<(), Box<dyn Error>> {
+    let pause = || std::thread::sleep(Duration::from_millis(ms));
+    Ok(engine.while_users_wait(site.volume, Duration::from_millis(bound_ms), pause)?)
 }
 
 /// Says where a dm device is.

@@ -4,10 +4,10 @@ use super::block::Block;
 use super::carry_target::linear;
 use super::dm::Target;
 use super::sysfs::FileError;
-use super::{Engine, StepError, fabrics, maps_io, md, sysfs};
+use super::{Engine, StepError, fabrics, maps_io, md, sysfs, thin};
 use crate::bug::Bug;
 use crate::name;
-use crate::owner::{self, Site, Step, Way};
+use crate::owner::{self, Layout, Site, Step, Way};
 use crate::slab::Extent;
 use model::{Epoch, LegId};
 use std::collections::BTreeSet;
@@ -65,11 +65,24 @@ pub(super) fn carry(engine: &Engine, site: &Site, epoch: Epoch, step: &Step) -> 
         Step::AwaitQuiet(sound) => await_quiet(engine, site, epoch, sound)?,
         Step::Answer(legs) => answer(engine, site, epoch, legs)?,
         Step::Remove(way) => md::remove(&array, engine.number_of(&way.device())?.minor)?,
-        Step::MakeTop(bytes) => engine.dm.create(&name::top(site.volume), &top_table(&array, *bytes)?)?,
-        Step::LoadTop(bytes) => engine.dm.load(&name::top(site.volume), &top_table(&array, *bytes)?)?,
+        Step::MakeHole(bytes) => thin::make_hole(engine, site, *bytes)?,
+        Step::MakeRoute(layout) => thin::make_route(engine, site, layout, &array)?,
+        Step::MakeTop(layout) => {
+            engine.dm.create(&name::top(site.volume), &top_table(engine, site, &array, layout)?)?;
+        }
+        Step::LoadRoute(layout) => thin::load_route(engine, site, layout, &array)?,
+        Step::LoadTop(layout) => {
+            engine.dm.load(&name::top(site.volume), &top_table(engine, site, &array, layout)?)?;
+        }
+        Step::SwapRoute => engine.dm.swap(&name::route(site.volume))?,
+        // A linear table queues nothing.
+        Step::SwapTop => engine.dm.swap_under_queue(&name::top(site.volume))?,
+        Step::ReinstateTop => engine.reinstate_top(site.volume)?,
+        Step::FailTop => engine.dm.message(&name::top(site.volume), "fail_if_no_path")?,
         Step::AddPlace(room) => add_place(engine, site, &array, *room)?,
-        Step::SwapTop => engine.dm.swap(&name::top(site.volume))?,
         Step::RemoveTop => engine.dm.remove(&name::top(site.volume))?,
+        Step::RemoveRoute => engine.dm.remove(&name::route(site.volume))?,
+        Step::RemoveHole => thin::remove_hole(engine, site.volume)?,
         Step::Clear => {
             // Of whatever epoch is there.
             if let Some(found) = engine.seen_owner(site)?.array {
@@ -90,9 +103,12 @@ fn add_place(engine: &Engine, site: &Site, array: &str, room: u32) -> Result<(),
     Ok(engine.while_users_wait(site.volume, IDLE_BOUND, set)??)
 }
 
-fn top_table(array: &str, bytes: u64) -> Result<Vec<Target>, StepError> {
+fn top_table(engine: &Engine, site: &Site, array: &str, layout: &Layout) -> Result<Vec<Target>, StepError> {
+    if layout.table.is_some() {
+        return thin::queue_table(engine, site, layout);
+    }
     let device = sysfs::read(&PathBuf::from(format!("/sys/block/{array}/dev")))?;
-    Ok(linear(&device, &[Extent { offset_bytes: 0, len_bytes: bytes }]))
+    Ok(linear(&device, &[Extent { offset_bytes: 0, len_bytes: layout.size_bytes }]))
 }
 
 fn member(engine: &Engine, array: &str, way: Way) -> Result<PathBuf, StepError> {

@@ -27,7 +27,7 @@ const SPEC_BYTES: usize = 40;
 /// Room for an answer: a status of a gate has some hundred bytes, a list of devices some dozen a device. The kernel copies all of it both ways
 /// each time, so that it begins small; what does not fit is asked again with more.
 const BUFFER_BYTES: usize = 2 << 10;
-const BUFFER_BYTES_MAX: usize = 1 << 20;
+const BUFFER_BYTES_MAX: usize = 16 << 20;
 
 const LIST_DEVICES: u8 = 2;
 const DEV_CREATE: u8 = 3;
@@ -46,6 +46,7 @@ const SKIP_LOCKFS_FLAG: u32 = 1 << 10;
 const NOFLUSH_FLAG: u32 = 1 << 11;
 const INACTIVE_PRESENT_FLAG: u32 = 1 << 6;
 const BUFFER_FULL_FLAG: u32 = 1 << 8;
+const DATA_OUT_FLAG: u32 = 1 << 16;
 
 /// Device-mapper refused.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +82,14 @@ pub(super) struct Target {
     pub(super) start_sectors: u64,
     pub(super) len_sectors: u64,
     pub(super) kind: &'static str,
+    pub(super) parameters: String,
+}
+
+/// One target of a table as the kernel says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Said {
+    pub(super) len_sectors: u64,
+    pub(super) kind: String,
     pub(super) parameters: String,
 }
 
@@ -307,6 +316,12 @@ impl Dm {
         self.call("swap the table of", DEV_SUSPEND, name, SKIP_LOCKFS_FLAG, &[], 0).map(drop)
     }
 
+    /// The same, but what the old table queues is not waited for: it goes through the new one.
+    pub(super) fn swap_under_queue(&self, name: &str) -> Result<(), DmError> {
+        let flags = SKIP_LOCKFS_FLAG | NOFLUSH_FLAG;
+        self.call("swap the table of", DEV_SUSPEND, name, flags, &[], 0).map(drop)
+    }
+
     /// Removes a device; one that is gone is as good. `EBUSY` while somebody has it open.
     pub(super) fn remove(&self, name: &str) -> Result<(), DmError> {
         match self.call("remove", DEV_REMOVE, name, 0, &[], 0) {
@@ -321,6 +336,29 @@ impl Dm {
         data.extend_from_slice(message.as_bytes());
         data.push(0);
         self.call("tell", TARGET_MSG, name, 0, &data, 0).map(drop)
+    }
+
+    /// Tells a device something, and gives its answer, of no more than so many bytes; empty if it has none.
+    pub(super) fn ask(&self, name: &str, message: &str, room: usize) -> Result<String, DmError> {
+        let failed = |errno| DmError { what: "ask", name: name.to_owned(), errno };
+        let mut data = 0u64.to_ne_bytes().to_vec();
+        data.extend_from_slice(message.as_bytes());
+        data.push(0);
+        let mut buffer = request(name, 0, &data, 0, room).map_err(failed)?;
+        // SAFETY: see the impl above.
+        unsafe { ioctl(&self.0, Request { command: TARGET_MSG, buffer: &mut buffer }) }.map_err(failed)?;
+        let flags = u32_at(&buffer, 28);
+        if flags & BUFFER_FULL_FLAG != 0 {
+            return Err(failed(Errno::NOBUFS));
+        }
+        let answers = flags & DATA_OUT_FLAG != 0;
+        Ok(if answers { text_at(&buffer, u32_at(&buffer, 16) as usize) } else { String::new() })
+    }
+
+    /// What a device was loaded with, target by target.
+    pub(super) fn targets(&self, name: &str) -> Result<Vec<Said>, DmError> {
+        let buffer = self.call("ask the table of", TABLE_STATUS, name, STATUS_TABLE_FLAG, &[], 0)?;
+        Ok(said(&buffer))
     }
 
     /// What a device's first target says; empty if it has no table.
@@ -363,6 +401,25 @@ impl Dm {
     pub(super) fn arm(&self) -> Result<(), DmError> {
         self.call("wait for", DEV_ARM_POLL, "", 0, &[], 0).map(drop)
     }
+}
+
+/// `struct dm_target_spec` and text, again and again; each says where the next is, from the first on.
+fn said(buffer: &[u8]) -> Vec<Said> {
+    let (first, count) = (u32_at(buffer, 16) as usize, u32_at(buffer, 20));
+    let mut targets = Vec::new();
+    let mut at = first;
+    for _ in 0..count {
+        if at + SPEC_BYTES > buffer.len() {
+            break;
+        }
+        targets.push(Said {
+            len_sectors: u64_at(buffer, at + 8),
+            kind: text_at(&buffer[..at + SPEC_BYTES], at + 24),
+            parameters: text_at(buffer, at + SPEC_BYTES),
+        });
+        at = first + u32_at(buffer, at + 20) as usize;
+    }
+    targets
 }
 
 impl AsFd for Dm {

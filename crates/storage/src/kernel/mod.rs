@@ -21,6 +21,7 @@ mod md;
 mod observe;
 mod stirs;
 mod sysfs;
+mod thin;
 mod write_cache;
 
 pub use dm::{DeviceNumber, DmError};
@@ -292,6 +293,17 @@ impl Engine {
         self.tell_path(&crate::name::gate(leg, epoch), "reinstate_path")
     }
 
+    /// Which extents of a thin volume users write that have no place, since this was asked last. What waits is counted again whenever
+    /// [`Self::reinstate_top`] lets it try.
+    pub fn unmapped(&self, volume: model::VolumeId) -> Result<std::collections::BTreeSet<u64>, StepError> {
+        thin::written(self, volume)
+    }
+
+    /// Lets what waits for a place try again: what has one goes on.
+    pub fn reinstate_top(&self, volume: model::VolumeId) -> Result<(), StepError> {
+        self.tell_path(&crate::name::top(volume), "reinstate_path")
+    }
+
     /// Tells a gate something about its one path.
     fn tell_path(&self, gate: &str, word: &str) -> Result<(), StepError> {
         for number in self.dm.below(gate)? {
@@ -367,14 +379,17 @@ impl Engine {
         bound: Duration,
         work: impl FnOnce() -> T,
     ) -> Result<T, StepError> {
-        Ok(idle::while_idle(&self.dm, &crate::name::top(volume), bound, work)?)
+        // What a thin volume's own device queues would fail when it is suspended; all that gets to the array goes through the route.
+        let (top, route) = (crate::name::top(volume), crate::name::route(volume));
+        let through = if self.dm.info(&route)?.is_some() { route } else { top };
+        Ok(idle::while_idle(&self.dm, &through, bound, work)?)
     }
 
     /// Lets users of all volumes go on whom an engine had wait that was killed meanwhile.
     pub fn let_users_go_on(&self) -> Result<(), StepError> {
         let names = self.dm.names()?;
-        let mut tops = names.iter().filter(|name| crate::name::of_top(name).is_some());
-        tops.try_for_each(|name| Ok(self.dm.go_on(name)?))
+        let has_users = |name: &&String| crate::name::of_top(name).or(crate::name::of_route(name)).is_some();
+        names.iter().filter(has_users).try_for_each(|name| Ok(self.dm.go_on(name)?))
     }
 
     /// How long that device is, bytes.

@@ -58,7 +58,9 @@ pub(super) fn target(engine: &Engine) -> Result<SeenTarget, StepError> {
 
 pub(super) fn owner(engine: &Engine, site: &Site) -> Result<SeenOwner, StepError> {
     let mut seen = SeenOwner::default();
-    for device in engine.dm.names()? {
+    let names = engine.dm.names()?;
+    seen.thin = super::thin::seen(engine, site, &names)?;
+    for device in names {
         if device == name::top(site.volume) {
             seen.top = len_bytes(engine, &device)?;
         }
@@ -103,7 +105,7 @@ fn own_device(number: DeviceNumber) -> Option<GivenLeg> {
 }
 
 /// `… MAJOR:MINOR A 0 …` for a path that is active, `F` for one that failed (drivers/md/dm-mpath.c, `multipath_status`).
-fn has_path(status: &str) -> bool {
+pub(super) fn has_path(status: &str) -> bool {
     let mut words = status.split_ascii_whitespace();
     words.any(|word| word.contains(':')) && words.next() == Some("A")
 }

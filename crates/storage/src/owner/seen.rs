@@ -1,5 +1,6 @@
 //! What the kernel has of a volume on the node that owns it, and what that means in control's words.
 
+use super::Thin;
 use crate::name::GivenLeg;
 use control::command::LegRef;
 use control::moment::Moment;
@@ -18,6 +19,8 @@ pub struct Seen {
     pub array: Option<Array>,
     /// How much users can open, bytes; `None`: nothing.
     pub top: Option<u64>,
+    /// What there is of a thin volume.
+    pub thin: Thin,
     /// Connections to legs of this volume.
     pub connections: BTreeMap<GivenLeg, Vec<Connection>>,
 }
@@ -181,7 +184,11 @@ pub fn is_settled(seen: &Seen) -> bool {
         let gate = seen.gates.get(leg).is_some_and(|gate| gate.epoch == array.epoch && gate.queues);
         gate && member.slot.is_some() && member.has("in_sync") && !member.failed()
     };
-    at_rest && seen.top.is_some() && without_path(seen).is_empty() && array.members.iter().all(whole)
+    at_rest
+        && seen.top.is_some()
+        && seen.has_places()
+        && without_path(seen).is_empty()
+        && array.members.iter().all(whole)
 }
 
 /// The array that an earlier run of the agent has left, as control has arrays; `None` if there is none that is whole: it is assembled
@@ -210,9 +217,8 @@ pub fn found(seen: &Seen, nodes: &BTreeMap<LegId, NodeId>, maps: MapSequence, no
             rebuild = Some(Rebuild { leg, progress: Progress::begun(now), done: None });
         }
     }
-    let (patience, errored) = (BTreeMap::new(), BTreeSet::new());
-    let (admitted, bytes) = (seen.top.is_some(), seen.top.unwrap_or(0));
-    Some(Up { epoch: array.epoch, maps, admitted, bytes, legs, rebuild, patience, errored })
+    let (admitted, reach) = (seen.top.is_some(), seen.reach());
+    Some(Up { admitted, reach, legs, rebuild, ..Up::bare(array.epoch, maps) })
 }
 
 #[cfg(test)]
@@ -228,7 +234,7 @@ mod tests {
         let members = [(leg, member)].into();
         let (state, action) = ("active".to_owned(), "idle".to_owned());
         let array = Some(Array { epoch, state, action, held: false, room: 1, members });
-        Seen { gates: [(leg, gate)].into(), array, top: Some(4096), connections: BTreeMap::new() }
+        Seen { gates: [(leg, gate)].into(), array, top: Some(4096), ..Seen::default() }
     }
 
     #[test]
@@ -239,9 +245,10 @@ mod tests {
             change(&mut seen);
             !is_settled(&seen)
         };
-        let all: [fn(&mut Seen); 11] = [
+        let all: [fn(&mut Seen); 12] = [
             |seen| seen.array = None,
             |seen| seen.top = None,
+            |seen| seen.thin.queue = Some(crate::owner::Queue { path: false, queues: true }),
             |seen| gate(seen).path = false,
             |seen| gate(seen).queues = false,
             |seen| gate(seen).local = false,

@@ -11,7 +11,7 @@ use crate::bug::Bug;
 use crate::command::{Event, LegRef, Rejected};
 use crate::pool;
 use crate::state::{Leg, LegState, Phase, Run};
-use model::VolumeSize;
+use model::{Provision, VolumeSize};
 
 impl Edit<'_> {
     pub(super) fn grow(&mut self, size_bytes: u64) -> Result<(), Rejected> {
@@ -31,15 +31,26 @@ impl Edit<'_> {
         if size_bytes > volume.room_bytes {
             return Err(Rejected::BeyondRoom { room_bytes: volume.room_bytes });
         }
-        let slabs = pool::slabs_of(VolumeSize { size_bytes, ..volume.size() })?;
-        let more = |leg: &Leg| slabs.saturating_sub(leg.slabs());
-        self.state.keeps_reserve(volume.legs.values().map(|leg| (leg.drive, more(leg))))?;
-        for leg in self.volume.legs.values_mut() {
-            let more = more(leg);
-            pool::append(&mut leg.extents, self.state.allocate(leg.drive, more)?);
-            leg.to_lay += more;
+        pool::slabs_of(VolumeSize { size_bytes, ..volume.size() })?;
+        if volume.provision == Provision::Thin {
+            self.volume.size_bytes = size_bytes;
+            self.events.push(Event::VolumeGrown(self.id, size_bytes));
+            return Ok(());
         }
+        self.give_slabs(size_bytes)?;
         self.volume.growing = Some(size_bytes);
+        Ok(())
+    }
+
+    /// Each leg gets the slabs that it lacks of what an array of this size takes.
+    pub(super) fn give_slabs(&mut self, array_bytes: u64) -> Result<(), Rejected> {
+        for (leg, more) in self.state.slabs_for(&self.volume, array_bytes)? {
+            let count: u64 = more.iter().map(|extent| extent.count).sum();
+            self.volume.legs.entry(leg).and_modify(|leg| {
+                pool::append(&mut leg.extents, more);
+                leg.to_lay += count;
+            });
+        }
         Ok(())
     }
 
@@ -61,15 +72,26 @@ impl Edit<'_> {
     /// It has its new size in the commit after which no leg that counts lacks anything of it: one has been laid, or lost.
     pub(super) fn settle_growth(&mut self) {
         let volume = &self.volume;
-        let Some(size_bytes) = volume.growing.filter(|_| volume.in_sync().next().is_some()) else { return };
-        let needed = pool::needed(volume, size_bytes);
+        let to_be = volume.array_to_be();
+        if to_be == volume.array_bytes() || volume.in_sync().next().is_none() {
+            return;
+        }
+        let needed = pool::needed(volume, to_be);
         let counts = |leg: &&Leg| matches!(leg.state, LegState::InSync | LegState::Rebuilding { .. });
         let mut counted = volume.legs.values().filter(counts);
         let laid = |leg: &Leg| leg.laid_slabs() >= needed;
         let at_first = self.bugs.has(Bug::GrowAtFirstLaid);
         if if at_first { counted.any(laid) } else { counted.all(laid) } {
-            (self.volume.size_bytes, self.volume.growing) = (size_bytes, None);
-            self.events.push(Event::VolumeGrown(self.id, size_bytes));
+            self.grown(to_be);
+        }
+    }
+
+    fn grown(&mut self, array_bytes: u64) {
+        if self.volume.growing.take().is_some() {
+            self.volume.size_bytes = array_bytes;
+            self.events.push(Event::VolumeGrown(self.id, array_bytes));
+        } else {
+            self.enter_mapped();
         }
     }
 
