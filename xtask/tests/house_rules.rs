@@ -34,7 +34,7 @@ const EDGES: [(&str, &[&str]); 20] = [
             "workload",
         ],
     ),
-    ("xtask", &["fabric", "hil", "ledger", "model", "sim"]),
+    ("xtask", &["fabric", "hil", "ledger", "model", "placement", "sim"]),
 ];
 
 /// Code that decides: it may not look at a clock, a file or a socket, and may not start anything.

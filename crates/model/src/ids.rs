@@ -143,6 +143,18 @@ checked_name! {
 }
 caseless!(VolumeName);
 
+checked_name! {
+    /// A virtual machine's name.
+    VmName, check_plain_name
+}
+caseless!(VmName);
+
+checked_name! {
+    /// The name of a group of virtual machines that are kept apart.
+    GroupName, check_plain_name
+}
+caseless!(GroupName);
+
 /// RFC 1123, section 2.1, one label.
 fn check_host_label(value: &str) -> Result<(), InvalidValue> {
     let expected = "1 to 63 letters, digits and hyphens, neither starting nor ending with a hyphen";

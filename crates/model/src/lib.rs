@@ -16,13 +16,14 @@ mod leg;
 mod pool;
 mod shape;
 mod spec;
+mod vm;
 mod volume;
 
 pub use diagnostic::{Diagnostic, Location, RuleId, Severity};
 pub use extents::{ExtentTable, Segment};
 pub use ids::{
-    AdapterName, ClusterName, DriveSerial, IntentName, InvalidValue, MacAddress, Mtu, NodeName, NodeOrdinal,
-    Priority, StorageNetworkIndex, VlanId, VolumeName, ZoneName,
+    AdapterName, ClusterName, DriveSerial, GroupName, IntentName, InvalidValue, MacAddress, Mtu, NodeName,
+    NodeOrdinal, Priority, StorageNetworkIndex, VlanId, VmName, VolumeName, ZoneName,
 };
 pub use intent::{Intent, Qos, RdmaTechnology, StorageNetwork, TrafficClass};
 pub use inventory::{CpuInfo, Drive, DriveClass, Inventory, KernelInfo, MemoryInfo, Nic, NicDcb};
@@ -35,7 +36,8 @@ pub use spec::{
     ClusterSpec, ConfigurationMode, DeploymentMode, ManagementNetwork, Node, Wiring, Witness, WitnessKind,
     Zone,
 };
+pub use vm::{VmPlacement, VmSpec};
 pub use volume::{
     BootId, DriveId, Epoch, Incarnation, LedgerIncarnation, LegId, MapSequence, NodeId, PowerCycles,
-    Provision, VolumeId,
+    Provision, VmId, VolumeId,
 };

@@ -1,4 +1,4 @@
-//! The numbers and names by which the ledger, the agents and the kernel's objects speak of volumes.
+//! The numbers and names by which the ledger, the agents and the kernel's objects speak of volumes, and of who uses them.
 //!
 //! All numbers are given out by the ledger, only grow, and are never given out twice. On disk and on the wire they are bare
 //! numbers; an [`Epoch`] reads `1.7`.
@@ -38,6 +38,10 @@ number! {
 number! {
     /// A drive in the ledger and in the header on the drive itself.
     DriveId(u32), "drive-"
+}
+number! {
+    /// A virtual machine.
+    VmId(u32), "vm-"
 }
 number! {
     /// A volume.

@@ -1,4 +1,4 @@
-//! Where the legs of a volume go: racks first, then nodes, then drives, balanced.
+//! Where the legs of a volume go: racks first, then nodes, then drives, balanced. Where virtual machines run: [`vm`].
 //!
 //! Purpose: [`place`] gives a new volume its legs, [`replace`] a leg another drive, [`extend`] a leg more slabs; each from the pool and
 //! the legs that are there. [`capacity`] says what is left. [`check()`] and [`check_reserve`] hold a result against the rule: they
@@ -21,6 +21,7 @@ mod check;
 mod room;
 #[cfg(test)]
 mod tests;
+pub mod vm;
 
 pub use check::{Broken, check, check_reserve};
 use model::{DriveId, Extent, LegId, NodeId, PlacedLeg, Pool, VolumeId, VolumeSize, ZoneName};

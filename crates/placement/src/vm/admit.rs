@@ -1,0 +1,146 @@
+//! Whether one more virtual machine still fits when a rack is lost.
+//!
+//! What would happen is played through with the planner itself, not estimated from sums: sums overlook that free memory may be in pieces.
+//! It is played from where everything runs now, with all nodes up: a node that is down at the moment, or a rack, must not keep anybody from making one
+//! that will fit.
+
+use super::asked::Asked;
+use super::plan::{Planned, planned};
+use super::reason::{amount, without};
+use super::{Cluster, NodeState, Now, Vm, Vms};
+use model::{VmId, VmName, VmSpec, VolumeId, ZoneName};
+use std::collections::BTreeSet;
+
+/// Why one is not made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotAdmitted {
+    /// There are not two racks.
+    #[error("the cluster has nodes in {0} racks, not in two")]
+    NotTwoRacks(usize),
+    /// The id is another's.
+    #[error("{0} exists")]
+    IdTaken(VmId),
+    /// The name is another's.
+    #[error("{0} is called `{1}` already")]
+    NameTaken(VmId, VmName),
+    /// Nothing runs without.
+    #[error("a virtual machine needs memory and at least one core")]
+    Empty,
+    /// Its home zone is none of the cluster's.
+    #[error("there is no zone `{0}`")]
+    NoSuchZone(ZoneName),
+    /// One of its disks is another's. Two would write to it.
+    #[error("{volume} is a disk of {vm}")]
+    VolumeTaken {
+        /// Which disk.
+        volume: VolumeId,
+        /// Whose.
+        vm: VmId,
+    },
+    /// One of its disks is named twice.
+    #[error("{0} is named twice")]
+    VolumeTwice(VolumeId),
+    /// Not everything would run.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Capacity(Vec<Lack>),
+}
+
+/// What is missing where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lack {
+    /// The rack that is lost; none: it is missing with both racks there.
+    pub lost: Option<ZoneName>,
+    /// Memory, on the nodes that lack least.
+    pub bytes: u64,
+    /// Virtual processors, on the same nodes.
+    pub cores: u64,
+    /// Who would not run; the new one need not be among them.
+    pub vms: BTreeSet<VmId>,
+}
+
+impl std::fmt::Display for Lack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let vms = self.vms.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let (when, lacking) = (without(self.lost.as_ref()), amount(self.bytes, self.cores));
+        write!(f, "{when}, {lacking} more would be needed: {vms} would not run")
+    }
+}
+
+/// Whether a virtual machine may be made: with either rack lost all run, but for those that are strict in that rack.
+///
+/// `vms` are all that there are, whether they shall run at the moment or not.
+pub fn admit(cluster: &Cluster, vms: &Vms, id: VmId, spec: &VmSpec) -> Result<(), NotAdmitted> {
+    let zones: BTreeSet<&ZoneName> = cluster.nodes.values().map(|node| &node.zone).collect();
+    if zones.len() != 2 {
+        return Err(NotAdmitted::NotTwoRacks(zones.len()));
+    }
+    if let Some(home) = spec.placement.home().filter(|home| !zones.contains(home)) {
+        return Err(NotAdmitted::NoSuchZone(home.clone()));
+    }
+    is_its_own(vms, id, spec)?;
+    let mut all = vms.clone();
+    all.insert(id, Vm { spec: spec.clone(), now: Now::Off(None) });
+    let (well, all) = settled(cluster, all);
+    let mut lacks: Vec<Lack> = lacking(well, None, &all).into_iter().collect();
+    for zone in zones {
+        let mut lost = healthy(cluster);
+        let in_rack = lost.nodes.values_mut().filter(|node| node.zone == *zone);
+        in_rack.for_each(|node| node.state = NodeState::Down);
+        lacks.extend(lacking(planned(&lost, &all), Some(zone), &all));
+    }
+    if lacks.is_empty() { Ok(()) } else { Err(NotAdmitted::Capacity(lacks)) }
+}
+
+/// Whether nothing that it is or has is another's.
+fn is_its_own(vms: &Vms, id: VmId, spec: &VmSpec) -> Result<(), NotAdmitted> {
+    if spec.memory_bytes == 0 || spec.cores == 0 {
+        return Err(NotAdmitted::Empty);
+    }
+    if vms.contains_key(&id) {
+        return Err(NotAdmitted::IdTaken(id));
+    }
+    if let Some((other, _)) = vms.iter().find(|(_, vm)| vm.spec.name == spec.name) {
+        return Err(NotAdmitted::NameTaken(*other, spec.name.clone()));
+    }
+    let mut own = BTreeSet::new();
+    if let Some(volume) = spec.volumes.iter().find(|volume| !own.insert(**volume)) {
+        return Err(NotAdmitted::VolumeTwice(*volume));
+    }
+    let shared = |(vm, found): (&VmId, &Vm)| {
+        let volume = found.spec.volumes.iter().find(|volume| own.contains(volume))?;
+        Some(NotAdmitted::VolumeTaken { volume: *volume, vm: *vm })
+    };
+    vms.iter().find_map(shared).map_or(Ok(()), Err)
+}
+
+/// With every node up and every zone ready.
+fn healthy(cluster: &Cluster) -> Cluster {
+    let mut healthy = cluster.clone();
+    healthy.nodes.values_mut().for_each(|node| node.state = NodeState::Up);
+    healthy.ready = healthy.nodes.values().map(|node| node.zone.clone()).collect();
+    healthy
+}
+
+/// What becomes of all when nothing is in the way. Each round brings one home or up at least, and none away or down.
+fn settled(cluster: &Cluster, mut vms: Vms) -> (Planned, Vms) {
+    let healthy = healthy(cluster);
+    loop {
+        let now = planned(&healthy, &vms);
+        if now.plan.moves.is_empty() {
+            return (now, vms);
+        }
+        vms = now.plan.carried_out(&vms);
+    }
+}
+
+/// What those lack that do not run and should: the strict of the lost rack should not.
+fn lacking(mut planned: Planned, lost: Option<&ZoneName>, vms: &Vms) -> Option<Lack> {
+    let is_tied = |vm: &VmId| {
+        let placement = vms.get(vm).map(|vm| &vm.spec.placement);
+        placement.is_some_and(|placement| placement.is_strict() && placement.home() == lost)
+    };
+    let without: Vec<&Asked> = planned.without.iter().filter(|asked| !is_tied(&asked.vm)).collect();
+    let (bytes, cores) = planned.rooms.force(without.iter().copied());
+    let vms: BTreeSet<VmId> = without.iter().map(|asked| asked.vm).collect();
+    (!vms.is_empty()).then_some(Lack { lost: lost.cloned(), bytes, cores, vms })
+}
