@@ -122,7 +122,9 @@ mod tests {
 
     fn table(extents: &[u64]) -> ExtentTable {
         let mut table = ExtentTable::default();
-        extents.iter().for_each(|extent| table.push(*extent));
+        for extent in extents {
+            table.push(*extent);
+        }
         table
     }
 

@@ -146,7 +146,7 @@ impl Schedule {
     pub(crate) fn thin(&self, volume: usize) -> Option<u64> {
         let drawn =
             fastrand::Rng::with_seed(self.seed.wrapping_mul(31).wrapping_add(THIN + volume as u64)).u64(..);
-        drawn.is_multiple_of(3).then_some(2 + u64::from(drawn / 3 % 4 > 0))
+        drawn.is_multiple_of(3).then_some(2 + u64::from(!(drawn / 3).is_multiple_of(4)))
     }
 
     /// The schedule of a seed.

@@ -68,7 +68,10 @@ impl Runner<'_> {
             return Ok(Seen::not(crate::chain(&error)));
         }
         let asked_of = format!("{} was asked", owner.name);
-        while committed {
+        if !committed {
+            return Ok(Seen::held(asked_of));
+        }
+        loop {
             let views = self.look_at_volume().await;
             let volume = newest(&views).and_then(|view| view.state.volumes.get(&volume));
             if volume.is_some_and(|volume| volume.owner == to) {
@@ -80,7 +83,6 @@ impl Runner<'_> {
             }
             sleep(LOOK).await;
         }
-        Ok(Seen::held(asked_of))
     }
 
     /// The volume, and the node that is to have it, as the ledger knows it.

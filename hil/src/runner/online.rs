@@ -5,8 +5,9 @@
 //!
 //! On failure: what does not hold is a step that does not hold.
 
-use super::{Runner, Seen, milliseconds};
-use crate::suite::Room;
+use super::{Runner, Seen, milliseconds, or_failure};
+use crate::run::RunError;
+use crate::suite::{Room, Step};
 use api::ProposeRequest;
 use deploy::Member;
 use deploy::pool::{self, Growth, PoolError, newest, next_of_growth};
@@ -20,6 +21,35 @@ const LOOK: Duration = Duration::from_millis(250);
 const ASK_BOUND: Duration = Duration::from_secs(10);
 
 impl Runner<'_> {
+    /// Steps about what an operator does to a volume.
+    pub(super) async fn operator_step(&mut self, step: &Step) -> Result<Seen, RunError> {
+        let ms = Duration::from_millis;
+        match step {
+            Step::MoveLeg { room, position, gap_at_most_ms, within_ms } => {
+                Ok(self.move_leg((*room, *position), ms(*gap_at_most_ms), ms(*within_ms)).await)
+            }
+            Step::BeginGrowth { size_mib } => Ok(self.begin_growth(*size_mib).await),
+            Step::VolumeHasGrown { size_mib, within_ms } => {
+                Ok(self.volume_has_grown(*size_mib, ms(*within_ms)).await)
+            }
+            Step::HandOver { room, position, within_ms } => {
+                self.hand_over((*room, *position), ms(*within_ms)).await
+            }
+            Step::BeginHandOver { room, position, committed } => {
+                self.begin_hand_over((*room, *position), *committed).await
+            }
+            Step::FillPool { leaving_mib, within_ms } => {
+                Ok(or_failure(self.fill_pool(*leaving_mib, ms(*within_ms)).await))
+            }
+            Step::FreePool { within_ms } => Ok(or_failure(self.free_pool(ms(*within_ms)).await)),
+            Step::WaitsForRoom { within_ms } => Ok(self.waits_for_room(ms(*within_ms)).await),
+            Step::ReplaceDrive { room, position, gap_at_most_ms, within_ms } => {
+                Ok(self.replace_drive((*room, *position), ms(*gap_at_most_ms), ms(*within_ms)).await)
+            }
+            _ => Ok(Seen::not("this is no step about a volume")),
+        }
+    }
+
     pub(super) async fn move_leg(&mut self, at: (Room, u8), gap_at_most: Duration, bound: Duration) -> Seen {
         let Some((id, from)) = self.leg_at(at).await else { return Seen::not("the node has no leg") };
         let members = self.cluster.members.clone();

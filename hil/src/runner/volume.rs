@@ -109,27 +109,6 @@ impl Runner<'_> {
             Step::RebuildsAtMost { count } => Ok(self.rebuilds_at_most(*count).await),
             Step::BrokenDrivesAreLeft { within_ms } => Ok(self.broken_drives_are_left(ms(*within_ms)).await),
             Step::SlowDrivesAreTold { within_ms } => Ok(self.slow_drives_are_told(ms(*within_ms)).await),
-            Step::MoveLeg { room, position, gap_at_most_ms, within_ms } => {
-                Ok(self.move_leg((*room, *position), ms(*gap_at_most_ms), ms(*within_ms)).await)
-            }
-            Step::BeginGrowth { size_mib } => Ok(self.begin_growth(*size_mib).await),
-            Step::VolumeHasGrown { size_mib, within_ms } => {
-                Ok(self.volume_has_grown(*size_mib, ms(*within_ms)).await)
-            }
-            Step::HandOver { room, position, within_ms } => {
-                self.hand_over((*room, *position), ms(*within_ms)).await
-            }
-            Step::BeginHandOver { room, position, committed } => {
-                self.begin_hand_over((*room, *position), *committed).await
-            }
-            Step::FillPool { leaving_mib, within_ms } => {
-                Ok(super::or_failure(self.fill_pool(*leaving_mib, ms(*within_ms)).await))
-            }
-            Step::FreePool { within_ms } => Ok(super::or_failure(self.free_pool(ms(*within_ms)).await)),
-            Step::WaitsForRoom { within_ms } => Ok(self.waits_for_room(ms(*within_ms)).await),
-            Step::ReplaceDrive { room, position, gap_at_most_ms, within_ms } => {
-                Ok(self.replace_drive((*room, *position), ms(*gap_at_most_ms), ms(*within_ms)).await)
-            }
             Step::LeaderIn { room, within_ms } => self.leader_in(*room, ms(*within_ms)).await,
             Step::VotersWork { within_ms } => Ok(self.voters_work(ms(*within_ms)).await),
             Step::OldOwnerIsSilent { for_ms } => {
@@ -155,7 +134,8 @@ impl Runner<'_> {
             Step::LedgersWork { within_ms } => Ok(self.ledgers_work(ms(*within_ms)).await),
             Step::StopWriting {} => self.stop_writing().await,
             Step::Judge {} => self.judge_legs().await,
-            _ => Ok(Seen::not("this is no step about a volume")),
+            // It has the rest of the list.
+            _ => self.operator_step(step).await,
         }
     }
 

@@ -259,6 +259,28 @@ fn volume(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Step::SlowDrivesAreTold { within_ms } => {
             write!(f, "broken drives are said to be slow within {within_ms} ms, and their legs stay")
         }
+        Step::LeaderIn { room, within_ms } => {
+            write!(f, "the ledger's leader is in {room} within {within_ms} ms")
+        }
+        Step::VotersWork { within_ms } => write!(f, "everybody who votes works within {within_ms} ms"),
+        Step::OldOwnerIsSilent { for_ms } => {
+            write!(f, "for {for_ms} ms nothing is acknowledged where the volume was open before")
+        }
+        Step::VolumeOpens { room: Some(room), within_ms } => {
+            write!(f, "the volume is open in {room} within {within_ms} ms")
+        }
+        Step::VolumeOpens { room: None, within_ms } => {
+            write!(f, "the volume is open within {within_ms} ms")
+        }
+        Step::StopWriting {} => f.write_str("the workload is ended"),
+        Step::Judge {} => f.write_str("every leg in sync holds every acknowledged write"),
+        _ => operator(step, f),
+    }
+}
+
+/// Steps about what an operator does to a volume.
+fn operator(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match step {
         Step::MoveLeg { room, position, within_ms, .. } => {
             write!(f, "the leg on node {position} of {room} is on another drive within {within_ms} ms")
         }
@@ -289,21 +311,6 @@ fn volume(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Step::ReplaceDrive { room, position, within_ms, .. } => {
             write!(f, "the drive with the leg of node {position} of {room} is replaced within {within_ms} ms")
         }
-        Step::LeaderIn { room, within_ms } => {
-            write!(f, "the ledger's leader is in {room} within {within_ms} ms")
-        }
-        Step::VotersWork { within_ms } => write!(f, "everybody who votes works within {within_ms} ms"),
-        Step::OldOwnerIsSilent { for_ms } => {
-            write!(f, "for {for_ms} ms nothing is acknowledged where the volume was open before")
-        }
-        Step::VolumeOpens { room: Some(room), within_ms } => {
-            write!(f, "the volume is open in {room} within {within_ms} ms")
-        }
-        Step::VolumeOpens { room: None, within_ms } => {
-            write!(f, "the volume is open within {within_ms} ms")
-        }
-        Step::StopWriting {} => f.write_str("the workload is ended"),
-        Step::Judge {} => f.write_str("every leg in sync holds every acknowledged write"),
         _ => Ok(()),
     }
 }

@@ -70,7 +70,7 @@ fn vm(id: u32, zones: &[ZoneName; 2]) -> Option<(VmId, Vm)> {
         7 => VmPlacement::Anywhere,
         _ => VmPlacement::Prefers(home),
     };
-    let group = (id % 4 == 0).then(|| format!("group{}", id / 20).parse());
+    let group = id.is_multiple_of(4).then(|| format!("group{}", id / 20).parse());
     let spec = VmSpec {
         name: format!("guest{id}").parse().ok()?,
         memory_bytes: (2 + (drawn >> 1) % 29) * GIB,

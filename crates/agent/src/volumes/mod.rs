@@ -131,13 +131,13 @@ pub(crate) enum VolumesError {
     #[error(transparent)]
     CantHandOver(#[from] CantHandOver),
     #[error("{volume} is open at {owner}, and only that node hands it over")]
-    NotOwner { volume: model::VolumeId, owner: NodeId },
+    NotOwner { volume: VolumeId, owner: NodeId },
     #[error("{0} has no lease: its users are being stopped")]
     NoLease(NodeId),
     #[error("nothing is heard of {0} on the storage networks")]
     Silent(NodeId),
     #[error("{count} processes have {volume} open")]
-    InUse { volume: model::VolumeId, count: usize },
+    InUse { volume: VolumeId, count: usize },
     #[error("the shell has ended")]
     Ended,
     #[error(transparent)]

@@ -25,6 +25,7 @@ fn views(ledger: &State) -> Vec<(NodeName, ClusterView)> {
             device_bytes: BTreeMap::new(),
             legs: Vec::new(),
             blocked: BTreeMap::new(),
+            out_of_room: BTreeMap::new(),
             rebuilds: BTreeMap::new(),
         };
         (format!("n{node}").parse().unwrap(), view)

@@ -12,7 +12,7 @@ use super::{BLOCKS, PROGRESS_US, Value, World, node_index, thin, volume_id};
 use control::state::{Leg, LegState, Phase, Reach, Run, State};
 use control::target::Key;
 use control::transition::VolumeCause;
-use control::{Command, Event};
+use control::{Command, Event, VolumeCommand};
 use model::{Epoch, Extent, LegId, PowerCycles};
 
 /// What is known of a volume's content.
@@ -308,8 +308,12 @@ impl World {
 
     /// Users have no more than the volume has, and all that the ledger says that they have.
     pub(super) fn judge_extended(&mut self, machine: usize, volume: usize, epoch: Epoch, reach: Reach) {
-        let has =
-            self.ledger().volumes.get(&volume_id(volume)).map(|found| found.reach()).unwrap_or_default();
+        let has = self
+            .ledger()
+            .volumes
+            .get(&volume_id(volume))
+            .map(control::state::Volume::reach)
+            .unwrap_or_default();
         let more = reach.size_bytes > has.size_bytes || reach.array_bytes > has.array_bytes;
         let exempt = self.truths[volume].exempt_before.is_some_and(|before| epoch < before);
         if more && !exempt {
@@ -347,7 +351,7 @@ impl World {
                 Event::LegAdded(id, leg) => self.leg_added(*id, *leg),
                 Event::VolumeGrown(id, bytes) => self.tell(|_| format!("{id} has {bytes} bytes")),
                 Event::ExtentsMapped(id, extents) => {
-                    self.tell(|_| format!("{id} has {extents} extents mapped"))
+                    self.tell(|_| format!("{id} has {extents} extents mapped"));
                 }
                 Event::LegFreed(id, leg) => self.leg_freed(super::volume_index(*id), leg.0),
                 Event::Volume(id, epoch, _, VolumeCause::Override | VolumeCause::ForcedQuorum, _) => {
@@ -358,8 +362,7 @@ impl World {
                 _ => {}
             }
         }
-        use control::VolumeCommand as V;
-        if let Command::Volume(id, _, V::Grow { .. } | V::Map { .. }) = command {
+        if let Command::Volume(id, _, VolumeCommand::Grow { .. } | VolumeCommand::Map { .. }) = command {
             self.legs_grow(*id);
         }
         for volume in self.about(command) {

@@ -56,15 +56,12 @@ impl World {
         let ledger = self.sees(machine);
         let Some(found) = ledger.volumes.get(&volume_id(volume)) else { return };
         let Some(array) = self.array(machine, volume) else { return };
-        match place(found, array.reach.array_bytes, write.user.into()) {
-            Some(block) => {
-                write.block = block as u8;
-                array.writes.push(write);
-            }
-            None => {
-                array.unmapped.push(write);
-                self.say_unmapped(machine, volume);
-            }
+        if let Some(block) = place(found, array.reach.array_bytes, write.user.into()) {
+            write.block = block as u8;
+            array.writes.push(write);
+        } else {
+            array.unmapped.push(write);
+            self.say_unmapped(machine, volume);
         }
     }
 

@@ -91,6 +91,6 @@ mod tests {
         assert_eq!([0, 100, 2_900].map(&mut due), [true; 3]);
         assert_eq!([3_100, 3_900, 4_000, 4_900].map(&mut due), [false, true, false, true]);
         assert!(waiting.end() && !waiting.end());
-        assert!(waiting.is_due(begun + Duration::from_millis(5_000)), "it begins anew");
+        assert!(waiting.is_due(begun + Duration::from_secs(5)), "it begins anew");
     }
 }
