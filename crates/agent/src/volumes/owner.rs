@@ -19,6 +19,7 @@ use super::place::{self, Place, SIZES_OF_NONE};
 use super::shell::{self, Ledgers, Told, blocking};
 use super::stirs::Stirs;
 use api::GivenLegRequest;
+use control::State;
 use control::command::LegRef;
 use control::member::Input;
 use control::owner::{Assembly, Effect, Event};
@@ -210,7 +211,8 @@ impl One {
                     return Ok(());
                 }
                 debug!("{step:?}");
-                engine.carry_owner(&site, epoch, &step)?;
+                // As it is by now: it may have begun to grow, and what is marked must cover all that users may get meanwhile.
+                engine.carry_owner(&site_of(id, &place, &ledger.now())?, epoch, &step)?;
             }
             Ok(())
         })
@@ -552,6 +554,16 @@ async fn next_look(look: &Notify, stirs: &Stirs, pause: Duration) -> u32 {
 /// A volume that the ledger knows no more has no sizes: it can only be stopped, and no step of that asks for them.
 pub(super) fn at(id: VolumeId, place: &Place, ledger: &Ledgers) -> Result<(Engine, Site), VolumesError> {
     let state = ledger.now();
-    let sizes = state.volumes.get(&id).map_or(SIZES_OF_NONE, place::sizes);
-    Ok((place.engine(&state)?, place.site(id, sizes)?))
+    Ok((place.engine(&state)?, site_of(id, place, &state)?))
 }
+
+/// As large as it is to be: what is said where nothing can be read, and what is copied from scratch, covers what a growth that is under way adds.
+fn site_of(id: VolumeId, place: &Place, state: &State) -> Result<Site, StepError> {
+    place.site(id, state.volumes.get(&id).map_or(SIZES_OF_NONE, place::sizes_to_be))
+}
+
+#[cfg(test)]
+pub(super) use tests::a_volume;
+
+#[cfg(test)]
+mod tests;

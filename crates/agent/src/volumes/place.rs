@@ -305,6 +305,11 @@ pub(super) fn sizes(volume: &Volume) -> Sizes {
     Sizes { data_bytes: volume.array_bytes(), room_bytes: volume.room_bytes, chunk_bytes: CHUNK_BYTES }
 }
 
+/// The same, but as large as it grows to. (What of that no leg has mapped yet reads as zeros on all of them.)
+pub(super) fn sizes_to_be(volume: &Volume) -> Sizes {
+    Sizes { data_bytes: volume.array_to_be(), ..sizes(volume) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -82,9 +82,12 @@ impl World {
         self.sees(machine).volumes.get(&volume_id(volume)).map_or(FIRST_BLOCKS, thin::array_blocks)
     }
 
-    /// A bitmap in which everything is marked that the volume's array has.
+    /// A bitmap in which everything is marked that the volume's array has, or is to have.
     pub(super) fn everything(&self, machine: usize, volume: usize) -> u8 {
-        (1 << (self.blocks_seen(machine, volume) / CHUNK)) - 1
+        let ledger = self.sees(machine);
+        let found = ledger.volumes.get(&volume_id(volume));
+        let blocks = found.map_or(FIRST_BLOCKS, thin::array_blocks_to_be);
+        (1 << (blocks / CHUNK)) - 1
     }
 
     /// The ledger has given a volume's legs more slabs.

@@ -38,6 +38,14 @@ pub(super) fn array_blocks(volume: &Volume) -> usize {
     }
 }
 
+/// How many it has, or is to have.
+pub(super) fn array_blocks_to_be(volume: &Volume) -> usize {
+    match volume.provision {
+        Provision::Fixed => blocks_of(volume.size_to_be()),
+        Provision::Thin => begin(volume.mapped.count() + volume.mapping.len() as u64),
+    }
+}
+
 /// Where a user's block is in as much of the array; `None`: nowhere.
 pub(super) fn place(volume: &Volume, array_bytes: u64, block: usize) -> Option<usize> {
     match volume.provision {
