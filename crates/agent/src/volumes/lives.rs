@@ -333,6 +333,26 @@ mod tests {
     }
 
     #[test]
+    fn a_drive_that_does_not_answer_counts_as_one_that_was_away_once_and_that_is_on_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let (serial, other): (DriveSerial, DriveSerial) = ("A".parse().unwrap(), "B".parse().unwrap());
+        let seen = Some(sight(1, 40, Some(9)));
+        let see = |lives: &Lives, serial: &DriveSerial| lives.see(serial, None, seen).unwrap().0;
+        let first = lives(directory.path());
+        assert_eq!((see(&first, &serial), see(&first, &other)), (1, 1));
+        first.begin_anew(&serial).unwrap();
+        let next = lives(directory.path());
+        assert_eq!(
+            (see(&next, &serial), see(&next, &other)),
+            (2, 1),
+            "it looks as it did, and is in another run"
+        );
+        assert_eq!(see(&next, &serial), 2, "it answers again: that is no other life");
+        next.begin_anew(&"C".parse().unwrap()).unwrap();
+        assert_eq!(see(&next, &"C".parse().unwrap()), 1, "one that was never seen has no life to end");
+    }
+
+    #[test]
     fn media_errors_count_from_when_the_leg_was_given_out_under_its_key() {
         let directory = tempfile::tempdir().unwrap();
         let key = |incarnation| Key {

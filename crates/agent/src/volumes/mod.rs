@@ -11,6 +11,7 @@
 //!
 //! Not here yet: docs/volumes.md, "What the agent leaves out yet".
 
+mod beside;
 mod bounce;
 mod digests;
 mod hand_over;
@@ -139,6 +140,8 @@ pub(crate) enum VolumesError {
     #[error("{count} processes have {volume} open")]
     InUse { volume: VolumeId, count: usize },
     #[error("the shell has ended")]
+    #[error("can't begin a thread")]
+    Thread(#[source] std::io::Error),
     Ended,
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -7,6 +7,7 @@
 //! fails half-way leaves less than was given out, which the owner sees as a leg without path.
 
 use super::VolumesError;
+use super::beside::Beside;
 use super::lay::{self, Laying};
 use super::openers::{self, Left};
 use super::place::{Place, SIZES_OF_NONE, sizes};
@@ -17,7 +18,7 @@ use control::state::{LegState, Volume};
 use control::target::{Effect, Event, Key, Laid, LegOf};
 use model::{MapSequence, NodeId};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use storage::kernel::{Engine, StepError};
 use storage::name::{self, GivenLeg};
@@ -28,6 +29,8 @@ use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 const TRY_AGAIN: Duration = Duration::from_millis(200);
+/// How long a fence whose barrier is through waits for what the drive has counted. It was asked before the barrier.
+const COUNT_BOUND: Duration = Duration::from_millis(300);
 
 /// Where a bounce's end is told.
 pub(super) type Bounced = oneshot::Sender<Result<(), VolumesError>>;
@@ -77,7 +80,7 @@ impl Legs {
             let (orders, rx) = mpsc::unbounded_channel();
             let (place, ledger) = (Arc::clone(&self.place), self.ledger.clone());
             let (told, own) = (self.told.clone(), orders.downgrade());
-            let leg = Leg { place, ledger, told, own, laying: None };
+            let leg = Leg { place, ledger, told, own, laying: None, counted: None };
             tokio::spawn(leg.run(rx));
             orders
         });
@@ -93,7 +96,15 @@ struct Leg {
     /// Where this task is given its orders.
     own: mpsc::WeakUnboundedSender<Order>,
     laying: Option<Laying>,
+    /// What its drive had counted when it was fenced last: what it counts from then on, it counts against the leg as it is given out next.
+    counted: Option<MediaErrors>,
 }
+
+/// What a drive has counted; `None`: it counts nothing, or the ledger knows no such leg any more.
+type MediaErrors = Option<u64>;
+
+/// What a fence has asked of the drive, over all its tries.
+type Asked = Arc<Mutex<Option<Beside<MediaErrors>>>>;
 
 impl Leg {
     async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
@@ -125,10 +136,7 @@ impl Leg {
     /// Beside whatever else is done with the leg, but a fence: what is filled is behind all that is mapped.
     async fn lay(&mut self, leg: LegOf, from: u64, laid: Laid) {
         self.lay_no_more().await;
-        // One that was filled when its fence came was written down behind it, and control did not know of that when it ordered this.
-        let noted =
-            self.place.laid().get(&leg).filter(|noted| noted.ledger == laid.ledger).map(|noted| noted.slabs);
-        let from = from.max(noted.unwrap_or(0)).min(laid.slabs);
+        let from = to_fill_from(from, laid, self.place.laid().get(&leg));
         let own = self.own.clone();
         let filled = move || {
             if let Some(own) = own.upgrade() {
@@ -166,21 +174,25 @@ impl Leg {
         }
     }
 
-    async fn carry_out(&self, effect: Effect) {
+    async fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Remember(leg, key) => {
                 self.until_done("remember", leg, move |place| place.remember(leg, key)).await;
             }
             Effect::Fence(leg, floor) => {
-                let ledger = self.ledger.clone();
-                let fenced = move |place: Arc<Place>| fence(&place, &ledger, leg, floor);
-                let errored = self.until_done("fence", leg, fenced).await;
+                let (ledger, asked) = (self.ledger.clone(), Asked::default());
+                let fenced = move |place: Arc<Place>| fence(&place, &ledger, (leg, floor), &asked);
+                let counted = self.until_done("fence", leg, fenced).await;
+                let errored =
+                    counted.is_some_and(|media_errors| self.place.lives.has_erred(leg, media_errors));
+                self.counted = Some(counted);
                 info!("{} of {} is fenced below {}-{}", leg.1, leg.0, floor.epoch, floor.incarnation.0);
                 self.told.tell(Input::Target(Event::Fenced { leg, floor, errored }));
             }
             Effect::GiveOut(leg, key, to) => {
                 let (place, ledger) = (Arc::clone(&self.place), self.ledger.clone());
-                let done = blocking(move || give_out(&place, &ledger, leg, key, to)).await;
+                let counted = self.counted.take();
+                let done = blocking(move || give_out(&place, &ledger, (leg, key, to), counted)).await;
                 match done {
                     Ok(()) => info!("{} is given out to {to}", GivenLeg { leg, key }),
                     Err(error) => {
@@ -222,8 +234,13 @@ impl Leg {
 
 /// A leg that was never known in any run is made first: only then may it be confirmed. A local array of an older epoch goes before,
 /// with whoever has it open. One of the same epoch is the present owner's own: the path is taken from it, and its letting go is waited
-/// for, as the device stays busy until then; if it is the last in sync, its gate is taken off the device. Says whether the drive's medium has lost anything since the leg was given out.
-fn fence(place: &Place, ledger: &Ledgers, leg: LegOf, floor: Key) -> Result<bool, VolumesError> {
+/// for, as the device stays busy until then; if it is the last in sync, its gate is taken off the device. Gives what the drive's medium has lost by then.
+fn fence(
+    place: &Arc<Place>,
+    ledger: &Ledgers,
+    (leg, floor): (LegOf, Key),
+    asked: &Asked,
+) -> Result<MediaErrors, VolumesError> {
     let state = ledger.now();
     let engine = place.engine(&state)?;
     let volume = state.volumes.get(&leg.0);
@@ -251,6 +268,10 @@ fn fence(place: &Place, ledger: &Ledgers, leg: LegOf, floor: Key) -> Result<bool
     let sizes = volume.map_or(SIZES_OF_NONE, sizes);
     for step in target::fence(&engine.seen_target()?, leg) {
         debug!("{step:?}");
+        // From here on nobody hears of an error that the drive has not counted: what is in flight is answered to nobody.
+        if matches!(step, target::Step::Disable(_)) {
+            ask_count(place, ledger, leg, asked)?;
+        }
         engine.carry_target(&step, sizes)?;
     }
     let new = volume.and_then(|volume| volume.legs.get(&leg.1)).filter(|found| is_new(volume, found));
@@ -261,13 +282,35 @@ fn fence(place: &Place, ledger: &Ledgers, leg: LegOf, floor: Key) -> Result<bool
             engine.carry_target(&step, sizes)?;
         }
     }
-    let media_errors = media_errors(&engine, &state, leg)?;
-    Ok(media_errors.is_some_and(|media_errors| place.lives.has_erred(leg, media_errors)))
+    // One that was no other node's has had its answers until now.
+    ask_count(place, ledger, leg, asked)?;
+    counted(leg, asked, COUNT_BOUND)
 }
 
-/// What the drive of a leg has counted; `None`: it counts nothing, or the ledger knows no such leg any more. A drive that is not there or does not
-/// answer is an error: nothing is known of what it has.
-fn media_errors(engine: &Engine, state: &State, leg: LegOf) -> Result<Option<u64>, VolumesError> {
+/// What was asked of the drive, if it comes within so long; without it the fence is not confirmed. What is under way then is waited for again at the next try;
+/// a drive that is not there, or refused, is asked again.
+fn counted(leg: LegOf, asked: &Asked, bound: Duration) -> Result<MediaErrors, VolumesError> {
+    let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+    let answer = asked.as_ref().and_then(|asked| asked.within(bound));
+    let what = || format!("what the drive of {leg:?} has counted");
+    let answer = answer.ok_or_else(|| StepError::Late { what: what(), bound })?;
+    *asked = None;
+    answer
+}
+
+/// Asks what the drive of a leg has counted, unless it is asked already.
+fn ask_count(place: &Arc<Place>, ledger: &Ledgers, leg: LegOf, asked: &Asked) -> Result<(), VolumesError> {
+    let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+    if asked.is_none() {
+        let (place, ledger) = (Arc::clone(place), ledger.clone());
+        let ask = move || media_errors(&place.own_engine()?, &ledger.now(), leg);
+        *asked = Some(Beside::ask(ask)?);
+    }
+    Ok(())
+}
+
+/// What the drive of a leg has counted. A drive that is not there or does not answer is an error: nothing is known of what it has.
+fn media_errors(engine: &Engine, state: &State, leg: LegOf) -> Result<MediaErrors, VolumesError> {
     let found = state.volumes.get(&leg.0).and_then(|volume| volume.legs.get(&leg.1));
     let Some(drive) = found.and_then(|found| state.drives.get(&found.drive)) else { return Ok(None) };
     Ok(engine.health(&engine.drive(&drive.serial)?)?.map(|health| health.media_errors))
@@ -299,7 +342,13 @@ fn at_odds(refused: &target::Refused) -> VolumesError {
     VolumesError::AtOdds(refused.to_string())
 }
 
-fn give_out(place: &Place, ledger: &Ledgers, leg: LegOf, key: Key, to: NodeId) -> Result<(), VolumesError> {
+/// `counted`: what its drive had counted at its fence, if that was seen; else it is asked now.
+fn give_out(
+    place: &Place,
+    ledger: &Ledgers,
+    (leg, key, to): (LegOf, Key, NodeId),
+    counted: Option<MediaErrors>,
+) -> Result<(), VolumesError> {
     let state = ledger.now();
     let gone = || StepError::Missing { what: format!("{leg:?} in the ledger") };
     let volume = state.volumes.get(&leg.0).ok_or_else(gone)?;
@@ -308,7 +357,7 @@ fn give_out(place: &Place, ledger: &Ledgers, leg: LegOf, key: Key, to: NodeId) -
     let host = (to != place.node).then(|| name::host(place.cluster, to));
     let offer = offer(&engine, place, &state, volume, leg, key, host)?;
     // Before: what it loses from then on counts.
-    if let Some(media_errors) = media_errors(&engine, &state, leg)? {
+    if let Some(media_errors) = counted.map_or_else(|| media_errors(&engine, &state, leg), Ok)? {
         place.lives.given_out(leg, key, media_errors)?;
     }
     for step in target::give_out(&engine.seen_target()?, &offer, &own).map_err(|refused| at_odds(&refused))? {
@@ -351,9 +400,16 @@ fn bounce(place: &Place, ledger: &Ledgers, leg: LegOf, key: Key) -> Result<(), V
             debug!("{step:?}");
             engine.carry_target(&step, sizes(volume))?;
         }
-        give_out(place, ledger, leg, key, volume.owner)
+        give_out(place, ledger, (leg, key, volume.owner), None)
     };
     again().map_err(|error| VolumesError::CutShort { given, why: crate::chain(&error) })
+}
+
+/// From which slab on a leg is to be filled. What was filled when its fence came was written down and mapped behind it ([`Order::Map`]), and control did not
+/// know of that when it ordered this: users may have written there.
+fn to_fill_from(from: u64, laid: Laid, noted: Option<&Laid>) -> u64 {
+    let noted = noted.filter(|noted| noted.ledger == laid.ledger).map_or(0, |noted| noted.slabs);
+    from.max(noted).min(laid.slabs)
 }
 
 /// Whether a leg that is fenced is the last in sync of a volume that this node owns, and is to be given out anew: under the same key nobody would lead its
@@ -368,4 +424,78 @@ fn is_last_of_own(volume: &Volume, node: NodeId, leg: LegOf, floor: Key) -> bool
 fn is_new(volume: Option<&Volume>, leg: &control::state::Leg) -> bool {
     let was_open = volume.is_some_and(|volume| volume.map_sequence > MapSequence(0));
     leg.run.is_none() && !(was_open && leg.state == LegState::InSync)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{Epoch, Incarnation, LedgerIncarnation, LegId, VolumeId};
+    use std::sync::mpsc::channel;
+
+    const LEG: LegOf = (VolumeId(1), LegId(1));
+    const LONG: Duration = Duration::from_mins(1);
+
+    #[test]
+    fn a_drive_that_is_away_or_does_not_answer_confirms_no_fence() {
+        let asked = Asked::default();
+        let ask = |answer: Result<MediaErrors, VolumesError>| {
+            *asked.lock().unwrap() = Some(Beside::ask(move || answer).unwrap());
+        };
+        let away = || StepError::Missing { what: "drive A".to_owned() }.into();
+        ask(Err(away()));
+        assert_eq!(counted(LEG, &asked, LONG).unwrap_err().to_string(), "there is no drive A");
+        assert!(asked.lock().unwrap().is_none(), "it is asked again");
+        ask(Ok(None));
+        assert_eq!(counted(LEG, &asked, LONG).unwrap(), None, "it counts nothing");
+        let (says, hears) = channel();
+        *asked.lock().unwrap() = Some(Beside::ask(move || Ok(hears.recv().ok())).unwrap());
+        let late = counted(LEG, &asked, Duration::from_millis(5)).unwrap_err();
+        assert!(matches!(late, VolumesError::Step(StepError::Late { .. })), "{late}");
+        says.send(7).unwrap();
+        assert_eq!(counted(LEG, &asked, LONG).unwrap(), Some(7), "the same question, at the next try");
+    }
+
+    /// The map order stands behind the fence in the leg's own task, and is carried out after it.
+    #[test]
+    fn what_was_mapped_behind_a_fence_is_not_filled_again() {
+        let laid = |ledger, slabs| Laid { ledger: LedgerIncarnation(ledger), slabs };
+        assert_eq!(to_fill_from(1, laid(1, 3), None), 1);
+        assert_eq!(to_fill_from(1, laid(1, 3), Some(&laid(1, 3))), 3, "nothing");
+        assert_eq!(to_fill_from(1, laid(1, 5), Some(&laid(1, 3))), 3, "what came since");
+        assert_eq!(to_fill_from(2, laid(1, 3), Some(&laid(1, 1))), 2, "the ledger knows more");
+        assert_eq!(
+            to_fill_from(1, laid(2, 3), Some(&laid(1, 3))),
+            1,
+            "another ledger's volume of that number"
+        );
+        assert_eq!(to_fill_from(9, laid(1, 3), None), 3, "never behind the end");
+    }
+
+    #[test]
+    fn the_gate_of_the_last_leg_in_sync_is_taken_off_only_where_it_is_led_there_again() {
+        let key = |number, incarnation| Key {
+            epoch: Epoch { ledger: LedgerIncarnation(1), number },
+            incarnation: Incarnation(incarnation),
+        };
+        let leg = |state| control::state::Leg {
+            drive: model::DriveId(1),
+            extents: Vec::new(),
+            to_lay: 0,
+            incarnation: Incarnation(4),
+            run: None,
+            state,
+            replaces: None,
+        };
+        let stale = LegState::Stale { base: control::state::Base::Changes, back: false };
+        let mut volume = super::super::owner::a_volume();
+        volume.epoch = key(2, 0).epoch;
+        volume.legs = [(LEG.1, leg(LegState::InSync)), (LegId(2), leg(stale))].into();
+        assert!(is_last_of_own(&volume, NodeId(1), LEG, key(2, 5)));
+        assert!(!is_last_of_own(&volume, NodeId(1), LEG, key(2, 4)), "it is given out again as it was");
+        assert!(!is_last_of_own(&volume, NodeId(2), LEG, key(2, 5)), "another's");
+        assert!(!is_last_of_own(&volume, NodeId(1), LEG, key(3, 5)), "an array of before is stopped");
+        assert!(!is_last_of_own(&volume, NodeId(1), (LEG.0, LegId(2)), key(2, 5)), "it is let go");
+        volume.legs.insert(LegId(2), leg(LegState::InSync));
+        assert!(!is_last_of_own(&volume, NodeId(1), LEG, key(2, 5)), "so is it, when there is another");
+    }
 }
