@@ -62,3 +62,5 @@ pub const POOL_DIGESTS: &str = "/v1/pool/digests";
 /// `POST` [`crate::GivenLegRequest`]: shut all that reaches the leg, wait until nothing is in flight, and give it out again as it was. A
 /// gate that has given a path up may have it again only after that (docs/volumes.md).
 pub const POOL_BOUNCE: &str = "/v1/pool/bounce";
+/// `POST` [`crate::GivenLegRequest`], to whom the leg is given out: it has been taken back, since its drive answers nothing.
+pub const POOL_TAKEN_BACK: &str = "/v1/pool/taken-back";

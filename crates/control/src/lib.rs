@@ -4,7 +4,7 @@
 //! [`target`], [`owner`] and [`decider`] hold what a node has against it and order what leads from one to the other; [`lease`]
 //! says who may run anything, [`voters`] who shall vote, [`rebuild`] which leg is next,
 //! [`retire`] where the legs of a retired drive go, [`slow`]
-//! which drives are slow beside others, [`thin`] which extents of a thin volume are mapped next.
+//! which drives are slow beside others, [`stall`] which answer nothing, [`thin`] which extents of a thin volume are mapped next.
 //!
 //! Invariants: sans-IO. Nothing here reads a clock, opens a file, starts a task or knows Raft, NVMe or md. [`check()`] and
 //! [`check_step`] say what must hold of the ledger.
@@ -28,6 +28,7 @@ pub mod pool;
 pub mod rebuild;
 pub mod retire;
 pub mod slow;
+pub mod stall;
 pub mod state;
 pub mod target;
 #[cfg(test)]

@@ -83,6 +83,8 @@ pub enum Event {
     GateLost(LegId),
     /// It has a path again, and goes on with what it queued.
     GateBack(LegId),
+    /// A leg's target has taken it back, as it is known here: its drive stalls. No path to it comes back.
+    TakenBack(LegRef),
     /// A peer's heartbeat has stopped.
     Silent(NodeId),
     /// It is back.
@@ -304,6 +306,11 @@ impl Owner {
             }
             (Event::GateLost(leg), Stage::Assembling(_, gates)) => {
                 gates.entry(leg).or_insert(Gate::NoPath { since: now });
+            }
+            (Event::TakenBack(leg), Stage::Assembling(assembly, gates))
+                if assembly.legs.get(&leg.id).is_some_and(|(as_it_is, _)| *as_it_is == leg.incarnation) =>
+            {
+                gates.insert(leg.id, Gate::GIVEN_UP);
             }
             (Event::GateBack(leg), Stage::Assembling(_, gates)) => drop(gates.remove(&leg)),
             (Event::Assembled(epoch), Stage::Assembling(assembly, _)) if assembly.epoch == epoch => {

@@ -93,7 +93,7 @@ pub enum Event {
     Laid(LegOf, Laid),
     /// They could not be.
     NotLaid(LegOf),
-    /// A leg's oldest I/O is older than a path may stall.
+    /// A leg's oldest I/O is older than a path may stall ([`crate::stall`]).
     Stalled(LegOf),
     /// A drive reported an error on a leg.
     Errored(LegOf),
@@ -118,6 +118,9 @@ pub enum Effect {
     Lay(LegOf, u64, Laid),
     /// The ledger knows the leg no more, and nothing of it stands: its floor, and what was laid, may be forgotten. Leg numbers never come again.
     Forget(LegOf),
+    /// Tell the node that has the leg under this key that it has been taken back, since its drive stalls: [`crate::owner::Event::TakenBack`]. Once; if that is
+    /// lost, its patience ends.
+    TakenBack(LegOf, Key, NodeId),
     /// Ask the ledger. May be ordered again and again until the ledger has changed; one in flight is enough.
     Propose(Command),
 }
@@ -182,12 +185,7 @@ impl Target {
                 self.laid.insert(leg, lay::Known { laid, mapped: true });
             }
             Event::NotLaid(leg) => drop(self.laying.remove(&leg)),
-            Event::Stalled(leg) => {
-                if let Guard::Given { key, .. } = self.guard(leg) {
-                    let floor = Key { incarnation: key.incarnation.next(), ..key };
-                    self.fence(leg, floor, &mut effects);
-                }
-            }
+            Event::Stalled(leg) => self.take_back(ledger, leg, &mut effects),
             Event::Errored(leg) => effects.extend(suspect(ledger, leg)),
             Event::DriveReset(drive, power_cycles) => {
                 self.drives.insert(drive, power_cycles);
@@ -332,6 +330,18 @@ impl Target {
             _ => return None,
         };
         Some(Effect::Propose(Command::Volume(id.0, volume.epoch, command)))
+    }
+
+    /// A leg whose drive stalls: what it was given comes late or never, and its owner has given the path up by then or is about to. The last in sync stays as it
+    /// is: nobody goes on without it.
+    fn take_back(&mut self, ledger: &State, id: LegOf, effects: &mut Vec<Effect>) {
+        let Guard::Given { key, to } = self.guard(id) else { return };
+        let last = |volume: &Volume| volume.in_sync().map(|(leg, _)| leg).eq([id.1]);
+        if ledger.volumes.get(&id.0).is_some_and(last) {
+            return;
+        }
+        self.fence(id, Key { incarnation: key.incarnation.next(), ..key }, effects);
+        effects.push(Effect::TakenBack(id, key, to));
     }
 
     fn remember(&mut self, id: LegOf, key: Key, effects: &mut Vec<Effect>) {

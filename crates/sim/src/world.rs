@@ -27,7 +27,7 @@ use crate::schedule::{Plane, Schedule};
 use control::owner::{self, Owner};
 use control::state::{Reach, State};
 use control::target::{Key, Laid, LegOf, Target};
-use control::{Command, Moment, decider::Decider, lease::Holder};
+use control::{Command, LegRef, Moment, decider::Decider, lease::Holder};
 use judge::{Judge, Truth};
 use md::Array;
 use model::{BootId, NodeId, PlacedLeg, VolumeId};
@@ -98,6 +98,8 @@ pub(crate) enum Event {
     Lay(usize, u32),
     /// Users are to get more: machine, volume, array, what.
     Extend(usize, usize, u32, Reach),
+    /// An owner hears that a leg was taken back, since its drive stalls.
+    TakenBack(usize, usize, LegRef),
     /// A leg could not be given out: machine, volume, leg.
     NotGiven(usize, usize, u16),
     /// A fault begins.
@@ -194,8 +196,8 @@ pub(crate) struct Agent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Order {
     Look,
-    LetGo(control::LegRef),
-    Release(std::collections::BTreeSet<control::LegRef>),
+    LetGo(LegRef),
+    Release(std::collections::BTreeSet<LegRef>),
 }
 
 struct Due {
@@ -317,6 +319,9 @@ impl World {
             Event::Lay(machine, id) => self.lay_next(machine, id),
             Event::Extend(machine, volume, array, bytes) => self.extend(machine, volume, array, bytes),
             Event::NotGiven(machine, volume, leg) => self.not_given(machine, volume, leg),
+            Event::TakenBack(machine, volume, leg) => {
+                self.tell_owner(machine, volume, owner::Event::TakenBack(leg));
+            }
             Event::Fault(fault) => self.fault(fault),
             Event::Mend(fault) => self.mend(fault),
             Event::Mended => self.all_mended(),
@@ -435,6 +440,7 @@ fn whose(event: &Event) -> Option<usize> {
         | Event::TakeBack(machine, _)
         | Event::Extend(machine, ..)
         | Event::NotGiven(machine, ..)
+        | Event::TakenBack(machine, ..)
         | Event::Agent(machine, _) => Some(*machine),
         Event::Arrive(io) | Event::Land(io) => Some(io.to),
         Event::Answer(io, _) => Some(io.from),

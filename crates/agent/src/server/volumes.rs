@@ -41,6 +41,7 @@ pub(super) fn routes(router: Router<Arc<State>>) -> Router<Arc<State>> {
         .route(path::POOL_FLUSH, post(flush))
         .route(path::POOL_DIGESTS, post(digests))
         .route(path::POOL_BOUNCE, post(bounce))
+        .route(path::POOL_TAKEN_BACK, post(taken_back))
 }
 
 /// Lets handlers know whose certificate was shown.
@@ -157,6 +158,14 @@ async fn digests(
 
 async fn bounce(Shared(state): Daemon, Body(request): Body<GivenLegRequest>) -> Result<Json<()>, Refusal> {
     state.volumes.bounce(request).await?;
+    Ok(Json(()))
+}
+
+async fn taken_back(
+    Shared(state): Daemon,
+    Body(request): Body<GivenLegRequest>,
+) -> Result<Json<()>, Refusal> {
+    state.volumes.taken_back(request)?;
     Ok(Json(()))
 }
 

@@ -25,6 +25,7 @@ mod owner;
 mod place;
 mod seeded;
 mod shell;
+mod stalls;
 mod standing;
 mod stirs;
 mod target;
@@ -37,8 +38,8 @@ use api::{
     BeginRequest, ClaimRequest, CloseRequest, ClusterView, DigestsRequest, GivenLegRequest, InviteRequest,
     Invited, JoinRequest, Joined, LeaseRequest, PathsRequest, Proposed, Token, VotersRequest,
 };
-use control::Command;
 use control::hand_over::CantHandOver;
+use control::{Command, LegRef};
 use ledger::http::HttpTransport;
 use ledger::{Config, Contact, Ledger, Newcomer, VotersError};
 use model::{BootId, LedgerIncarnation, NodeId, NodeName, VolumeId};
@@ -139,9 +140,9 @@ pub(crate) enum VolumesError {
     Silent(NodeId),
     #[error("{count} processes have {volume} open")]
     InUse { volume: VolumeId, count: usize },
-    #[error("the shell has ended")]
     #[error("can't begin a thread")]
     Thread(#[source] std::io::Error),
+    #[error("the shell has ended")]
     Ended,
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -390,6 +391,12 @@ impl Volumes {
         let Some(running) = self.running.get() else { return BTreeMap::new() };
         let glance = tokio::time::timeout(GLANCE_LIMIT, running.shell.glance()).await;
         glance.ok().flatten().map(|glance| glance.out_of_room).unwrap_or_default()
+    }
+
+    /// The node that has a leg has taken it back, as it was given out to this one.
+    pub(crate) fn taken_back(&self, request: GivenLegRequest) -> Result<(), VolumesError> {
+        let leg = LegRef { id: request.leg, incarnation: request.key.incarnation };
+        self.running()?.shell.taken_back(request.volume, leg)
     }
 
     /// What this node says of the cluster; confirmed: after it has followed all that was acknowledged before it was asked.

@@ -15,16 +15,17 @@ use super::load::Load;
 use super::openers;
 use super::owner::{Arrays, Shared};
 use super::place::{Place, sizes};
+use super::stalls;
 use super::target::{Bounced, Legs};
 use crate::clock;
-use api::{LeaseAnswer, LeaseRequest, RebuildProgress};
+use api::{GivenLegRequest, LeaseAnswer, LeaseRequest, RebuildProgress};
 use control::lease::GrantorEvent;
 use control::member::{Input, Member, Output, Timing};
 use control::owner::{Stage, Up};
 use control::rebuild::Progress;
 use control::state::{Phase, Volume};
-use control::target::{Key, LegOf, Target};
-use control::{Command, Moment, State};
+use control::target::{Effect, Key, LegOf, Target};
+use control::{Command, LegRef, Moment, State};
 use ledger::http::HttpTransport;
 use ledger::{Contact, Ledger, Role};
 use model::{BootId, Epoch, NodeId, NodeName, VolumeId};
@@ -108,6 +109,7 @@ enum Asked {
     Glance(oneshot::Sender<Glance>),
     Bounce(LegOf, Key, Bounced),
     Close(VolumeId),
+    TakenBack(VolumeId, LegRef),
 }
 
 /// What control knows and the ledger does not.
@@ -138,6 +140,11 @@ impl Handle {
     /// Control is told that a volume shall be closed.
     pub(super) fn close(&self, id: VolumeId) -> Result<(), VolumesError> {
         self.0.send(Asked::Close(id)).map_err(|_| VolumesError::Ended)
+    }
+
+    /// Control is told that a leg of a volume was taken back.
+    pub(super) fn taken_back(&self, id: VolumeId, leg: LegRef) -> Result<(), VolumesError> {
+        self.0.send(Asked::TakenBack(id, leg)).map_err(|_| VolumesError::Ended)
     }
 
     /// What control knows and the ledger does not.
@@ -248,6 +255,7 @@ impl Shell {
             counts,
         };
         tokio::spawn(watch.run());
+        tokio::spawn(stalls::watch(node, ledger.state(), told.clone()));
         let member = Member::new((node, boot), Timing::default(), target, found, clock::uptime_ms());
         let member = member.with_bugs(place.seeded.control).with_users_until(lease.end());
         Ok(Self {
@@ -430,6 +438,7 @@ impl Shell {
                 self.step(Input::Measured(node, drives));
             }
             Asked::HandOver(asked) => self.answer_hand_over(asked),
+            Asked::TakenBack(id, leg) => self.step(Input::Owner(id, control::owner::Event::TakenBack(leg))),
             Asked::Close(id) => self.step(Input::Owner(id, control::owner::Event::Close)),
             Asked::Glance(answer) => {
                 let state = Arc::clone(&self.state.borrow());
@@ -456,6 +465,7 @@ impl Shell {
 
     fn carry_out(&mut self, output: Output) {
         match output {
+            Output::Target(Effect::TakenBack(leg, key, to)) => self.say_taken_back(leg, key, to),
             Output::Target(effect) => self.legs.order(effect),
             Output::Owner(id, effect) => {
                 if let Some(epoch) = self.epoch_of(id) {
@@ -507,6 +517,25 @@ impl Shell {
                 info!("the ledger has not taken {command:?}: {why}");
             }
             told.tell(Input::Answered(command));
+        });
+    }
+
+    /// Beside the leg's own orders: its fence waits for what hangs.
+    fn say_taken_back(&self, leg: LegOf, key: Key, to: NodeId) {
+        warn!("{} of {} is taken back: its drive answers nothing", leg.1, leg.0);
+        let named = LegRef { id: leg.1, incarnation: key.incarnation };
+        if to == self.identity.node {
+            return self.told.tell(Input::Owner(leg.0, control::owner::Event::TakenBack(named)));
+        }
+        let Some(contact) = self.ledger.contact(to) else { return };
+        let transport = Arc::clone(&self.transport);
+        let request = GivenLegRequest { volume: leg.0, leg: leg.1, key };
+        tokio::spawn(async move {
+            let said =
+                transport.call::<_, ()>(contact, api::path::POOL_TAKEN_BACK, &request, LEASE_LIMIT).await;
+            if let Err(error) = said {
+                info!("{to} does not hear that {} of {} is taken back: {error}", leg.1, leg.0);
+            }
         });
     }
 

@@ -65,7 +65,7 @@ impl Legs {
             | Effect::GiveOut(leg, ..)
             | Effect::Lay(leg, ..)
             | Effect::Forget(leg) => *leg,
-            Effect::Propose(_) => return,
+            Effect::TakenBack(..) | Effect::Propose(_) => return,
         };
         self.send(leg, Order::Effect(effect));
     }
@@ -203,7 +203,7 @@ impl Leg {
                 }
             }
             Effect::Forget(leg) => self.until_done("forget", leg, move |place| place.forget(leg)).await,
-            Effect::Lay(..) | Effect::Propose(_) => {}
+            Effect::Lay(..) | Effect::TakenBack(..) | Effect::Propose(_) => {}
         }
     }
 

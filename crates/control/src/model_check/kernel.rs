@@ -42,7 +42,8 @@ impl World {
                 target::Effect::Forget((_, leg)) => {
                     self.machines.get_mut(&node).expect("machines stay").floors.remove(&(VOLUME, leg));
                 }
-                target::Effect::Lay(..) => panic!("volumes grow on the sim rung"),
+                target::Effect::Lay((_, leg), from, laid) => self.disk(leg).laying = Some((from, laid)),
+                target::Effect::TakenBack(..) => panic!("drives stall on the sim rung"),
                 target::Effect::Propose(command) => self.propose(command),
             }
         }

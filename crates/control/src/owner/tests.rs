@@ -89,6 +89,24 @@ fn a_leg_without_path_is_kept_if_all_others_have_erred() {
     assert_eq!(proposed(owner.step(Moment(9100), &ledger, Event::Look)), [], "the last is never let go");
 }
 
+/// Its patience is for paths that may come back.
+#[test]
+fn a_leg_that_its_target_has_taken_back_is_let_go_without_patience() {
+    let (mut ledger, mut owner) = up();
+    let leg = leg_ref(&ledger, 2);
+    let old = LegRef { incarnation: Incarnation(0), ..leg };
+    assert_eq!(proposed(owner.step(Moment(9000), &ledger, Event::TakenBack(old))), [], "as it was before");
+    let stale = VolumeCommand::LegStale(leg);
+    assert_eq!(
+        proposed(owner.step(Moment(9010), &ledger, Event::TakenBack(leg))),
+        std::slice::from_ref(&stale)
+    );
+    let own = Event::TakenBack(leg_ref(&ledger, 1));
+    let command = now(&ledger, stale);
+    must(&mut ledger, &command);
+    assert_eq!(proposed(owner.step(Moment(9020), &ledger, own)), [], "the last is never let go");
+}
+
 /// An earlier run of the agent began the copy; when this one came, it had ended.
 #[test]
 fn a_copy_that_ended_while_no_agent_looked_is_taken_up() {

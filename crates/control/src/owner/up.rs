@@ -22,6 +22,11 @@ pub enum Gate {
     },
 }
 
+impl Gate {
+    /// Nobody waits for a path any more.
+    pub(super) const GIVEN_UP: Self = Self::NoPath { since: Moment(0) };
+}
+
 /// A leg in the array.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Held {
@@ -137,6 +142,13 @@ impl Up {
                     }
                 }
             }
+            Event::TakenBack(leg) => {
+                if let Some(held) =
+                    self.legs.get_mut(&leg.id).filter(|held| held.incarnation == leg.incarnation)
+                {
+                    held.gate = Gate::GIVEN_UP;
+                }
+            }
             Event::GateBack(leg) => {
                 if let Some(held) = self.legs.get_mut(&leg) {
                     held.gate = Gate::Path;
@@ -203,7 +215,7 @@ impl Up {
             self.patience.entry(leg.id).or_default().failed(sight.now, sight.timing.rebuild_pause);
             // The ledger hears of it as of a leg without path.
             if let Some(held) = self.legs.get_mut(&leg.id) {
-                held.gate = Gate::NoPath { since: Moment(0) };
+                held.gate = Gate::GIVEN_UP;
             }
         }
     }

@@ -162,6 +162,33 @@ fn what_may_have_forgotten_or_is_not_the_last_or_another_nodes_is_not_kept() {
     assert!(matches!(later.apply(&command), Err(crate::command::Rejected::OtherRun { .. })));
 }
 
+/// The last in sync is left as it is: whoever has it would never let it go.
+#[test]
+fn a_leg_whose_drive_stalls_is_taken_back_and_its_owner_told_unless_it_is_the_last() {
+    let mut target = target();
+    let mut ledger = given(&mut target);
+    let Guard::Given { key, to } = target.guard(LEG) else { panic!("it is given out") };
+    let stale = now(&ledger, VolumeCommand::LegStale(crate::testing::leg_ref(&ledger, 2)));
+    let mut alone = ledger.clone();
+    must(&mut alone, &stale);
+    assert_eq!(target.step(Moment(0), &alone, Event::Stalled(LEG)), []);
+    let floor = Key { incarnation: key.incarnation.next(), ..key };
+    let effects = target.step(Moment(0), &ledger, Event::Stalled(LEG));
+    let fence = [Effect::Remember(LEG, floor), Effect::Fence(LEG, floor), Effect::TakenBack(LEG, key, to)];
+    assert_eq!(effects, fence);
+    assert_eq!(target.step(Moment(0), &ledger, Event::Stalled(LEG)), [], "once");
+    // Its owner goes on without it, and it comes back under a new incarnation with what it has missed.
+    let effects = target.step(Moment(0), &ledger, Event::Fenced { leg: LEG, floor, errored: false });
+    assert_eq!(effects, [], "it is for the owner to let it go");
+    let stale = now(&ledger, VolumeCommand::LegStale(crate::testing::leg_ref(&ledger, 1)));
+    must(&mut ledger, &stale);
+    let effects = look(&mut target, &ledger);
+    let [Effect::Propose(back)] = effects.as_slice() else { panic!("{effects:?}") };
+    must(&mut ledger, back);
+    let effects = look(&mut target, &ledger);
+    assert!(effects.contains(&Effect::GiveOut(LEG, floor, to)), "{effects:?}");
+}
+
 /// A drive that was replaced is in no registration: the ledger would refuse all of it.
 #[test]
 fn a_drive_that_has_left_the_pool_is_not_registered_again() {

@@ -3,6 +3,7 @@
 use super::engine::Work;
 use super::{Agent, Event, MS, Order, TICK, World, node_index, volume_id, volume_index};
 use crate::bugs::Broken;
+use control::LegRef;
 use control::bug::Bugs;
 use control::decider::{self, Decider};
 use control::lease::{GrantorEffect, Holder, HolderEffect, HolderTiming};
@@ -219,6 +220,12 @@ impl World {
                 target::Effect::Forget(leg) => {
                     self.machines[machine].floors.remove(&leg);
                     self.machines[machine].laid.remove(&leg);
+                }
+                target::Effect::TakenBack((volume, id), key, to) => {
+                    let (to, leg) = (node_index(to), LegRef { id, incarnation: key.incarnation });
+                    if let Some(delay) = self.message(machine, to) {
+                        self.post(delay, Event::TakenBack(to, volume_index(volume), leg));
+                    }
                 }
                 target::Effect::Propose(command) => self.propose(machine, command),
             }

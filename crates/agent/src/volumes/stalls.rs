@@ -1,0 +1,71 @@
+//! Drives of this node that answer nothing: what the kernel counts of them, held against [`control::stall`] several times a second.
+//!
+//! On failure: a drive that can't be looked at is none that answers nothing.
+
+use super::place::STALL_MAX;
+use super::shell::Told;
+use crate::clock;
+use control::member::Input;
+use control::stall::Stall;
+use control::target::{Event, LegOf};
+use control::{Moment, State};
+use model::{DriveId, DriveSerial, NodeId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use storage::kernel::Counters;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+const EVERY: Duration = Duration::from_millis(250);
+
+/// Looks as long as the agent lives, and tells control of every leg on a drive that stalls, at every look.
+pub(super) async fn watch(node: NodeId, state: watch::Receiver<Arc<State>>, told: Told) {
+    let (mut counters, mut stalls) = (Counters::default(), BTreeMap::new());
+    loop {
+        sleep(EVERY).await;
+        let own = own(&state.borrow(), node);
+        let looked = spawn_blocking(move || {
+            let stalling = look(&mut counters, &mut stalls, &own);
+            (counters, stalls, stalling)
+        });
+        let Ok((kept, known, stalling)) = looked.await else { return };
+        (counters, stalls) = (kept, known);
+        let legs = legs_on(&state.borrow(), &stalling);
+        for leg in legs {
+            told.tell(Input::Target(Event::Stalled(leg)));
+        }
+    }
+}
+
+fn own(state: &State, node: NodeId) -> BTreeMap<DriveId, DriveSerial> {
+    let own = state.drives.iter().filter(|(_, drive)| drive.node == node);
+    own.map(|(id, drive)| (*id, drive.serial.clone())).collect()
+}
+
+fn look(
+    counters: &mut Counters,
+    stalls: &mut BTreeMap<DriveId, Stall>,
+    own: &BTreeMap<DriveId, DriveSerial>,
+) -> Vec<DriveId> {
+    stalls.retain(|id, _| own.contains_key(id));
+    let mut stalling = Vec::new();
+    for (id, serial) in own {
+        let seen = counters.activity(serial).ok();
+        // Each at the moment in which it was looked at.
+        let now = Moment(clock::uptime_ms());
+        if stalls.entry(*id).or_default().look(now, seen, STALL_MAX) {
+            stalling.push(*id);
+        }
+    }
+    stalling
+}
+
+fn legs_on(state: &State, drives: &[DriveId]) -> Vec<LegOf> {
+    let legs = state
+        .volumes
+        .iter()
+        .flat_map(|(id, volume)| volume.legs.iter().map(|(leg, found)| ((*id, *leg), found)));
+    legs.filter(|(_, found)| drives.contains(&found.drive)).map(|(leg, _)| leg).collect()
+}
