@@ -31,6 +31,9 @@ const BOUNCE_AGAIN: Duration = Duration::from_secs(30);
 /// How long after one that ended well: longer than control waits for a path, so that a leg that loses its path again and again is let go.
 const WELL_AGAIN: Duration = Duration::from_secs(5);
 
+/// How long after one of an own leg that failed: it has ended, and its drive may be back by then.
+const OWN_AGAIN: Duration = Duration::from_secs(1);
+
 /// From when on which leg may be bounced again: one that loses its path soon after is not worth another.
 #[derive(Clone, Default)]
 pub(super) struct Bounces(Arc<Mutex<BTreeMap<GivenLeg, Instant>>>);
@@ -47,23 +50,29 @@ impl Bounces {
         due
     }
 
-    /// The last one of a leg that is still given out so has ended well.
-    fn ended_well(&self, given: GivenLeg, now: Instant) {
+    /// The last one of a leg that is still given out so has ended: the next may come so long after.
+    fn ended(&self, given: GivenLeg, now: Instant, again: Duration) {
         let mut from = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        from.entry(given).and_modify(|from| *from = now + WELL_AGAIN);
+        from.entry(given).and_modify(|from| *from = now + again);
     }
 }
 
 impl One {
     /// A gate that has given its path up gets it back, when its target has shut what was before and nothing of it is in flight, and a
     /// connection lives that was made since.
-    pub(super) async fn bounce(self, given: GivenLeg, bounces: Bounces) {
+    pub(super) async fn bounce(self, given: GivenLeg, own: bool, bounces: Bounces) {
         match self.bounced(given).await {
             Ok(()) => {
-                bounces.ended_well(given, Instant::now());
+                bounces.ended(given, Instant::now(), WELL_AGAIN);
                 info!("the path to {given} is used again");
             }
-            Err(error) => info!("the path to {given} is not used again: {}", crate::chain(&error)),
+            Err(error) => {
+                info!("the path to {given} is not used again: {}", crate::chain(&error));
+                // Another's may go on there, whatever is heard of it.
+                if own {
+                    bounces.ended(given, Instant::now(), OWN_AGAIN);
+                }
+            }
         }
     }
 
@@ -128,13 +137,26 @@ mod tests {
         assert!(bounces.is_due(leg(2), begin + BOUNCE_AGAIN / 2));
         assert!(bounces.is_due(leg(2), begin + BOUNCE_AGAIN * 2));
         let well = begin + BOUNCE_AGAIN * 2 + WELL_AGAIN;
-        bounces.ended_well(leg(2), well);
+        bounces.ended(leg(2), well, WELL_AGAIN);
         assert!(!bounces.is_due(leg(2), well + WELL_AGAIN / 2));
         assert!(bounces.is_due(leg(2), well + WELL_AGAIN));
         // One that ends late tells nothing of the leg as it is given out since.
         assert!(bounces.is_due(leg(3), well + WELL_AGAIN));
-        bounces.ended_well(leg(2), well + WELL_AGAIN);
+        bounces.ended(leg(2), well + WELL_AGAIN, WELL_AGAIN);
         assert!(!bounces.is_due(leg(3), well + WELL_AGAIN * 2));
         assert_eq!(bounces.0.lock().unwrap().len(), 1);
+    }
+
+    /// Its drive was not back yet; if it is the last leg, all writes wait for it.
+    #[test]
+    fn a_bounce_of_an_own_leg_that_failed_is_made_again_soon() {
+        let given: GivenLeg = "3-1-1.1-1".parse().unwrap();
+        let (bounces, begin) = (Bounces::default(), Instant::now());
+        bounces.ended(given, begin, OWN_AGAIN);
+        assert!(bounces.is_due(given, begin), "there was none");
+        bounces.ended(given, begin + OWN_AGAIN / 4, OWN_AGAIN);
+        assert!(!bounces.is_due(given, begin + OWN_AGAIN));
+        assert!(bounces.is_due(given, begin + OWN_AGAIN * 5 / 4));
+        assert!(!bounces.is_due(given, begin + OWN_AGAIN * 3), "it has not failed");
     }
 }

@@ -28,6 +28,7 @@ use control::target::Key;
 use model::{Epoch, LegId, NodeId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use storage::kernel::{Engine, StepError};
@@ -505,9 +506,10 @@ impl One {
             let Ok(seen) = self.seen().await else { continue };
             let (id, shared) = (self.id, self.shared.clone());
             stirs.follow(seen.array.as_ref(), move || at(id, &shared.place, &shared.ledger)).await;
-            for given in owner::to_bounce(&seen).into_values() {
+            for (leg, given) in owner::to_bounce(&seen) {
+                let own = seen.gates.get(&leg).is_some_and(|gate| gate.local);
                 if bounces.is_due(given, Instant::now()) {
-                    tokio::spawn(self.clone().bounce(given, bounces.clone()));
+                    tokio::spawn(self.clone().bounce(given, own, bounces.clone()));
                 }
             }
             if let Some(queue) = seen.thin.queue {
