@@ -9,6 +9,7 @@ mod cluster;
 mod drive;
 mod json;
 mod ledger;
+mod pool;
 mod shown;
 mod validate;
 mod volume;
@@ -27,6 +28,7 @@ Examples:
   twinrack rules
   twinrack volume --access access.json list
   twinrack drive --access access.json list
+  twinrack pool --access access.json show
   twinrack ledger --access access.json show
 
 Exit codes: 0 good; 1 what was examined is wrong; 2 the input or the command line can't be read.";
@@ -68,6 +70,8 @@ enum Task {
     Volume(volume::VolumeArgs),
     /// List, add, replace and remove the drives of the pool.
     Drive(drive::DriveArgs),
+    /// Show and set how fast copies are brought up to date.
+    Pool(pool::PoolArgs),
     /// Show how each node's ledger is, and bring a node back that has lost its own.
     Ledger(ledger::LedgerArgs),
 }
@@ -97,6 +101,7 @@ fn main() -> ExitCode {
         Task::Rules => list_rules(),
         Task::Volume(args) => volume::run(&args),
         Task::Drive(args) => drive::run(&args),
+        Task::Pool(args) => pool::run(&args),
         Task::Ledger(args) => ledger::run(&args),
     };
     match written {

@@ -3,7 +3,7 @@
 //! A command names the epoch and incarnation that its sender believes in. Whoever is behind gets an error that says so, and
 //! nothing has changed: a proposal is a compare-and-swap. Sending one twice is harmless.
 
-use crate::state::{Cache, Doubt, Operation, Phase, Run, Settings, Subject};
+use crate::state::{Cache, Doubt, Operation, Phase, RebuildRate, Run, Settings, Subject};
 use crate::transition::{LegCause, LegKind, PhaseKind, VolumeCause};
 use model::{
     BootId, ClusterSpec, DriveId, DriveSerial, Epoch, Incarnation, LedgerIncarnation, LegId, MapSequence,
@@ -171,6 +171,8 @@ pub enum ClusterCommand {
     },
     /// What all nodes must agree on.
     SetSettings(Settings),
+    /// How fast legs are brought up to date.
+    SetRebuildRate(RebuildRate),
     /// A node joins, under the next id.
     AddNode {
         /// Its host name.
@@ -528,6 +530,9 @@ pub enum Rejected {
     /// No change of voters is in flight.
     #[error("no change of voters is in flight")]
     VotersAreSettled,
+    /// Nothing would be copied, or less at most than at least.
+    #[error("a rebuild copies 1 MiB/s at least, and no less at most than at least: {} to {} MiB/s is no rate", .0.min_mib_s, .0.max_mib_s)]
+    RebuildRate(RebuildRate),
     /// Something else is under way there.
     #[error("`{0}` is under way there")]
     Busy(String),

@@ -64,12 +64,41 @@ pub struct Settings {
     pub drift_ms: u32,
     /// How many legs may be rebuilt at a time on one node's drives.
     pub rebuilds_per_node_max: u8,
+    /// How fast each is.
+    #[serde(default)]
+    pub rebuild: RebuildRate,
+}
+
+/// How fast a leg is brought up to date, MiB a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RebuildRate {
+    /// At least, whatever users write meanwhile.
+    pub min_mib_s: u32,
+    /// At most.
+    pub max_mib_s: u32,
+}
+
+impl RebuildRate {
+    /// More is no limit.
+    pub const MIB_S_MAX: u32 = 1 << 20;
+
+    /// Whether both can be kept: something is copied at least, so that no volume waits for ever.
+    pub fn is_sound(self) -> bool {
+        0 < self.min_mib_s && self.min_mib_s <= self.max_mib_s && self.max_mib_s <= Self::MIB_S_MAX
+    }
+}
+
+impl Default for RebuildRate {
+    /// Users come first, and a volume that is never idle does not wait for hours (md's own least is 1 MiB/s).
+    fn default() -> Self {
+        Self { min_mib_s: 32, max_mib_s: 256 }
+    }
 }
 
 impl Default for Settings {
     /// A lease of 3 s lets a dead rack's volumes be taken over within the 6 s that are promised; 150 ms are 5 %.
     fn default() -> Self {
-        Self { lease_ms: 3000, drift_ms: 150, rebuilds_per_node_max: 2 }
+        Self { lease_ms: 3000, drift_ms: 150, rebuilds_per_node_max: 2, rebuild: RebuildRate::default() }
     }
 }
 

@@ -16,6 +16,7 @@ mod grow;
 mod hand_over;
 mod moves;
 mod override_volume;
+mod rate;
 mod volume;
 
 pub use choose::{Difference, NoPlace, Voting, breaches, choose, differences, voting};
@@ -24,6 +25,7 @@ pub use grow::{CantGrow, Growth, grow, next_of_growth};
 pub use hand_over::{NoHandOver, hand_over};
 pub use moves::{CantMove, Move, move_copy, next_of_move, remove_drive, replace_drive, volumes_on};
 pub use override_volume::{CantOverride, OverridePlan, answering, choose_override, override_volume};
+pub use rate::set_rebuild_rate;
 pub use volume::{
     VolumeReady, VolumeRequest, confirmed, in_words, leg_in_words, newest, opened, phase_in_words, volume,
 };
@@ -86,6 +88,9 @@ pub enum PoolError {
         /// What was seen or answered last.
         last: Option<String>,
     },
+    /// No such rate can be kept.
+    #[error(transparent)]
+    Rate(control::Rejected),
     /// The cluster has no members, or one has no management address.
     #[error("{node} has no management address")]
     NoAddress {
@@ -170,6 +175,7 @@ impl PoolError {
                 "see that the node runs and that its agent does; its console or journal says why not"
             }
             Self::Late { .. } => "the agents' journals say what holds it up; the stage can be run again",
+            Self::Rate(_) => "name rates of which the one is no more than the other",
             Self::NoAddress { .. } => "give it an address in the template (management_ip)",
             Self::NoNode => "give the template nodes",
             Self::NoDrive { .. } => "see that the drive is plugged in and answers",

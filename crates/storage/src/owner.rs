@@ -31,16 +31,10 @@ pub use top::{Layout, Queue, Thin, admit, extend, shut, take};
 use crate::leg::{Geometry, Sizes};
 use crate::name::GivenLeg;
 use control::owner::Assembly;
-use control::state::Base;
+use control::state::{Base, RebuildRate};
 use control::target::Key;
 use model::{Epoch, Incarnation, LegId, MapSequence, NodeId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// How fast md copies at least, KiB/s, whatever users write meanwhile: its own 1000 makes a volume wait for hours that is never idle
-/// (md(4), `speed_limit_min`).
-const REBUILD_MIN_KIB_S: u32 = 32 << 10;
-/// And at most: users come first.
-const REBUILD_MAX_KIB_S: u32 = 256 << 10;
 
 /// A step. `Array` names are (volume, epoch) of the order that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -282,10 +276,15 @@ fn start(site: &Site, ways: &BTreeMap<LegId, Way>, room: usize, steps: &mut Vec<
         set("array_state", "active"),
         // Starting resets it.
         set("safe_mode_delay", "0"),
-        set("sync_speed_min", &REBUILD_MIN_KIB_S.to_string()),
-        set("sync_speed_max", &REBUILD_MAX_KIB_S.to_string()),
-        Step::FirstWrite,
     ]);
+    steps.extend(pace(RebuildRate::default()));
+    steps.push(Step::FirstWrite);
+}
+
+/// How fast md copies, KiB/s: at least, whatever users write meanwhile (md(4), `speed_limit_min`), and at most. Before a rebuild, and while one is under way.
+pub fn pace(rate: RebuildRate) -> [Step; 2] {
+    let set = |name, mib_s: u32| Step::Set(name, mib_s.saturating_mul(1 << 10).to_string());
+    [set("sync_speed_min", rate.min_mib_s), set("sync_speed_max", rate.max_mib_s)]
 }
 
 /// A leg as a device of the array, without a place yet.

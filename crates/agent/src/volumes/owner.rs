@@ -27,9 +27,8 @@ use control::state::{Base, Reach};
 use control::target::Key;
 use model::{Epoch, LegId, NodeId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::{Arc, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use storage::kernel::{Engine, StepError};
 use storage::owner::{self, Layout, Refused, Site, Step};
@@ -331,11 +330,13 @@ impl One {
             ledger.now().volumes.get(&self.id).map(|volume| volume.map_sequence).unwrap_or_default()
         };
         let maps = known(&self.shared.ledger);
+        let rate = |ledger: &Ledgers| ledger.now().settings.rebuild;
+        let mut pace = rate(&self.shared.ledger);
         info!("the rebuild of {} of {} begins", leg.id, self.id);
         let plan = move |site: &Site, engine: &Engine| {
             let seen = engine.seen_owner(site)?;
-            owner::rebuild(site, &seen, epoch, (leg.id, leg.incarnation, node), base)
-                .map_err(|refused| at_odds(&refused))
+            let steps = owner::rebuild(site, &seen, epoch, (leg.id, leg.incarnation, node), base);
+            Ok(owner::pace(pace).into_iter().chain(steps.map_err(|refused| at_odds(&refused))?).collect())
         };
         let mut done = self.carry(Some(turn.clone()), epoch, plan).await;
         while done.is_ok() && !turn.is_over() {
@@ -348,7 +349,15 @@ impl One {
                         return self.tell(Event::Rebuilt(leg, maps));
                     }
                 }
-                Ok(false) => sleep(LOOK_EVERY).await,
+                Ok(false) => {
+                    sleep(LOOK_EVERY).await;
+                    let now = rate(&self.shared.ledger);
+                    if now != pace {
+                        pace = now;
+                        let plan = move |_: &Site, _: &Engine| Ok(owner::pace(now).to_vec());
+                        done = self.carry(Some(turn.clone()), epoch, plan).await;
+                    }
+                }
                 Err(error) => done = Err(error),
             }
         }

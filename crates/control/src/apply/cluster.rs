@@ -25,6 +25,8 @@ pub(super) fn apply(state: &mut State, command: &ClusterCommand) -> Result<Vec<E
             state.spec = Some(Spec { generation: present + 1, cluster: cluster.clone() });
         }
         C::SetSettings(settings) => state.settings = *settings,
+        C::SetRebuildRate(rate) if rate.is_sound() => state.settings.rebuild = *rate,
+        C::SetRebuildRate(rate) => return Err(Rejected::RebuildRate(*rate)),
         C::AddNode { name, zone } => {
             if state.nodes.values().any(|node| node.name == *name) {
                 return Err(Rejected::NameTaken);

@@ -2,7 +2,7 @@
 
 use crate::bug::{Bug, Bugs};
 use crate::command::{ClusterCommand, Command, Event, LegRef, Rejected, VolumeCommand as V};
-use crate::state::{Base, Cache, Doubt, Leaving, Leg, LegState, Phase, State, Subject, Voters};
+use crate::state::{Base, Cache, Doubt, Leaving, Leg, LegState, Phase, RebuildRate, State, Subject, Voters};
 use crate::testing::{VOLUME, cluster, leg_ref, must, now, open, opened, register, run, volume, with_volume};
 use crate::transition::{LEGS, LegCause, PhaseKind, VOLUMES, VolumeCause};
 use crate::{Broken, check, check_step};
@@ -561,6 +561,25 @@ fn an_operation_is_alone_on_its_subject() {
     let written = serde_json::to_string(&state).unwrap();
     assert_eq!(serde_json::from_str::<State>(&written).unwrap(), state);
     must(&mut state, &Command::Cluster(ClusterCommand::End(Subject::Node(NodeId(2)))));
+}
+
+#[test]
+fn a_rebuilds_rate_is_one_that_can_be_kept_and_a_ledger_from_before_has_the_default() {
+    let mut state = cluster(2, 1, &[Cache::Safe]);
+    let rate = |min_mib_s, max_mib_s| RebuildRate { min_mib_s, max_mib_s };
+    let set = |rate| Command::Cluster(ClusterCommand::SetRebuildRate(rate));
+    for bad in [rate(0, 100), rate(101, 100), rate(0, 0), rate(1, u32::MAX)] {
+        assert_eq!(state.apply(&set(bad)), Err(Rejected::RebuildRate(bad)));
+    }
+    let settings = state.settings;
+    must(&mut state, &set(rate(1, 8)));
+    assert_eq!(
+        state.settings,
+        crate::state::Settings { rebuild: rate(1, 8), ..settings },
+        "and nothing else"
+    );
+    let before = r#"{"lease_ms":3000,"drift_ms":150,"rebuilds_per_node_max":2}"#;
+    assert_eq!(serde_json::from_str::<crate::state::Settings>(before).unwrap(), settings);
 }
 
 /// A command that costs nothing to refuse: kept so that the cause's name stays in the message an operator reads.

@@ -129,6 +129,43 @@ fn a_copy_that_ended_while_no_agent_looked_is_taken_up() {
     assert_eq!(owner.step(Moment(40), &ledger, Event::Look), [], "it is under way");
 }
 
+/// A copy may be as slow as it is let; one that stands still is given up, and tried again after a pause that doubles.
+#[test]
+fn a_rebuild_that_copies_nothing_for_half_a_minute_is_given_up_and_one_that_is_slow_is_not() {
+    let (mut ledger, mut owner) = up();
+    let go = |ledger: &mut State, command: VolumeCommand| {
+        let command = now(ledger, command);
+        must(ledger, &command);
+    };
+    let leg = leg_ref(&ledger, 2);
+    go(&mut ledger, VolumeCommand::LegStale(leg));
+    go(&mut ledger, VolumeCommand::Reexport { leg, run: run(NodeId(2), 1, 1) });
+    owner.step(Moment(9), &ledger, Event::Look);
+    owner.step(Moment(10), &ledger, Event::Looked(Look::default()));
+    let leg = leg_ref(&ledger, 2);
+    go(&mut ledger, VolumeCommand::BeginRebuild(leg));
+    owner.step(Moment(1_000), &ledger, Event::Look);
+    let mut at = 1_000;
+    for done_bytes in 1..=5 {
+        at += 29_000;
+        let copied = Event::Rebuilding { done_bytes, total_bytes: 1 << 20 };
+        assert_eq!(proposed(owner.step(Moment(at), &ledger, copied)), [], "a byte in 29 s");
+    }
+    let stands = Event::Rebuilding { done_bytes: 5, total_bytes: 1 << 20 };
+    assert_eq!(proposed(owner.step(Moment(at + 29_900), &ledger, stands.clone())), []);
+    let stale = VolumeCommand::LegStale(leg);
+    owner.step(Moment(at + 30_000), &ledger, stands);
+    assert_eq!(proposed(owner.step(Moment(at + 30_100), &ledger, Event::Look)), std::slice::from_ref(&stale));
+    go(&mut ledger, stale);
+    go(&mut ledger, VolumeCommand::Reexport { leg, run: run(NodeId(2), 1, 1) });
+    let effects = owner.step(Moment(at + 30_200), &ledger, Event::Look);
+    assert!(effects.contains(&Effect::StopRebuild(leg)), "{effects:?}");
+    owner.step(Moment(at + 30_300), &ledger, Event::Looked(Look::default()));
+    let again = VolumeCommand::BeginRebuild(leg_ref(&ledger, 2));
+    assert_eq!(proposed(owner.step(Moment(at + 31_900), &ledger, Event::Look)), [], "the first pause is 2 s");
+    assert_eq!(proposed(owner.step(Moment(at + 32_100), &ledger, Event::Look)), [again]);
+}
+
 /// A volume that has grown to these bytes without its second leg, which was lost meanwhile and is still in the array.
 fn grown_without_one() -> (State, Owner, u64) {
     let (mut ledger, mut owner) = up();

@@ -289,6 +289,14 @@ mod tests {
         assert_eq!(up.legs[&leg].incarnation, Incarnation(0));
     }
 
+    #[test]
+    fn a_rebuilds_pace_is_told_to_md_in_kib() {
+        use crate::owner::{Step, pace};
+        let rate = control::state::RebuildRate { min_mib_s: 1, max_mib_s: 256 };
+        let set = |name, value: &str| Step::Set(name, value.to_owned());
+        assert_eq!(pace(rate), [set("sync_speed_min", "1024"), set("sync_speed_max", "262144")]);
+    }
+
     fn gate(seen: &mut Seen) -> &mut Gate {
         seen.gates.get_mut(&LegId(1)).unwrap()
     }
