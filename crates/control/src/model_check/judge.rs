@@ -23,6 +23,9 @@ impl World {
             let lost = self.config.caches[(node.0 as usize - 1) % self.config.caches.len()]
                 == Cache::Volatile
                 && leg.run != Some(present);
+            if !lost && self.more && !self.disks[&id].more {
+                return Some(format!("{id} is in sync by the ledger and misses a write behind the old end"));
+            }
             if !lost && !self.allowed(self.disks[&id].value) {
                 return Some(format!("{id} is in sync by the ledger and misses an acknowledged write"));
             }

@@ -1,5 +1,6 @@
 //! What the kernel, the drives and the engine do with what they are ordered.
 
+use super::grow;
 use super::world::{Array, Member, NOW, Order, Value, World, node_of};
 use crate::owner::{self, LegLook, Look};
 use crate::state::{Base, Cache};
@@ -28,16 +29,17 @@ impl World {
                         machine.orders.clear();
                     }
                     let disk = self.disk(leg);
-                    disk.given = None;
+                    (disk.given, disk.laying, disk.mapped) = (None, None, false);
                     disk.fencing = Some(floor);
                     if self.config.coarse && self.is_through(leg) {
                         self.barrier(leg);
                     }
                 }
                 target::Effect::GiveOut((_, leg), key, to) => {
+                    let mapped = self.maps_all(node, leg);
                     let disk = self.disk(leg);
                     disk.given = Some((key, to));
-                    disk.errored = false;
+                    (disk.errored, disk.mapped) = (false, mapped);
                 }
                 target::Effect::Forget((_, leg)) => {
                     self.machines.get_mut(&node).expect("machines stay").floors.remove(&(VOLUME, leg));
@@ -87,6 +89,7 @@ impl World {
             disk.value = disk.durable;
         }
         disk.given.take_if(|(_, to)| volatile || *to != node);
+        disk.laying = None;
         let count = PowerCycles(disk.power_cycles);
         self.tell_target(node, target::Event::DriveReset(drive, count));
     }
@@ -113,7 +116,9 @@ impl World {
         let machine = self.machines.get_mut(&node).expect("machines stay");
         match effect {
             owner::Effect::Assemble(assembly) => machine.assembling = Some(assembly),
-            owner::Effect::Admit(_) => machine.array.iter_mut().for_each(|array| array.admitted = true),
+            owner::Effect::Admit(bytes) => machine.array.iter_mut().for_each(|array| {
+                (array.admitted, array.long) = (true, bytes >= grow::TO_BYTES);
+            }),
             owner::Effect::Repoint(leg, _) => {
                 self.member(node, leg.id, |member| member.incarnation = leg.incarnation);
             }
@@ -128,7 +133,7 @@ impl World {
             owner::Effect::Stop { .. } => self.stop(node),
             owner::Effect::ResetNode => panic!("an array stops at once here"),
             owner::Effect::Propose(command) => self.propose(command),
-            owner::Effect::Extend(_) => panic!("volumes grow on the sim rung"),
+            owner::Effect::Extend(bytes) => self.extend(node, bytes),
             owner::Effect::Look => self.ordered(node, Order::Look),
             owner::Effect::LetGo(leg) => self.ordered(node, Order::LetGo(leg)),
             owner::Effect::Release(legs) => self.ordered(node, Order::Release(legs)),
@@ -260,7 +265,7 @@ impl World {
         let legs: Vec<LegId> = assembly.legs.keys().copied().collect();
         let disks = || legs.iter().map(|leg| &self.disks[leg]);
         let union = disks().any(|disk| disk.bitmap);
-        let source = self.disks[&legs[0]].value;
+        let (source, more) = (self.disks[&legs[0]].value, self.disks[&legs[0]].more);
         let known = volume(&self.ledger).map_sequence;
         let readable: Vec<_> =
             disks().filter(|disk| disk.maps.0 >= known).map(|disk| disk.maps.1.clone()).collect();
@@ -277,6 +282,7 @@ impl World {
             let disk = self.disk(*leg);
             if assembly.make_equal && union {
                 (disk.value, disk.durable) = (source, source);
+                disk.more = more && disk.mapped;
             }
             if disk.value != source {
                 self.broken = Some(format!("opened with {leg} unequal"));
@@ -293,7 +299,8 @@ impl World {
         let members =
             assembly.legs.iter().map(|(leg, (incarnation, _))| (*leg, member(*incarnation))).collect();
         let epoch = assembly.epoch;
-        let array = Array { epoch, admitted: false, legs: members, writing: None, copying: None };
+        let array =
+            Array { epoch, admitted: false, long: false, legs: members, writing: None, copying: None };
         self.machines.get_mut(&node).expect("machines stay").array = Some(array);
         self.tell_owner(node, owner::Event::Assembled(epoch));
     }
@@ -321,6 +328,7 @@ impl World {
         disk.bitmap = bits || mapped;
         if copies {
             disk.value = source.value;
+            disk.more = source.more && disk.mapped;
         }
         (disk.durable, disk.maps) = (disk.value, source.maps.clone());
         self.member(node, leg.id, |member| member.recovering = false);
@@ -338,6 +346,7 @@ impl World {
         for (leg, disk) in &mut self.disks {
             if node_of(*leg) == node {
                 (disk.given, disk.queue, disk.fencing) = (None, None, None);
+                (disk.laying, disk.mapped) = (None, false);
                 disk.value = disk.durable;
                 disk.power_cycles += 1;
             }

@@ -104,7 +104,7 @@ fn heal(world: &mut World, seed: u64, steps: &mut Vec<String>, causes: &mut Caus
         if wanted.is_some_and(|value| world.settled.contains(&value)) {
             return End::Whole;
         }
-        let whole = volume.legs.values().all(|leg| leg.state == LegState::InSync);
+        let whole = volume.legs.values().all(|leg| leg.state == LegState::InSync) && volume.growing.is_none();
         let owner = volume.owner;
         let idle = world.array(owner).is_some_and(|array| array.admitted && array.writing.is_none());
         if whole && idle && wanted.is_none() && matches!(volume.phase, Phase::Open { .. }) {

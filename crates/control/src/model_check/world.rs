@@ -1,14 +1,15 @@
 //! What is around the deciding code: kernels, drives, the network, and what they may do to it.
 
+use super::grow;
+use super::proposed::{may_be_taken, may_register};
 use crate::bug::{Bug, Bugs};
 use crate::check_step;
 use crate::command::{ClusterCommand, Command, Event, LegRef, VolumeCommand};
 use crate::moment::Moment;
 use crate::owner::{self, Assembly, Owner, Timing};
-use crate::state::{Base, Cache, LegState, Phase, Run, State};
-use crate::target::{self, Key, LegOf, Target};
+use crate::state::{Base, Cache, Phase, Run, State};
+use crate::target::{self, Key, Laid, LegOf, Target};
 use crate::testing::{VOLUME, boot, volume, with_volume};
-use crate::transition::LegKind;
 use model::{BootId, DriveId, Epoch, Incarnation, LegId, MapSequence, Mirror, NodeId, PowerCycles};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -38,6 +39,8 @@ pub(super) struct Config {
     pub(super) pulls: u8,
     /// Orderly changes of owner, and orderly closes.
     pub(super) handovers: u8,
+    /// Whether the volume grows, once.
+    pub(super) grows: bool,
     /// Whether writes land, and barriers are through, at once.
     pub(super) coarse: bool,
     /// Whether the engine's answers take time.
@@ -90,7 +93,16 @@ pub(super) enum Action {
     Close(NodeId),
     /// A closed volume is opened.
     Open(NodeId),
+    /// The volume is to grow.
+    Grow,
+    /// What a leg got for that is filled with zeros, and mapped.
+    Fill(LegId),
+    /// A user writes behind the old end.
+    WriteMore(NodeId),
 }
+
+/// What a node's own disk has of its legs.
+pub(super) type Notes = (BTreeMap<LegOf, Key>, BTreeMap<LegOf, Laid>);
 
 /// A node's boot before, and its run now.
 pub(super) type Registration = (Option<BootId>, Run);
@@ -145,6 +157,8 @@ pub(super) struct World {
     /// What was once the truth: its acknowledgement may come late.
     pub(super) settled: BTreeSet<Value>,
     pub(super) written: Value,
+    /// Something behind the old end was acknowledged.
+    pub(super) more: bool,
     pub(super) spent: Spent,
     pub(super) broken: Option<String>,
 }
@@ -166,6 +180,7 @@ pub(super) struct Machine {
     pub(super) up: bool,
     pub(super) boots: u32,
     pub(super) floors: BTreeMap<LegOf, Key>,
+    pub(super) laid: BTreeMap<LegOf, Laid>,
     pub(super) target: Target,
     pub(super) owner: Owner,
     pub(super) assembling: Option<Assembly>,
@@ -186,6 +201,8 @@ pub(super) enum Order {
 pub(super) struct Array {
     pub(super) epoch: Epoch,
     pub(super) admitted: bool,
+    /// Whether users have all that the volume has grown to.
+    pub(super) long: bool,
     pub(super) legs: BTreeMap<LegId, Member>,
     pub(super) writing: Option<(Value, BTreeSet<LegId>)>,
     pub(super) copying: Option<(LegRef, Base)>,
@@ -216,6 +233,12 @@ pub(super) struct Disk {
     /// A fence that waits for its barrier.
     pub(super) fencing: Option<Key>,
     pub(super) errored: bool,
+    /// Slabs that are being filled: from which on, and what is laid then.
+    pub(super) laying: Option<(u64, Laid)>,
+    /// Whether the leg's device has what the leg got when the volume grew.
+    pub(super) mapped: bool,
+    /// Whether a write behind the old end is there.
+    pub(super) more: bool,
 }
 
 const NO_PATIENCE: Timing = Timing {
@@ -236,6 +259,7 @@ impl World {
     /// A cluster whose volume is open at node 1, made and opened by the code itself.
     pub(super) fn opened(config: Config) -> Self {
         let mut ledger = with_volume(config.nodes, 1, config.mirror, config.caches);
+        grow::may_grow(&mut ledger, config);
         ledger.settings.rebuilds_per_node_max = 1;
         // Legs stay where they are: a third node's drive takes none. The sim rung moves them.
         let holds: Vec<_> = volume(&ledger).legs.values().map(|leg| leg.drive).collect();
@@ -252,6 +276,9 @@ impl World {
             queue: None,
             fencing: None,
             errored: false,
+            laying: None,
+            mapped: false,
+            more: false,
         };
         let disks = volume(&ledger).legs.keys().map(|leg| (*leg, disk.clone())).collect();
         let mut world = Self {
@@ -265,11 +292,12 @@ impl World {
             maybe: BTreeSet::new(),
             settled: BTreeSet::from([0]),
             written: 0,
+            more: false,
             spent: Spent::default(),
             broken: None,
         };
         for node in (1..=config.nodes).map(NodeId) {
-            let machine = world.machine(node, 1, BTreeMap::new());
+            let machine = world.machine(node, 1, (BTreeMap::new(), BTreeMap::new()));
             world.machines.insert(node, machine);
         }
         for _ in 0..20 {
@@ -294,20 +322,20 @@ impl World {
         matches!(&volume.phase, Phase::Fencing { confirmed } if confirmed.len() == volume.legs.len())
     }
 
-    fn machine(&self, node: NodeId, boots: u32, floors: BTreeMap<LegOf, Key>) -> Machine {
+    fn machine(&self, node: NodeId, boots: u32, (floors, laid): Notes) -> Machine {
         let bugs = self.config.bug.map(Bugs::with).unwrap_or_default();
         let cycles = |(leg, disk): (&LegId, &Disk)| {
             (node_of(*leg) == node).then_some((DriveId(u32::from(leg.0)), PowerCycles(disk.power_cycles)))
         };
         let drives = self.disks.iter().filter_map(cycles).collect();
         let boot = boot(node, boots);
-        let target = Target::new(node, boot, drives, (floors.clone(), BTreeMap::new()), BTreeMap::new())
-            .with_bugs(bugs);
+        let target =
+            Target::new(node, boot, drives, (floors.clone(), laid.clone()), BTreeMap::new()).with_bugs(bugs);
         let mut owner = Owner::new(VOLUME, node, boot, NO_PATIENCE, None).with_bugs(bugs);
         // Leases are checked on their own: here a node always has one.
         let _ = owner.step(NOW, &State::new(self.ledger.settings), owner::Event::Leased);
         let (assembling, array, orders) = (None, None, VecDeque::new());
-        Machine { up: true, boots, floors, target, owner, assembling, array, orders }
+        Machine { up: true, boots, floors, laid, target, owner, assembling, array, orders }
     }
 
     /// Everything that may happen next.
@@ -319,6 +347,7 @@ impl World {
         if matches!(volume.phase, Phase::Fencing { .. }) {
             actions.push(Action::Activate);
         }
+        self.growth_actions(&mut actions);
         for (node, machine) in &self.machines {
             if self.spent.epochs < self.config.epochs && self.config.new_owners.contains(&node.0) {
                 actions.push(Action::Takeover(*node));
@@ -483,8 +512,9 @@ impl World {
             }
             Action::Crash(node) => self.crash(*node),
             Action::Boot(node) => {
-                let (boots, floors) = (self.machines[node].boots + 1, self.machines[node].floors.clone());
-                let machine = self.machine(*node, boots, floors);
+                let found = &self.machines[node];
+                let notes = (found.floors.clone(), found.laid.clone());
+                let machine = self.machine(*node, found.boots + 1, notes);
                 self.machines.insert(*node, machine);
             }
             Action::HandOver(node, to) => {
@@ -496,6 +526,9 @@ impl World {
                 self.tell_owner(*node, owner::Event::Close);
             }
             Action::Open(node) => return self.commit_now(VolumeCommand::Open { owner: *node }),
+            Action::Grow => return self.commit_now(grow::command()),
+            Action::Fill(leg) => self.fill(*leg),
+            Action::WriteMore(node) => self.write_more(*node),
         }
         Vec::new()
     }
@@ -554,45 +587,4 @@ impl World {
             Command::Cluster(other) => panic!("no role proposes {other:?}"),
         }
     }
-}
-
-/// Whether the ledger might ever take this. Forgetting what it won't loses no behaviour: epochs, incarnations and boots only
-/// grow, and within one incarnation a leg goes from in sync to stale, or from back to rebuilding to in sync, and no way back.
-fn may_be_taken(ledger: &State, epoch: Epoch, command: &VolumeCommand) -> bool {
-    use VolumeCommand as C;
-    let volume = volume(ledger);
-    let leg = |leg: &LegRef| volume.legs.get(&leg.id).filter(|found| found.incarnation == leg.incarnation);
-    let is =
-        |named: &LegRef, kinds: &[LegKind]| leg(named).is_some_and(|leg| kinds.contains(&leg.state.kind()));
-    let this_phase = match command {
-        C::ConfirmFence { .. } => matches!(volume.phase, Phase::Fencing { .. }),
-        C::Opened { .. } => matches!(volume.phase, Phase::Opening { .. } | Phase::Fencing { .. }),
-        _ => true,
-    };
-    let this_leg = match command {
-        C::LegStale(named) => is(named, &[LegKind::InSync, LegKind::Rebuilding]),
-        C::ConfirmFence { leg: named, .. } => is(named, &[LegKind::InSync]),
-        C::LegSuspect(named) => !is(named, &[LegKind::Suspect]) && leg(named).is_some(),
-        C::Kept { leg: named, run } => {
-            is(named, &[LegKind::InSync])
-                && leg(named).is_some_and(|found| {
-                    found.run != Some(*run) && ledger.run(found.drive).is_some_and(|present| present <= *run)
-                })
-        }
-        C::BeginRebuild(named) => is(named, &[LegKind::Stale]),
-        C::LegInSync { leg: named, .. } => is(named, &[LegKind::Rebuilding]),
-        C::Reexport { leg: named, run } => leg(named).is_some_and(|found| {
-            let present = ledger.run(found.drive).is_some_and(|present| present <= *run);
-            present && !matches!(found.state, LegState::Stale { back: true, .. } if found.run == Some(*run))
-        }),
-        _ => true,
-    };
-    epoch == volume.epoch && this_phase && this_leg
-}
-
-fn may_register(ledger: &State, node: NodeId, was: Option<BootId>, run: Run) -> bool {
-    let drives = || ledger.drives.values().filter(|drive| drive.node == node);
-    let boot = ledger.nodes[&node].boot;
-    let news = boot == was && was != Some(run.boot);
-    news || (boot == Some(run.boot) && drives().any(|drive| drive.power_cycles < Some(run.power_cycles)))
 }
