@@ -6,7 +6,7 @@ use super::world::{Action, Config, World, node_of};
 use crate::command::VolumeCommand;
 use crate::owner;
 use crate::pool;
-use crate::state::{Phase, State};
+use crate::state::{Phase, Reach, State};
 use crate::target::{self, Laid};
 use crate::testing::{VOLUME, volume};
 use model::{LegId, NodeId, Provision, SLAB_BYTES};
@@ -47,8 +47,8 @@ impl World {
     pub(super) fn fill(&mut self, leg: LegId) {
         let disk = self.disk(leg);
         let Some((from, laid)) = disk.laying.take() else { return };
-        disk.mapped = disk.given.is_some();
-        if disk.more && from < laid.slabs {
+        disk.end.mapped = disk.given.is_some();
+        if disk.end.more && from < laid.slabs {
             self.broken = Some(format!("{leg} is filled with zeros where users have written"));
         }
         let node = node_of(leg);
@@ -66,11 +66,11 @@ impl World {
     }
 
     /// Users get more while nothing of theirs is in flight.
-    pub(super) fn extend(&mut self, node: NodeId, bytes: u64) {
+    pub(super) fn extend(&mut self, node: NodeId, reach: Reach) {
         let machine = self.machines.get_mut(&node).expect("machines stay");
         let Some(array) = machine.array.as_mut().filter(|array| array.writing.is_none()) else { return };
-        array.long = bytes >= TO_BYTES;
-        self.tell_owner(node, owner::Event::Extended(bytes));
+        array.long = reach.array_bytes >= TO_BYTES;
+        self.tell_owner(node, owner::Event::Extended(reach));
     }
 
     fn takes_more(&self, node: NodeId) -> bool {
@@ -86,11 +86,11 @@ impl World {
         let whole = array.legs.values().filter(|member| !member.failed && !member.recovering).count()
             == volume(&self.ledger).legs.len();
         for (leg, _) in array.legs.iter().filter(|(_, member)| !member.failed) {
-            if !self.disks[leg].mapped {
+            if !self.disks[leg].end.mapped {
                 self.broken = Some(format!("{leg} swallows what users write behind the old end"));
             }
             let disk = self.disk(*leg);
-            (disk.more, disk.bitmap) = (disk.mapped, !whole);
+            (disk.end.more, disk.bitmap) = (disk.end.mapped, !whole);
         }
         self.more = true;
     }

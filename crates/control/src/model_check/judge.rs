@@ -23,7 +23,7 @@ impl World {
             let lost = self.config.caches[(node.0 as usize - 1) % self.config.caches.len()]
                 == Cache::Volatile
                 && leg.run != Some(present);
-            if !lost && self.more && !self.disks[&id].more {
+            if !lost && self.more && !self.disks[&id].end.more {
                 return Some(format!("{id} is in sync by the ledger and misses a write behind the old end"));
             }
             if !lost && !self.allowed(self.disks[&id].value) {

@@ -29,7 +29,7 @@ impl World {
                         machine.orders.clear();
                     }
                     let disk = self.disk(leg);
-                    (disk.given, disk.laying, disk.mapped) = (None, None, false);
+                    (disk.given, disk.laying, disk.end.mapped) = (None, None, false);
                     disk.fencing = Some(floor);
                     if self.config.coarse && self.is_through(leg) {
                         self.barrier(leg);
@@ -39,7 +39,7 @@ impl World {
                     let mapped = self.maps_all(node, leg);
                     let disk = self.disk(leg);
                     disk.given = Some((key, to));
-                    (disk.errored, disk.mapped) = (false, mapped);
+                    (disk.errored, disk.end.mapped) = (false, mapped);
                 }
                 target::Effect::Forget((_, leg)) => {
                     self.machines.get_mut(&node).expect("machines stay").floors.remove(&(VOLUME, leg));
@@ -116,8 +116,8 @@ impl World {
         let machine = self.machines.get_mut(&node).expect("machines stay");
         match effect {
             owner::Effect::Assemble(assembly) => machine.assembling = Some(assembly),
-            owner::Effect::Admit(bytes) => machine.array.iter_mut().for_each(|array| {
-                (array.admitted, array.long) = (true, bytes >= grow::TO_BYTES);
+            owner::Effect::Admit(reach) => machine.array.iter_mut().for_each(|array| {
+                (array.admitted, array.long) = (true, reach.array_bytes >= grow::TO_BYTES);
             }),
             owner::Effect::Repoint(leg, _) => {
                 self.member(node, leg.id, |member| member.incarnation = leg.incarnation);
@@ -133,7 +133,7 @@ impl World {
             owner::Effect::Stop { .. } => self.stop(node),
             owner::Effect::ResetNode => panic!("an array stops at once here"),
             owner::Effect::Propose(command) => self.propose(command),
-            owner::Effect::Extend(bytes) => self.extend(node, bytes),
+            owner::Effect::Extend(reach) => self.extend(node, reach),
             owner::Effect::Look => self.ordered(node, Order::Look),
             owner::Effect::LetGo(leg) => self.ordered(node, Order::LetGo(leg)),
             owner::Effect::Release(legs) => self.ordered(node, Order::Release(legs)),
@@ -265,7 +265,7 @@ impl World {
         let legs: Vec<LegId> = assembly.legs.keys().copied().collect();
         let disks = || legs.iter().map(|leg| &self.disks[leg]);
         let union = disks().any(|disk| disk.bitmap);
-        let (source, more) = (self.disks[&legs[0]].value, self.disks[&legs[0]].more);
+        let (source, more) = (self.disks[&legs[0]].value, self.disks[&legs[0]].end.more);
         let known = volume(&self.ledger).map_sequence;
         let readable: Vec<_> =
             disks().filter(|disk| disk.maps.0 >= known).map(|disk| disk.maps.1.clone()).collect();
@@ -282,7 +282,7 @@ impl World {
             let disk = self.disk(*leg);
             if assembly.make_equal && union {
                 (disk.value, disk.durable) = (source, source);
-                disk.more = more && disk.mapped;
+                disk.end.more = more && disk.end.mapped;
             }
             if disk.value != source {
                 self.broken = Some(format!("opened with {leg} unequal"));
@@ -328,7 +328,7 @@ impl World {
         disk.bitmap = bits || mapped;
         if copies {
             disk.value = source.value;
-            disk.more = source.more && disk.mapped;
+            disk.end.more = source.end.more && disk.end.mapped;
         }
         (disk.durable, disk.maps) = (disk.value, source.maps.clone());
         self.member(node, leg.id, |member| member.recovering = false);
@@ -346,7 +346,7 @@ impl World {
         for (leg, disk) in &mut self.disks {
             if node_of(*leg) == node {
                 (disk.given, disk.queue, disk.fencing) = (None, None, None);
-                (disk.laying, disk.mapped) = (None, false);
+                (disk.laying, disk.end.mapped) = (None, false);
                 disk.value = disk.durable;
                 disk.power_cycles += 1;
             }

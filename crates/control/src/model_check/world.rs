@@ -235,9 +235,16 @@ pub(super) struct Disk {
     pub(super) errored: bool,
     /// Slabs that are being filled: from which on, and what is laid then.
     pub(super) laying: Option<(u64, Laid)>,
-    /// Whether the leg's device has what the leg got when the volume grew.
+    /// What the leg got when the volume grew.
+    pub(super) end: End,
+}
+
+/// The end of a leg, which it got when the volume grew.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(super) struct End {
+    /// Whether the leg's device has it.
     pub(super) mapped: bool,
-    /// Whether a write behind the old end is there.
+    /// Whether what users write there is there.
     pub(super) more: bool,
 }
 
@@ -277,8 +284,7 @@ impl World {
             fencing: None,
             errored: false,
             laying: None,
-            mapped: false,
-            more: false,
+            end: End::default(),
         };
         let disks = volume(&ledger).legs.keys().map(|leg| (*leg, disk.clone())).collect();
         let mut world = Self {

@@ -121,16 +121,19 @@ fn healthy(cluster: &Cluster) -> Cluster {
     healthy
 }
 
-/// What becomes of all when nothing is in the way. Each round brings one home or up at least, and none away or down.
+/// What becomes of all when nothing is in the way. Each round brings one home or up at least, and none away or down: so there are no more
+/// than two for each, and the bound only says so.
 fn settled(cluster: &Cluster, mut vms: Vms) -> (Planned, Vms) {
     let healthy = healthy(cluster);
-    loop {
-        let now = planned(&healthy, &vms);
+    let mut now = planned(&healthy, &vms);
+    for _ in 0..2 * vms.len() {
         if now.plan.moves.is_empty() {
-            return (now, vms);
+            break;
         }
         vms = now.plan.carried_out(&vms);
+        now = planned(&healthy, &vms);
     }
+    (now, vms)
 }
 
 /// What those lack that do not run and should: the strict of the lost rack should not.
