@@ -210,13 +210,14 @@ impl Up {
         }
     }
 
+    /// Once: until the ledger has heard of it, it is seen at each look, and the pause would double each time.
     fn rebuild_failed(&mut self, sight: &Sight<'_>, leg: LegRef) {
-        if self.rebuild.is_some_and(|rebuild| rebuild.leg == leg) {
-            self.patience.entry(leg.id).or_default().failed(sight.now, sight.timing.rebuild_pause);
+        let is_it = self.rebuild.is_some_and(|rebuild| rebuild.leg == leg);
+        let held = self.legs.get_mut(&leg.id).filter(|held| is_it && held.gate != Gate::GIVEN_UP);
+        if let Some(held) = held {
             // The ledger hears of it as of a leg without path.
-            if let Some(held) = self.legs.get_mut(&leg.id) {
-                held.gate = Gate::GIVEN_UP;
-            }
+            held.gate = Gate::GIVEN_UP;
+            self.patience.entry(leg.id).or_default().failed(sight.now, sight.timing.rebuild_pause);
         }
     }
 
