@@ -89,9 +89,11 @@ impl World {
             disk.value = disk.durable;
         }
         disk.given.take_if(|(_, to)| volatile || *to != node);
-        disk.laying = None;
-        let count = PowerCycles(disk.power_cycles);
+        let (filled, count) = (disk.laying.take(), PowerCycles(disk.power_cycles));
         self.tell_target(node, target::Event::DriveReset(drive, count));
+        if filled.is_some() {
+            self.tell_target(node, target::Event::NotLaid((VOLUME, leg)));
+        }
     }
 
     pub(super) fn barrier(&mut self, leg: LegId) {
