@@ -228,7 +228,9 @@ fn what_users_write_of_a_thin_volume_is_asked_for_until_they_have_it() {
     let found = ledger.volumes.get_mut(&VOLUME).unwrap();
     (found.provision, found.mapped, found.size_bytes) =
         (Provision::Thin, ExtentTable::begun(), 9 * SLAB_BYTES);
-    found.legs.values_mut().for_each(|leg| leg.extents[0].count = 2);
+    for leg in found.legs.values_mut() {
+        leg.extents[0].count = 2;
+    }
     let whole = |array| Reach { size_bytes: 9 * SLAB_BYTES, array_bytes: array * SLAB_BYTES };
     let extend = [Effect::Extend(whole(1))];
     assert_eq!(owner.step(Moment(10), &ledger, Event::Look), extend);

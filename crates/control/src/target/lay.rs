@@ -27,13 +27,13 @@ pub(super) struct Known {
 }
 
 impl Target {
-    /// Leads a leg on whose drive this node has to all that its volume's size, or the one to come, takes. Only while what stands of it is known: nobody, or as
+    /// Leads a leg on whose drive this node has to all that its volume's array, or the one to come, takes. Only while what stands of it is known: nobody, or as
     /// the ledger wants it.
     pub(super) fn lay(&mut self, ledger: &State, id: LegOf, effects: &mut Vec<Effect>) {
         let Some(volume) = ledger.volumes.get(&id.0) else { return };
         let Some(leg) = volume.legs.get(&id.1) else { return };
         let is_known = matches!(self.guard(id), Guard::Given { .. } | Guard::Fenced { .. });
-        if leg.laid_slabs() >= pool::needed(volume, volume.size_to_be()) || !is_known {
+        if leg.laid_slabs() >= pool::needed(volume, volume.array_to_be()) || !is_known {
             return;
         }
         let wanted = Laid { ledger: volume.epoch.ledger, slabs: leg.slabs() };

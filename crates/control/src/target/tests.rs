@@ -202,7 +202,6 @@ fn a_drive_that_has_left_the_pool_is_not_registered_again() {
 /// As [`given`], and the volume grows to three slabs.
 fn grows(target: &mut Target) -> State {
     let mut ledger = given(target);
-    ledger.volumes.get_mut(&VOLUME).unwrap().provision = Provision::Fixed;
     let grow = now(&ledger, VolumeCommand::Grow { size_bytes: 2 * SLAB_BYTES });
     must(&mut ledger, &grow);
     ledger
@@ -233,6 +232,26 @@ fn new_slabs_are_laid_once_and_that_is_said_until_the_ledger_knows() {
     let effects = look(&mut target, &ledger);
     let command = says_laid(&effects).expect("it may have been lost");
     must(&mut ledger, command);
+    assert_eq!(look(&mut target, &ledger), []);
+}
+
+/// What users see of a thin volume is none of its target's business.
+#[test]
+fn of_a_thin_volume_what_is_mapped_is_laid_and_nothing_is_said_of_the_rest() {
+    let mut target = target();
+    let mut ledger = given(&mut target);
+    let found = ledger.volumes.get_mut(&VOLUME).unwrap();
+    (found.provision, found.mapped) = (Provision::Thin, model::ExtentTable::begun());
+    found.size_bytes = 9 * SLAB_BYTES;
+    for leg in found.legs.values_mut() {
+        leg.extents[0].count = 2;
+    }
+    assert_eq!(look(&mut target, &ledger), []);
+    let map = now(&ledger, VolumeCommand::Map { extents: [5].into() });
+    must(&mut ledger, &map);
+    assert_eq!(look(&mut target, &ledger), [Effect::Lay(LEG, 2, three(1))]);
+    let effects = target.step(Moment(0), &ledger, Event::Laid(LEG, three(1)));
+    must(&mut ledger, says_laid(&effects).expect("it is laid"));
     assert_eq!(look(&mut target, &ledger), []);
 }
 
