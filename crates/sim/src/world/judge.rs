@@ -9,7 +9,7 @@ use super::grow::has_all;
 use super::md::{Write, bit};
 use super::target::Disk;
 use super::{BLOCKS, PROGRESS_US, Value, World, node_index, thin, volume_id};
-use control::state::{Leg, LegState, Phase, Reach, Run, State};
+use control::state::{Leg, LegState, Phase, Reach, Run, State, Volume};
 use control::target::Key;
 use control::transition::VolumeCause;
 use control::{Command, Event, VolumeCommand};
@@ -308,12 +308,7 @@ impl World {
 
     /// Users have no more than the volume has, and all that the ledger says that they have.
     pub(super) fn judge_extended(&mut self, machine: usize, volume: usize, epoch: Epoch, reach: Reach) {
-        let has = self
-            .ledger()
-            .volumes
-            .get(&volume_id(volume))
-            .map(control::state::Volume::reach)
-            .unwrap_or_default();
+        let has = self.ledger().volumes.get(&volume_id(volume)).map(Volume::reach).unwrap_or_default();
         let more = reach.size_bytes > has.size_bytes || reach.array_bytes > has.array_bytes;
         let exempt = self.truths[volume].exempt_before.is_some_and(|before| epoch < before);
         if more && !exempt {

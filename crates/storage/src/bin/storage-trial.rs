@@ -222,10 +222,7 @@ fn run(here: &Here, order: Order) -> Result<(), Box<dyn Error>> {
             carry(number, owner::assemble(&site, &seen()?, &assembly, known)?)
         }
         Order::Admit { epoch: number } => {
-            carry(
-                number,
-                owner::admit(&site, &seen()?, epoch(number), &owner::Layout::fixed(here.sizes.data_bytes))?,
-            )?;
+            carry(number, owner::admit(&site, &seen()?, epoch(number), &users(here))?)?;
             told(&name::top(here.volume))
         }
         Order::Adopt { nodes } => {
@@ -274,6 +271,11 @@ fn run(here: &Here, order: Order) -> Result<(), Box<dyn Error>> {
         }
         order => as_target(here, &engine, order),
     }
+}
+
+/// What users see: all of it.
+fn users(here: &Here) -> owner::Layout {
+    owner::Layout::fixed(here.sizes.data_bytes)
 }
 
 fn reach(
