@@ -5,6 +5,7 @@
 //! What a fault must be diagnosed as is not written down in the suite: the lab knows what it broke, and the step
 //! `named` asks for exactly that, no more and no less.
 
+mod defaults;
 mod drives;
 mod error;
 mod meaning;

@@ -1,5 +1,6 @@
 //! Steps: what a suite does to a cluster, and what it asks of it.
 
+use super::defaults::{eight, fifty, one, one_mib, twenty, yes};
 use super::{
     BadPlan, Damage, Death, DriveAt, Flapping, Nics, Place, Room, SpineWay, SwitchFailure, Way, Wrong,
 };
@@ -7,8 +8,7 @@ use ::drives::fault::{Range, Requests};
 use model::Mirror;
 use serde::Deserialize;
 
-/// A step of a scenario: a fault, its end, or something that must hold. (Steps without settings have braces, because
-/// serde refuses unknown keys only there.)
+/// A step of a scenario: a fault, its end, or something that must hold. (Steps without settings have braces, because serde refuses unknown keys only there.)
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Step {
@@ -40,8 +40,7 @@ pub enum Step {
         #[serde(default)]
         way: SpineWay,
     },
-    /// The link between the rooms that a storage network crosses flaps. Until it is done, the storage networks that don't
-    /// cross it lose no probe.
+    /// The link between the rooms that a storage network crosses flaps. Until it is done, the storage networks that don't cross it lose no probe.
     FlapRoomLink {
         /// The storage network.
         storage_network: u8,
@@ -214,8 +213,7 @@ pub enum Step {
         #[serde(default = "one")]
         storage_network: u8,
     },
-    /// Miswirings drawn from the seed are made and mended one after another: each is named, all of it and nothing else, and is
-    /// gone when it is mended.
+    /// Miswirings drawn from the seed are made and mended one after another: each is named, all of it and nothing else, and is gone when it is mended.
     MiswireMany {
         /// How many.
         count: u8,
@@ -266,8 +264,7 @@ pub enum Step {
         /// The drive.
         drive: DriveAt,
     },
-    /// The node's kernel sees a drive as it was made: as erring, slow, stuck, gone or, within the bound, well. Where there is no volume,
-    /// writes are tried too.
+    /// The node's kernel sees a drive as it was made: as erring, slow, stuck, gone or, within the bound, well. Where there is no volume, writes are tried too.
     KernelSeesDrive {
         /// The drive.
         drive: DriveAt,
@@ -295,8 +292,7 @@ pub enum Step {
     },
     /// Every fault is undone.
     Heal {},
-    /// A node is given a plan that goes wrong, which nobody confirms; within a bound it is on its own again, says so and why,
-    /// and reaches every peer.
+    /// A node is given a plan that goes wrong, which nobody confirms; within a bound it is on its own again, says so and why, and reaches every peer.
     BadPlan {
         /// The node's room.
         room: Room,
@@ -345,8 +341,7 @@ pub enum Step {
         /// How long, milliseconds.
         for_ms: u64,
     },
-    /// From the first fault on, for some time, no path of a storage network is silent; then every node reaches every
-    /// other on it without losing a probe.
+    /// From the first fault on, for some time, no path of a storage network is silent; then every node reaches every other on it without losing a probe.
     Carries {
         /// The storage network.
         storage_network: u8,
@@ -360,8 +355,7 @@ pub enum Step {
         /// The room.
         room: Room,
     },
-    /// Deployment refuses the cabling, blames the cables that were moved and no other (node, NIC, switch and port), and
-    /// touches no node.
+    /// Deployment refuses the cabling, blames the cables that were moved and no other (node, NIC, switch and port), and touches no node.
     Refused {},
     /// What the nodes say they have is what the lab gave them.
     InventoryMatches {},
@@ -388,8 +382,7 @@ pub enum Step {
     },
     /// The largest packets of the storage MTU pass unfragmented, everywhere.
     JumboFrames {},
-    /// While nodes send on all storage networks, over a lossy cable as well, every frame in the fabric carries the priority of
-    /// what it is about.
+    /// While nodes send on all storage networks, over a lossy cable as well, every frame in the fabric carries the priority of what it is about.
     PrioritiesAreSeen {},
     /// What storage paths between the rooms carry, each alone and all at once, beside what the bandwidth rule asks for.
     Throughput {
@@ -402,8 +395,7 @@ pub enum Step {
     StorageIsIsolated {},
     /// No storage frame was ever seen on a spine link.
     SpineCarriesNoStorage {},
-    /// While every node probes every other on every storage network, whoever answers, no storage frame is seen on a
-    /// spine link.
+    /// While every node probes every other on every storage network, whoever answers, no storage frame is seen on a spine link.
     SpineStaysClean {},
     /// The pool is made of all data drives, or completed, and a volume over it, opened in a room, with all its legs in sync.
     MakeVolume {
@@ -420,8 +412,7 @@ pub enum Step {
         /// The bound for the volume, milliseconds.
         within_ms: u64,
     },
-    /// A workload writes to the volume where it is open, until it is stopped or its node loses its power. The next run of it has the next
-    /// number.
+    /// A workload writes to the volume where it is open, until it is stopped or its node loses its power. The next run of it has the next number.
     StartWriting {
         /// How many writes are in flight.
         #[serde(default = "eight")]
@@ -606,28 +597,4 @@ pub enum Step {
     /// The workload is ended and all machines lose their power; then every leg in sync is read from its drive's file on its own: it holds
     /// every acknowledged write, and all are equal where nothing was in flight.
     Judge {},
-}
-
-fn one() -> u8 {
-    1
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn eight() -> u8 {
-    8
-}
-
-fn fifty() -> u8 {
-    50
-}
-
-fn one_mib() -> u16 {
-    1
-}
-
-fn twenty() -> u16 {
-    20
 }

@@ -5,25 +5,25 @@
 //! On failure: whatever is lost (a letter, a lease, a proposal's answer) is asked for again by control.
 
 mod hand_over;
+mod left;
 
 use self::hand_over::HandOver;
+use self::left::left_by_another;
 use super::VolumesError;
 use super::lease_note::{self, LeaseNote};
 use super::left_users::LeftUsers;
 use super::lives;
 use super::load::Load;
-use super::openers;
 use super::owner::{Arrays, Shared};
-use super::place::{Place, sizes};
+use super::place::Place;
 use super::stalls;
 use super::target::{Bounced, Legs};
 use crate::clock;
 use api::{GivenLegRequest, LeaseAnswer, LeaseRequest, RebuildProgress};
 use control::lease::GrantorEvent;
 use control::member::{Input, Member, Output, Timing};
-use control::owner::{Stage, Up};
+use control::owner::Stage;
 use control::rebuild::Progress;
-use control::state::{Phase, Volume};
 use control::target::{Effect, Key, LegOf, Target};
 use control::{Command, LegRef, Moment, State};
 use ledger::http::HttpTransport;
@@ -561,43 +561,4 @@ impl Shell {
             None => {}
         }
     }
-}
-
-type Left = (BTreeMap<LegOf, (Key, NodeId)>, BTreeMap<VolumeId, Up>);
-
-/// What an earlier run of the agent in this boot has left: legs that are given out, and arrays.
-fn left_by_another(place: &Place, state: &State, now: Moment) -> Result<Left, VolumesError> {
-    let engine = place.engine(state)?;
-    let (own, _) = place.addresses(state);
-    let seen = engine.seen_target()?;
-    let given = storage::target::found(&seen, place.cluster, place.node, &own);
-    let mut arrays = BTreeMap::new();
-    // One that the ledger does not call open yet is assembled anew: nobody was let in. Any other is used, or is to be stopped.
-    let is_for_control =
-        |volume: &Volume, up: &Up| !matches!(volume.phase, Phase::Opening { .. }) || up.epoch != volume.epoch;
-    for (id, volume) in &state.volumes {
-        let nodes =
-            volume.legs.iter().filter_map(|(leg, found)| Some((*leg, state.node_of(found)?))).collect();
-        let seen = engine.seen_owner(&place.site(*id, sizes(volume))?)?;
-        if is_given_up(volume, &seen) {
-            // An earlier run was about to stop it, and md was answered for legs that the ledger calls in sync: nobody may hear of a write.
-            if let Some(device) = engine.top(*id)? {
-                openers::kill(&device);
-            }
-            continue;
-        }
-        let up = storage::owner::found(&seen, &nodes, volume.map_sequence, now);
-        if let Some(up) = up.filter(|up| is_for_control(volume, up)) {
-            arrays.insert(*id, up);
-        }
-    }
-    Ok((given, arrays))
-}
-
-/// Whether a gate has been told to fail whose leg the ledger calls in sync, or what waits for a place.
-fn is_given_up(volume: &Volume, seen: &storage::owner::Seen) -> bool {
-    let in_sync = |leg| volume.in_sync().any(|(other, _)| other == leg);
-    let of_now = |gate: &storage::owner::Gate| gate.epoch == volume.epoch && !gate.queues;
-    let queue = seen.thin.queue.is_some_and(|queue| !queue.queues);
-    queue || seen.gates.iter().any(|(leg, gate)| of_now(gate) && in_sync(*leg))
 }

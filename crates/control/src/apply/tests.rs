@@ -410,7 +410,7 @@ fn command(state: &State, log: &[Command], pick: [u8; 4]) -> Command {
     let (leg_node, maps) = (state.node_of(found).unwrap(), volume.map_sequence);
     let leg_run = state.run(found.drive).unwrap_or(run(leg_node, 1, 1));
     let (leg, owner) = (LegRef { id: *leg, incarnation: found.incarnation }, NodeId(1 + u32::from(c % 4)));
-    let about = match what % 58 {
+    let about = match what % 62 {
         0 => return create(pick),
         1 => {
             let (boots, cycles) = (u32::from(b % 3) + 1, u32::from(c % 3) + 1);
@@ -469,8 +469,8 @@ fn command(state: &State, log: &[Command], pick: [u8; 4]) -> Command {
             errored: c > 250,
         },
         43..=45 => V::Activate,
-        50..=53 | 56.. => V::Laid { leg, run: leg_run, slabs: found.laid_slabs() + u64::from(c % 4) },
-        47 => V::Kept { leg, run: leg_run },
+        50..=53 | 56 | 57 => V::Laid { leg, run: leg_run, slabs: found.laid_slabs() + u64::from(c % 4) },
+        47 | 58.. => V::Kept { leg, run: leg_run },
         46 => V::MapDurable { maps: maps.next() },
         _ => V::Opened { maps: maps.next() },
     };
