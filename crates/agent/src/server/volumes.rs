@@ -217,6 +217,9 @@ impl From<VolumesError> for Refusal {
             VolumesError::Silent(_) => {
                 (StatusCode::CONFLICT, "silent", "see that the node runs, or name another one")
             }
+            VolumesError::Mounted { .. } => {
+                (StatusCode::CONFLICT, "mounted", "unmount it, or take away what stands on it")
+            }
             VolumesError::InUse { .. } => {
                 (StatusCode::CONFLICT, "in-use", "end them, or have them asked to end: `--end-users`")
             }

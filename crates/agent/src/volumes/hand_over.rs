@@ -17,14 +17,18 @@ impl Volumes {
         running.shell.hand_over(volume, to, false).await?;
         let place = Arc::clone(&running.place);
         let used_by = blocking(move || {
-            let Some(device) = place.own_engine()?.top(volume)? else { return Ok(0) };
+            let engine = place.own_engine()?;
+            let Some(device) = engine.top(volume)? else { return Ok((0, 0)) };
+            let processes = openers::count(&device);
             if end_users {
                 openers::ask_to_end(&device);
             }
-            Ok(openers::count(&device))
+            Ok((processes, engine.open_count(volume)?))
         });
         match used_by.await? {
-            count if count > 0 && !end_users => Err(VolumesError::InUse { volume, count }),
+            // What is mounted, or stands on it, nobody can be asked to end.
+            (0, 1..) => Err(VolumesError::Mounted { volume }),
+            (count, _) if count > 0 && !end_users => Err(VolumesError::InUse { volume, count }),
             _ => running.shell.hand_over(volume, to, true).await,
         }
     }

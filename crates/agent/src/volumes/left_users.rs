@@ -33,11 +33,15 @@ impl LeftUsers {
         let asked = Arc::clone(&over);
         let lease_end = LeaseNote::open(lease_note::FILE.as_ref(), boot).map_or(Moment(0), |note| note.end());
         let look_after = move || {
-            // Whom an earlier run had wait while an array got a place more could not even be killed.
-            if let Err(error) = engine_of_nobody().and_then(|engine| engine.let_users_go_on()) {
-                warn!("can't see whether users are kept waiting: {}", crate::chain(&error));
-            }
+            let mut wait = true;
             while !asked.load(Ordering::SeqCst) {
+                // Whom an earlier run had wait while an array got a place more could not even be killed.
+                if wait {
+                    let tried = engine_of_nobody().and_then(|engine| engine.let_users_go_on());
+                    wait = tried
+                        .inspect_err(|error| warn!("users may wait yet: {}", crate::chain(error)))
+                        .is_err();
+                }
                 if is_time(Moment(clock::uptime_ms()), lease_end) {
                     if let Err(error) = engine_of_nobody().and_then(|engine| openers::kill_all(&engine)) {
                         warn!("can't see who has volumes open: {}", crate::chain(&error));

@@ -140,6 +140,8 @@ pub(crate) enum VolumesError {
     Silent(NodeId),
     #[error("{count} processes have {volume} open")]
     InUse { volume: VolumeId, count: usize },
+    #[error("{volume} is mounted, or another device stands on it")]
+    Mounted { volume: VolumeId },
     #[error("can't begin a thread")]
     Thread(#[source] std::io::Error),
     #[error("the shell has ended")]

@@ -4,7 +4,7 @@ use super::block::Block;
 use super::carry_target::linear;
 use super::dm::Target;
 use super::sysfs::FileError;
-use super::{Engine, StepError, fabrics, maps_io, md, sysfs, thin};
+use super::{Engine, StepError, fabrics, idle, maps_io, md, sysfs, thin};
 use crate::bug::Bug;
 use crate::name;
 use crate::owner::{self, Layout, Site, Step, Way};
@@ -12,6 +12,7 @@ use crate::slab::Extent;
 use model::{Epoch, LegId};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 /// How long the first write may take: a path that is lost meanwhile is found by the owner, who orders anew.
@@ -74,9 +75,17 @@ pub(super) fn carry(engine: &Engine, site: &Site, epoch: Epoch, step: &Step) -> 
         Step::LoadTop(layout) => {
             engine.dm.load(&name::top(site.volume), &top_table(engine, site, &array, layout)?)?;
         }
-        Step::SwapRoute => engine.dm.swap(&name::route(site.volume))?,
+        Step::SwapRoute => {
+            let turn = idle::turn(site.volume);
+            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            engine.dm.swap(&name::route(site.volume))?;
+        }
         // A linear table queues nothing.
-        Step::SwapTop => engine.dm.swap_under_queue(&name::top(site.volume))?,
+        Step::SwapTop => {
+            let turn = idle::turn(site.volume);
+            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            engine.dm.swap_under_queue(&name::top(site.volume))?;
+        }
         Step::ReinstateTop => engine.reinstate_top(site.volume)?,
         Step::FailTop => engine.dm.message(&name::top(site.volume), "fail_if_no_path")?,
         Step::AddPlace(room) => add_place(engine, site, &array, *room)?,

@@ -282,7 +282,12 @@ impl Dm {
 
     /// Lets a device that is suspended go on; another one is left alone.
     pub(super) fn go_on(&self, name: &str) -> Result<(), DmError> {
-        if self.flags(name)? & SUSPEND_FLAG != 0 { self.resume(name) } else { Ok(()) }
+        match self.flags(name) {
+            Ok(flags) if flags & SUSPEND_FLAG != 0 => self.resume(name),
+            // It is gone.
+            Ok(_) | Err(DmError { errno: Errno::NXIO, .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether a table is loaded that is not used yet.

@@ -4,21 +4,32 @@
 //! and lets go on what came meanwhile (dm.c, `dm_wait_for_completion` in `TASK_INTERRUPTIBLE`, its undo in `__dm_suspend`). So nothing waits for good above an array
 //! that waits itself. Whatever becomes of the work, the device goes on.
 //!
+//! Whoever swaps a table that users go through waits as long as it takes and would have the device go on in the middle of the work: of each volume one at a time does
+//! either ([`turn`]).
+//!
 //! On failure: [`DmError`], with `EINTR` when the bound was over, with `EBUSY` while another table is to be swapped in. A process that is killed between the two leaves the device suspended: the next one lets it go on
 //! ([`Dm::go_on`]) before anything else.
 #![expect(unsafe_code, reason = "pthread_kill(3) takes a thread by a handle without lifetime")]
 
 use super::dm::{Dm, DmError};
+use model::VolumeId;
 use rustix::io::Errno;
 use signal_hook::consts::SIGUSR1;
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// A signal that comes before the thread waits in the kernel is lost: it is sent again.
 const AGAIN: Duration = Duration::from_millis(5);
+
+/// Who turns what users of a volume go through, of all of this process: whoever swaps a table waits for it, whoever has users wait does not.
+pub(super) fn turn(volume: VolumeId) -> Arc<Mutex<()>> {
+    static TURNS: Mutex<BTreeMap<VolumeId, Arc<Mutex<()>>>> = Mutex::new(BTreeMap::new());
+    Arc::clone(TURNS.lock().unwrap_or_else(PoisonError::into_inner).entry(volume).or_default())
+}
 
 /// Does something while nothing is in flight through a device; what comes meanwhile waits above it.
 pub(super) fn while_idle<T>(

@@ -45,6 +45,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::TryLockError;
 use std::time::Duration;
 
 /// A step could not be done.
@@ -379,17 +380,33 @@ impl Engine {
         bound: Duration,
         work: impl FnOnce() -> T,
     ) -> Result<T, StepError> {
+        let turn = idle::turn(volume);
+        let _turn = match turn.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                let (what, name) = ("suspend", crate::name::top(volume));
+                return Err(DmError { what, name, errno: rustix::io::Errno::BUSY }.into());
+            }
+        };
         // What a thin volume's own device queues would fail when it is suspended; all that gets to the array goes through the route.
         let (top, route) = (crate::name::top(volume), crate::name::route(volume));
         let through = if self.dm.info(&route)?.is_some() { route } else { top };
         Ok(idle::while_idle(&self.dm, &through, bound, work)?)
     }
 
-    /// Lets users of all volumes go on whom an engine had wait that was killed meanwhile.
+    /// Lets users of all volumes go on whom an engine had wait that was killed meanwhile; the first error, when all have been tried.
     pub fn let_users_go_on(&self) -> Result<(), StepError> {
         let names = self.dm.names()?;
         let has_users = |name: &&String| crate::name::of_top(name).or(crate::name::of_route(name)).is_some();
-        names.iter().filter(has_users).try_for_each(|name| Ok(self.dm.go_on(name)?))
+        let tried = names.iter().filter(has_users).map(|name| self.dm.go_on(name));
+        Ok(tried.fold(Ok(()), Result::and)?)
+    }
+
+    /// How often a volume's device is open: processes, what is mounted, and what stands on it.
+    pub fn open_count(&self, volume: model::VolumeId) -> Result<usize, StepError> {
+        let info = self.dm.info(&crate::name::top(volume))?;
+        Ok(info.map_or(0, |info| usize::try_from(info.open_count).unwrap_or(0)))
     }
 
     /// How long that device is, bytes.
