@@ -1,7 +1,8 @@
 //! Small clusters for tests.
 
-use crate::command::{ClusterCommand, Command, Event, LegRef, VolumeCommand};
+use crate::command::{ClusterCommand, Command, Event, LegRef, Rejected, VolumeCommand};
 use crate::state::{Cache, Run, Settings, State, Volume};
+use crate::{check, check_step};
 use model::{BootId, DriveId, LegId, Mirror, NodeId, PowerCycles, Provision, VolumeId};
 use std::collections::BTreeMap;
 
@@ -98,4 +99,18 @@ pub(crate) fn opened(state: &mut State) {
     let maps = volume(state).map_sequence.next();
     let opened = now(state, VolumeCommand::Opened { maps });
     must(state, &opened);
+}
+
+/// A command about the volume is taken, and what must hold of state and step does.
+pub(crate) fn does(state: &mut State, command: VolumeCommand) -> Vec<Event> {
+    let (before, command) = (state.clone(), now(state, command));
+    let events = must(state, &command);
+    assert_eq!(check(state), []);
+    assert_eq!(check_step(&before, state), []);
+    events
+}
+
+/// Why a command about the volume is refused.
+pub(crate) fn refused(state: &State, command: VolumeCommand) -> Rejected {
+    state.clone().apply(&now(state, command)).expect_err("refused")
 }

@@ -30,7 +30,6 @@ const RECONNECT_LIMIT: Duration = Duration::from_secs(8);
 const BOUNCE_AGAIN: Duration = Duration::from_secs(30);
 /// How long after one that ended well: longer than control waits for a path, so that a leg that loses its path again and again is let go.
 const WELL_AGAIN: Duration = Duration::from_secs(5);
-
 /// How long after one of an own leg that failed: it has ended, and its drive may be back by then.
 const OWN_AGAIN: Duration = Duration::from_secs(1);
 

@@ -75,17 +75,9 @@ pub(super) fn carry(engine: &Engine, site: &Site, epoch: Epoch, step: &Step) -> 
         Step::LoadTop(layout) => {
             engine.dm.load(&name::top(site.volume), &top_table(engine, site, &array, layout)?)?;
         }
-        Step::SwapRoute => {
-            let turn = idle::turn(site.volume);
-            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-            engine.dm.swap(&name::route(site.volume))?;
-        }
+        Step::SwapRoute => in_turn(site, || engine.dm.swap(&name::route(site.volume)))?,
         // A linear table queues nothing.
-        Step::SwapTop => {
-            let turn = idle::turn(site.volume);
-            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-            engine.dm.swap_under_queue(&name::top(site.volume))?;
-        }
+        Step::SwapTop => in_turn(site, || engine.dm.swap_under_queue(&name::top(site.volume)))?,
         Step::ReinstateTop => engine.reinstate_top(site.volume)?,
         Step::FailTop => engine.dm.message(&name::top(site.volume), "fail_if_no_path")?,
         Step::AddPlace(room) => add_place(engine, site, &array, *room)?,
@@ -100,6 +92,13 @@ pub(super) fn carry(engine: &Engine, site: &Site, epoch: Epoch, step: &Step) -> 
         }
     }
     Ok(())
+}
+
+/// Swaps a table under a volume's users, while nobody has them wait.
+fn in_turn<T>(site: &Site, swap: impl FnOnce() -> T) -> T {
+    let turn = idle::turn(site.volume);
+    let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+    swap()
 }
 
 /// Gives an array a place more while nothing is in flight in it: what fails while `raid_disks` changes is freed with the new number (6.1 has not commit

@@ -3,7 +3,9 @@
 use crate::bug::{Bug, Bugs};
 use crate::command::{ClusterCommand, Command, Event, Rejected, VolumeCommand as V};
 use crate::state::{Cache, LegState, State};
-use crate::testing::{VOLUME, cluster, leg_ref, must, now, open, opened, register, run, volume};
+use crate::testing::{
+    VOLUME, cluster, does, leg_ref, must, now, open, opened, refused, register, run, volume,
+};
 use crate::{Broken, check, check_step};
 use model::{DriveId, LegId, Mirror, NodeId, Provision, SLAB_BYTES};
 use std::collections::BTreeSet;
@@ -28,18 +30,6 @@ fn grows() -> State {
     let mut state = small();
     does(&mut state, V::Grow { size_bytes: 3 * SLAB_BYTES });
     state
-}
-
-fn does(state: &mut State, command: V) -> Vec<Event> {
-    let (before, command) = (state.clone(), now(state, command));
-    let events = must(state, &command);
-    assert_eq!(check(state), []);
-    assert_eq!(check_step(&before, state), []);
-    events
-}
-
-fn refused(state: &State, command: V) -> Rejected {
-    state.clone().apply(&now(state, command)).expect_err("refused")
 }
 
 /// Its target, in its first run, has laid so many slabs of a leg.

@@ -3,7 +3,7 @@
 use crate::bug::{Bug, Bugs};
 use crate::command::{ClusterCommand, Command, Event, Rejected, VolumeCommand as V};
 use crate::state::{Cache, State};
-use crate::testing::{VOLUME, cluster, leg_ref, must, now, open, run, volume};
+use crate::testing::{VOLUME, cluster, does, leg_ref, must, now, open, refused, run, volume};
 use crate::{Broken, check, check_step};
 use model::{DriveId, LegId, Mirror, NodeId, Provision, SLAB_BYTES};
 use std::collections::BTreeSet;
@@ -23,18 +23,6 @@ fn thin(extents: u64) -> State {
     assert_eq!(check(&state), []);
     open(&mut state, &[1, 2]);
     state
-}
-
-fn does(state: &mut State, command: V) -> Vec<Event> {
-    let (before, command) = (state.clone(), now(state, command));
-    let events = must(state, &command);
-    assert_eq!(check(state), []);
-    assert_eq!(check_step(&before, state), []);
-    events
-}
-
-fn refused(state: &State, command: V) -> Rejected {
-    state.clone().apply(&now(state, command)).expect_err("refused")
 }
 
 fn map(extents: &[u64]) -> V {
