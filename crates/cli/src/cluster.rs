@@ -77,6 +77,12 @@ pub(crate) enum ClusterError {
     NoDrive(String),
     #[error("there is no node {0}")]
     NoNode(String),
+    #[error("no node that answers has a ledger")]
+    NobodyAnswers,
+    #[error("the output is no terminal")]
+    NoTerminal,
+    #[error("can't use the terminal")]
+    Terminal(#[source] io::Error),
 }
 
 impl From<PoolError> for ClusterError {
@@ -94,8 +100,12 @@ impl From<LedgerError> for ClusterError {
 impl ClusterError {
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
-            Self::Read { .. } | Self::Access { .. } | Self::Identity { .. } => Outcome::Unreadable,
+            Self::Read { .. } | Self::Access { .. } | Self::Identity { .. } | Self::NoTerminal => {
+                Outcome::Unreadable
+            }
             Self::Runtime(_)
+            | Self::NobodyAnswers
+            | Self::Terminal(_)
             | Self::Pool(_)
             | Self::Ledger(_)
             | Self::NeedsYes(_)
@@ -117,6 +127,11 @@ impl ClusterError {
             Self::NoVolume(_) => "`twinrack volume list` shows names and ids",
             Self::NoDrive(_) => "`twinrack drive list` shows ids and serial numbers",
             Self::NoNode(_) => "`twinrack drive list` shows the nodes",
+            Self::NobodyAnswers => {
+                "see that the nodes run and that their agents do; `twinrack ledger show` says how each is"
+            }
+            Self::NoTerminal => "`twinrack status` prints what there is once, with --json for programs",
+            Self::Terminal(_) => "`twinrack status` needs no terminal",
         }
     }
 }
@@ -164,14 +179,22 @@ pub(crate) fn run<W>(args: &ClusterArgs, work: impl FnOnce(Vec<Member>) -> W) ->
 where
     W: Future<Output = Result<String, ClusterError>>,
 {
+    run_and_judge(args, |members| async { Ok((work(members).await?, Outcome::Good)) })
+}
+
+/// The same of what may be carried out and still not be good.
+pub(crate) fn run_and_judge<W>(args: &ClusterArgs, work: impl FnOnce(Vec<Member>) -> W) -> io::Result<Outcome>
+where
+    W: Future<Output = Result<(String, Outcome), ClusterError>>,
+{
     let done = members(&args.access).and_then(|members| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.map_err(ClusterError::Runtime)?.block_on(work(members))
     });
     match done {
-        Ok(text) => {
+        Ok((text, outcome)) => {
             io::stdout().lock().write_all(text.as_bytes())?;
-            Ok(Outcome::Good)
+            Ok(outcome)
         }
         Err(error) => {
             let mut out = io::stderr().lock();

@@ -11,8 +11,10 @@ mod json;
 mod ledger;
 mod pool;
 mod shown;
+mod status;
 mod validate;
 mod volume;
+mod watch;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use model::Severity;
@@ -26,6 +28,8 @@ Examples:
   twinrack validate azuredeploy.parameters.json --override net.storage-intent-dedicated
   twinrack validate plant.toml --format json | jq '.diagnostics[].rule'
   twinrack rules
+  twinrack status --access access.json
+  twinrack watch --access access.json
   twinrack volume --access access.json list
   twinrack drive --access access.json list
   twinrack pool --access access.json show
@@ -66,6 +70,10 @@ enum Task {
     },
     /// List the rules, and which can be overridden at what cost.
     Rules,
+    /// Show the whole cluster at a glance, and what of it is not well.
+    Status(status::StatusArgs),
+    /// The same, drawn anew each second.
+    Watch(watch::WatchArgs),
     /// List, show, create, move and delete volumes.
     Volume(volume::VolumeArgs),
     /// List, add, replace and remove the drives of the pool.
@@ -99,6 +107,8 @@ fn main() -> ExitCode {
     let written = match command.task {
         Task::Validate { file, format, overrides } => validate::run(&file, format, overrides),
         Task::Rules => list_rules(),
+        Task::Status(args) => status::run(&args),
+        Task::Watch(args) => watch::run(&args),
         Task::Volume(args) => volume::run(&args),
         Task::Drive(args) => drive::run(&args),
         Task::Pool(args) => pool::run(&args),

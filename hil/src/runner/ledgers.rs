@@ -37,13 +37,15 @@ impl Runner<'_> {
         Ok(self.made(now, &[made]))
     }
 
-    /// Has leaders stop, one after the other, until one in the room leads; then all of them are there again.
+    /// Has leaders stop, one after the other, until one in the room leads; then all of them are there again. Each has led for as long as a lease
+    /// before it is stopped, so that every node has one from it: two elections within a lease cost users theirs.
     pub(super) async fn leader_in(&mut self, room: Room, bound: Duration) -> Result<Seen, RunError> {
         let begun = Instant::now();
         let mut stopped = Vec::new();
+        let mut leads: Option<(NodeName, Instant)> = None;
         loop {
-            let leader = self.leader().await;
-            if let Some(leader) = &leader
+            let now = self.leader_and_lease().await;
+            if let Some((leader, _)) = &now
                 && self.room_of(leader) == Some(room)
             {
                 let after_ms = begun.elapsed().as_millis();
@@ -52,14 +54,20 @@ impl Runner<'_> {
                 )));
             }
             if begun.elapsed() >= bound {
-                return Ok(Seen::not(format!("{leader:?} leads; before it led {stopped:?}")));
+                return Ok(Seen::not(format!("{now:?} leads; before it led {stopped:?}")));
             }
-            let Some(leader) = leader else {
-                sleep(POLL).await;
-                continue;
-            };
-            self.depose(&leader, begun + bound).await?;
-            stopped.push(leader);
+            match (now, &leads) {
+                (Some((leader, lease)), Some((led, since))) if leader == *led => {
+                    if since.elapsed() >= lease {
+                        self.depose(&leader, begun + bound).await?;
+                        stopped.push(leader);
+                        leads = None;
+                        continue;
+                    }
+                }
+                (now, _) => leads = now.map(|(leader, _)| (leader, Instant::now())),
+            }
+            sleep(POLL).await;
         }
     }
 
@@ -78,8 +86,14 @@ impl Runner<'_> {
 
     /// Who leads by the word of a quorum.
     async fn leader(&self) -> Option<NodeName> {
+        self.leader_and_lease().await.map(|(leader, _)| leader)
+    }
+
+    /// Who leads by the word of a quorum, and how long leases are.
+    async fn leader_and_lease(&self) -> Option<(NodeName, Duration)> {
         let views = views(&self.working().members).await;
-        views.iter().find(|(_, view)| view.confirmed).map(|(name, _)| name.clone())
+        let lease = |view: &api::ClusterView| Duration::from_millis(view.state.settings.lease_ms.into());
+        views.iter().find(|(_, view)| view.confirmed).map(|(name, view)| (name.clone(), lease(view)))
     }
 
     fn place_of(&self, name: &NodeName) -> Option<(Room, u8)> {
