@@ -38,11 +38,19 @@ pub enum Bug {
     MapAtOnce,
     /// An extent that is mapped is mapped once more, to another place, when somebody asks for it again.
     MapAnew,
+    /// A virtual machine is started without waiting for earlier runs to be over, and for its volumes.
+    StartEarly,
+    /// What has paused for a switch runs again when the switch is committed.
+    ResumeAfterSwitch,
+    /// A virtual machine is placed again in the generation that it had.
+    SameGeneration,
+    /// A restored memory runs before the ledger says that it is used up.
+    RestoreTwice,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 20] = [
         Self::LetGoBeforeCommit,
         Self::ReleaseWithoutLook,
         Self::SkipBarrier,
@@ -59,6 +67,10 @@ impl Bug {
         Self::HandOverUnclosed,
         Self::MapAtOnce,
         Self::MapAnew,
+        Self::StartEarly,
+        Self::ResumeAfterSwitch,
+        Self::SameGeneration,
+        Self::RestoreTwice,
     ];
 
     /// What it is called on command lines.
@@ -80,6 +92,10 @@ impl Bug {
             Self::HandOverUnclosed => "hand-over-unclosed",
             Self::MapAtOnce => "map-at-once",
             Self::MapAnew => "map-anew",
+            Self::StartEarly => "start-early",
+            Self::ResumeAfterSwitch => "resume-after-switch",
+            Self::SameGeneration => "same-generation",
+            Self::RestoreTwice => "restore-twice",
         }
     }
 

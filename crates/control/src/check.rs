@@ -73,6 +73,9 @@ pub enum Broken {
     /// A leg is on the drive and the slabs on which it began, as long as it is there.
     #[error("{0}: the slabs of {1} are others than they were")]
     Moved(VolumeId, LegId),
+    /// Of a virtual machine.
+    #[error(transparent)]
+    Vm(#[from] crate::vm::check::Broken),
     /// A slab goes from a leg to nobody only by way of leaving, and never to another leg at once.
     #[error("slab {1} of {0} was taken from a leg that may still be written")]
     TakenAway(DriveId, u64),
@@ -91,6 +94,7 @@ pub fn check(state: &State) -> Vec<Broken> {
         broken.push(Broken::Minted);
     }
     check_slabs(state, &mut broken);
+    broken.extend(crate::vm::check::check(state).into_iter().map(Broken::Vm));
     let voters = state.voters.present();
     let known = voters.iter().all(|id| state.is_member(*id));
     if !known || (!voters.is_empty() && voters.len().is_multiple_of(2)) {
@@ -274,6 +278,7 @@ pub fn check_step(before: &State, after: &State) -> Vec<Broken> {
         check_runs(after, *id, old, new, &mut broken);
     }
     check_taken(before, after, &mut broken);
+    broken.extend(crate::vm::check::check_step(before, after).into_iter().map(Broken::Vm));
     broken
 }
 

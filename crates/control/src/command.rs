@@ -5,9 +5,11 @@
 
 use crate::state::{Cache, Doubt, Operation, Phase, RebuildRate, Run, Settings, Subject};
 use crate::transition::{LegCause, LegKind, PhaseKind, VolumeCause};
+use crate::vm::transition::{VmCause, VmKind};
+use crate::vm::{VmCommand, VmRejected, VmsCommand};
 use model::{
-    BootId, ClusterSpec, DriveId, DriveSerial, Epoch, Incarnation, LedgerIncarnation, LegId, MapSequence,
-    Mirror, NodeId, NodeName, PowerCycles, Provision, VolumeId, VolumeName, ZoneName,
+    BootId, ClusterSpec, DriveId, DriveSerial, Epoch, Generation, Incarnation, LedgerIncarnation, LegId,
+    MapSequence, Mirror, NodeId, NodeName, PowerCycles, Provision, VmId, VolumeId, VolumeName, ZoneName,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +22,10 @@ pub enum Command {
     Volume(VolumeId, Epoch, VolumeCommand),
     /// About the cluster.
     Cluster(ClusterCommand),
+    /// About virtual machines, by operators and nodes.
+    Vms(VmsCommand),
+    /// About one, in the generation that the sender believes in.
+    Vm(VmId, Generation, VmCommand),
 }
 
 /// What may be asked about a volume. The epoch that comes with it must be the volume's.
@@ -303,6 +309,12 @@ pub enum Event {
     ExtentsMapped(VolumeId, u64),
     /// A volume is no longer there.
     VolumeDeleted(VolumeId),
+    /// A virtual machine's phase.
+    Vm(VmId, Generation, VmKind, VmCause, VmKind),
+    /// A virtual machine has its id.
+    VmCreated(VmId),
+    /// A virtual machine is no longer there.
+    VmDeleted(VmId),
     /// Anything else.
     Changed,
 }
@@ -539,6 +551,9 @@ pub enum Rejected {
     /// Nothing is under way there.
     #[error("nothing is under way there")]
     NotBusy,
+    /// It was about a virtual machine.
+    #[error(transparent)]
+    Vm(#[from] VmRejected),
 }
 
 impl Rejected {

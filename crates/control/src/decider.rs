@@ -17,8 +17,9 @@ use crate::moment::Moment;
 use crate::retire;
 use crate::slow::{self, Reading};
 use crate::state::{Phase, State, Volume};
+use crate::vm::decide::{Alive, Deciding, Heir};
 use crate::voters;
-use model::{BootId, DriveId, Epoch, LegId, NodeId, VolumeId};
+use model::{BootId, DriveId, Epoch, LegId, NodeId, VmId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -80,6 +81,9 @@ pub enum Blocked {
     /// A fence is not confirmed yet.
     #[error("fences are not confirmed: {0:?}")]
     Fence(Vec<LegId>),
+    /// Its virtual machine is being placed, and it goes there.
+    #[error("{0} is being placed")]
+    Placing(VmId),
     /// No leg is in sync at all.
     #[error("no leg is in sync: only an operator's override leads on")]
     Offline,
@@ -93,6 +97,7 @@ pub struct Decider {
     heard: BTreeMap<NodeId, Moment>,
     fencing: BTreeMap<VolumeId, (Epoch, Moment)>,
     slow: slow::Watch,
+    vms: Deciding,
 }
 
 impl Decider {
@@ -120,11 +125,17 @@ impl Decider {
                 if event == GrantorEvent::Deposed {
                     self.fencing.clear();
                     self.slow.forget();
+                    self.vms.forget();
                 }
             }
         }
         if self.grantor.is_confirmed() {
             self.fencing.retain(|id, _| ledger.volumes.contains_key(id));
+            let mut vms = std::mem::take(&mut self.vms);
+            effects.extend(
+                self.with_alive(now, ledger, |alive| vms.decide(alive)).into_iter().map(Effect::Propose),
+            );
+            self.vms = vms;
             for (id, volume) in &ledger.volumes {
                 if let Ok(Some(command)) = self.decide(now, ledger, *id, volume) {
                     effects.push(Effect::Propose(Command::Volume(*id, volume.epoch, command)));
@@ -133,6 +144,14 @@ impl Decider {
             self.look_after_drives(now, ledger, &mut effects);
         }
         effects
+    }
+
+    /// Who is alive, in the words of those who decide about virtual machines.
+    fn with_alive<T>(&self, now: Moment, ledger: &State, look: impl FnOnce(&Alive<'_>) -> T) -> T {
+        let lost = |node| self.is_lost(now, ledger, node);
+        let lease_over = |node| !self.grantor.may_hold(now, ledger.settings, node);
+        let (live, young) = (|node| self.is_live(now, node), self.is_young(now));
+        look(&Alive { now, ledger, young, live: &live, lost: &lost, lease_over: &lease_over })
     }
 
     /// Slow drives are said to be, and what is on retired ones goes elsewhere.
@@ -168,8 +187,17 @@ impl Decider {
 
     /// Whether it is, or this leader is too young to know.
     fn may_be_live(&self, now: Moment, node: NodeId) -> bool {
-        let young = self.grantor.since().is_some_and(|since| now < since.after(self.timing.silent_after));
-        young || self.is_live(now, node)
+        self.is_young(now) || self.is_live(now, node)
+    }
+
+    fn is_young(&self, now: Moment) -> bool {
+        self.grantor.since().is_some_and(|since| now < since.after(self.timing.silent_after))
+    }
+
+    /// Whether it is silent, and its users are stopped by when it could be taken for lost.
+    fn is_lost(&self, now: Moment, ledger: &State, node: NodeId) -> bool {
+        let soon = now.after(self.timing.head_start);
+        !self.may_be_live(now, node) && !self.grantor.may_hold(soon, ledger.settings, node)
     }
 
     fn decide(
@@ -189,21 +217,21 @@ impl Decider {
                 let present = ledger.nodes.get(&volume.owner).and_then(|node| node.boot);
                 // Another boot: the array is gone, and with it whoever used it.
                 if present != Some(*boot) {
-                    return self.takeover(now, ledger, volume, true).map(Some);
+                    return self.takeover(now, ledger, (id, volume), true).map(Some);
                 }
                 if self.may_be_live(now, volume.owner) {
                     return volume.awaits_yield().map_or(Ok(None), |node| Err(Blocked::Lease(node)));
                 }
-                let may_hold = |at| self.grantor.may_hold(at, ledger.settings, volume.owner);
-                if may_hold(now.after(self.timing.head_start)) {
+                if !self.is_lost(now, ledger, volume.owner) {
                     return Err(Blocked::Lease(volume.owner));
                 }
-                self.takeover(now, ledger, volume, !may_hold(now)).map(Some)
+                let lease_over = !self.grantor.may_hold(now, ledger.settings, volume.owner);
+                self.takeover(now, ledger, (id, volume), lease_over).map(Some)
             }
             Phase::Fencing { .. } => {
                 if !self.may_be_live(now, volume.owner) {
                     // Nobody was let in yet; this says nothing of what it finds should it come late.
-                    return self.takeover(now, ledger, volume, false).map(Some);
+                    return self.takeover(now, ledger, (id, volume), false).map(Some);
                 }
                 let begun = self.fencing.entry(id).or_insert((volume.epoch, now));
                 if begun.0 != volume.epoch {
@@ -253,17 +281,22 @@ impl Decider {
         }
     }
 
-    /// To the first live node that holds an in-sync leg; another than the present owner's if there is one.
+    /// To the node where its virtual machine is to run; else to the first live node that holds an in-sync leg, another than the present owner's if there is one.
     fn takeover(
         &self,
         now: Moment,
         ledger: &State,
-        volume: &Volume,
+        (id, volume): (VolumeId, &Volume),
         lease_over: bool,
     ) -> Result<VolumeCommand, Blocked> {
         let holders = volume.in_sync().filter_map(|(_, leg)| ledger.node_of(leg));
         let live = holders.filter(|node| self.is_live(now, *node));
-        let owner = live.min_by_key(|node| (*node == volume.owner, *node)).ok_or(Blocked::NoLeg)?;
+        let holder = live.min_by_key(|node| (*node == volume.owner, *node)).ok_or(Blocked::NoLeg)?;
+        let owner = match self.with_alive(now, ledger, |alive| self.vms.heir(alive, id)) {
+            Heir::Anybody => holder,
+            Heir::Node(node) => node,
+            Heir::Awaits(vm) => return Err(Blocked::Placing(vm)),
+        };
         Ok(VolumeCommand::Takeover { owner, lease_over })
     }
 }

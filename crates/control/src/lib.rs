@@ -2,7 +2,7 @@
 //!
 //! Purpose: [`State`] is what the ledger says, [`State::apply`] how it changes, [`transition`] has the pictures and the table.
 //! [`target`], [`owner`] and [`decider`] hold what a node has against it and order what leads from one to the other; [`lease`]
-//! says who may run anything, [`voters`] who shall vote, [`rebuild`] which leg is next,
+//! says who may run anything, [`vm`] where virtual machines run, [`voters`] who shall vote, [`rebuild`] which leg is next,
 //! [`retire`] where the legs of a retired drive go, [`slow`]
 //! which drives are slow beside others, [`stall`] which answer nothing, [`thin`] which extents of a thin volume are mapped next.
 //!
@@ -35,9 +35,11 @@ pub mod target;
 mod testing;
 pub mod thin;
 pub mod transition;
+pub mod vm;
 pub mod voters;
 
 pub use check::{Broken, check, check_step};
 pub use command::{ClusterCommand, Command, Event, LegRef, Rejected, VolumeCommand};
 pub use moment::Moment;
 pub use state::State;
+pub use vm::{VmCommand, VmRejected, VmsCommand};

@@ -19,7 +19,8 @@ use crate::slow::Reading;
 use crate::state::State;
 use crate::target::{self, Target};
 use crate::thin;
-use model::{BootId, DriveId, NodeId, VolumeId};
+use crate::vm::runner::{self, Instance, Runner};
+use model::{BootId, DriveId, NodeId, VmId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How long roles wait for what.
@@ -42,6 +43,8 @@ pub enum Input {
     Target(target::Event),
     /// For the owner of a volume.
     Owner(VolumeId, owner::Event),
+    /// For what runs virtual machines. (That there is a lease, and who is silent, it is told by itself.)
+    Vm(runner::Event),
     /// No storage network carries a peer's hellos any more.
     Silent(NodeId),
     /// One does again.
@@ -65,6 +68,8 @@ pub enum Output {
     Target(target::Effect),
     /// Of the owner of a volume; proposals are [`Output::Propose`].
     Owner(VolumeId, owner::Effect),
+    /// Of what runs virtual machines; proposals and what owners are told are not among them.
+    Vm(runner::Effect),
     /// Ask the ledger, and say [`Input::Answered`].
     Propose(Command),
     /// Ask the leader for a lease.
@@ -85,6 +90,7 @@ pub struct Member {
     timing: Timing,
     target: Target,
     owners: BTreeMap<VolumeId, Owner>,
+    runner: Runner,
     decider: Decider,
     holder: Holder,
     silent: BTreeSet<NodeId>,
@@ -106,14 +112,23 @@ impl Member {
         let owners = found.into_iter().map(adopt).collect();
         let (decider, holder) = (Decider::new(timing.decider), Holder::new(timing.holder, first_request));
         let (silent, in_flight, bugs) = (BTreeSet::new(), Vec::new(), Bugs::default());
-        Self { node, boot, timing, target, owners, decider, holder, silent, in_flight, bugs }
+        let runner = Runner::new(node, boot, BTreeMap::new());
+        Self { node, boot, timing, target, owners, runner, decider, holder, silent, in_flight, bugs }
     }
 
     /// With rules broken on purpose.
     #[must_use]
     pub fn with_bugs(self, bugs: Bugs) -> Self {
         let owners = self.owners.into_iter().map(|(id, owner)| (id, owner.with_bugs(bugs))).collect();
-        Self { target: self.target.with_bugs(bugs), owners, bugs, ..self }
+        let runner = self.runner.with_bugs(bugs);
+        Self { target: self.target.with_bugs(bugs), owners, runner, bugs, ..self }
+    }
+
+    /// With the virtual machines that an earlier run of the agent has left.
+    #[must_use]
+    pub fn with_vms(self, found: BTreeMap<VmId, Instance>) -> Self {
+        let runner = Runner::new(self.node, self.boot, found).with_bugs(self.bugs);
+        Self { runner, ..self }
     }
 
     /// What users an earlier run has left have a lease until this moment at the latest.
@@ -164,13 +179,16 @@ impl Member {
             Input::Look => self.look(now, ledger, &mut out),
             Input::Target(event) => self.with_target(now, ledger, event, &mut out),
             Input::Owner(volume, event) => self.with_owner(now, ledger, volume, event, &mut out),
+            Input::Vm(event) => self.with_runner(now, ledger, &event, &mut out),
             Input::Silent(node) => {
                 self.silent.insert(node);
                 self.with_owners(now, ledger, &owner::Event::Silent(node), &mut out);
+                self.with_runner(now, ledger, &runner::Event::Silent(node), &mut out);
             }
             Input::Heard(node) => {
                 self.silent.remove(&node);
                 self.with_owners(now, ledger, &owner::Event::Heard(node), &mut out);
+                self.with_runner(now, ledger, &runner::Event::Heard(node), &mut out);
             }
             Input::Asked(node, request) => {
                 self.decide(now, ledger, decider::Event::Heard(node), &mut out);
@@ -194,6 +212,7 @@ impl Member {
         self.hold(now, ledger, None, out);
         self.with_target(now, ledger, target::Event::Look, out);
         self.with_owners(now, ledger, &owner::Event::Look, out);
+        self.with_runner(now, ledger, &runner::Event::Look, out);
         self.decide(now, ledger, decider::Event::Look, out);
     }
 
@@ -217,8 +236,14 @@ impl Member {
         for effect in self.holder.step(now, ledger.settings, granted) {
             match effect {
                 HolderEffect::Ask(request) => out.push(Output::Ask(request)),
-                HolderEffect::Leased => self.with_owners(now, ledger, &owner::Event::Leased, out),
-                HolderEffect::StopUsers => self.with_owners(now, ledger, &owner::Event::LeaseLost, out),
+                HolderEffect::Leased => {
+                    self.with_owners(now, ledger, &owner::Event::Leased, out);
+                    self.with_runner(now, ledger, &runner::Event::Leased, out);
+                }
+                HolderEffect::StopUsers => {
+                    self.with_runner(now, ledger, &runner::Event::LeaseLost, out);
+                    self.with_owners(now, ledger, &owner::Event::LeaseLost, out);
+                }
                 HolderEffect::Feed => out.push(Output::Feed),
             }
         }
@@ -252,6 +277,17 @@ impl Member {
             match effect {
                 owner::Effect::Propose(command) => self.propose(command, out),
                 other => out.push(Output::Owner(id, other)),
+            }
+        }
+    }
+
+    fn with_runner(&mut self, now: Moment, ledger: &State, event: &runner::Event, out: &mut Vec<Output>) {
+        let holds = self.owners.iter().map(|(id, owner)| (*id, owner.hold(ledger))).collect();
+        for effect in self.runner.step(now, ledger, &holds, event) {
+            match effect {
+                runner::Effect::Propose(command) => self.propose(command, out),
+                runner::Effect::Owner(volume, event) => self.with_owner(now, ledger, volume, event, out),
+                other => out.push(Output::Vm(other)),
             }
         }
     }

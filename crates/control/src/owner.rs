@@ -120,6 +120,8 @@ pub enum Event {
     Close,
     /// Close it, for another node to open: users are paused. While that is under way, another node may be named, or this one: then it is opened here again.
     HandOver(NodeId),
+    /// Close it, and wait: what uses it has paused, and goes elsewhere with all its volumes in one commit, or comes back ([`Event::HandOver`] says which).
+    Part,
     /// The array is stopped, and nobody can write.
     Stopped {
         /// Of which epoch.
@@ -188,6 +190,21 @@ pub enum Then {
     Close,
     /// Give it to a node in the same commit: to another, or to this one, if the other can't have it.
     HandOver(NodeId),
+    /// Nothing by itself: others go with it.
+    Part,
+}
+
+/// What a virtual machine finds of one of its volumes on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hold {
+    /// Nothing that it could use.
+    Nothing,
+    /// An array that users were let in to, and of which the ledger, as it is seen here, does not say that it is open.
+    Array,
+    /// It is open here, and users are let in.
+    Users,
+    /// It was closed in order, in the present epoch, to go elsewhere with others or to come back.
+    Parted,
 }
 
 /// What this node has of the volume.
@@ -318,11 +335,16 @@ impl Owner {
             }
             (Event::Close, Stage::Up(_)) => self.stop(now, false, Then::Close, effects),
             (Event::HandOver(to), Stage::Up(_)) => self.hand_over(now, ledger, to, effects),
+            (Event::Part, Stage::Up(_)) => {
+                if self.is_open(ledger) {
+                    self.stop(now, false, Then::Part, effects);
+                }
+            }
             // Whichever is committed first, the others are void.
             (
                 Event::HandOver(to),
-                Stage::Stopping { kill: false, then: then @ Then::HandOver(_), .. }
-                | Stage::Stopped { then: then @ Then::HandOver(_), .. },
+                Stage::Stopping { kill: false, then: then @ (Then::HandOver(_) | Then::Part), .. }
+                | Stage::Stopped { then: then @ (Then::HandOver(_) | Then::Part), .. },
             ) => *then = Then::HandOver(to),
             (Event::Close, Stage::Stopped { then: then @ Then::HandOver(_), .. }) => *then = Then::Close,
             (Event::Stopped { epoch: stopped, flushed }, Stage::Stopping { epoch, then, .. })
@@ -348,10 +370,26 @@ impl Owner {
         }
     }
 
+    fn is_open(&self, ledger: &State) -> bool {
+        self.activated(ledger).is_some_and(|volume| matches!(volume.phase, Phase::Open { .. }))
+    }
+
+    /// What a virtual machine finds of it here.
+    pub fn hold(&self, ledger: &State) -> Hold {
+        let epoch = self.activated(ledger).map(|volume| volume.epoch);
+        match &self.stage {
+            Stage::Up(up) if up.admitted && epoch == Some(up.epoch) && self.is_open(ledger) => Hold::Users,
+            Stage::Up(up) if up.admitted => Hold::Array,
+            Stage::Stopped { epoch: stopped, then: Then::Part } if epoch == Some(*stopped) => Hold::Parted,
+            _ => Hold::Nothing,
+        }
+    }
+
     /// Of a volume that is open here; to this node itself there is nothing to do.
     fn hand_over(&mut self, now: Moment, ledger: &State, to: NodeId, effects: &mut Vec<Effect>) {
         let open = self.activated(ledger).filter(|volume| matches!(volume.phase, Phase::Open { .. }));
-        let Some(volume) = open.filter(|_| to != self.node) else { return };
+        let goes = to != self.node && ledger.may_go(self.id, to);
+        let Some(volume) = open.filter(|_| goes) else { return };
         if self.bugs.has(Bug::HandOverUnclosed) {
             let command = VolumeCommand::HandOver { to };
             effects.push(Effect::Propose(Command::Volume(self.id, volume.epoch, command)));
@@ -363,7 +401,7 @@ impl Owner {
     /// Whether a volume that is handed over to a node would be opened there: if not, it had better stay.
     fn can_take(&self, ledger: &State, to: NodeId) -> bool {
         let owns = ledger.nodes.get(&to).is_some_and(|node| node.boot.is_some() && node.zone.is_some());
-        owns && !self.silent.contains(&to)
+        owns && !self.silent.contains(&to) && ledger.may_go(self.id, to)
     }
 
     fn stop(&mut self, now: Moment, kill: bool, then: Then, effects: &mut Vec<Effect>) {
@@ -423,6 +461,7 @@ impl Owner {
                 let command = VolumeCommand::HandOver { to };
                 effects.push(Effect::Propose(Command::Volume(self.id, epoch, command)));
             }
+            Stage::Stopped { epoch, then: Then::Part } if ours == Some(*epoch) => {}
             Stage::Stopped { .. } => self.stage = Stage::Idle,
         }
         effects.extend(self.yielded(ledger));

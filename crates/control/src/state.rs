@@ -6,6 +6,7 @@
 //!
 //! Invariants: [`crate::check`]. On failure: none, data can't fail.
 
+use crate::vm::Vms;
 use model::{
     BootId, ClusterSpec, DriveId, DriveSerial, Epoch, Extent, ExtentTable, Incarnation, LedgerIncarnation,
     LegId, MapSequence, Mirror, NodeId, NodeName, PowerCycles, Provision, SLAB_BYTES, VolumeId, VolumeName,
@@ -38,6 +39,9 @@ pub struct State {
     pub overrides: Vec<Override>,
     /// The highest ids given out.
     pub minted: Minted,
+    /// Every virtual machine, and what is wanted of nodes and zones for them.
+    #[serde(default)]
+    pub vms: Vms,
 }
 
 /// The specification and its generation.
@@ -414,6 +418,7 @@ impl State {
             operations: BTreeMap::new(),
             overrides: Vec::new(),
             minted: Minted::default(),
+            vms: Vms::default(),
         }
     }
 

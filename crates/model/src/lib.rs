@@ -38,6 +38,6 @@ pub use spec::{
 };
 pub use vm::{VmPlacement, VmSpec};
 pub use volume::{
-    BootId, DriveId, Epoch, Incarnation, LedgerIncarnation, LegId, MapSequence, NodeId, PowerCycles,
-    Provision, VmId, VolumeId,
+    BootId, DriveId, Epoch, Generation, Incarnation, LedgerIncarnation, LegId, MapSequence, NodeId,
+    PowerCycles, Provision, VmId, VolumeId,
 };

@@ -4,7 +4,7 @@ use crate::{GroupName, VmName, VolumeId, ZoneName};
 use serde::{Deserialize, Serialize};
 
 /// Where a virtual machine may run. That a strict one has a home zone is in the type: one that never leaves "its zone" must have one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum VmPlacement {
     /// No home zone: where there is room. It stays where it is, and goes home nowhere.
@@ -31,7 +31,7 @@ impl VmPlacement {
 }
 
 /// What a virtual machine was asked to be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct VmSpec {
     /// Its name.
     pub name: VmName,

@@ -44,6 +44,10 @@ number! {
     VmId(u32), "vm-"
 }
 number! {
+    /// A run of a virtual machine: each start and each arrival somewhere has another.
+    Generation(u32), "g"
+}
+number! {
     /// A volume.
     VolumeId(u32), "volume-"
 }

@@ -2,6 +2,7 @@
 
 use control::Event;
 use control::transition::{LEGS, VOLUMES, VolumeCause};
+use control::vm::transition::VMS;
 
 /// Counts, in the order of `control`'s tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,13 +11,15 @@ pub struct Hits {
     pub legs: [u64; LEGS.len()],
     /// Of volumes.
     pub volumes: [u64; VOLUMES.len()],
+    /// Of virtual machines.
+    pub vms: [u64; VMS.len()],
     /// How often a volume had a new size.
     pub grown: u64,
 }
 
 impl Default for Hits {
     fn default() -> Self {
-        Self { legs: [0; LEGS.len()], volumes: [0; VOLUMES.len()], grown: 0 }
+        Self { legs: [0; LEGS.len()], volumes: [0; VOLUMES.len()], vms: [0; VMS.len()], grown: 0 }
     }
 }
 
@@ -36,6 +39,12 @@ impl Hits {
                         self.volumes[at] += 1;
                     }
                 }
+                Event::Vm(_, _, from, cause, to) => {
+                    let at = VMS.iter().position(|row| *row == (*from, *cause, *to));
+                    if let Some(at) = at {
+                        self.vms[at] += 1;
+                    }
+                }
                 Event::VolumeGrown(..) => self.grown += 1,
                 _ => {}
             }
@@ -46,6 +55,7 @@ impl Hits {
     pub fn add(&mut self, other: &Self) {
         self.legs.iter_mut().zip(other.legs).for_each(|(own, other)| *own += other);
         self.volumes.iter_mut().zip(other.volumes).for_each(|(own, other)| *own += other);
+        self.vms.iter_mut().zip(other.vms).for_each(|(own, other)| *own += other);
         self.grown += other.grown;
     }
 
@@ -63,6 +73,9 @@ impl Hits {
         let volumes = VOLUMES.iter().zip(self.volumes);
         let volumes =
             volumes.map(|((from, cause, to), count)| (format!("volume {from:?} ─{cause:?}→ {to:?}"), count));
-        legs.chain(volumes).chain([("volume grown".to_owned(), self.grown)]).collect()
+        let vms = VMS.iter().zip(self.vms);
+        let vms =
+            vms.map(|((from, cause, to), count)| (format!("vm     {from:?} ─{cause:?}→ {to:?}"), count));
+        legs.chain(volumes).chain(vms).chain([("volume grown".to_owned(), self.grown)]).collect()
     }
 }

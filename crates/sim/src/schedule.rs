@@ -3,7 +3,11 @@
 //! Invariants: the same seed and shape give the same schedule, whatever is left out of it afterwards. Every fault ends by itself or when all
 //! is mended.
 
+mod vms;
+
 use std::fmt;
+pub use vms::VmWhat;
+pub(crate) use vms::{Home, Machine};
 
 /// What a cluster is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +109,8 @@ pub enum What {
     ForceQuorum(usize),
     /// A voter's disk is wiped while it is off; it comes back under its old id, without a vote.
     Wipe(usize),
+    /// Something about a virtual machine.
+    Vm(VmWhat),
 }
 
 /// A fault and its time.
@@ -184,6 +190,11 @@ impl Schedule {
             faults = held(&mut random_held, kind);
         }
         faults.extend(growth(seed, kind, &faults));
+        let so_far = Self { seed, kind, volatile, faults, mended_ms: 0 };
+        let (mut more, forced) = (vms::happenings(&so_far), vms::saved_and_overridden(&so_far));
+        let mut faults = so_far.faults;
+        more.extend(forced);
+        faults.extend(more);
         faults.sort_by_key(|fault| fault.at_ms);
         let end = |fault: &Fault| fault.at_ms + fault.for_ms;
         let mended_ms = faults.iter().map(end).max().unwrap_or(0).max(12_000) + random.u64(..2_000);
@@ -434,6 +445,7 @@ impl fmt::Display for Fault {
                 write!(f, "rack {} and the witness gone for good, quorum forced", rack + 1)
             }
             What::Wipe(node) => write!(f, "node-{} off for {lasts} ms, its ledger wiped", node + 1),
+            What::Vm(what) => write!(f, "{what:?} for {lasts} ms (virtual machines and nodes from 0)"),
         }
     }
 }

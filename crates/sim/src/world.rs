@@ -20,17 +20,19 @@ mod shell;
 mod target;
 mod thin;
 mod users;
+mod vm;
 
 use crate::bugs::Broken;
 use crate::hits::Hits;
-use crate::schedule::{Plane, Schedule};
+use crate::schedule::{Home, Plane, Schedule};
 use control::owner::{self, Owner};
 use control::state::{Reach, State};
 use control::target::{Key, Laid, LegOf, Target};
+use control::vm::runner::Runner;
 use control::{Command, LegRef, Moment, decider::Decider, lease::Holder};
 use judge::{Judge, Truth};
 use md::Array;
-use model::{BootId, NodeId, PlacedLeg, VolumeId};
+use model::{BootId, Generation, NodeId, PlacedLeg, VmId, VolumeId};
 use raft::{Raft, Seat};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -110,6 +112,8 @@ pub(crate) enum Event {
     Mended,
     /// People and the API look.
     Operator,
+    /// What comes next of a virtual machine on a machine, in its run: which, and which run of it.
+    Guest(usize, u32, VmId, Generation, vm::Step),
 }
 
 /// An I/O on its way.
@@ -173,6 +177,8 @@ pub(crate) struct Machine {
     pub(crate) floors: BTreeMap<LegOf, Key>,
     /// What is remembered of slabs that were laid; on disk, like floors.
     pub(crate) laid: BTreeMap<LegOf, Laid>,
+    /// Virtual machines. They end with its kernel.
+    pub(crate) guests: BTreeMap<VmId, vm::Guest>,
     pub(crate) agent: Option<Agent>,
     pub(crate) agents: u32,
     pub(crate) seat: Seat,
@@ -182,6 +188,7 @@ pub(crate) struct Machine {
 pub(crate) struct Agent {
     pub(crate) target: Target,
     pub(crate) owners: Vec<Owner>,
+    pub(crate) runner: Runner,
     pub(crate) decider: Decider,
     pub(crate) holder: Holder,
     pub(crate) laying: Vec<grow::Laying>,
@@ -190,6 +197,20 @@ pub(crate) struct Agent {
     pub(crate) work: Vec<Option<engine::Work>>,
     pub(crate) heard: Vec<u64>,
     pub(crate) silent: Vec<bool>,
+}
+
+/// A virtual machine.
+pub(crate) struct VmSim {
+    pub(crate) volumes: Vec<usize>,
+    pub(crate) home: Home,
+    pub(crate) known: vm::Known,
+}
+
+impl Machine {
+    /// Whether its clock has jumped, or stands still, or did: then leases don't say who runs.
+    pub(crate) fn clock_astray(&self) -> bool {
+        self.clock_jumped || self.clock_behind_us > 0 || self.clock_stopped_at.is_some()
+    }
 }
 
 /// What an engine takes its time for.
@@ -228,6 +249,9 @@ pub(crate) struct World {
     pub(crate) schedule: Schedule,
     pub(crate) bug: Option<Broken>,
     pub(crate) random: fastrand::Rng,
+    /// For what virtual machines do.
+    pub(crate) random_vm: fastrand::Rng,
+    pub(crate) vms: Vec<VmSim>,
     pub(crate) now: u64,
     queue: BinaryHeap<Reverse<Due>>,
     number: u64,
@@ -326,6 +350,9 @@ impl World {
             Event::Mend(fault) => self.mend(fault),
             Event::Mended => self.all_mended(),
             Event::Operator => self.operate(),
+            Event::Guest(machine, run, vm, generation, step) => {
+                self.guest_step(machine, run, vm, generation, step);
+            }
         }
     }
 
@@ -418,6 +445,7 @@ impl World {
         for volume in 0..self.truths.len() {
             self.tell_owner(machine, volume, event.clone());
         }
+        self.tell_runner_lease(machine, event);
     }
 }
 
@@ -441,6 +469,7 @@ fn whose(event: &Event) -> Option<usize> {
         | Event::Extend(machine, ..)
         | Event::NotGiven(machine, ..)
         | Event::TakenBack(machine, ..)
+        | Event::Guest(machine, ..)
         | Event::Agent(machine, _) => Some(*machine),
         Event::Arrive(io) | Event::Land(io) => Some(io.to),
         Event::Answer(io, _) => Some(io.from),

@@ -495,7 +495,8 @@ impl Shell {
                     let _ = answer.send(true);
                 }
             }
-            Output::Feed => {}
+            // Nothing of the agent runs virtual machines yet.
+            Output::Vm(_) | Output::Feed => {}
         }
     }
 

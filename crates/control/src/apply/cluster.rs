@@ -1,6 +1,6 @@
 //! Commands about the cluster: nodes, drives, voters, operations, and forced quorum.
 
-use super::volume;
+use super::{vm, volume};
 use crate::command::{ClusterCommand, Event, LegRef, Rejected};
 use crate::slow;
 use crate::state::{
@@ -142,9 +142,11 @@ fn remove_node(state: &mut State, id: NodeId) -> Result<(), Rejected> {
     };
     let owns = |volume: &Volume| volume.owner == id && volume.phase != Phase::Closed;
     let has_drive = state.drives.values().any(|drive| drive.node == id);
-    if votes || has_drive || state.volumes.values().any(owns) {
+    if votes || has_drive || state.volumes.values().any(owns) || state.vms.is_on(id) {
         return Err(Rejected::InUse);
     }
+    state.vms.rooms.remove(&id);
+    state.vms.draining.remove(&id);
     state.nodes.remove(&id).map(|_| ()).ok_or(Rejected::NoSuchNode(id))
 }
 
@@ -303,6 +305,7 @@ fn force_quorum(
         events.push(Event::Volume(id, volume.epoch, from, cause, to));
         volume.phase = Phase::Offline;
     }
+    events.extend(vm::quorum_forced(state)?);
     let what = Overridden::Quorum(state.incarnation);
     record(state, Override { what, by: by.to_owned(), loses: loses.to_owned() });
     events.push(Event::Changed);

@@ -50,7 +50,7 @@ impl Cluster {
             Output::Target(target::Effect::Fence(leg, floor)) => {
                 vec![(node, Input::Target(target::Event::Fenced { leg, floor, errored: false }))]
             }
-            Output::Target(_) | Output::Feed => Vec::new(),
+            Output::Target(_) | Output::Vm(_) | Output::Feed => Vec::new(),
             Output::Owner(id, effect) => {
                 let events = self.engine(node, effect);
                 events.into_iter().map(|event| (node, Input::Owner(id, event))).collect()

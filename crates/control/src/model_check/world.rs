@@ -590,7 +590,7 @@ impl World {
                     self.registrations.insert((node, (was, run)));
                 }
             }
-            Command::Cluster(other) => panic!("no role proposes {other:?}"),
+            other => panic!("no role proposes {other:?}"),
         }
     }
 }

@@ -1,11 +1,14 @@
 //! What goes wrong, and its end.
 
+use super::vm::vm_id;
 use super::{Event, MS, Seat, World, volume_id};
-use crate::schedule::{Plane, Way, What};
+use crate::schedule::{Home, Plane, VmWhat, Way, What};
 use control::owner;
 use control::state::Voters;
-use control::{Command, VolumeCommand};
-use model::LegId;
+use control::vm::{Leftover, Wanted};
+use control::{Command, VmCommand, VmsCommand, VolumeCommand};
+use model::{LegId, NodeId};
+use std::collections::BTreeSet;
 
 impl World {
     pub(super) fn fault(&mut self, at: usize) {
@@ -39,8 +42,10 @@ impl World {
             What::ClockJump(node) => self.jump(node, 3_600_000),
             What::Loss => self.losses += 1,
             What::HandOver(volume, node) => {
+                // An agent gives nothing away that somebody has open.
+                let free = |owner: &usize| self.waits_for_vm(*owner, volume) || self.vm_of(volume).is_none();
                 if let Some(owner) =
-                    self.owner_at(volume).filter(|owner| *owner != node && self.lives(*owner))
+                    self.owner_at(volume).filter(|owner| *owner != node && self.lives(*owner) && free(owner))
                 {
                     let to = self.machines[node].node;
                     self.tell_owner(owner, volume, owner::Event::HandOver(to));
@@ -75,6 +80,7 @@ impl World {
                 self.forced = Some(rack);
             }
             What::Wipe(node) => self.wipe(node),
+            What::Vm(what) => self.vm_fault(what, fault.for_ms),
         }
     }
 
@@ -93,6 +99,59 @@ impl World {
             What::Freeze(node, _) => self.thaw(node),
             What::DrivePull(drive) => self.put_back(drive),
             What::Loss => self.losses = self.losses.saturating_sub(1),
+            What::Vm(what) => self.vm_mended(what),
+            _ => {}
+        }
+    }
+
+    fn vm_fault(&mut self, what: VmWhat, for_ms: u64) {
+        match what {
+            VmWhat::Stop(vm) => self.ask_vms(VmsCommand::Want(vm_id(vm), Wanted::Stopped)),
+            VmWhat::Save(vm) => self.ask_vms(VmsCommand::Want(vm_id(vm), Wanted::Saved)),
+            VmWhat::Dies(vm) => self.dies(vm),
+            VmWhat::Migrate(vm, node) => {
+                let to = self.machines[node].node;
+                self.ask_vm(vm, VmCommand::Migrate { to });
+            }
+            VmWhat::Drain(node, save) => self.drain(BTreeSet::from([self.machines[node].node]), save),
+            VmWhat::DrainRack(rack, save) => {
+                let nodes = self.rack(rack).into_iter().map(|node| self.machines[node].node);
+                self.drain(nodes.collect(), save);
+            }
+            VmWhat::Place(vm, rack, true) => self.set_home(vm, Home::Strict(rack)),
+            VmWhat::Place(vm, rack, false) => self.set_home(vm, Home::Prefers(rack)),
+            VmWhat::ResetIts(vm) => {
+                if let Some(node) = self.runner_of(vm) {
+                    self.tell(|_| format!("node-{} resets itself", node + 1));
+                    self.reset(node);
+                }
+            }
+            VmWhat::KillItsAgent(vm) => {
+                if let Some(node) = self.runner_of(vm) {
+                    self.end_agent(node);
+                    let run = self.machines[node].run;
+                    self.post(for_ms * MS, Event::Agent(node, run));
+                }
+            }
+        }
+    }
+
+    fn drain(&mut self, nodes: BTreeSet<NodeId>, save: bool) {
+        let leftover = if save { Leftover::Saved } else { Leftover::Stays };
+        self.ask_vms(VmsCommand::Drain { nodes, leftover });
+    }
+
+    fn vm_mended(&mut self, what: VmWhat) {
+        match what {
+            VmWhat::Stop(vm) | VmWhat::Save(vm) => self.ask_vms(VmsCommand::Want(vm_id(vm), Wanted::Running)),
+            VmWhat::Drain(node, _) => {
+                let nodes = BTreeSet::from([self.machines[node].node]);
+                self.ask_vms(VmsCommand::EndDrain { nodes });
+            }
+            VmWhat::DrainRack(rack, _) => {
+                let nodes = self.rack(rack).into_iter().map(|node| self.machines[node].node).collect();
+                self.ask_vms(VmsCommand::EndDrain { nodes });
+            }
             _ => {}
         }
     }
@@ -154,6 +213,7 @@ impl World {
         machine.watchdog = None;
         machine.lease_note = control::Moment(0);
         machine.arrays.iter_mut().for_each(|array| *array = None);
+        machine.guests.clear();
         self.forget_deferred(node);
         self.targets_end(node, power);
         for volume in 0..self.truths.len() {

@@ -75,7 +75,7 @@ impl Truth {
 }
 
 impl World {
-    fn broke(&mut self, why: String) {
+    pub(super) fn broke(&mut self, why: String) {
         if self.judge.broken.is_none() {
             self.tell(|_| why.clone());
             self.judge.broken = Some(why);
@@ -281,10 +281,7 @@ impl World {
     /// machine that stands still don't run; when it goes on it kills them.) That alone depends on clocks: not while one has jumped, or
     /// stood still.
     pub(super) fn judge_users(&mut self, machine: usize, volume: usize) {
-        let astray = |found: &super::Machine| {
-            found.clock_jumped || found.clock_behind_us > 0 || found.clock_stopped_at.is_some()
-        };
-        if self.machines.iter().any(astray) {
+        if self.any_clock_astray() {
             return;
         }
         let exempt_before = self.truths[volume].exempt_before;
@@ -353,6 +350,7 @@ impl World {
                     let truth = &mut self.truths[super::volume_index(*id)];
                     (truth.lossy, truth.exempt_before) = (true, Some(epoch.next()));
                     truth.opened = truth.opened.min(Some(*epoch));
+                    self.disks_changed(Some(super::volume_index(*id)));
                 }
                 _ => {}
             }
@@ -392,12 +390,20 @@ impl World {
             if !(whole && open && has_all(array, found)) {
                 self.truths[volume].acknowledged = false;
             }
-            if !self.truths[volume].acknowledged {
+            let idle = self.vm_of(volume).is_some_and(|vm| self.has_no_home(vm));
+            let well = whole && open && has_all(self.machines[owner].arrays[volume].as_ref(), found);
+            if !self.truths[volume].acknowledged && !(idle && well) {
                 let grows = (found.size_bytes, found.growing, &found.mapped, &found.mapping);
                 waits = Some((volume, format!("{:?}, {grows:?}, {:?}", found.phase, found.legs)));
             }
         }
+        let astray = self.vm_astray();
         match waits {
+            None if astray.is_some() => {
+                if self.now > self.judge.mended_at + PROGRESS_US {
+                    self.broke(format!("all was mended {} s ago, and {astray:?}", PROGRESS_US / 1_000_000));
+                }
+            }
             None => {
                 self.done = true;
                 for broken in self.placement_broken() {

@@ -57,6 +57,7 @@ impl World {
             }
         }
         if self.mended {
+            self.want_all();
             self.judge_progress();
         }
     }
@@ -93,6 +94,7 @@ impl World {
         let stored = survivors.iter().map(|at| self.machines[*at].seat.stored).max().unwrap_or(0);
         let best = survivors.iter().copied().find(|at| self.machines[*at].seat.stored == stored);
         self.raft.begin_anew(stored);
+        self.disks_changed(None);
         let voters: BTreeSet<NodeId> = best.map(|at| self.machines[at].node).into_iter().collect();
         let (by, loses) = ("operator".to_owned(), "what the others had".to_owned());
         let incarnation = self.ledger().incarnation.next();

@@ -376,7 +376,10 @@ impl World {
     pub(crate) fn about(&self, command: &Command) -> std::ops::Range<usize> {
         match command {
             Command::Volume(id, ..) => volume_index(*id)..volume_index(*id) + 1,
-            Command::Cluster(_) => 0..self.truths.len(),
+            Command::Vm(_, _, control::VmCommand::Switch { .. }) | Command::Cluster(_) => {
+                0..self.truths.len()
+            }
+            Command::Vm(..) | Command::Vms(_) => 0..0,
         }
     }
 }

@@ -4,13 +4,14 @@ use super::grow::FIRST_BYTES;
 use super::judge::{Judge, Truth};
 use super::raft::{Raft, Seat};
 use super::target::{Disk, DriveSim};
-use super::{Event, MS, Machine, World, volume_id};
+use super::{Event, MS, Machine, VmSim, World, vm, volume_id};
 use crate::bugs::Broken;
 use crate::hits::Hits;
 use crate::schedule::Schedule;
 use control::state::{Cache, Settings, State, Voters};
-use control::{ClusterCommand, Command};
-use model::{BootId, DriveId, Mirror, NodeId, PowerCycles, Provision, SLAB_BYTES, VolumeSize};
+use control::vm::{Policy, Room, Wanted};
+use control::{ClusterCommand, Command, VmsCommand};
+use model::{BootId, DriveId, Mirror, NodeId, PowerCycles, Provision, SLAB_BYTES, VmSpec, VolumeSize};
 use std::collections::{BTreeMap, BinaryHeap};
 
 const DRIVES_PER_NODE: usize = 2;
@@ -47,6 +48,7 @@ impl World {
             };
             apply(&mut state, create)?;
         }
+        machines_of(&mut state, &schedule)?;
         let sizes = state.volumes.iter().map(|(id, volume)| (*id, volume.size())).collect();
         if let Some(broken) = placement::check(&state.pool(), &sizes, &state.placed()).first() {
             return Err(broken.to_string());
@@ -76,6 +78,8 @@ impl World {
         let mut world = Self {
             bug,
             random,
+            random_vm: schedule.machines_source(),
+            vms: vms(&schedule),
             now: 0,
             queue: BinaryHeap::new(),
             number: 0,
@@ -120,7 +124,45 @@ impl World {
     }
 }
 
-fn zone(node: usize) -> model::ZoneName {
+fn vms(schedule: &Schedule) -> Vec<VmSim> {
+    let of = |found: crate::schedule::Machine| VmSim {
+        volumes: found.volumes,
+        home: found.home,
+        known: vm::Known::default(),
+    };
+    schedule.machines().into_iter().map(of).collect()
+}
+
+/// Virtual machines, all wanted running, and what nodes have for them.
+fn machines_of(state: &mut State, schedule: &Schedule) -> Result<(), String> {
+    let mut ask = |command| {
+        let applied = state.apply(&Command::Vms(command));
+        applied.map(|_| ()).map_err(|refused| refused.to_string())
+    };
+    let machines = schedule.machines();
+    if machines.is_empty() {
+        return Ok(());
+    }
+    for node in 0..schedule.kind.nodes() {
+        ask(VmsCommand::SetRoom(node_id(node), Room { memory_bytes: 4 << 30, cores: 8 }))?;
+    }
+    ask(VmsCommand::SetPolicy(Policy { hold_down_ms: 3_000, migrations_max: 1, ..Policy::default() }))?;
+    for (at, machine) in machines.iter().enumerate() {
+        let spec = VmSpec {
+            name: format!("vm{at}").parse().map_err(|error| format!("{error}"))?,
+            memory_bytes: 1 << 30,
+            cores: 1,
+            placement: vm::placement(machine.home),
+            anti_affinity: None,
+            volumes: machine.volumes.iter().map(|volume| volume_id(*volume)).collect(),
+        };
+        ask(VmsCommand::Create(Box::new(spec)))?;
+        ask(VmsCommand::Want(vm::vm_id(at), Wanted::Running))?;
+    }
+    Ok(())
+}
+
+pub(super) fn zone(node: usize) -> model::ZoneName {
     if node.is_multiple_of(2) { "zone1" } else { "zone2" }.parse().expect("a zone's name")
 }
 
@@ -170,6 +212,7 @@ fn machine(node: usize, nodes: usize, volumes: usize, random: &mut fastrand::Rng
         arrays: std::iter::repeat_with(|| None).take(volumes).collect(),
         floors: BTreeMap::new(),
         laid: BTreeMap::new(),
+        guests: BTreeMap::new(),
         agent: None,
         agents: 0,
         seat: Seat::default(),

@@ -9,6 +9,7 @@ use control::decider::{self, Decider};
 use control::lease::{GrantorEffect, Holder, HolderEffect, HolderTiming};
 use control::owner::{self, Owner, Timing};
 use control::target::{self, Target};
+use control::vm::runner;
 use std::collections::{BTreeMap, VecDeque};
 
 /// A peer is silent when nothing came from it for this long.
@@ -54,9 +55,11 @@ impl World {
         let target = Target::new(node, boot, drives, (found.floors.clone(), found.laid.clone()), given)
             .with_bugs(bugs);
         let first = self.clock(machine).0;
+        let runner = self.runner(machine, node);
         let agent = Agent {
             target,
             owners,
+            runner,
             decider: Decider::new(decider::Timing::default()),
             holder: Holder::new(HolderTiming::default(), first).with_users_until(found.lease_note),
             laying: Vec::new(),
@@ -76,6 +79,7 @@ impl World {
         for volume in 0..volumes {
             self.adopted(machine, volume);
         }
+        self.guests_adopted(machine);
         self.look(machine);
     }
 
@@ -143,6 +147,7 @@ impl World {
     pub(crate) fn look(&mut self, machine: usize) {
         self.tell_target(machine, target::Event::Look);
         self.tell_owners(machine, &owner::Event::Look);
+        self.tell_runner(machine, &runner::Event::Look);
         if self.machines[machine].seat.leading {
             self.tell_decider(machine, decider::Event::Look);
         }
@@ -235,9 +240,13 @@ impl World {
     pub(crate) fn tell_owner(&mut self, machine: usize, volume: usize, event: owner::Event) {
         let (now, ledger) = (self.clock(machine), self.sees(machine));
         let Some(agent) = self.machines[machine].agent.as_mut() else { return };
+        let stopped = matches!(event, owner::Event::Stopped { .. });
         let effects = agent.owners[volume].step(now, &ledger, event);
         for effect in effects {
             self.order(machine, volume, effect);
+        }
+        if stopped {
+            self.tell_runner(machine, &runner::Event::Look);
         }
     }
 

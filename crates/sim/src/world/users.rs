@@ -20,7 +20,8 @@ impl World {
         let Some(array) = self.array(machine, volume) else { return };
         array.users += 1;
         let (id, users) = (array.id, array.users);
-        for slot in 0..SLOTS {
+        let slots = if self.waits_for_vm(machine, volume) { 0 } else { SLOTS };
+        for slot in 0..slots {
             let think = self.think();
             self.post(think, Event::User(machine, volume, id, users, slot));
         }

@@ -1,0 +1,364 @@
+//! Commands about virtual machines. A phase changes only by [`go`], which looks into the table.
+
+use super::volume;
+use crate::bug::{Bug, Bugs};
+use crate::command::{Event, Rejected, VolumeCommand};
+use crate::state::{Phase, State};
+use crate::vm::transition::{self, VmCause};
+use crate::vm::{How, Policy, Seat, Vm, VmCommand, VmPhase, VmRejected, VmsCommand, Wanted};
+use model::{Epoch, Generation, NodeId, VmId, VmPlacement, VmSpec, VolumeId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Applies a command of an operator or a node. On an error the state may be half changed: the caller gives a copy.
+pub(super) fn apply_all(state: &mut State, command: &VmsCommand) -> Result<Vec<Event>, Rejected> {
+    use VmsCommand as C;
+    match command {
+        C::Create(spec) => return create(state, spec),
+        C::Delete(id) => return delete(state, *id),
+        C::Want(id, wanted) => found(state, *id)?.wanted = *wanted,
+        C::SetPlacement(id, placement) => {
+            has_zone(state, placement)?;
+            found(state, *id)?.spec.placement = placement.clone();
+        }
+        C::SetRoom(node, room) => {
+            state.nodes.get(node).filter(|node| node.zone.is_some()).ok_or(Rejected::CannotOwn(*node))?;
+            state.vms.rooms.insert(*node, *room);
+        }
+        C::SetPolicy(Policy { migrations_max: 0, .. } | Policy { cores_percent: 0..100, .. }) => {
+            return Err(VmRejected::Policy.into());
+        }
+        C::SetPolicy(policy) => state.vms.policy = *policy,
+        C::Drain { nodes, leftover } => {
+            for node in nodes {
+                state
+                    .nodes
+                    .get(node)
+                    .filter(|node| node.zone.is_some())
+                    .ok_or(Rejected::NoSuchNode(*node))?;
+                state.vms.draining.insert(*node, *leftover);
+            }
+            let mut storage = state.nodes.iter().filter(|(_, node)| node.zone.is_some());
+            if storage.all(|(id, _)| state.vms.draining.contains_key(id)) {
+                return Err(VmRejected::NobodyLeft.into());
+            }
+        }
+        C::EndDrain { nodes } => state.vms.draining.retain(|node, _| !nodes.contains(node)),
+        C::ZoneReady(zone) => {
+            if !state.vms.held_down.remove(zone) {
+                return Err(VmRejected::NotHeldDown(zone.clone()).into());
+            }
+        }
+    }
+    Ok(vec![Event::Changed])
+}
+
+fn found(state: &mut State, id: VmId) -> Result<&mut Vm, Rejected> {
+    state.vms.all.get_mut(&id).ok_or(VmRejected::NoSuchVm(id).into())
+}
+
+fn has_zone(state: &State, placement: &VmPlacement) -> Result<(), Rejected> {
+    let Some(home) = placement.home() else { return Ok(()) };
+    let there = state.nodes.values().any(|node| node.zone.as_ref() == Some(home));
+    if there { Ok(()) } else { Err(VmRejected::NoSuchZone(home.clone()).into()) }
+}
+
+/// What can be seen from the ledger alone; whether it fits when a rack is lost, its proposer has asked.
+fn create(state: &mut State, spec: &VmSpec) -> Result<Vec<Event>, Rejected> {
+    if spec.memory_bytes == 0 || spec.cores == 0 || spec.volumes.is_empty() {
+        return Err(VmRejected::Empty.into());
+    }
+    if state.vms.all.values().any(|vm| vm.spec.name == spec.name) {
+        return Err(Rejected::NameTaken);
+    }
+    has_zone(state, &spec.placement)?;
+    let mut own = BTreeSet::new();
+    for volume in &spec.volumes {
+        let free = state.volumes.contains_key(volume) && state.vms.of_volume(*volume).is_none();
+        if !free || !own.insert(volume) {
+            return Err(VmRejected::Disk(*volume).into());
+        }
+    }
+    let id = state.vms.minted.next();
+    state.vms.minted = id;
+    let vm = Vm {
+        spec: spec.clone(),
+        wanted: Wanted::Stopped,
+        generation: Generation(0),
+        phase: VmPhase::Off,
+        last: None,
+        yielding: BTreeMap::new(),
+        setbacks: 0,
+    };
+    state.vms.all.insert(id, vm);
+    Ok(vec![Event::VmCreated(id)])
+}
+
+fn delete(state: &mut State, id: VmId) -> Result<Vec<Event>, Rejected> {
+    let vm = found(state, id)?;
+    if !matches!(vm.phase, VmPhase::Off | VmPhase::Saved) || !vm.yielding.is_empty() {
+        return Err(VmRejected::NotOff(vm.phase.kind()).into());
+    }
+    state.vms.all.remove(&id);
+    Ok(vec![Event::VmDeleted(id)])
+}
+
+/// Applies a command about one. On an error the state may be half changed: the caller gives a copy.
+pub(super) fn apply(
+    state: &mut State,
+    id: VmId,
+    generation: Generation,
+    command: &VmCommand,
+    bugs: Bugs,
+) -> Result<Vec<Event>, Rejected> {
+    let mut vm = found(state, id)?.clone();
+    if vm.generation != generation {
+        return Err(VmRejected::Superseded { present: vm.generation }.into());
+    }
+    let mut events = Vec::new();
+    let mut edit = Edit { state, id, bugs, events: &mut events };
+    edit.command(&mut vm, command)?;
+    state.vms.all.insert(id, vm);
+    if events.is_empty() {
+        events.push(Event::Changed);
+    }
+    Ok(events)
+}
+
+struct Edit<'a> {
+    state: &'a mut State,
+    id: VmId,
+    bugs: Bugs,
+    events: &'a mut Vec<Event>,
+}
+
+impl Edit<'_> {
+    fn command(&mut self, vm: &mut Vm, command: &VmCommand) -> Result<(), Rejected> {
+        use VmCommand as C;
+        match command {
+            C::Place { on } => self.place(vm, *on),
+            C::Began => self.began(vm),
+            C::Ended(how) => self.ended(vm, *how),
+            C::Lost => self.lost(vm),
+            C::Stop if vm.phase == VmPhase::Saved => self.go(vm, VmCause::Stop, VmPhase::Off),
+            C::Stop => match vm.phase.seat() {
+                Some(at) => self.go(vm, VmCause::Stop, VmPhase::Stopping { at }),
+                None => self.go(vm, VmCause::Stop, VmPhase::Off),
+            },
+            C::Save => match vm.phase.seat() {
+                Some(at) => self.go(vm, VmCause::Save, VmPhase::Saving { at }),
+                None => self.go(vm, VmCause::Save, VmPhase::Saved),
+            },
+            C::Migrate { to } => self.migrate(vm, *to),
+            C::IncomingReady => {
+                let VmPhase::Migrating { from, to, .. } = vm.phase else {
+                    return Err(cannot(vm, VmCause::IncomingReady));
+                };
+                self.go(vm, VmCause::IncomingReady, VmPhase::Migrating { from, to, ready: true })
+            }
+            C::Switch { volumes } => self.switch(vm, volumes),
+            C::Cancel => {
+                let VmPhase::Migrating { from, .. } = vm.phase else {
+                    return Err(cannot(vm, VmCause::Cancelled));
+                };
+                vm.setbacks = vm.setbacks.saturating_add(1);
+                self.go(vm, VmCause::Cancelled, VmPhase::Running { at: from })
+            }
+            C::Yielded { node, boot } => {
+                if vm.yielding.get(node) != Some(boot) {
+                    return Err(VmRejected::NothingToYield(*node).into());
+                }
+                vm.yielding.remove(node);
+                Ok(())
+            }
+        }
+    }
+
+    /// Changes the phase, if the table has it.
+    fn go(&mut self, vm: &mut Vm, cause: VmCause, to: VmPhase) -> Result<(), Rejected> {
+        transition::vm(&vm.phase, cause, &to)?;
+        self.events.push(Event::Vm(self.id, vm.generation, vm.phase.kind(), cause, to.kind()));
+        vm.phase = to;
+        Ok(())
+    }
+
+    /// A new seat on a node that may have it, under the next generation.
+    fn seat(&self, vm: &mut Vm, node: NodeId) -> Result<Seat, Rejected> {
+        let host = self.state.nodes.get(&node).ok_or(Rejected::NoSuchNode(node))?;
+        let boot = host.boot.filter(|_| host.zone.is_some()).ok_or(Rejected::CannotOwn(node))?;
+        let placement = &vm.spec.placement;
+        if placement.is_strict() && placement.home() != host.zone.as_ref() {
+            return Err(VmRejected::OutsideZone(node).into());
+        }
+        if self.state.vms.draining.contains_key(&node) {
+            return Err(VmRejected::Drains(node).into());
+        }
+        self.has_room(&vm.spec, node)?;
+        if !self.bugs.has(Bug::SameGeneration) {
+            vm.generation = vm.generation.next();
+        }
+        Ok(Seat { node, boot, generation: vm.generation })
+    }
+
+    fn has_room(&self, spec: &VmSpec, node: NodeId) -> Result<(), Rejected> {
+        let vms = &self.state.vms;
+        let (mut bytes, mut cores) = (spec.memory_bytes, u64::from(spec.cores));
+        let on_it = |seat: Option<Seat>| seat.is_some_and(|seat| seat.node == node);
+        for (_, other) in vms.all.iter().filter(|(id, _)| **id != self.id) {
+            if on_it(other.phase.seat()) || on_it(other.phase.other_seat()) {
+                bytes = bytes.saturating_add(other.spec.memory_bytes);
+                cores = cores.saturating_add(other.spec.cores.into());
+            }
+        }
+        let room = vms.rooms.get(&node);
+        let has_bytes = room.map_or(0, |room| room.memory_bytes);
+        let has_cores =
+            room.map_or(0, |room| u64::from(room.cores) * u64::from(vms.policy.cores_percent) / 100);
+        let (bytes, cores) = (bytes.saturating_sub(has_bytes), cores.saturating_sub(has_cores));
+        if bytes + cores == 0 { Ok(()) } else { Err(VmRejected::NoRoom { node, bytes, cores }.into()) }
+    }
+
+    fn place(&mut self, vm: &mut Vm, on: NodeId) -> Result<(), Rejected> {
+        if !matches!(vm.phase, VmPhase::Off | VmPhase::Saved) {
+            return Err(cannot(vm, VmCause::Placed));
+        }
+        if vm.wanted != Wanted::Running {
+            return Err(VmRejected::NotWanted(vm.wanted).into());
+        }
+        let restores = vm.phase == VmPhase::Saved;
+        let at = self.seat(vm, on)?;
+        vm.last = Some(on);
+        let to = if restores { VmPhase::Restoring { at } } else { VmPhase::Starting { at } };
+        self.go(vm, VmCause::Placed, to)
+    }
+
+    fn began(&mut self, vm: &mut Vm) -> Result<(), Rejected> {
+        let Some(at) = vm.phase.seat() else { return Err(cannot(vm, VmCause::Began)) };
+        if let Some(node) = vm.awaits_yield(at.node) {
+            return Err(VmRejected::MayStillRun(node).into());
+        }
+        self.go(vm, VmCause::Began, VmPhase::Running { at })?;
+        vm.yielding.clear();
+        vm.setbacks = 0;
+        Ok(())
+    }
+
+    fn ended(&mut self, vm: &mut Vm, how: How) -> Result<(), Rejected> {
+        let (cause, to) = match (how, &vm.phase) {
+            (How::Saved, VmPhase::Saving { .. }) => (VmCause::Saved, VmPhase::Saved),
+            (_, VmPhase::Restoring { .. }) => (VmCause::Ended, VmPhase::Saved),
+            _ => (VmCause::Ended, VmPhase::Off),
+        };
+        let by_itself = matches!(vm.phase, VmPhase::Stopping { .. } | VmPhase::Saving { .. });
+        self.go(vm, cause, to)?;
+        if how == How::PoweredOff && vm.wanted == Wanted::Running {
+            vm.wanted = Wanted::Stopped;
+        } else if !by_itself {
+            vm.setbacks = vm.setbacks.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    /// What ran may run on, until its node has yielded. (One that was being restored has not begun, and never will.) Its zone is no home until it has been
+    /// well for a while.
+    fn lost(&mut self, vm: &mut Vm) -> Result<(), Rejected> {
+        let Some(seat) = vm.phase.seat() else { return Err(cannot(vm, VmCause::Lost)) };
+        let restoring = matches!(vm.phase, VmPhase::Restoring { .. });
+        let to = if restoring { VmPhase::Saved } else { VmPhase::Off };
+        self.go(vm, VmCause::Lost, to)?;
+        if let Some(node) = self.state.nodes.get(&seat.node) {
+            if node.boot == Some(seat.boot) {
+                vm.yielding.insert(seat.node, seat.boot);
+            }
+            self.state.vms.held_down.extend(node.zone.clone());
+        } else {
+            // One that has left the ledger may run on.
+            vm.yielding.insert(seat.node, seat.boot);
+        }
+        Ok(())
+    }
+
+    fn migrate(&mut self, vm: &mut Vm, to: NodeId) -> Result<(), Rejected> {
+        let VmPhase::Running { at: from } = vm.phase else {
+            return Err(cannot(vm, VmCause::MigrationBegun));
+        };
+        if from.node == to {
+            return Err(VmRejected::There(to).into());
+        }
+        if vm.wanted != Wanted::Running {
+            return Err(VmRejected::NotWanted(vm.wanted).into());
+        }
+        for id in &vm.spec.volumes {
+            let volume = self.state.volumes.get(id).ok_or(Rejected::NoSuchVolume(*id))?;
+            if volume.owner != from.node || !matches!(volume.phase, Phase::Open { .. }) {
+                return Err(VmRejected::NotItsOwn(*id).into());
+            }
+        }
+        let to = self.seat(vm, to)?;
+        self.go(vm, VmCause::MigrationBegun, VmPhase::Migrating { from, to, ready: false })
+    }
+
+    /// Epochs, owners and the running side, all in this commit: whichever of them had gone another way before makes it void.
+    fn switch(&mut self, vm: &mut Vm, volumes: &BTreeMap<VolumeId, Epoch>) -> Result<(), Rejected> {
+        let VmPhase::Migrating { from, to, ready } = vm.phase else {
+            return Err(cannot(vm, VmCause::Switched));
+        };
+        if !ready {
+            return Err(VmRejected::NotReady.into());
+        }
+        if !volumes.keys().eq(vm.spec.volumes.iter().collect::<BTreeSet<_>>()) {
+            return Err(VmRejected::NotAllVolumes.into());
+        }
+        for (id, epoch) in volumes {
+            let owner = self.state.volumes.get(id).map(|volume| volume.owner);
+            if owner != Some(from.node) {
+                return Err(VmRejected::NotItsOwn(*id).into());
+            }
+            let hand_over = VolumeCommand::HandOver { to: to.node };
+            self.events.extend(volume::apply(self.state, *id, *epoch, &hand_over, self.bugs)?);
+        }
+        vm.last = Some(to.node);
+        self.go(vm, VmCause::Switched, VmPhase::Landing { from, at: to })
+    }
+}
+
+fn cannot(vm: &Vm, cause: VmCause) -> Rejected {
+    VmRejected::Cannot { phase: vm.phase.kind(), cause }.into()
+}
+
+/// An operator declared a leg of a volume good: what was saved of its virtual machine's memory may not fit to it.
+pub(super) fn volume_overridden(state: &mut State, volume: VolumeId) -> Result<Vec<Event>, Rejected> {
+    let Some((id, mut vm)) = state.vms.of_volume(volume).map(|(id, vm)| (id, vm.clone())) else {
+        return Ok(Vec::new());
+    };
+    let mut events = Vec::new();
+    let mut edit = Edit { state, id, bugs: Bugs::default(), events: &mut events };
+    if matches!(vm.phase, VmPhase::Restoring { .. }) {
+        edit.lost(&mut vm)?;
+    }
+    if vm.phase == VmPhase::Saved {
+        edit.go(&mut vm, VmCause::VolumeOverridden, VmPhase::Off)?;
+    }
+    state.vms.all.insert(id, vm);
+    Ok(events)
+}
+
+/// A quorum was forced: whatever ran is lost with those that ran it, and runs on there until its lease is over.
+pub(super) fn quorum_forced(state: &mut State) -> Result<Vec<Event>, Rejected> {
+    let ids: Vec<VmId> = state.vms.all.keys().copied().collect();
+    let mut events = Vec::new();
+    for id in ids {
+        let Some(mut vm) = state.vms.all.get(&id).cloned() else { continue };
+        let mut edit = Edit { state, id, bugs: Bugs::default(), events: &mut events };
+        let other = vm.phase.other_seat();
+        if vm.phase.seat().is_some() {
+            edit.lost(&mut vm)?;
+        }
+        // Which of the two sides had been told to run is not known.
+        vm.yielding.extend(other.map(|seat| (seat.node, seat.boot)));
+        if vm.phase == VmPhase::Saved {
+            edit.go(&mut vm, VmCause::VolumeOverridden, VmPhase::Off)?;
+        }
+        state.vms.all.insert(id, vm);
+    }
+    Ok(events)
+}

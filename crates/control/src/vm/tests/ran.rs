@@ -1,0 +1,175 @@
+//! What a node orders, by what the ledger says and by what it has.
+
+use super::*;
+use crate::moment::Moment;
+use crate::owner::{self, Hold};
+use crate::vm::runner::{Effect, Event as Said, Instance, Role, Runner, Stage};
+
+const G1: Generation = Generation(1);
+const G2: Generation = Generation(2);
+
+struct Node {
+    runner: Runner,
+    hold: Hold,
+}
+
+impl Node {
+    fn new(node: NodeId) -> Self {
+        let mut runner = Runner::new(node, boot(node, 1), BTreeMap::new());
+        let _ = runner.step(
+            Moment(0),
+            &State::new(crate::state::Settings::default()),
+            &BTreeMap::new(),
+            &Said::Leased,
+        );
+        Self { runner, hold: Hold::Nothing }
+    }
+
+    /// It finds this, as an agent that starts.
+    fn found(node: NodeId, generation: Generation, stage: Stage) -> Self {
+        let found = BTreeMap::from([(VM, Instance { generation, stage })]);
+        Self { runner: Runner::new(node, boot(node, 1), found), ..Self::new(node) }
+    }
+
+    fn says(&mut self, ledger: &State, event: &Said) -> Vec<Effect> {
+        self.runner.step(Moment(1), ledger, &BTreeMap::from([(VOLUME, self.hold)]), event)
+    }
+
+    fn looks(&mut self, ledger: &State, hold: Hold) -> Vec<Effect> {
+        self.hold = hold;
+        self.says(ledger, &Said::Look)
+    }
+}
+
+fn asks(state: &State, command: C) -> Effect {
+    Effect::Propose(about(state, command))
+}
+
+fn placed(on: NodeId) -> State {
+    let mut state = ledger(VmPlacement::Anywhere);
+    does(&mut state, C::Place { on });
+    state
+}
+
+#[test]
+fn it_is_started_when_its_volumes_are_here_and_nobody_else_may_run_it() {
+    let mut state = placed(ONE);
+    let mut node = Node::new(ONE);
+    assert_eq!(node.looks(&state, Hold::Nothing), []);
+    assert_eq!(node.looks(&state, Hold::Array), [], "the ledger does not say that it is open");
+    let mut yielding = state.clone();
+    yielding.vms.all.get_mut(&VM).unwrap().yielding.insert(TWO, boot(TWO, 1));
+    assert_eq!(node.looks(&yielding, Hold::Users), [], "an earlier run may go on elsewhere");
+    let mut unleased = Node { runner: Runner::new(ONE, boot(ONE, 1), BTreeMap::new()), hold: Hold::Users };
+    assert_eq!(unleased.looks(&state, Hold::Users), [], "without a lease nothing is started");
+    assert_eq!(node.looks(&state, Hold::Users), [Effect::Start(VM, G1, Role::Run)]);
+    assert_eq!(node.says(&state, &Said::Started(VM, G1)), [asks(&state, C::Began)]);
+    does(&mut state, C::Began);
+    assert_eq!(node.looks(&state, Hold::Users), []);
+    let ended = node.says(&state, &Said::Ended(VM, G1, How::PoweredOff));
+    assert_eq!(ended, [asks(&state, C::Ended(How::PoweredOff))]);
+    assert_eq!(node.looks(&state, Hold::Users), ended, "until the ledger knows");
+    does(&mut state, C::Ended(How::PoweredOff));
+    assert_eq!(the_vm(&state).wanted, Wanted::Stopped);
+    assert_eq!(node.looks(&state, Hold::Users), []);
+}
+
+#[test]
+fn it_is_ended_when_it_is_superseded_or_loses_a_volume_or_the_lease() {
+    let state = running(VmPlacement::Anywhere);
+    let end = [Effect::End(VM, G1)];
+    let fresh = || Node { hold: Hold::Users, ..Node::found(ONE, G1, Stage::Running) };
+    assert_eq!(fresh().looks(&state, Hold::Users), [], "an agent's restart disturbs nothing");
+    assert_eq!(fresh().looks(&state, Hold::Array), [], "nor does a ledger that is behind");
+    assert_eq!(fresh().looks(&state, Hold::Nothing), end);
+    assert_eq!(fresh().says(&state, &Said::LeaseLost), end);
+    let mut lost = state.clone();
+    does(&mut lost, C::Lost);
+    let mut node = fresh();
+    assert_eq!(node.looks(&lost, Hold::Users), end);
+    assert_eq!(node.looks(&lost, Hold::Users), [], "once");
+    let yielded = asks(&lost, C::Yielded { node: ONE, boot: boot(ONE, 1) });
+    assert_eq!(
+        node.says(&lost, &Said::Ended(VM, G1, How::Died)),
+        [yielded],
+        "it yields when nothing is left"
+    );
+}
+
+#[test]
+fn a_volume_goes_where_its_virtual_machine_is_to_run() {
+    let state = placed(TWO);
+    let mut node = Node::new(ONE);
+    let give = Effect::Owner(VOLUME, owner::Event::HandOver(TWO));
+    assert_eq!(node.looks(&state, Hold::Users), [give]);
+    assert_eq!(node.says(&state, &Said::Silent(TWO)), [], "nobody is there to take it");
+}
+
+#[test]
+fn a_restored_memory_runs_only_when_the_ledger_says_that_it_is_used_up() {
+    let mut state = running(VmPlacement::Anywhere);
+    does(&mut state, C::Save);
+    does(&mut state, C::Ended(How::Saved));
+    does(&mut state, C::Place { on: ONE });
+    let mut node = Node::new(ONE);
+    assert_eq!(node.looks(&state, Hold::Users), [Effect::Start(VM, G2, Role::Restore)]);
+    assert_eq!(node.says(&state, &Said::Ready(VM, G2)), [asks(&state, C::Began)]);
+    does(&mut state, C::Began);
+    assert_eq!(node.looks(&state, Hold::Users), [Effect::Resume(VM, G2)]);
+}
+
+#[test]
+fn a_migration_is_asked_for_step_by_step_on_both_sides() {
+    let mut state = running(VmPlacement::Anywhere);
+    let mut here = Node { hold: Hold::Users, ..Node::found(ONE, G1, Stage::Running) };
+    let mut there = Node::new(TWO);
+    does(&mut state, C::Migrate { to: TWO });
+    assert_eq!(here.looks(&state, Hold::Users), [], "nobody waits yet");
+    assert_eq!(there.looks(&state, Hold::Nothing), [Effect::Start(VM, G2, Role::Incoming)]);
+    assert_eq!(there.says(&state, &Said::Ready(VM, G2)), [asks(&state, C::IncomingReady)]);
+    does(&mut state, C::IncomingReady);
+    assert_eq!(here.looks(&state, Hold::Users), [Effect::Send(VM, G1, TWO, G2)]);
+    assert_eq!(here.says(&state, &Said::Paused(VM, G1)), [Effect::Owner(VOLUME, owner::Event::Part)]);
+    assert_eq!(here.looks(&state, Hold::Nothing), [], "it is being closed");
+    let asked = asks(&state, switch(&state));
+    assert_eq!(here.looks(&state, Hold::Parted), [asked.clone()]);
+    assert_eq!(here.looks(&state, Hold::Parted), [asked], "while the outcome is not known it stays paused");
+    assert_eq!(there.looks(&state, Hold::Nothing), []);
+    switches(&mut state);
+    assert_eq!(here.looks(&state, Hold::Nothing), [Effect::Continue(VM, G1)]);
+    assert_eq!(there.looks(&state, Hold::Nothing), [], "the volumes are not open");
+    opened(&mut state);
+    assert_eq!(there.looks(&state, Hold::Users), [Effect::Resume(VM, G2)]);
+    assert_eq!(there.says(&state, &Said::Started(VM, G2)), [asks(&state, C::Began)]);
+    does(&mut state, C::Began);
+    assert_eq!(here.looks(&state, Hold::Nothing), [Effect::End(VM, G1)]);
+}
+
+#[test]
+fn a_cancelled_one_gets_its_volumes_back_and_goes_on_where_it_was() {
+    let mut state = migrating();
+    let mut here = Node { hold: Hold::Parted, ..Node::found(ONE, G1, Stage::Paused(G2)) };
+    let _ = here.says(&state, &Said::Leased);
+    assert_eq!(here.says(&state, &Said::Failed(VM, G1)), [asks(&state, C::Cancel)]);
+    let mut there = Node::found(TWO, G2, Stage::Ready(Role::Incoming));
+    assert_eq!(there.says(&state, &Said::Ended(VM, G2, How::Died)), [asks(&state, C::Cancel)]);
+    does(&mut state, C::Cancel);
+    let back = Effect::Owner(VOLUME, owner::Event::HandOver(ONE));
+    assert_eq!(here.looks(&state, Hold::Parted), [back], "it does not run before its volumes are back");
+    assert_eq!(here.looks(&state, Hold::Nothing), []);
+    assert_eq!(here.looks(&state, Hold::Users), [Effect::Resume(VM, G1)]);
+    let mut there = Node::found(TWO, G2, Stage::Ready(Role::Incoming));
+    assert_eq!(there.looks(&state, Hold::Nothing), [Effect::End(VM, G2)]);
+}
+
+#[test]
+fn after_the_switch_the_source_only_sends_whatever_fails() {
+    let mut state = migrating();
+    switches(&mut state);
+    let mut here = Node::found(ONE, G1, Stage::Paused(G2));
+    assert_eq!(here.says(&state, &Said::Leased), [Effect::Continue(VM, G1)]);
+    assert_eq!(here.says(&state, &Said::Failed(VM, G1)), []);
+    let mut gone = Node::new(TWO);
+    let ended = asks(&state, C::Ended(How::Died));
+    assert_eq!(gone.looks(&state, Hold::Users), [ended], "nothing that could land is there");
+}
