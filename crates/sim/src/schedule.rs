@@ -6,8 +6,8 @@
 mod vms;
 
 use std::fmt;
-pub use vms::VmWhat;
 pub(crate) use vms::{Home, Machine};
+pub use vms::{Then, VmWhat, When};
 
 /// What a cluster is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -24,7 +24,7 @@ mod vm;
 
 use crate::bugs::Broken;
 use crate::hits::Hits;
-use crate::schedule::{Home, Plane, Schedule};
+use crate::schedule::{Home, Plane, Schedule, Then, When};
 use control::owner::{self, Owner};
 use control::state::{Reach, State};
 use control::target::{Key, Laid, LegOf, Target};
@@ -112,6 +112,10 @@ pub(crate) enum Event {
     Mended,
     /// People and the API look.
     Operator,
+    /// A trap for a virtual machine springs.
+    Sprung(usize, Then),
+    /// A node that a trap has cut off from the ledger resets itself.
+    CutOver(usize),
     /// What comes next of a virtual machine on a machine, in its run: which, and which run of it.
     Guest(usize, u32, VmId, Generation, vm::Step),
 }
@@ -204,6 +208,8 @@ pub(crate) struct VmSim {
     pub(crate) volumes: Vec<usize>,
     pub(crate) home: Home,
     pub(crate) known: vm::Known,
+    /// What happens as soon as it is so far.
+    pub(crate) trap: Option<(When, Then)>,
 }
 
 impl Machine {
@@ -350,6 +356,8 @@ impl World {
             Event::Mend(fault) => self.mend(fault),
             Event::Mended => self.all_mended(),
             Event::Operator => self.operate(),
+            Event::Sprung(vm, then) => self.sprung(vm, then),
+            Event::CutOver(machine) => self.cut_over(machine),
             Event::Guest(machine, run, vm, generation, step) => {
                 self.guest_step(machine, run, vm, generation, step);
             }
@@ -478,6 +486,8 @@ fn whose(event: &Event) -> Option<usize> {
         | Event::Fault(_)
         | Event::Mend(_)
         | Event::Mended
+        | Event::Sprung(..)
+        | Event::CutOver(_)
         | Event::Operator => None,
     }
 }

@@ -138,7 +138,14 @@ impl Edit<'_> {
             C::Place { on } => self.place(vm, *on),
             C::Began => self.began(vm),
             C::Ended(how) => self.ended(vm, *how),
-            C::Lost => self.lost(vm),
+            C::Lost => {
+                let node = vm.phase.seat().and_then(|seat| self.state.nodes.get(&seat.node));
+                let zone = node.and_then(|node| node.zone.clone());
+                self.lost(vm)?;
+                // No home until it has been well for a while.
+                self.state.vms.held_down.extend(zone);
+                Ok(())
+            }
             C::Stop if vm.phase == VmPhase::Saved => self.go(vm, VmCause::Stop, VmPhase::Off),
             C::Stop => match vm.phase.seat() {
                 Some(at) => self.go(vm, VmCause::Stop, VmPhase::Stopping { at }),
@@ -258,20 +265,14 @@ impl Edit<'_> {
         Ok(())
     }
 
-    /// What ran may run on, until its node has yielded. (One that was being restored has not begun, and never will.) Its zone is no home until it has been
-    /// well for a while.
+    /// What ran may run on, until its node has yielded. (One that was being restored has not begun, and never will.)
     fn lost(&mut self, vm: &mut Vm) -> Result<(), Rejected> {
         let Some(seat) = vm.phase.seat() else { return Err(cannot(vm, VmCause::Lost)) };
         let restoring = matches!(vm.phase, VmPhase::Restoring { .. });
         let to = if restoring { VmPhase::Saved } else { VmPhase::Off };
         self.go(vm, VmCause::Lost, to)?;
-        if let Some(node) = self.state.nodes.get(&seat.node) {
-            if node.boot == Some(seat.boot) {
-                vm.yielding.insert(seat.node, seat.boot);
-            }
-            self.state.vms.held_down.extend(node.zone.clone());
-        } else {
-            // One that has left the ledger may run on.
+        // One that has left the ledger may run on.
+        if self.state.nodes.get(&seat.node).is_none_or(|node| node.boot == Some(seat.boot)) {
             vm.yielding.insert(seat.node, seat.boot);
         }
         Ok(())
@@ -325,14 +326,14 @@ fn cannot(vm: &Vm, cause: VmCause) -> Rejected {
     VmRejected::Cannot { phase: vm.phase.kind(), cause }.into()
 }
 
-/// An operator declared a leg of a volume good: what was saved of its virtual machine's memory may not fit to it.
+/// An operator declared a leg of a volume good: no memory of its virtual machine may fit to it any more, neither a saved one nor one that waits to go on.
 pub(super) fn volume_overridden(state: &mut State, volume: VolumeId) -> Result<Vec<Event>, Rejected> {
     let Some((id, mut vm)) = state.vms.of_volume(volume).map(|(id, vm)| (id, vm.clone())) else {
         return Ok(Vec::new());
     };
     let mut events = Vec::new();
     let mut edit = Edit { state, id, bugs: Bugs::default(), events: &mut events };
-    if matches!(vm.phase, VmPhase::Restoring { .. }) {
+    if vm.phase.seat().is_some() {
         edit.lost(&mut vm)?;
     }
     if vm.phase == VmPhase::Saved {

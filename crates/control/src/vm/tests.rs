@@ -218,6 +218,10 @@ fn a_saved_memory_is_used_once_and_given_up_with_its_disks() {
     does(&mut state, C::Place { on: ONE });
     assert_eq!(the_vm(&state).phase.kind(), VmKind::Restoring);
     assert_eq!(the_vm(&overridden(&state)).phase, VmPhase::Off);
+    let mut moved = migrating();
+    switches(&mut moved);
+    assert_eq!(the_vm(&overridden(&moved)).phase, VmPhase::Off, "what has come does not fit, either");
+    assert_eq!(overridden(&moved).vms.held_down, BTreeSet::new(), "no node was lost");
     let mut failed = state.clone();
     does(&mut failed, C::Lost);
     assert_eq!(the_vm(&failed).phase, VmPhase::Saved, "it has not run");

@@ -39,7 +39,7 @@ pub enum VmCause {
     Ended,
     /// Its memory is saved.
     Saved,
-    /// Its node is lost, or has booted anew; or a quorum was forced.
+    /// Its node is lost, or has booted anew; or an operator declared a leg of one of its volumes good, or forced a quorum.
     Lost,
     /// It is wanted stopped.
     Stop,

@@ -5,7 +5,7 @@ use super::{CALM_MS, Fault, Kind, LAST_MS, Schedule, What};
 /// What is mixed into a seed to draw virtual machines.
 const MACHINES: u64 = 0x0a11_ce5e_4ed0_1e51;
 /// How many schedules of 256 have any.
-const SCHEDULES: u8 = 140;
+const SCHEDULES: u8 = 110;
 
 /// What happens to a virtual machine, or for one. Machines are indices from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,28 @@ pub enum VmWhat {
     ResetIts(usize),
     /// The agent there is killed, and starts again.
     KillItsAgent(usize),
+    /// As soon as it is restored or has been switched over.
+    Trap(usize, When, Then),
+}
+
+/// When a trap springs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// The ledger says that it is to be restored.
+    Restoring,
+    /// The ledger says that it has moved.
+    Landing,
+}
+
+/// What a trap does, where the ledger says that it is to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// The node resets itself.
+    Reset,
+    /// What waits there dies.
+    Dies,
+    /// The node is cut off from the ledger, and resets itself a second later.
+    CutAndReset,
 }
 
 /// Where a virtual machine of a schedule may run.
@@ -113,6 +135,16 @@ fn happening(random: &mut fastrand::Rng, kind: Kind, machines: usize, at_ms: u64
         VmWhat::Save(_) if random.bool() => for_ms,
         _ => 0,
     };
+    let then = [Then::Reset, Then::Dies, Then::CutAndReset][random.usize(..3)];
+    match first {
+        VmWhat::Save(_) if random.bool() => {
+            faults.insert(0, fault(0, 0, VmWhat::Trap(vm, When::Restoring, then)));
+        }
+        VmWhat::Migrate(..) | VmWhat::Drain(..) | VmWhat::DrainRack(..) if random.u8(..) < 90 => {
+            faults.insert(0, fault(0, 0, VmWhat::Trap(vm, When::Landing, then)));
+        }
+        _ => {}
+    }
     let within_ms = if random.bool() { 300 } else { 2_500 };
     let after_ms = soon + random.u64(..within_ms);
     match random.u8(..10) {

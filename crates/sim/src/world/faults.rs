@@ -2,7 +2,7 @@
 
 use super::vm::vm_id;
 use super::{Event, MS, Seat, World, volume_id};
-use crate::schedule::{Home, Plane, VmWhat, Way, What};
+use crate::schedule::{Home, Plane, Then, VmWhat, Way, What};
 use control::owner;
 use control::state::Voters;
 use control::vm::{Leftover, Wanted};
@@ -126,6 +126,7 @@ impl World {
                     self.reset(node);
                 }
             }
+            VmWhat::Trap(vm, when, then) => self.vms[vm].trap = Some((when, then)),
             VmWhat::KillItsAgent(vm) => {
                 if let Some(node) = self.runner_of(vm) {
                     self.end_agent(node);
@@ -133,6 +134,35 @@ impl World {
                     self.post(for_ms * MS, Event::Agent(node, run));
                 }
             }
+        }
+    }
+
+    /// Nothing passes between a node and the ledger, or it does again.
+    fn cut_off(&mut self, node: usize, on: bool) {
+        self.cut(What::NodeCut(node, Plane::Management, Way::Both), on);
+    }
+
+    pub(super) fn sprung(&mut self, vm: usize, then: Then) {
+        let seat = self.ledger().vms.all.get(&vm_id(vm)).and_then(|vm| vm.phase.seat());
+        let Some(node) = seat.map(|seat| super::node_index(seat.node)) else { return };
+        if !self.machines[node].power || self.mended {
+            return;
+        }
+        self.tell(|_| format!("SPRUNG on node-{}: {then:?}", node + 1));
+        match then {
+            Then::Reset => self.reset(node),
+            Then::Dies => self.dies_on(node, vm),
+            Then::CutAndReset => {
+                self.cut_off(node, true);
+                self.post(1_200 * MS, Event::CutOver(node));
+            }
+        }
+    }
+
+    pub(super) fn cut_over(&mut self, node: usize) {
+        self.cut_off(node, false);
+        if self.machines[node].power {
+            self.reset(node);
         }
     }
 

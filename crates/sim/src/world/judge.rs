@@ -345,6 +345,7 @@ impl World {
                 Event::ExtentsMapped(id, extents) => {
                     self.tell(|_| format!("{id} has {extents} extents mapped"));
                 }
+                Event::Vm(id, _, _, _, to) => self.spring(*id, *to),
                 Event::LegFreed(id, leg) => self.leg_freed(super::volume_index(*id), leg.0),
                 Event::Volume(id, epoch, _, VolumeCause::Override | VolumeCause::ForcedQuorum, _) => {
                     let truth = &mut self.truths[super::volume_index(*id)];

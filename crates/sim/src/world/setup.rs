@@ -129,6 +129,7 @@ fn vms(schedule: &Schedule) -> Vec<VmSim> {
         volumes: found.volumes,
         home: found.home,
         known: vm::Known::default(),
+        trap: None,
     };
     schedule.machines().into_iter().map(of).collect()
 }

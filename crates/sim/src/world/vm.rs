@@ -4,10 +4,11 @@
 //! source as soon as nothing of it is in flight; it needs the way between the two, and the source until the last of it is sent.
 
 use super::{Event, MS, World, node_index, volume_id, volume_index};
-use crate::schedule::{Home, Plane};
+use crate::schedule::{Home, Plane, Then, When};
 use control::Command;
 use control::owner::{self, Hold};
 use control::vm::runner::{self, Effect, Instance, Role, Stage};
+use control::vm::transition::VmKind;
 use control::vm::{How, VmCommand, VmPhase, VmsCommand, Wanted};
 use model::{Generation, NodeId, VmId, VmPlacement, VolumeId};
 use std::collections::BTreeMap;
@@ -138,9 +139,10 @@ impl World {
         let agents = self.machines[machine].agents;
         match effect {
             Effect::Start(vm, generation, role) => {
+                self.judge_disks(machine, vm, role != Role::Incoming);
                 let instance = Instance { generation, stage: Stage::Launched(role) };
                 self.machines[machine].guests.insert(vm, Guest { instance, received: false });
-                let delay = self.random_vm.u64(50..800) * MS;
+                let delay = self.random_vm.u64(20..400) * MS;
                 self.after(delay, machine, vm, generation, Step::Launched);
             }
             Effect::Send(vm, generation, node, to) => {
@@ -150,6 +152,7 @@ impl World {
             }
             Effect::Continue(vm, generation) => self.send_last(machine, vm, generation),
             Effect::Resume(vm, generation) => {
+                self.judge_disks(machine, vm, true);
                 let delay = self.random_vm.u64(1..30) * MS;
                 self.after(delay, machine, vm, generation, Step::Resume(agents, 0));
             }
@@ -224,7 +227,8 @@ impl World {
 
     fn launched(&mut self, machine: usize, vm: VmId, generation: Generation) {
         let Some(Stage::Launched(role)) = self.stage(machine, vm, generation) else { return };
-        if self.random_vm.u8(..) < 10 {
+        let without = role == Role::Run && !self.has_disks(machine, vm);
+        if without || self.random_vm.u8(..) < 10 {
             return self.guest_ends(machine, vm, generation, How::Died);
         }
         if role == Role::Run {
@@ -273,20 +277,27 @@ impl World {
             let why = format!("{vm} runs on node-{} in {generation}, which was another run's", machine + 1);
             return self.broke(why);
         }
-        let disks = |volume: &usize| {
-            let array = self.machines[machine].arrays[*volume].as_ref();
-            array.is_some_and(|array| array.admitted && !array.stopping)
-        };
-        if !known.volumes.iter().all(disks) {
-            let why = format!("{vm} runs on node-{} without its disks", machine + 1);
-            return self.broke(why);
-        }
         let alone = self.other_runner(machine, vm).filter(|_| !self.any_clock_astray());
         if let Some(other) = alone {
             let why = format!("{vm} begins on node-{} while it runs on node-{}", machine + 1, other + 1);
             return self.broke(why);
         }
         self.vms[vm_index(vm)].known.ran = Some(seat);
+    }
+
+    fn has_disks(&self, machine: usize, vm: VmId) -> bool {
+        let disk = |volume: &usize| {
+            let array = self.machines[machine].arrays[*volume].as_ref();
+            array.is_some_and(|array| array.admitted && !array.stopping)
+        };
+        self.vms[vm_index(vm)].volumes.iter().all(disk)
+    }
+
+    /// Nothing is ordered to run without.
+    fn judge_disks(&mut self, machine: usize, vm: VmId, needed: bool) {
+        if needed && !self.has_disks(machine, vm) {
+            self.broke(format!("{vm} is to run on node-{} without its disks", machine + 1));
+        }
     }
 
     fn other_runner(&self, machine: usize, vm: VmId) -> Option<usize> {
@@ -342,6 +353,9 @@ impl World {
                 }
                 self.after(20 * MS, machine, vm, generation, Step::Resume(agents, tries + 1));
             }
+            Some(Stage::Ready(_) | Stage::Paused(_) | Stage::Sending(_)) if !self.has_disks(machine, vm) => {
+                self.guest_ends(machine, vm, generation, How::Died);
+            }
             Some(Stage::Ready(role)) => self.begins(machine, vm, generation, role == Role::Incoming),
             Some(Stage::Paused(_) | Stage::Sending(_)) => self.begins(machine, vm, generation, true),
             _ => {}
@@ -381,6 +395,27 @@ impl World {
         let Some(guest) = self.machines[machine].guests.get(&vm_id(vm)).copied() else { return };
         let how = if self.random_vm.bool() { How::Died } else { How::PoweredOff };
         self.guest_ends(machine, vm_id(vm), guest.instance.generation, how);
+    }
+
+    /// What waits or runs there does.
+    pub(super) fn dies_on(&mut self, machine: usize, vm: usize) {
+        if let Some(guest) = self.machines[machine].guests.get(&vm_id(vm)).copied() {
+            self.guest_ends(machine, vm_id(vm), guest.instance.generation, How::Died);
+        }
+    }
+
+    /// A trap waits for the ledger to say this.
+    pub(super) fn spring(&mut self, id: VmId, to: VmKind) {
+        let vm = vm_index(id);
+        let is_it = |(when, _): &mut (When, Then)| match when {
+            When::Restoring => to == VmKind::Restoring,
+            When::Landing => to == VmKind::Landing,
+        };
+        if let Some((when, then)) = self.vms.get_mut(vm).and_then(|found| found.trap.take_if(is_it)) {
+            let within = if when == When::Landing { 150 } else { 900 };
+            let delay = if then == Then::CutAndReset { 1 } else { self.random_vm.u64(..within) * MS };
+            self.post(delay, Event::Sprung(vm, then));
+        }
     }
 
     /// What saved memory does not know of has become of a volume, or everything.
