@@ -313,6 +313,7 @@ impl Owner {
     }
 
     fn take(&mut self, now: Moment, ledger: &State, event: Event, effects: &mut Vec<Effect>) {
+        let open = self.is_open(ledger);
         match (event, &mut self.stage) {
             (Event::Silent(node), _) => drop(self.silent.insert(node)),
             (Event::Heard(node), _) => drop(self.silent.remove(&node)),
@@ -335,11 +336,7 @@ impl Owner {
             }
             (Event::Close, Stage::Up(_)) => self.stop(now, false, Then::Close, effects),
             (Event::HandOver(to), Stage::Up(_)) => self.hand_over(now, ledger, to, effects),
-            (Event::Part, Stage::Up(_)) => {
-                if self.is_open(ledger) {
-                    self.stop(now, false, Then::Part, effects);
-                }
-            }
+            (Event::Part, Stage::Up(_)) if open => self.stop(now, false, Then::Part, effects),
             // Whichever is committed first, the others are void.
             (
                 Event::HandOver(to),

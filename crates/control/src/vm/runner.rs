@@ -405,7 +405,7 @@ impl Runner {
             }
             (Part::Sends(..), Stage::Paused(_)) => Self::part(sight, effects),
             (Part::Receives(_, false), Stage::Ready(_)) => {
-                effects.push(sight.propose(VmCommand::IncomingReady))
+                effects.push(sight.propose(VmCommand::IncomingReady));
             }
             (Part::Hands(_), Stage::Paused(_)) if self.bugs.has(Bug::ResumeAfterSwitch) => {
                 self.reached(id, generation, Stage::Resumed);

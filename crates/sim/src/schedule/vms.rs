@@ -106,7 +106,7 @@ pub(super) fn happenings(schedule: &Schedule) -> Vec<Fault> {
         return Vec::new();
     }
     let mut faults = Vec::new();
-    for _ in 0..1 + random.usize(..4) {
+    for _ in 0..=random.usize(..4) {
         let near = random.choice(&schedule.faults).map_or(CALM_MS, |fault| fault.at_ms);
         let at_ms = if random.bool() { near } else { CALM_MS + random.u64(..LAST_MS - CALM_MS) };
         let at_ms = (at_ms + random.u64(..2_000)).saturating_sub(1_000).max(CALM_MS);

@@ -387,13 +387,14 @@ impl World {
             let whole = found.legs.values().all(|leg| gone(leg) || leg.state == LegState::InSync);
             let open = matches!(found.phase, Phase::Open { .. });
             let owner = node_index(found.owner);
-            let array = self.machines[owner].arrays[volume].as_ref();
-            if !(whole && open && has_all(array, found)) {
+            let well = whole && open && has_all(self.machines[owner].arrays[volume].as_ref(), found);
+            if !well {
                 self.truths[volume].acknowledged = false;
             }
+            // Whoever can't run any more writes nothing.
             let idle = self.vm_of(volume).is_some_and(|vm| self.has_no_home(vm));
-            let well = whole && open && has_all(self.machines[owner].arrays[volume].as_ref(), found);
-            if !self.truths[volume].acknowledged && !(idle && well) {
+            let fine = self.truths[volume].acknowledged || (idle && well);
+            if !fine {
                 let grows = (found.size_bytes, found.growing, &found.mapped, &found.mapping);
                 waits = Some((volume, format!("{:?}, {grows:?}, {:?}", found.phase, found.legs)));
             }

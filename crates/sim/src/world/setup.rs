@@ -72,9 +72,8 @@ impl World {
                 |leg: &model::PlacedLeg| Disk::new(leg.drive.0 as usize - 1, leg.extents.clone(), thin);
             own.map(|leg| (leg.leg.0, disk(leg))).collect()
         };
-        let disks = (0..volumes.len()).map(of).collect();
         let machines = (0..=nodes).map(|node| machine(node, nodes, volumes.len(), &mut random)).collect();
-        let links = vec![0; (nodes + 1) * (nodes + 1)];
+        let (disks, links) = ((0..volumes.len()).map(of).collect(), vec![0; (nodes + 1) * (nodes + 1)]);
         let mut world = Self {
             bug,
             random,
