@@ -59,7 +59,7 @@ fn steps(arguments: &TestArguments) -> Result<(), Stop> {
     // Advisories need a database from the network; `cargo xtask test` never claims to have checked them.
     step(Command::new(deny).args(["deny", "--offline", "check", "licenses", "bans", "sources"]))?;
     let nextest = NEXTEST.ensure()?;
-    ensure_browser()?;
+    ensure_packages()?;
     let mut tests = Command::new(nextest);
     tests.args(["nextest", "run", "--workspace", "--all-features"]);
     if arguments.no_lab {
@@ -70,12 +70,13 @@ fn steps(arguments: &TestArguments) -> Result<(), Stop> {
     step(&mut tests)
 }
 
-/// What the report's page is looked at in.
-fn ensure_browser() -> Result<(), Stop> {
+/// What the report's page is looked at in, and what virtual machines run in.
+fn ensure_packages() -> Result<(), Stop> {
     let ui = hil::ui::Ui::new();
-    hil::host::ensure_packages(&[hil::host::CHROMIUM], &ui.line("browser")).map_err(|error| {
+    let packages = [hil::host::CHROMIUM, hil::host::QEMU];
+    hil::host::ensure_packages(&packages, &ui.line("packages")).map_err(|error| {
         eprintln!("error: {}", hil::chain(&error));
-        Stop { step: "install chromium".to_owned(), code: 69 }
+        Stop { step: "install what tests need".to_owned(), code: 69 }
     })
 }
 

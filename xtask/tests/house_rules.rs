@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may depend on whom, among our own crates. A new edge is a decision: make it here and in docs/ARCHITECTURE.md.
-const EDGES: [(&str, &[&str]); 20] = [
+const EDGES: [(&str, &[&str]); 21] = [
     ("model", &[]),
     ("template", &["model"]),
     ("network", &["model"]),
@@ -19,6 +19,7 @@ const EDGES: [(&str, &[&str]); 20] = [
     ("nvme", &[]),
     ("hands", &[]),
     ("workload", &[]),
+    ("pulse", &["workload"]),
     ("api", &["control", "model", "network"]),
     ("ledger", &["api", "control", "model"]),
     ("agent", &["api", "control", "ledger", "model", "network", "nvme", "storage"]),
@@ -38,7 +39,7 @@ const EDGES: [(&str, &[&str]); 20] = [
 ];
 
 /// Code that decides: it may not look at a clock, a file or a socket, and may not start anything.
-const PURE: [&str; 57] = [
+const PURE: [&str; 61] = [
     "crates/model/src",
     "crates/template/src",
     "crates/control/src",
@@ -78,6 +79,10 @@ const PURE: [&str; 57] = [
     "crates/drives/src/cache.rs",
     "crates/drives/src/fault.rs",
     "crates/drives/src/nbd.rs",
+    "crates/pulse/src/choose.rs",
+    "crates/pulse/src/format.rs",
+    "crates/pulse/src/history.rs",
+    "crates/pulse/src/image.rs",
     "crates/workload/src/block.rs",
     "crates/workload/src/choice.rs",
     "crates/workload/src/judge.rs",
