@@ -1,14 +1,15 @@
 //! A client of QEMU's machine protocol (QMP; QEMU's `docs/interop/qmp-spec.rst`).
 //!
-//! Purpose: one command, one answer, over a unix socket, each within a bound.
+//! Purpose: one command, one answer, over a unix socket, each within a bound. Events say that it is time to ask for the state again.
 //!
-//! Invariants: answers are matched to commands by id; events that arrive in between are dropped, because callers
-//! here ask for state instead of listening for changes. A client whose answer did not come in time is poisoned:
-//! every later call fails, so that a late answer is never taken for another command's.
+//! Invariants: answers are matched to commands by id. Of events only the last few names are kept: state is asked for, never put together from
+//! them. A client whose answer did not come in time is poisoned: every later call fails, so that a late answer is never taken for
+//! another command's.
 //!
 //! On failure: [`QmpError`] names the socket and the command.
 
 use serde_json::{Value, json};
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,6 +19,9 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 /// The longest line that QEMU may answer with. Its longest known answers (`query-qmp-schema`) stay below.
 const ANSWER_MAX_BYTES: u64 = 4 << 20;
+
+/// How many events are kept until somebody asks for them; of more, the oldest are forgotten.
+const EVENTS_MAX: usize = 16;
 
 /// What went wrong with a QMP call.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +81,9 @@ pub struct Qmp {
     bound: Duration,
     next_id: u64,
     poisoned: bool,
+    /// What was read of the next message: a reader that is dropped half-way leaves it here.
+    line: Vec<u8>,
+    events: VecDeque<String>,
 }
 
 impl Qmp {
@@ -95,6 +102,8 @@ impl Qmp {
             bound,
             next_id: 1,
             poisoned: false,
+            line: Vec::new(),
+            events: VecDeque::new(),
         };
         qmp.execute("qmp_capabilities", Value::Null).await?;
         Ok(qmp)
@@ -120,6 +129,27 @@ impl Qmp {
         self.execute("set_link", json!({ "name": device, "up": up })).await.map(drop)
     }
 
+    /// Waits for the next event, and gives its name: at once if one came since the last call, `None` when none comes within the bound.
+    pub async fn event(&mut self, bound: Duration) -> Result<Option<String>, QmpError> {
+        let next = async {
+            while self.events.is_empty() {
+                let message = self.read_message("event").await?;
+                self.note(&message);
+            }
+            Ok(self.events.pop_front())
+        };
+        tokio::time::timeout(bound, next).await.unwrap_or(Ok(None))
+    }
+
+    fn note(&mut self, message: &Value) {
+        if let Some(name) = message.get("event").and_then(Value::as_str) {
+            if self.events.len() == EVENTS_MAX {
+                self.events.pop_front();
+            }
+            self.events.push_back(name.to_owned());
+        }
+    }
+
     async fn exchange(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
         let id = self.next_id;
         self.next_id += 1;
@@ -132,6 +162,7 @@ impl Qmp {
         loop {
             let message = self.read_message(command).await?;
             if message.get("id").and_then(Value::as_u64) != Some(id) {
+                self.note(&message);
                 continue; // the greeting, or an event
             }
             if let Some(error) = message.get("error") {
@@ -143,13 +174,14 @@ impl Qmp {
     }
 
     async fn read_message(&mut self, command: &str) -> Result<Value, QmpError> {
-        let mut line = String::new();
-        let read = (&mut self.reader).take(ANSWER_MAX_BYTES).read_line(&mut line).await;
+        let left = ANSWER_MAX_BYTES.saturating_sub(self.line.len() as u64);
+        let read = (&mut self.reader).take(left).read_until(b'\n', &mut self.line).await;
+        let line = std::mem::take(&mut self.line);
         match read {
             Ok(0) => Err(self.broken(command, io::ErrorKind::UnexpectedEof.into())),
-            Ok(_) => serde_json::from_str(&line).map_err(|_| QmpError::NotQmp {
+            Ok(_) => serde_json::from_slice(&line).map_err(|_| QmpError::NotQmp {
                 command: command.to_owned(),
-                line: line.trim_end().to_owned(),
+                line: String::from_utf8_lossy(&line).trim_end().to_owned(),
             }),
             Err(source) => Err(self.broken(command, source)),
         }
@@ -196,6 +228,23 @@ mod tests {
         let event = "{\"event\": \"RESUME\", \"timestamp\": {}}\n".to_owned();
         let (_dir, qmp) = with_server(vec![vec![ok(1)], vec![event, ok(2)]]).await;
         qmp.unwrap().set_link("nic0", false).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn events_are_kept_for_whoever_asks_and_one_that_comes_in_pieces_is_whole() {
+        let event = |name: &str| format!("{{\"event\": \"{name}\", \"timestamp\": {{}}}}\n");
+        let (first, second) = (event("STOP"), event("RESUME"));
+        let (piece, rest) = second.split_at(9);
+        let answers = vec![vec![ok(1)], vec![first, ok(2), piece.to_owned()], vec![rest.to_owned(), ok(3)]];
+        let (_dir, qmp) = with_server(answers).await;
+        let mut qmp = qmp.unwrap();
+        let bound = Duration::from_millis(50);
+        assert_eq!(qmp.event(Duration::from_millis(1)).await.unwrap(), None);
+        qmp.set_link("nic0", true).await.unwrap();
+        assert_eq!(qmp.event(bound).await.unwrap().as_deref(), Some("STOP"));
+        assert_eq!(qmp.event(bound).await.unwrap(), None);
+        qmp.set_link("nic0", true).await.unwrap();
+        assert_eq!(qmp.event(bound).await.unwrap().as_deref(), Some("RESUME"));
     }
 
     #[tokio::test]
