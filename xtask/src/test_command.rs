@@ -70,10 +70,10 @@ fn steps(arguments: &TestArguments) -> Result<(), Stop> {
     step(&mut tests)
 }
 
-/// What the report's page is looked at in, and what virtual machines run in.
+/// What the report's page is looked at in, what virtual machines run in, and what makes images for them.
 fn ensure_packages() -> Result<(), Stop> {
     let ui = hil::ui::Ui::new();
-    let packages = [hil::host::CHROMIUM, hil::host::QEMU];
+    let packages = [hil::host::CHROMIUM, hil::host::QEMU, hil::host::QEMU_IMG];
     hil::host::ensure_packages(&packages, &ui.line("packages")).map_err(|error| {
         eprintln!("error: {}", hil::chain(&error));
         Stop { step: "install what tests need".to_owned(), code: 69 }

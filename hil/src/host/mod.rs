@@ -33,6 +33,9 @@ pub struct HostPackage {
 /// The virtual machine monitor that the lab's nodes run in.
 pub const QEMU: HostPackage = HostPackage { name: "qemu-system-x86", file: "/usr/bin/qemu-system-x86_64" };
 
+/// What makes images of disks for tests. No run needs it.
+pub const QEMU_IMG: HostPackage = HostPackage { name: "qemu-utils", file: "/usr/bin/qemu-img" };
+
 /// What makes the file system on the nodes' boot drives.
 pub const MKE2FS: HostPackage = HostPackage { name: "e2fsprogs", file: "/usr/sbin/mkfs.ext4" };
 
