@@ -22,7 +22,7 @@ const EDGES: [(&str, &[&str]); 21] = [
     ("pulse", &["workload"]),
     ("api", &["control", "model", "network"]),
     ("ledger", &["api", "control", "model"]),
-    ("agent", &["api", "control", "ledger", "model", "network", "nvme", "storage"]),
+    ("agent", &["api", "control", "ledger", "model", "network", "nvme", "storage", "vm"]),
     ("storage", &["control", "model", "nvme"]),
     ("deploy", &["api", "control", "model", "network", "placement"]),
     ("fabric", &["model", "network"]),

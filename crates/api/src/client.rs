@@ -12,13 +12,13 @@
 mod tests;
 
 use crate::{
-    Applied, ApplyRequest, BeginRequest, ClaimRequest, CloseRequest, ClusterView, CommitRequest,
+    Applied, ApplyRequest, BeginRequest, ClaimRequest, CloseRequest, ClusterView, CommitRequest, Console,
     ForceRequest, ForcedQuorum, GiveUpRequest, HandOverRequest, Health, Hello, IdentityError, InviteRequest,
     Invited, JoinRequest, Joined, LinkChanges, Neighbours, NetworkState, NodeLedger, PathsRequest,
     PingAnswer, PingRequest, PowerAction, PowerRequest, Problem, ProposeRequest, Proposed, ReceiveAnswer,
     ReceiveRequest, SendAnswer, SendRequest, TlsIdentity, VotersRequest, path, server_name,
 };
-use model::{Inventory, NodeName, VolumeId};
+use model::{Inventory, NodeName, VmId, VolumeId};
 use network::Generation;
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
@@ -319,6 +319,25 @@ impl Client {
         self.ask(Method::POST, path::VOLUME_HAND_OVER, Some(request), QUICK).await
     }
 
+    /// `POST /v1/volume/image?volume=N&offset=N`: a piece of [`crate::ImageQuery::PIECE_MAX`] bytes at most, in whole sectors.
+    pub async fn write_image(
+        &self,
+        volume: VolumeId,
+        offset: u64,
+        piece: Vec<u8>,
+    ) -> Result<(), ClientError> {
+        let path = format!("{}?volume={}&offset={offset}", path::VOLUME_IMAGE, volume.0);
+        let request = self.http.request(Method::POST, format!("{}{path}", self.base)).body(piece);
+        let exchange = exchange(request.header("content-type", "application/octet-stream"), SLOW);
+        exchange.await.map_err(|failure| self.failed(&Method::POST, &path, failure))
+    }
+
+    /// `GET /v1/vm/console?vm=N&from=N`.
+    pub async fn console(&self, vm: VmId, from: u64) -> Result<Console, ClientError> {
+        let path = format!("{}?vm={}&from={from}", path::VM_CONSOLE, vm.0);
+        self.ask(Method::GET, &path, None::<&()>, QUICK).await
+    }
+
     /// `POST /v1/pool/claim`.
     pub async fn claim(&self, request: &ClaimRequest) -> Result<(), ClientError> {
         self.ask(Method::POST, path::POOL_CLAIM, Some(request), SLOW).await
@@ -344,7 +363,7 @@ impl Client {
                     attempts += 1;
                     let client = self.clone();
                     under_way.spawn(async move {
-                        client.exchange(Method::GET, path::HELLO, None::<&()>, ATTEMPT_LIMIT).await
+                        exchange(client.http.get(format!("{}{}", client.base, path::HELLO)), ATTEMPT_LIMIT).await
                     });
                 }
                 Some(ended) = under_way.join_next() => match ended {
@@ -370,32 +389,13 @@ impl Client {
         body: Option<&impl Serialize>,
         limit: Duration,
     ) -> Result<T, ClientError> {
-        let exchange = self.exchange(method.clone(), path, body, limit);
-        exchange.await.map_err(|failure| self.failed(&method, path, failure))
-    }
-
-    async fn exchange<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&impl Serialize>,
-        limit: Duration,
-    ) -> Result<T, Failure> {
-        let mut request = self.http.request(method, format!("{}{path}", self.base)).timeout(limit);
+        let failed = |failure| self.failed(&method, path, failure);
+        let mut request = self.http.request(method.clone(), format!("{}{path}", self.base));
         if let Some(body) = body {
-            let json = serde_json::to_vec(body).map_err(Failure::Encode)?;
+            let json = serde_json::to_vec(body).map_err(|error| failed(Failure::Encode(error)))?;
             request = request.header("content-type", "application/json").body(json);
         }
-        let classify = |error| classify(error, limit);
-        let mut response = request.send().await.map_err(classify)?;
-        let mut answer = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(classify)? {
-            answer.extend_from_slice(&chunk);
-            if answer.len() > MAX_ANSWER_BYTES {
-                return Err(Failure::TooLong);
-            }
-        }
-        decode(response.status(), &answer)
+        exchange(request, limit).await.map_err(failed)
     }
 
     fn failed(&self, method: &Method, path: &str, failure: Failure) -> ClientError {
@@ -407,6 +407,22 @@ impl Client {
             failure: Box::new(failure),
         }
     }
+}
+
+async fn exchange<T: DeserializeOwned>(
+    request: reqwest::RequestBuilder,
+    limit: Duration,
+) -> Result<T, Failure> {
+    let classify = |error| classify(error, limit);
+    let mut response = request.timeout(limit).send().await.map_err(classify)?;
+    let mut answer = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(classify)? {
+        answer.extend_from_slice(&chunk);
+        if answer.len() > MAX_ANSWER_BYTES {
+            return Err(Failure::TooLong);
+        }
+    }
+    decode(response.status(), &answer)
 }
 
 fn decode<T: DeserializeOwned>(status: StatusCode, answer: &[u8]) -> Result<T, Failure> {

@@ -25,6 +25,7 @@ pub mod pki;
 mod probes;
 mod throughput;
 mod tls;
+mod vms;
 
 #[cfg(feature = "client")]
 pub use client::{Client, ClientError, Endpoint, Failure};
@@ -45,3 +46,4 @@ pub use node_ledger::{ForceRequest, ForcedQuorum, GiveUpRequest, LogPlace, NodeL
 pub use probes::{PathNetwork, PathPeer, PathsRequest, PingAnswer, PingRequest};
 pub use throughput::{ArrivedBytes, ReceiveAnswer, ReceiveRequest, SendAnswer, SendRequest};
 pub use tls::{IdentityError, PeerCertificate, PrivateKeyPem, TlsIdentity, server_name};
+pub use vms::{Console, ConsoleQuery, ImageQuery};

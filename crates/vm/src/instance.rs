@@ -206,6 +206,15 @@ impl Instance {
         })
     }
 
+    /// Waits until QEMU tells of something, for this long at most; whether it has. May be dropped. One that ended is [`InstanceError::Ended`].
+    pub async fn stirs(&mut self, within: Duration) -> Result<bool, InstanceError> {
+        match self.qmp.event(within).await {
+            Ok(event) => Ok(event.is_some()),
+            Err(_) if self.process.has_ended(LOOK_AGAIN)? => Err(ended(self.process.places())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Lets it run. One that runs is left alone.
     pub async fn resume(&mut self) -> Result<(), InstanceError> {
         match self.phase().await? {

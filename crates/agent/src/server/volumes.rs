@@ -1,16 +1,18 @@
 //! Requests about the ledger, the pool and volumes.
 
 use super::Refusal;
-use super::refusal::Body;
+use super::refusal::{Body, Parameters};
 use super::routes::Daemon;
 use crate::chain;
 use crate::state::State;
 use crate::volumes::VolumesError;
 use api::{
-    BeginRequest, ClaimRequest, CloseRequest, ClusterView, DigestsRequest, ForceRequest, ForcedQuorum,
-    GiveUpRequest, GivenLegRequest, HandOverRequest, InviteRequest, Invited, JoinRequest, Joined,
-    LeaseAnswer, LeaseRequest, NodeLedger, PeerCertificate, ProposeRequest, Proposed, VotersRequest, path,
+    BeginRequest, ClaimRequest, CloseRequest, ClusterView, Console, ConsoleQuery, DigestsRequest,
+    ForceRequest, ForcedQuorum, GiveUpRequest, GivenLegRequest, HandOverRequest, ImageQuery, InviteRequest,
+    Invited, JoinRequest, Joined, LeaseAnswer, LeaseRequest, NodeLedger, PeerCertificate, ProposeRequest,
+    Proposed, VotersRequest, path,
 };
+use axum::body::Bytes;
 use axum::extract::{Request, State as Shared};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -37,6 +39,8 @@ pub(super) fn routes(router: Router<Arc<State>>) -> Router<Arc<State>> {
         .route(path::CLUSTER_LEASE, post(lease))
         .route(path::VOLUME_CLOSE, post(close))
         .route(path::VOLUME_HAND_OVER, post(hand_over))
+        .route(path::VOLUME_IMAGE, post(image))
+        .route(path::VM_CONSOLE, get(console))
         .route(path::POOL_CLAIM, post(claim))
         .route(path::POOL_FLUSH, post(flush))
         .route(path::POOL_DIGESTS, post(digests))
@@ -139,6 +143,22 @@ async fn hand_over(Shared(state): Daemon, Body(request): Body<HandOverRequest>) 
     Ok(Json(()))
 }
 
+async fn image(
+    Shared(state): Daemon,
+    Parameters(to): Parameters<ImageQuery>,
+    piece: Bytes,
+) -> Result<Json<()>, Refusal> {
+    state.volumes.write_image(to, piece.to_vec()).await?;
+    Ok(Json(()))
+}
+
+async fn console(
+    Shared(state): Daemon,
+    Parameters(of): Parameters<ConsoleQuery>,
+) -> Result<Json<Console>, Refusal> {
+    Ok(Json(state.volumes.console(of).await?))
+}
+
 async fn claim(Shared(state): Daemon, Body(request): Body<ClaimRequest>) -> Result<Json<()>, Refusal> {
     state.volumes.claim(request).await?;
     Ok(Json(()))
@@ -216,6 +236,16 @@ impl From<VolumesError> for Refusal {
             }
             VolumesError::Silent(_) => {
                 (StatusCode::CONFLICT, "silent", "see that the node runs, or name another one")
+            }
+            VolumesError::InVm { .. } => {
+                (StatusCode::CONFLICT, "in-vm", "stop the virtual machine first: `twinrack vm stop`")
+            }
+            VolumesError::NotHere(_) => {
+                (StatusCode::CONFLICT, "not-here", "look at GET /v1/cluster, and ask the volume's owner")
+            }
+            VolumesError::NoVm(_) => (StatusCode::NOT_FOUND, "no-vm", "`twinrack vm list` shows them"),
+            VolumesError::BadPiece { .. } => {
+                (StatusCode::BAD_REQUEST, "bad-piece", "send whole sectors of 512 bytes within the volume")
             }
             VolumesError::Mounted { .. } => {
                 (StatusCode::CONFLICT, "mounted", "unmount it, or take away what stands on it")

@@ -15,6 +15,7 @@ mod beside;
 mod bounce;
 mod digests;
 mod hand_over;
+mod image;
 mod lay;
 mod lease_note;
 mod left_users;
@@ -30,13 +31,15 @@ mod standing;
 mod stirs;
 mod target;
 mod uevents;
+mod vms;
 
 pub(crate) use left_users::LeftUsers;
 
 use crate::store::{Store, StoreError};
 use api::{
-    BeginRequest, ClaimRequest, CloseRequest, ClusterView, DigestsRequest, GivenLegRequest, InviteRequest,
-    Invited, JoinRequest, Joined, LeaseRequest, PathsRequest, Proposed, Token, VotersRequest,
+    BeginRequest, ClaimRequest, CloseRequest, ClusterView, Console, ConsoleQuery, DigestsRequest,
+    GivenLegRequest, InviteRequest, Invited, JoinRequest, Joined, LeaseRequest, PathsRequest, Proposed,
+    Token, VotersRequest,
 };
 use control::hand_over::CantHandOver;
 use control::{Command, LegRef};
@@ -142,6 +145,32 @@ pub(crate) enum VolumesError {
     InUse { volume: VolumeId, count: usize },
     #[error("{volume} is mounted, or another device stands on it")]
     Mounted { volume: VolumeId },
+    #[error("there is no {0}")]
+    NoVm(model::VmId),
+    #[error("{0} is not open here")]
+    NotHere(VolumeId),
+    #[error("this agent can't do it yet: {0}")]
+    NotYet(&'static str),
+    #[error(transparent)]
+    Vm(Box<::vm::instance::InstanceError>),
+    #[error(transparent)]
+    Process(#[from] ::vm::process::ProcessError),
+    #[error("can't read what {id} said")]
+    Console {
+        id: model::VmId,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{volume} is the disk of {vm}, which is not off")]
+    InVm { volume: VolumeId, vm: model::VmId },
+    #[error("a piece of {len} bytes at {offset} does not fit {volume}, or is not of whole sectors")]
+    BadPiece { volume: VolumeId, offset: u64, len: usize },
+    #[error("can't write to {volume}")]
+    Image {
+        volume: VolumeId,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("can't begin a thread")]
     Thread(#[source] std::io::Error),
     #[error("the shell has ended")]
@@ -369,6 +398,13 @@ impl Volumes {
     /// Control closes it, if this node owns it: the ledger says when that is done.
     pub(crate) fn close(&self, request: CloseRequest) -> Result<(), VolumesError> {
         self.running()?.shell.close(request.volume)
+    }
+
+    /// What a virtual machine has said on its serial port on this node.
+    pub(crate) async fn console(&self, of: ConsoleQuery) -> Result<Console, VolumesError> {
+        let piece = tokio::task::spawn_blocking(move || vms::console(of.vm(), of.from)).await??;
+        let text = String::from_utf8_lossy(&piece.bytes).into_owned();
+        Ok(Console { from: piece.from, end: piece.end(), text })
     }
 
     pub(crate) async fn claim(&self, request: ClaimRequest) -> Result<(), VolumesError> {

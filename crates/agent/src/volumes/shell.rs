@@ -18,6 +18,7 @@ use super::owner::{Arrays, Shared};
 use super::place::Place;
 use super::stalls;
 use super::target::{Bounced, Legs};
+use super::vms::{self, Vms};
 use crate::clock;
 use api::{GivenLegRequest, LeaseAnswer, LeaseRequest, RebuildProgress};
 use control::lease::GrantorEvent;
@@ -171,6 +172,7 @@ struct Shell {
     place: Arc<Place>,
     legs: Legs,
     arrays: Arrays,
+    vms: Vms,
     told: Told,
     transport: Arc<HttpTransport>,
     heard: Heard,
@@ -246,6 +248,10 @@ impl Shell {
         for id in found.keys() {
             arrays.adopt(*id);
         }
+        let left = vms::left().await?;
+        let instances = left.iter().map(|left| (left.id, left.instance())).collect();
+        let mut vms = Vms::new(Arc::clone(&place), Ledgers(ledger.clone()), told.clone());
+        left.into_iter().for_each(|left| vms.adopt(left));
         let lease = LeaseNote::open(lease_note::FILE.as_ref(), boot).map_err(VolumesError::LeaseNote)?;
         let watch = lives::Watch {
             place: Arc::clone(&place),
@@ -257,7 +263,7 @@ impl Shell {
         tokio::spawn(watch.run());
         tokio::spawn(stalls::watch(node, ledger.state(), told.clone()));
         let member = Member::new((node, boot), Timing::default(), target, found, clock::uptime_ms());
-        let member = member.with_bugs(place.seeded.control).with_users_until(lease.end());
+        let member = member.with_bugs(place.seeded.control).with_users_until(lease.end()).with_vms(instances);
         Ok(Self {
             identity: identity.clone(),
             lease,
@@ -267,6 +273,7 @@ impl Shell {
             place,
             legs,
             arrays,
+            vms,
             told,
             transport,
             heard: Arc::clone(heard),
@@ -332,6 +339,7 @@ impl Shell {
         }
         self.step(Input::Look);
         self.adapt_voters();
+        self.vms.say_room(&self.ledger, self.identity.node);
         self.waiting.retain(|_, answer| !answer.is_closed());
     }
 
@@ -495,8 +503,8 @@ impl Shell {
                     let _ = answer.send(true);
                 }
             }
-            // Nothing of the agent runs virtual machines yet.
-            Output::Vm(_) | Output::Feed => {}
+            Output::Vm(effect) => self.vms.order(effect),
+            Output::Feed => {}
         }
     }
 

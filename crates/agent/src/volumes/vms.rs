@@ -1,0 +1,243 @@
+//! Virtual machines of this node: what control orders of them ([`control::vm::runner`]), carried out by [`vm`].
+//!
+//! Purpose: one task for each, which carries out one order after the other and says what has come of it ([`one`]). Nothing here decides whether one runs.
+//!
+//! Invariants: an order to end one waits for nothing: whatever its task is at is dropped. What an earlier run of the agent has left is taken up only if it surely
+//! runs; anything else is killed, and control is told that it has ended. Nothing of a virtual machine is remembered but what is in its folder, which
+//! ends with the node's boot.
+//!
+//! On failure: what can't be started or goes wrong is killed, and control told that it has ended; the ledger's leader decides what comes next.
+//!
+//! Not here yet: migration and saving (docs/virtual-machines.md); an order for either is answered as one that failed.
+
+mod one;
+
+use super::VolumesError;
+use super::place::Place;
+use super::shell::{Ledgers, Told, blocking};
+use ::vm::console::{self, Piece};
+use ::vm::machine::{Accel, Places, Role};
+use ::vm::process::{self, Gone};
+use control::Command;
+use control::member::Input;
+use control::vm::runner::{Effect, Event, Instance, Stage};
+use control::vm::{Room, VmsCommand};
+use ledger::Ledger;
+use model::{NodeId, VmId};
+use one::{One, Order, Watched};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use sysinfo::System;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+/// Where each has its folder: gone with the boot, as its process is.
+const FOLDER: &str = "/run/twinrack/vms";
+/// What carries them out.
+const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+/// Of a node's memory, what virtual machines don't get: the kernel's, the agent's, and that of volumes.
+const OWN_BYTES: u64 = 192 << 20;
+/// What a QEMU takes beside the memory of its machine (measured with one disk, without KVM: 45 to 60 MiB).
+const QEMU_BYTES: u64 = 64 << 20;
+/// How long a killed one may take to be gone before it is looked whether it can ever run again.
+const GONE_MAX: Duration = Duration::from_millis(300);
+/// How long it is waited before the ledger is told once more what there is.
+const SAY_AGAIN: Duration = Duration::from_secs(1);
+/// How much of what a console said is answered at once, bytes.
+const CONSOLE_MAX: usize = 256 << 10;
+
+/// The places of one on this node.
+pub(super) fn places(id: VmId) -> Places {
+    Places::new(Path::new(FOLDER), id)
+}
+
+/// What its serial port said from a place on.
+pub(super) fn console(id: VmId, from: u64) -> Result<Piece, VolumesError> {
+    console::read(&places(id), from, CONSOLE_MAX).map_err(|source| VolumesError::Console { id, source })
+}
+
+/// What this node has for virtual machines, each of which takes [`QEMU_BYTES`] more than it is given: so many of the smallest fit that
+/// those are left out here. Nothing, where there is no QEMU.
+pub(super) fn room() -> Room {
+    let nothing = Room { memory_bytes: 0, cores: 0 };
+    let Some(mut system) = System::new().ok().filter(|_| Path::new(QEMU).exists()) else { return nothing };
+    system.refresh_memory();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory_bytes = system.total_memory().saturating_sub(OWN_BYTES + QEMU_BYTES);
+    Room { memory_bytes, cores: u32::try_from(cores).unwrap_or(u32::MAX) }
+}
+
+/// What tasks of single ones share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    place: Arc<Place>,
+    ledger: Ledgers,
+    told: Told,
+    accel: Accel,
+}
+
+/// The virtual machines of this node.
+pub(super) struct Vms {
+    shared: Shared,
+    tasks: BTreeMap<VmId, Task>,
+    /// What this node has for them, and who tells the ledger so, while that is under way.
+    room: Room,
+    says: Option<JoinHandle<()>>,
+}
+
+struct Task {
+    orders: mpsc::UnboundedSender<Order>,
+    end: Arc<Notify>,
+}
+
+impl Vms {
+    pub(super) fn new(place: Arc<Place>, ledger: Ledgers, told: Told) -> Self {
+        let shared = Shared { place, ledger, told, accel: accel() };
+        Self { shared, tasks: BTreeMap::new(), room: room(), says: None }
+    }
+
+    /// Has the ledger know what this node has for virtual machines. What came to nothing is tried again a second later.
+    pub(super) fn say_room(&mut self, ledger: &Ledger, node: NodeId) {
+        let state = self.shared.ledger.now();
+        let known = state.vms.rooms.get(&node).copied().unwrap_or(Room { memory_bytes: 0, cores: 0 });
+        let in_rack = state.nodes.get(&node).is_some_and(|found| found.zone.is_some());
+        let says = self.says.as_ref().is_some_and(|says| !says.is_finished());
+        if known == self.room || !in_rack || says {
+            return;
+        }
+        let (ledger, command) = (ledger.clone(), Command::Vms(VmsCommand::SetRoom(node, self.room)));
+        self.says = Some(tokio::spawn(async move {
+            if let Err(why) = ledger.propose(command).await {
+                info!("the ledger does not know yet what this node has for virtual machines: {why}");
+            }
+            sleep(SAY_AGAIN).await;
+        }));
+    }
+
+    /// Carries out what control orders, one thing after the other for each.
+    pub(super) fn order(&mut self, effect: Effect) {
+        let (id, order) = match effect {
+            Effect::Start(id, generation, role) => (id, Order::Start(generation, role)),
+            Effect::Resume(id, generation) => (id, Order::Resume(generation)),
+            Effect::Send(id, generation, ..) => (id, Order::Send(generation)),
+            Effect::Stop { vm, generation, save } => (vm, Order::Stop { generation, save }),
+            Effect::End(id, generation) => (id, Order::End(generation)),
+            Effect::Continue(..) | Effect::Owner(..) | Effect::Propose(_) => return,
+        };
+        let ends = matches!(order, Order::End(_));
+        let task = self.tasks.entry(id).or_insert_with(|| start(id, None, &self.shared));
+        // A task ends with the agent.
+        let _ = task.orders.send(order);
+        if ends {
+            task.end.notify_one();
+        }
+    }
+
+    /// Goes on with one that an earlier run of the agent has left.
+    pub(super) fn adopt(&mut self, left: Left) {
+        self.tasks.insert(left.id, start(left.id, Some(left.watched), &self.shared));
+    }
+}
+
+fn start(id: VmId, watched: Option<Watched>, shared: &Shared) -> Task {
+    let (orders, ordered) = mpsc::unbounded_channel();
+    let end = Arc::new(Notify::new());
+    tokio::spawn(One::new(id, shared.clone(), watched).run(ordered, Arc::clone(&end)));
+    Task { orders, end }
+}
+
+/// One that an earlier run of the agent has left, and that runs.
+pub(super) struct Left {
+    pub(super) id: VmId,
+    watched: Watched,
+}
+
+impl Left {
+    /// What control is told of it.
+    pub(super) fn instance(&self) -> Instance {
+        Instance { generation: self.watched.generation, stage: Stage::Running }
+    }
+}
+
+/// Those that an earlier run of the agent has left; what does not surely run is killed.
+pub(super) async fn left() -> Result<Vec<Left>, VolumesError> {
+    let mut found = Vec::new();
+    for id in ids(Path::new(FOLDER)) {
+        match one::find(id).await? {
+            Some(watched) => {
+                info!("{id} runs, in {}", watched.generation);
+                found.push(Left { id, watched });
+            }
+            None => kill(id).await?,
+        }
+    }
+    Ok(found)
+}
+
+/// Whose folders are there.
+fn ids(folder: &Path) -> Vec<VmId> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("vm-")?.parse().ok().map(VmId))
+        .collect()
+}
+
+/// Kills whatever is there of one, and returns when nothing of it ever runs again.
+pub(super) async fn kill(id: VmId) -> Result<(), VolumesError> {
+    blocking(move || {
+        loop {
+            let Some(process) = process::find(&places(id))? else { return Ok(()) };
+            match process.kill(GONE_MAX)? {
+                Gone::Yes | Gone::Doomed => return Ok(()),
+                Gone::No => warn!("{id} is killed and is there yet"),
+            }
+        }
+    })
+    .await
+}
+
+/// KVM opens in many places where it does not work, so nothing but the kernel's word that it is there counts until a trial has been made.
+fn accel() -> Accel {
+    // Nodes of a lab have none, and there is no trial of it on a node yet.
+    Accel::Tcg
+}
+
+/// The QEMU that carries them out.
+fn qemu() -> PathBuf {
+    PathBuf::from(QEMU)
+}
+
+/// What control is to hear of one.
+fn tell(told: &Told, event: Event) {
+    told.tell(Input::Vm(event));
+}
+
+/// What the runner's role is to QEMU.
+const fn role(role: control::vm::runner::Role) -> Role {
+    match role {
+        control::vm::runner::Role::Run => Role::Run,
+        control::vm::runner::Role::Incoming => Role::Incoming,
+        control::vm::runner::Role::Restore => Role::Restore,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_virtual_machines_are_told_from_others() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["vm-3", "vm-12", "else", "vm-"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let mut found = ids(folder.path());
+        found.sort();
+        assert_eq!(found, [VmId(3), VmId(12)]);
+        assert_eq!(ids(&folder.path().join("none")), []);
+    }
+}
