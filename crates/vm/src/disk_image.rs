@@ -183,9 +183,8 @@ impl Qcow2 {
             () if features & !COMPRESSION_TYPE != 0 => return refused("has features that are not known"),
             () => {}
         }
-        let cluster_bits = match u32::try_from(bits) {
-            Ok(bits @ 9..=21) => bits,
-            _ => return Err(ImageError::Damaged { what: "the size of its clusters can't be", at: 20 }),
+        let Ok(cluster_bits @ 9..=21) = u32::try_from(bits) else {
+            return Err(ImageError::Damaged { what: "the size of its clusters can't be", at: 20 });
         };
         if disk_bytes > DISK_MAX {
             return Err(ImageError::TooLarge { bytes: disk_bytes });

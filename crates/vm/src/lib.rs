@@ -3,7 +3,7 @@
 //! [`machine`] says what a virtual machine is as a command line (pure); [`process`] starts it so that there is never more than one of it on a
 //! node, finds it again and ends it; [`instance`] lets it run, and sends it to another node; [`saved`] puts its memory into a file and back;
 //! [`console`] keeps what its serial port says; [`disk_image`] reads what disks are imported from;
-//! [`qmp`] is QEMU's machine protocol, which the lab uses for its nodes too.
+//! [`trial`] says whether KVM works here; [`qmp`] is QEMU's machine protocol, which the lab uses for its nodes too.
 //!
 //! Whether and where one runs is decided elsewhere. What is here carries that out, and remembers nothing but what is in the places of
 //! [`machine::Places`] and in the processes themselves: whoever is killed between two steps finds what is there, and goes on.
@@ -15,3 +15,4 @@ pub mod machine;
 pub mod process;
 pub mod qmp;
 pub mod saved;
+pub mod trial;
