@@ -14,10 +14,12 @@ mod apply_bench;
 mod session;
 mod setup;
 mod storage_bench;
+mod vm_bench;
 
 pub use apply_bench::{ApplyBench, PROGRAMS, Round, bench_apply, median};
 pub use setup::Options;
 pub use storage_bench::{Figures, Load, Loss, StorageBench, StorageOrder, System, bench_storage};
+pub use vm_bench::{VmBench, VmStart, bench_vm};
 
 use crate::events::{Event, EventLog, LogError};
 use crate::host::HostError;

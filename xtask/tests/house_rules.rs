@@ -15,7 +15,7 @@ const EDGES: [(&str, &[&str]); 21] = [
     ("control", &["model", "placement"]),
     ("placement", &["model"]),
     ("sim", &["control", "model", "placement"]),
-    ("vm", &["model"]),
+    ("vm", &["model", "pulse"]),
     ("nvme", &[]),
     ("hands", &[]),
     ("workload", &[]),
@@ -31,8 +31,8 @@ const EDGES: [(&str, &[&str]); 21] = [
     (
         "hil",
         &[
-            "api", "control", "deploy", "drives", "fabric", "hands", "model", "network", "template", "vm",
-            "workload",
+            "api", "control", "deploy", "drives", "fabric", "hands", "model", "network", "pulse", "template",
+            "vm", "workload",
         ],
     ),
     ("xtask", &["fabric", "hil", "ledger", "model", "placement", "sim"]),

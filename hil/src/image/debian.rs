@@ -30,8 +30,8 @@ const KERNEL_PIN: &str = "kernel.json";
 /// The pinned tools' file in the cache: a list, the newest first.
 const TOOLS_PIN: &str = "tools.json";
 
-/// How many sets of tools stay pinned: that of suites, and that of a measurement, whose nodes have more.
-const TOOLS_PINS: usize = 2;
+/// How many sets of tools stay pinned: that of suites, of suites with virtual machines, and of a measurement.
+const TOOLS_PINS: usize = 3;
 
 /// The folder of downloaded packages in the cache.
 const PACKAGES: &str = "packages";
@@ -267,7 +267,9 @@ mod tests {
         };
         let pins = with_newest(vec![pin("a", "00"), pin("b", "00")], pin("b", "01"));
         assert_eq!(pins, [pin("b", "01"), pin("a", "00")]);
-        assert_eq!(with_newest(pins, pin("c", "00")), [pin("c", "00"), pin("b", "01")]);
+        let pins = with_newest(pins, pin("c", "00"));
+        assert_eq!(pins, [pin("c", "00"), pin("b", "01"), pin("a", "00")]);
+        assert_eq!(with_newest(pins, pin("d", "00")), [pin("d", "00"), pin("c", "00"), pin("b", "01")]);
     }
 
     #[test]

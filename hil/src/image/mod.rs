@@ -46,10 +46,10 @@ use std::path::{Path, PathBuf};
 const BUILDER_VERSION: &str = "2";
 
 /// Kernels with their modules: about 45 MiB each.
-const KERNELS: Kind = Kind { folder: "kernels", keep: 2 };
+const KERNELS: Kind = Kind { folder: "kernels", keep: 3 };
 
 /// Tools with their libraries: some MiB each.
-const TOOLS: Kind = Kind { folder: "tools", keep: 2 };
+const TOOLS: Kind = Kind { folder: "tools", keep: 3 };
 
 /// Whole images; their kernels are links. Four, so that going back and forth between branches is free.
 const IMAGES: Kind = Kind { folder: "images", keep: 4 };
@@ -105,6 +105,28 @@ pub const DRBD: Extras = Extras {
         Wanted { package: "drbd-utils", files: &["/lib/drbd/drbdsetup-84", "/sbin/drbdmeta"] },
         Wanted { package: "busybox-static", files: &["/bin/busybox"] },
     ],
+};
+
+/// What runs virtual machines: QEMU with what it opens for the machines of `crates/vm` (firmware, the translator, a patch of local interrupt
+/// controllers), KVM where the processor has it, and taps.
+pub const VIRTUAL_MACHINES: Extras = Extras { modules: &VM_MODULES, tools: &VM_TOOLS };
+
+const VM_MODULES: [&str; 3] = ["tun", "kvm_intel", "kvm_amd"];
+
+const VM_TOOLS: [Wanted; 4] = [
+    Wanted { package: "qemu-system-x86", files: &["/usr/bin/qemu-system-x86_64"] },
+    Wanted { package: "qemu-system-common", files: &["/usr/lib/x86_64-linux-gnu/qemu/accel-tcg-x86_64.so"] },
+    Wanted { package: "qemu-system-data", files: &["/usr/share/qemu/kvmvapic.bin"] },
+    Wanted { package: "seabios", files: &["/usr/share/seabios/bios-256k.bin"] },
+];
+
+/// The same for a measurement, with a shell to time things on the node.
+pub const VIRTUAL_MACHINES_TIMED: Extras = Extras {
+    modules: &VM_MODULES,
+    tools: &{
+        let [qemu, common, data, firmware] = VM_TOOLS;
+        [qemu, common, data, firmware, Wanted { package: "busybox-static", files: &["/bin/busybox"] }]
+    },
 };
 
 /// What image is wanted.

@@ -3,11 +3,14 @@
 use super::apply_bench::{ApplyBench, Bench};
 use super::setup::{self, Setup};
 use super::storage_bench::{self, StorageBench, StorageOrder};
+use super::vm_bench::{self, VmBench};
 use super::{PhaseClock, RunError, blocking};
 use crate::accel::{self, Accel};
 use crate::events::{Event, EventLog, LogError, Verdict};
 use crate::host;
-use crate::image::{self, AgentBuild, DRBD, Extras, ImageRequest, NODE_MODULES, NODE_TOOLS, NodeImage};
+use crate::image::{
+    self, AgentBuild, DRBD, Extras, ImageRequest, NODE_MODULES, NODE_TOOLS, NodeImage, VIRTUAL_MACHINES_TIMED,
+};
 use crate::lab::{Keeper, Kept, Lab, LabError, Launch};
 use crate::progress::Progress;
 use crate::report::{Environment, Phase, SUMMARY_SCHEMA, SuiteResult, Summary};
@@ -106,6 +109,22 @@ impl<'a> Session<'a> {
         let work = storage_bench::measure(order, cluster, (lab, keeper), machine, self.ui);
         tokio::select! {
             measured = work => measured,
+            error = death => Err(error.into()),
+        }
+    }
+
+    /// Boots a lab whose nodes run virtual machines, and measures that on its first one.
+    pub(super) async fn measure_vm(&mut self, rounds: u32) -> Result<VmBench, RunError> {
+        let (image, accel) = self.image(VIRTUAL_MACHINES_TIMED).await?;
+        self.setup.lab_file.node.memory_mib = vm_bench::NODE_MIB;
+        self.boot(&image, &accel).await?;
+        let (Some(lab), Some(keeper)) = (&self.lab, &self.keeper) else { return Err(RunError::Interrupted) };
+        let death = lab.first_death(keeper);
+        let node = lab.nodes().values().next();
+        let node = node.ok_or_else(|| LabError::Missing { node: self.setup.spec.name.to_string() })?;
+        let machine = format!("kernel {}, on {accel}", image.release);
+        tokio::select! {
+            measured = vm_bench::measure(node, rounds, machine, self.ui) => measured,
             error = death => Err(error.into()),
         }
     }

@@ -9,12 +9,15 @@
 //! `placement`: plans for virtual machines, from 10 to 1,000 nodes.
 //!
 //! `storage`: a mirror, the slowest of its legs alone, and DRBD, in turn on the same nodes.
+//!
+//! `vm`: a virtual machine's start on a node, until its first words and its first write.
 
 mod apply;
 mod measure;
 mod peer;
 mod placement;
 mod storage;
+mod vm;
 
 use clap::{Args, Subcommand};
 use hil::run::RunError;
@@ -75,6 +78,12 @@ enum What {
         /// Leave out what a peer's death and return cost
         #[arg(long)]
         no_losses: bool,
+    },
+    /// A virtual machine on a node of a lab: from QEMU's start to the guest's first words and first write, and what it costs while it runs
+    Vm {
+        /// Starts; medians count
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=20))]
+        rounds: u32,
     },
 }
 
@@ -142,6 +151,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> ExitCode {
         What::Fabric { seconds, runs } => (seconds, runs),
         What::Apply { rounds } => return apply::run(rounds),
         What::Placement { runs } => return placement::run(runs),
+        What::Vm { rounds } => return vm::run(rounds),
         What::Storage { rounds, four_way, no_losses } => {
             return storage::run(StorageOrder { rounds, losses: !no_losses, all_nodes: four_way });
         }
