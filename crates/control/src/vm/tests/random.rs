@@ -36,9 +36,16 @@ fn command(state: &State, log: &[Command], [what, a, b, c]: [u8; 4]) -> Command 
     let wanted = [Wanted::Running, Wanted::Running, Wanted::Stopped, Wanted::Saved][usize::from(c % 4)];
     let nodes = BTreeSet::from([node, NodeId(1 + u32::from(c % 4))]);
     let leftover = if c < 128 { Leftover::Stays } else { Leftover::Saved };
-    // A switch takes three commands in a row.
-    if let (VmPhase::Migrating { ready, .. }, 0..160) = (vm.phase, what) {
-        let command = if ready { switch_of(state, vm) } else { C::IncomingReady };
+    // A switch takes three commands in a row, and its end is soon there.
+    let soon = match vm.phase {
+        VmPhase::Migrating { ready: true, .. } if what < 90 => Some(switch_of(state, vm)),
+        VmPhase::Migrating { .. } if what < 90 => Some(C::IncomingReady),
+        VmPhase::Landing { .. } if what < 60 => {
+            Some([C::Began, C::Ended(How::Died), C::Lost][usize::from(c % 3)].clone())
+        }
+        _ => None,
+    };
+    if let Some(command) = soon {
         return Command::Vm(id, vm.generation, command);
     }
     let about = match what % 40 {
