@@ -308,7 +308,7 @@ impl World {
             }
             Effect::Owner(..) => {}
             Effect::Propose(Command::Vm(_, generation, command)) => {
-                drop(self.asked.insert((generation, command)))
+                self.asked.insert((generation, command));
             }
             Effect::Propose(other) => panic!("no runner proposes {other:?}"),
         }
