@@ -1,7 +1,6 @@
 //! Virtual machines in the ledger, on their nodes and with the leader: by example, and by random commands.
 
 mod decided;
-mod explored;
 mod ran;
 mod random;
 
