@@ -7,10 +7,12 @@
 //! | a leg as a local device (dm) | `tr-leg-VOLUME-LEG-EPOCH-INCARNATION` | while it is given out |
 //! | an export (NVMe subsystem) | `nqn.2026-01.io.twinrack:CLUSTER:VOLUME-LEG-EPOCH-INCARNATION` | the same |
 //! | a host that may use it | `nqn.2026-01.io.twinrack:CLUSTER:node-NODE` | |
-//! | the gate to a remote leg (dm) | `tr-gate-VOLUME-LEG-EPOCH` | as long as the array; where it leads may change |
+//! | the gate to a leg (dm) | `tr-gate-VOLUME-LEG-EPOCH` | as long as the array |
+//! | the gate's way to where the leg is given out (dm) | `tr-way-VOLUME-LEG-EPOCH` | as long as the gate; where it leads may change |
 //! | an array (md) | `md_trVOLUME_LEDGER_NUMBER`, hexadecimal, since names end at 31 characters | an epoch |
 //! | what users open (dm) | `tr-volume-VOLUME` | while users are let in |
-//! | a thin volume's way to its extents' places (dm) | `tr-route-VOLUME` | the same |
+//! | where a thin volume's writes wait for places (dm) | `tr-queue-VOLUME` | the same |
+//! | its way to its extents' places (dm) | `tr-route-VOLUME` | the same |
 //! | what of it has no place (dm) | `tr-hole-VOLUME`, on `tr-zero-VOLUME` and `tr-deny-VOLUME` | the same |
 //!
 //! An epoch is `LEDGER.NUMBER`. UUID, NGUID and serial come from the export's name by SHA-256.
@@ -150,6 +152,16 @@ pub fn of_gate(name: &str) -> Option<(LegOf, Epoch)> {
     Some(((VolumeId(number(volume)?), leg), parse_epoch(epoch)?))
 }
 
+/// A gate's way to where the leg is given out.
+pub fn way((volume, leg): LegOf, epoch: Epoch) -> String {
+    format!("tr-way-{}-{}-{epoch}", volume.0, leg.0)
+}
+
+/// Which gate's way that is.
+pub fn of_way(name: &str) -> Option<(LegOf, Epoch)> {
+    of_gate(&format!("tr-gate-{}", name.strip_prefix("tr-way-")?))
+}
+
 /// A volume's array in an epoch.
 pub fn array(volume: VolumeId, epoch: Epoch) -> String {
     format!("md_tr{:x}_{:x}_{:x}", volume.0, epoch.ledger.0, epoch.number)
@@ -170,6 +182,11 @@ pub fn of_array(name: &str) -> Option<(VolumeId, Epoch)> {
 /// What users open.
 pub fn top(volume: VolumeId) -> String {
     format!("tr-volume-{}", volume.0)
+}
+
+/// Where a thin volume's writes wait for places.
+pub fn queue(volume: VolumeId) -> String {
+    format!("tr-queue-{}", volume.0)
 }
 
 /// A thin volume's way to its extents' places.
@@ -243,6 +260,8 @@ mod tests {
             prop_assert!(given.subsystem(cluster).len() <= NQN_MAX);
             prop_assert_eq!(node_of_host(cluster, &host(cluster, node)), Some(node));
             prop_assert_eq!(of_gate(&gate(given.leg, epoch)), Some((given.leg, epoch)));
+            prop_assert_eq!(of_way(&way(given.leg, epoch)), Some((given.leg, epoch)));
+            prop_assert_eq!(of_way(&gate(given.leg, epoch)), None);
             let array = array(given.leg.0, epoch);
             prop_assert!(array.len() <= ARRAY_NAME_MAX);
             prop_assert_eq!(of_array(&array), Some((given.leg.0, epoch)));
@@ -250,12 +269,15 @@ mod tests {
         }
 
         #[test]
-        fn no_text_panics_a_reader(text in "(tr-leg-|tr-gate-|md_tr|)[0-9a-f._+-]{0,30}") {
+        fn no_text_panics_a_reader(text in "(tr-leg-|tr-gate-|tr-way-|md_tr|)[0-9a-f._+-]{0,30}") {
             if let Some(given) = GivenLeg::of_device(&text) {
                 prop_assert_eq!(given.device(), text.clone());
             }
             if let Some((leg, epoch)) = of_gate(&text) {
                 prop_assert_eq!(gate(leg, epoch), text.clone());
+            }
+            if let Some((leg, epoch)) = of_way(&text) {
+                prop_assert_eq!(way(leg, epoch), text.clone());
             }
             if let Some((volume, epoch)) = of_array(&text) {
                 prop_assert_eq!(array(volume, epoch), text);

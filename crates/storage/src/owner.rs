@@ -10,6 +10,8 @@
 //!    │         │
 //!  tr-gate-…  tr-gate-…    a gate to each leg: multipath, bio-based, queues when it has no path
 //!    │         │
+//!  tr-way-…   tr-way-…     linear: leads the gate to where the leg is given out; its table changes, a gate's never (`kernel/gate.rs`)
+//!    │         │
 //!  tr-leg-…   nvmeXn1      the own leg: its local device; another's: the NVMe multipath head over both storage networks
 //! ```
 //!
@@ -45,7 +47,7 @@ pub enum Step {
     Disconnect(GivenLeg),
     /// Make the gate to a leg, of that many bytes.
     MakeGate(Way, u64),
-    /// Let a gate lead to the leg as it is given out now; what it queues goes there.
+    /// Let a gate lead to the leg as it is given out now, once nothing is in flight to where it led; what it queues goes there.
     TurnGate(Way, u64),
     /// Let a gate fail what it queues and what comes.
     FailGate(LegId, Epoch),
@@ -89,6 +91,8 @@ pub enum Step {
     MakeHole(u64),
     /// Make the way from what users see of a thin volume to the places on the array, and to the hole.
     MakeRoute(Layout),
+    /// Make the queue above it, in which writes without a place wait.
+    MakeQueue,
     /// Let users in.
     MakeTop(Layout),
     /// Have another route ready.
@@ -97,14 +101,17 @@ pub enum Step {
     LoadTop(Layout),
     /// Take the route that is ready, once what is in flight through the old one has ended.
     SwapRoute,
-    /// Let users have what is ready, once what they have in flight has ended; what comes meanwhile waits. Without anything ready it does nothing.
+    /// Let users have what is ready, once what they have in flight has ended; what comes meanwhile waits. Fails if that does not come about soon. Without anything
+    /// ready it does nothing.
     SwapTop,
     /// Let what waits for a place go on, if it has one.
-    ReinstateTop,
+    ReinstateQueue,
     /// Let what waits for a place fail, and what comes.
-    FailTop,
+    FailQueue,
     /// Nobody can open it any more; fails while somebody has it open.
     RemoveTop,
+    /// Remove the queue.
+    RemoveQueue,
     /// Remove the route.
     RemoveRoute,
     /// Remove the hole.

@@ -130,6 +130,11 @@ enum Order {
         incarnation: Incarnation,
         node: NodeId,
     },
+    /// Takes the own leg's gate off its device, as the fence of the last leg in sync does.
+    TakeOff {
+        epoch: u32,
+        leg: LegId,
+    },
     /// Has users wait for so long, if what they have in flight ends within a bound.
     Wait {
         bound_ms: u64,
@@ -259,6 +264,11 @@ fn run(here: &Here, order: Order) -> Result<(), Box<dyn Error>> {
             let seen = seen()?;
             let number = seen.array.as_ref().map_or(0, |array| array.epoch.number);
             carry(number, owner::stop(&site, &seen))
+        }
+        Order::TakeOff { epoch: number, leg } => {
+            let now = seen()?;
+            let off = owner::take_off(&site, &now, epoch(number), leg);
+            carry(number, owner::cut_off(&now, epoch(number), leg).into_iter().chain(off).collect())
         }
         Order::Wait { bound_ms, ms } => wait(&engine, &site, bound_ms, ms),
         Order::Tend { seconds } => tend(&engine, &site, seconds),

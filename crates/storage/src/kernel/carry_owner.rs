@@ -4,8 +4,7 @@ use super::block::Block;
 use super::carry_target::linear;
 use super::dm::Target;
 use super::sysfs::FileError;
-use super::{Engine, StepError, fabrics, idle, maps_io, md, sysfs, thin};
-use crate::bug::Bug;
+use super::{Engine, StepError, fabrics, gate, idle, maps_io, md, sysfs, thin};
 use crate::name;
 use crate::owner::{self, Layout, Site, Step, Way};
 use crate::slab::Extent;
@@ -18,7 +17,7 @@ use std::time::{Duration, Instant};
 /// How long the first write may take: a path that is lost meanwhile is found by the owner, who orders anew.
 const FIRST_WRITE_BOUND: Duration = Duration::from_secs(10);
 
-/// How long what users have in flight may take before an array gets a place more, while they wait: much less than a path's stall.
+/// How long what users have in flight may take, while they wait, before an array gets a place more or they get more to see: much less than a path's stall.
 const IDLE_BOUND: Duration = Duration::from_millis(500);
 
 /// How long what was in flight before a copy may take: longer than a path's stall, and than the owner's patience with a leg.
@@ -29,22 +28,12 @@ pub(super) fn carry(engine: &Engine, site: &Site, epoch: Epoch, step: &Step) -> 
     match step {
         Step::Connect(given, node) => fabrics::connect(engine, *given, *node)?,
         Step::Disconnect(given) => fabrics::disconnect(engine, *given),
-        Step::MakeGate(way, bytes) => {
-            engine.dm.create(&way.device(), &gate_table(engine, *way, *bytes)?)?;
-        }
-        Step::TurnGate(way, bytes) => {
-            engine.dm.replace(&way.device(), &gate_table(engine, *way, *bytes)?)?;
-        }
-        Step::FailGate(leg, epoch) => {
-            engine.dm.message(&name::gate((site.volume, *leg), *epoch), "fail_if_no_path")?;
-        }
-        Step::FailPath(leg, epoch) => {
-            engine.tell_path(&name::gate((site.volume, *leg), *epoch), "fail_path")?;
-        }
-        Step::EmptyGate(leg, epoch, bytes) => {
-            engine.dm.replace(&name::gate((site.volume, *leg), *epoch), &empty_gate(engine, *bytes))?;
-        }
-        Step::RemoveGate(leg, epoch) => engine.dm.remove(&name::gate((site.volume, *leg), *epoch))?,
+        Step::MakeGate(way, bytes) => gate::make(engine, *way, *bytes)?,
+        Step::TurnGate(way, bytes) => gate::turn(engine, *way, *bytes)?,
+        Step::FailGate(leg, epoch) => gate::fail(engine, (site.volume, *leg), *epoch)?,
+        Step::FailPath(leg, epoch) => gate::fail_path(engine, (site.volume, *leg), *epoch)?,
+        Step::EmptyGate(leg, epoch, bytes) => gate::empty(engine, (site.volume, *leg), *epoch, *bytes)?,
+        Step::RemoveGate(leg, epoch) => gate::remove(engine, (site.volume, *leg), *epoch)?,
         Step::Prepare(order) => maps_io::prepare(engine, site, order)?,
         Step::NewArray => md::new_array(&array)?,
         Step::Set(attribute, value) => md::set(&array, attribute, value)?,
@@ -68,6 +57,7 @@ pub(super) fn carry(engine: &Engine, site: &Site, epoch: Epoch, step: &Step) -> 
         Step::Remove(way) => md::remove(&array, engine.number_of(&way.device())?.minor)?,
         Step::MakeHole(bytes) => thin::make_hole(engine, site, *bytes)?,
         Step::MakeRoute(layout) => thin::make_route(engine, site, layout, &array)?,
+        Step::MakeQueue => thin::make_queue(engine, site)?,
         Step::MakeTop(layout) => {
             engine.dm.create(&name::top(site.volume), &top_table(engine, site, &array, layout)?)?;
         }
@@ -76,12 +66,14 @@ pub(super) fn carry(engine: &Engine, site: &Site, epoch: Epoch, step: &Step) -> 
             engine.dm.load(&name::top(site.volume), &top_table(engine, site, &array, layout)?)?;
         }
         Step::SwapRoute => in_turn(site, || engine.dm.swap(&name::route(site.volume)))?,
-        // A linear table queues nothing.
-        Step::SwapTop => in_turn(site, || engine.dm.swap_under_queue(&name::top(site.volume)))?,
-        Step::ReinstateTop => engine.reinstate_top(site.volume)?,
-        Step::FailTop => engine.dm.message(&name::top(site.volume), "fail_if_no_path")?,
+        Step::SwapTop => {
+            in_turn(site, || idle::swap_soon(&engine.dm, &name::top(site.volume), IDLE_BOUND))?;
+        }
+        Step::ReinstateQueue => engine.reinstate_queue(site.volume)?,
+        Step::FailQueue => engine.dm.message(&name::queue(site.volume), "fail_if_no_path")?,
         Step::AddPlace(room) => add_place(engine, site, &array, *room)?,
         Step::RemoveTop => engine.dm.remove(&name::top(site.volume))?,
+        Step::RemoveQueue => engine.dm.remove(&name::queue(site.volume))?,
         Step::RemoveRoute => engine.dm.remove(&name::route(site.volume))?,
         Step::RemoveHole => thin::remove_hole(engine, site.volume)?,
         Step::Clear => {
@@ -113,7 +105,7 @@ fn add_place(engine: &Engine, site: &Site, array: &str, room: u32) -> Result<(),
 
 fn top_table(engine: &Engine, site: &Site, array: &str, layout: &Layout) -> Result<Vec<Target>, StepError> {
     if layout.table.is_some() {
-        return thin::queue_table(engine, site, layout);
+        return thin::top_table(engine, site, layout);
     }
     let device = sysfs::read(&PathBuf::from(format!("/sys/block/{array}/dev")))?;
     Ok(linear(&device, &[Extent { offset_bytes: 0, len_bytes: layout.size_bytes }]))
@@ -121,26 +113,6 @@ fn top_table(engine: &Engine, site: &Site, array: &str, layout: &Layout) -> Resu
 
 fn member(engine: &Engine, array: &str, way: Way) -> Result<PathBuf, StepError> {
     Ok(md::member(array, engine.number_of(&way.device())?.minor))
-}
-
-/// Bio-based, with one path, the NVMe head or the local device, and a queue for when it has none
-/// (Documentation/admin-guide/device-mapper/dm-multipath).
-fn gate_table(engine: &Engine, way: Way, bytes: u64) -> Result<Vec<Target>, StepError> {
-    let given = way.given;
-    let below =
-        if way.local { engine.number_of(&given.device())? } else { fabrics::head_number(engine, given)? };
-    let parameters = format!("{} 0 1 1 round-robin 0 1 0 {below}", features(engine));
-    Ok(vec![Target { start_sectors: 0, len_sectors: bytes / 512, kind: "multipath", parameters }])
-}
-
-/// Without a path: no group of them, and none to begin with.
-fn empty_gate(engine: &Engine, bytes: u64) -> Vec<Target> {
-    let parameters = format!("{} 0 0 0", features(engine));
-    vec![Target { start_sectors: 0, len_sectors: bytes / 512, kind: "multipath", parameters }]
-}
-
-fn features(engine: &Engine) -> &'static str {
-    if engine.bugs.has(Bug::GateTimesOut) { "2 queue_mode bio" } else { "3 queue_if_no_path queue_mode bio" }
 }
 
 /// Answers md, unless a leg other than these has failed.

@@ -43,7 +43,6 @@ const DEV_ARM_POLL: u8 = 16;
 const STATUS_TABLE_FLAG: u32 = 1 << 4;
 const SUSPEND_FLAG: u32 = 1 << 1;
 const SKIP_LOCKFS_FLAG: u32 = 1 << 10;
-const NOFLUSH_FLAG: u32 = 1 << 11;
 const INACTIVE_PRESENT_FLAG: u32 = 1 << 6;
 const BUFFER_FULL_FLAG: u32 = 1 << 8;
 const DATA_OUT_FLAG: u32 = 1 << 16;
@@ -299,15 +298,7 @@ impl Dm {
         Ok(u32_at(&self.call("ask", DEV_STATUS, name, 0, &[], 0)?, 28))
     }
 
-    /// Gives a device another table. What its old one queues goes through the new one (`noflush`).
-    pub(super) fn replace(&self, name: &str, table: &[Target]) -> Result<(), DmError> {
-        self.load(name, table)?;
-        let flags = SUSPEND_FLAG | NOFLUSH_FLAG | SKIP_LOCKFS_FLAG;
-        self.call("suspend", DEV_SUSPEND, name, flags, &[], 0)?;
-        self.resume(name)
-    }
-
-    /// The same, once what is in flight through its old table has ended.
+    /// Gives a device another table, once what is in flight through its old one has ended: [`Self::swap`].
     pub(super) fn replace_when_idle(&self, name: &str, table: &[Target]) -> Result<(), DmError> {
         self.load(name, table)?;
         self.swap(name)
@@ -315,16 +306,10 @@ impl Dm {
 
     /// Gives a device the table that was loaded, if there is one, once what is in flight through its old one has ended (dm.c,
     /// `dm_wait_for_completion`); what comes meanwhile waits. One call suspends, swaps and resumes (dm-ioctl.c, `do_resume`): whoever is killed in it leaves no
-    /// device that is suspended, since the kernel gives the wait up and with it the new table. `noflush` would change nothing: it makes a target give back what it
-    /// queues, and a linear one queues nothing.
+    /// device that is suspended, since the kernel gives the wait up and with it the new table. A signal does the same: `EINVAL` then. Not for what queues:
+    /// `kernel/gate.rs`.
     pub(super) fn swap(&self, name: &str) -> Result<(), DmError> {
         self.call("swap the table of", DEV_SUSPEND, name, SKIP_LOCKFS_FLAG, &[], 0).map(drop)
-    }
-
-    /// The same, but what the old table queues is not waited for: it goes through the new one.
-    pub(super) fn swap_under_queue(&self, name: &str) -> Result<(), DmError> {
-        let flags = SKIP_LOCKFS_FLAG | NOFLUSH_FLAG;
-        self.call("swap the table of", DEV_SUSPEND, name, flags, &[], 0).map(drop)
     }
 
     /// Removes a device; one that is gone is as good. `EBUSY` while somebody has it open.

@@ -1,6 +1,6 @@
-//! Something done while nothing is in flight through a device.
+//! Something done while nothing is in flight through a device: work of ours, or the swap of its table.
 //!
-//! Invariants: the wait is bounded. A device is suspended from a thread of its own, which is sent a signal when the bound is over: the kernel then gives the wait up
+//! Invariants: the wait is bounded. What waits is a thread of its own, which is sent a signal when the bound is over: the kernel then gives the wait up
 //! and lets go on what came meanwhile (dm.c, `dm_wait_for_completion` in `TASK_INTERRUPTIBLE`, its undo in `__dm_suspend`). So nothing waits for good above an array
 //! that waits itself. Whatever becomes of the work, the device goes on.
 //!
@@ -44,23 +44,30 @@ pub(super) fn while_idle<T>(
     if dm.has_table_ready(name)? {
         return Err(failed(Errno::BUSY));
     }
-    suspend(dm, name, bound)?;
+    bounded(bound, || dm.suspend(name))?;
     let done = work();
     dm.go_on(name)?;
     Ok(done)
 }
 
-fn suspend(dm: &Dm, name: &str, bound: Duration) -> Result<(), DmError> {
+/// Gives a device the table that is ready; if that does not come about within the bound it keeps the old one, and nothing is ready.
+pub(super) fn swap_soon(dm: &Dm, name: &str, bound: Duration) -> Result<(), DmError> {
+    caught().map_err(|errno| DmError { what: "swap the table of", name: name.to_owned(), errno })?;
+    bounded(bound, || dm.swap(name))
+}
+
+/// Ends a call that waits in the kernel when the bound is over.
+fn bounded(bound: Duration, call: impl FnOnce() -> Result<(), DmError> + Send) -> Result<(), DmError> {
     thread::scope(|scope| {
         let (own, known) = channel();
-        let suspending = scope.spawn(move || {
+        let waiting = scope.spawn(move || {
             // SAFETY: it has no preconditions.
             let _ = own.send(unsafe { libc::pthread_self() });
-            dm.suspend(name)
+            call()
         });
         let begun = Instant::now();
         let thread = known.recv();
-        while !suspending.is_finished() {
+        while !waiting.is_finished() {
             if begun.elapsed() > bound
                 && let Ok(thread) = thread
             {
@@ -69,7 +76,7 @@ fn suspend(dm: &Dm, name: &str, bound: Duration) -> Result<(), DmError> {
             }
             thread::sleep(AGAIN);
         }
-        suspending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        waiting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 

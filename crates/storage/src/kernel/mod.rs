@@ -14,6 +14,7 @@ mod carry_target;
 mod dm;
 mod drive_life;
 mod fabrics;
+mod gate;
 mod idle;
 mod load;
 mod maps_io;
@@ -295,14 +296,14 @@ impl Engine {
     }
 
     /// Which extents of a thin volume users write that have no place, since this was asked last. What waits is counted again whenever
-    /// [`Self::reinstate_top`] lets it try.
+    /// [`Self::reinstate_queue`] lets it try.
     pub fn unmapped(&self, volume: model::VolumeId) -> Result<std::collections::BTreeSet<u64>, StepError> {
         thin::written(self, volume)
     }
 
     /// Lets what waits for a place try again: what has one goes on.
-    pub fn reinstate_top(&self, volume: model::VolumeId) -> Result<(), StepError> {
-        self.tell_path(&crate::name::top(volume), "reinstate_path")
+    pub fn reinstate_queue(&self, volume: model::VolumeId) -> Result<(), StepError> {
+        self.tell_path(&crate::name::queue(volume), "reinstate_path")
     }
 
     /// Tells a gate something about its one path.
@@ -389,7 +390,7 @@ impl Engine {
                 return Err(DmError { what, name, errno: rustix::io::Errno::BUSY }.into());
             }
         };
-        // What a thin volume's own device queues would fail when it is suspended; all that gets to the array goes through the route.
+        // A thin volume's own device waits for what has no place as well; all that gets to the array goes through the route.
         let (top, route) = (crate::name::top(volume), crate::name::route(volume));
         let through = if self.dm.info(&route)?.is_some() { route } else { top };
         Ok(idle::while_idle(&self.dm, &through, bound, work)?)

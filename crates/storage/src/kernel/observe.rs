@@ -1,10 +1,9 @@
 //! What the kernel has now.
 
 use super::carry_target::{NVMET, is_being_disabled};
-use super::dm::DeviceNumber;
 use super::{Engine, StepError, fabrics, md, sysfs};
 use crate::name::{self, GivenLeg};
-use crate::owner::{Array, Gate, Seen as SeenOwner, Site};
+use crate::owner::{Array, Seen as SeenOwner, Site};
 use crate::target::{Export, NAMESPACE, Port, Seen as SeenTarget};
 use model::DriveSerial;
 use std::path::{Path, PathBuf};
@@ -60,13 +59,15 @@ pub(super) fn owner(engine: &Engine, site: &Site) -> Result<SeenOwner, StepError
     let mut seen = SeenOwner::default();
     let names = engine.dm.names()?;
     seen.thin = super::thin::seen(engine, site, &names)?;
-    for device in names {
-        if device == name::top(site.volume) {
-            seen.top = len_bytes(engine, &device)?;
+    for device in &names {
+        if *device == name::top(site.volume) {
+            seen.top = len_bytes(engine, device)?;
         }
-        let Some(((volume, leg), epoch)) = name::of_gate(&device) else { continue };
-        if volume == site.volume {
-            seen.gates.insert(leg, gate(engine, &device, epoch)?);
+        let ours = [name::of_gate(device), name::of_way(device)].into_iter().flatten();
+        if ours.into_iter().any(|((volume, _), _)| volume == site.volume)
+            && let Some(((_, leg), gate)) = super::gate::seen(engine, device, &names)?
+        {
+            seen.gates.insert(leg, gate);
         }
     }
     let ours = |given: &GivenLeg| given.leg.0 == site.volume;
@@ -85,31 +86,6 @@ pub(super) fn len_bytes(engine: &Engine, device: &str) -> Result<Option<u64>, St
     Ok(sectors.and_then(|text| text.trim().parse::<u64>().ok()).map(|sectors| sectors * 512))
 }
 
-fn gate(engine: &Engine, device: &str, epoch: model::Epoch) -> Result<Gate, StepError> {
-    let below: Option<DeviceNumber> = engine.dm.below(device)?.first().copied();
-    let status = engine.dm.status(device)?;
-    let table = engine.dm.table(device)?;
-    let own = below.and_then(own_device);
-    Ok(Gate {
-        epoch,
-        to: own.or_else(|| fabrics::of_head(engine, below?)),
-        local: own.is_some(),
-        path: has_path(&status),
-        queues: table.split_ascii_whitespace().any(|word| word == "queue_if_no_path"),
-    })
-}
-
-/// Which of this node's legs that is.
-fn own_device(number: DeviceNumber) -> Option<GivenLeg> {
-    GivenLeg::of_device(sysfs::read_if_there(Path::new(&format!("/sys/dev/block/{number}/dm/name")))?.trim())
-}
-
-/// `… MAJOR:MINOR A 0 …` for a path that is active, `F` for one that failed (drivers/md/dm-mpath.c, `multipath_status`).
-pub(super) fn has_path(status: &str) -> bool {
-    let mut words = status.split_ascii_whitespace();
-    words.any(|word| word.contains(':')) && words.next() == Some("A")
-}
-
 fn read_array(array: &str, epoch: model::Epoch) -> Option<Array> {
     let state = md::get(array, "array_state").ok()?;
     let action = md::get(array, "sync_action").unwrap_or_default();
@@ -124,17 +100,4 @@ fn read_array(array: &str, epoch: model::Epoch) -> Option<Array> {
         Some((leg, member))
     });
     Some(Array { epoch, state, action, held, room, members: members.collect() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_gates_word_is_read() {
-        assert!(has_path("2 0 0 0 1 1 A 0 1 0 259:3 A 0 "));
-        assert!(!has_path("2 0 0 0 1 1 E 0 1 0 259:3 F 1 "));
-        assert!(!has_path(""));
-        assert!(!has_path("1:2"));
-    }
 }

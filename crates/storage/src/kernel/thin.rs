@@ -1,4 +1,4 @@
-//! A thin volume's devices: the hole, the route, the queue (`owner::top`).
+//! A thin volume's devices: the hole, the route, the queue, and what users open (`owner::top`).
 //!
 //! Purpose: makes them, says what is there, and which extents were written that have no place.
 //!
@@ -7,13 +7,13 @@
 //! (Documentation/admin-guide/device-mapper/statistics): an area is an extent, and for what users see beyond [`AREAS_MAX`] of them several, which are then counted
 //! one by one.
 //!
-//! Invariants: the hole is as long as the volume can get, so that it never changes. A flush does not get to it: it has no write cache (blk-core.c,
+//! Invariants: hole, route and queue are as long as the volume can get, so that only the route's table ever changes, and that of what users open. A flush does not get to it: it has no write cache (blk-core.c,
 //! `submit_bio_noacct`).
 //!
 //! On failure: [`StepError`]; what was made stays, and the order may be given again.
 
 use super::dm::{DeviceNumber, Dm, DmError, Said, Target};
-use super::{Engine, StepError, observe, sysfs};
+use super::{Engine, StepError, gate, sysfs};
 use crate::name;
 use crate::owner::{Layout, Queue, Site, Thin};
 use model::{ExtentTable, SLAB_BYTES, VolumeId};
@@ -131,10 +131,10 @@ fn all_of(regions: &[Region]) -> u64 {
     regions.iter().map(|region| region.len).max().unwrap_or(0)
 }
 
-/// What users see of the array and of the hole, piece by piece.
-fn route(layout: &Layout, table: &ExtentTable, array: &str, hole: DeviceNumber) -> Vec<Target> {
+/// The array and the hole, piece by piece; behind what users see the hole.
+fn route(room_bytes: u64, table: &ExtentTable, array: &str, hole: DeviceNumber) -> Vec<Target> {
     let sectors = |extents: u64| extents * EXTENT_SECTORS;
-    let end = layout.size_bytes / SECTOR_BYTES;
+    let end = room_bytes / SECTOR_BYTES;
     let target = |segment: model::Segment| {
         let start_sectors = sectors(segment.extents.first);
         let len_sectors = sectors(segment.extents.count).min(end.saturating_sub(start_sectors));
@@ -145,13 +145,14 @@ fn route(layout: &Layout, table: &ExtentTable, array: &str, hole: DeviceNumber) 
         };
         Target { start_sectors, len_sectors, kind: "linear", parameters }
     };
-    table.segments(layout.size_bytes).into_iter().map(target).collect()
+    table.segments(room_bytes).into_iter().map(target).collect()
 }
 
 fn route_table(engine: &Engine, site: &Site, layout: &Layout, array: &str) -> Result<Vec<Target>, StepError> {
     let array = sysfs::read(Path::new(&format!("/sys/block/{array}/dev")))?;
     let table = layout.table.clone().unwrap_or_default();
-    Ok(route(layout, &table, array.trim(), engine.number_of(&name::hole(site.volume))?))
+    let hole = engine.number_of(&name::hole(site.volume))?;
+    Ok(route(site.geometry.sizes().room_bytes, &table, array.trim(), hole))
 }
 
 pub(super) fn make_route(
@@ -173,12 +174,19 @@ pub(super) fn load_route(
     Ok(engine.dm.load(&name::route(site.volume), &route_table(engine, site, layout, array)?)?)
 }
 
-/// Bio-based, with the route as its one path, and a queue for when a write that has no place has failed that
-/// (Documentation/admin-guide/device-mapper/dm-multipath).
-pub(super) fn queue_table(engine: &Engine, site: &Site, layout: &Layout) -> Result<Vec<Target>, StepError> {
+/// With the route as its one path.
+pub(super) fn make_queue(engine: &Engine, site: &Site) -> Result<(), StepError> {
     let route = engine.number_of(&name::route(site.volume))?;
-    let parameters = format!("3 queue_if_no_path queue_mode bio 0 1 1 round-robin 0 1 0 {route}");
-    Ok(whole(layout.size_bytes, "multipath", parameters).to_vec())
+    let table = gate::table(route, site.geometry.sizes().room_bytes, true);
+    Ok(engine.dm.create(&name::queue(site.volume), &table)?)
+}
+
+/// What users open. A flush is for what was acknowledged, so it need not wait behind what was not.
+pub(super) fn top_table(engine: &Engine, site: &Site, layout: &Layout) -> Result<Vec<Target>, StepError> {
+    let route = engine.number_of(&name::route(site.volume))?;
+    let queue = engine.number_of(&name::queue(site.volume))?;
+    // Reads, writes, flushes.
+    Ok(whole(layout.size_bytes, "delay", format!("{route} 0 0 {queue} 0 0 {route} 0 0")).to_vec())
 }
 
 pub(super) fn remove_hole(engine: &Engine, volume: VolumeId) -> Result<(), DmError> {
@@ -191,7 +199,7 @@ pub(super) fn remove_hole(engine: &Engine, volume: VolumeId) -> Result<(), DmErr
 pub(super) fn seen(engine: &Engine, site: &Site, names: &[String]) -> Result<Thin, StepError> {
     let has = |name: &String| names.contains(name);
     let volume = site.volume;
-    let (hole, route, top) = (name::hole(volume), name::route(volume), name::top(volume));
+    let (hole, route, queue) = (name::hole(volume), name::route(volume), name::queue(volume));
     let mut thin = Thin {
         hole: [&hole, &name::deny(volume), &name::zero(volume)].into_iter().any(has),
         ..Thin::default()
@@ -200,18 +208,14 @@ pub(super) fn seen(engine: &Engine, site: &Site, names: &[String]) -> Result<Thi
         let hole = engine.dm.info(&hole)?.map(|info| info.number);
         thin.route = Some(led_to(&engine.dm.targets(&route)?, hole));
     }
-    if thin.route.is_some() && has(&top) {
-        thin.queue = Some(queue(&engine.dm.status(&top)?, &engine.dm.table(&top)?));
+    if has(&queue) {
+        let (status, table) = (engine.dm.status(&queue)?, engine.dm.table(&queue)?);
+        thin.queue = Some(Queue { path: gate::has_path(&status), queues: gate::queues(&table) });
     }
     Ok(thin)
 }
 
-fn queue(status: &str, table: &str) -> Queue {
-    let queues = table.split_ascii_whitespace().any(|word| word == "queue_if_no_path");
-    Queue { path: observe::has_path(status), queues }
-}
-
-/// How much of the array a route leads to, bytes: whole extents, of which the last that users see may be cut.
+/// How much of the array a route leads to, bytes: whole extents, of which the last may be cut where the volume's room ends.
 fn led_to(route: &[Said], hole: Option<DeviceNumber>) -> u64 {
     let hole = hole.map(|number| format!("{number} "));
     let to_hole = |said: &&Said| hole.as_ref().is_some_and(|hole| said.parameters.starts_with(hole));
@@ -225,18 +229,13 @@ mod tests {
 
     const HOLE: DeviceNumber = DeviceNumber { major: 254, minor: 7 };
 
-    fn layout(size_bytes: u64, extents: &[u64]) -> Layout {
-        let mut table = ExtentTable::default();
-        for extent in extents {
-            table.push(*extent);
-        }
-        Layout { size_bytes, table: Some(table) }
-    }
-
     #[test]
     fn a_route_leads_to_places_and_the_hole_and_is_read_back() {
-        let layout = layout(4 * SLAB_BYTES + 4096, &[0, 4, 2]);
-        let table = route(&layout, layout.table.as_ref().unwrap(), "9:1", HOLE);
+        let mut places = ExtentTable::default();
+        for extent in [0, 4, 2] {
+            places.push(extent);
+        }
+        let table = route(6 * SLAB_BYTES + 4096, &places, "9:1", HOLE);
         let said: Vec<Said> = table
             .iter()
             .map(|target| Said {
@@ -246,8 +245,9 @@ mod tests {
             })
             .collect();
         let text: Vec<&str> = said.iter().map(|said| said.parameters.as_str()).collect();
-        assert_eq!(text, ["9:1 0", "254:7 131072", "9:1 262144", "254:7 393216", "9:1 131072"]);
-        assert_eq!((table[4].start_sectors, table[4].len_sectors), (4 * EXTENT_SECTORS, 8));
+        let pieces = ["9:1 0", "254:7 131072", "9:1 262144", "254:7 393216", "9:1 131072", "254:7 655360"];
+        assert_eq!(text, pieces);
+        assert_eq!((table[5].start_sectors, table[5].len_sectors), (5 * EXTENT_SECTORS, EXTENT_SECTORS + 8));
         assert_eq!(led_to(&said, Some(HOLE)), 3 * SLAB_BYTES);
     }
 
@@ -260,16 +260,5 @@ mod tests {
         let found = Region { id: 2, start: 0, len: 2_097_152, step: 131_072 };
         assert_eq!(region("2: 0+2097152 131072 twinrack - "), Some(found));
         assert_eq!([region(""), region("2: 7"), region("x: 0+1 2")], [None; 3]);
-    }
-
-    #[test]
-    fn a_queue_says_whether_something_waits_and_whether_it_was_given_up() {
-        let whole = "2 0 0 0 1 1 A 0 1 0 254:3 A 0 ";
-        assert_eq!(
-            queue(whole, "3 queue_if_no_path queue_mode bio 0 1 1"),
-            Queue { path: true, queues: true }
-        );
-        let failed = "2 0 0 0 1 1 E 0 1 0 254:3 F 1 ";
-        assert_eq!(queue(failed, "2 queue_mode bio 0 1 1"), Queue { path: false, queues: false });
     }
 }

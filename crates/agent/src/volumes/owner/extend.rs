@@ -3,9 +3,9 @@
 //! Invariants: what they get is made ready while nobody closes the door, and taken while it is open: what takes it waits in the kernel for what they have
 //! in flight, perhaps for a leg that is to be let go, and whoever closes the door must not wait for that. If the door has been closed meanwhile, nothing is ready.
 //!
-//! On failure: control orders it again.
+//! On failure: control orders it again, a second later at the earliest: a swap that is given up has had users wait meanwhile.
 
-use super::{One, at_odds};
+use super::{LOOK_SELDOM, One, at_odds};
 use crate::volumes::VolumesError;
 use control::owner::Event;
 use control::state::Reach;
@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use storage::kernel::Engine;
 use storage::owner::{self, Site};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 impl One {
@@ -23,21 +24,22 @@ impl One {
             return;
         }
         tokio::spawn(async move {
-            let extended = self.extend_once(epoch, reach, seen).await;
-            busy.store(false, Ordering::SeqCst);
-            match extended {
-                Ok(()) => {}
-                Err(error) => {
-                    warn!("can't give users of {} {reach:?} yet: {}", self.id, crate::chain(&error));
-                }
+            let extended = self.extend_once(epoch, reach, seen).await.unwrap_or_else(|error| {
+                warn!("can't give users of {} {reach:?} yet: {}", self.id, crate::chain(&error));
+                false
+            });
+            if !extended {
+                sleep(LOOK_SELDOM).await;
             }
+            busy.store(false, Ordering::SeqCst);
         });
     }
 
-    async fn extend_once(&self, epoch: Epoch, reach: Reach, seen: u64) -> Result<(), VolumesError> {
+    /// Whether they have all of it now.
+    async fn extend_once(&self, epoch: Epoch, reach: Reach, seen: u64) -> Result<bool, VolumesError> {
         let open = self.door.lock().await;
         if self.orders.load(Ordering::SeqCst) != seen {
-            return Ok(());
+            return Ok(false);
         }
         let layout = self.layout(reach)?;
         let taken = owner::take(&layout);
@@ -49,10 +51,11 @@ impl One {
         drop(open);
         self.carry(None, epoch, |_: &Site, _: &Engine| Ok(taken)).await?;
         let has = self.seen().await?.reach();
-        if has.size_bytes >= reach.size_bytes && has.array_bytes >= reach.array_bytes {
+        let all = has.size_bytes >= reach.size_bytes && has.array_bytes >= reach.array_bytes;
+        if all {
             info!("users of {} have {has:?}", self.id);
             self.tell(Event::Extended(has));
         }
-        Ok(())
+        Ok(all)
     }
 }

@@ -63,7 +63,7 @@ impl One {
             Ok(extents) => self.tell(Event::Unmapped(extents)),
             Err(error) => warn!("can't see what waits in {}: {}", self.id, crate::chain(&error)),
         }
-        if let Err(error) = self.reinstate_top().await {
+        if let Err(error) = self.reinstate_queue().await {
             warn!("can't let go on what waits in {}: {}", self.id, crate::chain(&error));
         }
     }
@@ -73,10 +73,10 @@ impl One {
         blocking(move || Ok(at(id, &place, &ledger)?.0.unmapped(id)?)).await
     }
 
-    async fn reinstate_top(&self) -> Result<(), VolumesError> {
+    async fn reinstate_queue(&self) -> Result<(), VolumesError> {
         let (id, place, ledger): (VolumeId, _, _) =
             (self.id, Arc::clone(&self.shared.place), self.shared.ledger.clone());
-        blocking(move || Ok(at(id, &place, &ledger)?.0.reinstate_top(id)?)).await
+        blocking(move || Ok(at(id, &place, &ledger)?.0.reinstate_queue(id)?)).await
     }
 }
 
