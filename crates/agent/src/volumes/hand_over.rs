@@ -7,6 +7,7 @@
 use super::shell::blocking;
 use super::{Volumes, VolumesError, openers};
 use api::HandOverRequest;
+use model::VolumeId;
 use std::sync::Arc;
 
 impl Volumes {
@@ -25,11 +26,32 @@ impl Volumes {
             }
             Ok((processes, engine.open_count(volume)?))
         });
-        match used_by.await? {
-            // What is mounted, or stands on it, nobody can be asked to end.
-            (0, 1..) => Err(VolumesError::Mounted { volume }),
-            (count, _) if count > 0 && !end_users => Err(VolumesError::InUse { volume, count }),
-            _ => running.shell.hand_over(volume, to, true).await,
+        may_go(volume, used_by.await?, end_users)?;
+        running.shell.hand_over(volume, to, true).await
+    }
+}
+
+/// Whether what uses a volume may be in its way: so many processes, and so often is it open.
+fn may_go(volume: VolumeId, used_by: (usize, usize), end_users: bool) -> Result<(), VolumesError> {
+    match used_by {
+        // What is mounted, or stands on it, nobody can be asked to end.
+        (0, 1..) => Err(VolumesError::Mounted { volume }),
+        (count, _) if count > 0 && !end_users => Err(VolumesError::InUse { volume, count }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_are_asked_to_end_if_that_is_wanted_and_nobody_for_what_is_mounted() {
+        let may = |used_by, end_users| may_go(VolumeId(1), used_by, end_users);
+        assert!(may((0, 0), false).is_ok() && may((2, 3), true).is_ok());
+        assert!(matches!(may((2, 3), false), Err(VolumesError::InUse { count: 2, .. })));
+        for end_users in [false, true] {
+            assert!(matches!(may((0, 1), end_users), Err(VolumesError::Mounted { .. })));
         }
     }
 }

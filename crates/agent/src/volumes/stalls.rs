@@ -69,3 +69,59 @@ fn legs_on(state: &State, drives: &[DriveId]) -> Vec<LegOf> {
         .flat_map(|(id, volume)| volume.legs.iter().map(|(leg, found)| ((*id, *leg), found)));
     legs.filter(|(_, found)| drives.contains(&found.drive)).map(|(leg, _)| leg).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volumes::owner::a_volume;
+    use control::state::{Cache, Drive, Health, Leg, LegState, Settings};
+    use model::{Incarnation, LegId, VolumeId};
+
+    /// Drive 1 is this node's, drive 2 another's; a volume has leg 3 on the one and leg 4 on the other.
+    fn two_drives() -> State {
+        let mut state = State::new(Settings::default());
+        let mut volume = a_volume();
+        for number in [1, 2] {
+            let drive = Drive {
+                node: NodeId(number),
+                serial: format!("none-{number}").parse().unwrap(),
+                size_bytes: 1 << 30,
+                cache: Cache::Safe,
+                power_cycles: None,
+                retired: false,
+                health: Health::Good,
+                leaving: Vec::new(),
+            };
+            state.drives.insert(DriveId(number), drive);
+            let leg = Leg {
+                drive: DriveId(number),
+                extents: Vec::new(),
+                to_lay: 0,
+                incarnation: Incarnation(1),
+                run: None,
+                state: LegState::InSync,
+                replaces: None,
+            };
+            volume.legs.insert(LegId(2 + u16::try_from(number).unwrap()), leg);
+        }
+        state.volumes.insert(VolumeId(7), volume);
+        state
+    }
+
+    #[test]
+    fn only_this_nodes_drives_are_looked_at_and_their_legs_are_told_of() {
+        let state = two_drives();
+        let own = own(&state, NodeId(1));
+        assert_eq!(own.keys().collect::<Vec<_>>(), [&DriveId(1)]);
+        assert_eq!(legs_on(&state, &[DriveId(1)]), [(VolumeId(7), LegId(3))]);
+        assert_eq!(legs_on(&state, &[]), []);
+    }
+
+    #[test]
+    fn a_drive_that_can_not_be_looked_at_does_not_stall_and_one_that_left_is_forgotten() {
+        let state = two_drives();
+        let mut stalls = BTreeMap::from([(DriveId(2), Stall::default())]);
+        assert_eq!(look(&mut Counters::default(), &mut stalls, &own(&state, NodeId(1))), []);
+        assert_eq!(stalls.keys().collect::<Vec<_>>(), [&DriveId(1)]);
+    }
+}
