@@ -98,8 +98,11 @@ pub enum VolumeCommand {
         /// The maps on it.
         maps: MapSequence,
     },
-    /// The owner has let nobody in any more, stopped its array in order, and flushed.
-    Close,
+    /// The owner has let nobody in any more, stopped its array in order, and flushed. Refused while a leg is in sync that is not among those: it became so meanwhile.
+    Close {
+        /// The legs that took a flush when nobody could write any more, each seen at its target.
+        flushed: BTreeSet<LegRef>,
+    },
     /// Open a closed volume.
     Open {
         /// Where.
@@ -109,6 +112,8 @@ pub enum VolumeCommand {
     HandOver {
         /// Where to.
         to: NodeId,
+        /// As with [`Self::Close`].
+        flushed: BTreeSet<LegRef>,
     },
     /// Where the virtual machine runs.
     Running(Option<NodeId>),
@@ -506,6 +511,9 @@ pub enum Rejected {
     /// The leg is not leaving that drive.
     #[error("{0} of {1} is not leaving that drive")]
     NotLeaving(LegId, VolumeId),
+    /// What its drive had not flushed when the array was stopped, it may forget.
+    #[error("{0} is in sync, and has not taken the flush with which the array was stopped")]
+    NotFlushed(LegId),
     /// The leg is being moved, or made in place of another.
     #[error("the leg is being moved")]
     Moving,

@@ -85,9 +85,8 @@ pub fn stand(ledger: &State, id: VolumeId, to: NodeId) -> Result<Stand, CantHand
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::VolumeCommand;
     use crate::state::Cache;
-    use crate::testing::{VOLUME, must, now, open, opened, with_volume};
+    use crate::testing::{VOLUME, close, hand_over, must, now, open, opened, with_volume};
     use model::Mirror;
 
     #[test]
@@ -99,7 +98,7 @@ mod tests {
         open(&mut ledger, &[1, 2]);
         assert_eq!(stand(&ledger, VOLUME, to), Ok(Stand::OpenAt(NodeId(1))));
         assert_eq!(stand(&ledger, VOLUME, NodeId(1)), Ok(Stand::There));
-        let command = now(&ledger, VolumeCommand::HandOver { to });
+        let command = now(&ledger, hand_over(&ledger, to));
         must(&mut ledger, &command);
         assert_eq!(stand(&ledger, VOLUME, to), Ok(Stand::Opening));
         assert_eq!(
@@ -108,7 +107,7 @@ mod tests {
         );
         opened(&mut ledger);
         assert_eq!(stand(&ledger, VOLUME, to), Ok(Stand::There));
-        let command = now(&ledger, VolumeCommand::Close);
+        let command = now(&ledger, close(&ledger));
         must(&mut ledger, &command);
         assert_eq!(stand(&ledger, VOLUME, NodeId(1)), Err(CantHandOver::Closed(VOLUME)));
     }

@@ -7,12 +7,14 @@
 //!  ┌──────┐ for this node and boot  ┌────────────┐          ┌─────────────────────────────┐
 //!  │ Idle ├────────────────────────►│ Assembling ├─────────►│ Up (users are let in when    │
 //!  └──▲───┘                         └─────┬──────┘          │  the ledger says Open)      │
-//!     │                                   │ superseded,     └──────────────┬──────────────┘
-//!     │       ┌─────────┐  stopped  ┌─────▼────┐    lease lost, close,     │
-//!     └───────┤ Stopped │◄──────────┤ Stopping │◄──────────────────────────┘
-//!  ledger     └─────────┘           └──────────┘    hand over
-//!  has it
+//!     │                                   │ superseded,     └───────▲──────┬──────────────┘
+//!     │       ┌─────────┐  stopped  ┌─────▼────┐  in use after all  │      │  lease lost, close,
+//!     └───────┤ Stopped │◄──────────┤ Stopping ├────────────────────┘      │  hand over
+//!  ledger     └─────────┘           │          │◄──────────────────────────┘
+//!  has it                           └──────────┘
 //! ```
+//! *In use after all*: what was to be closed or handed over in order is used by what is no process (mounted, a loop device), which nobody can end, and stays as it is. Where the
+//! array has to go, since the lease is over or another has the volume, that is no way out: such users would write on what they were acknowledged, so the node is reset.
 //!
 //! Losing a leg, each arrow a step that can fail and is taken again:
 //! ```text
@@ -122,13 +124,20 @@ pub enum Event {
     HandOver(NodeId),
     /// Close it, and wait: what uses it has paused, and goes elsewhere with all its volumes in one commit, or comes back ([`Event::HandOver`] says which).
     Part,
+    /// The array can't be stopped: it is used by what is no process. Ends the order that was given last; nothing of it is left, and md was answered for no leg.
+    InUse {
+        /// Of which epoch.
+        epoch: Epoch,
+        /// Whether processes were killed, by that order.
+        kill: bool,
+    },
     /// The array is stopped, and nobody can write.
     Stopped {
         /// Of which epoch.
         epoch: Epoch,
-        /// Whether every leg of the set took a flush before, seen at its target: md's own word does not count. If not, it was no
+        /// The legs that took a flush before, each seen at its target: md's own word does not count. If one that is in sync is not among them, it was no
         /// orderly close, and the volume comes back as after a takeover.
-        flushed: bool,
+        flushed: BTreeSet<LegRef>,
     },
 }
 
@@ -226,6 +235,8 @@ pub enum Stage {
         kill: bool,
         /// Since when.
         since: Moment,
+        /// The array as it was, while it may stay if it is in use after all.
+        stays: Option<Box<Up>>,
     },
     /// No array any more, and the ledger still says so.
     Stopped {
@@ -233,6 +244,8 @@ pub enum Stage {
         epoch: Epoch,
         /// What to tell it.
         then: Then,
+        /// Which legs took a flush when nobody could write any more.
+        flushed: BTreeSet<LegRef>,
     },
 }
 
@@ -320,7 +333,15 @@ impl Owner {
             (Event::Leased, _) => self.leased = true,
             (Event::LeaseLost, _) => {
                 self.leased = false;
+                if let Stage::Stopping { stays, .. } = &mut self.stage {
+                    *stays = None;
+                }
                 self.stop(now, true, Then::Close, effects);
+            }
+            (Event::InUse { epoch: used, kill: killed }, Stage::Stopping { epoch, kill, .. })
+                if used == *epoch && killed == *kill =>
+            {
+                self.in_use(ledger, effects);
             }
             (Event::GateLost(leg), Stage::Assembling(_, gates)) => {
                 gates.entry(leg).or_insert(Gate::NoPath { since: now });
@@ -347,8 +368,7 @@ impl Owner {
             (Event::Stopped { epoch: stopped, flushed }, Stage::Stopping { epoch, then, .. })
                 if stopped == *epoch =>
             {
-                let then = if flushed { *then } else { Then::Nothing };
-                self.stage = Stage::Stopped { epoch: stopped, then };
+                self.stage = Stage::Stopped { epoch: stopped, then: *then, flushed };
             }
             (event, Stage::Up(_)) => {
                 self.with_array(now, ledger, |up, sight| up.take(sight, event, effects));
@@ -377,7 +397,11 @@ impl Owner {
         match &self.stage {
             Stage::Up(up) if up.admitted && epoch == Some(up.epoch) && self.is_open(ledger) => Hold::Users,
             Stage::Up(up) if up.admitted => Hold::Array,
-            Stage::Stopped { epoch: stopped, then: Then::Part } if epoch == Some(*stopped) => Hold::Parted,
+            Stage::Stopped { epoch: stopped, then: Then::Part, flushed }
+                if epoch == Some(*stopped) && is_orderly(self.activated(ledger), flushed) =>
+            {
+                Hold::Parted
+            }
             _ => Hold::Nothing,
         }
     }
@@ -388,17 +412,11 @@ impl Owner {
         let goes = to != self.node && ledger.may_go(self.id, to);
         let Some(volume) = open.filter(|_| goes) else { return };
         if self.bugs.has(Bug::HandOverUnclosed) {
-            let command = VolumeCommand::HandOver { to };
+            let command = VolumeCommand::HandOver { to, flushed: volume.named_in_sync() };
             effects.push(Effect::Propose(Command::Volume(self.id, volume.epoch, command)));
         } else {
             self.stop(now, false, Then::HandOver(to), effects);
         }
-    }
-
-    /// Whether a volume that is handed over to a node would be opened there: if not, it had better stay.
-    fn can_take(&self, ledger: &State, to: NodeId) -> bool {
-        let owns = ledger.nodes.get(&to).is_some_and(|node| node.boot.is_some() && node.zone.is_some());
-        owns && !self.silent.contains(&to) && ledger.may_go(self.id, to)
     }
 
     fn stop(&mut self, now: Moment, kill: bool, then: Then, effects: &mut Vec<Effect>) {
@@ -410,8 +428,25 @@ impl Owner {
             Stage::Stopping { epoch, kill: false, .. } if kill => (*epoch, Then::Nothing),
             Stage::Idle | Stage::Stopping { .. } | Stage::Stopped { .. } => return,
         };
-        self.stage = Stage::Stopping { epoch, then, kill, since: now };
+        let stays = match &self.stage {
+            Stage::Up(up) if !kill => Some(Box::new(up.clone())),
+            _ => None,
+        };
+        self.stage = Stage::Stopping { epoch, then, kill, since: now, stays };
         effects.push(Effect::Stop { kill });
+    }
+
+    /// What is no process uses the array that is being stopped. If it was to be closed in order it stays; else it is tried again, until the node is reset.
+    fn in_use(&mut self, ledger: &State, effects: &mut Vec<Effect>) {
+        let (leased, ours) = (self.leased, self.activated(ledger).map(|volume| volume.epoch));
+        let Stage::Stopping { epoch, kill, stays, .. } = &mut self.stage else { return };
+        match stays.take() {
+            Some(up) if leased && ours == Some(*epoch) => {
+                self.stage = Stage::Up(up.after_all());
+                effects.push(Effect::Look);
+            }
+            _ => effects.push(Effect::Stop { kill: *kill }),
+        }
     }
 
     /// The epoch that this node may have an array of, by the ledger.
@@ -441,24 +476,37 @@ impl Owner {
                     effects.push(Effect::ResetNode);
                 }
             }
-            // Superseded, or after so long, nobody waits for users.
-            Stage::Stopping { epoch, since, .. } => {
-                if ours != Some(*epoch) || now > since.after(self.timing.close_max) {
-                    self.stop(now, true, Then::Nothing, effects);
+            // Superseded, nobody waits for users.
+            Stage::Stopping { epoch, .. } if ours != Some(*epoch) => {
+                self.stop(now, true, Then::Nothing, effects);
+            }
+            // Nor after so long; what can't be killed may still stay.
+            Stage::Stopping { kill, then, since, .. } => {
+                if now > since.after(self.timing.close_max) {
+                    (*kill, *then, *since) = (true, Then::Nothing, now);
+                    effects.push(Effect::Stop { kill: true });
                 }
             }
-            Stage::Stopped { epoch, then: Then::Close } if ours == Some(*epoch) => {
-                effects.push(Effect::Propose(Command::Volume(self.id, *epoch, VolumeCommand::Close)));
+            Stage::Stopped { epoch, then: Then::Part, flushed }
+                if ours == Some(*epoch) && is_orderly(volume, flushed) => {}
+            Stage::Stopped { epoch, then, flushed }
+                if ours == Some(*epoch) && is_orderly(volume, flushed) =>
+            {
+                let (epoch, flushed) = (*epoch, flushed.clone());
+                let command = match then {
+                    Then::Nothing | Then::Part => None,
+                    Then::Close => Some(VolumeCommand::Close { flushed }),
+                    Then::HandOver(to) => {
+                        // What was proposed before may still be committed: until one of them is, nothing is opened, here or there.
+                        *to = if can_take(ledger, (self.id, &self.silent), *to) { *to } else { self.node };
+                        Some(VolumeCommand::HandOver { to: *to, flushed })
+                    }
+                };
+                match command {
+                    Some(command) => effects.push(Effect::Propose(Command::Volume(self.id, epoch, command))),
+                    None => self.stage = Stage::Idle,
+                }
             }
-            Stage::Stopped { epoch, then: Then::HandOver(to) } if ours == Some(*epoch) => {
-                let (epoch, to) = (*epoch, *to);
-                // What was proposed before may still be committed: until one of them is, nothing is opened, here or there.
-                let to = if self.can_take(ledger, to) { to } else { self.node };
-                self.stage = Stage::Stopped { epoch, then: Then::HandOver(to) };
-                let command = VolumeCommand::HandOver { to };
-                effects.push(Effect::Propose(Command::Volume(self.id, epoch, command)));
-            }
-            Stage::Stopped { epoch, then: Then::Part } if ours == Some(*epoch) => {}
             Stage::Stopped { .. } => self.stage = Stage::Idle,
         }
         effects.extend(self.yielded(ledger));
@@ -505,6 +553,17 @@ impl Owner {
         effects.push(Effect::Assemble(assembly.clone()));
         self.stage = Stage::Assembling(assembly, BTreeMap::new());
     }
+}
+
+/// Whether a volume that is handed over to a node would be opened there: if not, it had better stay.
+fn can_take(ledger: &State, (id, silent): (VolumeId, &BTreeSet<NodeId>), to: NodeId) -> bool {
+    let owns = ledger.nodes.get(&to).is_some_and(|node| node.boot.is_some() && node.zone.is_some());
+    owns && !silent.contains(&to) && ledger.may_go(id, to)
+}
+
+/// Whether every leg that is in sync has taken the flush: one that a proposal of before has made so meanwhile has not.
+fn is_orderly(volume: Option<&Volume>, flushed: &BTreeSet<LegRef>) -> bool {
+    volume.is_some_and(|volume| volume.named_in_sync().is_subset(flushed))
 }
 
 /// A takeover from oneself: the volume is open here, and the array that was opened is gone. Should this be committed late, when another

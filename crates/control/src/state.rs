@@ -6,6 +6,7 @@
 //!
 //! Invariants: [`crate::check`]. On failure: none, data can't fail.
 
+use crate::command::LegRef;
 use crate::vm::Vms;
 use model::{
     BootId, ClusterSpec, DriveId, DriveSerial, Epoch, Extent, ExtentTable, Incarnation, LedgerIncarnation,
@@ -526,6 +527,11 @@ impl Volume {
     /// The legs that have every acknowledged write.
     pub fn in_sync(&self) -> impl Iterator<Item = (LegId, &Leg)> {
         self.legs.iter().filter(|(_, leg)| leg.state == LegState::InSync).map(|(id, leg)| (*id, leg))
+    }
+
+    /// These legs, as they are given out.
+    pub fn named_in_sync(&self) -> BTreeSet<LegRef> {
+        self.in_sync().map(|(id, leg)| LegRef { id, incarnation: leg.incarnation }).collect()
     }
 
     /// Whether this is the only leg that has every acknowledged write.

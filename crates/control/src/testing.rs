@@ -101,6 +101,16 @@ pub(crate) fn opened(state: &mut State) {
     must(state, &opened);
 }
 
+/// The owner has closed it in order.
+pub(crate) fn close(state: &State) -> VolumeCommand {
+    VolumeCommand::Close { flushed: volume(state).named_in_sync() }
+}
+
+/// The owner has, for another to have it.
+pub(crate) fn hand_over(state: &State, to: NodeId) -> VolumeCommand {
+    VolumeCommand::HandOver { to, flushed: volume(state).named_in_sync() }
+}
+
 /// A command about the volume is taken, and what must hold of state and step does.
 pub(crate) fn does(state: &mut State, command: VolumeCommand) -> Vec<Event> {
     let (before, command) = (state.clone(), now(state, command));

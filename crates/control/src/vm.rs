@@ -35,7 +35,7 @@ mod tests;
 pub mod transition;
 
 use crate::state::State;
-pub use command::{How, VmCommand, VmRejected, VmsCommand};
+pub use command::{Closed, How, VmCommand, VmRejected, VmsCommand};
 use model::{BootId, Generation, NodeId, VmId, VmSpec, VolumeId, ZoneName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};

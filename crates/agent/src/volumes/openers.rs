@@ -1,18 +1,28 @@
 //! Who has a volume open, and how they are made to let it go: SIGKILL, and waiting until none is left.
 //!
-//! On failure: whoever waits for I/O can't end before that does. [`Left`] says how far they are.
+//! Invariants: [`Left::Doomed`] says that nobody hears of an acknowledgement any more (rule 11), so that it may be given. It is said only of processes that this run of the agent
+//! has killed for the device, and never while something else has a claim to it: a file system's writers, or a loop device's, go on, and would take it for theirs.
+//!
+//! On failure: whoever waits for I/O can't end before that does. [`Left`] says how far they are. What nobody can tell is taken for a claim.
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::thread::sleep;
+use std::sync::mpsc::channel;
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 use storage::kernel::{Engine, StepError};
 
 /// How long a killed process may take to be gone before its I/O is looked at.
 const GONE_MAX: Duration = Duration::from_millis(300);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How long opening a device may take, to see whether somebody claims it.
+const CLAIM_BOUND: Duration = Duration::from_millis(100);
 /// SIGKILL's bit in a mask of signals.
 const KILL_BIT: u64 = 1 << 8;
 /// `PF_EXITING` of linux/sched.h.
@@ -25,9 +35,14 @@ pub(super) enum Left {
     Nobody,
     /// Processes none of which returns to user mode: every thread of them has SIGKILL pending, or has ended.
     Doomed,
-    /// Others.
+    /// Other processes.
     Alive,
+    /// No process, or none that matters: it is mounted, or something stands on it. Nobody can be made to end for that.
+    Kernel,
 }
+
+/// Whom this run has killed, by device.
+static KILLED: Mutex<BTreeMap<u64, Vec<Pid>>> = Mutex::new(BTreeMap::new());
 
 /// Kills everybody who has this block device open; returns when nobody has, or after a while.
 pub(super) fn kill(device: &Path) -> Left {
@@ -35,19 +50,63 @@ pub(super) fn kill(device: &Path) -> Left {
     let deadline = Instant::now() + GONE_MAX;
     loop {
         let openers = openers(number);
-        if openers.is_empty() {
-            return Left::Nobody;
-        }
         for pid in &openers {
             // It may have ended by itself.
             let _ = kill_process(*pid, Signal::KILL);
         }
-        if Instant::now() > deadline {
-            let doomed = openers.iter().all(|pid| is_doomed(*pid));
-            return if doomed { Left::Doomed } else { Left::Alive };
+        let late = Instant::now() > deadline;
+        match (openers.iter().all(|pid| is_doomed(*pid)), are_going(number, &openers)) {
+            (true, false) if is_claimed(device, number) => return Left::Kernel,
+            (true, false) => return Left::Nobody,
+            (true, true) if late && is_claimed(device, number) => return Left::Kernel,
+            (true, true) if late => return Left::Doomed,
+            (false, _) if late => return Left::Alive,
+            _ => sleep(LOOK_AGAIN),
         }
-        sleep(LOOK_AGAIN);
     }
+}
+
+/// Who has this block device open; nobody is killed.
+pub(super) fn look(device: &Path) -> Left {
+    let Ok(number) = fs::metadata(device).map(|device| device.rdev()) else { return Left::Nobody };
+    match openers(number).is_empty() {
+        true if is_claimed(device, number) => Left::Kernel,
+        true => Left::Nobody,
+        false => Left::Alive,
+    }
+}
+
+/// Whether any of those that were killed for a device, these among them, is still on its way out: it may hold the device without a descriptor of it.
+fn are_going(number: u64, openers: &[Pid]) -> bool {
+    let mut killed = KILLED.lock().unwrap_or_else(PoisonError::into_inner);
+    let killed = killed.entry(number).or_default();
+    killed.extend(openers);
+    killed.sort_unstable_by_key(|pid| pid.as_raw_nonzero());
+    killed.dedup();
+    killed.retain(|pid| is_going(*pid));
+    !killed.is_empty()
+}
+
+/// Whether something that is no process may have a device: whoever mounts it or puts a device on it claims it (block/bdev.c, `bd_prepare_to_claim`); a loop
+/// device does not.
+fn is_claimed(device: &Path, number: u64) -> bool {
+    let (asked, claimed) = channel();
+    let opened = device.to_owned();
+    // It may hang behind somebody who closes it.
+    thread::spawn(move || {
+        let opened = rustix::fs::open(opened, OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC, Mode::empty());
+        let _ = asked.send(matches!(opened, Err(Errno::BUSY)));
+    });
+    claimed.recv_timeout(CLAIM_BOUND).unwrap_or(true) || has_loop(Path::new("/sys/block"), number)
+}
+
+/// Whether a loop device stands on a device (drivers/block/loop.c, `backing_file`).
+fn has_loop(blocks: &Path, number: u64) -> bool {
+    let Ok(blocks) = fs::read_dir(blocks) else { return true };
+    blocks.flatten().any(|block| {
+        let file = fs::read_to_string(block.path().join("loop/backing_file")).unwrap_or_default();
+        fs::metadata(file.trim_end()).is_ok_and(|file| file.rdev() == number)
+    })
 }
 
 /// How many processes have this block device open.
@@ -79,6 +138,20 @@ fn is_doomed(pid: Pid) -> bool {
         let (Ok(status), Ok(stat)) = (read("status"), read("stat")) else { return true };
         dies(&status, &stat)
     })
+}
+
+/// Whether a process has not ended, and never returns to user mode. One that has (`Z`) has let go of its files.
+fn is_going(pid: Pid) -> bool {
+    let threads = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()));
+    let ended = |stat: &str| {
+        matches!(
+            stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next(),
+            Some('Z' | 'X') | None
+        )
+    };
+    let stays =
+        |thread: fs::DirEntry| fs::read_to_string(thread.path().join("stat")).is_ok_and(|stat| !ended(&stat));
+    threads.is_ok_and(|threads| threads.flatten().any(stays)) && is_doomed(pid)
 }
 
 /// Whether a thread never returns to user mode, by its `status` and `stat` (proc(5)): SIGKILL is pending for
@@ -129,8 +202,48 @@ mod tests {
         let mut child = child.unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
         assert!(openers(fs::metadata(device).unwrap().rdev()).contains(&pid));
+        assert_eq!(look(device), Left::Alive);
         kill_process(pid, Signal::KILL).unwrap();
         assert!(!child.wait().unwrap().success());
-        assert!(is_doomed(pid));
+        assert!(is_doomed(pid) && !is_going(pid));
+    }
+
+    /// It has no descriptor any more, perhaps, and holds what it had open; once it has ended it does not, whether somebody waits for it or not.
+    #[test]
+    fn whom_this_run_has_killed_is_remembered_until_it_has_ended() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        assert!(!is_going(pid), "it runs");
+        // No device has that number.
+        let number = u64::MAX;
+        assert!(!are_going(number, &[]));
+        assert!(!are_going(number, &[pid]), "nor is one that does not die remembered");
+        kill_process(pid, Signal::KILL).unwrap();
+        let ended = || fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap().contains(") Z ");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !ended() {
+            assert!(Instant::now() < deadline, "it was killed");
+            thread::yield_now();
+        }
+        assert!(!are_going(number, &[pid]) && is_doomed(pid));
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_loop_device_is_found_by_what_it_stands_on() {
+        let blocks = tempfile::tempdir().unwrap();
+        let number = fs::metadata("/dev/null").unwrap().rdev();
+        let file = |name: &str, text: &str| {
+            let folder = blocks.path().join(name).join("loop");
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("backing_file"), text).unwrap();
+        };
+        fs::create_dir(blocks.path().join("dm-0")).unwrap();
+        file("loop0", "/dev/zero\n");
+        file("loop1", "/nowhere (deleted)\n");
+        assert!(!has_loop(blocks.path(), number));
+        file("loop2", "/dev/null\n");
+        assert!(has_loop(blocks.path(), number));
+        assert!(has_loop(Path::new("/nowhere"), number), "what can't be told is taken for one");
     }
 }

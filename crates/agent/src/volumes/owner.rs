@@ -9,12 +9,12 @@
 //! On failure: an order is tried again until it is done or another has taken its place.
 
 mod extend;
+mod stop;
 mod waiting;
 
 use super::VolumesError;
 use super::bounce::Bounces;
 use super::digests;
-use super::openers::{self, Left};
 use super::place::{self, Place, SIZES_OF_NONE};
 use super::shell::{self, Ledgers, Told, blocking};
 use super::stirs::Stirs;
@@ -34,7 +34,7 @@ use storage::kernel::{Engine, StepError};
 use storage::owner::{self, Layout, Refused, Site, Step};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify, mpsc};
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep, sleep_until};
 use tracing::{debug, info, warn};
 use waiting::Waiting;
 
@@ -246,73 +246,6 @@ impl One {
             sleep(pause).await;
             pause = TRY_AGAIN.min(pause * 2);
         }
-    }
-
-    /// In order: nobody can open it any more, then every leg is flushed, then it goes. With `kill` users are ended first; what they have
-    /// waiting in gates without path fails once none of them can return (docs/volumes.md).
-    async fn stop(self, turn: Turn, epoch: Epoch, kill: bool) {
-        let (mut flushed, mut again) = (false, false);
-        while !turn.is_over() {
-            match self.stop_once(&turn, epoch, (kill, again), &mut flushed).await {
-                Ok(()) if turn.is_over() => return,
-                Ok(()) => {
-                    info!("{} is stopped in epoch {epoch}", self.id);
-                    return self.tell(Event::Stopped { epoch, flushed });
-                }
-                Err(error) => warn!("can't stop {} yet: {}", self.id, crate::chain(&error)),
-            }
-            again = true;
-            sleep(TRY_AGAIN).await;
-        }
-    }
-
-    async fn stop_once(
-        &self,
-        turn: &Turn,
-        epoch: Epoch,
-        (kill, again): (bool, bool),
-        flushed: &mut bool,
-    ) -> Result<(), VolumesError> {
-        let id = self.id;
-        let shut = move |site: &Site, engine: &Engine| {
-            let seen = engine.seen_owner(site)?;
-            let top = engine.top(id)?;
-            let left = match &top {
-                Some(device) if kill => openers::kill(device),
-                Some(_) => Left::Alive,
-                // Nobody was let in, or can be any more: an assembly may hang in a gate.
-                None => Left::Nobody,
-            };
-            // Who has no descriptor of it any more may still hold it, on the way out: seen when it was busy once.
-            let gone = left == Left::Doomed || (again && left == Left::Nobody);
-            let mut steps = if kill && gone { owner::give_up(site, &seen) } else { Vec::new() };
-            steps.extend(owner::shut(&seen));
-            Ok(steps)
-        };
-        let shutting = self.door.lock().await;
-        self.carry(Some(turn.clone()), epoch, shut).await?;
-        drop(shutting);
-        if !kill && !*flushed {
-            // Whoever is killed was not closed in order, whatever the legs took.
-            *flushed = timeout(FLUSH_ALL_LIMIT, self.flush_all(epoch)).await == Ok(true);
-        }
-        let stop = move |site: &Site, engine: &Engine| Ok(owner::stop(site, &engine.seen_owner(site)?));
-        self.carry(Some(turn.clone()), epoch, stop).await
-    }
-
-    /// Flushes every leg that is in sync, each where it is; whether all did.
-    async fn flush_all(&self, epoch: Epoch) -> bool {
-        let state = self.shared.ledger.now();
-        let Some(volume) = state.volumes.get(&self.id) else { return false };
-        for (leg, found) in volume.in_sync() {
-            let Some(node) = state.node_of(found) else { return false };
-            let key = Key { epoch, incarnation: found.incarnation };
-            if let Err(error) = self.flush(leg, key, node).await {
-                warn!("can't flush {leg} of {}: {}", self.id, crate::chain(&error));
-                return false;
-            }
-        }
-        true
     }
 
     async fn flush(&self, leg: LegId, key: Key, node: NodeId) -> Result<(), VolumesError> {

@@ -3,7 +3,10 @@
 use crate::bug::{Bug, Bugs};
 use crate::command::{ClusterCommand, Command, Event, LegRef, Rejected, VolumeCommand as V};
 use crate::state::{Base, Cache, Doubt, Leaving, Leg, LegState, Phase, RebuildRate, State, Subject, Voters};
-use crate::testing::{VOLUME, cluster, leg_ref, must, now, open, opened, register, run, volume, with_volume};
+use crate::testing::{
+    VOLUME, close, cluster, does, hand_over, leg_ref, must, now, open, opened, refused, register, run,
+    volume, with_volume,
+};
 use crate::transition::{LEGS, LegCause, PhaseKind, VOLUMES, VolumeCause};
 use crate::{Broken, check, check_step};
 use model::{
@@ -19,20 +22,6 @@ fn two_way(caches: &[Cache]) -> State {
     state
 }
 
-fn refused(state: &State, command: V) -> Rejected {
-    let command = now(state, command);
-    let mut copy = state.clone();
-    let why = copy.apply(&command).expect_err("refused");
-    assert_eq!(copy, *state, "a refused command changes nothing");
-    why
-}
-
-fn does(state: &mut State, command: V) {
-    let command = now(state, command);
-    must(state, &command);
-}
-
-/// Does something to a leg as it is.
 fn on(state: &mut State, id: u16, command: impl FnOnce(LegRef) -> V) {
     let leg = leg_ref(state, id);
     does(state, command(leg));
@@ -196,11 +185,13 @@ fn forced_quorum_proves_nothing_and_begins_epochs_above_all_others() {
 #[test]
 fn a_clean_close_keeps_every_leg_and_a_handover_moves_epoch_and_side_at_once() {
     let mut state = two_way(&[Cache::Volatile]);
-    does(&mut state, V::HandOver { to: NodeId(2) });
+    let over = hand_over(&state, NodeId(2));
+    does(&mut state, over);
     assert_eq!((volume(&state).owner, volume(&state).running), (NodeId(2), Some(NodeId(2))));
     assert!(matches!(volume(&state).phase, Phase::Opening { make_equal: false, .. }));
     opened(&mut state);
-    does(&mut state, V::Close);
+    let closed = close(&state);
+    does(&mut state, closed);
     let restarted = register(&state, NodeId(2), run(NodeId(2), 2, 2));
     must(&mut state, &restarted);
     does(&mut state, V::Open { owner: NodeId(1) });
@@ -253,7 +244,8 @@ fn the_slabs_of_a_leg_that_went_are_nobody_s_until_its_target_says_so() {
     on(&mut state, 4, |leg| V::MoveLeg { leg, to: DriveId(4) });
     on(&mut state, 5, |leg| V::MoveLeg { leg, to: DriveId(2) });
     assert_eq!(extents(&state, 6), first, "they are free");
-    does(&mut state, V::Close);
+    let closed = close(&state);
+    does(&mut state, closed);
     does(&mut state, V::Delete);
     let left =
         |drive| state.drives[&DriveId(drive)].leaving.iter().map(|gone| gone.leg.0).collect::<Vec<_>>();
@@ -347,7 +339,8 @@ fn the_checks_find_what_is_wrong_with_slabs() {
 fn a_slab_that_is_free_at_once_is_noticed() {
     let state = two_way(&[Cache::Safe]);
     let mut closed = state.clone();
-    does(&mut closed, V::Close);
+    let close = close(&closed);
+    does(&mut closed, close);
     let mut after = closed.clone();
     let delete = now(&after, V::Delete);
     after.apply_with(&delete, Bugs::with(Bug::FreeAtOnce)).unwrap();
@@ -410,6 +403,8 @@ fn command(state: &State, log: &[Command], pick: [u8; 4]) -> Command {
     let (leg_node, maps) = (state.node_of(found).unwrap(), volume.map_sequence);
     let leg_run = state.run(found.drive).unwrap_or(run(leg_node, 1, 1));
     let (leg, owner) = (LegRef { id: *leg, incarnation: found.incarnation }, NodeId(1 + u32::from(c % 4)));
+    // Seldom one less.
+    let flushed = || volume.named_in_sync().into_iter().skip(usize::from(b % 8 == 0)).collect();
     let about = match what % 62 {
         0 => return create(pick),
         1 => {
@@ -452,8 +447,8 @@ fn command(state: &State, log: &[Command], pick: [u8; 4]) -> Command {
         12 => V::Running((c > 60).then_some(owner)),
         13 | 14 => V::Takeover { owner, lease_over: c > 60 },
         15 => V::Open { owner },
-        16 => V::HandOver { to: owner },
-        17 if c < 40 => V::Close,
+        16 => V::HandOver { to: owner, flushed: flushed() },
+        17 if c < 40 => V::Close { flushed: flushed() },
         17 => {
             let (node, boot) = volume.yielding.first_key_value().unwrap_or((&owner, &leg_run.boot));
             V::Yielded { node: *node, boot: *boot }

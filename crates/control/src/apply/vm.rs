@@ -5,8 +5,8 @@ use crate::bug::{Bug, Bugs};
 use crate::command::{Event, Rejected, VolumeCommand};
 use crate::state::{Phase, State};
 use crate::vm::transition::{self, VmCause};
-use crate::vm::{How, Policy, Seat, Vm, VmCommand, VmPhase, VmRejected, VmsCommand, Wanted};
-use model::{Epoch, Generation, NodeId, VmId, VmPlacement, VmSpec, VolumeId};
+use crate::vm::{Closed, How, Policy, Seat, Vm, VmCommand, VmPhase, VmRejected, VmsCommand, Wanted};
+use model::{Generation, NodeId, VmId, VmPlacement, VmSpec, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Applies a command of an operator or a node. On an error the state may be half changed: the caller gives a copy.
@@ -299,7 +299,7 @@ impl Edit<'_> {
     }
 
     /// Epochs, owners and the running side, all in this commit: whichever of them had gone another way before makes it void.
-    fn switch(&mut self, vm: &mut Vm, volumes: &BTreeMap<VolumeId, Epoch>) -> Result<(), Rejected> {
+    fn switch(&mut self, vm: &mut Vm, volumes: &BTreeMap<VolumeId, Closed>) -> Result<(), Rejected> {
         let VmPhase::Migrating { from, to, ready } = vm.phase else {
             return Err(cannot(vm, VmCause::Switched));
         };
@@ -309,12 +309,12 @@ impl Edit<'_> {
         if !volumes.keys().eq(vm.spec.volumes.iter().collect::<BTreeSet<_>>()) {
             return Err(VmRejected::NotAllVolumes.into());
         }
-        for (id, epoch) in volumes {
+        for (id, Closed { epoch, flushed }) in volumes {
             let owner = self.state.volumes.get(id).map(|volume| volume.owner);
             if owner != Some(from.node) {
                 return Err(VmRejected::NotItsOwn(*id).into());
             }
-            let hand_over = VolumeCommand::HandOver { to: to.node };
+            let hand_over = VolumeCommand::HandOver { to: to.node, flushed: flushed.clone() };
             self.events.extend(volume::apply(self.state, *id, *epoch, &hand_over, self.bugs)?);
         }
         vm.last = Some(to.node);

@@ -3,6 +3,7 @@
 //! An [`Edit`] holds a copy of the volume; it takes the original's place when the whole command has gone through. A leg's
 //! state and a volume's phase change only by [`Edit::go`] and [`Edit::enter`], which look into the table.
 
+mod close;
 mod grow;
 mod map;
 
@@ -145,9 +146,9 @@ impl<'a> Edit<'a> {
             C::Kept { leg, run } => self.kept(*leg, *run),
             C::BeginRebuild(leg) => self.begin_rebuild(*leg),
             C::LegInSync { leg, maps } => self.leg_in_sync(*leg, *maps),
-            C::Close => self.close(),
+            C::Close { flushed } => self.close(flushed),
             C::Open { owner } => self.open(*owner),
-            C::HandOver { to } => self.hand_over(*to),
+            C::HandOver { to, flushed } => self.hand_over(*to, flushed),
             C::Running(node) => self.running(*node),
             C::Override { leg, owner, by, loses } => self.declare_good(*leg, *owner, by, loses),
             C::Grow { size_bytes } => self.grow(*size_bytes),
@@ -469,35 +470,6 @@ impl<'a> Edit<'a> {
             self.removed.push((id, leg));
             self.events.push(Event::LegRemoved(self.id, id));
         }
-    }
-
-    fn close(&mut self) -> Result<(), Rejected> {
-        self.is_open()?;
-        self.supersede(true)?;
-        self.volume.running = None;
-        self.enter(VolumeCause::Close, Phase::Closed)
-    }
-
-    fn open(&mut self, owner: NodeId) -> Result<(), Rejected> {
-        let boot = self.can_own(owner)?;
-        if self.volume.phase != Phase::Closed {
-            return Err(Rejected::wrong_phase(&self.volume.phase));
-        }
-        self.begin_epoch(self.volume.epoch.next(), owner);
-        // It was flushed when it was closed: restarts since then took nothing.
-        for leg in self.volume.legs.values_mut().filter(|leg| leg.state == LegState::InSync) {
-            leg.run = self.state.run(leg.drive).or(leg.run);
-        }
-        self.enter(VolumeCause::Open, Phase::Opening { boot, make_equal: false })
-    }
-
-    fn hand_over(&mut self, to: NodeId) -> Result<(), Rejected> {
-        let boot = self.can_own(to)?;
-        self.is_open()?;
-        self.supersede(true)?;
-        self.begin_epoch(self.volume.epoch.next(), to);
-        self.volume.running = Some(to);
-        self.enter(VolumeCause::HandOver, Phase::Opening { boot, make_equal: false })
     }
 
     fn running(&mut self, node: Option<NodeId>) -> Result<(), Rejected> {

@@ -90,7 +90,8 @@ impl Cluster {
             owner::Effect::Stop { .. } => {
                 legs.clear();
                 let epoch = volume(&self.ledger).epoch;
-                vec![owner::Event::Stopped { epoch, flushed: true }]
+                let flushed = volume(&self.ledger).named_in_sync();
+                vec![owner::Event::Stopped { epoch, flushed }]
             }
             owner::Effect::Repoint(..)
             | owner::Effect::Admit(_)

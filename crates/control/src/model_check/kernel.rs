@@ -2,12 +2,13 @@
 
 use super::grow;
 use super::world::{Array, Member, NOW, Order, Value, World, node_of};
+use crate::command::LegRef;
 use crate::owner::{self, LegLook, Look};
 use crate::state::{Base, Cache};
 use crate::target::{self, Key};
 use crate::testing::{VOLUME, volume};
 use model::{DriveId, Epoch, LegId, NodeId, PowerCycles};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl World {
     pub(super) fn tell_target(&mut self, node: NodeId, event: target::Event) {
@@ -127,11 +128,17 @@ impl World {
             owner::Effect::Rebuild(leg, _, base) => {
                 if let Some(array) = &mut machine.array {
                     let member = Member { incarnation: leg.incarnation, failed: false, recovering: true };
+                    let there = |found: &&Member| found.incarnation == leg.incarnation && !found.failed;
+                    // One that is there goes on from where it is; it may have been copied already.
+                    let member = array.legs.get(&leg.id).filter(there).copied().unwrap_or(member);
                     array.legs.insert(leg.id, member);
                     array.copying = Some((leg, base));
                 }
             }
             owner::Effect::StopRebuild(_) => machine.array.iter_mut().for_each(|array| array.copying = None),
+            // The engine says that it can't, later.
+            owner::Effect::Stop { kill: false } if machine.array.as_ref().is_some_and(|array| array.used) => {
+            }
             owner::Effect::Stop { .. } => self.stop(node),
             owner::Effect::ResetNode => panic!("an array stops at once here"),
             owner::Effect::Propose(command) => self.propose(command),
@@ -149,12 +156,15 @@ impl World {
         machine.orders.clear();
         let owner::Stage::Stopping { epoch, .. } = machine.owner.stage() else { return };
         let epoch = *epoch;
-        let mut flushed = true;
+        // Those that are in sync as it knows: one that becomes so meanwhile is passed by.
+        let in_sync = volume(&self.ledger).named_in_sync();
+        let mut flushed = BTreeSet::new();
         for (leg, member) in array.iter().flat_map(|array| &array.legs) {
-            flushed &= !member.failed && self.reaches(node, epoch, *leg, *member);
-            if flushed {
+            let named = LegRef { id: *leg, incarnation: member.incarnation };
+            if in_sync.contains(&named) && !member.failed && self.reaches(node, epoch, *leg, *member) {
                 let disk = self.disk(*leg);
                 disk.durable = disk.value;
+                flushed.insert(named);
             }
         }
         self.tell_owner(node, owner::Event::Stopped { epoch, flushed });
@@ -301,8 +311,15 @@ impl World {
         let members =
             assembly.legs.iter().map(|(leg, (incarnation, _))| (*leg, member(*incarnation))).collect();
         let epoch = assembly.epoch;
-        let array =
-            Array { epoch, admitted: false, long: false, legs: members, writing: None, copying: None };
+        let array = Array {
+            epoch,
+            admitted: false,
+            long: false,
+            used: false,
+            legs: members,
+            writing: None,
+            copying: None,
+        };
         self.machines.get_mut(&node).expect("machines stay").array = Some(array);
         self.tell_owner(node, owner::Event::Assembled(epoch));
     }

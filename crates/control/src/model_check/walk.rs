@@ -58,6 +58,7 @@ fn is_fault(action: &Action) -> bool {
             | Action::Away(_)
             | Action::HandOver(..)
             | Action::Close(_)
+            | Action::CloseUsed(_)
     )
 }
 

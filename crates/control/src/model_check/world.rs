@@ -39,6 +39,8 @@ pub(super) struct Config {
     pub(super) pulls: u8,
     /// Orderly changes of owner, and orderly closes.
     pub(super) handovers: u8,
+    /// Orderly closes of what turns out to be used by no process.
+    pub(super) used: u8,
     /// Whether the volume grows, once.
     pub(super) grows: bool,
     /// Whether writes land, and barriers are through, at once.
@@ -91,6 +93,10 @@ pub(super) enum Action {
     HandOver(NodeId, NodeId),
     /// An orderly close.
     Close(NodeId),
+    /// The same, of what is used by no process.
+    CloseUsed(NodeId),
+    /// The engine says so.
+    InUse(NodeId),
     /// A closed volume is opened.
     Open(NodeId),
     /// The volume is to grow.
@@ -172,6 +178,7 @@ pub(super) struct Spent {
     pub(super) errors: u8,
     pub(super) pulls: u8,
     pub(super) handovers: u8,
+    pub(super) used: u8,
 }
 
 /// A node: what runs on it, and what is on its own disk.
@@ -203,6 +210,8 @@ pub(super) struct Array {
     pub(super) admitted: bool,
     /// Whether users have all that the volume has grown to.
     pub(super) long: bool,
+    /// Whether it is used by what can't be killed, and is to be closed.
+    pub(super) used: bool,
     pub(super) legs: BTreeMap<LegId, Member>,
     pub(super) writing: Option<(Value, BTreeSet<LegId>)>,
     pub(super) copying: Option<(LegRef, Base)>,
@@ -433,6 +442,11 @@ impl World {
             actions.extend(others.map(|other| Action::HandOver(node, *other)));
             actions.push(Action::Close(node));
         }
+        if array.used {
+            actions.push(Action::InUse(node));
+        } else if array.admitted && self.spent.used < self.config.used {
+            actions.push(Action::CloseUsed(node));
+        }
     }
 
     /// Owners hear of the gates that have no path, as they do from keep-alives.
@@ -531,6 +545,18 @@ impl World {
                 self.spent.handovers += 1;
                 self.tell_owner(*node, owner::Event::Close);
             }
+            Action::CloseUsed(node) => {
+                self.spent.used += 1;
+                self.is_used(*node, true);
+                self.tell_owner(*node, owner::Event::Close);
+            }
+            Action::InUse(node) => {
+                self.is_used(*node, false);
+                if let owner::Stage::Stopping { epoch, kill, .. } = self.machines[node].owner.stage() {
+                    let event = owner::Event::InUse { epoch: *epoch, kill: *kill };
+                    self.tell_owner(*node, event);
+                }
+            }
             Action::Open(node) => return self.commit_now(VolumeCommand::Open { owner: *node }),
             Action::Grow => return self.commit_now(grow::command()),
             Action::Fill(leg) => self.fill(*leg),
@@ -561,6 +587,11 @@ impl World {
 
     pub(super) fn array(&self, node: NodeId) -> Option<&Array> {
         self.machines[&node].array.as_ref()
+    }
+
+    fn is_used(&mut self, node: NodeId, used: bool) {
+        let array = self.machines.get_mut(&node).and_then(|machine| machine.array.as_mut());
+        array.into_iter().for_each(|array| array.used = used);
     }
 
     pub(super) fn disk(&mut self, leg: LegId) -> &mut Disk {

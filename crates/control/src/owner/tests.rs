@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::state::Cache;
-use crate::testing::{VOLUME, boot, leg_ref, must, now, opened, run, volume, with_volume};
+use crate::testing::{VOLUME, boot, hand_over, leg_ref, must, now, opened, run, volume, with_volume};
 use model::{ExtentTable, Mirror, Provision, SLAB_BYTES};
 
 fn reach(bytes: u64) -> Reach {
@@ -65,7 +65,7 @@ fn an_assembly_does_not_go_on_in_a_volume_that_was_opened_without_it() {
     lagging.volumes.get_mut(&VOLUME).unwrap().phase =
         Phase::Opening { boot: boot(NodeId(1), 1), make_equal: true };
     lagging.volumes.get_mut(&VOLUME).unwrap().map_sequence = MapSequence(0);
-    owner.step(Moment(20), &lagging, Event::Stopped { epoch, flushed: false });
+    owner.step(Moment(20), &lagging, Event::Stopped { epoch, flushed: BTreeSet::new() });
     owner.step(Moment(30), &lagging, Event::Leased);
     assert!(matches!(owner.stage(), Stage::Assembling(..)));
     let takeover = VolumeCommand::Takeover { owner: NodeId(1), lease_over: false };
@@ -258,15 +258,16 @@ fn closed_for(to: NodeId) -> (State, Owner, Epoch) {
     let epoch = volume(&ledger).epoch;
     assert_eq!(owner.step(Moment(10), &ledger, Event::HandOver(to)), [Effect::Stop { kill: false }]);
     assert_eq!(owner.step(Moment(20), &ledger, Event::HandOver(to)), [], "asked again");
-    let asked = owner.step(Moment(30), &ledger, Event::Stopped { epoch, flushed: true });
-    assert_eq!(proposed(asked), [VolumeCommand::HandOver { to }]);
+    let asked =
+        owner.step(Moment(30), &ledger, Event::Stopped { epoch, flushed: volume(&ledger).named_in_sync() });
+    assert_eq!(proposed(asked), [hand_over(&ledger, to)]);
     (ledger, owner, epoch)
 }
 
 #[test]
 fn a_volume_is_handed_over_when_it_is_closed_and_never_opened_here_before_the_ledger_says_so() {
     let (mut ledger, mut owner, _) = closed_for(NodeId(2));
-    let again = [VolumeCommand::HandOver { to: NodeId(2) }];
+    let again = [hand_over(&ledger, NodeId(2))];
     assert_eq!(
         proposed(owner.step(Moment(9000), &ledger, Event::Look)),
         again,
@@ -281,7 +282,7 @@ fn a_volume_is_handed_over_when_it_is_closed_and_never_opened_here_before_the_le
 #[test]
 fn a_volume_whose_taker_is_gone_stays_by_a_commit_of_its_own() {
     let (mut ledger, mut owner, epoch) = closed_for(NodeId(2));
-    let stays = [VolumeCommand::HandOver { to: NodeId(1) }];
+    let stays = [hand_over(&ledger, NodeId(1))];
     assert_eq!(proposed(owner.step(Moment(40), &ledger, Event::Silent(NodeId(2)))), stays);
     assert_eq!(proposed(owner.step(Moment(50), &ledger, Event::Heard(NodeId(2)))), stays);
     let command = now(&ledger, stays[0].clone());
@@ -291,22 +292,21 @@ fn a_volume_whose_taker_is_gone_stays_by_a_commit_of_its_own() {
     let effects = owner.step(Moment(70), &ledger, Event::Look);
     let [Effect::Assemble(assembly)] = &effects[..] else { panic!("it is opened here again: {effects:?}") };
     assert_eq!((assembly.epoch, assembly.make_equal), (epoch.next(), false));
-    assert!(
-        ledger.apply(&Command::Volume(VOLUME, epoch, VolumeCommand::HandOver { to: NodeId(2) })).is_err()
-    );
+    assert!(ledger.apply(&Command::Volume(VOLUME, epoch, hand_over(&ledger, NodeId(2)))).is_err());
 }
 
 #[test]
 fn a_hand_over_is_turned_or_taken_back_while_it_is_under_way_and_not_begun_to_oneself() {
     let (ledger, mut owner, _) = closed_for(NodeId(2));
-    let back = [VolumeCommand::HandOver { to: NodeId(1) }];
+    let back = [hand_over(&ledger, NodeId(1))];
     assert_eq!(proposed(owner.step(Moment(40), &ledger, Event::HandOver(NodeId(1)))), back);
     let (ledger, mut owner) = up();
     assert_eq!(owner.step(Moment(10), &ledger, Event::HandOver(NodeId(1))), []);
     owner.step(Moment(20), &ledger, Event::HandOver(NodeId(2)));
     owner.step(Moment(30), &ledger, Event::HandOver(NodeId(1)));
     let epoch = volume(&ledger).epoch;
-    let stopped = owner.step(Moment(40), &ledger, Event::Stopped { epoch, flushed: true });
+    let stopped =
+        owner.step(Moment(40), &ledger, Event::Stopped { epoch, flushed: volume(&ledger).named_in_sync() });
     assert_eq!(proposed(stopped), back);
 }
 
@@ -316,7 +316,80 @@ fn what_was_not_flushed_is_not_handed_over() {
     let (ledger, mut owner) = up();
     owner.step(Moment(10), &ledger, Event::HandOver(NodeId(2)));
     let epoch = volume(&ledger).epoch;
-    owner.step(Moment(20), &ledger, Event::Stopped { epoch, flushed: false });
+    owner.step(Moment(20), &ledger, Event::Stopped { epoch, flushed: BTreeSet::new() });
     let takeover = VolumeCommand::Takeover { owner: NodeId(1), lease_over: false };
     assert_eq!(proposed(owner.step(Moment(30), &ledger, Event::Look)), [takeover]);
+}
+
+/// What is mounted nobody can be asked to end, nor killed for: a close in order, or a hand-over, leaves it as it was, and hears of what it did not hear of meanwhile.
+#[test]
+fn what_is_in_use_by_no_process_is_not_closed_and_stays_open() {
+    for closing in [Event::Close, Event::HandOver(NodeId(2))] {
+        let (ledger, mut owner) = up();
+        let (epoch, was) = (volume(&ledger).epoch, owner.stage().clone());
+        owner.step(Moment(10), &ledger, Event::GateLost(LegId(2)));
+        assert_eq!(owner.step(Moment(20), &ledger, closing), [Effect::Stop { kill: false }]);
+        owner.step(Moment(30), &ledger, Event::GateBack(LegId(2)));
+        let effects = owner.step(Moment(220), &ledger, Event::InUse { epoch, kill: false });
+        assert_eq!((effects, owner.stage()), (vec![Effect::Look], &was));
+    }
+}
+
+/// Processes have their time, and are killed then; what is left is no process.
+#[test]
+fn what_is_in_use_by_no_process_stays_open_after_processes_were_killed_as_well() {
+    let (ledger, mut owner) = up();
+    let (epoch, was) = (volume(&ledger).epoch, owner.stage().clone());
+    owner.step(Moment(0), &ledger, Event::Close);
+    assert_eq!(owner.step(Moment(10_001), &ledger, Event::Look), [Effect::Stop { kill: true }]);
+    let of_before = owner.step(Moment(10_010), &ledger, Event::InUse { epoch, kill: false });
+    assert_eq!(of_before, [], "the order that was given last is under way");
+    let effects = owner.step(Moment(10_300), &ledger, Event::InUse { epoch, kill: true });
+    assert_eq!((effects, owner.stage()), (vec![Effect::Look], &was));
+}
+
+/// Whoever has to let go of a volume resets the node for what it can't end: it might write on what it was acknowledged.
+#[test]
+fn what_is_in_use_when_the_array_has_to_go_costs_the_node() {
+    let (ledger, mut owner) = up();
+    let epoch = volume(&ledger).epoch;
+    let stop = [Effect::Stop { kill: true }];
+    assert_eq!(owner.step(Moment(0), &ledger, Event::LeaseLost), stop);
+    let in_use = Event::InUse { epoch, kill: true };
+    assert_eq!(owner.step(Moment(200), &ledger, in_use.clone()), stop, "it is tried again");
+    owner.step(Moment(300), &ledger, Event::Leased);
+    assert_eq!(owner.step(Moment(400), &ledger, in_use), stop, "users were killed: it does not come back");
+    assert!(owner.step(Moment(2_001), &ledger, Event::Look).contains(&Effect::ResetNode));
+    // A close in order that is overtaken is none any more.
+    let (mut ledger, mut owner) = up();
+    owner.step(Moment(0), &ledger, Event::Close);
+    let takeover = now(&ledger, VolumeCommand::Takeover { owner: NodeId(2), lease_over: true });
+    must(&mut ledger, &takeover);
+    assert_eq!(
+        owner.step(Moment(10), &ledger, Event::InUse { epoch, kill: false })[..1],
+        [Effect::Stop { kill: false }]
+    );
+    assert_eq!(owner.step(Moment(20), &ledger, Event::Look), []);
+}
+
+/// Its own proposal of before makes a leg in sync while the array is being stopped: the flush passed it by.
+#[test]
+fn what_became_in_sync_behind_the_flush_makes_it_no_orderly_close() {
+    for closing in [Event::Close, Event::HandOver(NodeId(2))] {
+        let (mut ledger, mut owner) = up();
+        let (epoch, both) = (volume(&ledger).epoch, volume(&ledger).clone());
+        ledger.volumes.get_mut(&VOLUME).unwrap().legs.get_mut(&LegId(2)).unwrap().state =
+            LegState::Rebuilding { base: Base::Changes };
+        let flushed = volume(&ledger).named_in_sync();
+        owner.step(Moment(10), &ledger, closing);
+        let asked = proposed(owner.step(Moment(20), &ledger, Event::Stopped { epoch, flushed }));
+        assert!(
+            matches!(&asked[..], [VolumeCommand::Close { .. } | VolumeCommand::HandOver { .. }]),
+            "{asked:?}"
+        );
+        ledger.volumes.insert(VOLUME, both);
+        assert_eq!(owner.step(Moment(30), &ledger, Event::Look), [], "its stage is given up first");
+        let takeover = VolumeCommand::Takeover { owner: NodeId(1), lease_over: false };
+        assert_eq!(proposed(owner.step(Moment(40), &ledger, Event::Look)), [takeover]);
+    }
 }

@@ -131,6 +131,17 @@ impl Up {
         }
     }
 
+    /// One that was to be stopped and stays. What was not heard meanwhile is told again, or looked for: which gates have no path, what failed, what waits for a place, how far
+    /// a copy is.
+    pub(super) fn after_all(self) -> Self {
+        let path = |held: Held| match held.gate {
+            Gate::GIVEN_UP => held,
+            Gate::Path | Gate::NoPath { .. } => Held { gate: Gate::Path, ..held },
+        };
+        let legs = self.legs.into_iter().map(|(leg, held)| (leg, path(held))).collect();
+        Self { legs, rebuild: None, unmapped: BTreeSet::new(), errored: BTreeSet::new(), ..self }
+    }
+
     pub(super) fn take(&mut self, sight: &Sight<'_>, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::GateLost(leg) => {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::state::Cache;
-use crate::testing::{VOLUME, cluster, must, now, open, register, run, with_volume};
+use crate::testing::{VOLUME, close, cluster, must, now, open, register, run, with_volume};
 use model::{LedgerIncarnation, LegId, Mirror, NodeId, Provision, SLAB_BYTES};
 
 const LEG: LegOf = (VOLUME, LegId(1));
@@ -44,7 +44,7 @@ fn given(target: &mut Target) -> State {
 }
 
 fn delete(ledger: &mut State) {
-    for command in [VolumeCommand::Close, VolumeCommand::Delete] {
+    for command in [close(ledger), VolumeCommand::Delete] {
         let command = now(ledger, command);
         must(ledger, &command);
     }
@@ -293,7 +293,7 @@ fn slabs_that_are_being_filled_are_not_free_before_another_fence() {
     let mut target = target();
     let mut ledger = given(&mut target);
     ledger.volumes.get_mut(&VOLUME).unwrap().provision = Provision::Fixed;
-    let close = now(&ledger, VolumeCommand::Close);
+    let close = now(&ledger, close(&ledger));
     must(&mut ledger, &close);
     let effects = look(&mut target, &ledger);
     fenced(&mut target, &ledger, &effects);

@@ -5,6 +5,7 @@
 
 use super::transition::{VmCause, VmKind};
 use super::{Leftover, Policy, Room, Wanted};
+use crate::command::LegRef;
 use model::{BootId, Epoch, Generation, NodeId, VmId, VmPlacement, VmSpec, VolumeId, ZoneName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,8 +70,8 @@ pub enum VmCommand {
     IncomingReady,
     /// Its node: it is paused, and its volumes are closed. Side and volumes move, all at once.
     Switch {
-        /// Each of its volumes, in the epoch in which it was closed.
-        volumes: BTreeMap<VolumeId, Epoch>,
+        /// Each of its volumes, as it was closed.
+        volumes: BTreeMap<VolumeId, Closed>,
     },
     /// Either side, or the decider: it stays where it runs.
     Cancel,
@@ -81,6 +82,15 @@ pub enum VmCommand {
         /// In which boot.
         boot: BootId,
     },
+}
+
+/// A volume that was closed for a switch.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Closed {
+    /// In this epoch.
+    pub epoch: Epoch,
+    /// The legs that have taken the flush.
+    pub flushed: BTreeSet<LegRef>,
 }
 
 /// How a run ended.

@@ -21,7 +21,7 @@
 //!
 //! On failure: what ends is told, and the ledger's leader decides on.
 
-use super::{How, Seat, Vm, VmCommand, VmPhase};
+use super::{Closed, How, Seat, Vm, VmCommand, VmPhase};
 use crate::bug::{Bug, Bugs};
 use crate::command::Command;
 use crate::moment::Moment;
@@ -422,7 +422,11 @@ impl Runner {
     /// Each volume is closed in order; when all are, they and the side move at once.
     fn part(sight: &Sight<'_>, effects: &mut Vec<Effect>) {
         if sight.all(Hold::Parted) {
-            let volumes = sight.volumes().map(|(id, volume)| (id, volume.epoch)).collect();
+            // Of a volume that has parted all that are in sync are among those that were flushed.
+            let closed = |(id, volume): (VolumeId, &Volume)| {
+                (id, Closed { epoch: volume.epoch, flushed: volume.named_in_sync() })
+            };
+            let volumes = sight.volumes().map(closed).collect();
             effects.push(sight.propose(VmCommand::Switch { volumes }));
             return;
         }

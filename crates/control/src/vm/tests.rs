@@ -8,7 +8,9 @@ use crate::command::{ClusterCommand, Command, Event, LegRef, Rejected, VolumeCom
 use crate::state::{Cache, State};
 use crate::testing::{VOLUME, boot, cluster, must, now, open, opened, register, run, volume, with_volume};
 use crate::vm::transition::{VmCause, VmKind};
-use crate::vm::{How, Leftover, Room, Seat, Vm, VmCommand as C, VmPhase, VmRejected, VmsCommand, Wanted};
+use crate::vm::{
+    Closed, How, Leftover, Room, Seat, Vm, VmCommand as C, VmPhase, VmRejected, VmsCommand, Wanted,
+};
 use crate::{Broken, check, check_step, vm};
 use model::{
     BootId, Generation, LedgerIncarnation, LegId, Mirror, NodeId, VmId, VmPlacement, VmSpec, VolumeId,
@@ -98,7 +100,9 @@ fn migrating() -> State {
 }
 
 fn switch(state: &State) -> C {
-    C::Switch { volumes: BTreeMap::from([(VOLUME, volume(state).epoch)]) }
+    let volume = volume(state);
+    let closed = Closed { epoch: volume.epoch, flushed: volume.named_in_sync() };
+    C::Switch { volumes: BTreeMap::from([(VOLUME, closed)]) }
 }
 
 fn switches(state: &mut State) {

@@ -46,7 +46,8 @@ fn its_owner_is_asked_and_it_is_waited_for_until_it_is_open_there() {
     let epoch = ledger.volumes[&V].epoch;
     assert_eq!(owner(next(&views(&ledger), (V, TO), None)), FROM);
     assert_eq!(owner(next(&views(&ledger), (V, TO), Some(epoch))), FROM, "its agent may have started anew");
-    ask(&mut ledger, VolumeCommand::HandOver { to: TO });
+    let over = VolumeCommand::HandOver { to: TO, flushed: ledger.volumes[&V].named_in_sync() };
+    ask(&mut ledger, over);
     assert!(matches!(next(&views(&ledger), (V, TO), Some(epoch)), Ok(Next::Wait(_))));
     assert!(matches!(next(&views(&ledger), (V, TO), None), Ok(Next::Wait(_))), "given again");
     ask(&mut ledger, VolumeCommand::Opened { maps: MapSequence(2) });
@@ -59,7 +60,8 @@ fn its_owner_is_asked_and_it_is_waited_for_until_it_is_open_there() {
 fn one_that_was_given_up_is_told_of_and_not_begun_again() {
     let mut ledger = open();
     let epoch = ledger.volumes[&V].epoch;
-    ask(&mut ledger, VolumeCommand::HandOver { to: FROM });
+    let over = VolumeCommand::HandOver { to: FROM, flushed: ledger.volumes[&V].named_in_sync() };
+    ask(&mut ledger, over);
     let given_up = next(&views(&ledger), (V, TO), Some(epoch));
     assert!(matches!(given_up, Err(NoHandOver::GivenUp { owner: FROM, .. })), "{given_up:?}");
     ask(&mut ledger, VolumeCommand::Opened { maps: MapSequence(2) });
@@ -81,7 +83,8 @@ fn nothing_is_closed_for_a_node_that_would_not_open_it() {
     assert!(matches!(next(&idle, (V, TO), None), Ok(Next::Wait(_))), "nobody leads");
     let unknown = next(&views(&ledger), (V, NodeId(9)), None);
     assert!(matches!(unknown, Err(NoHandOver::Cant(CantHandOver::NoNode(_)))));
-    ask(&mut ledger, VolumeCommand::Close);
+    let close = VolumeCommand::Close { flushed: ledger.volumes[&V].named_in_sync() };
+    ask(&mut ledger, close);
     let closed = next(&views(&ledger), (V, TO), None).unwrap_err();
     assert!(closed.help().contains("open"), "{closed}");
 }

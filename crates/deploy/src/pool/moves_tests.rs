@@ -102,7 +102,8 @@ fn what_breaks_the_rule_is_not_asked_for() {
 #[test]
 fn nothing_moves_while_nobody_copies() {
     let mut ledger = open();
-    ask(&mut ledger, VolumeCommand::Close);
+    let close = VolumeCommand::Close { flushed: ledger.volumes[&V].named_in_sync() };
+    ask(&mut ledger, close);
     assert!(matches!(next_of_move(&ledger, V, DriveId(1), None), Err(CantMove::NotOpen { .. })));
     let unknown = next_of_move(&ledger, VolumeId(9), DriveId(1), None);
     assert_eq!(unknown, Err(CantMove::NoVolume(VolumeId(9))));

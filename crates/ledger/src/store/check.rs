@@ -12,7 +12,7 @@ use std::io;
 use std::path::Path;
 
 /// The format of all records. Grows when an older program could not read them, or would read them wrongly.
-pub(super) const FORMAT: u32 = 3;
+pub(super) const FORMAT: u32 = 4;
 
 /// What was found.
 pub(super) struct Found {

@@ -13,7 +13,7 @@ use control::owner::{self, Assembly, Stage};
 use control::state::Base;
 use control::target::Key;
 use model::LegId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// An assembly under way.
 #[derive(Debug)]
@@ -422,6 +422,12 @@ impl World {
         self.post(delay, Event::Stop(machine, volume, agents, id, 0));
     }
 
+    /// The legs that are in sync, as a machine knows.
+    fn in_sync_here(&self, machine: usize, volume: usize) -> BTreeSet<LegRef> {
+        let ledger = self.sees(machine);
+        ledger.volumes.get(&volume_id(volume)).map(|found| found.named_in_sync()).unwrap_or_default()
+    }
+
     pub(super) fn stopping(&mut self, machine: usize, volume: usize, agents: u32, id: u32, tries: u32) {
         if self.machines[machine].agents != agents {
             return;
@@ -431,7 +437,8 @@ impl World {
         let epoch = *epoch;
         let array = self.machines[machine].arrays[volume].as_ref().filter(|array| array.id == id);
         let Some(array) = array else {
-            return self.tell_owner(machine, volume, owner::Event::Stopped { epoch, flushed: false });
+            let flushed = BTreeSet::new();
+            return self.tell_owner(machine, volume, owner::Event::Stopped { epoch, flushed });
         };
         let drained = array.writes.is_empty() && array.unmapped.is_empty();
         if !drained && tries < DRAIN_TRIES {
@@ -442,10 +449,13 @@ impl World {
         let takes = |(leg, member): (&u16, &Member)| {
             !member.failed && self.reaches(machine, volume, *leg, key(member.inc))
         };
-        let flushed = drained && array.members.iter().all(takes);
-        let legs: Vec<u16> = array.members.keys().copied().collect();
-        for leg in legs.into_iter().filter(|_| flushed) {
-            let disk = self.disk(volume, leg);
+        let named = |(leg, member): (&u16, &Member)| LegRef { id: LegId(*leg), incarnation: member.inc };
+        // Those that are in sync as it knows; none, if what users wrote is not through.
+        let in_sync = self.in_sync_here(machine, volume);
+        let takers = array.members.iter().filter(|(leg, member)| drained && takes((leg, member)));
+        let flushed: BTreeSet<LegRef> = takers.map(named).filter(|leg| in_sync.contains(leg)).collect();
+        for leg in &flushed {
+            let disk = self.disk(volume, leg.id.0);
             disk.durable = disk.value;
         }
         self.end_array(machine, volume);

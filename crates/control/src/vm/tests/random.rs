@@ -88,8 +88,11 @@ fn command(state: &State, log: &[Command], [what, a, b, c]: [u8; 4]) -> Command 
 }
 
 fn switch_of(state: &State, vm: &Vm) -> C {
-    let epoch = |id: &VolumeId| Some((*id, state.volumes.get(id)?.epoch));
-    C::Switch { volumes: vm.spec.volumes.iter().filter_map(epoch).collect() }
+    let closed = |id: &VolumeId| {
+        let volume = state.volumes.get(id)?;
+        Some((*id, Closed { epoch: volume.epoch, flushed: volume.named_in_sync() }))
+    };
+    C::Switch { volumes: vm.spec.volumes.iter().filter_map(closed).collect() }
 }
 
 fn of_a_volume(state: &State, vm: &Vm, (node, c): (NodeId, u8)) -> Command {

@@ -3,7 +3,7 @@
 use crate::bug::{Bug, Bugs};
 use crate::command::{ClusterCommand, Command, Event, Rejected, VolumeCommand as V};
 use crate::state::{Cache, State};
-use crate::testing::{VOLUME, cluster, does, leg_ref, must, now, open, refused, run, volume};
+use crate::testing::{VOLUME, close, cluster, does, leg_ref, must, now, open, refused, run, volume};
 use crate::{Broken, check, check_step};
 use model::{DriveId, LegId, Mirror, NodeId, Provision, SLAB_BYTES};
 use std::collections::BTreeSet;
@@ -88,7 +88,8 @@ fn what_can_not_be_is_refused() {
     does(&mut state, other);
     assert!(refused(&state, map(&[20])).is_out_of_slabs(), "and no leg has gone for that");
     assert_eq!(volume(&state).in_sync().count(), 2);
-    does(&mut state, V::Close);
+    let close = close(&state);
+    does(&mut state, close);
     assert!(matches!(refused(&state, map(&[20])), Rejected::WrongPhase { .. }));
     state.volumes.get_mut(&VOLUME).unwrap().provision = Provision::Fixed;
     assert_eq!(refused(&state, map(&[1])), Rejected::NotThin);
