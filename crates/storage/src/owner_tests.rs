@@ -383,20 +383,6 @@ fn an_array_that_an_earlier_run_left_is_told_as_control_would_have_it() {
     assert_eq!(told(&kernel), None);
 }
 
-/// Whoever looks at a gate sees what it was then.
-#[test]
-fn a_gate_is_told_to_fail_whatever_it_looks_like() {
-    let mut kernel = assembled();
-    let first = let_go(&site(), &kernel.seen, epoch(1), LegId(2)).unwrap();
-    carry_out(&mut kernel, &first);
-    assert_eq!(
-        let_go(&site(), &kernel.seen, epoch(1), LegId(2)),
-        Ok(vec![Step::FailGate(LegId(2), epoch(1))])
-    );
-    kernel.seen.gates.remove(&LegId(2));
-    assert_eq!(let_go(&site(), &kernel.seen, epoch(1), LegId(2)), Ok(vec![]));
-}
-
 /// What writes to a leg without path before there is an array waits in its gate.
 #[test]
 fn an_assembly_that_hangs_in_a_gate_is_stopped() {

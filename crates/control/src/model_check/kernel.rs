@@ -7,7 +7,7 @@ use crate::owner::{self, LegLook, Look};
 use crate::state::{Base, Cache};
 use crate::target::{self, Key};
 use crate::testing::{VOLUME, volume};
-use model::{DriveId, Epoch, LegId, NodeId, PowerCycles};
+use model::{DriveId, Epoch, Incarnation, LegId, NodeId, PowerCycles};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl World {
@@ -69,6 +69,32 @@ impl World {
         let held = member.is_some_and(|member| member.incarnation < floor.incarnation);
         let last = volume(&self.ledger).in_sync().map(|(id, _)| id).eq([leg]);
         self.disks[&leg].queue.is_none() && (!held || last)
+    }
+
+    /// Owners hear of the gates that have no path, as they do from keep-alives.
+    pub(super) fn notice_lost_gates(&mut self) {
+        let mut lost = Vec::new();
+        for (node, machine) in &self.machines {
+            let wanted = machine.assembling.iter().flat_map(|assembly| {
+                assembly.legs.iter().map(|(leg, (incarnation, _))| (assembly.epoch, *leg, *incarnation))
+            });
+            let members = machine.array.iter().flat_map(|array| {
+                array.legs.iter().map(|(leg, member)| (array.epoch, *leg, member.incarnation))
+            });
+            let without = |(epoch, leg, incarnation): &(Epoch, LegId, Incarnation)| {
+                let given = self.disks[leg].given;
+                given != Some((Key { epoch: *epoch, incarnation: *incarnation }, *node))
+            };
+            lost.extend(wanted.chain(members).filter(without).map(|(_, leg, _)| (*node, leg)));
+        }
+        for (node, leg) in lost {
+            self.tell_owner(node, owner::Event::GateLost(leg));
+        }
+    }
+
+    pub(super) fn is_used(&mut self, node: NodeId, used: bool) {
+        let array = self.machines.get_mut(&node).and_then(|machine| machine.array.as_mut());
+        array.into_iter().for_each(|array| array.used = used);
     }
 
     /// Whether an owner has been told that a leg has no path, or has let it go.

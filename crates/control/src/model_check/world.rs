@@ -93,9 +93,8 @@ pub(super) enum Action {
     HandOver(NodeId, NodeId),
     /// An orderly close.
     Close(NodeId),
-    /// The same, of what is used by no process.
+    /// The same, of what is used by no process; later the engine says so.
     CloseUsed(NodeId),
-    /// The engine says so.
     InUse(NodeId),
     /// A closed volume is opened.
     Open(NodeId),
@@ -449,27 +448,6 @@ impl World {
         }
     }
 
-    /// Owners hear of the gates that have no path, as they do from keep-alives.
-    pub(super) fn notice_lost_gates(&mut self) {
-        let mut lost = Vec::new();
-        for (node, machine) in &self.machines {
-            let wanted = machine.assembling.iter().flat_map(|assembly| {
-                assembly.legs.iter().map(|(leg, (incarnation, _))| (assembly.epoch, *leg, *incarnation))
-            });
-            let members = machine.array.iter().flat_map(|array| {
-                array.legs.iter().map(|(leg, member)| (array.epoch, *leg, member.incarnation))
-            });
-            let without = |(epoch, leg, incarnation): &(Epoch, LegId, Incarnation)| {
-                let given = self.disks[leg].given;
-                given != Some((Key { epoch: *epoch, incarnation: *incarnation }, *node))
-            };
-            lost.extend(wanted.chain(members).filter(without).map(|(_, leg, _)| (*node, leg)));
-        }
-        for (node, leg) in lost {
-            self.tell_owner(node, owner::Event::GateLost(leg));
-        }
-    }
-
     fn can_assemble(&self, node: NodeId, assembly: &Assembly) -> bool {
         let ready = |(leg, (incarnation, _)): (&LegId, &(Incarnation, NodeId))| {
             let key = Key { epoch: assembly.epoch, incarnation: *incarnation };
@@ -587,11 +565,6 @@ impl World {
 
     pub(super) fn array(&self, node: NodeId) -> Option<&Array> {
         self.machines[&node].array.as_ref()
-    }
-
-    fn is_used(&mut self, node: NodeId, used: bool) {
-        let array = self.machines.get_mut(&node).and_then(|machine| machine.array.as_mut());
-        array.into_iter().for_each(|array| array.used = used);
     }
 
     pub(super) fn disk(&mut self, leg: LegId) -> &mut Disk {

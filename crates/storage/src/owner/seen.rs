@@ -289,6 +289,23 @@ mod tests {
         assert_eq!(up.legs[&leg].incarnation, Incarnation(0));
     }
 
+    /// Whoever looks at a gate sees what it was then.
+    #[test]
+    fn a_gate_is_told_to_fail_whatever_it_looks_like() {
+        use crate::owner::{Step, let_go};
+        let bytes = 1 << 20;
+        let sizes = crate::leg::Sizes { data_bytes: bytes, room_bytes: bytes, chunk_bytes: 1 << 16 };
+        let site = crate::owner::Site::new(model::VolumeId(3), NodeId(1), sizes).unwrap();
+        let (mut seen, leg) = (settled(), LegId(1));
+        let epoch = gate(&mut seen).epoch;
+        gate(&mut seen).queues = false;
+        let fails =
+            |seen: &Seen| let_go(&site, seen, epoch, leg).unwrap().contains(&Step::FailGate(leg, epoch));
+        assert!(fails(&seen));
+        seen.gates.clear();
+        assert!(!fails(&seen));
+    }
+
     #[test]
     fn a_rebuilds_pace_is_told_to_md_in_kib() {
         use crate::owner::{Step, pace};
