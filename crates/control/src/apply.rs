@@ -54,7 +54,7 @@ impl State {
     /// What a virtual machine has as its disk is not taken from under it.
     fn may_be_asked(&self, volume: VolumeId, command: &VolumeCommand) -> Result<(), Rejected> {
         let fine = match command {
-            VolumeCommand::HandOver { to } => self.may_go(volume, *to),
+            VolumeCommand::HandOver { to, .. } => self.may_go(volume, *to),
             VolumeCommand::Delete => self.vms.of_volume(volume).is_none(),
             _ => true,
         };

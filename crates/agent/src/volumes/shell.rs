@@ -251,7 +251,9 @@ impl Shell {
         let left = vms::left().await?;
         let instances = left.iter().map(|left| (left.id, left.instance())).collect();
         let mut vms = Vms::new(Arc::clone(&place), Ledgers(ledger.clone()), told.clone());
-        left.into_iter().for_each(|left| vms.adopt(left));
+        for one in left {
+            vms.adopt(one);
+        }
         let lease = LeaseNote::open(lease_note::FILE.as_ref(), boot).map_err(VolumesError::LeaseNote)?;
         let watch = lives::Watch {
             place: Arc::clone(&place),
@@ -503,7 +505,7 @@ impl Shell {
                     let _ = answer.send(true);
                 }
             }
-            Output::Vm(effect) => self.vms.order(effect),
+            Output::Vm(effect) => self.vms.order(&effect),
             Output::Feed => {}
         }
     }

@@ -119,8 +119,8 @@ impl Vms {
     }
 
     /// Carries out what control orders, one thing after the other for each.
-    pub(super) fn order(&mut self, effect: Effect) {
-        let (id, order) = match effect {
+    pub(super) fn order(&mut self, effect: &Effect) {
+        let (id, order) = match *effect {
             Effect::Start(id, generation, role) => (id, Order::Start(generation, role)),
             Effect::Resume(id, generation) => (id, Order::Resume(generation)),
             Effect::Send(id, generation, ..) => (id, Order::Send(generation)),

@@ -42,6 +42,7 @@ pub(crate) struct Rack {
 }
 
 /// A node.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and a field of the JSON")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct NodeSeen {
     /// Its name.
@@ -277,7 +278,7 @@ fn volume_troubles(
     let (name, all, in_sync) = (&volume.name, volume.legs.len(), volume.in_sync().count());
     match volume.phase {
         Phase::Offline => {
-            troubles.push(format!("{name} is offline: no copy of it is known to have every write"))
+            troubles.push(format!("{name} is offline: no copy of it is known to have every write"));
         }
         Phase::Fencing { .. } | Phase::Opening { .. } => {
             troubles.push(format!("{name} can't be used at the moment: {}", phase_in_words(&volume.phase)));

@@ -388,8 +388,7 @@ fn no_more_legs_are_rebuilt_on_a_node_than_may_be() {
 
 /// A command that some participant of this state could send, or one from long ago, from a few random bytes.
 fn command(state: &State, log: &[Command], pick: [u8; 4]) -> Command {
-    let [what, a, b, c] = pick;
-    let node = NodeId(1 + u32::from(a % 5));
+    let ([what, a, b, c], node) = (pick, NodeId(1 + u32::from(pick[1] % 5)));
     if what >= 250 && !log.is_empty() {
         return log[usize::from(a) * log.len() / 256].clone();
     }

@@ -92,9 +92,18 @@ impl World {
         }
     }
 
+    pub(super) fn boot(&mut self, node: NodeId) {
+        let found = &self.machines[&node];
+        let notes = (found.floors.clone(), found.laid.clone());
+        let machine = self.machine(node, found.boots + 1, notes);
+        self.machines.insert(node, machine);
+    }
+
     pub(super) fn is_used(&mut self, node: NodeId, used: bool) {
         let array = self.machines.get_mut(&node).and_then(|machine| machine.array.as_mut());
-        array.into_iter().for_each(|array| array.used = used);
+        if let Some(array) = array {
+            array.used = used;
+        }
     }
 
     /// Whether an owner has been told that a leg has no path, or has let it go.

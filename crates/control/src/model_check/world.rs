@@ -509,12 +509,7 @@ impl World {
                 }
             }
             Action::Crash(node) => self.crash(*node),
-            Action::Boot(node) => {
-                let found = &self.machines[node];
-                let notes = (found.floors.clone(), found.laid.clone());
-                let machine = self.machine(*node, found.boots + 1, notes);
-                self.machines.insert(*node, machine);
-            }
+            Action::Boot(node) => self.boot(*node),
             Action::HandOver(node, to) => {
                 self.spent.handovers += u8::from(node != to);
                 self.tell_owner(*node, owner::Event::HandOver(*to));

@@ -7,6 +7,7 @@ mod random;
 use crate::command::{ClusterCommand, Command, Event, LegRef, Rejected, VolumeCommand};
 use crate::state::{Cache, State};
 use crate::testing::{VOLUME, boot, cluster, must, now, open, opened, register, run, volume, with_volume};
+use crate::vm::check::Broken as B;
 use crate::vm::transition::{VmCause, VmKind};
 use crate::vm::{
     Closed, How, Leftover, Room, Seat, Vm, VmCommand as C, VmPhase, VmRejected, VmsCommand, Wanted,
@@ -187,7 +188,7 @@ fn a_switch_moves_the_side_and_all_volumes_in_one_commit_and_only_once() {
 fn what_is_committed_first_of_a_switch_and_what_keeps_it_there_makes_the_other_void() {
     let mut state = migrating();
     let late = about(&state, switch(&state));
-    let back = now(&state, VolumeCommand::HandOver { to: ONE });
+    let back = now(&state, VolumeCommand::HandOver { to: ONE, flushed: volume(&state).named_in_sync() });
     let mut taken_back = state.clone();
     must(&mut taken_back, &back);
     assert!(
@@ -252,9 +253,9 @@ fn a_disk_is_one_virtual_machines_and_is_not_taken_from_under_it() {
     let another = Command::Vms(VmsCommand::Create(Box::new(spec("two", VmPlacement::Anywhere, &[VOLUME]))));
     assert_eq!(state.apply(&another), Err(VmRejected::Disk(VOLUME).into()));
     let of_vm = VmRejected::OfVm { volume: VOLUME, vm: VM };
-    let away = now(&state, VolumeCommand::HandOver { to: TWO });
+    let away = now(&state, VolumeCommand::HandOver { to: TWO, flushed: volume(&state).named_in_sync() });
     assert_eq!(state.apply(&away), Err(of_vm.clone().into()));
-    let close = now(&state, VolumeCommand::Close);
+    let close = now(&state, VolumeCommand::Close { flushed: volume(&state).named_in_sync() });
     must(&mut state, &close);
     let delete = now(&state, VolumeCommand::Delete);
     assert_eq!(state.apply(&delete), Err(of_vm.into()));
@@ -285,7 +286,6 @@ fn what_must_hold_is_seen_when_it_does_not() {
     };
     assert_eq!(with(&|_| {}), (vec![], vec![]));
     let broken = |broken| vec![Broken::Vm(broken)];
-    use vm::check::Broken as B;
     let yields = with(&|vm| vm.yielding.extend([(THREE, BootId(3))])).0;
     assert_eq!(yields, broken(B::MayStillRun(VM, THREE)));
     assert_eq!(with(&|vm| vm.generation = Generation(1)).0, broken(B::Seat(VM)));

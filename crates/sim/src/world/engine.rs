@@ -10,7 +10,7 @@ use super::{BLOCKS, CHUNK, CHUNKS, Event, IoKind, MS, World, node_index, volume_
 use crate::bugs::Broken;
 use control::LegRef;
 use control::owner::{self, Assembly, Stage};
-use control::state::Base;
+use control::state::{Base, Volume};
 use control::target::Key;
 use model::LegId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -425,7 +425,7 @@ impl World {
     /// The legs that are in sync, as a machine knows.
     fn in_sync_here(&self, machine: usize, volume: usize) -> BTreeSet<LegRef> {
         let ledger = self.sees(machine);
-        ledger.volumes.get(&volume_id(volume)).map(|found| found.named_in_sync()).unwrap_or_default()
+        ledger.volumes.get(&volume_id(volume)).map(Volume::named_in_sync).unwrap_or_default()
     }
 
     pub(super) fn stopping(&mut self, machine: usize, volume: usize, agents: u32, id: u32, tries: u32) {
@@ -452,8 +452,8 @@ impl World {
         let named = |(leg, member): (&u16, &Member)| LegRef { id: LegId(*leg), incarnation: member.inc };
         // Those that are in sync as it knows; none, if what users wrote is not through.
         let in_sync = self.in_sync_here(machine, volume);
-        let takers = array.members.iter().filter(|(leg, member)| drained && takes((leg, member)));
-        let flushed: BTreeSet<LegRef> = takers.map(named).filter(|leg| in_sync.contains(leg)).collect();
+        let have_taken = array.members.iter().filter(|(leg, member)| drained && takes((leg, member)));
+        let flushed: BTreeSet<LegRef> = have_taken.map(named).filter(|leg| in_sync.contains(leg)).collect();
         for leg in &flushed {
             let disk = self.disk(volume, leg.id.0);
             disk.durable = disk.value;

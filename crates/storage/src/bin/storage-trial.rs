@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use storage::header::{ClusterId, DriveHeader};
-use storage::kernel::{Engine, Settings};
+use storage::kernel::{Engine, Settings, StepError};
 use storage::leg::Sizes;
 use storage::name::{self, GivenLeg};
 use storage::owner::{self, Site};
@@ -198,19 +198,23 @@ fn main() -> ExitCode {
     }
 }
 
+fn engine(here: &Here) -> Result<Engine, StepError> {
+    Engine::new(Settings {
+        cluster: here.cluster,
+        node: here.node,
+        own: here.own.clone(),
+        peers: here.peers.clone(),
+        stall_max: Duration::from_millis(here.stall_ms),
+    })
+}
+
 fn run(here: &Here, order: Order) -> Result<(), Box<dyn Error>> {
     match order {
         Order::Write { from, count, per_second } => return write(here, from, count, per_second),
         Order::Digest { device, offset_bytes } => return digest(here, &device, offset_bytes),
         _ => {}
     }
-    let engine = Engine::new(Settings {
-        cluster: here.cluster,
-        node: here.node,
-        own: here.own.clone(),
-        peers: here.peers.clone(),
-        stall_max: Duration::from_millis(here.stall_ms),
-    })?;
+    let engine = engine(here)?;
     let site = Site::new(here.volume, here.node, here.sizes)?;
     let seen = || engine.seen_owner(&site);
     let carry = |number: u32, steps: Vec<owner::Step>| -> Result<(), Box<dyn Error>> {

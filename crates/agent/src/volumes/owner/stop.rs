@@ -96,14 +96,14 @@ impl One {
     /// Flushes every leg that is in sync, each where it is; those that took it, or none, if one did not.
     async fn flush_all(&self, epoch: Epoch) -> BTreeSet<LegRef> {
         let state = self.shared.ledger.now();
-        let (mut flushed, none) = (BTreeSet::new(), BTreeSet::new());
-        let Some(volume) = state.volumes.get(&self.id) else { return none };
+        let (mut flushed, nobody) = (BTreeSet::new(), BTreeSet::new());
+        let Some(volume) = state.volumes.get(&self.id) else { return nobody };
         for (leg, found) in volume.in_sync() {
-            let Some(node) = state.node_of(found) else { return none };
+            let Some(node) = state.node_of(found) else { return nobody };
             let key = Key { epoch, incarnation: found.incarnation };
             if let Err(error) = self.flush(leg, key, node).await {
                 warn!("can't flush {leg} of {}: {}", self.id, crate::chain(&error));
-                return none;
+                return nobody;
             }
             flushed.insert(LegRef { id: leg, incarnation: found.incarnation });
         }

@@ -21,7 +21,7 @@ use tokio::sync::{Notify, mpsc};
 use tracing::{info, warn};
 
 /// How long one has to shut itself down before it is killed.
-const SHUT_DOWN_MAX: Duration = Duration::from_secs(60);
+const SHUT_DOWN_MAX: Duration = Duration::from_mins(1);
 /// How often one that says nothing is looked at, and its console cut to what is kept.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 

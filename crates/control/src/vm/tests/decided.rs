@@ -61,7 +61,7 @@ impl Cluster {
     fn opens(&mut self) {
         for node in self.live.clone() {
             let legs = volume(&self.ledger).legs.clone();
-            for (id, leg) in legs.iter() {
+            for (id, leg) in &legs {
                 if self.ledger.node_of(leg) != Some(node) {
                     continue;
                 }
@@ -192,7 +192,8 @@ fn a_drained_nodes_migrate_a_few_at_a_time_and_back_off_when_that_fails() {
 #[test]
 fn a_closed_volume_is_opened_where_its_virtual_machine_is_to_run() {
     let mut cluster = Cluster::new(ledger(VmPlacement::Strict(zone(2))));
-    let close = now(&cluster.ledger, VolumeCommand::Close);
+    let close =
+        now(&cluster.ledger, VolumeCommand::Close { flushed: volume(&cluster.ledger).named_in_sync() });
     must(&mut cluster.ledger, &close);
     let steps = cluster.steps(1500);
     assert_eq!(steps, ["Place { on: NodeId(2) }", "Open node-2"]);

@@ -132,7 +132,7 @@ fn a_migration_is_asked_for_step_by_step_on_both_sides() {
     assert_eq!(here.says(&state, &Said::Paused(VM, G1)), [Effect::Owner(VOLUME, owner::Event::Part)]);
     assert_eq!(here.looks(&state, Hold::Nothing), [], "it is being closed");
     let asked = asks(&state, switch(&state));
-    assert_eq!(here.looks(&state, Hold::Parted), [asked.clone()]);
+    assert_eq!(here.looks(&state, Hold::Parted), std::slice::from_ref(&asked));
     assert_eq!(here.looks(&state, Hold::Parted), [asked], "while the outcome is not known it stays paused");
     assert_eq!(there.looks(&state, Hold::Nothing), []);
     switches(&mut state);

@@ -105,9 +105,9 @@ fn of_a_volume(state: &State, vm: &Vm, (node, c): (NodeId, u8)) -> Command {
     let command = match c % 16 {
         0 => VolumeCommand::Takeover { owner, lease_over: c < 128 },
         1 => VolumeCommand::Override { leg, owner, by: text(), loses: text() },
-        2 => VolumeCommand::Close,
+        2 => VolumeCommand::Close { flushed: volume.named_in_sync() },
         3 => VolumeCommand::Open { owner },
-        4 => VolumeCommand::HandOver { to: node },
+        4 => VolumeCommand::HandOver { to: node, flushed: volume.named_in_sync() },
         5..8 => VolumeCommand::Activate,
         8..11 => {
             let run = state.run(volume.legs[&leg.id].drive).unwrap_or(run(ONE, 1, 1));
