@@ -27,7 +27,7 @@ const EDGES: [(&str, &[&str]); 21] = [
     ("deploy", &["api", "control", "model", "network", "placement"]),
     ("fabric", &["model", "network"]),
     ("drives", &["model"]),
-    ("cli", &["api", "control", "deploy", "model", "placement", "template"]),
+    ("cli", &["api", "control", "deploy", "model", "placement", "template", "vm"]),
     (
         "hil",
         &[
@@ -39,7 +39,7 @@ const EDGES: [(&str, &[&str]); 21] = [
 ];
 
 /// Code that decides: it may not look at a clock, a file or a socket, and may not start anything.
-const PURE: [&str; 62] = [
+const PURE: [&str; 66] = [
     "crates/model/src",
     "crates/template/src",
     "crates/control/src",
@@ -83,13 +83,17 @@ const PURE: [&str; 62] = [
     "crates/pulse/src/format.rs",
     "crates/pulse/src/history.rs",
     "crates/pulse/src/image.rs",
+    "crates/vm/src/image.rs",
+    "crates/vm/src/image",
     "crates/vm/src/machine.rs",
     "crates/workload/src/block.rs",
     "crates/workload/src/choice.rs",
     "crates/workload/src/judge.rs",
     "crates/workload/src/record.rs",
+    "crates/cli/src/vm/shown.rs",
     "crates/cli/src/volume/shown.rs",
     "crates/deploy/src/pool/choose.rs",
+    "crates/deploy/src/vms/told.rs",
     "hil/src/judgement/gaps.rs",
     "hil/src/judgement/place.rs",
     "hil/src/lab/by_hand.rs",

@@ -13,6 +13,7 @@ use control::state::Drive;
 use deploy::Member;
 use deploy::ledger::LedgerError;
 use deploy::pool::PoolError;
+use deploy::vms::VmsError;
 use model::{DriveId, NodeId};
 use std::collections::BTreeMap;
 use std::fs;
@@ -68,9 +69,19 @@ pub(crate) enum ClusterError {
     Pool(Box<PoolError>),
     #[error(transparent)]
     Ledger(Box<LedgerError>),
+    #[error(transparent)]
+    Vms(Box<VmsError>),
+    #[error("can't read the image {}", path.display())]
+    Image {
+        path: PathBuf,
+        #[source]
+        source: vm::image::ImageError,
+    },
     /// What an operator must have read first; one line each.
     #[error("nothing is done without --yes:\n{}", .0.trim_end())]
     NeedsYes(String),
+    #[error("there is no virtual machine {0}")]
+    NoVm(String),
     #[error("there is no volume {0}")]
     NoVolume(String),
     #[error("there is no drive {0} in the pool")]
@@ -97,17 +108,27 @@ impl From<LedgerError> for ClusterError {
     }
 }
 
+impl From<VmsError> for ClusterError {
+    fn from(error: VmsError) -> Self {
+        Self::Vms(Box::new(error))
+    }
+}
+
 impl ClusterError {
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
-            Self::Read { .. } | Self::Access { .. } | Self::Identity { .. } | Self::NoTerminal => {
-                Outcome::Unreadable
-            }
+            Self::Read { .. }
+            | Self::Access { .. }
+            | Self::Identity { .. }
+            | Self::NoTerminal
+            | Self::Image { .. } => Outcome::Unreadable,
             Self::Runtime(_)
             | Self::NobodyAnswers
             | Self::Terminal(_)
             | Self::Pool(_)
             | Self::Ledger(_)
+            | Self::Vms(_)
+            | Self::NoVm(_)
             | Self::NeedsYes(_)
             | Self::NoVolume(_)
             | Self::NoDrive(_)
@@ -123,10 +144,13 @@ impl ClusterError {
             Self::Runtime(_) => "see that the host has threads and memory left",
             Self::Pool(error) => error.help(),
             Self::Ledger(error) => error.help(),
+            Self::Vms(error) => error.help(),
+            Self::Image { source, .. } => source.help(),
+            Self::NoVm(_) => "`twinrack vm list` shows names and ids",
             Self::NeedsYes(_) => "give it again with --yes if that may be",
             Self::NoVolume(_) => "`twinrack volume list` shows names and ids",
             Self::NoDrive(_) => "`twinrack drive list` shows ids and serial numbers",
-            Self::NoNode(_) => "`twinrack drive list` shows the nodes",
+            Self::NoNode(_) => "`twinrack node list` shows the nodes",
             Self::NobodyAnswers => {
                 "see that the nodes run and that their agents do; `twinrack ledger show` says how each is"
             }

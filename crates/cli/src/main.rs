@@ -9,10 +9,12 @@ mod cluster;
 mod drive;
 mod json;
 mod ledger;
+mod node;
 mod pool;
 mod shown;
 mod status;
 mod validate;
+mod vm;
 mod volume;
 mod watch;
 
@@ -34,6 +36,8 @@ Examples:
   twinrack drive --access access.json list
   twinrack pool --access access.json show
   twinrack ledger --access access.json show
+  twinrack vm --access access.json list
+  twinrack node --access access.json list
 
 Exit codes: 0 good; 1 what was examined is wrong; 2 the input or the command line can't be read.";
 
@@ -82,6 +86,10 @@ enum Task {
     Pool(pool::PoolArgs),
     /// Show how each node's ledger is, and bring a node back that has lost its own.
     Ledger(ledger::LedgerArgs),
+    /// List, show, make, start, stop, place and delete virtual machines, see what they say, and write images to their volumes.
+    Vm(vm::VmArgs),
+    /// Show what nodes have for virtual machines, and empty them for maintenance.
+    Node(node::NodeArgs),
 }
 
 /// How to report.
@@ -113,6 +121,8 @@ fn main() -> ExitCode {
         Task::Drive(args) => drive::run(&args),
         Task::Pool(args) => pool::run(&args),
         Task::Ledger(args) => ledger::run(&args),
+        Task::Vm(args) => vm::run(&args),
+        Task::Node(args) => node::run(&args),
     };
     match written {
         Ok(outcome) => ExitCode::from(outcome as u8),

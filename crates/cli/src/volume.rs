@@ -4,6 +4,7 @@
 
 mod shown;
 
+pub(crate) use self::shown::find;
 use self::shown::{Listed, Moved, Shown};
 use crate::Outcome;
 use crate::cluster::{self, ClusterArgs, ClusterError};
@@ -186,13 +187,13 @@ async fn carry_out(args: &VolumeArgs, members: &[Member]) -> Result<String, Clus
         }
         Task::Grow { volume, size } => {
             let (_, state) = pool::confirmed(members, bound).await?;
-            let id = shown::find(&state, volume).ok_or_else(|| ClusterError::NoVolume(volume.clone()))?;
+            let id = find(&state, volume).ok_or_else(|| ClusterError::NoVolume(volume.clone()))?;
             pool::grow(members, id, *size, bound, waits).await?;
             show(args, members, bound, &id.to_string()).await
         }
         Task::Move { volume, from, to } => {
             let (_, state) = pool::confirmed(members, bound).await?;
-            let id = shown::find(&state, volume).ok_or_else(|| ClusterError::NoVolume(volume.clone()))?;
+            let id = find(&state, volume).ok_or_else(|| ClusterError::NoVolume(volume.clone()))?;
             let from = cluster::drive(&state, from)?;
             let to = to.as_ref().map(|to| cluster::drive(&state, to)).transpose()?;
             let to = pool::move_copy(members, id, (from, to), bound).await?;
@@ -201,7 +202,7 @@ async fn carry_out(args: &VolumeArgs, members: &[Member]) -> Result<String, Clus
         }
         Task::HandOver { volume, to, end_users } => {
             let (_, state) = pool::confirmed(members, bound).await?;
-            let id = shown::find(&state, volume).ok_or_else(|| ClusterError::NoVolume(volume.clone()))?;
+            let id = find(&state, volume).ok_or_else(|| ClusterError::NoVolume(volume.clone()))?;
             let to = cluster::node(&state, to)?;
             let request = HandOverRequest { volume: id, to, end_users: *end_users };
             pool::hand_over(members, request, bound, waits).await?;
@@ -209,7 +210,7 @@ async fn carry_out(args: &VolumeArgs, members: &[Member]) -> Result<String, Clus
         }
         Task::Override { volume, by, leg, yes } => {
             let (state, answering) = pool::answering(members, bound).await?;
-            let id = shown::find(&state, volume).ok_or_else(|| ClusterError::NoVolume(volume.clone()))?;
+            let id = find(&state, volume).ok_or_else(|| ClusterError::NoVolume(volume.clone()))?;
             let plan = pool::choose_override(&state, &answering, id, *leg).map_err(pool::PoolError::from)?;
             if !yes {
                 return Err(ClusterError::NeedsYes(plan.to_string()));
@@ -219,7 +220,7 @@ async fn carry_out(args: &VolumeArgs, members: &[Member]) -> Result<String, Clus
         }
         Task::Delete { volume, close } => {
             let (_, state) = pool::confirmed(members, bound).await?;
-            let id = shown::find(&state, volume).ok_or_else(|| ClusterError::NoVolume(volume.clone()))?;
+            let id = find(&state, volume).ok_or_else(|| ClusterError::NoVolume(volume.clone()))?;
             pool::delete(members, id, *close, bound).await?;
             Ok(if args.cluster.json { json(&shown::Deleted::new(id)) } else { format!("{id} is deleted\n") })
         }
@@ -240,7 +241,7 @@ async fn show(
 ) -> Result<String, ClusterError> {
     let (_, state) = pool::confirmed(members, bound).await?;
     let views = pool::views(members).await;
-    let found = shown::find(&state, volume).and_then(|id| Shown::of(&state, &views, id));
+    let found = find(&state, volume).and_then(|id| Shown::of(&state, &views, id));
     let shown = found.ok_or_else(|| ClusterError::NoVolume(volume.to_owned()))?;
     Ok(if args.cluster.json { json(&shown) } else { shown.to_string() })
 }

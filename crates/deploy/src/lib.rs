@@ -4,7 +4,7 @@
 //!   inventory ─► cabling ─► network (look at the cables again, apply, read back, reach) ─► watch
 //!                                     └─► pool (ledger, voters, drives) ─► volume
 //! ```
-//! [`ledger`] is beside it: how each node's ledger is, and bringing one back.
+//! [`ledger`] is beside it: how each node's ledger is, and bringing one back; so is [`vms`]: virtual machines, and nodes in maintenance.
 //!
 //! Purpose: each stage is a function that can be run again at any time: it looks before it changes, and changes nothing
 //! where nothing differs. [`watch`](mod@watch) keeps looking afterwards.
@@ -23,6 +23,7 @@ mod mesh;
 mod network_stage;
 pub mod pool;
 mod throughput;
+pub mod vms;
 pub mod watch;
 
 pub use cabling::{Cabling, cabling};

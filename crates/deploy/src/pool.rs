@@ -501,7 +501,7 @@ async fn until(
 
 /// Proposes a command until the ledger says what it shall; whether it was needed. A proposal whose end is not known may have been
 /// taken: the ledger is looked at before each.
-async fn settle(
+pub(crate) async fn settle(
     contact: &Member,
     what: &str,
     bound: Duration,

@@ -1,8 +1,9 @@
-//! What is seen of a cluster: racks, nodes, voters, volumes and their copies, and what is not well, in words. Pure.
+//! What is seen of a cluster: racks, nodes, voters, volumes and their copies, virtual machines, and what is not well, in words. Pure.
 //!
 //! Invariant of the JSON: fields are added within a version, and never removed or changed in meaning. All is well exactly if there are no troubles.
 
 use crate::shown::{VERSION, name_of, rack_of, size, table};
+use crate::vm::shown::{self as vm_shown, Row};
 use api::{ClusterView, RebuildProgress};
 use control::State;
 use control::state::{Drive, Health, LegState, Phase, Volume};
@@ -28,6 +29,8 @@ pub(crate) struct Status {
     pub(crate) witnesses: Vec<NodeSeen>,
     /// Every volume.
     pub(crate) volumes: Vec<VolumeSeen>,
+    /// Every virtual machine.
+    pub(crate) vms: Vec<Row>,
     /// What is not well, a sentence each.
     pub(crate) troubles: Vec<String>,
 }
@@ -44,6 +47,7 @@ pub(crate) struct Rack {
 /// A node.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and a field of the JSON")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a word of its own in the JSON")]
 pub(crate) struct NodeSeen {
     /// Its name.
     pub(crate) name: String,
@@ -133,6 +137,7 @@ impl Status {
             racks: racks.collect(),
             witnesses: of_zone(NO_RACK),
             volumes: state.volumes.iter().map(|(id, volume)| volume_seen(view, views, *id, volume)).collect(),
+            vms: vm_shown::rows(state, views),
             troubles: Vec::new(),
         };
         status.troubles = status.cluster_troubles(asked, views);
@@ -140,6 +145,14 @@ impl Status {
         for (id, volume) in &state.volumes {
             status.troubles.extend(volume_troubles(view, views, *id, volume));
         }
+        for (row, vm) in status.vms.iter().zip(state.vms.all.values()) {
+            status.troubles.extend(row.troubles(vm));
+        }
+        let draining = state.vms.draining.keys().map(|node| name_of(state, *node));
+        let told = draining.map(|node| {
+            format!("{node} is in maintenance: it takes no virtual machines before `twinrack node end-drain`")
+        });
+        status.troubles.extend(told);
         Some(status)
     }
 
@@ -342,7 +355,12 @@ impl fmt::Display for Status {
             let VolumeSeen { name, size_bytes, phase, owner, .. } = volume;
             [name.clone(), size(*size_bytes), phase.clone(), owner.clone(), copies.join("; ")]
         });
-        table(f, ["VOLUME", "SIZE", "PHASE", "OWNER", "COPIES"], volumes)
+        table(f, ["VOLUME", "SIZE", "PHASE", "OWNER", "COPIES"], volumes)?;
+        if self.vms.is_empty() {
+            return Ok(());
+        }
+        writeln!(f)?;
+        table(f, vm_shown::COLUMNS, self.vms.iter().map(Row::cells))
     }
 }
 
@@ -350,8 +368,10 @@ impl fmt::Display for Status {
 pub(crate) mod tests {
     use super::*;
     use control::state::{Cache, Settings, Voters};
+    use control::vm::{Leftover, Room, Seat, Vm, VmPhase, Wanted};
     use control::{ClusterCommand, Command};
-    use model::{BootId, DriveId, LegId, Mirror, PowerCycles, Provision, SLAB_BYTES};
+    use model::{BootId, DriveId, Generation, LegId, Mirror, PowerCycles, Provision, SLAB_BYTES};
+    use model::{VmId, VmPlacement, VmSpec};
     use std::collections::BTreeMap;
 
     /// A node in each rack with a drive of 15 slabs, a witness, and a volume of ten slabs.
@@ -380,6 +400,30 @@ pub(crate) mod tests {
         volume.phase = Phase::Open { boot: BootId(1) };
         volume.legs.values_mut().for_each(|leg| leg.state = LegState::InSync);
         state
+    }
+
+    /// Adds one that is wanted running, and is on the first node, or off.
+    fn add_vm(state: &mut State, name: &str, placement: VmPlacement, runs: bool) {
+        let (memory_bytes, cores) = (1 << 30, 1);
+        let volumes = Vec::new();
+        let spec = VmSpec {
+            name: name.parse().unwrap(),
+            memory_bytes,
+            cores,
+            placement,
+            anti_affinity: None,
+            volumes,
+        };
+        let at = Seat { node: NodeId(1), boot: BootId(1), generation: Generation(1) };
+        let phase = if runs { VmPhase::Running { at } } else { VmPhase::Off };
+        let (generation, yielding) = (Generation(1), BTreeMap::new());
+        let wanted = Wanted::Running;
+        let vm = Vm { spec, wanted, generation, phase, last: None, yielding, setbacks: 0 };
+        for node in [1, 2] {
+            state.vms.rooms.insert(NodeId(node), Room { memory_bytes: 4 << 30, cores: 4 });
+        }
+        state.vms.minted = state.vms.minted.next();
+        state.vms.all.insert(state.vms.minted, vm);
     }
 
     fn view_of(state: &State, node: u32) -> ClusterView {
@@ -414,13 +458,16 @@ pub(crate) mod tests {
 
     /// All is well.
     pub(crate) fn well() -> Status {
-        let state = state();
+        let mut state = state();
+        add_vm(&mut state, "web", VmPlacement::Prefers("room-1".parse().unwrap()), true);
         seen(&[1, 2, 3].map(|node| (node, view_of(&state, node))))
     }
 
-    /// A rack was lost; its drive erred, too; another leg is being made.
+    /// A rack was lost; its drive erred, too; another leg is being made. One virtual machine was started in the other rack, one never leaves its own.
     pub(crate) fn a_rack_is_lost() -> Status {
         let mut state = state();
+        add_vm(&mut state, "web", VmPlacement::Prefers("room-2".parse().unwrap()), true);
+        add_vm(&mut state, "db", VmPlacement::Strict("room-2".parse().unwrap()), false);
         state.drives.get_mut(&DriveId(2)).unwrap().health = Health::Erred;
         let volume = state.volumes.get_mut(&VolumeId(1)).unwrap();
         volume.legs.get_mut(&LegId(2)).unwrap().state =
@@ -465,5 +512,22 @@ pub(crate) mod tests {
         {
             assert!(troubles.contains(trouble), "{trouble} is missing: {troubles}");
         }
+    }
+    #[test]
+    fn a_node_in_maintenance_and_one_that_can_t_leave_it_are_troubles() {
+        let mut state = state();
+        add_vm(&mut state, "web", VmPlacement::Strict("room-1".parse().unwrap()), true);
+        state.vms.draining.insert(NodeId(1), Leftover::Stays);
+        let status = seen(&[1, 2, 3].map(|node| (node, view_of(&state, node))));
+        assert_eq!(
+            status.troubles,
+            ["a1 is in maintenance: it takes no virtual machines before `twinrack node end-drain`"]
+        );
+        assert_eq!(status.vms[0].why().unwrap(), "a1 is being drained; b1 is outside its zone");
+        state.vms.all.get_mut(&VmId(1)).unwrap().wanted = Wanted::Stopped;
+        state.vms.all.get_mut(&VmId(1)).unwrap().phase = VmPhase::Off;
+        state.vms.draining.clear();
+        let stopped = seen(&[1, 2, 3].map(|node| (node, view_of(&state, node))));
+        assert_eq!(stopped.troubles, Vec::<String>::new(), "what is wanted stopped may be off");
     }
 }

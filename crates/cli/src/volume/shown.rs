@@ -115,7 +115,7 @@ impl fmt::Display for Moved {
 }
 
 /// By name, then by id.
-pub(super) fn find(state: &State, volume: &str) -> Option<VolumeId> {
+pub(crate) fn find(state: &State, volume: &str) -> Option<VolumeId> {
     let by = |is: &dyn Fn(&VolumeId, &str) -> bool| {
         state.volumes.iter().find(|(id, found)| is(id, &found.name.to_string())).map(|(id, _)| *id)
     };

@@ -1,9 +1,10 @@
-//! How a cluster is drawn: racks side by side, volumes under them, what is not well at the end. Pure.
+//! How a cluster is drawn: racks side by side, volumes and virtual machines under them, what is not well at the end. Pure.
 //!
 //! Invariant: nothing is said by colour alone. What does not fit is cut at the right and at the bottom; troubles keep their place before volumes.
 
 use crate::shown::size;
 use crate::status::seen::{CopySeen, NodeSeen, Standing, Status, VolumeSeen};
+use crate::vm::shown::COLUMNS;
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Style, Stylize};
@@ -39,16 +40,24 @@ impl Widget for &Picture<'_> {
             Constraint::Length(1),
             Constraint::Length(height(2 * nodes)),
             Constraint::Length(if troubles == 0 { 0 } else { height(troubles) }),
-            Constraint::Fill(1),
+            Constraint::Fill(weight(status.volumes.len())),
+            if status.vms.is_empty() {
+                Constraint::Length(0)
+            } else {
+                Constraint::Fill(weight(status.vms.len()))
+            },
             Constraint::Length(1),
         ];
-        let [head, racks, wrong, volumes, foot] = Layout::vertical(heights).areas(area);
+        let [head, racks, wrong, volumes, vms, foot] = Layout::vertical(heights).areas(area);
         self.head(status).render(head, buffer);
         draw_racks(status, racks, buffer);
         if troubles > 0 {
             not_well(status).render(wrong, buffer);
         }
         volume_table(status).render(volumes, buffer);
+        if !status.vms.is_empty() {
+            vm_table(status).render(vms, buffer);
+        }
         Line::from("\u{25cf} in sync  \u{25d0} being brought up to date  \u{25cb} behind  \u{2715} suspect   * owner   q ends this")
             .dim()
             .render(foot, buffer);
@@ -72,6 +81,11 @@ impl Picture<'_> {
 /// So many lines within a frame.
 fn height(lines: usize) -> u16 {
     u16::try_from(lines).unwrap_or(u16::MAX).saturating_add(2)
+}
+
+/// What a table of so many rows gets of the room that is left, compared with others.
+fn weight(rows: usize) -> u16 {
+    height(rows).saturating_add(1)
 }
 
 /// The racks side by side; the witness, which is in none, at the right.
@@ -117,6 +131,21 @@ fn volume_table(status: &Status) -> Table<'_> {
         .block(Block::bordered().title("volumes"))
 }
 
+fn vm_table(status: &Status) -> Table<'_> {
+    let rows = status.vms.iter().map(|vm| {
+        let [name, wanted, phase, node, home, placement] = vm.cells();
+        let runs = phase == "running";
+        let is_so = wanted == "running" && runs || wanted == "stopped" && phase == "off";
+        let phase = if is_so { Span::from(phase).green() } else { Span::from(phase).yellow() };
+        let cells = [Line::from(name).bold(), Line::from(wanted), Line::from(phase)];
+        Row::new(cells.into_iter().chain([node, home, placement].map(Line::from)))
+    });
+    let widths = [20, 10, 20, 24, 12].map(Constraint::Length).into_iter().chain([Constraint::Fill(1)]);
+    Table::new(rows, widths)
+        .header(Row::new(COLUMNS.map(str::to_lowercase)).dim())
+        .block(Block::bordered().title("virtual machines"))
+}
+
 fn copies_line<'a>(volume: &'a VolumeSeen, zone: &str) -> Line<'a> {
     let copies = volume.copies.iter().filter(|copy| copy.rack == zone);
     let parts = copies.flat_map(|copy| {
@@ -156,8 +185,8 @@ mod tests {
 
     #[test]
     fn racks_stand_side_by_side() {
-        insta::assert_snapshot!("well", drawn(Some(&well()), 0, (110, 14)));
-        insta::assert_snapshot!("a_rack_is_lost", drawn(Some(&a_rack_is_lost()), 0, (110, 18)));
+        insta::assert_snapshot!("well", drawn(Some(&well()), 0, (110, 18)));
+        insta::assert_snapshot!("a_rack_is_lost", drawn(Some(&a_rack_is_lost()), 0, (110, 26)));
     }
 
     #[test]

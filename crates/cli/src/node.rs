@@ -1,0 +1,117 @@
+//! `twinrack node`: what nodes have for virtual machines, and emptying them for maintenance.
+//!
+//! On failure: [`ClusterError`].
+
+use crate::Outcome;
+use crate::cluster::{self, ClusterArgs, ClusterError};
+use crate::shown::json;
+use crate::vm::shown::{Drained, Nodes};
+use crate::vm::waits;
+use clap::{Args, Subcommand};
+use control::State;
+use control::vm::Leftover;
+use deploy::{Member, pool, vms};
+use model::{NodeId, ZoneName};
+use std::collections::BTreeSet;
+use std::io;
+
+const EXAMPLES: &str = "\
+A node in maintenance takes no virtual machines, and those on it leave, live. If one can't leave, the maintenance is refused, and who is in the way is named, with what would
+help; with --save what can't leave is saved, and goes on where it was when there is a place again. A rack is emptied with --rack. The access file is that of `twinrack volume`.
+
+Examples:
+  twinrack node --access access.json list
+  twinrack node --access access.json drain node-a1
+  twinrack node --access access.json drain --rack room-1 --save --within 600
+  twinrack node --access access.json end-drain node-a1
+
+Exit codes: 0 good; 1 the cluster refused or did not answer; 2 the access file or the command line can't be read.";
+
+/// Nodes and virtual machines: list, drain, end-drain.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct NodeArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// What each node has for virtual machines, and which are there.
+    List,
+    /// Empty a node or a rack, and wait until it is.
+    Drain {
+        #[command(flatten)]
+        which: Which,
+        /// Save what can't leave. Without it, that is in the way, and nothing is moved.
+        #[arg(long)]
+        save: bool,
+    },
+    /// Have it take virtual machines again.
+    EndDrain {
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Which {
+    /// A node: its name or its id (`node-2`).
+    node: Option<String>,
+    /// All nodes of a rack.
+    #[arg(long, value_name = "ZONE")]
+    rack: Option<ZoneName>,
+}
+
+impl Which {
+    fn what(&self, state: &State) -> Result<placement::vm::Drained, ClusterError> {
+        match (&self.node, &self.rack) {
+            (_, Some(zone)) => Ok(placement::vm::Drained::Rack(zone.clone())),
+            (node, None) => {
+                let node = node.as_deref().unwrap_or_default();
+                cluster::node(state, node).map(placement::vm::Drained::Node)
+            }
+        }
+    }
+
+    fn nodes(&self, state: &State) -> Result<BTreeSet<NodeId>, ClusterError> {
+        match self.what(state)? {
+            placement::vm::Drained::Node(node) => Ok(BTreeSet::from([node])),
+            placement::vm::Drained::Rack(zone) => {
+                let of_zone = state.nodes.iter().filter(|(_, node)| node.zone.as_ref() == Some(&zone));
+                let nodes: BTreeSet<NodeId> = of_zone.map(|(id, _)| *id).collect();
+                if nodes.is_empty() { Err(vms::VmsError::NoZone(zone).into()) } else { Ok(nodes) }
+            }
+        }
+    }
+}
+
+pub(crate) fn run(args: &NodeArgs) -> io::Result<Outcome> {
+    cluster::run(&args.cluster, |members| async move { carry_out(args, &members).await })
+}
+
+async fn carry_out(args: &NodeArgs, members: &[Member]) -> Result<String, ClusterError> {
+    let bound = args.cluster.bound();
+    let (_, state) = pool::confirmed(members, bound).await?;
+    match &args.task {
+        Task::List => {
+            let nodes = Nodes::of(&state, &pool::views(members).await);
+            Ok(if args.cluster.json { json(&nodes) } else { nodes.to_string() })
+        }
+        Task::Drain { which, save } => {
+            let leftover = if *save { Leftover::Saved } else { Leftover::Stays };
+            let drains = vms::drain(members, &which.what(&state)?, leftover, bound, waits).await?;
+            let drained = Drained::new(&state, &drains);
+            Ok(if args.cluster.json { json(&drained) } else { drained.to_string() })
+        }
+        Task::EndDrain { which } => {
+            let nodes = which.nodes(&state)?;
+            vms::end_drain(members, &nodes, bound).await?;
+            let over = Drained::over(&state, nodes.into_iter());
+            Ok(if args.cluster.json { json(&over) } else { over.to_string() })
+        }
+    }
+}

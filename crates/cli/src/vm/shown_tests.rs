@@ -1,0 +1,87 @@
+//! Virtual machines as they are printed.
+
+use super::*;
+use control::vm::{Room, Seat, VmsCommand};
+use control::{ClusterCommand, Command};
+use model::{BootId, Generation, VmPlacement, VmSpec};
+use std::collections::BTreeSet;
+
+/// A node in each rack; one virtual machine that runs, and one that is strict where nobody answers.
+fn state() -> State {
+    let mut state = State::new(control::state::Settings::default());
+    for (number, name, zone) in [(1, "a1", "room-1"), (2, "b1", "room-2")] {
+        let zone = Some(zone.parse().unwrap());
+        let name = name.parse().unwrap();
+        state.apply(&Command::Cluster(ClusterCommand::AddNode { name, zone })).unwrap();
+        let room = Room { memory_bytes: 4 << 30, cores: 4 };
+        state.apply(&Command::Vms(VmsCommand::SetRoom(NodeId(number), room))).unwrap();
+    }
+    let at = Seat { node: NodeId(1), boot: BootId(1), generation: Generation(3) };
+    let (home, strict) = ("room-1".parse().unwrap(), "room-2".parse().unwrap());
+    for (id, name, placement, phase) in [
+        (1, "web", VmPlacement::Prefers(home), VmPhase::Running { at }),
+        (2, "db", VmPlacement::Strict(strict), VmPhase::Off),
+    ] {
+        let spec = VmSpec {
+            name: name.parse().unwrap(),
+            memory_bytes: 1 << 30,
+            cores: 2,
+            placement,
+            anti_affinity: Some("front".parse().unwrap()),
+            volumes: Vec::new(),
+        };
+        let (generation, yielding) = (Generation(3), BTreeMap::new());
+        let vm = Vm { spec, wanted: Wanted::Running, generation, phase, last: None, yielding, setbacks: 0 };
+        state.vms.all.insert(VmId(id), vm);
+    }
+    state
+}
+
+fn views(state: &State) -> Vec<(NodeName, ClusterView)> {
+    let view = ClusterView {
+        node: NodeId(1),
+        leader: Some(NodeId(1)),
+        voters: BTreeSet::new(),
+        confirmed: true,
+        leased: true,
+        state: state.clone(),
+        devices: BTreeMap::new(),
+        device_bytes: BTreeMap::new(),
+        legs: Vec::new(),
+        blocked: BTreeMap::new(),
+        out_of_room: BTreeMap::new(),
+        rebuilds: BTreeMap::new(),
+    };
+    vec![("a1".parse().unwrap(), view)]
+}
+
+#[test]
+fn they_are_listed_with_what_keeps_them_off() {
+    let state = state();
+    let views = views(&state);
+    insta::assert_snapshot!("listed", Listed::of(&state, &views).to_string());
+    insta::assert_json_snapshot!("listed_json", Listed::of(&state, &views));
+    insta::assert_snapshot!("off", Shown::of(&state, &views, VmId(2)).unwrap().to_string());
+    insta::assert_snapshot!("running", Shown::of(&state, &views, VmId(1)).unwrap().to_string());
+    assert!(Shown::of(&state, &views, VmId(3)).is_none());
+}
+
+#[test]
+fn nodes_are_listed_with_what_they_have() {
+    let mut state = state();
+    insta::assert_snapshot!("nodes", Nodes::of(&state, &views(&state)).to_string());
+    for node in [1, 2] {
+        state.vms.draining.insert(NodeId(node), Leftover::Stays);
+    }
+    insta::assert_snapshot!("nodes_drain", Nodes::of(&state, &views(&state)).to_string());
+}
+
+#[test]
+fn one_is_found_by_its_name_before_its_id() {
+    let mut state = state();
+    assert_eq!(find(&state, "db"), Some(VmId(2)));
+    assert_eq!(find(&state, "vm-1"), Some(VmId(1)));
+    assert_eq!(find(&state, "vm-9"), None);
+    state.vms.all.get_mut(&VmId(2)).unwrap().spec.name = "vm-1".parse().unwrap();
+    assert_eq!(find(&state, "vm-1"), Some(VmId(2)));
+}
