@@ -96,7 +96,7 @@ impl Changes {
         self.end();
     }
 
-    fn end(&self) {
+    pub(super) fn end(&self) {
         self.log().ended = true;
         self.changed.notify_waiters();
     }
@@ -121,14 +121,19 @@ impl Changes {
         self.log().since(self.epoch, since)
     }
 
-    /// Waits until there are changes after number `since`; for ever, when the kernel's changes are not seen any more.
-    pub(crate) async fn beyond(&self, since: u64) {
+    /// Waits until there are changes after number `since`, or more than `missed` were missed; for ever, when the kernel's changes are not
+    /// seen any more.
+    pub(crate) async fn beyond(&self, since: u64, missed: u64) {
         loop {
             let told = self.changed.notified();
             let mut told = pin!(told);
             // Registered before the count is looked at: a change in between is not slept through.
             told.as_mut().enable();
-            if self.log().count > since {
+            let is_beyond = {
+                let log = self.log();
+                log.count > since || log.missed > missed
+            };
+            if is_beyond {
                 return;
             }
             told.await;

@@ -1,7 +1,7 @@
 //! Drift: somebody else changes links of the plan in force; it is found, told and mended.
 //!
 //! ```text
-//!              the kernel told of a change, or 2 s passed
+//!     the kernel told of a change, or half a minute passed
 //!   wait ──────────────────────────────────────────────────▶ look: links against the plan in force, twice the same
 //!     ▲                                                        │ as planned              │ differs
 //!     ├────────────────────────────────────────────────────────┘                         ▼
@@ -21,8 +21,8 @@
 //!   pause that doubles each time up to [`PAUSE_MAX_MS`].
 //! - [`Log`] decides and has no clock; all its lists are bounded.
 //!
-//! On failure: a repair that fails is told in its drift, and tried again after 1, 2, 4 … 60 s for as long as the drift stands. When the
-//! kernel's messages are not heard any more, drift is still found every [`EVERY`].
+//! On failure: a repair that fails is told in its drift, and tried again after 1, 2, 4 … 60 s for as long as the drift stands. While anything
+//! stands, or can't be compared, or no plan is in force, and when the kernel's messages are not heard any more, it is looked every [`EVERY`].
 //!
 //! What is not given back: routes that went with a link or address. Plans name none, so nobody knows here that they were wanted.
 
@@ -37,8 +37,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-/// How often it is looked when the kernel tells nothing: drift shall be found within 5 s, and a loaded node is slow.
+/// How often it is looked when nobody tells: drift shall be found within 5 s, and a loaded node is slow.
 const EVERY: Duration = Duration::from_secs(2);
+/// How often it is looked while all is as planned and the kernel would tell of a change: for what it does not tell. A look is several dumps of
+/// all links.
+const SELDOM: Duration = Duration::from_secs(30);
 /// A look is several dumps, and links may change between them: what differs must differ the same twice. At most so many looks.
 const LOOKS_MAX: u32 = 4;
 /// Drifts that are remembered.
@@ -61,37 +64,43 @@ impl<E: Executor, D: Disk> Network<E, D> {
     /// Finds and mends drift for as long as the agent lives. Not to be dropped half-way but with the agent.
     pub(crate) async fn mend_drift(self: Arc<Self>, changes: Arc<Changes>) {
         let start = Instant::now();
-        let mut seen = 0;
+        let (mut seen, mut missed) = (0, 0);
         loop {
+            let news = changes.since(seen).await;
+            let is_told = news.is_ok();
             let mut told = Vec::new();
-            if let Ok(news) = changes.since(seen).await {
-                (seen, told) = (news.count, news.changes);
+            if let Ok(news) = news {
+                (seen, missed, told) = (news.count, news.missed, news.changes);
             }
-            self.look(told, start).await;
+            let as_planned = self.look(told, start).await;
+            let pause = if is_told && as_planned { SELDOM } else { EVERY };
             tokio::select! {
-                () = changes.beyond(seen) => {}
-                () = sleep(EVERY) => {}
+                () = changes.beyond(seen, missed) => {}
+                () = sleep(pause) => {}
             }
         }
     }
 
-    /// Looks once, and mends what is due.
-    async fn look(&self, told: Vec<LinkChange>, start: Instant) {
+    /// Looks once, and mends what is due. Whether all was found as the plan in force says.
+    async fn look(&self, told: Vec<LinkChange>, start: Instant) -> bool {
         let links = self.state.lock().await;
         let Some(plan) = links.in_force() else {
             self.drifts.lock().end(&Repair::Gone);
-            return;
+            return false;
         };
         let found = match self.find(plan).await {
             Ok(found) => found,
-            Err(why) => return self.drifts.lock().unable(&self.node, why),
+            Err(why) => {
+                self.drifts.lock().unable(&self.node, why);
+                return false;
+            }
         };
         let due = self.drifts.lock().found(now(start), &found, told);
-        if !due {
-            return;
+        if due {
+            let mended = mend(&self.executor, plan).await;
+            self.drifts.lock().tried(now(start), mended);
         }
-        let mended = mend(&self.executor, plan).await;
-        self.drifts.lock().tried(now(start), mended);
+        found.is_empty()
     }
 
     /// What differs from the plan, seen twice.

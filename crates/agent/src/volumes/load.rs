@@ -56,12 +56,18 @@ async fn measure(
             let own = state.drives.iter().filter(|(_, drive)| drive.node == node);
             own.map(|(id, drive)| (*id, drive.serial.clone())).collect()
         };
-        let counted = spawn_blocking(move || {
-            let now = counts(&mut counters, &own);
-            (counters, now)
-        });
-        let Ok((kept, now)) = counted.await else { return };
-        counters = kept;
+        let now = if counters.know(own.values()) {
+            // They are in memory: to read them waits for no drive.
+            counts(&mut counters, &own)
+        } else {
+            let counted = spawn_blocking(move || {
+                let now = counts(&mut counters, &own);
+                (counters, now)
+            });
+            let Ok((kept, now)) = counted.await else { return };
+            counters = kept;
+            now
+        };
         let new = now.iter().filter_map(|(id, now)| Some((*id, since(*before.get(id)?, *now)?)));
         readings.lock().unwrap_or_else(PoisonError::into_inner).extend(new);
         before = now;

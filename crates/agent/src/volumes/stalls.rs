@@ -26,12 +26,18 @@ pub(super) async fn watch(node: NodeId, state: watch::Receiver<Arc<State>>, told
     loop {
         sleep(EVERY).await;
         let own = own(&state.borrow(), node);
-        let looked = spawn_blocking(move || {
-            let stalling = look(&mut counters, &mut stalls, &own);
-            (counters, stalls, stalling)
-        });
-        let Ok((kept, known, stalling)) = looked.await else { return };
-        (counters, stalls) = (kept, known);
+        let stalling = if counters.know(own.values()) {
+            // Counters are in memory: to read them waits for no drive.
+            look(&mut counters, &mut stalls, &own)
+        } else {
+            let looked = spawn_blocking(move || {
+                let stalling = look(&mut counters, &mut stalls, &own);
+                (counters, stalls, stalling)
+            });
+            let Ok((kept, known, stalling)) = looked.await else { return };
+            (counters, stalls) = (kept, known);
+            stalling
+        };
         let legs = legs_on(&state.borrow(), &stalling);
         for leg in legs {
             told.tell(Input::Target(Event::Stalled(leg)));

@@ -1,10 +1,13 @@
 //! What a drive's requests took, as the kernel counts it (Documentation/block/stat.rst).
 
-use super::{StepError, observe, sysfs};
+use super::sysfs::failed;
+use super::{StepError, observe};
 use control::stall::Activity;
 use model::DriveSerial;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 
 /// Reads and writes that have ended since the drive came, and what they took, all together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,9 +37,13 @@ fn activity(stat: &str) -> Option<Activity> {
     Some(Activity { in_flight: *fields.get(8)?, ended })
 }
 
-/// The counts of drives, where they were found last: a serial number is looked for among all devices only when it is not there any more.
+/// More than `stat` has: 17 numbers of 20 digits at most.
+const STAT_BYTES_MAX: usize = 512;
+
+/// The counts of drives. Their files are kept open: a serial number is looked for among all devices only when that of before can't be read
+/// any more, since its drive is gone (kernfs answers `ENODEV`, also when another drive has the name by then).
 #[derive(Debug, Default)]
-pub struct Counters(BTreeMap<DriveSerial, PathBuf>);
+pub struct Counters(BTreeMap<DriveSerial, File>);
 
 impl Counters {
     /// Of the drive with that serial number.
@@ -49,16 +56,29 @@ impl Counters {
         activity(&self.stat(serial)?).ok_or_else(|| unreadable(serial))
     }
 
+    /// Whether all of them have been found: then nothing is looked for, unless one is gone.
+    pub fn know<'a>(&self, mut serials: impl Iterator<Item = &'a DriveSerial>) -> bool {
+        serials.all(|serial| self.0.contains_key(serial))
+    }
+
     fn stat(&mut self, serial: &DriveSerial) -> Result<String, StepError> {
-        let known = self.0.get(serial).filter(|folder| observe::is_drive(folder, serial)).cloned();
-        let folder = match known {
-            Some(folder) => folder,
-            None => observe::drive_folder(serial)?,
-        };
-        let stat = sysfs::read(&folder.join("stat"))?;
-        self.0.insert(serial.clone(), folder);
+        if let Some(Ok(stat)) = self.0.get(serial).map(read) {
+            return Ok(stat);
+        }
+        self.0.remove(serial);
+        let path = observe::drive_folder(serial)?.join("stat");
+        let file = File::open(&path).map_err(failed("open", &path))?;
+        let stat = read(&file).map_err(failed("read", &path))?;
+        self.0.insert(serial.clone(), file);
         Ok(stat)
     }
+}
+
+/// From its beginning: what it says now.
+fn read(file: &File) -> io::Result<String> {
+    let mut bytes = [0; STAT_BYTES_MAX];
+    let len = file.read_at(&mut bytes, 0)?;
+    Ok(String::from_utf8_lossy(&bytes[..len]).into_owned())
 }
 
 fn unreadable(serial: &DriveSerial) -> StepError {

@@ -17,7 +17,7 @@ pub(super) fn drive_folder(serial: &DriveSerial) -> Result<PathBuf, StepError> {
 }
 
 /// Whether that is the folder of the drive with that serial number.
-pub(super) fn is_drive(folder: &Path, serial: &DriveSerial) -> bool {
+fn is_drive(folder: &Path, serial: &DriveSerial) -> bool {
     sysfs::read_if_there(&folder.join("device/serial")).is_some_and(|found| found.trim() == serial.as_str())
 }
 

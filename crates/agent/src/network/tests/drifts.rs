@@ -7,8 +7,17 @@ use network::kernel::{Change, ChangeKind, Told};
 
 const NIC: &str = "eth3";
 
-/// A settled plan, and an agent that looks for drift.
-async fn settled(bench: &Bench) -> (Arc<Network<Simulated>>, Arc<Changes>) {
+/// A settled plan, and an agent that looks for drift, which nobody tells of.
+async fn settled(bench: &Bench) -> Arc<Network<Simulated>> {
+    let (agent, changes) = settled_and_told(bench).await;
+    changes.end();
+    // Its next look is the first that knows.
+    sleep(Duration::from_secs(31)).await;
+    agent
+}
+
+/// The same, of which the kernel tells.
+async fn settled_and_told(bench: &Bench) -> (Arc<Network<Simulated>>, Arc<Changes>) {
     let agent = bench.agent().await;
     agent.apply(request(plan(1, 711), None)).await.unwrap();
     let changes = look(Arc::clone(&agent));
@@ -58,7 +67,7 @@ async fn whatever_somebody_changes_is_found_told_and_mended_and_nothing_else_is_
     let vlan = VlanId::try_from(99).unwrap();
     let made = Op::CreateVlan { name: by_hand.clone(), parent: nic(), vlan, egress_qos: BTreeMap::new() };
     bench.kernel.carry_out(&[made, address(&by_hand, "10.9.0.1/24")]);
-    let (agent, _) = settled(&bench).await;
+    let agent = settled(&bench).await;
     let good = shape(&bench.kernel);
     let drifted = [
         Op::Delete { name: storage() },
@@ -94,7 +103,7 @@ async fn whatever_somebody_changes_is_found_told_and_mended_and_nothing_else_is_
 #[tokio::test(start_paused = true)]
 async fn what_the_kernel_tells_is_looked_at_at_once_and_told_with_the_drift() {
     let bench = Bench::new();
-    let (agent, changes) = settled(&bench).await;
+    let (agent, changes) = settled_and_told(&bench).await;
     bench.kernel.carry_out(&[Op::Delete { name: storage() }]);
     let name = Some(storage().to_string());
     changes.note(Told::Change(Change { kind: ChangeKind::LinkGone, index: Some(4), name }), 0);
@@ -104,6 +113,20 @@ async fn what_the_kernel_tells_is_looked_at_at_once_and_told_with_the_drift() {
     let changes: Vec<_> =
         drifts.last[0].changes.iter().map(|c| (c.kind.as_str(), c.name.as_deref())).collect();
     assert_eq!(changes, [("link-gone", Some("tw-st711"))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_kernel_does_not_tell_is_found_all_the_same_and_lost_messages_are_a_reason_to_look() {
+    let bench = Bench::new();
+    let (agent, changes) = settled_and_told(&bench).await;
+    for told in [false, true] {
+        bench.kernel.carry_out(&[Op::Delete { name: storage() }]);
+        if told {
+            changes.note(Told::Gap, 1);
+        }
+        sleep(Duration::from_secs(if told { 1 } else { 31 })).await;
+        assert!(bench.kernel.has_vlan(711), "{told}: {:?}", drifts(&agent).await);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -132,7 +155,7 @@ async fn while_a_plan_is_pending_drift_is_the_dead_mans_business_and_afterwards_
 #[tokio::test(start_paused = true)]
 async fn a_repair_that_fails_is_told_and_tried_again() {
     let bench = Bench::new();
-    let (agent, _) = settled(&bench).await;
+    let agent = settled(&bench).await;
     *bench.kernel.spoilt.lock().unwrap() = Some(Outcome::RolledBack { why: "EBUSY".to_owned() });
     bench.kernel.carry_out(&[Op::Delete { name: storage() }]);
     sleep(Duration::from_millis(2200)).await;
@@ -149,7 +172,7 @@ async fn a_repair_that_fails_is_told_and_tried_again() {
 #[tokio::test(start_paused = true)]
 async fn what_is_put_right_by_somebody_else_is_gone_and_no_repair() {
     let bench = Bench::new();
-    let (agent, _) = settled(&bench).await;
+    let agent = settled(&bench).await;
     *bench.kernel.spoilt.lock().unwrap() = Some(Outcome::RolledBack { why: "EBUSY".to_owned() });
     bench.kernel.carry_out(&[Op::SetDown { name: storage() }]);
     sleep(Duration::from_millis(2200)).await;
@@ -161,7 +184,7 @@ async fn what_is_put_right_by_somebody_else_is_gone_and_no_repair() {
 #[tokio::test(start_paused = true)]
 async fn two_who_want_different_things_do_not_fight_at_full_speed() {
     let bench = Bench::new();
-    let (agent, changes) = settled(&bench).await;
+    let (agent, changes) = settled_and_told(&bench).await;
     let other = Op::SetMtu { name: storage(), mtu_bytes: 1400 };
     let started = Instant::now();
     while started.elapsed() < Duration::from_mins(10) {
@@ -182,7 +205,7 @@ async fn two_who_want_different_things_do_not_fight_at_full_speed() {
 #[tokio::test(start_paused = true)]
 async fn a_nic_that_is_pulled_is_no_drift_and_nothing_is_taken_apart_for_it() {
     let bench = Bench::new();
-    let (agent, _) = settled(&bench).await;
+    let agent = settled(&bench).await;
     // With a NIC its VLAN links go; a link of ours elsewhere is left.
     let pulled = bench.kernel.links.lock().unwrap().links.remove(&nic()).unwrap();
     bench.kernel.links.lock().unwrap().links.remove(&storage());
@@ -212,7 +235,7 @@ async fn an_agent_that_starts_again_goes_on_with_the_plan_that_is_settled() {
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_ends_mends_nothing_any_more() {
     let bench = Bench::new();
-    let (agent, _) = settled(&bench).await;
+    let agent = settled(&bench).await;
     agent.stop().await;
     bench.kernel.carry_out(&[Op::Delete { name: storage() }]);
     sleep(Duration::from_mins(1)).await;
