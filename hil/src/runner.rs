@@ -17,6 +17,7 @@ mod drift;
 mod drives;
 mod flapping;
 mod forced;
+mod former;
 mod hand_over;
 mod inventory;
 mod isolation;
@@ -36,6 +37,7 @@ mod spine;
 mod split;
 mod storage_paths;
 mod thin;
+mod vms;
 mod volume;
 mod writers;
 
@@ -124,6 +126,8 @@ pub(crate) struct Runner<'a> {
     namings: Namings,
     /// The volume that is written, once there is one.
     volume: Option<volume::Tested>,
+    /// The virtual machine whose disk that is, if there is one.
+    guest: Option<vms::Guest>,
     /// The suite that runs: its volume is named after it.
     suite: String,
     /// How many runs the workload has had, on all volumes.
@@ -195,6 +199,7 @@ impl<'a> Runner<'a> {
             vigil,
             namings,
             volume: None,
+            guest: None,
             suite: String::new(),
             runs: 0,
             broken: Vec::new(),
@@ -221,7 +226,7 @@ impl<'a> Runner<'a> {
         let line = self.ui.line(&suite.name);
         self.suite.clone_from(&suite.name);
         // What was written to it is judged; the suite that makes one makes its own.
-        self.volume = None;
+        (self.volume, self.guest) = (None, None);
         for scenario in &suite.scenarios {
             let result = match suite.unmet(scenario, &self.cluster.spec) {
                 Some(why) => not_applicable(scenario, why),

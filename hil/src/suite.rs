@@ -12,6 +12,7 @@ mod meaning;
 mod needs;
 mod settings;
 mod step;
+mod vm_step;
 mod words;
 
 pub use error::SuiteError;
@@ -21,12 +22,13 @@ pub use settings::{
     WhichDrive, Whom, Wrong,
 };
 pub use step::Step;
+pub use vm_step::VmStep;
 
 use model::ClusterSpec;
 use serde::Deserialize;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 41] = [
+const BUILT_IN: [(&str, &str); 42] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -61,6 +63,7 @@ const BUILT_IN: [(&str, &str); 41] = [
     ("volume-grow", include_str!("../suites/volume-grow.toml")),
     ("volume-hand-over", include_str!("../suites/volume-hand-over.toml")),
     ("volume-thin", include_str!("../suites/volume-thin.toml")),
+    ("vm-rack-loss", include_str!("../suites/vm-rack-loss.toml")),
     ("ledger-damaged", include_str!("../suites/ledger-damaged.toml")),
     ("ledger-disk-full", include_str!("../suites/ledger-disk-full.toml")),
     ("ledger-forced-quorum", include_str!("../suites/ledger-forced-quorum.toml")),
@@ -94,6 +97,12 @@ impl Suite {
     pub fn makes_volumes(&self) -> bool {
         let steps = self.scenarios.iter().flat_map(|scenario| &scenario.steps);
         steps.into_iter().any(|step| matches!(step, Step::MakeVolume { .. }))
+    }
+
+    /// Whether its nodes need what runs virtual machines.
+    pub fn runs_vms(&self) -> bool {
+        let steps = self.scenarios.iter().flat_map(|scenario| &scenario.steps);
+        steps.into_iter().any(|step| matches!(step, Step::Vm(_)))
     }
 }
 

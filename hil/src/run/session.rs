@@ -9,7 +9,8 @@ use crate::accel::{self, Accel};
 use crate::events::{Event, EventLog, LogError, Verdict};
 use crate::host;
 use crate::image::{
-    self, AgentBuild, DRBD, Extras, ImageRequest, NODE_MODULES, NODE_TOOLS, NodeImage, VIRTUAL_MACHINES_TIMED,
+    self, AgentBuild, DRBD, Extras, ImageRequest, NODE_MODULES, NODE_TOOLS, NodeImage, VIRTUAL_MACHINES,
+    VIRTUAL_MACHINES_TIMED,
 };
 use crate::lab::{Keeper, Kept, Lab, LabError, Launch};
 use crate::progress::Progress;
@@ -59,7 +60,13 @@ impl<'a> Session<'a> {
     pub(super) async fn work(&mut self) -> Result<(), RunError> {
         let log = Arc::clone(&self.log);
         let clock = PhaseClock::start(&log, "image");
-        let (image, accel) = self.image(Extras::default()).await?;
+        let extras = if self.setup.suites.iter().any(Suite::runs_vms) {
+            self.setup.lab_file.node.memory_mib = vm_bench::NODE_MIB;
+            VIRTUAL_MACHINES
+        } else {
+            Extras::default()
+        };
+        let (image, accel) = self.image(extras).await?;
         self.phases.push(clock.end());
 
         let clock = PhaseClock::start(&log, "boot");

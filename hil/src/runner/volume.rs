@@ -13,7 +13,7 @@ use super::legs::Whole;
 use super::records::{Clock, Tail};
 use super::split::{Commits, Steps};
 use super::writers::{CLOCK_SLACK_US, LOOK, Left, Writer};
-use super::{Runner, Seen, milliseconds};
+use super::{Runner, Seen, milliseconds, vms};
 use crate::events::{Event, LegJudged, Stall};
 use crate::judgement::{self, JudgeError, Judgement, LegFile, acknowledged, first_begun_after, longest_gap};
 use crate::lab::{AGENT_PORT, LabError};
@@ -54,7 +54,7 @@ pub(super) struct Tested {
     /// The stages that it was seen in.
     pub(super) steps: Steps,
     /// Whether something was written since it was judged.
-    is_unjudged: bool,
+    pub(super) is_unjudged: bool,
 }
 
 /// How hard a workload writes.
@@ -132,6 +132,7 @@ impl Runner<'_> {
                 Ok(self.override_volume((*room, *position), ms(*within_ms)).await)
             }
             Step::LedgersWork { within_ms } => Ok(self.ledgers_work(ms(*within_ms)).await),
+            Step::Vm(step) => self.vm_step(step).await,
             Step::StopWriting {} => self.stop_writing().await,
             Step::Judge {} => self.judge_legs().await,
             // It has the rest of the list.
@@ -186,20 +187,6 @@ impl Runner<'_> {
             made.done.len(),
             begun.elapsed().as_millis(),
         )))
-    }
-
-    /// Deletes what earlier suites have left, which was judged at their ends; says so, and how long it took.
-    async fn delete_former(&self, bound: Duration) -> Result<String, DeployError> {
-        let members = &self.cluster.members;
-        let begun = Instant::now();
-        let (_, state) = deploy::pool::confirmed(members, bound).await?;
-        let mut words = Vec::new();
-        for (id, volume) in &state.volumes {
-            deploy::pool::delete(members, *id, true, bound).await?;
-            let after_ms = begun.elapsed().as_millis();
-            words.push(format!("{id} ({}) deleted after {after_ms} ms; ", volume.name));
-        }
-        Ok(words.concat())
     }
 
     /// Asks those that work; notes where legs lie.
@@ -488,6 +475,7 @@ impl Runner<'_> {
                 return Ok(stopped);
             }
         }
+        self.last_words().await;
         let views = self.look_at_volume().await;
         let all = self.lab.nodes().keys().cloned().collect();
         self.lab.power_off(self.keeper, &all).await?;
@@ -498,9 +486,12 @@ impl Runner<'_> {
             Err(why) => return Ok(Seen::not(why)),
         };
         let (files, from_run) = (self.lab.records(), tested.first_run);
-        let for_judge = legs.clone();
+        let guest = self.guest.as_ref().map(vms::Guest::records);
+        let for_judge =
+            if guest.is_some() { legs.iter().map(vms::behind_boot).collect() } else { legs.clone() };
         let judged = tokio::task::spawn_blocking(move || {
-            judgement::records(&files, from_run).and_then(|records| judgement::judge(&records, &for_judge))
+            let records = guest.map_or_else(|| judgement::records(&files, from_run), Ok)?;
+            judgement::judge(&records, &for_judge)
         });
         let judged = judged.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
         let mut seen = or_unreadable(judged.map(|judged| self.verdict(&legs, &judged)));

@@ -2,7 +2,7 @@
 
 use super::defaults::{eight, fifty, one, one_mib, twenty, yes};
 use super::{
-    BadPlan, Damage, Death, DriveAt, Flapping, Nics, Place, Room, SpineWay, SwitchFailure, Way, Wrong,
+    BadPlan, Damage, Death, DriveAt, Flapping, Nics, Place, Room, SpineWay, SwitchFailure, VmStep, Way, Wrong,
 };
 use ::drives::fault::{Range, Requests};
 use model::Mirror;
@@ -305,8 +305,7 @@ pub enum Step {
         /// The bound, milliseconds, from what happens meanwhile on.
         within_ms: u64,
     },
-    /// Two plans are applied to a node in turn, and at a moment from the seed it dies; each time it is on the old or the new
-    /// one within a bound, says which, and reaches every peer.
+    /// Two plans are applied to a node in turn, and it dies at a moment from the seed; each time it is on one of them within a bound, says which, and reaches all.
     DieDuringApplies {
         /// The node's room.
         room: Room,
@@ -359,8 +358,7 @@ pub enum Step {
     Refused {},
     /// What the nodes say they have is what the lab gave them.
     InventoryMatches {},
-    /// Deployment finds nothing to say about the cabling, within a bound: switches announce themselves at intervals, so
-    /// that a cable that was just moved is heard of later.
+    /// Deployment finds nothing to say about the cabling, within a bound: of a cable that was just moved is heard at the next announcement.
     CablingIsRight {
         /// The bound, milliseconds; 0: when every NIC has had 10 s to hear a neighbour.
         within_ms: u64,
@@ -516,8 +514,7 @@ pub enum Step {
         /// The bound, milliseconds.
         within_ms: u64,
     },
-    /// The workload is ended; a node is handed the volume, as an operator would have it; the workload goes on there. From the last acknowledgement
-    /// here to the first there is a bound.
+    /// The workload is ended, a node is handed the volume, and it goes on there: from the last acknowledgement here to the first there is a bound.
     HandOver {
         /// The room of the node that gets it.
         room: Room,
@@ -592,6 +589,8 @@ pub enum Step {
         /// The bound, milliseconds.
         within_ms: u64,
     },
+    /// What is done with a virtual machine, and asked of it.
+    Vm(VmStep),
     /// The workload is ended, with all its writes.
     StopWriting {},
     /// The workload is ended and all machines lose their power; then every leg in sync is read from its drive's file on its own: it holds

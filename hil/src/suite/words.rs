@@ -272,6 +272,7 @@ fn volume(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Step::VolumeOpens { room: None, within_ms } => {
             write!(f, "the volume is open within {within_ms} ms")
         }
+        Step::Vm(step) => write!(f, "{step}"),
         Step::StopWriting {} => f.write_str("the workload is ended"),
         Step::Judge {} => f.write_str("every leg in sync holds every acknowledged write"),
         _ => operator(step, f),

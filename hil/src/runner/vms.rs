@@ -1,0 +1,383 @@
+//! A virtual machine that writes while things break, seen from outside: by what its node's agent says of its serial port.
+//!
+//! Purpose: makes the virtual machine of a suite, whose disk is the suite's volume and whose guest is [`pulse`], and sees where and when its writes are
+//! acknowledged. The judge of volumes ([`super::volume`]) has its acknowledgements, too.
+//!
+//! Invariants: one virtual machine at a time. An acknowledgement counts from when it was read here, so times are no shorter than they were. What it said and
+//! nobody had read when its node lost its power is lost with it: the judge asks for no more than was read.
+//!
+//! On failure: what the product does not do is a step that does not hold.
+
+use super::{Runner, Seen, milliseconds};
+use crate::judgement::LegFile;
+use crate::run::RunError;
+use crate::suite::{Room, VmStep};
+use api::ProposeRequest;
+use control::vm::{VmPhase, VmsCommand, Wanted};
+use control::{Command, Event, State};
+use deploy::Member;
+use deploy::pool::{newest, views};
+use futures_util::future::join_all;
+use model::{NodeName, VmId, VmPlacement, VmSpec, VolumeId};
+use pulse::format::{DATA_OFFSET, Params, Said};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+use workload::record::Record;
+
+/// How often consoles are read.
+const READ_EVERY: Duration = Duration::from_millis(50);
+/// How long one read may take.
+const READ_LIMIT: Duration = Duration::from_secs(1);
+
+/// The virtual machine of a suite.
+#[derive(Debug)]
+pub(super) struct Guest {
+    id: VmId,
+    /// What each node's console has said, up to where it was read, and the line that is not whole yet.
+    read: BTreeMap<NodeName, (u64, String)>,
+    /// What it said, when that was read, and where.
+    said: Vec<(Instant, NodeName, Said)>,
+    /// All that it said, for the judge.
+    text: String,
+}
+
+impl Guest {
+    const fn new(id: VmId) -> Self {
+        Self { id, read: BTreeMap::new(), said: Vec::new(), text: String::new() }
+    }
+
+    /// Its acknowledgements, for the judge.
+    pub(super) fn records(&self) -> Vec<Record> {
+        pulse::records(self.text.as_bytes(), self.id.0).0
+    }
+
+    /// Takes in what a node's console said from a place on. One that ends before that has begun anew, with its node.
+    fn take(&mut self, node: &NodeName, console: &api::Console) {
+        let (at, rest) = self.read.entry(node.clone()).or_default();
+        if console.end < *at {
+            (*at, *rest) = (0, String::new());
+            return;
+        }
+        *at = console.end;
+        rest.push_str(&console.text);
+        let Some(whole) = rest.rfind('\n') else { return };
+        let lines: String = rest.drain(..=whole).collect();
+        let (_, said) = pulse::records(lines.as_bytes(), self.id.0);
+        let now = Instant::now();
+        self.said.extend(said.into_iter().map(|said| (now, node.clone(), said)));
+        self.text.push_str(&lines);
+    }
+
+    fn acknowledged_since(&self, since: Instant) -> impl Iterator<Item = &(Instant, NodeName, Said)> {
+        self.said
+            .iter()
+            .filter(move |(at, _, said)| *at >= since && matches!(said, Said::Acknowledged { .. }))
+    }
+
+    /// The longest time without an acknowledgement from a moment to another.
+    fn longest_gap(&self, from: Instant, to: Instant) -> Duration {
+        let ends = self.acknowledged_since(from).map(|(at, ..)| *at).filter(|at| *at <= to);
+        let moments: Vec<Instant> = std::iter::once(from).chain(ends).chain([to]).collect();
+        moments.windows(2).map(|two| two[1] - two[0]).max().unwrap_or_default()
+    }
+}
+
+/// A leg without what its guest boots from: the judge's first block is behind that.
+pub(super) fn behind_boot(leg: &LegFile) -> LegFile {
+    let mut leg = leg.clone();
+    leg.place.data_offset_bytes += DATA_OFFSET;
+    leg.place.data_bytes = leg.place.data_bytes.saturating_sub(DATA_OFFSET);
+    leg
+}
+
+/// When the ledger was first seen to say what of a failover.
+#[derive(Debug, Default)]
+struct Stages {
+    lost: Option<Duration>,
+    placed: Option<Duration>,
+    began: Option<Duration>,
+}
+
+impl Stages {
+    fn see(&mut self, state: &State, id: VmId, there: &[NodeName], after: Duration) {
+        let Some(vm) = state.vms.all.get(&id) else { return };
+        let named = |node| state.nodes.get(&node).is_some_and(|node| there.contains(&node.name));
+        let is_there = vm.phase.seat().is_some_and(|seat| named(seat.node));
+        if is_there || vm.phase == VmPhase::Off {
+            self.lost.get_or_insert(after);
+        }
+        if is_there {
+            self.placed.get_or_insert(after);
+            if matches!(vm.phase, VmPhase::Running { .. }) {
+                self.began.get_or_insert(after);
+            }
+        }
+    }
+
+    fn in_words(&self) -> String {
+        let one = |what: &str, after: Option<Duration>| {
+            after.map_or_else(
+                || format!("{what} not seen"),
+                |after| format!("{what} after {} ms", milliseconds(after)),
+            )
+        };
+        [one("lost", self.lost), one("placed", self.placed), one("begun", self.began)].join(", ")
+    }
+}
+
+impl Runner<'_> {
+    pub(super) async fn vm_step(&mut self, step: &VmStep) -> Result<Seen, RunError> {
+        let ms = Duration::from_millis;
+        Ok(match step {
+            VmStep::Make { room, strict, memory_mib, within_ms } => {
+                let made = self.make_vm((*room, *strict), *memory_mib, ms(*within_ms)).await;
+                made.unwrap_or_else(Seen::not)
+            }
+            VmStep::Writes { room, within_ms } => {
+                let since = self.faulted.map_or_else(Instant::now, |(_, last)| last);
+                self.vm_writes(*room, since, ms(*within_ms)).await
+            }
+            VmStep::KeepsWriting { for_ms, gap_at_most_ms } => {
+                self.vm_keeps_writing(ms(*for_ms), ms(*gap_at_most_ms)).await
+            }
+            VmStep::StaysOff { for_ms, within_ms } => self.vm_stays_off(ms(*for_ms), ms(*within_ms)).await,
+            VmStep::Stop { within_ms } => self.stop_vm(ms(*within_ms)).await.unwrap_or_else(Seen::not),
+        })
+    }
+
+    /// The members in a room.
+    fn there(&self, room: Room) -> Vec<NodeName> {
+        let zone = self.cluster.spec.zones.get(room.index());
+        zone.into_iter().flat_map(|zone| &zone.nodes).map(|node| node.name.clone()).collect()
+    }
+
+    async fn make_vm(
+        &mut self,
+        (room, strict): (Room, bool),
+        memory_mib: u32,
+        bound: Duration,
+    ) -> Result<Seen, String> {
+        let begun = Instant::now();
+        let failed = |error: &dyn std::error::Error| crate::chain(error);
+        let volume = self.volume.as_ref().map(|tested| tested.id).ok_or("there is no volume")?;
+        let zone = self.cluster.spec.zones[room.index()].name.clone();
+        let placement = if strict { VmPlacement::Strict(zone) } else { VmPlacement::Prefers(zone) };
+        let name = self.suite.parse().map_err(|_| "the suite's name is none for a virtual machine")?;
+        let memory_bytes = u64::from(memory_mib) << 20;
+        let volumes = vec![volume];
+        let spec = VmSpec { name, memory_bytes, cores: 1, placement, anti_affinity: None, volumes };
+        let (contact, state) =
+            deploy::pool::confirmed(&self.cluster.members, bound).await.map_err(|error| failed(&error))?;
+        control::vm::placing::admit(&state, &spec).map_err(|why| format!("it is not admitted: {why:?}"))?;
+        let create = Command::Vms(VmsCommand::Create(Box::new(spec)));
+        let made = contact.client.propose(&ProposeRequest { command: create }).await;
+        let made = made.map_err(|error| failed(&error))?;
+        let id = made.events.iter().find_map(|event| match event {
+            Event::VmCreated(id) => Some(*id),
+            _ => None,
+        });
+        let id = id.ok_or("the ledger gave it no id")?;
+        self.write_pulse(id, volume, &state).await?;
+        self.guest = Some(Guest::new(id));
+        if let Some(tested) = &mut self.volume {
+            tested.is_unjudged = true;
+        }
+        let start = Command::Vms(VmsCommand::Want(id, Wanted::Running));
+        let started = contact.client.propose(&ProposeRequest { command: start }).await;
+        started.map_err(|error| failed(&error))?;
+        let left = bound.saturating_sub(begun.elapsed());
+        let writes = self.vm_writes(room, Instant::now(), left).await;
+        let what = format!("{id}: {}", writes.what);
+        Ok(Seen { what, ..writes })
+    }
+
+    /// The guest goes to the volume, which its owner writes.
+    async fn write_pulse(&self, id: VmId, volume: VolumeId, state: &State) -> Result<(), String> {
+        let seed = self.lab.seed().rotate_left(id.0);
+        let params = Params {
+            vm: id.0,
+            blocks_max: 4096,
+            warm_blocks: 64,
+            beat_ms: 100,
+            flush_every: 50,
+            writes_per_beat: 2,
+            in_flight: 4,
+            warm_percent: 50,
+            seed,
+        };
+        let image = pulse::image(&params).map_err(|error| crate::chain(&error))?;
+        let owner = state.volumes.get(&volume).map(|found| found.owner);
+        let owner = owner.and_then(|owner| state.nodes.get(&owner)).ok_or("nobody owns the volume")?;
+        let member = self.cluster.members.iter().find(|member| member.name == owner.name);
+        let member = member.ok_or("its owner is none of the lab's")?;
+        member.client.write_image(volume, 0, image).await.map_err(|error| crate::chain(&error))
+    }
+
+    /// Reads what all who work have of its console.
+    async fn read_consoles(&mut self) {
+        let members: Vec<Member> = self.working().members;
+        let Some(guest) = &mut self.guest else { return };
+        let asked = members.iter().map(|member| {
+            let from = guest.read.get(&member.name).map_or(0, |(at, _)| *at);
+            let id = guest.id;
+            async move {
+                let console = timeout(READ_LIMIT, member.client.console(id, from)).await.ok()?.ok()?;
+                Some((member.name.clone(), console))
+            }
+        });
+        for (node, console) in join_all(asked).await.into_iter().flatten() {
+            guest.take(&node, &console);
+        }
+    }
+
+    /// It has a write acknowledged in a room that was read there since a moment.
+    async fn vm_writes(&mut self, room: Room, since: Instant, bound: Duration) -> Seen {
+        let there = self.there(room);
+        let mut stages = Stages::default();
+        loop {
+            self.read_consoles().await;
+            let views = views(&self.working().members).await;
+            let Some(guest) = &self.guest else { return Seen::not("there is no virtual machine") };
+            if let Some(view) = newest(&views) {
+                stages.see(&view.state, guest.id, &there, since.elapsed());
+            }
+            let first = guest.acknowledged_since(since).find(|(_, node, _)| there.contains(node));
+            if let Some((at, node, said)) = first {
+                let after_ms = milliseconds(*at - since);
+                let what = format!("{said:?} on {node} after {after_ms} ms: {}", stages.in_words());
+                return Seen::of(*at - since <= bound, what).measuring(after_ms);
+            }
+            if since.elapsed() >= bound {
+                let phase =
+                    newest(&views).and_then(|view| view.state.vms.all.get(&guest.id)).map(|vm| vm.phase);
+                let last = guest.said.last().map(|(at, node, said)| {
+                    format!("{said:?} on {node}, {} ms ago", milliseconds(at.elapsed()))
+                });
+                return Seen::not(format!(
+                    "nothing was acknowledged there; it is {phase:?}, and said last: {last:?}; {}",
+                    stages.in_words()
+                ));
+            }
+            sleep(READ_EVERY).await;
+        }
+    }
+
+    async fn vm_keeps_writing(&mut self, for_long: Duration, gap_at_most: Duration) -> Seen {
+        let begun = Instant::now();
+        while begun.elapsed() < for_long {
+            self.read_consoles().await;
+            sleep(READ_EVERY).await;
+        }
+        let Some(guest) = &self.guest else { return Seen::not("there is no virtual machine") };
+        let gap = guest.longest_gap(begun, begun + for_long);
+        let count = guest.acknowledged_since(begun).count();
+        let what =
+            format!("{count} writes were acknowledged, no two more than {} ms apart", milliseconds(gap));
+        Seen::of(gap <= gap_at_most, what)
+    }
+
+    async fn vm_stays_off(&mut self, for_long: Duration, within: Duration) -> Seen {
+        let since = self.faulted.map_or_else(Instant::now, |(_, last)| last);
+        let mut off: Option<Instant> = None;
+        loop {
+            self.read_consoles().await;
+            let views = views(&self.working().members).await;
+            let Some(guest) = &self.guest else { return Seen::not("there is no virtual machine") };
+            let vm = newest(&views).and_then(|view| view.state.vms.all.get(&guest.id));
+            match (vm.map(|vm| vm.phase), off) {
+                (Some(VmPhase::Off), None) => off = Some(Instant::now()),
+                (Some(VmPhase::Off) | None, _) => {}
+                (Some(phase), Some(_)) => return Seen::not(format!("it was off and is {phase:?}")),
+                (Some(phase), None) if since.elapsed() >= within => {
+                    return Seen::not(format!("it is {phase:?} after {} ms", milliseconds(since.elapsed())));
+                }
+                (Some(_), None) => {}
+            }
+            if let Some(off) = off {
+                if let Some((_, node, said)) = guest.acknowledged_since(off).next() {
+                    return Seen::not(format!("it was off, and then said {said:?} on {node}"));
+                }
+                if off.elapsed() >= for_long {
+                    let after_ms = milliseconds(off - since);
+                    return Seen::held(format!("off after {after_ms} ms, and silent from then on"));
+                }
+            } else if since.elapsed() >= within {
+                return Seen::not("nobody says whether it is off");
+            }
+            sleep(READ_EVERY).await;
+        }
+    }
+
+    async fn stop_vm(&mut self, within: Duration) -> Result<Seen, String> {
+        let begun = Instant::now();
+        let id = self.guest.as_ref().map(|guest| guest.id).ok_or("there is no virtual machine")?;
+        let members = self.working().members;
+        let (contact, _) =
+            deploy::pool::confirmed(&members, within).await.map_err(|error| crate::chain(&error))?;
+        let command = Command::Vms(VmsCommand::Want(id, Wanted::Stopped));
+        let asked = contact.client.propose(&ProposeRequest { command }).await;
+        asked.map_err(|error| crate::chain(&error))?;
+        loop {
+            self.read_consoles().await;
+            let views = views(&members).await;
+            let phase = newest(&views).and_then(|view| view.state.vms.all.get(&id)).map(|vm| vm.phase);
+            let after_ms = milliseconds(begun.elapsed());
+            if phase == Some(VmPhase::Off) {
+                return Ok(Seen::held(format!("after {after_ms} ms")));
+            }
+            if begun.elapsed() >= within {
+                return Ok(Seen::not(format!("it is {phase:?} after {after_ms} ms")));
+            }
+            sleep(super::POLL).await;
+        }
+    }
+
+    /// Before the nodes lose their power for the judge: what it has said until now.
+    pub(super) async fn last_words(&mut self) {
+        self.read_consoles().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn console(from: u64, text: &str) -> api::Console {
+        api::Console { from, end: from + text.len() as u64, text: text.to_owned() }
+    }
+
+    fn acknowledged(sequence: u64) -> String {
+        let said = Said::Acknowledged { vm: 3, run: 1, sequence, block: 5, took_us: 100, ms: 7 };
+        String::from_utf8(said.line().as_bytes().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn lines_are_put_together_and_a_console_that_begins_anew_is_read_from_its_begin() {
+        let mut guest = Guest::new(VmId(3));
+        let node: NodeName = "a1".parse().unwrap();
+        let text = acknowledged(1) + &acknowledged(2);
+        let (one, rest) = text.split_at(text.len() - 4);
+        let before = Instant::now();
+        guest.take(&node, &console(0, one));
+        assert_eq!(guest.acknowledged_since(before).count(), 1);
+        guest.take(&node, &console(one.len() as u64, rest));
+        assert_eq!(guest.records().len(), 2);
+        guest.take(&node, &console(0, ""));
+        assert_eq!(guest.read[&node].0, 0, "its node has booted anew");
+        guest.take(&node, &console(0, &acknowledged(3)));
+        assert_eq!(guest.records().len(), 3);
+    }
+
+    #[test]
+    fn a_silence_at_the_end_is_a_gap_too() {
+        let mut guest = Guest::new(VmId(3));
+        let from = Instant::now();
+        let node: NodeName = "a1".parse().unwrap();
+        let said = Said::Acknowledged { vm: 3, run: 1, sequence: 1, block: 5, took_us: 1, ms: 7 };
+        guest.said.push((from + Duration::from_millis(300), node, said));
+        let gap = |to_ms| guest.longest_gap(from, from + Duration::from_millis(to_ms));
+        assert_eq!(gap(400), Duration::from_millis(300));
+        assert_eq!(gap(1000), Duration::from_millis(700));
+    }
+}

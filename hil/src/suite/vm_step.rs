@@ -1,0 +1,74 @@
+//! What a suite does with a virtual machine, and asks of it: `{ do = "vm", what = … }`.
+
+use super::Room;
+use serde::Deserialize;
+use std::fmt;
+
+/// A step about the virtual machine of a suite, whose disk is the suite's volume.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(tag = "what", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum VmStep {
+    /// The guest `pulse` is written to the volume, and its virtual machine is made and started; it has a write acknowledged in its home, within a bound.
+    Make {
+        /// Its home.
+        room: Room,
+        /// Whether it never leaves that.
+        #[serde(default)]
+        strict: bool,
+        /// Its memory, MiB.
+        memory_mib: u32,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// It runs in a room and has a write acknowledged there that ended since the last fault (from now on, if there is none), within a bound from that.
+    Writes {
+        /// The room.
+        room: Room,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// For so long from now on it has writes acknowledged, none of two too long after the other, as seen from outside.
+    KeepsWriting {
+        /// How long, milliseconds.
+        for_ms: u64,
+        /// The longest time, milliseconds.
+        gap_at_most_ms: u64,
+    },
+    /// It is off, within a bound from the last fault, and stays so for a while: it says nothing anywhere.
+    StaysOff {
+        /// For how long, milliseconds.
+        for_ms: u64,
+        /// The bound for it to be off, milliseconds.
+        within_ms: u64,
+    },
+    /// It is shut down, within a bound.
+    Stop {
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+}
+
+impl fmt::Display for VmStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Make { room, strict, memory_mib, within_ms } => {
+                let strict = if *strict { ", which it never leaves," } else { "" };
+                write!(
+                    f,
+                    "a virtual machine of {memory_mib} MiB at home in {room}{strict} writes there within {within_ms} ms"
+                )
+            }
+            Self::Writes { room, within_ms } => {
+                write!(f, "the virtual machine writes in {room} within {within_ms} ms")
+            }
+            Self::KeepsWriting { for_ms, gap_at_most_ms } => write!(
+                f,
+                "for {for_ms} ms no two of its acknowledgements are more than {gap_at_most_ms} ms apart, as seen from outside"
+            ),
+            Self::StaysOff { for_ms, within_ms } => {
+                write!(f, "the virtual machine is off within {within_ms} ms, and stays so for {for_ms} ms")
+            }
+            Self::Stop { within_ms } => write!(f, "the virtual machine is shut down within {within_ms} ms"),
+        }
+    }
+}
