@@ -45,7 +45,6 @@ pub(crate) struct Rack {
 }
 
 /// A node.
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and a field of the JSON")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a word of its own in the JSON")]
 pub(crate) struct NodeSeen {

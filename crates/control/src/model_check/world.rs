@@ -336,7 +336,7 @@ impl World {
         matches!(&volume.phase, Phase::Fencing { confirmed } if confirmed.len() == volume.legs.len())
     }
 
-    fn machine(&self, node: NodeId, boots: u32, (floors, laid): Notes) -> Machine {
+    pub(super) fn machine(&self, node: NodeId, boots: u32, (floors, laid): Notes) -> Machine {
         let bugs = self.config.bug.map(Bugs::with).unwrap_or_default();
         let cycles = |(leg, disk): (&LegId, &Disk)| {
             (node_of(*leg) == node).then_some((DriveId(u32::from(leg.0)), PowerCycles(disk.power_cycles)))
