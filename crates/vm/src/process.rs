@@ -22,7 +22,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::{Errno, FdFlags, fcntl_setfd, write};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, getpid, pidfd_open, pidfd_send_signal, setsid, waitpid,
+    Pid, PidfdFlags, Signal, WaitOptions, getpid, pidfd_open, pidfd_send_signal, setpriority_process, setsid,
+    waitpid,
 };
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -38,6 +39,8 @@ use std::time::{Duration, Instant};
 const PID_MAX: Duration = Duration::from_secs(2);
 /// How often what has no descriptor to wait at is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// A virtual machine's nice value: that of any process.
+const USUAL_PRIORITY: i32 = 0;
 /// SIGKILL's bit in a mask of signals.
 const KILL_BIT: u64 = 1 << 8;
 /// `PF_EXITING` of linux/sched.h.
@@ -192,6 +195,8 @@ pub fn start(
             let (lock, pid_file) = (BorrowedFd::borrow_raw(lock_fd), BorrowedFd::borrow_raw(pid_fd));
             // Signals to the agent's group are not for it.
             setsid()?;
+            // Whoever starts it may come before everything else on its machine; it must not.
+            setpriority_process(None, USUAL_PRIORITY)?;
             write_pid(pid_file)?;
             // Only now does it outlive exec.
             fcntl_setfd(lock, FdFlags::empty())?;
@@ -271,6 +276,11 @@ impl Process {
     pub fn handle(&self) -> BorrowedFd<'_> {
         use std::os::fd::AsFd;
         self.handle.as_fd()
+    }
+
+    /// Its id.
+    pub fn pid(&self) -> Pid {
+        self.pid
     }
 
     /// Whether it has ended, or ends within this time.

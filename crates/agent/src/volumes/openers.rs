@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::mpsc::channel;
 use std::sync::{Mutex, PoisonError};
@@ -73,6 +73,18 @@ pub(super) fn look(device: &Path) -> Left {
         true if is_claimed(device, number) => Left::Kernel,
         true => Left::Nobody,
         false => Left::Alive,
+    }
+}
+
+/// Another part of this agent is about to kill a process: it counts as killed for every device that it has open.
+pub(super) fn is_to_be_killed(pid: Pid) {
+    let descriptors =
+        fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).into_iter().flatten().flatten();
+    let open = descriptors.filter_map(|entry| fs::metadata(entry.path()).ok());
+    let devices = open.filter(|file| file.file_type().is_block_device()).map(|device| device.rdev());
+    let mut killed = KILLED.lock().unwrap_or_else(PoisonError::into_inner);
+    for number in devices {
+        killed.entry(number).or_default().push(pid);
     }
 }
 

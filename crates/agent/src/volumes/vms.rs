@@ -13,6 +13,7 @@
 mod one;
 
 use super::VolumesError;
+use super::openers;
 use super::place::Place;
 use super::shell::{Ledgers, Told, blocking};
 use ::vm::console::{self, Piece};
@@ -191,6 +192,7 @@ pub(super) async fn kill(id: VmId) -> Result<(), VolumesError> {
     blocking(move || {
         loop {
             let Some(process) = process::find(&places(id))? else { return Ok(()) };
+            openers::is_to_be_killed(process.pid());
             match process.kill(GONE_MAX)? {
                 Gone::Yes | Gone::Doomed => return Ok(()),
                 Gone::No => warn!("{id} is killed and is there yet"),
