@@ -107,7 +107,10 @@ fn is_claimed(device: &Path, number: u64) -> bool {
     // It may hang behind somebody who closes it.
     thread::spawn(move || {
         let opened = rustix::fs::open(opened, OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC, Mode::empty());
-        let _ = asked.send(matches!(opened, Err(Errno::BUSY)));
+        let is_claimed = matches!(opened, Err(Errno::BUSY));
+        // Before anybody hears of it: who sees nobody takes the device away, and would find it open.
+        drop(opened);
+        let _ = asked.send(is_claimed);
     });
     claimed.recv_timeout(CLAIM_BOUND).unwrap_or(true) || has_loop(Path::new("/sys/block"), number)
 }
