@@ -38,7 +38,12 @@ fn command(state: &State, log: &[Command], [what, a, b, c]: [u8; 4]) -> Command 
     let leftover = if c < 128 { Leftover::Stays } else { Leftover::Saved };
     // A switch takes three commands in a row, and its end is soon there.
     let soon = match vm.phase {
-        VmPhase::Migrating { ready: true, .. } if what < 90 => Some(switch_of(state, vm)),
+        VmPhase::Migrating { ready: true, .. } if what < 90 => Some(match c % 8 {
+            0 => C::Cancel,
+            1 => C::Lost,
+            _ => switch_of(state, vm),
+        }),
+        VmPhase::Migrating { .. } if what < 90 && c % 4 == 0 => Some(C::Cancel),
         VmPhase::Migrating { .. } if what < 90 => Some(C::IncomingReady),
         VmPhase::Landing { .. } if what < 60 => {
             Some([C::Began, C::Ended(How::Died), C::Lost][usize::from(c % 3)].clone())
@@ -158,7 +163,7 @@ proptest! {
 fn every_legal_transition_is_reached() {
     let mut random = fastrand::Rng::with_seed(7);
     let mut counts: BTreeMap<_, u32> = VMS.into_iter().map(|row| (row, 0)).collect();
-    for _ in 0..600 {
+    for _ in 0..2000 {
         let picks: Vec<[u8; 4]> = (0..300).map(|_| std::array::from_fn(|_| random.u8(..))).collect();
         for event in play(&picks).2 {
             if let Event::Vm(_, _, from, cause, to) = event {
