@@ -219,6 +219,25 @@ impl Interruption {
     }
 }
 
+/// Measures in a session of its own, which ends whatever comes of it.
+async fn in_session<T>(
+    options: Options,
+    ui: &Ui,
+    measure: impl AsyncFnOnce(&mut Session<'_>) -> Result<T, RunError>,
+) -> Result<T, RunError> {
+    let interruption = Interruption::listen()?;
+    let setup = setup::prepare(options)?;
+    let mut session = Session::start(setup, ui).await?;
+    let measured = tokio::select! {
+        measured = measure(&mut session) => measured,
+        () = interruption.come() => Err(RunError::Interrupted),
+    };
+    let ended = session.end(false).await;
+    let measured = measured?;
+    ended?;
+    Ok(measured)
+}
+
 /// Times a phase: logged when it begins and ends, shown while it lasts.
 pub(crate) struct PhaseClock<'a> {
     log: &'a EventLog,

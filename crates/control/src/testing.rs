@@ -124,3 +124,48 @@ pub(crate) fn does(state: &mut State, command: VolumeCommand) -> Vec<Event> {
 pub(crate) fn refused(state: &State, command: VolumeCommand) -> Rejected {
     state.clone().apply(&now(state, command)).expect_err("refused")
 }
+
+/// What came of commands at random.
+pub(crate) struct Played {
+    pub(crate) state: State,
+    /// What was taken, in order.
+    pub(crate) log: Vec<Command>,
+    pub(crate) events: Vec<Event>,
+}
+
+/// Applies what comes and checks every state and every step. `command` makes one of the state, of the log until then, and of a few random bytes.
+pub(crate) fn play(
+    mut state: State,
+    command: impl Fn(&State, &[Command], [u8; 4]) -> Command,
+    picks: &[[u8; 4]],
+) -> Played {
+    let (mut log, mut events) = (Vec::new(), Vec::new());
+    for pick in picks {
+        let command = command(&state, &log, *pick);
+        let before = state.clone();
+        match state.apply(&command) {
+            Ok(more) => {
+                assert_eq!(check(&state), [], "after {command:?}");
+                assert_eq!(check_step(&before, &state), [], "{command:?}");
+                events.extend(more);
+                log.push(command);
+            }
+            Err(why) => assert_eq!(state, before, "{command:?} was refused ({why}) and changed something"),
+        }
+    }
+    Played { state, log, events }
+}
+
+/// The log, read back from its written form, gives the same state, and so does the state itself.
+pub(crate) fn says_it_all(beginning: impl Fn() -> State, played: &Played) {
+    let mut replayed = beginning();
+    for command in &played.log {
+        let written = serde_json::to_string(command).unwrap();
+        let read: Command = serde_json::from_str(&written).unwrap();
+        assert_eq!(read, *command);
+        must(&mut replayed, &read);
+    }
+    assert_eq!(replayed, played.state);
+    let written = serde_json::to_string(&played.state).unwrap();
+    assert_eq!(serde_json::from_str::<State>(&written).unwrap(), played.state);
+}

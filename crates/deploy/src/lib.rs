@@ -55,6 +55,9 @@ pub enum DeployError {
     /// The pool or a volume could not be made.
     #[error(transparent)]
     Pool(#[from] pool::PoolError),
+    /// Virtual machines could not be made, stopped or deleted.
+    #[error(transparent)]
+    Vms(Box<vms::VmsError>),
     /// A node's links can't be compared with its plan.
     #[error("the links of node {node} can't be compared with its plan")]
     Diff {
@@ -72,6 +75,12 @@ pub enum DeployError {
     },
 }
 
+impl From<vms::VmsError> for DeployError {
+    fn from(error: vms::VmsError) -> Self {
+        Self::Vms(Box::new(error))
+    }
+}
+
 impl DeployError {
     /// What to do about it.
     pub fn help(&self) -> &'static str {
@@ -80,6 +89,7 @@ impl DeployError {
                 "see that the node runs and that its agent does; its console or journal says why not"
             }
             Self::Pool(error) => error.help(),
+            Self::Vms(error) => error.help(),
             Self::Plan { .. } => "give the node an intent for every storage network in the template",
             Self::Diff { .. } => {
                 "see that the node has the NICs that the template names, each with its MAC address"

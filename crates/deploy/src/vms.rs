@@ -183,7 +183,7 @@ pub async fn want(
     id: VmId,
     wanted: Wanted,
     bound: Duration,
-    mut told: impl FnMut(&str),
+    told: impl FnMut(&str),
 ) -> Result<(), VmsError> {
     let deadline = Instant::now() + bound;
     let (contact, state) = confirmed(members, bound).await?;
@@ -193,25 +193,36 @@ pub async fn want(
         let is_wanted = |state: &State| state.vms.all.get(&id).is_none_or(|vm| vm.wanted == wanted);
         settle(contact, &what, bound, &Command::Vms(VmsCommand::Want(id, wanted)), is_wanted).await?;
     }
+    let what = format!("{id} to be {}", wanted_in_words(wanted));
+    watch(members, (what, bound, deadline), told, |state, views| {
+        let vm = state.vms.all.get(&id).ok_or(VmsError::NoVm(id))?;
+        Ok((!is_so(vm, wanted)).then(|| waits_for(state, views, id, vm)))
+    })
+    .await
+}
+
+/// Looks, by the word of a quorum, until nothing is waited for any more. `waits` says what is, in words; `told` hears that when it changes.
+async fn watch(
+    members: &[Member],
+    (what, bound, deadline): (String, Duration, Instant),
+    mut told: impl FnMut(&str),
+    waits: impl Fn(&State, &[(NodeName, ClusterView)]) -> Result<Option<String>, VmsError>,
+) -> Result<(), VmsError> {
     let mut last = String::new();
     loop {
         let views = pool::views(members).await;
         let now = match pool::newest(&views) {
             None => NOBODY_LEADS.to_owned(),
-            Some(view) => {
-                let vm = view.state.vms.all.get(&id).ok_or(VmsError::NoVm(id))?;
-                if is_so(vm, wanted) {
-                    return Ok(());
-                }
-                waits_for(&view.state, &views, id, vm)
-            }
+            Some(view) => match waits(&view.state, &views)? {
+                None => return Ok(()),
+                Some(now) => now,
+            },
         };
         if now != last {
             told(&now);
             last = now;
         }
         if Instant::now() >= deadline {
-            let what = format!("{id} to be {}", wanted_in_words(wanted));
             return Err(PoolError::Late { what, bound, last: Some(last) }.into());
         }
         sleep(POLL).await;
@@ -308,7 +319,7 @@ pub async fn drain(
     what: &Drained,
     leftover: Leftover,
     bound: Duration,
-    mut told: impl FnMut(&str),
+    told: impl FnMut(&str),
 ) -> Result<Drains, VmsError> {
     let deadline = Instant::now() + bound;
     let (contact, state) = confirmed(members, bound).await?;
@@ -317,29 +328,13 @@ pub async fn drain(
     let says = |state: &State| nodes.iter().all(|node| state.vms.draining.get(node) == Some(&leftover));
     let command = Command::Vms(VmsCommand::Drain { nodes: nodes.clone(), leftover });
     settle(contact, "the maintenance in the ledger", bound, &command, says).await?;
-    let mut last = String::new();
-    loop {
-        let views = pool::views(members).await;
-        let now = match pool::newest(&views) {
-            None => NOBODY_LEADS.to_owned(),
-            Some(view) => {
-                let left = left_on(&view.state, &planned(&view.state, &views), nodes);
-                if left.is_empty() {
-                    return Ok(drains);
-                }
-                left.join("; ")
-            }
-        };
-        if now != last {
-            told(&now);
-            last = now;
-        }
-        if Instant::now() >= deadline {
-            let what = "the nodes to be empty (the maintenance goes on)".to_owned();
-            return Err(PoolError::Late { what, bound, last: Some(last) }.into());
-        }
-        sleep(POLL).await;
-    }
+    let what = "the nodes to be empty (the maintenance goes on)".to_owned();
+    watch(members, (what, bound, deadline), told, |state, views| {
+        let left = left_on(state, &planned(state, views), nodes);
+        Ok((!left.is_empty()).then(|| left.join("; ")))
+    })
+    .await?;
+    Ok(drains)
 }
 
 /// What would be emptied, and what would come of it. Pure.

@@ -4,6 +4,7 @@
 //! and an error of theirs stops the machine in place of reaching it. A shutdown of its own leaves QEMU there, so that whoever looks sees that it
 //! was one. No default devices, no configuration of the user's, no process of QEMU's own (`-sandbox`).
 
+use crate::arguments::{Arguments, text, value};
 use model::{Generation, MacAddress, VmId, VmName};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -145,7 +146,7 @@ impl Places {
 
 /// QEMU's arguments.
 pub fn arguments(machine: &Machine, places: &Places, accel: Accel, role: Role) -> Vec<String> {
-    let mut args = Arguments(Vec::new());
+    let mut args = Arguments::default();
     args.flag("-nodefaults").flag("-no-user-config").flag("-S");
     args.pair("-name", format!("guest={},debug-threads=on", text(machine.name.as_str())));
     args.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
@@ -217,29 +218,6 @@ fn wire(index: usize, wire: &Wire) -> String {
 /// The same one for a virtual machine wherever it runs. Version 8 of RFC 9562: its own bits.
 fn uuid(vm: VmId) -> String {
     format!("74776e72-7261-8636-8b00-{:012x}", vm.0)
-}
-
-/// A value in a list of options, `key=value,…`: a comma inside is doubled (QEMU's `qemu-options.hx`).
-fn value(path: &Path) -> String {
-    text(&path.to_string_lossy())
-}
-
-fn text(text: &str) -> String {
-    text.replace(',', ",,")
-}
-
-struct Arguments(Vec<String>);
-
-impl Arguments {
-    fn flag(&mut self, flag: &str) -> &mut Self {
-        self.0.push(flag.to_owned());
-        self
-    }
-
-    fn pair(&mut self, option: &str, value: impl Into<String>) -> &mut Self {
-        self.0.extend([option.to_owned(), value.into()]);
-        self
-    }
 }
 
 #[cfg(test)]

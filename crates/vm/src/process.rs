@@ -362,7 +362,7 @@ fn read_record(places: &Places) -> Result<Record, ProcessError> {
 }
 
 /// Whether no thread of a process returns to user mode.
-fn is_doomed(pid: Pid) -> bool {
+pub fn is_doomed(pid: Pid) -> bool {
     let Ok(threads) = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())) else { return true };
     threads.flatten().all(|thread| {
         // One that can't be read has ended.

@@ -10,6 +10,7 @@ use super::file::LabFile;
 use super::plan::{DriveRole, NodePlan};
 use crate::accel::Accel;
 use crate::image::NodeImage;
+use ::vm::arguments::{Arguments, value};
 use fabric::SocketError;
 use model::DriveSerial;
 use serde_json::{Value, json};
@@ -117,7 +118,7 @@ pub(crate) fn arguments(
     accel: &Accel,
     port: u16,
 ) -> Result<Vec<String>, SocketError> {
-    let mut args = Arguments(Vec::new());
+    let mut args = Arguments::default();
     args.flag("-nodefaults").flag("-no-user-config").flag("-no-reboot").flag("-S");
     args.pair("-name", format!("guest={},debug-threads=on", node.name));
     args.pair("-display", "none").pair("-machine", "q35,vmport=off,graphics=off");
@@ -210,25 +211,6 @@ pub(super) fn data_drive_device(index: usize, serial: &DriveSerial) -> Value {
 fn data_drive(index: usize, serial: &DriveSerial) -> String {
     let id = data_drive_id(index);
     format!("nvme,drive=data{index},id={id},bus=slot{index},serial={serial}")
-}
-
-/// A value in a list of options, `key=value,…`: a comma inside is doubled (QEMU's `qemu-options.hx`).
-fn value(path: &Path) -> String {
-    path.to_string_lossy().replace(',', ",,")
-}
-
-struct Arguments(Vec<String>);
-
-impl Arguments {
-    fn flag(&mut self, flag: &str) -> &mut Self {
-        self.0.push(flag.to_owned());
-        self
-    }
-
-    fn pair(&mut self, option: &str, value: impl Into<String>) -> &mut Self {
-        self.0.extend([option.to_owned(), value.into()]);
-        self
-    }
 }
 
 #[cfg(test)]

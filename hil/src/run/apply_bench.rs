@@ -16,8 +16,7 @@
 //! On failure: [`RunError`]; what was measured until then counts for nothing.
 
 use super::session::Session;
-use super::setup;
-use super::{Interruption, Options, RunError};
+use super::{Options, RunError, in_session};
 use crate::lab::by_hand::command;
 use crate::lab::hands::Hands;
 use crate::lab::{LabError, LabNode};
@@ -69,17 +68,7 @@ pub struct Round {
 
 /// Boots a lab and measures on its first node.
 pub async fn bench_apply(options: Options, rounds: u32, ui: &Ui) -> Result<ApplyBench, RunError> {
-    let interruption = Interruption::listen()?;
-    let setup = setup::prepare(options)?;
-    let mut session = Session::start(setup, ui).await?;
-    let measured = tokio::select! {
-        measured = session.measure(rounds) => measured,
-        () = interruption.come() => Err(RunError::Interrupted),
-    };
-    let ended = session.end(false).await;
-    let measured = measured?;
-    ended?;
-    Ok(measured)
+    in_session(options, ui, async |session: &mut Session<'_>| session.measure(rounds).await).await
 }
 
 /// One node, as it is before anything is done to it.

@@ -17,7 +17,7 @@ mod mirror;
 mod node;
 
 use super::session::Session;
-use super::{Interruption, Options, RunError, setup};
+use super::{Options, RunError, in_session};
 use crate::lab::{Keeper, Lab};
 use crate::progress::Progress;
 use crate::ui::Ui;
@@ -161,17 +161,7 @@ pub struct StorageBench {
 
 /// Boots a lab and measures in it.
 pub async fn bench_storage(options: Options, order: StorageOrder, ui: &Ui) -> Result<StorageBench, RunError> {
-    let interruption = Interruption::listen()?;
-    let setup = setup::prepare(options)?;
-    let mut session = Session::start(setup, ui).await?;
-    let measured = tokio::select! {
-        measured = session.measure_storage(order) => measured,
-        () = interruption.come() => Err(RunError::Interrupted),
-    };
-    let ended = session.end(false).await;
-    let measured = measured?;
-    ended?;
-    Ok(measured)
+    in_session(options, ui, async |session: &mut Session<'_>| session.measure_storage(order).await).await
 }
 
 /// Measures in a lab that was booted.

@@ -6,7 +6,7 @@
 //! On failure: [`RunError`]; an accelerator with which the guest says nothing in time is told as such.
 
 use super::session::Session;
-use super::{Interruption, Options, RunError, setup};
+use super::{Options, RunError, in_session};
 use crate::host::QEMU;
 use crate::lab::hands::HandsError;
 use crate::lab::{LabError, LabNode};
@@ -83,17 +83,7 @@ pub struct VmBench {
 
 /// Boots a lab and measures on its first node.
 pub async fn bench_vm(options: Options, rounds: u32, ui: &Ui) -> Result<VmBench, RunError> {
-    let interruption = Interruption::listen()?;
-    let setup = setup::prepare(options)?;
-    let mut session = Session::start(setup, ui).await?;
-    let measured = tokio::select! {
-        measured = session.measure_vm(rounds) => measured,
-        () = interruption.come() => Err(RunError::Interrupted),
-    };
-    let ended = session.end(false).await;
-    let measured = measured?;
-    ended?;
-    Ok(measured)
+    in_session(options, ui, async |session: &mut Session<'_>| session.measure_vm(rounds).await).await
 }
 
 /// Measures on a node of a lab that was booted.

@@ -3,9 +3,7 @@
 //! On failure: [`DeployError`], as of any other request.
 
 use super::Runner;
-use api::ProposeRequest;
-use control::Command;
-use control::vm::VmsCommand;
+use control::vm::Wanted;
 use deploy::DeployError;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -15,11 +13,11 @@ impl Runner<'_> {
     pub(super) async fn delete_former(&self, bound: Duration) -> Result<String, DeployError> {
         let members = &self.cluster.members;
         let begun = Instant::now();
-        let (contact, state) = deploy::pool::confirmed(members, bound).await?;
+        let (_, state) = deploy::pool::confirmed(members, bound).await?;
         let mut words = Vec::new();
         for id in state.vms.all.keys() {
-            let command = Command::Vms(VmsCommand::Delete(*id));
-            contact.client.propose(&ProposeRequest { command }).await?;
+            deploy::vms::want(members, *id, Wanted::Stopped, bound, |_| {}).await?;
+            deploy::vms::delete(members, *id, bound).await?;
             words.push(format!("{id} deleted; "));
         }
         for (id, volume) in &state.volumes {

@@ -12,15 +12,15 @@ use super::{Runner, Seen, milliseconds};
 use crate::judgement::LegFile;
 use crate::run::RunError;
 use crate::suite::{Room, VmStep};
-use api::ProposeRequest;
-use control::vm::{VmPhase, VmsCommand, Wanted};
-use control::{Command, Event, State};
-use deploy::Member;
+use control::State;
+use control::vm::{VmPhase, Wanted};
 use deploy::pool::{newest, views};
+use deploy::{DeployError, Member};
 use futures_util::future::join_all;
-use model::{NodeName, VmId, VmPlacement, VmSpec, VolumeId};
+use model::{NodeName, VmId, VmPlacement, VmSpec};
 use pulse::format::{DATA_OFFSET, Params, Said};
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use workload::record::Record;
@@ -91,6 +91,21 @@ pub(super) fn behind_boot(leg: &LegFile) -> LegFile {
     leg
 }
 
+/// What the guest of a suite does: writes all the time, a few at once, here and there.
+fn pulse_for(id: VmId, seed: u64) -> Params {
+    Params {
+        vm: id.0,
+        blocks_max: 4096,
+        warm_blocks: 64,
+        beat_ms: 100,
+        flush_every: 50,
+        writes_per_beat: 2,
+        in_flight: 4,
+        warm_percent: 50,
+        seed: seed.rotate_left(id.0),
+    }
+}
+
 /// When the ledger was first seen to say what of a failover.
 #[derive(Debug, Default)]
 struct Stages {
@@ -130,9 +145,9 @@ impl Runner<'_> {
     pub(super) async fn vm_step(&mut self, step: &VmStep) -> Result<Seen, RunError> {
         let ms = Duration::from_millis;
         Ok(match step {
-            VmStep::Make { room, strict, memory_mib, within_ms } => {
-                let made = self.make_vm((*room, *strict), *memory_mib, ms(*within_ms)).await;
-                made.unwrap_or_else(Seen::not)
+            VmStep::Make { room, memory_mib, within_ms } => {
+                let made = self.make_vm(*room, *memory_mib, ms(*within_ms)).await;
+                super::or_failure(made)
             }
             VmStep::Writes { room, within_ms } => {
                 let since = self.faulted.map_or_else(Instant::now, |(_, last)| last);
@@ -141,8 +156,7 @@ impl Runner<'_> {
             VmStep::KeepsWriting { for_ms, gap_at_most_ms } => {
                 self.vm_keeps_writing(ms(*for_ms), ms(*gap_at_most_ms)).await
             }
-            VmStep::StaysOff { for_ms, within_ms } => self.vm_stays_off(ms(*for_ms), ms(*within_ms)).await,
-            VmStep::Stop { within_ms } => self.stop_vm(ms(*within_ms)).await.unwrap_or_else(Seen::not),
+            VmStep::Stop { within_ms } => super::or_failure(self.stop_vm(ms(*within_ms)).await),
         })
     }
 
@@ -152,70 +166,38 @@ impl Runner<'_> {
         zone.into_iter().flat_map(|zone| &zone.nodes).map(|node| node.name.clone()).collect()
     }
 
-    async fn make_vm(
-        &mut self,
-        (room, strict): (Room, bool),
-        memory_mib: u32,
-        bound: Duration,
-    ) -> Result<Seen, String> {
+    async fn make_vm(&mut self, room: Room, memory_mib: u32, bound: Duration) -> Result<Seen, DeployError> {
         let begun = Instant::now();
-        let failed = |error: &dyn std::error::Error| crate::chain(error);
-        let volume = self.volume.as_ref().map(|tested| tested.id).ok_or("there is no volume")?;
+        let Some(tested) = &mut self.volume else { return Ok(Seen::not("there is no volume")) };
+        let volume = tested.id;
+        tested.is_unjudged = true;
         let zone = self.cluster.spec.zones[room.index()].name.clone();
-        let placement = if strict { VmPlacement::Strict(zone) } else { VmPlacement::Prefers(zone) };
-        let name = self.suite.parse().map_err(|_| "the suite's name is none for a virtual machine")?;
+        let placement = VmPlacement::Prefers(zone);
+        let Ok(name) = self.suite.parse() else {
+            return Ok(Seen::not("the suite's name is none for a virtual machine"));
+        };
         let memory_bytes = u64::from(memory_mib) << 20;
         let volumes = vec![volume];
         let spec = VmSpec { name, memory_bytes, cores: 1, placement, anti_affinity: None, volumes };
-        let (contact, state) =
-            deploy::pool::confirmed(&self.cluster.members, bound).await.map_err(|error| failed(&error))?;
-        control::vm::placing::admit(&state, &spec).map_err(|why| format!("it is not admitted: {why:?}"))?;
-        let create = Command::Vms(VmsCommand::Create(Box::new(spec)));
-        let made = contact.client.propose(&ProposeRequest { command: create }).await;
-        let made = made.map_err(|error| failed(&error))?;
-        let id = made.events.iter().find_map(|event| match event {
-            Event::VmCreated(id) => Some(*id),
-            _ => None,
-        });
-        let id = id.ok_or("the ledger gave it no id")?;
-        self.write_pulse(id, volume, &state).await?;
+        let members = &self.cluster.members;
+        let id = deploy::vms::create(members, &spec, bound).await?;
+        let image = match pulse::image(&pulse_for(id, self.lab.seed())) {
+            Ok(image) => image,
+            Err(error) => return Ok(Seen::not(crate::chain(&error))),
+        };
+        let read = |at: u64, into: &mut [u8]| (&image[usize::try_from(at).unwrap_or(0)..]).read_exact(into);
+        deploy::vms::write(members, volume, image.len() as u64, read, bound, |_| {}).await?;
+        let left = bound.saturating_sub(begun.elapsed());
+        deploy::vms::want(members, id, Wanted::Running, left, |_| {}).await?;
         self.guest = Some(Guest::new(id));
-        if let Some(tested) = &mut self.volume {
-            tested.is_unjudged = true;
-        }
-        let start = Command::Vms(VmsCommand::Want(id, Wanted::Running));
-        let started = contact.client.propose(&ProposeRequest { command: start }).await;
-        started.map_err(|error| failed(&error))?;
         let left = bound.saturating_sub(begun.elapsed());
         let writes = self.vm_writes(room, Instant::now(), left).await;
         let what = format!("{id}: {}", writes.what);
         Ok(Seen { what, ..writes })
     }
 
-    /// The guest goes to the volume, which its owner writes.
-    async fn write_pulse(&self, id: VmId, volume: VolumeId, state: &State) -> Result<(), String> {
-        let seed = self.lab.seed().rotate_left(id.0);
-        let params = Params {
-            vm: id.0,
-            blocks_max: 4096,
-            warm_blocks: 64,
-            beat_ms: 100,
-            flush_every: 50,
-            writes_per_beat: 2,
-            in_flight: 4,
-            warm_percent: 50,
-            seed,
-        };
-        let image = pulse::image(&params).map_err(|error| crate::chain(&error))?;
-        let owner = state.volumes.get(&volume).map(|found| found.owner);
-        let owner = owner.and_then(|owner| state.nodes.get(&owner)).ok_or("nobody owns the volume")?;
-        let member = self.cluster.members.iter().find(|member| member.name == owner.name);
-        let member = member.ok_or("its owner is none of the lab's")?;
-        member.client.write_image(volume, 0, image).await.map_err(|error| crate::chain(&error))
-    }
-
     /// Reads what all who work have of its console.
-    async fn read_consoles(&mut self) {
+    pub(super) async fn read_consoles(&mut self) {
         let members: Vec<Member> = self.working().members;
         let Some(guest) = &mut self.guest else { return };
         let asked = members.iter().map(|member| {
@@ -277,65 +259,15 @@ impl Runner<'_> {
         Seen::of(gap <= gap_at_most, what)
     }
 
-    async fn vm_stays_off(&mut self, for_long: Duration, within: Duration) -> Seen {
-        let since = self.faulted.map_or_else(Instant::now, |(_, last)| last);
-        let mut off: Option<Instant> = None;
-        loop {
-            self.read_consoles().await;
-            let views = views(&self.working().members).await;
-            let Some(guest) = &self.guest else { return Seen::not("there is no virtual machine") };
-            let vm = newest(&views).and_then(|view| view.state.vms.all.get(&guest.id));
-            match (vm.map(|vm| vm.phase), off) {
-                (Some(VmPhase::Off), None) => off = Some(Instant::now()),
-                (Some(VmPhase::Off) | None, _) => {}
-                (Some(phase), Some(_)) => return Seen::not(format!("it was off and is {phase:?}")),
-                (Some(phase), None) if since.elapsed() >= within => {
-                    return Seen::not(format!("it is {phase:?} after {} ms", milliseconds(since.elapsed())));
-                }
-                (Some(_), None) => {}
-            }
-            if let Some(off) = off {
-                if let Some((_, node, said)) = guest.acknowledged_since(off).next() {
-                    return Seen::not(format!("it was off, and then said {said:?} on {node}"));
-                }
-                if off.elapsed() >= for_long {
-                    let after_ms = milliseconds(off - since);
-                    return Seen::held(format!("off after {after_ms} ms, and silent from then on"));
-                }
-            } else if since.elapsed() >= within {
-                return Seen::not("nobody says whether it is off");
-            }
-            sleep(READ_EVERY).await;
-        }
-    }
-
-    async fn stop_vm(&mut self, within: Duration) -> Result<Seen, String> {
+    async fn stop_vm(&mut self, within: Duration) -> Result<Seen, DeployError> {
         let begun = Instant::now();
-        let id = self.guest.as_ref().map(|guest| guest.id).ok_or("there is no virtual machine")?;
+        let Some(id) = self.guest.as_ref().map(|guest| guest.id) else {
+            return Ok(Seen::not("there is no virtual machine"));
+        };
         let members = self.working().members;
-        let (contact, _) =
-            deploy::pool::confirmed(&members, within).await.map_err(|error| crate::chain(&error))?;
-        let command = Command::Vms(VmsCommand::Want(id, Wanted::Stopped));
-        let asked = contact.client.propose(&ProposeRequest { command }).await;
-        asked.map_err(|error| crate::chain(&error))?;
-        loop {
-            self.read_consoles().await;
-            let views = views(&members).await;
-            let phase = newest(&views).and_then(|view| view.state.vms.all.get(&id)).map(|vm| vm.phase);
-            let after_ms = milliseconds(begun.elapsed());
-            if phase == Some(VmPhase::Off) {
-                return Ok(Seen::held(format!("after {after_ms} ms")));
-            }
-            if begun.elapsed() >= within {
-                return Ok(Seen::not(format!("it is {phase:?} after {after_ms} ms")));
-            }
-            sleep(super::POLL).await;
-        }
-    }
-
-    /// Before the nodes lose their power for the judge: what it has said until now.
-    pub(super) async fn last_words(&mut self) {
+        deploy::vms::want(&members, id, Wanted::Stopped, within, |_| {}).await?;
         self.read_consoles().await;
+        Ok(Seen::held(format!("after {} ms", milliseconds(begun.elapsed()))))
     }
 }
 

@@ -475,7 +475,8 @@ impl Runner<'_> {
                 return Ok(stopped);
             }
         }
-        self.last_words().await;
+        // Before they lose their power: what a virtual machine has said until now.
+        self.read_consoles().await;
         let views = self.look_at_volume().await;
         let all = self.lab.nodes().keys().cloned().collect();
         self.lab.power_off(self.keeper, &all).await?;

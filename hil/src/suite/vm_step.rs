@@ -12,9 +12,6 @@ pub enum VmStep {
     Make {
         /// Its home.
         room: Room,
-        /// Whether it never leaves that.
-        #[serde(default)]
-        strict: bool,
         /// Its memory, MiB.
         memory_mib: u32,
         /// The bound, milliseconds.
@@ -34,13 +31,6 @@ pub enum VmStep {
         /// The longest time, milliseconds.
         gap_at_most_ms: u64,
     },
-    /// It is off, within a bound from the last fault, and stays so for a while: it says nothing anywhere.
-    StaysOff {
-        /// For how long, milliseconds.
-        for_ms: u64,
-        /// The bound for it to be off, milliseconds.
-        within_ms: u64,
-    },
     /// It is shut down, within a bound.
     Stop {
         /// The bound, milliseconds.
@@ -51,11 +41,10 @@ pub enum VmStep {
 impl fmt::Display for VmStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Make { room, strict, memory_mib, within_ms } => {
-                let strict = if *strict { ", which it never leaves," } else { "" };
+            Self::Make { room, memory_mib, within_ms } => {
                 write!(
                     f,
-                    "a virtual machine of {memory_mib} MiB at home in {room}{strict} writes there within {within_ms} ms"
+                    "a virtual machine of {memory_mib} MiB at home in {room} writes there within {within_ms} ms"
                 )
             }
             Self::Writes { room, within_ms } => {
@@ -65,9 +54,6 @@ impl fmt::Display for VmStep {
                 f,
                 "for {for_ms} ms no two of its acknowledgements are more than {gap_at_most_ms} ms apart, as seen from outside"
             ),
-            Self::StaysOff { for_ms, within_ms } => {
-                write!(f, "the virtual machine is off within {within_ms} ms, and stays so for {for_ms} ms")
-            }
             Self::Stop { within_ms } => write!(f, "the virtual machine is shut down within {within_ms} ms"),
         }
     }

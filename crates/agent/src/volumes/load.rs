@@ -51,27 +51,37 @@ async fn measure(
     let (mut before, mut counters) = (BTreeMap::new(), Counters::default());
     loop {
         sleep(EVERY).await;
-        let own: BTreeMap<DriveId, DriveSerial> = {
-            let state = state.borrow();
-            let own = state.drives.iter().filter(|(_, drive)| drive.node == node);
-            own.map(|(id, drive)| (*id, drive.serial.clone())).collect()
-        };
-        let now = if counters.know(own.values()) {
-            // They are in memory: to read them waits for no drive.
-            counts(&mut counters, &own)
-        } else {
-            let counted = spawn_blocking(move || {
-                let now = counts(&mut counters, &own);
-                (counters, now)
-            });
-            let Ok((kept, now)) = counted.await else { return };
-            counters = kept;
-            now
-        };
+        let own = own(&state.borrow(), node);
+        let Some((kept, now)) = with_counters(counters, own, counts).await else { return };
+        counters = kept;
         let new = now.iter().filter_map(|(id, now)| Some((*id, since(*before.get(id)?, *now)?)));
         readings.lock().unwrap_or_else(PoisonError::into_inner).extend(new);
         before = now;
     }
+}
+
+/// The drives of this node.
+pub(super) fn own(state: &State, node: NodeId) -> BTreeMap<DriveId, DriveSerial> {
+    let own = state.drives.iter().filter(|(_, drive)| drive.node == node);
+    own.map(|(id, drive)| (*id, drive.serial.clone())).collect()
+}
+
+/// Has counters of drives looked at, and gives them back: at once if all are open, since they are in memory and to read them waits for no drive; else on a
+/// thread for what blocks. `None`: that thread is gone.
+pub(super) async fn with_counters<T: Send + 'static>(
+    mut counters: Counters,
+    own: BTreeMap<DriveId, DriveSerial>,
+    look: impl FnOnce(&mut Counters, &BTreeMap<DriveId, DriveSerial>) -> T + Send + 'static,
+) -> Option<(Counters, T)> {
+    if counters.know(own.values()) {
+        let seen = look(&mut counters, &own);
+        return Some((counters, seen));
+    }
+    let looked = spawn_blocking(move || {
+        let seen = look(&mut counters, &own);
+        (counters, seen)
+    });
+    looked.await.ok()
 }
 
 fn counts(counters: &mut Counters, own: &BTreeMap<DriveId, DriveSerial>) -> BTreeMap<DriveId, Count> {

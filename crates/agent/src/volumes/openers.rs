@@ -5,6 +5,7 @@
 //!
 //! On failure: whoever waits for I/O can't end before that does. [`Left`] says how far they are. What nobody can tell is taken for a claim.
 
+use ::vm::process::is_doomed;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
@@ -23,11 +24,6 @@ const GONE_MAX: Duration = Duration::from_millis(300);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// How long opening a device may take, to see whether somebody claims it.
 const CLAIM_BOUND: Duration = Duration::from_millis(100);
-/// SIGKILL's bit in a mask of signals.
-const KILL_BIT: u64 = 1 << 8;
-/// `PF_EXITING` of linux/sched.h.
-const EXITING: u64 = 4;
-
 /// Who is left of those who had a device open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Left {
@@ -145,16 +141,6 @@ pub(super) fn kill_all(engine: &Engine) -> Result<(), StepError> {
     Ok(())
 }
 
-fn is_doomed(pid: Pid) -> bool {
-    let Ok(threads) = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())) else { return true };
-    threads.flatten().all(|thread| {
-        // One that can't be read has ended.
-        let read = |name| fs::read_to_string(thread.path().join(name));
-        let (Ok(status), Ok(stat)) = (read("status"), read("stat")) else { return true };
-        dies(&status, &stat)
-    })
-}
-
 /// Whether a process has not ended, and never returns to user mode. One that has (`Z`) has let go of its files.
 fn is_going(pid: Pid) -> bool {
     let threads = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()));
@@ -167,19 +153,6 @@ fn is_going(pid: Pid) -> bool {
     let stays =
         |thread: fs::DirEntry| fs::read_to_string(thread.path().join("stat")).is_ok_and(|stat| !ended(&stat));
     threads.is_ok_and(|threads| threads.flatten().any(stays)) && is_doomed(pid)
-}
-
-/// Whether a thread never returns to user mode, by its `status` and `stat` (proc(5)): SIGKILL is pending for
-/// it, as it is for every thread of a process that was sent one (kernel/signal.c, `complete_signal`), or it is on its way out.
-fn dies(status: &str, stat: &str) -> bool {
-    let pending =
-        status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigPnd:")?.trim(), 16).ok());
-    // Behind the name, which may hold anything: state, five numbers, flags.
-    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
-    let ended = fields.next().is_some_and(|state| matches!(state, "Z" | "X"));
-    let exits =
-        fields.nth(5).and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|flags| flags & EXITING != 0);
-    ended || exits || pending.is_some_and(|mask| mask & KILL_BIT != 0)
 }
 
 /// Processes with a descriptor of the device, this one left out.
@@ -197,17 +170,6 @@ fn openers(number: u64) -> Vec<Pid> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_thread_dies_when_sigkill_is_pending_or_it_has_ended() {
-        let status = |mask: &str| format!("Name:\tqemu\nState:\tD (disk sleep)\nSigPnd:\t{mask}\n");
-        let stat = |state: &str, flags: u32| format!("7 (a) b) {state} 1 7 7 0 -1 {flags} 0 0");
-        assert!(dies(&status("0000000000000100"), &stat("D", 0x40_0000)));
-        assert!(dies(&status("0000000000000000"), &stat("Z", 0x40_0000)));
-        assert!(dies(&status("0000000000000000"), &stat("D", 0x40_0004)));
-        assert!(!dies(&status("0000000000004000"), &stat("D", 0x40_0000)));
-        assert!(!dies("", ""));
-    }
 
     #[test]
     fn whoever_has_it_open_is_killed_and_gone() {

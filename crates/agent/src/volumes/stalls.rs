@@ -2,6 +2,7 @@
 //!
 //! On failure: a drive that can't be looked at is none that answers nothing.
 
+use super::load::{own, with_counters};
 use super::place::STALL_MAX;
 use super::shell::Told;
 use crate::clock;
@@ -15,7 +16,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use storage::kernel::Counters;
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 const EVERY: Duration = Duration::from_millis(250);
@@ -26,28 +26,17 @@ pub(super) async fn watch(node: NodeId, state: watch::Receiver<Arc<State>>, told
     loop {
         sleep(EVERY).await;
         let own = own(&state.borrow(), node);
-        let stalling = if counters.know(own.values()) {
-            // Counters are in memory: to read them waits for no drive.
-            look(&mut counters, &mut stalls, &own)
-        } else {
-            let looked = spawn_blocking(move || {
-                let stalling = look(&mut counters, &mut stalls, &own);
-                (counters, stalls, stalling)
-            });
-            let Ok((kept, known, stalling)) = looked.await else { return };
-            (counters, stalls) = (kept, known);
-            stalling
-        };
+        let looked = with_counters(counters, own, move |counters, own| {
+            let stalling = look(counters, &mut stalls, own);
+            (stalls, stalling)
+        });
+        let Some((kept, (known, stalling))) = looked.await else { return };
+        (counters, stalls) = (kept, known);
         let legs = legs_on(&state.borrow(), &stalling);
         for leg in legs {
             told.tell(Input::Target(Event::Stalled(leg)));
         }
     }
-}
-
-fn own(state: &State, node: NodeId) -> BTreeMap<DriveId, DriveSerial> {
-    let own = state.drives.iter().filter(|(_, drive)| drive.node == node);
-    own.map(|(id, drive)| (*id, drive.serial.clone())).collect()
 }
 
 fn look(

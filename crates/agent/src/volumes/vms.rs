@@ -17,7 +17,7 @@ use super::openers;
 use super::place::Place;
 use super::shell::{Ledgers, Told, blocking};
 use ::vm::console::{self, Piece};
-use ::vm::machine::{Accel, Places, Role};
+use ::vm::machine::{Accel, Places};
 use ::vm::process::{self, Gone};
 use control::Command;
 use control::member::Input;
@@ -27,7 +27,7 @@ use ledger::Ledger;
 use model::{NodeId, VmId};
 use one::{One, Order, Watched};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use sysinfo::System;
@@ -40,6 +40,8 @@ use tracing::{info, warn};
 const FOLDER: &str = "/run/twinrack/vms";
 /// What carries them out.
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+/// Not KVM: that a node has it is nothing until a trial has shown it ([`vm::trial`]), and none is made here yet.
+const ACCEL: Accel = Accel::Tcg;
 /// Of a node's memory, what virtual machines don't get: the kernel's, the agent's, and that of volumes.
 const OWN_BYTES: u64 = 192 << 20;
 /// What a QEMU takes beside the memory of its machine (measured with one disk, without KVM: 45 to 60 MiB).
@@ -61,8 +63,7 @@ pub(super) fn console(id: VmId, from: u64) -> Result<Piece, VolumesError> {
     console::read(&places(id), from, CONSOLE_MAX).map_err(|source| VolumesError::Console { id, source })
 }
 
-/// What this node has for virtual machines, each of which takes [`QEMU_BYTES`] more than it is given: so many of the smallest fit that
-/// those are left out here. Nothing, where there is no QEMU.
+/// What this node has for virtual machines; nothing, where there is no QEMU. What QEMU itself takes is left out once: of many small ones each takes as much.
 pub(super) fn room() -> Room {
     let nothing = Room { memory_bytes: 0, cores: 0 };
     let Some(mut system) = System::new().ok().filter(|_| Path::new(QEMU).exists()) else { return nothing };
@@ -78,7 +79,6 @@ pub(super) struct Shared {
     place: Arc<Place>,
     ledger: Ledgers,
     told: Told,
-    accel: Accel,
 }
 
 /// The virtual machines of this node.
@@ -97,7 +97,7 @@ struct Task {
 
 impl Vms {
     pub(super) fn new(place: Arc<Place>, ledger: Ledgers, told: Told) -> Self {
-        let shared = Shared { place, ledger, told, accel: accel() };
+        let shared = Shared { place, ledger, told };
         Self { shared, tasks: BTreeMap::new(), room: room(), says: None }
     }
 
@@ -168,7 +168,7 @@ impl Left {
 pub(super) async fn left() -> Result<Vec<Left>, VolumesError> {
     let mut found = Vec::new();
     for id in ids(Path::new(FOLDER)) {
-        match one::find(id).await? {
+        match one::find(id).await {
             Some(watched) => {
                 info!("{id} runs, in {}", watched.generation);
                 found.push(Left { id, watched });
@@ -202,29 +202,9 @@ pub(super) async fn kill(id: VmId) -> Result<(), VolumesError> {
     .await
 }
 
-/// KVM opens in many places where it does not work, so nothing but the kernel's word that it is there counts until a trial has been made.
-fn accel() -> Accel {
-    // Nodes of a lab have none, and there is no trial of it on a node yet.
-    Accel::Tcg
-}
-
-/// The QEMU that carries them out.
-fn qemu() -> PathBuf {
-    PathBuf::from(QEMU)
-}
-
 /// What control is to hear of one.
 fn tell(told: &Told, event: Event) {
     told.tell(Input::Vm(event));
-}
-
-/// What the runner's role is to QEMU.
-const fn role(role: control::vm::runner::Role) -> Role {
-    match role {
-        control::vm::runner::Role::Run => Role::Run,
-        control::vm::runner::Role::Incoming => Role::Incoming,
-        control::vm::runner::Role::Restore => Role::Restore,
-    }
 }
 
 #[cfg(test)]

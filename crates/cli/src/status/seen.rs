@@ -120,7 +120,8 @@ impl Status {
         let last_known = || views.iter().map(|(_, view)| view).max_by_key(|view| view.state.incarnation);
         let view = newest(views).or_else(last_known)?;
         let (state, has_quorum) = (&view.state, view.confirmed);
-        let node = |id: NodeId| node_seen(view, views, id);
+        let rooms = capacity(state).nodes;
+        let node = |id: NodeId| node_seen(view, views, &rooms, id);
         let present = present_nodes(state, asked);
         let zones: BTreeSet<String> = present.iter().map(|id| rack_of(state, Some(*id))).collect();
         let of_zone = |zone: &str| -> Vec<NodeSeen> {
@@ -200,10 +201,15 @@ fn present_nodes(state: &State, asked: &[NodeName]) -> Vec<NodeId> {
     shown.map(|(id, _)| *id).collect()
 }
 
-fn node_seen(view: &ClusterView, views: &[(NodeName, ClusterView)], id: NodeId) -> NodeSeen {
+fn node_seen(
+    view: &ClusterView,
+    views: &[(NodeName, ClusterView)],
+    rooms: &[placement::NodeCapacity],
+    id: NodeId,
+) -> NodeSeen {
     let state = &view.state;
     let own = views.iter().map(|(_, view)| view).find(|view| view.node == id);
-    let room = capacity(state).nodes.into_iter().find(|room| room.node == id);
+    let room = rooms.iter().find(|room| room.node == id);
     let in_use = |drive: &&Drive| drive.node == id && !drive.retired;
     NodeSeen {
         name: name_of(state, id),
@@ -212,8 +218,8 @@ fn node_seen(view: &ClusterView, views: &[(NodeName, ClusterView)], id: NodeId) 
         votes: view.voters.contains(&id),
         leased: own.is_some_and(|own| own.leased),
         drives: state.drives.values().filter(in_use).count(),
-        used_bytes: room.as_ref().map_or(0, |room| room.used_bytes),
-        total_bytes: room.as_ref().map_or(0, |room| room.total_bytes),
+        used_bytes: room.map_or(0, |room| room.used_bytes),
+        total_bytes: room.map_or(0, |room| room.total_bytes),
     }
 }
 

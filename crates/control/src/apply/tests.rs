@@ -4,8 +4,8 @@ use crate::bug::{Bug, Bugs};
 use crate::command::{ClusterCommand, Command, Event, LegRef, Rejected, VolumeCommand as V};
 use crate::state::{Base, Cache, Doubt, Leaving, Leg, LegState, Phase, RebuildRate, State, Subject, Voters};
 use crate::testing::{
-    VOLUME, close, cluster, does, hand_over, leg_ref, must, now, open, opened, refused, register, run,
-    volume, with_volume,
+    VOLUME, close, cluster, does, hand_over, leg_ref, must, now, open, opened, play, refused, register, run,
+    says_it_all, volume, with_volume,
 };
 use crate::transition::{LEGS, LegCause, PhaseKind, VOLUMES, VolumeCause};
 use crate::{Broken, check, check_step};
@@ -485,24 +485,8 @@ fn create(pick: [u8; 4]) -> Command {
     })
 }
 
-/// Applies what comes and checks every state and every step; gives the state, the log of what was taken, and the events.
-fn play(picks: &[[u8; 4]]) -> (State, Vec<Command>, Vec<Event>) {
-    let mut state = cluster(4, 2, &[Cache::Safe, Cache::Volatile]);
-    let (mut log, mut events) = (Vec::new(), Vec::new());
-    for pick in picks {
-        let command = command(&state, &log, *pick);
-        let before = state.clone();
-        match state.apply(&command) {
-            Ok(more) => {
-                assert_eq!(check(&state), [], "after {command:?}");
-                assert_eq!(check_step(&before, &state), [], "{command:?}");
-                events.extend(more);
-                log.push(command);
-            }
-            Err(why) => assert_eq!(state, before, "{command:?} was refused ({why}) and changed something"),
-        }
-    }
-    (state, log, events)
+fn beginning() -> State {
+    cluster(4, 2, &[Cache::Safe, Cache::Volatile])
 }
 
 proptest! {
@@ -510,17 +494,7 @@ proptest! {
     fn whatever_is_asked_the_invariants_hold_and_the_log_says_it_all(
         picks in proptest::collection::vec(any::<[u8; 4]>(), 1..200)
     ) {
-        let (state, log, _) = play(&picks);
-        let mut replayed = cluster(4, 2, &[Cache::Safe, Cache::Volatile]);
-        for command in &log {
-            let written = serde_json::to_string(command).unwrap();
-            let read: Command = serde_json::from_str(&written).unwrap();
-            prop_assert_eq!(&read, command);
-            must(&mut replayed, &read);
-        }
-        prop_assert_eq!(&replayed, &state);
-        let written = serde_json::to_string(&state).unwrap();
-        prop_assert_eq!(serde_json::from_str::<State>(&written).unwrap(), state);
+        says_it_all(beginning, &play(beginning(), command, &picks));
     }
 }
 
@@ -532,7 +506,7 @@ fn every_legal_transition_is_reached() {
     let mut volumes: BTreeMap<_, u32> = VOLUMES.into_iter().map(|row| (row, 0)).collect();
     for _ in 0..2000 {
         let picks: Vec<[u8; 4]> = (0..200).map(|_| std::array::from_fn(|_| random.u8(..))).collect();
-        for event in play(&picks).2 {
+        for event in play(beginning(), command, &picks).events {
             match event {
                 Event::Leg(_, _, from, cause, to) => *legs.get_mut(&(from, cause, to)).unwrap() += 1,
                 Event::Volume(_, _, from, cause, to) => *volumes.get_mut(&(from, cause, to)).unwrap() += 1,

@@ -7,11 +7,10 @@
 
 use super::super::VolumesError;
 use super::super::shell::blocking;
-use super::{Shared, kill, places, qemu, role, tell};
+use super::{ACCEL, QEMU, Shared, kill, places, tell};
 use ::vm::console;
 use ::vm::instance::{Instance, InstanceError, Phase};
-use ::vm::machine::{Disk, Machine};
-use ::vm::process;
+use ::vm::machine::{Disk, Machine, Role};
 use control::vm::How;
 use control::vm::runner::{self, Event};
 use model::{Generation, VmId};
@@ -43,30 +42,22 @@ pub(super) struct Watched {
 }
 
 /// One that an earlier run of the agent has left and that surely runs.
-pub(super) async fn find(id: VmId) -> Result<Option<Watched>, VolumesError> {
-    let Some(process) = blocking(move || Ok(process::find(&places(id))?)).await? else { return Ok(None) };
-    let (generation, was) = (process.record.generation(), process.record.role);
-    drop(process);
+pub(super) async fn find(id: VmId) -> Option<Watched> {
     let found = async {
-        let mut instance = Instance::find(&places(id)).await?;
-        let phase = match &mut instance {
-            Some(instance) => Some(instance.phase().await?),
-            None => None,
-        };
-        Ok::<_, InstanceError>(instance.filter(|_| phase == Some(Phase::Running)))
+        let Some(mut instance) = Instance::find(&places(id)).await? else { return Ok(None) };
+        let phase = instance.phase().await?;
+        if phase != Phase::Running {
+            let was = instance.process().record.role;
+            warn!("{id}, begun as {was:?}, is {phase:?}: it is killed");
+            return Ok(None);
+        }
+        let generation = instance.process().record.generation();
+        Ok::<_, InstanceError>(Some(Watched { generation, instance }))
     };
-    match found.await {
-        Ok(instance) => {
-            if instance.is_none() {
-                warn!("{id}, begun as {was:?}, does not run: it is killed");
-            }
-            Ok(instance.map(|instance| Watched { generation, instance }))
-        }
-        Err(error) => {
-            warn!("{id} can't be taken up: {}", crate::chain(&error));
-            Ok(None)
-        }
-    }
+    found.await.unwrap_or_else(|error| {
+        warn!("{id} can't be taken up: {}", crate::chain(&error));
+        None
+    })
 }
 
 /// The task.
@@ -158,8 +149,7 @@ impl One {
             return Err(VolumesError::NotYet("what waits for another node's memory, or was saved"));
         }
         let machine = self.machine(generation).await?;
-        let (accel, places) = (self.shared.accel, places(self.id));
-        let instance = Instance::start(&qemu(), &machine, &places, accel, role(as_what)).await?;
+        let instance = Instance::start(QEMU.as_ref(), &machine, &places(self.id), ACCEL, Role::Run).await?;
         self.watched = Some(Watched { generation, instance });
         info!("{} is begun in {generation}", self.id);
         self.resume(generation).await
@@ -169,18 +159,22 @@ impl One {
     async fn machine(&self, generation: Generation) -> Result<Machine, VolumesError> {
         let state = self.shared.ledger.now();
         let vm = state.vms.all.get(&self.id).ok_or(VolumesError::NoVm(self.id))?;
-        let (devices, _) = self.shared.place.devices(&state).await?;
-        let disk = |volume| {
-            let path = devices.get(volume).ok_or(VolumesError::NotHere(*volume))?;
-            Ok(Disk { path: path.into(), serial: volume.to_string() })
-        };
+        let (place, volumes) = (Arc::clone(&self.shared.place), vm.spec.volumes.clone());
+        let disks = blocking(move || {
+            let engine = place.own_engine()?;
+            let disk = |volume| {
+                let path = engine.top(volume)?.ok_or(VolumesError::NotHere(volume))?;
+                Ok(Disk { path, serial: volume.to_string() })
+            };
+            volumes.into_iter().map(disk).collect::<Result<_, VolumesError>>()
+        });
         Ok(Machine {
             vm: self.id,
             generation,
             name: vm.spec.name.clone(),
             memory_bytes: vm.spec.memory_bytes,
             cores: vm.spec.cores,
-            disks: vm.spec.volumes.iter().map(disk).collect::<Result<_, VolumesError>>()?,
+            disks: disks.await?,
             nics: Vec::new(),
         })
     }

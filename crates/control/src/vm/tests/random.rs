@@ -1,6 +1,7 @@
 //! Whatever is asked in whatever order, what must hold does; and no row of the table is there for nothing.
 
 use super::*;
+use crate::testing::{play, says_it_all};
 use crate::vm::transition::VMS;
 use proptest::prelude::*;
 
@@ -123,39 +124,12 @@ fn of_a_volume(state: &State, vm: &Vm, (node, c): (NodeId, u8)) -> Command {
     Command::Volume(id, volume.epoch, command)
 }
 
-fn play(picks: &[[u8; 4]]) -> (State, Vec<Command>, Vec<Event>) {
-    let mut state = beginning();
-    let (mut log, mut events) = (Vec::new(), Vec::new());
-    for pick in picks {
-        let command = command(&state, &log, *pick);
-        let before = state.clone();
-        match state.apply(&command) {
-            Ok(more) => {
-                assert_eq!(check(&state), [], "after {command:?}");
-                assert_eq!(check_step(&before, &state), [], "{command:?}");
-                events.extend(more);
-                log.push(command);
-            }
-            Err(why) => assert_eq!(state, before, "{command:?} was refused ({why}) and changed something"),
-        }
-    }
-    (state, log, events)
-}
-
 proptest! {
     #[test]
     fn whatever_is_asked_the_invariants_hold_and_the_log_says_it_all(
         picks in proptest::collection::vec(any::<[u8; 4]>(), 1..200)
     ) {
-        let (state, log, _) = play(&picks);
-        let mut replayed = beginning();
-        for command in &log {
-            let written = serde_json::to_string(command).unwrap();
-            must(&mut replayed, &serde_json::from_str(&written).unwrap());
-        }
-        prop_assert_eq!(&replayed, &state);
-        let written = serde_json::to_string(&state).unwrap();
-        prop_assert_eq!(serde_json::from_str::<State>(&written).unwrap(), state);
+        says_it_all(beginning, &play(beginning(), command, &picks));
     }
 }
 
@@ -165,7 +139,7 @@ fn every_legal_transition_is_reached() {
     let mut counts: BTreeMap<_, u32> = VMS.into_iter().map(|row| (row, 0)).collect();
     for _ in 0..2000 {
         let picks: Vec<[u8; 4]> = (0..300).map(|_| std::array::from_fn(|_| random.u8(..))).collect();
-        for event in play(&picks).2 {
+        for event in play(beginning(), command, &picks).events {
             if let Event::Vm(_, _, from, cause, to) = event {
                 *counts.get_mut(&(from, cause, to)).unwrap() += 1;
             }
