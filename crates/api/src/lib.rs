@@ -46,4 +46,4 @@ pub use node_ledger::{ForceRequest, ForcedQuorum, GiveUpRequest, LogPlace, NodeL
 pub use probes::{PathNetwork, PathPeer, PathsRequest, PingAnswer, PingRequest};
 pub use throughput::{ArrivedBytes, ReceiveAnswer, ReceiveRequest, SendAnswer, SendRequest};
 pub use tls::{IdentityError, PeerCertificate, PrivateKeyPem, TlsIdentity, server_name};
-pub use vms::{Console, ConsoleQuery, ImageQuery};
+pub use vms::{Console, ConsoleQuery, ImageQuery, IncomingQuery};

@@ -69,3 +69,6 @@ pub const POOL_TAKEN_BACK: &str = "/v1/pool/taken-back";
 pub const VOLUME_IMAGE: &str = "/v1/volume/image";
 /// `GET`, with `?vm=N&from=N` ([`crate::ConsoleQuery`]): what a virtual machine said here on its serial port. Answers [`crate::Console`].
 pub const VM_CONSOLE: &str = "/v1/vm/console";
+/// `POST`, with `?vm=N&generation=N` ([`crate::IncomingQuery`]), from the node that a virtual machine leaves to the one where it goes on: the body is its memory, as QEMU
+/// sends it. Answered when all of it is there and complete, which may take minutes. Nobody but the node that the ledger names may send it.
+pub const VM_INCOMING: &str = "/v1/vm/incoming";

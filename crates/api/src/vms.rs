@@ -1,6 +1,6 @@
 //! Virtual machines, beyond what the ledger says of them and is asked (`control::vm`).
 
-use model::{VmId, VolumeId};
+use model::{Generation, VmId, VolumeId};
 use serde::{Deserialize, Serialize};
 
 /// Where a piece of an image goes. (Numbers in a query are bare: `volume=3`.)
@@ -50,4 +50,26 @@ pub struct Console {
     pub end: u64,
     /// The text; bytes that are no UTF-8 are shown as U+FFFD.
     pub text: String,
+}
+
+/// Which virtual machine's memory comes, and for which run of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IncomingQuery {
+    /// The virtual machine's number.
+    pub vm: u32,
+    /// The number of the run that waits for it.
+    pub generation: u32,
+}
+
+impl IncomingQuery {
+    /// Which virtual machine.
+    pub const fn vm(&self) -> VmId {
+        VmId(self.vm)
+    }
+
+    /// Which run waits.
+    pub const fn generation(&self) -> Generation {
+        Generation(self.generation)
+    }
 }

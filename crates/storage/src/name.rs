@@ -11,6 +11,7 @@
 //! | the gate's way to where the leg is given out (dm) | `tr-way-VOLUME-LEG-EPOCH` | as long as the gate; where it leads may change |
 //! | an array (md) | `md_trVOLUME_LEDGER_NUMBER`, hexadecimal, since names end at 31 characters | an epoch |
 //! | what users open (dm) | `tr-volume-VOLUME` | while users are let in |
+//! | a virtual machine's disk, in front of that (dm) | `tr-disk-VOLUME` | as long as its process |
 //! | where a thin volume's writes wait for places (dm) | `tr-queue-VOLUME` | the same |
 //! | its way to its extents' places (dm) | `tr-route-VOLUME` | the same |
 //! | what of it has no place (dm) | `tr-hole-VOLUME`, on `tr-zero-VOLUME` and `tr-deny-VOLUME` | the same |
@@ -184,6 +185,11 @@ pub fn top(volume: VolumeId) -> String {
     format!("tr-volume-{}", volume.0)
 }
 
+/// A virtual machine's disk.
+pub fn disk(volume: VolumeId) -> String {
+    format!("tr-disk-{}", volume.0)
+}
+
 /// Where a thin volume's writes wait for places.
 pub fn queue(volume: VolumeId) -> String {
     format!("tr-queue-{}", volume.0)
@@ -212,6 +218,11 @@ pub fn deny(volume: VolumeId) -> String {
 /// Which volume's it is that users open.
 pub fn of_top(name: &str) -> Option<VolumeId> {
     number(name.strip_prefix("tr-volume-")?).map(VolumeId)
+}
+
+/// Whose disk it is.
+pub fn of_disk(name: &str) -> Option<VolumeId> {
+    number(name.strip_prefix("tr-disk-")?).map(VolumeId)
 }
 
 /// Which thin volume's way it is.
@@ -266,6 +277,7 @@ mod tests {
             prop_assert!(array.len() <= ARRAY_NAME_MAX);
             prop_assert_eq!(of_array(&array), Some((given.leg.0, epoch)));
             prop_assert_eq!(of_top(&top(given.leg.0)), Some(given.leg.0));
+            prop_assert_eq!(of_disk(&disk(given.leg.0)), Some(given.leg.0));
         }
 
         #[test]

@@ -13,8 +13,10 @@ use crate::judgement::LegFile;
 use crate::run::RunError;
 use crate::suite::{Room, VmStep};
 use control::State;
-use control::vm::{VmPhase, Wanted};
+
+use control::vm::{Leftover, VmPhase, Wanted};
 use deploy::pool::{newest, views};
+use deploy::vms::Drained;
 use deploy::{DeployError, Member};
 use futures_util::future::join_all;
 use model::{NodeName, VmId, VmPlacement, VmSpec};
@@ -156,6 +158,14 @@ impl Runner<'_> {
             VmStep::KeepsWriting { for_ms, gap_at_most_ms } => {
                 self.vm_keeps_writing(ms(*for_ms), ms(*gap_at_most_ms)).await
             }
+            VmStep::Drain { room, within_ms, gap_at_most_ms } => {
+                let moved = self.drain_rack(*room, ms(*within_ms), ms(*gap_at_most_ms)).await;
+                super::or_failure(moved)
+            }
+            VmStep::GoHome { room, within_ms, gap_at_most_ms } => {
+                let moved = self.end_drain(*room, ms(*within_ms), ms(*gap_at_most_ms)).await;
+                super::or_failure(moved)
+            }
             VmStep::Stop { within_ms } => super::or_failure(self.stop_vm(ms(*within_ms)).await),
         })
     }
@@ -257,6 +267,78 @@ impl Runner<'_> {
         let what =
             format!("{count} writes were acknowledged, no two more than {} ms apart", milliseconds(gap));
         Seen::of(gap <= gap_at_most, what)
+    }
+
+    async fn drain_rack(
+        &mut self,
+        room: Room,
+        within: Duration,
+        gap_at_most: Duration,
+    ) -> Result<Seen, DeployError> {
+        let begun = Instant::now();
+        let members = self.working().members;
+        let what = Drained::Rack(self.cluster.spec.zones[room.index()].name.clone());
+        let drained = deploy::vms::drain(&members, &what, Leftover::Stays, within, |_| {});
+        let (drained, seen) =
+            tokio::join!(drained, self.moves_alive(room.other(), begun, within, gap_at_most));
+        drained?;
+        Ok(seen)
+    }
+
+    async fn end_drain(
+        &mut self,
+        room: Room,
+        within: Duration,
+        gap_at_most: Duration,
+    ) -> Result<Seen, DeployError> {
+        let begun = Instant::now();
+        let members = self.working().members;
+        let views = views(&members).await;
+        let draining = newest(&views).map(|view| view.state.vms.draining.keys().copied().collect());
+        deploy::vms::end_drain(&members, &draining.unwrap_or_default(), within).await?;
+        Ok(self.moves_alive(room, begun, within, gap_at_most).await)
+    }
+
+    /// It writes in a room as the same run of the guest as before, and had nothing to wait for longer than this since a moment.
+    async fn moves_alive(
+        &mut self,
+        room: Room,
+        begun: Instant,
+        within: Duration,
+        gap_at_most: Duration,
+    ) -> Seen {
+        let there = self.there(room);
+        let run = |said: &Said| match said {
+            Said::Acknowledged { run, .. } => Some(*run),
+            _ => None,
+        };
+        let Some(before) =
+            self.guest.as_ref().and_then(|guest| guest.said.iter().rev().find_map(|(.., said)| run(said)))
+        else {
+            return Seen::not("it has written nothing yet");
+        };
+        loop {
+            self.read_consoles().await;
+            let Some(guest) = &self.guest else { return Seen::not("there is no virtual machine") };
+            let arrived = guest.acknowledged_since(begun).find(|(_, node, _)| there.contains(node));
+            if let Some((at, node, said)) = arrived {
+                let gap = guest.longest_gap(begun, *at);
+                let after_ms = milliseconds(*at - begun);
+                let same = run(said) == Some(before);
+                let booted = if same { "" } else { ", booted anew" };
+                let what = format!(
+                    "it writes on {node} after {after_ms} ms{booted}, no two acknowledgements more than {} ms apart",
+                    milliseconds(gap)
+                );
+                return Seen::of(same && gap <= gap_at_most, what).measuring(milliseconds(gap));
+            }
+            if begun.elapsed() >= within {
+                let views = views(&self.working().members).await;
+                let vm = newest(&views).and_then(|view| view.state.vms.all.get(&guest.id));
+                return Seen::not(format!("it does not write there; it is {:?}", vm.map(|vm| vm.phase)));
+            }
+            sleep(READ_EVERY).await;
+        }
     }
 
     async fn stop_vm(&mut self, within: Duration) -> Result<Seen, DeployError> {

@@ -9,6 +9,11 @@ use std::fmt;
 pub struct Room(u8);
 
 impl Room {
+    /// The other of the two.
+    pub const fn other(self) -> Self {
+        Self(3 - self.0)
+    }
+
     /// Its index in the template's zones.
     pub fn index(self) -> usize {
         usize::from(self.0) - 1

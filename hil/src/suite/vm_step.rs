@@ -31,6 +31,25 @@ pub enum VmStep {
         /// The longest time, milliseconds.
         gap_at_most_ms: u64,
     },
+    /// The rack where it runs is drained as an operator would; it writes in the other one within a bound, without having booted anew, and meanwhile no two
+    /// acknowledgements are too far apart.
+    Drain {
+        /// The rack's room.
+        room: Room,
+        /// The bound, milliseconds.
+        within_ms: u64,
+        /// The longest time, milliseconds.
+        gap_at_most_ms: u64,
+    },
+    /// The rack's drain is ended, and it goes home, with the same asked of it.
+    GoHome {
+        /// The rack's room.
+        room: Room,
+        /// The bound, milliseconds.
+        within_ms: u64,
+        /// The longest time, milliseconds.
+        gap_at_most_ms: u64,
+    },
     /// It is shut down, within a bound.
     Stop {
         /// The bound, milliseconds.
@@ -53,6 +72,14 @@ impl fmt::Display for VmStep {
             Self::KeepsWriting { for_ms, gap_at_most_ms } => write!(
                 f,
                 "for {for_ms} ms no two of its acknowledgements are more than {gap_at_most_ms} ms apart, as seen from outside"
+            ),
+            Self::Drain { room, within_ms, gap_at_most_ms } => write!(
+                f,
+                "{room} is drained: within {within_ms} ms the virtual machine writes in the other room, with no two acknowledgements more than {gap_at_most_ms} ms apart"
+            ),
+            Self::GoHome { room, within_ms, gap_at_most_ms } => write!(
+                f,
+                "{room} takes virtual machines again: within {within_ms} ms this one writes there, with no two acknowledgements more than {gap_at_most_ms} ms apart"
             ),
             Self::Stop { within_ms } => write!(f, "the virtual machine is shut down within {within_ms} ms"),
         }

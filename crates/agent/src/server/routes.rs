@@ -22,6 +22,8 @@ use tracing::warn;
 const MAX_BODY_BYTES: usize = 1 << 20;
 /// Longer than any request takes; what takes longer hangs in the kernel.
 const REQUEST_LIMIT: Duration = Duration::from_mins(1);
+/// The same where a virtual machine's whole memory comes: longer than its sender allows.
+const MEMORY_LIMIT: Duration = Duration::from_mins(6);
 
 pub(super) type Daemon = Shared<Arc<State>>;
 
@@ -51,10 +53,11 @@ pub(super) fn all(state: Arc<State>) -> Router {
 
 async fn bounded(request: Request, next: Next) -> Response {
     let what = format!("{} {}", request.method(), request.uri().path());
-    if let Ok(response) = timeout(REQUEST_LIMIT, next.run(request)).await {
+    let limit = if request.uri().path() == path::VM_INCOMING { MEMORY_LIMIT } else { REQUEST_LIMIT };
+    if let Ok(response) = timeout(limit, next.run(request)).await {
         return response;
     }
-    let message = format!("{what} took longer than {} s", REQUEST_LIMIT.as_secs());
+    let message = format!("{what} took longer than {} s", limit.as_secs());
     warn!("{message}");
     let help = "look at the node's kernel log: something hangs there";
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too-slow", message, help).into_response()

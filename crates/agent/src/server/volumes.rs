@@ -8,9 +8,9 @@ use crate::state::State;
 use crate::volumes::VolumesError;
 use api::{
     BeginRequest, ClaimRequest, CloseRequest, ClusterView, Console, ConsoleQuery, DigestsRequest,
-    ForceRequest, ForcedQuorum, GiveUpRequest, GivenLegRequest, HandOverRequest, ImageQuery, InviteRequest,
-    Invited, JoinRequest, Joined, LeaseAnswer, LeaseRequest, NodeLedger, PeerCertificate, ProposeRequest,
-    Proposed, VotersRequest, path,
+    ForceRequest, ForcedQuorum, GiveUpRequest, GivenLegRequest, HandOverRequest, ImageQuery, IncomingQuery,
+    InviteRequest, Invited, JoinRequest, Joined, LeaseAnswer, LeaseRequest, NodeLedger, PeerCertificate,
+    ProposeRequest, Proposed, VotersRequest, path,
 };
 use axum::body::Bytes;
 use axum::extract::{Request, State as Shared};
@@ -41,6 +41,7 @@ pub(super) fn routes(router: Router<Arc<State>>) -> Router<Arc<State>> {
         .route(path::VOLUME_HAND_OVER, post(hand_over))
         .route(path::VOLUME_IMAGE, post(image))
         .route(path::VM_CONSOLE, get(console))
+        .route(path::VM_INCOMING, post(incoming))
         .route(path::POOL_CLAIM, post(claim))
         .route(path::POOL_FLUSH, post(flush))
         .route(path::POOL_DIGESTS, post(digests))
@@ -157,6 +158,17 @@ async fn console(
     Parameters(of): Parameters<ConsoleQuery>,
 ) -> Result<Json<Console>, Refusal> {
     Ok(Json(state.volumes.console(of).await?))
+}
+
+async fn incoming(
+    Shared(state): Daemon,
+    peer: Option<Extension<PeerCertificate>>,
+    Parameters(of): Parameters<IncomingQuery>,
+    memory: axum::body::Body,
+) -> Result<Json<()>, Refusal> {
+    let shown = peer.map(|Extension(shown)| shown);
+    state.volumes.take_in(of, shown.as_ref(), memory).await?;
+    Ok(Json(()))
 }
 
 async fn claim(Shared(state): Daemon, Body(request): Body<ClaimRequest>) -> Result<Json<()>, Refusal> {

@@ -149,6 +149,10 @@ pub(crate) enum VolumesError {
     NoVm(model::VmId),
     #[error("{0} is not open here")]
     NotHere(VolumeId),
+    #[error("{0} does not wait here for another node's memory, or not for that node's")]
+    NotAwaited(model::VmId),
+    #[error("a virtual machine's memory did not come through: {why}")]
+    Wire { why: String },
     #[error("this agent can't do it yet: {0}")]
     NotYet(&'static str),
     #[error(transparent)]

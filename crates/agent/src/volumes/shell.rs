@@ -29,7 +29,7 @@ use control::target::{Effect, Key, LegOf, Target};
 use control::{Command, LegRef, Moment, State};
 use ledger::http::HttpTransport;
 use ledger::{Contact, Ledger, Role};
-use model::{BootId, Epoch, NodeId, NodeName, VolumeId};
+use model::{BootId, Epoch, Generation, NodeId, NodeName, VmId, VolumeId};
 use network::diagnose::PathView;
 use network::kernel::abort_connections;
 use std::collections::{BTreeMap, BTreeSet};
@@ -111,6 +111,7 @@ enum Asked {
     Bounce(LegOf, Key, Bounced),
     Close(VolumeId),
     TakenBack(VolumeId, LegRef),
+    Received(VmId, Generation, oneshot::Sender<bool>),
 }
 
 /// What control knows and the ledger does not.
@@ -146,6 +147,12 @@ impl Handle {
     /// Control is told that a leg of a volume was taken back.
     pub(super) fn taken_back(&self, id: VolumeId, leg: LegRef) -> Result<(), VolumesError> {
         self.0.send(Asked::TakenBack(id, leg)).map_err(|_| VolumesError::Ended)
+    }
+
+    /// Whether all of a virtual machine that waits here for another node's memory has come, and it is complete.
+    pub(super) async fn received(&self, id: VmId, generation: Generation) -> bool {
+        let (answer, complete) = oneshot::channel();
+        self.0.send(Asked::Received(id, generation, answer)).is_ok() && complete.await.unwrap_or(false)
     }
 
     /// What control knows and the ledger does not.
@@ -236,6 +243,7 @@ impl Shell {
     ) -> Result<Self, VolumesError> {
         let (node, boot) = (identity.node, identity.boot);
         let Shared { place, told, transport, .. } = shared.clone();
+        let mut vms = Vms::new(&shared);
         let state = ledger.state();
         let (now, here) = (Arc::clone(&state.borrow()), Arc::clone(&place));
         let now_ms = Moment(clock::uptime_ms());
@@ -248,9 +256,8 @@ impl Shell {
         for id in found.keys() {
             arrays.adopt(*id);
         }
-        let left = vms::left().await?;
+        let left = vms::left(&place).await?;
         let instances = left.iter().map(|left| (left.id, left.instance())).collect();
-        let mut vms = Vms::new(Arc::clone(&place), Ledgers(ledger.clone()), told.clone());
         for one in left {
             vms.adopt(one);
         }
@@ -463,6 +470,7 @@ impl Shell {
                     answer.send(Glance { leased: self.member.is_leased(), blocked, out_of_room, rebuilds });
             }
             Asked::Bounce(leg, key, done) => self.legs.bounce(leg, key, done),
+            Asked::Received(id, generation, answer) => self.vms.received(id, generation, answer),
         }
     }
 

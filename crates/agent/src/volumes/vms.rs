@@ -3,17 +3,20 @@
 //! Purpose: one task for each, which carries out one order after the other and says what has come of it ([`one`]). Nothing here decides whether one runs.
 //!
 //! Invariants: an order to end one waits for nothing: whatever its task is at is dropped. What an earlier run of the agent has left is taken up only if it surely
-//! runs; anything else is killed, and control is told that it has ended. Nothing of a virtual machine is remembered but what is in its folder, which
+//! runs, or stands still on one side of a migration; anything else is killed, and control is told that it has ended. Nothing of a virtual machine is remembered but what is in its folder, which
 //! ends with the node's boot.
 //!
 //! On failure: what can't be started or goes wrong is killed, and control told that it has ended; the ledger's leader decides what comes next.
 //!
-//! Not here yet: migration and saving (docs/virtual-machines.md); an order for either is answered as one that failed.
+//! Not here yet: saving (docs/virtual-machines.md); an order for it is answered as one that failed.
 
+mod disks;
 mod one;
+mod wire;
 
 use super::VolumesError;
 use super::openers;
+use super::owner;
 use super::place::Place;
 use super::shell::{Ledgers, Told, blocking};
 use ::vm::console::{self, Piece};
@@ -24,14 +27,15 @@ use control::member::Input;
 use control::vm::runner::{Effect, Event, Instance, Stage};
 use control::vm::{Room, VmsCommand};
 use ledger::Ledger;
-use model::{NodeId, VmId};
+use ledger::http::HttpTransport;
+use model::{Generation, NodeId, VmId};
 use one::{One, Order, Watched};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use sysinfo::System;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -79,6 +83,7 @@ pub(super) struct Shared {
     place: Arc<Place>,
     ledger: Ledgers,
     told: Told,
+    transport: Arc<HttpTransport>,
 }
 
 /// The virtual machines of this node.
@@ -96,8 +101,9 @@ struct Task {
 }
 
 impl Vms {
-    pub(super) fn new(place: Arc<Place>, ledger: Ledgers, told: Told) -> Self {
-        let shared = Shared { place, ledger, told };
+    pub(super) fn new(of: &owner::Shared) -> Self {
+        let owner::Shared { place, ledger, told, transport, .. } = of.clone();
+        let shared = Shared { place, ledger, told, transport };
         Self { shared, tasks: BTreeMap::new(), room: room(), says: None }
     }
 
@@ -124,9 +130,10 @@ impl Vms {
         let (id, order) = match *effect {
             Effect::Start(id, generation, role) => (id, Order::Start(generation, role)),
             Effect::Resume(id, generation) => (id, Order::Resume(generation)),
-            Effect::Send(id, generation, ..) => (id, Order::Send(generation)),
+            Effect::Send(id, generation, to, there) => (id, Order::Send { generation, to, there }),
             Effect::Stop { vm, generation, save } => (vm, Order::Stop { generation, save }),
             Effect::End(id, generation) => (id, Order::End(generation)),
+            // All of it was sent before it was paused.
             Effect::Continue(..) | Effect::Owner(..) | Effect::Propose(_) => return,
         };
         let ends = matches!(order, Order::End(_));
@@ -135,6 +142,14 @@ impl Vms {
         let _ = task.orders.send(order);
         if ends {
             task.end.notify_one();
+        }
+    }
+
+    /// Asks whether all has come of one that waits for another node's.
+    pub(super) fn received(&self, id: VmId, generation: Generation, answer: oneshot::Sender<bool>) {
+        if let Some(task) = self.tasks.get(&id) {
+            // A task ends with the agent.
+            let _ = task.orders.send(Order::Received(generation, answer));
         }
     }
 
@@ -151,31 +166,33 @@ fn start(id: VmId, watched: Option<Watched>, shared: &Shared) -> Task {
     Task { orders, end }
 }
 
-/// One that an earlier run of the agent has left, and that runs.
+/// One that an earlier run of the agent has left.
 pub(super) struct Left {
     pub(super) id: VmId,
     watched: Watched,
+    stage: Stage,
 }
 
 impl Left {
     /// What control is told of it.
     pub(super) fn instance(&self) -> Instance {
-        Instance { generation: self.watched.generation, stage: Stage::Running }
+        Instance { generation: self.watched.generation, stage: self.stage }
     }
 }
 
-/// Those that an earlier run of the agent has left; what does not surely run is killed.
-pub(super) async fn left() -> Result<Vec<Left>, VolumesError> {
+/// Those that an earlier run of the agent has left; what can't be taken up is killed, and disks that nobody has are removed.
+pub(super) async fn left(place: &Arc<Place>) -> Result<Vec<Left>, VolumesError> {
     let mut found = Vec::new();
     for id in ids(Path::new(FOLDER)) {
         match one::find(id).await {
-            Some(watched) => {
-                info!("{id} runs, in {}", watched.generation);
-                found.push(Left { id, watched });
+            Some((watched, stage)) => {
+                info!("{id} is {stage:?}, in {}", watched.generation);
+                found.push(Left { id, watched, stage });
             }
             None => kill(id).await?,
         }
     }
+    disks::remove_idle(place).await?;
     Ok(found)
 }
 

@@ -25,6 +25,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// How long an exchange goes on at least, whoever still waits for it.
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(2);
@@ -82,6 +83,12 @@ impl HttpTransport {
         let why = || format!("no answer within {} ms", limit.as_millis());
         let asked = timeout(limit, connections.exchange(&self.tls, path, question)).await;
         asked.unwrap_or_else(|_| Err(TransportError::Lost { node: to.name, why: why() }))
+    }
+
+    /// A connection of its own to another node's agent, for what is no exchange.
+    pub async fn connect(&self, to: &Contact) -> Result<TlsStream<TcpStream>, TransportError> {
+        let unreachable = |why: String| TransportError::Unreachable { node: to.name.clone(), why };
+        connect(&self.tls, to).await.map_err(|error| unreachable(chain(&*error)))
     }
 
     fn connections(&self, contact: &Contact) -> Arc<Connections> {
@@ -172,15 +179,22 @@ impl Connections {
     }
 
     async fn connect(&self, tls: &TlsConnector) -> Result<Connection, Box<dyn Error + Send + Sync>> {
-        let name = ServerName::try_from(server_name(&self.contact.name))?;
-        let stream = TcpStream::connect(self.contact.address).await?;
-        // Letters are single small writes; waiting for more (Nagle) only adds latency.
-        stream.set_nodelay(true)?;
-        let stream = tls.connect(name, stream).await?;
+        let stream = connect(tls, &self.contact).await?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let driver = tokio::spawn(connection).abort_handle();
         Ok(Connection { sender, driver })
     }
+}
+
+async fn connect(
+    tls: &TlsConnector,
+    to: &Contact,
+) -> Result<TlsStream<TcpStream>, Box<dyn Error + Send + Sync>> {
+    let name = ServerName::try_from(server_name(&to.name))?;
+    let stream = TcpStream::connect(to.address).await?;
+    // Letters are single small writes; waiting for more (Nagle) only adds latency.
+    stream.set_nodelay(true)?;
+    Ok(tls.connect(name, stream).await?)
 }
 
 /// An error with what caused it: hyper's own words say little.

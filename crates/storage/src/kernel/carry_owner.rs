@@ -68,11 +68,12 @@ pub(super) fn carry(engine: &Engine, site: &Site, epoch: Epoch, step: &Step) -> 
         Step::SwapRoute => in_turn(site, || engine.dm.swap(&name::route(site.volume)))?,
         Step::SwapTop => {
             in_turn(site, || idle::swap_soon(&engine.dm, &name::top(site.volume), IDLE_BOUND))?;
+            engine.lengthen_disk(site.volume)?;
         }
         Step::ReinstateQueue => engine.reinstate_queue(site.volume)?,
         Step::FailQueue => engine.dm.message(&name::queue(site.volume), "fail_if_no_path")?,
         Step::AddPlace(room) => add_place(engine, site, &array, *room)?,
-        Step::RemoveTop => engine.dm.remove(&name::top(site.volume))?,
+        Step::RemoveTop => engine.remove_top(site.volume)?,
         Step::RemoveQueue => engine.dm.remove(&name::queue(site.volume))?,
         Step::RemoveRoute => engine.dm.remove(&name::route(site.volume))?,
         Step::RemoveHole => thin::remove_hole(engine, site.volume)?,

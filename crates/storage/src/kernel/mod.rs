@@ -11,6 +11,7 @@
 mod block;
 mod carry_owner;
 mod carry_target;
+mod disk;
 mod dm;
 mod drive_life;
 mod fabrics;
@@ -40,7 +41,7 @@ use crate::slab::Extent;
 use crate::target;
 use block::Block;
 use control::target::LegOf;
-use dm::Dm;
+use dm::{Dm, Info};
 use model::{DriveSerial, LegId, NodeId};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -368,10 +369,17 @@ impl Engine {
         Some((done.min(has), total.min(has)))
     }
 
-    /// The device that users of a volume open; `None`: nobody may here.
+    /// The device that users of a volume have; `None`: nobody may here. It is the disk in front of it while a virtual machine has that.
     pub fn top(&self, volume: model::VolumeId) -> Result<Option<PathBuf>, StepError> {
-        let info = self.dm.info(&crate::name::top(volume))?;
+        let info = self.front(volume)?;
         Ok(info.map(|info| PathBuf::from(format!("/dev/dm-{}", info.number.minor))))
+    }
+
+    fn front(&self, volume: model::VolumeId) -> Result<Option<Info>, StepError> {
+        match self.disk_in_front(volume)? {
+            Some(disk) => Ok(Some(disk)),
+            None => Ok(self.dm.info(&crate::name::top(volume))?),
+        }
     }
 
     /// Does something while users of a volume have nothing in flight, if that comes about within a bound; what they begin meanwhile waits.
@@ -406,8 +414,7 @@ impl Engine {
 
     /// How often a volume's device is open: processes, what is mounted, and what stands on it.
     pub fn open_count(&self, volume: model::VolumeId) -> Result<usize, StepError> {
-        let info = self.dm.info(&crate::name::top(volume))?;
-        Ok(info.map_or(0, |info| usize::try_from(info.open_count).unwrap_or(0)))
+        Ok(self.front(volume)?.map_or(0, |info| usize::try_from(info.open_count).unwrap_or(0)))
     }
 
     /// How long that device is, bytes.

@@ -11,7 +11,7 @@ use crate::volumes::openers::{self, Left};
 use control::command::LegRef;
 use control::owner::Event;
 use control::target::Key;
-use model::Epoch;
+use model::{Epoch, VolumeId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -64,12 +64,7 @@ impl One {
         let given_up = Arc::clone(&stop.given_up);
         let shut = move |site: &Site, engine: &Engine| {
             let seen = engine.seen_owner(site)?;
-            let left = match &engine.top(id)? {
-                Some(device) if kill => openers::kill(device),
-                Some(device) => openers::look(device),
-                // Nobody was let in, or can be any more: an assembly may hang in a gate.
-                None => Left::Nobody,
-            };
+            let left = left(engine, id, kill)?;
             // It was busy at the first try, and nobody has it.
             let hidden = again && left == Left::Nobody && engine.open_count(id)? > 0;
             if hidden || left == Left::Kernel {
@@ -93,6 +88,7 @@ impl One {
         let stop = move |site: &Site, engine: &Engine| Ok(owner::stop(site, &engine.seen_owner(site)?));
         self.carry(Some(turn.clone()), epoch, stop).await
     }
+
     /// Flushes every leg that is in sync, each where it is; those that took it, or none, if one did not.
     async fn flush_all(&self, epoch: Epoch) -> BTreeSet<LegRef> {
         let state = self.shared.ledger.now();
@@ -108,5 +104,22 @@ impl One {
             flushed.insert(LegRef { id: leg, incarnation: found.incarnation });
         }
         flushed
+    }
+}
+
+/// Who is left of a volume's users.
+fn left(engine: &Engine, id: VolumeId, kill: bool) -> Result<Left, VolumesError> {
+    loop {
+        let device = engine.top(id)?;
+        let left = match &device {
+            Some(device) if kill => openers::kill(device),
+            Some(device) => openers::look(device),
+            // Nobody was let in, or can be any more: an assembly may hang in a gate.
+            None => Left::Nobody,
+        };
+        // A virtual machine's disk that has come in front of it meanwhile has a claim to it, and users of its own.
+        if engine.top(id)? == device {
+            return Ok(left);
+        }
     }
 }

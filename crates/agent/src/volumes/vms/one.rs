@@ -1,22 +1,30 @@
 //! The task of one virtual machine.
 //!
-//! Invariants: it carries out one order after the other, and between two of them looks at what runs. Told to end it, it drops whatever it is at. An order for a
-//! generation that is not there is void.
+//! ```text
+//!  a migration   there: Start(Incoming) ─ disks that lead nowhere, QEMU listens ─► Ready        all received ─► answered        Resume: disks lead to the volumes, it runs
+//!                here:  Send ─ QEMU sends, through a wire ─► all sent, and answered ─► disks lead nowhere ─► Paused        … End
+//! ```
+//! Invariants: it carries out one order after the other, and between two of them looks at what runs, and at how far sending is. Told to end it, it drops whatever it is at. An
+//! order for a generation that is not there is void. It is *Paused* only when the other side has all of it, so that from then on neither runs by itself
+//! ([`vm::instance`]): the ledger's next word decides which does.
 //!
-//! On failure: what is there is killed, and control told so.
+//! On failure: what is there is killed, and control told so. Sending that comes to nothing is told as that, and it runs on, or stands still until it is told to.
 
 use super::super::VolumesError;
-use super::super::shell::blocking;
+use super::disks::{self, Lead};
+use super::wire::Wire;
 use super::{ACCEL, QEMU, Shared, kill, places, tell};
 use ::vm::console;
-use ::vm::instance::{Instance, InstanceError, Phase};
+use ::vm::instance::{Instance, InstanceError, Limits, Phase, Sending, Switchover};
 use ::vm::machine::{Disk, Machine, Role};
-use control::vm::How;
-use control::vm::runner::{self, Event};
-use model::{Generation, VmId};
+use api::IncomingQuery;
+use control::vm::runner::{self, Event, Stage};
+use control::vm::{How, Vm};
+use model::{Generation, NodeId, VmId, VolumeId};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 /// How long one has to shut itself down before it is killed.
@@ -24,13 +32,31 @@ const SHUT_DOWN_MAX: Duration = Duration::from_mins(1);
 /// How often one that says nothing is looked at, and its console cut to what is kept.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
+/// How often it is looked at while it is sent: what is between the last of it and the next step is a part of the time for which it stands still.
+const LOOK_AT_SENDING: Duration = Duration::from_millis(20);
+/// How long sending may take. A guest that writes to its memory faster than that is sent never gets to an end.
+const SEND_MAX: Duration = Duration::from_mins(5);
+/// What sending may cost. QEMU stops the guest for the rest when it thinks that it is sent in this time.
+const LIMITS: Limits = Limits { bandwidth: 1 << 30, downtime: Duration::from_millis(200) };
+/// How long the last of it may take to be read, after it has come.
+const RECEIVE_MAX: Duration = Duration::from_secs(10);
+
 /// What is asked of it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) enum Order {
     Start(Generation, runner::Role),
     Resume(Generation),
-    Send(Generation),
-    Stop { generation: Generation, save: bool },
+    Send {
+        generation: Generation,
+        to: NodeId,
+        there: Generation,
+    },
+    /// All of it has come: say whether that is complete.
+    Received(Generation, oneshot::Sender<bool>),
+    Stop {
+        generation: Generation,
+        save: bool,
+    },
     End(Generation),
 }
 
@@ -39,20 +65,37 @@ pub(super) enum Order {
 pub(super) struct Watched {
     pub(super) generation: Generation,
     instance: Instance,
+    sends: Option<Sends>,
 }
 
-/// One that an earlier run of the agent has left and that surely runs.
-pub(super) async fn find(id: VmId) -> Option<Watched> {
+/// It is being sent.
+#[derive(Debug)]
+struct Sends {
+    wire: Wire,
+    deadline: Instant,
+}
+
+/// One that an earlier run of the agent has left, and how far it surely is: it runs, stands still with all of it elsewhere, or waits for another node's.
+pub(super) async fn find(id: VmId) -> Option<(Watched, Stage)> {
     let found = async {
         let Some(mut instance) = Instance::find(&places(id)).await? else { return Ok(None) };
-        let phase = instance.phase().await?;
-        if phase != Phase::Running {
-            let was = instance.process().record.role;
-            warn!("{id}, begun as {was:?}, is {phase:?}: it is killed");
-            return Ok(None);
+        if let Sending::Copying(_) = instance.sending().await? {
+            // What carried it has ended with the agent.
+            instance.cancel().await?;
         }
+        let (phase, role) = (instance.phase().await?, instance.process().record.role);
+        let stage = match phase {
+            Phase::Running => Stage::Running,
+            // To a generation that nobody has: what the ledger says of it now decides.
+            Phase::Sent => Stage::Sending(Generation(0)),
+            Phase::Waiting | Phase::Still if role == Role::Incoming => Stage::Ready(runner::Role::Incoming),
+            phase => {
+                warn!("{id}, begun as {role:?}, is {phase:?}: it is killed");
+                return Ok(None);
+            }
+        };
         let generation = instance.process().record.generation();
-        Ok::<_, InstanceError>(Some(Watched { generation, instance }))
+        Ok::<_, InstanceError>(Some((Watched { generation, instance, sends: None }, stage)))
     };
     found.await.unwrap_or_else(|error| {
         warn!("{id} can't be taken up: {}", crate::chain(&error));
@@ -65,6 +108,8 @@ pub(super) struct One {
     id: VmId,
     shared: Shared,
     watched: Option<Watched>,
+    /// Whose disks were made here.
+    disks: Vec<VolumeId>,
 }
 
 /// What became of an order, or of looking.
@@ -72,7 +117,9 @@ type Seen = Result<Option<How>, VolumesError>;
 
 impl One {
     pub(super) fn new(id: VmId, shared: Shared, watched: Option<Watched>) -> Self {
-        Self { id, shared, watched }
+        let known = shared.ledger.now().vms.all.get(&id).map(|vm| vm.spec.volumes.clone());
+        let disks = watched.as_ref().and(known).unwrap_or_default();
+        Self { id, shared, watched, disks }
     }
 
     pub(super) async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>, end: Arc<Notify>) {
@@ -100,6 +147,9 @@ impl One {
                 warn!("can't end {}: {}", self.id, crate::chain(&error));
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
+            if let Err(error) = disks::remove(&self.shared.place, std::mem::take(&mut self.disks)).await {
+                warn!("disks of {} are left: {}", self.id, crate::chain(&error));
+            }
             if let Some(generation) = generation.take() {
                 info!("{} in {generation} has ended: {how:?}", self.id);
                 tell(&self.shared.told, Event::Ended(self.id, generation, how));
@@ -118,7 +168,7 @@ impl One {
             Some(watched) => tokio::select! {
                 biased;
                 order = orders.recv() => order?,
-                stirs = watched.instance.stirs(LOOK_EVERY) => return Some(match stirs {
+                stirs = watched.instance.stirs(watched.look_every()) => return Some(match stirs {
                     Ok(_) => self.look().await,
                     Err(error) => Err(error.into()),
                 }),
@@ -134,9 +184,15 @@ impl One {
                 self.start(begun, as_what).await
             }
             Order::Resume(named) => self.resume(named).await,
-            Order::Send(named) => {
-                tell(&self.shared.told, Event::Failed(self.id, named));
-                Ok(None)
+            Order::Send { generation: named, to, there } => self.send(named, to, there).await,
+            Order::Received(named, answer) => {
+                let complete = match self.of(named) {
+                    Some(instance) => instance.received(RECEIVE_MAX).await.map(|()| true),
+                    None => Ok(false),
+                };
+                // Whoever asked may be gone.
+                let _ = answer.send(matches!(complete, Ok(true)));
+                Ok(complete.map(|_| None)?)
             }
             Order::Stop { generation: named, save } => self.stop(named, save).await,
             // What was to be ended has been, or it is ended now.
@@ -145,38 +201,51 @@ impl One {
     }
 
     async fn start(&mut self, generation: Generation, as_what: runner::Role) -> Seen {
-        if as_what != runner::Role::Run {
-            return Err(VolumesError::NotYet("what waits for another node's memory, or was saved"));
-        }
-        let machine = self.machine(generation).await?;
-        let instance = Instance::start(QEMU.as_ref(), &machine, &places(self.id), ACCEL, Role::Run).await?;
-        self.watched = Some(Watched { generation, instance });
+        let (role, lead) = match as_what {
+            runner::Role::Run => (Role::Run, Lead::Volume),
+            runner::Role::Incoming => (Role::Incoming, Lead::Nowhere),
+            runner::Role::Restore => return Err(VolumesError::NotYet("what was saved")),
+        };
+        let machine = self.machine(generation, lead).await?;
+        let instance = Instance::start(QEMU.as_ref(), &machine, &places(self.id), ACCEL, role).await?;
+        let watched = self.watched.insert(Watched { generation, instance, sends: None });
         info!("{} is begun in {generation}", self.id);
-        self.resume(generation).await
+        if role == Role::Run {
+            return self.resume(generation).await;
+        }
+        watched.instance.listen().await?;
+        tell(&self.shared.told, Event::Ready(self.id, generation));
+        Ok(None)
     }
 
-    /// What is started: what the ledger says of it, on the devices of its volumes.
-    async fn machine(&self, generation: Generation) -> Result<Machine, VolumesError> {
-        let state = self.shared.ledger.now();
-        let vm = state.vms.all.get(&self.id).ok_or(VolumesError::NoVm(self.id))?;
-        let (place, volumes) = (Arc::clone(&self.shared.place), vm.spec.volumes.clone());
-        let disks = blocking(move || {
-            let engine = place.own_engine()?;
-            let disk = |volume| {
-                let path = engine.top(volume)?.ok_or(VolumesError::NotHere(volume))?;
-                Ok(Disk { path, serial: volume.to_string() })
-            };
-            volumes.into_iter().map(disk).collect::<Result<_, VolumesError>>()
-        });
+    /// What is started: what the ledger says of it, on disks of its volumes.
+    async fn machine(&mut self, generation: Generation, lead: Lead) -> Result<Machine, VolumesError> {
+        let vm = self.known()?;
+        self.disks.clone_from(&vm.spec.volumes);
         Ok(Machine {
             vm: self.id,
             generation,
             name: vm.spec.name.clone(),
             memory_bytes: vm.spec.memory_bytes,
             cores: vm.spec.cores,
-            disks: disks.await?,
+            disks: self.lead(&vm, lead).await?,
             nics: Vec::new(),
         })
+    }
+
+    fn known(&self) -> Result<Vm, VolumesError> {
+        self.shared.ledger.now().vms.all.get(&self.id).cloned().ok_or(VolumesError::NoVm(self.id))
+    }
+
+    /// Has its disks lead somewhere; they are made if there are none.
+    async fn lead(&self, vm: &Vm, lead: Lead) -> Result<Vec<Disk>, VolumesError> {
+        let state = self.shared.ledger.now();
+        let size = |id: &VolumeId| {
+            let found = state.volumes.get(id).ok_or(VolumesError::NotHere(*id))?;
+            Ok::<_, VolumesError>((*id, found.size_bytes))
+        };
+        let volumes = vm.spec.volumes.iter().map(size).collect::<Result<_, _>>()?;
+        disks::lead(&self.shared.place, volumes, lead).await
     }
 
     fn of(&mut self, named: Generation) -> Option<&mut Instance> {
@@ -186,11 +255,94 @@ impl One {
             .map(|watched| &mut watched.instance)
     }
 
+    /// Lets it run, on its volumes; a migration that goes on is given up.
     async fn resume(&mut self, named: Generation) -> Seen {
+        let Some(watched) = self.watched.as_mut().filter(|watched| watched.generation == named) else {
+            return Ok(None);
+        };
+        if watched.sends.take().is_some() {
+            let was = watched.instance.cancel().await?;
+            info!("{} is not sent any more: {was:?}", self.id);
+        }
+        let vm = self.known()?;
+        self.lead(&vm, Lead::Volume).await?;
         let Some(instance) = self.of(named) else { return Ok(None) };
         instance.resume().await?;
         info!("{} runs, in {named}", self.id);
         tell(&self.shared.told, Event::Started(self.id, named));
+        Ok(None)
+    }
+
+    async fn send(&mut self, named: Generation, to: NodeId, there: Generation) -> Seen {
+        let failed = Event::Failed(self.id, named);
+        let Some(watched) = self.watched.as_mut().filter(|watched| watched.generation == named) else {
+            tell(&self.shared.told, failed);
+            return Ok(None);
+        };
+        let socket = places(self.id).outgoing();
+        let of = IncomingQuery { vm: self.id.0, generation: there.0 };
+        let wire = match self.shared.ledger.contact(to) {
+            Some(contact) => Wire::begin(&socket, Arc::clone(&self.shared.transport), contact, of),
+            None => Err(VolumesError::NoLedger),
+        };
+        let begun = match wire {
+            Ok(wire) => {
+                watched.sends = Some(Sends { wire, deadline: Instant::now() + SEND_MAX });
+                watched.instance.send(&socket, Switchover::AtOnce, LIMITS).await.map_err(VolumesError::from)
+            }
+            Err(error) => Err(error),
+        };
+        match begun {
+            Ok(()) => info!("{} is sent to {to}, to {there} there", self.id),
+            Err(error) => {
+                warn!("{} can't be sent to {to}: {}", self.id, crate::chain(&error));
+                watched.sends = None;
+                tell(&self.shared.told, failed);
+            }
+        }
+        Ok(None)
+    }
+
+    /// How far sending is. When the other side has all of it, it gives its volumes away.
+    async fn look_at_sending(&mut self) -> Seen {
+        let Some(Watched { generation, instance, sends }) = &mut self.watched else { return Ok(None) };
+        let Some(Sends { wire, deadline }) = sends else { return Ok(None) };
+        let (id, generation) = (self.id, *generation);
+        let over = match instance.sending().await? {
+            Sending::Copying(_) | Sending::Finishing if Instant::now() < *deadline => return Ok(None),
+            Sending::Done => match wire.outcome().await {
+                None if Instant::now() < *deadline => return Ok(None),
+                None => Err("the other side does not say that it has all of it".to_owned()),
+                Some(Ok(())) => Ok(()),
+                Some(Err(error)) => Err(crate::chain(&error)),
+            },
+            Sending::Failed(why) => match wire.outcome().await {
+                Some(Err(error)) => Err(crate::chain(&error)),
+                _ => Err(why),
+            },
+            late @ (Sending::Copying(_) | Sending::Finishing) => {
+                instance.cancel().await?;
+                Err(format!("it takes too long, and is {late:?}"))
+            }
+            other @ (Sending::Not | Sending::Held) => Err(format!("sending is {other:?}")),
+        };
+        *sends = None;
+        let over = match over {
+            Ok(()) => disks::part(&self.shared.place, self.disks.clone())
+                .await
+                .map_err(|error| crate::chain(&error)),
+            Err(why) => Err(why),
+        };
+        match over {
+            Ok(()) => {
+                info!("{id} in {generation} stands still: all of it is there");
+                tell(&self.shared.told, Event::Paused(id, generation));
+            }
+            Err(why) => {
+                warn!("{id} in {generation} is not sent: {why}");
+                tell(&self.shared.told, Event::Failed(id, generation));
+            }
+        }
         Ok(None)
     }
 
@@ -205,8 +357,11 @@ impl One {
 
     /// How what runs is now. One that stands still because a disk failed is let go on: whoever took its disk from it ends it.
     async fn look(&mut self) -> Seen {
+        let Some(Watched { instance, sends, .. }) = &mut self.watched else { return Ok(None) };
+        if sends.is_some() && instance.phase().await? != Phase::Off {
+            return self.look_at_sending().await;
+        }
         console::trim(&places(self.id)).map_err(|source| VolumesError::Console { id: self.id, source })?;
-        let Some(Watched { instance, .. }) = &mut self.watched else { return Ok(None) };
         match instance.phase().await? {
             Phase::Off => Ok(Some(How::PoweredOff)),
             Phase::Broken => Ok(Some(How::Died)),
@@ -218,6 +373,12 @@ impl One {
             }
             Phase::Waiting | Phase::Still | Phase::Running | Phase::Finishing | Phase::Sent => Ok(None),
         }
+    }
+}
+
+impl Watched {
+    fn look_every(&self) -> Duration {
+        if self.sends.is_some() { LOOK_AT_SENDING } else { LOOK_EVERY }
     }
 }
 
