@@ -145,7 +145,8 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Starts one, which stands still. [`ProcessError::There`]: one is there, which [`Instance::find`] gives.
+    /// Starts one, which stands still. [`ProcessError::There`]: one is there, which [`Instance::find`] gives. Blocks for as long as a fork and an exec take: for whoever
+    /// has other work on this thread there are [`process::start`] and [`Instance::attach`].
     pub async fn start(
         qemu: &Path,
         machine: &Machine,
@@ -164,8 +165,8 @@ impl Instance {
         }
     }
 
-    /// Waits until QEMU answers.
-    async fn attach(process: Process) -> Result<Self, InstanceError> {
+    /// Of a process, once its QEMU answers.
+    pub async fn attach(process: Process) -> Result<Self, InstanceError> {
         let deadline = Instant::now() + READY_MAX;
         let socket = process.places().qmp();
         loop {
@@ -173,8 +174,10 @@ impl Instance {
                 Ok(qmp) => return Ok(Self { process, qmp }),
                 Err(why) => why,
             };
+            // Not in `has_ended`: whoever waits in it has its whole thread wait, and a QEMU takes seconds to answer.
+            tokio::time::sleep(LOOK_AGAIN).await;
             // Whatever was seen of one that ends is only that it ends.
-            if process.has_ended(LOOK_AGAIN)? {
+            if process.has_ended(Duration::ZERO)? {
                 return Err(ended(process.places()));
             }
             // Else it is not there yet, or another's connection was just closed.

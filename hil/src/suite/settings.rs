@@ -10,6 +10,7 @@ pub struct Room(u8);
 
 impl Room {
     /// The other of the two.
+    #[must_use]
     pub const fn other(self) -> Self {
         Self(3 - self.0)
     }

@@ -17,6 +17,7 @@ use super::{ACCEL, QEMU, Shared, kill, places, tell};
 use ::vm::console;
 use ::vm::instance::{Instance, InstanceError, Limits, Phase, Sending, Switchover};
 use ::vm::machine::{Disk, Machine, Role};
+use ::vm::process::{self, Process, ProcessError};
 use api::IncomingQuery;
 use control::vm::runner::{self, Event, Stage};
 use control::vm::{How, Vm};
@@ -24,6 +25,7 @@ use model::{Generation, NodeId, VmId, VolumeId};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -110,6 +112,8 @@ pub(super) struct One {
     watched: Option<Watched>,
     /// Whose disks were made here.
     disks: Vec<VolumeId>,
+    /// Its process, while that is being started.
+    starts: Option<JoinHandle<Result<Process, ProcessError>>>,
 }
 
 /// What became of an order, or of looking.
@@ -119,7 +123,7 @@ impl One {
     pub(super) fn new(id: VmId, shared: Shared, watched: Option<Watched>) -> Self {
         let known = shared.ledger.now().vms.all.get(&id).map(|vm| vm.spec.volumes.clone());
         let disks = watched.as_ref().and(known).unwrap_or_default();
-        Self { id, shared, watched, disks }
+        Self { id, shared, watched, disks, starts: None }
     }
 
     pub(super) async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>, end: Arc<Notify>) {
@@ -143,6 +147,10 @@ impl One {
                 }
             };
             self.watched = None;
+            if let Some(starts) = self.starts.take() {
+                // Whatever comes of it is found then.
+                let _ = starts.await;
+            }
             while let Err(error) = kill(self.id).await {
                 warn!("can't end {}: {}", self.id, crate::chain(&error));
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -207,7 +215,7 @@ impl One {
             runner::Role::Restore => return Err(VolumesError::NotYet("what was saved")),
         };
         let machine = self.machine(generation, lead).await?;
-        let instance = Instance::start(QEMU.as_ref(), &machine, &places(self.id), ACCEL, role).await?;
+        let instance = Instance::attach(self.process(machine, role).await?).await?;
         let watched = self.watched.insert(Watched { generation, instance, sends: None });
         info!("{} is begun in {generation}", self.id);
         if role == Role::Run {
@@ -216,6 +224,18 @@ impl One {
         watched.instance.listen().await?;
         tell(&self.shared.told, Event::Ready(self.id, generation));
         Ok(None)
+    }
+
+    /// Starts its process. On another thread: a node's processor may take a second for the fork and the exec, and its peers would take it for dead.
+    async fn process(&mut self, machine: Machine, role: Role) -> Result<Process, VolumesError> {
+        let places = places(self.id);
+        let begun = Instant::now();
+        let start = move || process::start(QEMU.as_ref(), &machine, &places, ACCEL, role);
+        let started = self.starts.insert(tokio::task::spawn_blocking(start)).await;
+        self.starts = None;
+        let process = started??;
+        info!("{} has its process after {} ms", self.id, begun.elapsed().as_millis());
+        Ok(process)
     }
 
     /// What is started: what the ledger says of it, on disks of its volumes.
