@@ -138,10 +138,10 @@ impl Volumes {
             qemu.write_all(&piece).await.map_err(|error| cut(&error))?;
         }
         qemu.shutdown().await.map_err(|error| cut(&error))?;
-        match running.shell.received(of.vm(), of.generation()).await {
-            true => Ok(()),
-            false => Err(VolumesError::Wire { why: "not all of it came".to_owned() }),
+        if !running.shell.received(of.vm(), of.generation()).await {
+            return Err(VolumesError::Wire { why: "not all of it came".to_owned() });
         }
+        Ok(())
     }
 }
 
