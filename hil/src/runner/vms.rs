@@ -77,6 +77,16 @@ impl Guest {
             .filter(move |(at, _, said)| *at >= since && matches!(said, Said::Acknowledged { .. }))
     }
 
+    /// What it said last, in words.
+    fn last_words(&self) -> String {
+        self.said.last().map_or_else(
+            || "it has said nothing".to_owned(),
+            |(at, node, said)| {
+                format!("it said last: {said:?} on {node}, {} ms ago", milliseconds(at.elapsed()))
+            },
+        )
+    }
+
     /// The longest time without an acknowledgement from a moment to another.
     fn longest_gap(&self, from: Instant, to: Instant) -> Duration {
         let ends = self.acknowledged_since(from).map(|(at, ..)| *at).filter(|at| *at <= to);
@@ -243,11 +253,9 @@ impl Runner<'_> {
             if since.elapsed() >= bound {
                 let phase =
                     newest(&views).and_then(|view| view.state.vms.all.get(&guest.id)).map(|vm| vm.phase);
-                let last = guest.said.last().map(|(at, node, said)| {
-                    format!("{said:?} on {node}, {} ms ago", milliseconds(at.elapsed()))
-                });
                 return Seen::not(format!(
-                    "nothing was acknowledged there; it is {phase:?}, and said last: {last:?}; {}",
+                    "nothing was acknowledged there; it is {phase:?}; {}; {}",
+                    guest.last_words(),
                     stages.in_words()
                 ));
             }
@@ -266,7 +274,8 @@ impl Runner<'_> {
         let count = guest.acknowledged_since(begun).count();
         let what =
             format!("{count} writes were acknowledged, no two more than {} ms apart", milliseconds(gap));
-        Seen::of(gap <= gap_at_most, what)
+        let held = gap <= gap_at_most;
+        Seen::of(held, if held { what } else { format!("{what}; {}", guest.last_words()) })
     }
 
     async fn drain_rack(
@@ -335,7 +344,11 @@ impl Runner<'_> {
             if begun.elapsed() >= within {
                 let views = views(&self.working().members).await;
                 let vm = newest(&views).and_then(|view| view.state.vms.all.get(&guest.id));
-                return Seen::not(format!("it does not write there; it is {:?}", vm.map(|vm| vm.phase)));
+                let phase = vm.map(|vm| vm.phase);
+                return Seen::not(format!(
+                    "it does not write there; it is {phase:?}; {}",
+                    guest.last_words()
+                ));
             }
             sleep(READ_EVERY).await;
         }
