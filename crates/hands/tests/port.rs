@@ -218,6 +218,13 @@ fn processes_are_killed_by_their_names() {
     std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
     let mut child = Command::new(&program).arg("600").stdin(Stdio::null()).spawn().unwrap();
     std::fs::remove_file(&program).unwrap();
+    // Whoever spawns goes on as soon as the child has let go of its memory; the kernel gives it its name a moment later (fs/exec.c, `begin_new_exec`).
+    let comm = format!("/proc/{}/comm", child.id());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while std::fs::read_to_string(&comm).unwrap().trim_end() != name {
+        assert!(Instant::now() < deadline, "it has no name yet");
+        std::thread::yield_now();
+    }
     let answer = port.run(&["@kill", "9", &name]);
     assert_eq!((answer.status, answer.stdout), (Some(0), format!("{}\n", child.id())));
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(9));
