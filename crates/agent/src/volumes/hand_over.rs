@@ -19,10 +19,10 @@ impl Volumes {
         let place = Arc::clone(&running.place);
         let used_by = blocking(move || {
             let engine = place.own_engine()?;
-            let Some(device) = engine.top(volume)? else { return Ok((0, 0)) };
-            let processes = openers::count(&device);
+            let devices = engine.users_devices(volume)?;
+            let processes = openers::count(&devices);
             if end_users {
-                openers::ask_to_end(&device);
+                openers::ask_to_end(&devices);
             }
             Ok((processes, engine.open_count(volume)?))
         });

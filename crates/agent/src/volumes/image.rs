@@ -36,7 +36,7 @@ impl Volumes {
         blocking(move || {
             let engine = place.own_engine()?;
             let device = engine.top(volume)?.ok_or(VolumesError::NotHere(volume))?;
-            match (openers::count(&device), engine.open_count(volume)?) {
+            match (openers::count(&engine.users_devices(volume)?), engine.open_count(volume)?) {
                 (0, 0) => {}
                 (0, _) => return Err(VolumesError::Mounted { volume }),
                 (count, _) => return Err(VolumesError::InUse { volume, count }),

@@ -6,13 +6,14 @@
 //! On failure: whoever waits for I/O can't end before that does. [`Left`] says how far they are. What nobody can tell is taken for a claim.
 
 use ::vm::process::is_doomed;
+use model::VolumeId;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, sleep};
@@ -24,8 +25,8 @@ const GONE_MAX: Duration = Duration::from_millis(300);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// How long opening a device may take, to see whether somebody claims it.
 const CLAIM_BOUND: Duration = Duration::from_millis(100);
-/// Who is left of those who had a device open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Who is left of those who had a device open; later ones are worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Left {
     /// Nobody.
     Nobody,
@@ -40,8 +41,38 @@ pub(super) enum Left {
 /// Whom this run has killed, by device.
 static KILLED: Mutex<BTreeMap<u64, Vec<Pid>>> = Mutex::new(BTreeMap::new());
 
+/// Who has a volume open here; `kills`: everybody who has is killed. The disk in front of it has a claim to it that is no user's, and users of its own.
+pub(super) fn of_volume(engine: &Engine, volume: VolumeId, kills: bool) -> Result<Left, StepError> {
+    loop {
+        let devices = engine.users_devices(volume)?;
+        // Nobody was let in, or can be any more.
+        let Some((front, behind)) = devices.split_first() else { return Ok(Left::Nobody) };
+        let left = if kills { kill(front) } else { look(front) };
+        let left = behind.iter().map(|device| beside_disk(device, kills)).fold(left, Left::max);
+        // A disk that has come in front of it meanwhile would be taken for something that stands on it.
+        if engine.users_devices(volume)? == devices {
+            return Ok(left);
+        }
+    }
+}
+
+/// Who has a volume's own device open beside the disk that stands on it.
+fn beside_disk(device: &Path, kills: bool) -> Left {
+    let Ok(number) = fs::metadata(device).map(|device| device.rdev()) else { return Left::Nobody };
+    let openers = openers(number);
+    for pid in openers.iter().filter(|_| kills) {
+        // It may have ended by itself.
+        let _ = kill_process(*pid, Signal::KILL);
+    }
+    match (has_loop(Path::new("/sys/block"), number), openers.is_empty()) {
+        (true, _) => Left::Kernel,
+        (false, true) => Left::Nobody,
+        (false, false) => Left::Alive,
+    }
+}
+
 /// Kills everybody who has this block device open; returns when nobody has, or after a while.
-pub(super) fn kill(device: &Path) -> Left {
+fn kill(device: &Path) -> Left {
     let Ok(number) = fs::metadata(device).map(|device| device.rdev()) else { return Left::Nobody };
     let deadline = Instant::now() + GONE_MAX;
     loop {
@@ -52,9 +83,14 @@ pub(super) fn kill(device: &Path) -> Left {
         }
         let late = Instant::now() > deadline;
         match (openers.iter().all(|pid| is_doomed(*pid)), are_going(number, &openers)) {
-            (true, false) if is_claimed(device, number) => return Left::Kernel,
-            (true, false) => return Left::Nobody,
-            (true, true) if late && is_claimed(device, number) => return Left::Kernel,
+            (true, false) => match claim(device, number) {
+                Claim::Held => return Left::Kernel,
+                Claim::None => return Left::Nobody,
+                // Whoever was killed may be closing it.
+                Claim::Unknown if late => return Left::Alive,
+                Claim::Unknown => {}
+            },
+            (true, true) if late && claim(device, number) != Claim::None => return Left::Kernel,
             (true, true) if late => return Left::Doomed,
             (false, _) if late => return Left::Alive,
             _ => sleep(LOOK_AGAIN),
@@ -63,10 +99,10 @@ pub(super) fn kill(device: &Path) -> Left {
 }
 
 /// Who has this block device open; nobody is killed.
-pub(super) fn look(device: &Path) -> Left {
+fn look(device: &Path) -> Left {
     let Ok(number) = fs::metadata(device).map(|device| device.rdev()) else { return Left::Nobody };
     match openers(number).is_empty() {
-        true if is_claimed(device, number) => Left::Kernel,
+        true if claim(device, number) != Claim::None => Left::Kernel,
         true => Left::Nobody,
         false => Left::Alive,
     }
@@ -95,9 +131,18 @@ fn are_going(number: u64, openers: &[Pid]) -> bool {
     !killed.is_empty()
 }
 
+/// What is known of whoever has a device and is no process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    None,
+    Held,
+    /// Nothing, within a bound.
+    Unknown,
+}
+
 /// Whether something that is no process may have a device: whoever mounts it or puts a device on it claims it (block/bdev.c, `bd_prepare_to_claim`); a loop
 /// device does not.
-fn is_claimed(device: &Path, number: u64) -> bool {
+fn claim(device: &Path, number: u64) -> Claim {
     let (asked, claimed) = channel();
     let opened = device.to_owned();
     // It may hang behind somebody who closes it.
@@ -108,7 +153,12 @@ fn is_claimed(device: &Path, number: u64) -> bool {
         drop(opened);
         let _ = asked.send(is_claimed);
     });
-    claimed.recv_timeout(CLAIM_BOUND).unwrap_or(true) || has_loop(Path::new("/sys/block"), number)
+    match claimed.recv_timeout(CLAIM_BOUND) {
+        _ if has_loop(Path::new("/sys/block"), number) => Claim::Held,
+        Ok(true) => Claim::Held,
+        Ok(false) => Claim::None,
+        Err(_) => Claim::Unknown,
+    }
 }
 
 /// Whether a loop device stands on a device (drivers/block/loop.c, `backing_file`).
@@ -120,14 +170,15 @@ fn has_loop(blocks: &Path, number: u64) -> bool {
     })
 }
 
-/// How many processes have this block device open.
-pub(super) fn count(device: &Path) -> usize {
-    fs::metadata(device).map_or(0, |device| openers(device.rdev()).len())
+/// How many processes have any of these block devices open.
+pub(super) fn count(devices: &[PathBuf]) -> usize {
+    devices.iter().map(|device| fs::metadata(device).map_or(0, |device| openers(device.rdev()).len())).sum()
 }
 
-/// Asks everybody who has this block device open to end.
-pub(super) fn ask_to_end(device: &Path) {
-    for pid in fs::metadata(device).map(|device| openers(device.rdev())).unwrap_or_default() {
+/// Asks everybody who has any of these block devices open to end.
+pub(super) fn ask_to_end(devices: &[PathBuf]) {
+    let openers = |device: &PathBuf| fs::metadata(device).map(|device| openers(device.rdev()));
+    for pid in devices.iter().filter_map(|device| openers(device).ok()).flatten() {
         // It may have ended by itself.
         let _ = kill_process(pid, Signal::TERM);
     }
@@ -135,8 +186,8 @@ pub(super) fn ask_to_end(device: &Path) {
 
 /// Kills everybody who has any volume open on this node.
 pub(super) fn kill_all(engine: &Engine) -> Result<(), StepError> {
-    for device in engine.tops()? {
-        kill(&device);
+    for volume in engine.open_volumes()? {
+        of_volume(engine, volume, true)?;
     }
     Ok(())
 }

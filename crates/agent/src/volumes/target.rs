@@ -250,7 +250,7 @@ fn fence(
     let newest =
         seen.array.as_ref().map(|array| array.epoch).or(seen.gates.values().map(|gate| gate.epoch).max());
     if let Some(epoch) = newest.filter(|epoch| *epoch < floor.epoch || volume.is_none()) {
-        let left = engine.top(leg.0)?.map_or(Left::Nobody, |device| openers::kill(&device));
+        let left = openers::of_volume(&engine, leg.0, true)?;
         // What dead users wait for in gates without path fails, so that they can end.
         let give_up = (left == Left::Doomed).then(|| owner::give_up(&site, &seen));
         for step in give_up.into_iter().flatten().chain(owner::stop(&site, &seen)) {

@@ -412,9 +412,19 @@ impl Engine {
         Ok(tried.fold(Ok(()), Result::and)?)
     }
 
-    /// How often a volume's device is open: processes, what is mounted, and what stands on it.
+    /// Where users of a volume may have it open: its own device, and the disk in front of it while a virtual machine has that.
+    pub fn users_devices(&self, volume: model::VolumeId) -> Result<Vec<PathBuf>, StepError> {
+        let found = [self.disk_in_front(volume)?, self.dm.info(&crate::name::top(volume))?];
+        let devices = found.into_iter().flatten();
+        Ok(devices.map(|info| PathBuf::from(format!("/dev/dm-{}", info.number.minor))).collect())
+    }
+
+    /// How often these devices are open: processes, what is mounted, and what stands on them but that disk.
     pub fn open_count(&self, volume: model::VolumeId) -> Result<usize, StepError> {
-        Ok(self.front(volume)?.map_or(0, |info| usize::try_from(info.open_count).unwrap_or(0)))
+        let disk = self.disk_in_front(volume)?;
+        let own = self.dm.info(&crate::name::top(volume))?;
+        let count = |info: Option<Info>| info.map_or(0, |info| usize::try_from(info.open_count).unwrap_or(0));
+        Ok(count(own).saturating_sub(usize::from(disk.is_some())) + count(disk))
     }
 
     /// How long that device is, bytes.
@@ -422,12 +432,10 @@ impl Engine {
         observe::len_bytes(self, &crate::name::top(volume))
     }
 
-    /// The devices of all volumes that users may open here.
-    pub fn tops(&self) -> Result<Vec<PathBuf>, StepError> {
+    /// All volumes that users may open here.
+    pub fn open_volumes(&self) -> Result<Vec<model::VolumeId>, StepError> {
         let names = self.dm.names()?;
-        let volumes = names.iter().filter_map(|name| crate::name::of_top(name));
-        let devices = volumes.map(|volume| self.top(volume)).collect::<Result<Vec<_>, _>>()?;
-        Ok(devices.into_iter().flatten().collect())
+        Ok(names.iter().filter_map(|name| crate::name::of_top(name)).collect())
     }
 
     /// The sequence of the maps that are on every leg in sync of an array that stands, for [`crate::owner::found`]. Reads them: it may

@@ -11,7 +11,7 @@ use crate::volumes::openers::{self, Left};
 use control::command::LegRef;
 use control::owner::Event;
 use control::target::Key;
-use model::{Epoch, VolumeId};
+use model::Epoch;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -64,7 +64,8 @@ impl One {
         let given_up = Arc::clone(&stop.given_up);
         let shut = move |site: &Site, engine: &Engine| {
             let seen = engine.seen_owner(site)?;
-            let left = left(engine, id, kill)?;
+            // An assembly may hang in a gate, where nobody was let in.
+            let left = openers::of_volume(engine, id, kill)?;
             // It was busy at the first try, and nobody has it.
             let hidden = again && left == Left::Nobody && engine.open_count(id)? > 0;
             if hidden || left == Left::Kernel {
@@ -104,22 +105,5 @@ impl One {
             flushed.insert(LegRef { id: leg, incarnation: found.incarnation });
         }
         flushed
-    }
-}
-
-/// Who is left of a volume's users.
-fn left(engine: &Engine, id: VolumeId, kill: bool) -> Result<Left, VolumesError> {
-    loop {
-        let device = engine.top(id)?;
-        let left = match &device {
-            Some(device) if kill => openers::kill(device),
-            Some(device) => openers::look(device),
-            // Nobody was let in, or can be any more: an assembly may hang in a gate.
-            None => Left::Nobody,
-        };
-        // A virtual machine's disk that has come in front of it meanwhile has a claim to it, and users of its own.
-        if engine.top(id)? == device {
-            return Ok(left);
-        }
     }
 }

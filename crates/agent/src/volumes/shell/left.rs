@@ -30,9 +30,7 @@ pub(super) fn left_by_another(place: &Place, state: &State, now: Moment) -> Resu
         let seen = engine.seen_owner(&place.site(*id, sizes(volume))?)?;
         if is_given_up(volume, &seen) {
             // An earlier run was about to stop it, and md was answered for legs that the ledger calls in sync: nobody may hear of a write.
-            if let Some(device) = engine.top(*id)? {
-                openers::kill(&device);
-            }
+            openers::of_volume(&engine, *id, true)?;
             continue;
         }
         let up = storage::owner::found(&seen, &nodes, volume.map_sequence, now);

@@ -16,12 +16,13 @@ use super::wire::Wire;
 use super::{ACCEL, QEMU, Shared, kill, places, tell};
 use ::vm::console;
 use ::vm::instance::{Instance, InstanceError, Limits, Phase, Sending, Switchover};
-use ::vm::machine::{Disk, Machine, Role};
+use ::vm::machine::{Accel, Disk, Machine, Role};
 use ::vm::process::{self, Process, ProcessError};
 use api::IncomingQuery;
 use control::vm::runner::{self, Event, Stage};
 use control::vm::{How, Vm};
 use model::{Generation, NodeId, VmId, VolumeId};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -67,6 +68,8 @@ pub(super) enum Order {
 pub(super) struct Watched {
     pub(super) generation: Generation,
     instance: Instance,
+    /// Whether it was ordered to run: only then does it go on by itself after a disk's error.
+    runs: bool,
     sends: Option<Sends>,
 }
 
@@ -86,10 +89,12 @@ pub(super) async fn find(id: VmId) -> Option<(Watched, Stage)> {
             instance.cancel().await?;
         }
         let (phase, role) = (instance.phase().await?, instance.process().record.role);
+        let was_sent = instance.sending().await? != Sending::Not;
         let stage = match phase {
             Phase::Running => Stage::Running,
             // To a generation that nobody has: what the ledger says of it now decides.
             Phase::Sent => Stage::Sending(Generation(0)),
+            Phase::Still if was_sent => Stage::Sending(Generation(0)),
             Phase::Waiting | Phase::Still if role == Role::Incoming => Stage::Ready(runner::Role::Incoming),
             phase => {
                 warn!("{id}, begun as {role:?}, is {phase:?}: it is killed");
@@ -97,7 +102,8 @@ pub(super) async fn find(id: VmId) -> Option<(Watched, Stage)> {
             }
         };
         let generation = instance.process().record.generation();
-        Ok::<_, InstanceError>(Some((Watched { generation, instance, sends: None }, stage)))
+        let runs = stage == Stage::Running;
+        Ok::<_, InstanceError>(Some((Watched { generation, instance, runs, sends: None }, stage)))
     };
     found.await.unwrap_or_else(|error| {
         warn!("{id} can't be taken up: {}", crate::chain(&error));
@@ -132,7 +138,10 @@ impl One {
         loop {
             let seen = tokio::select! {
                 biased;
-                () = end.notified() => Ok(Some(How::Died)),
+                () = end.notified() => {
+                    generation = void_before_end(&mut orders).or(generation);
+                    Ok(Some(How::Died))
+                }
                 seen = self.go_on(&mut orders, &mut generation) => match seen {
                     Some(seen) => seen,
                     None => return,
@@ -194,13 +203,10 @@ impl One {
             Order::Resume(named) => self.resume(named).await,
             Order::Send { generation: named, to, there } => self.send(named, to, there).await,
             Order::Received(named, answer) => {
-                let complete = match self.of(named) {
-                    Some(instance) => instance.received(RECEIVE_MAX).await.map(|()| true),
-                    None => Ok(false),
-                };
+                let complete = self.received(named).await;
                 // Whoever asked may be gone.
                 let _ = answer.send(matches!(complete, Ok(true)));
-                Ok(complete.map(|_| None)?)
+                complete.map(|_| None)
             }
             Order::Stop { generation: named, save } => self.stop(named, save).await,
             // What was to be ended has been, or it is ended now.
@@ -216,7 +222,7 @@ impl One {
         };
         let machine = self.machine(generation, lead).await?;
         let instance = Instance::attach(self.process(machine, role).await?).await?;
-        let watched = self.watched.insert(Watched { generation, instance, sends: None });
+        let watched = self.watched.insert(Watched { generation, instance, runs: false, sends: None });
         info!("{} is begun in {generation}", self.id);
         if role == Role::Run {
             return self.resume(generation).await;
@@ -286,11 +292,19 @@ impl One {
         }
         let vm = self.known()?;
         self.lead(&vm, Lead::Volume).await?;
-        let Some(instance) = self.of(named) else { return Ok(None) };
-        instance.resume().await?;
+        let Some(watched) = &mut self.watched else { return Ok(None) };
+        watched.instance.resume().await?;
+        watched.runs = true;
         info!("{} runs, in {named}", self.id);
         tell(&self.shared.told, Event::Started(self.id, named));
         Ok(None)
+    }
+
+    /// Whether all of it has come, and stands still: what its sender was stopped by, a disk's error or the guest itself, it would be here, too.
+    async fn received(&mut self, named: Generation) -> Result<bool, VolumesError> {
+        let Some(instance) = self.of(named) else { return Ok(false) };
+        instance.received(RECEIVE_MAX).await?;
+        Ok(instance.phase().await? == Phase::Still)
     }
 
     async fn send(&mut self, named: Generation, to: NodeId, there: Generation) -> Seen {
@@ -308,7 +322,7 @@ impl One {
         let begun = match wire {
             Ok(wire) => {
                 watched.sends = Some(Sends { wire, deadline: Instant::now() + SEND_MAX });
-                watched.instance.send(&socket, Switchover::AtOnce, LIMITS).await.map_err(VolumesError::from)
+                watched.begin_to_send(&socket).await.map_err(VolumesError::from)
             }
             Err(error) => Err(error),
         };
@@ -325,7 +339,7 @@ impl One {
 
     /// How far sending is. When the other side has all of it, it gives its volumes away.
     async fn look_at_sending(&mut self) -> Seen {
-        let Some(Watched { generation, instance, sends }) = &mut self.watched else { return Ok(None) };
+        let Some(Watched { generation, instance, sends, .. }) = &mut self.watched else { return Ok(None) };
         let Some(Sends { wire, deadline }) = sends else { return Ok(None) };
         let (id, generation) = (self.id, *generation);
         let over = match instance.sending().await? {
@@ -377,7 +391,7 @@ impl One {
 
     /// How what runs is now. One that stands still because a disk failed is let go on: whoever took its disk from it ends it.
     async fn look(&mut self) -> Seen {
-        let Some(Watched { instance, sends, .. }) = &mut self.watched else { return Ok(None) };
+        let Some(Watched { instance, runs, sends, .. }) = &mut self.watched else { return Ok(None) };
         if sends.is_some() && instance.phase().await? != Phase::Off {
             return self.look_at_sending().await;
         }
@@ -385,6 +399,7 @@ impl One {
         match instance.phase().await? {
             Phase::Off => Ok(Some(How::PoweredOff)),
             Phase::Broken => Ok(Some(How::Died)),
+            Phase::DiskError if !*runs => Ok(Some(How::Died)),
             Phase::DiskError => {
                 warn!("{} stands still: a disk failed", self.id);
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -396,7 +411,34 @@ impl One {
     }
 }
 
+/// What was ordered before an end is void; the run that would have been started, if any.
+fn void_before_end(orders: &mut mpsc::UnboundedReceiver<Order>) -> Option<Generation> {
+    let mut begun = None;
+    while let Ok(order) = orders.try_recv() {
+        match order {
+            Order::Start(generation, _) => begun = Some(generation),
+            Order::End(_) => break,
+            Order::Resume(_) | Order::Send { .. } | Order::Received(..) | Order::Stop { .. } => {}
+        }
+    }
+    begun
+}
+
 impl Watched {
+    /// A guest that QEMU translates stands still from the beginning: QEMU 7.2 misses pages that such a guest writes to while they are sent (mended in 9.0: "physmem: Fix migration
+    /// dirty bitmap coherency with TCG memory access"), and what goes on elsewhere would not be what it was. QEMU does not let it run again by itself then.
+    async fn begin_to_send(&mut self, socket: &Path) -> Result<(), InstanceError> {
+        let phase = self.instance.phase().await?;
+        if phase != Phase::Running {
+            return Err(InstanceError::Phase { phase, what: "sent" });
+        }
+        if ACCEL == Accel::Tcg {
+            self.runs = false;
+            self.instance.pause().await?;
+        }
+        self.instance.send(socket, Switchover::AtOnce, LIMITS).await
+    }
+
     fn look_every(&self) -> Duration {
         if self.sends.is_some() { LOOK_AT_SENDING } else { LOOK_EVERY }
     }
@@ -405,5 +447,26 @@ impl Watched {
 impl From<InstanceError> for VolumesError {
     fn from(error: InstanceError) -> Self {
         Self::Vm(Box::new(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_ordered_before_an_end_is_void_and_what_comes_after_it_is_not() {
+        let (order, mut orders) = mpsc::unbounded_channel();
+        for one in [
+            Order::Start(Generation(3), runner::Role::Run),
+            Order::Resume(Generation(3)),
+            Order::End(Generation(3)),
+            Order::Start(Generation(4), runner::Role::Run),
+        ] {
+            order.send(one).unwrap();
+        }
+        assert_eq!(void_before_end(&mut orders), Some(Generation(3)));
+        assert!(matches!(orders.try_recv(), Ok(Order::Start(Generation(4), _))));
+        assert_eq!(void_before_end(&mut orders), None);
     }
 }
