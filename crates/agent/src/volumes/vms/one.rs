@@ -11,7 +11,7 @@
 //! On failure: what is there is killed, and control told so. Sending that comes to nothing is told as that, and it runs on, or stands still until it is told to.
 
 use super::super::VolumesError;
-use super::disks::{self, Lead};
+use super::disks::{Disks, Lead};
 use super::wire::Wire;
 use super::{ACCEL, QEMU, Shared, kill, places, tell};
 use ::vm::console;
@@ -116,8 +116,9 @@ pub(super) struct One {
     id: VmId,
     shared: Shared,
     watched: Option<Watched>,
+    disks: Disks,
     /// Whose disks were made here.
-    disks: Vec<VolumeId>,
+    volumes: Vec<VolumeId>,
     /// Its process, while that is being started.
     starts: Option<JoinHandle<Result<Process, ProcessError>>>,
 }
@@ -128,8 +129,9 @@ type Seen = Result<Option<How>, VolumesError>;
 impl One {
     pub(super) fn new(id: VmId, shared: Shared, watched: Option<Watched>) -> Self {
         let known = shared.ledger.now().vms.all.get(&id).map(|vm| vm.spec.volumes.clone());
-        let disks = watched.as_ref().and(known).unwrap_or_default();
-        Self { id, shared, watched, disks, starts: None }
+        let volumes = watched.as_ref().and(known).unwrap_or_default();
+        let disks = Disks::new(Arc::clone(&shared.place));
+        Self { id, shared, watched, disks, volumes, starts: None }
     }
 
     pub(super) async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>, end: Arc<Notify>) {
@@ -164,7 +166,7 @@ impl One {
                 warn!("can't end {}: {}", self.id, crate::chain(&error));
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            if let Err(error) = disks::remove(&self.shared.place, std::mem::take(&mut self.disks)).await {
+            if let Err(error) = self.disks.remove(std::mem::take(&mut self.volumes)).await {
                 warn!("disks of {} are left: {}", self.id, crate::chain(&error));
             }
             if let Some(generation) = generation.take() {
@@ -247,7 +249,7 @@ impl One {
     /// What is started: what the ledger says of it, on disks of its volumes.
     async fn machine(&mut self, generation: Generation, lead: Lead) -> Result<Machine, VolumesError> {
         let vm = self.known()?;
-        self.disks.clone_from(&vm.spec.volumes);
+        self.volumes.clone_from(&vm.spec.volumes);
         Ok(Machine {
             vm: self.id,
             generation,
@@ -271,7 +273,7 @@ impl One {
             Ok::<_, VolumesError>((*id, found.size_bytes))
         };
         let volumes = vm.spec.volumes.iter().map(size).collect::<Result<_, _>>()?;
-        disks::lead(&self.shared.place, volumes, lead).await
+        self.disks.lead(volumes, lead).await
     }
 
     fn of(&mut self, named: Generation) -> Option<&mut Instance> {
@@ -362,9 +364,7 @@ impl One {
         };
         *sends = None;
         let over = match over {
-            Ok(()) => disks::part(&self.shared.place, self.disks.clone())
-                .await
-                .map_err(|error| crate::chain(&error)),
+            Ok(()) => self.disks.part(self.volumes.clone()).await.map_err(|error| crate::chain(&error)),
             Err(why) => Err(why),
         };
         match over {
