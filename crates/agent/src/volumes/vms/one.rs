@@ -84,22 +84,18 @@ struct Sends {
 pub(super) async fn find(id: VmId) -> Option<(Watched, Stage)> {
     let found = async {
         let Some(mut instance) = Instance::find(&places(id)).await? else { return Ok(None) };
-        if let Sending::Copying(_) = instance.sending().await? {
+        let role = instance.process().record.role;
+        // One that waits says how far its receiving is.
+        if instance.phase().await? != Phase::Waiting
+            && let Sending::Copying(_) = instance.sending().await?
+        {
             // What carried it has ended with the agent.
             instance.cancel().await?;
         }
-        let (phase, role) = (instance.phase().await?, instance.process().record.role);
-        let was_sent = instance.sending().await? != Sending::Not;
-        let stage = match phase {
-            Phase::Running => Stage::Running,
-            // To a generation that nobody has: what the ledger says of it now decides.
-            Phase::Sent => Stage::Sending(Generation(0)),
-            Phase::Still if was_sent => Stage::Sending(Generation(0)),
-            Phase::Waiting | Phase::Still if role == Role::Incoming => Stage::Ready(runner::Role::Incoming),
-            phase => {
-                warn!("{id}, begun as {role:?}, is {phase:?}: it is killed");
-                return Ok(None);
-            }
+        let phase = instance.phase().await?;
+        let Some(stage) = stage_of(phase, role, &instance.sending().await?) else {
+            warn!("{id}, begun as {role:?}, is {phase:?}: it is killed");
+            return Ok(None);
         };
         let generation = instance.process().record.generation();
         let runs = stage == Stage::Running;
@@ -109,6 +105,18 @@ pub(super) async fn find(id: VmId) -> Option<(Watched, Stage)> {
         warn!("{id} can't be taken up: {}", crate::chain(&error));
         None
     })
+}
+
+/// How far one is that an earlier run of the agent has left; `None`: nobody can tell. One that has received all of it says of that, too, that it is done.
+fn stage_of(phase: Phase, role: Role, sending: &Sending) -> Option<Stage> {
+    match phase {
+        Phase::Running => Some(Stage::Running),
+        // To a generation that nobody has: what the ledger says of it now decides.
+        Phase::Sent => Some(Stage::Sending(Generation(0))),
+        Phase::Still if matches!(sending, Sending::Failed(_)) => Some(Stage::Sending(Generation(0))),
+        Phase::Waiting | Phase::Still if role == Role::Incoming => Some(Stage::Ready(runner::Role::Incoming)),
+        _ => None,
+    }
 }
 
 /// The task.
@@ -276,25 +284,20 @@ impl One {
         self.disks.lead(volumes, lead).await
     }
 
-    fn of(&mut self, named: Generation) -> Option<&mut Instance> {
-        self.watched
-            .as_mut()
-            .filter(|watched| watched.generation == named)
-            .map(|watched| &mut watched.instance)
+    fn of(&mut self, named: Generation) -> Option<&mut Watched> {
+        self.watched.as_mut().filter(|watched| watched.generation == named)
     }
 
     /// Lets it run, on its volumes; a migration that goes on is given up.
     async fn resume(&mut self, named: Generation) -> Seen {
-        let Some(watched) = self.watched.as_mut().filter(|watched| watched.generation == named) else {
-            return Ok(None);
-        };
+        let Some(watched) = self.of(named) else { return Ok(None) };
         if watched.sends.take().is_some() {
             let was = watched.instance.cancel().await?;
             info!("{} is not sent any more: {was:?}", self.id);
         }
         let vm = self.known()?;
         self.lead(&vm, Lead::Volume).await?;
-        let Some(watched) = &mut self.watched else { return Ok(None) };
+        let Some(watched) = self.of(named) else { return Ok(None) };
         watched.instance.resume().await?;
         watched.runs = true;
         info!("{} runs, in {named}", self.id);
@@ -304,7 +307,7 @@ impl One {
 
     /// Whether all of it has come, and stands still: what its sender was stopped by, a disk's error or the guest itself, it would be here, too.
     async fn received(&mut self, named: Generation) -> Result<bool, VolumesError> {
-        let Some(instance) = self.of(named) else { return Ok(false) };
+        let Some(Watched { instance, .. }) = self.of(named) else { return Ok(false) };
         instance.received(RECEIVE_MAX).await?;
         Ok(instance.phase().await? == Phase::Still)
     }
@@ -384,7 +387,7 @@ impl One {
         if save {
             return Err(VolumesError::NotYet("saving"));
         }
-        let Some(instance) = self.of(named) else { return Ok(None) };
+        let Some(Watched { instance, .. }) = self.of(named) else { return Ok(None) };
         let by_itself = instance.shut_down(SHUT_DOWN_MAX).await?;
         Ok(Some(if by_itself { How::PoweredOff } else { How::Died }))
     }
@@ -453,6 +456,24 @@ impl From<InstanceError> for VolumesError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_is_taken_up_as_what_it_surely_is() {
+        let (failed, sent) = (Sending::Failed("cancelled".to_owned()), Stage::Sending(Generation(0)));
+        let waits = Stage::Ready(runner::Role::Incoming);
+        assert_eq!(stage_of(Phase::Running, Role::Incoming, &Sending::Done), Some(Stage::Running));
+        assert_eq!(stage_of(Phase::Sent, Role::Run, &Sending::Done), Some(sent));
+        assert_eq!(
+            stage_of(Phase::Still, Role::Run, &failed),
+            Some(sent),
+            "stopped to be sent, and it was not"
+        );
+        assert_eq!(stage_of(Phase::Still, Role::Incoming, &failed), Some(sent));
+        assert_eq!(stage_of(Phase::Still, Role::Incoming, &Sending::Done), Some(waits), "all of it has come");
+        assert_eq!(stage_of(Phase::Waiting, Role::Incoming, &Sending::Not), Some(waits));
+        assert_eq!(stage_of(Phase::Still, Role::Run, &Sending::Not), None, "it was never let run");
+        assert_eq!(stage_of(Phase::DiskError, Role::Incoming, &Sending::Done), None);
+    }
 
     #[test]
     fn what_was_ordered_before_an_end_is_void_and_what_comes_after_it_is_not() {
