@@ -13,7 +13,6 @@ use crate::judgement::LegFile;
 use crate::run::RunError;
 use crate::suite::{Room, VmStep};
 use control::State;
-
 use control::vm::{Leftover, VmPhase, Wanted};
 use deploy::pool::{newest, views};
 use deploy::vms::Drained;

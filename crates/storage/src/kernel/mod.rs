@@ -371,15 +371,7 @@ impl Engine {
 
     /// The device that users of a volume have; `None`: nobody may here. It is the disk in front of it while a virtual machine has that.
     pub fn top(&self, volume: model::VolumeId) -> Result<Option<PathBuf>, StepError> {
-        let info = self.front(volume)?;
-        Ok(info.map(|info| PathBuf::from(format!("/dev/dm-{}", info.number.minor))))
-    }
-
-    fn front(&self, volume: model::VolumeId) -> Result<Option<Info>, StepError> {
-        match self.disk_in_front(volume)? {
-            Some(disk) => Ok(Some(disk)),
-            None => Ok(self.dm.info(&crate::name::top(volume))?),
-        }
+        Ok(self.users_devices(volume)?.into_iter().next())
     }
 
     /// Does something while users of a volume have nothing in flight, if that comes about within a bound; what they begin meanwhile waits.
@@ -412,19 +404,22 @@ impl Engine {
         Ok(tried.fold(Ok(()), Result::and)?)
     }
 
-    /// Where users of a volume may have it open: its own device, and the disk in front of it while a virtual machine has that.
+    /// Where users of a volume may have it open: the disk in front of it while a virtual machine has that, and its own device. From the front.
     pub fn users_devices(&self, volume: model::VolumeId) -> Result<Vec<PathBuf>, StepError> {
-        let found = [self.disk_in_front(volume)?, self.dm.info(&crate::name::top(volume))?];
-        let devices = found.into_iter().flatten();
-        Ok(devices.map(|info| PathBuf::from(format!("/dev/dm-{}", info.number.minor))).collect())
+        let node = |info: &Info| PathBuf::from(format!("/dev/dm-{}", info.number.minor));
+        Ok(self.in_front_and_own(volume)?.iter().map(node).collect())
     }
 
     /// How often these devices are open: processes, what is mounted, and what stands on them but that disk.
     pub fn open_count(&self, volume: model::VolumeId) -> Result<usize, StepError> {
-        let disk = self.disk_in_front(volume)?;
-        let own = self.dm.info(&crate::name::top(volume))?;
-        let count = |info: Option<Info>| info.map_or(0, |info| usize::try_from(info.open_count).unwrap_or(0));
-        Ok(count(own).saturating_sub(usize::from(disk.is_some())) + count(disk))
+        let found = self.in_front_and_own(volume)?;
+        let all: usize = found.iter().map(|info| usize::try_from(info.open_count).unwrap_or(0)).sum();
+        Ok(all.saturating_sub(found.len().saturating_sub(1)))
+    }
+
+    fn in_front_and_own(&self, volume: model::VolumeId) -> Result<Vec<Info>, StepError> {
+        let found = [self.disk_in_front(volume)?, self.dm.info(&crate::name::top(volume))?];
+        Ok(found.into_iter().flatten().collect())
     }
 
     /// How long that device is, bytes.
