@@ -4,7 +4,7 @@
 
 use control::slow::Reading;
 use control::{Command, State};
-use model::{DriveId, DriveSerial, ExtentTable, LegId, NodeId, NodeName, VolumeId, ZoneName};
+use model::{DriveId, DriveSerial, ExtentTable, LegId, MacRange, NodeId, NodeName, VolumeId, ZoneName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -228,6 +228,9 @@ pub struct ClusterView {
     pub leased: bool,
     /// What the ledger says, as far as this node has followed.
     pub state: State,
+    /// Which MAC addresses virtual machines' NICs have.
+    #[serde(default)]
+    pub mac_range: MacRange,
     /// The devices of volumes that users may open here.
     pub devices: BTreeMap<VolumeId, String>,
     /// How long those are, bytes.

@@ -9,7 +9,7 @@
 //! A plan that changed nothing, or that asks for no confirmation, is settled at once.
 
 use crate::Drifts;
-use model::InvalidValue;
+use model::{InvalidValue, VlanId};
 use network::{CurrentLinks, Generation, NetworkPlan, Op};
 use serde::{Deserialize, Serialize};
 
@@ -115,6 +115,9 @@ pub struct NetworkState {
     /// What somebody changed behind the agent's back.
     #[serde(default)]
     pub drifts: Drifts,
+    /// The VLANs that virtual machines may be in, by the plan in force; one that names none is in the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub compute_vlans: Vec<VlanId>,
 }
 
 /// The plan that was last confirmed.

@@ -12,12 +12,13 @@ use clap::{Args, Subcommand};
 use control::State;
 use control::vm::Wanted;
 use deploy::{Member, pool, vms};
-use model::{GroupName, VmId, VmName, VmPlacement, VmSpec, VolumeId, ZoneName};
+use model::{GroupName, InvalidValue, VlanId, VmId, VmName, VmPlacement, VmSpec, VolumeId, ZoneName};
 use serde::Serialize;
 use shown::{Done, Listed, Shown};
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
@@ -27,7 +28,7 @@ The access file is that of `twinrack volume`.
 
 Examples:
   twinrack vm --access access.json import debian.qcow2 web-disk
-  twinrack vm --access access.json create --name web --memory-mib 2048 --cores 2 --volume web-disk --zone room-1 --start
+  twinrack vm --access access.json create --name web --memory-mib 2048 --cores 2 --volume web-disk --nic --zone room-1 --start
   twinrack vm --access access.json list
   twinrack vm --access access.json show web
   twinrack vm --access access.json console web --follow
@@ -122,9 +123,34 @@ struct CreateArgs {
     /// Those of one group are kept apart, where that can be.
     #[arg(long)]
     group: Option<GroupName>,
+    /// A NIC in a compute VLAN, in the cluster's first if none is named; may be given several times.
+    #[arg(
+        long = "nic",
+        value_name = "VLAN",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = NicVlan::FIRST,
+    )]
+    nics: Vec<NicVlan>,
     /// Start it, and wait until it runs.
     #[arg(long)]
     start: bool,
+}
+
+/// Which VLAN a NIC shall be in; `None`: the cluster's first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct NicVlan(Option<VlanId>);
+
+impl NicVlan {
+    const FIRST: &str = "first";
+}
+
+impl FromStr for NicVlan {
+    type Err = InvalidValue;
+
+    fn from_str(value: &str) -> Result<Self, InvalidValue> {
+        if value == Self::FIRST { Ok(Self(None)) } else { value.parse().map(|vlan| Self(Some(vlan))) }
+    }
 }
 
 #[derive(Debug, Clone, Args)]
@@ -156,7 +182,8 @@ async fn carry_out(args: &VmArgs, members: &[Member]) -> Result<String, ClusterE
     let (_, state) = pool::confirmed(members, bound).await?;
     match &args.task {
         Task::Create(create) => {
-            let id = vms::create(members, &asked(&state, create)?, bound).await?;
+            let known = if create.nics.is_empty() { Vec::new() } else { vms::compute_vlans(members).await };
+            let id = vms::create(members, &asked(&state, create, &known)?, bound).await?;
             if create.start {
                 vms::want(members, id, Wanted::Running, bound, waits).await?;
             }
@@ -208,7 +235,8 @@ fn disk(state: &State, volume: &str) -> Result<VolumeId, ClusterError> {
 }
 
 /// What is to be made.
-fn asked(state: &State, args: &CreateArgs) -> Result<VmSpec, ClusterError> {
+fn asked(state: &State, args: &CreateArgs, compute_vlans: &[VlanId]) -> Result<VmSpec, ClusterError> {
+    let nics: Vec<_> = args.nics.iter().map(|NicVlan(vlan)| *vlan).collect();
     Ok(VmSpec {
         name: args.name.clone(),
         memory_bytes: args.memory_mib << 20,
@@ -216,6 +244,7 @@ fn asked(state: &State, args: &CreateArgs) -> Result<VmSpec, ClusterError> {
         placement: args.place.placement(),
         anti_affinity: args.group.clone(),
         volumes: args.volumes.iter().map(|volume| disk(state, volume)).collect::<Result<_, _>>()?,
+        nics: vms::nics(&nics, compute_vlans).map_err(vms::VmsError::from)?,
     })
 }
 
@@ -317,11 +346,24 @@ mod tests {
     }
 
     #[test]
+    fn a_nic_is_in_the_vlan_that_is_named_or_in_the_first() {
+        let Ok(Task::Create(create)) =
+            line("create --name a --memory-mib 1 --cores 1 --nic --volume v --nic=20 --nic")
+        else {
+            panic!("it is refused");
+        };
+        let vlan = "20".parse().ok();
+        assert_eq!(create.nics, [NicVlan(None), NicVlan(vlan), NicVlan(None)]);
+        assert_eq!(create.volumes, ["v"]);
+    }
+
+    #[test]
     fn what_makes_no_sense_is_no_command() {
         for bad in [
             "create --name a --memory-mib 0 --cores 1 --volume v",
             "create --name a --memory-mib 1 --cores 0 --volume v",
             "create --name a --memory-mib 1 --cores 1",
+            "create --name a --memory-mib 1 --cores 1 --volume v --nic=4095",
             "set-placement a",
             "set-placement a --anywhere --zone z",
             "console a --follow --json",

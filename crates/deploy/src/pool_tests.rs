@@ -4,8 +4,8 @@ use super::*;
 use control::state::Settings;
 use control::{LegRef, VolumeCommand};
 use model::{
-    BootId, CpuInfo, Drive, DriveClass, KernelInfo, LegId, MapSequence, MemoryInfo, Mirror, Provision,
-    VolumeId,
+    BootId, CpuInfo, Drive, DriveClass, KernelInfo, LegId, MacRange, MapSequence, MemoryInfo, Mirror,
+    Provision, VolumeId,
 };
 
 fn member_view(
@@ -23,6 +23,7 @@ fn member_view(
         confirmed: leader == Some(node.0),
         leased: true,
         state: state.clone(),
+        mac_range: MacRange::default(),
         devices,
         device_bytes: BTreeMap::new(),
         legs: Vec::new(),

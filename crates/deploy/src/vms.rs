@@ -12,10 +12,12 @@
 
 mod console;
 mod image;
+mod networks;
 mod told;
 
 pub use console::{Heard, hear};
 pub use image::{NotWritten, write};
+pub use networks::{NotConnected, compute_vlans, nics};
 pub use told::{phase_in_words, placement_in_words, reasons_in_words, wanted_in_words, why_not};
 
 use crate::Member;
@@ -98,6 +100,9 @@ pub enum VmsError {
     /// An image is not written.
     #[error("the image is not written")]
     Image(#[from] NotWritten),
+    /// Its NICs can't be where they shall be.
+    #[error("its NICs can't be connected")]
+    NotConnected(#[from] NotConnected),
 }
 
 impl VmsError {
@@ -125,6 +130,7 @@ impl VmsError {
             Self::NoWay { .. } => "name the node's agent in the access file",
             Self::Console { .. } => "see that the node runs and that its agent does",
             Self::Image(why) => why.help(),
+            Self::NotConnected(why) => why.help(),
         }
     }
 }
@@ -147,6 +153,9 @@ pub async fn create(members: &[Member], spec: &VmSpec, bound: Duration) -> Resul
     let (contact, state) = confirmed(members, bound).await?;
     if let Some(id) = to_make(&state, spec)? {
         return Ok(id);
+    }
+    if !spec.nics.is_empty() {
+        networks::may_be(&spec.nics, &compute_vlans(members).await)?;
     }
     let command = Command::Vms(VmsCommand::Create(Box::new(spec.clone())));
     let what = format!("{} in the ledger", spec.name);

@@ -4,7 +4,7 @@ use super::*;
 use control::ClusterCommand;
 use control::state::{Cache, Settings};
 use control::vm::{Room, Seat, VmCommand};
-use model::{BootId, DriveId, Generation, Mirror, PowerCycles, Provision, VolumeId};
+use model::{BootId, DriveId, Generation, MacRange, Mirror, PowerCycles, Provision, VolumeId};
 use std::collections::BTreeMap;
 
 pub(super) const VM: VmId = VmId(1);
@@ -45,6 +45,7 @@ fn spec(name: &str, volume: u32) -> VmSpec {
         placement: VmPlacement::Anywhere,
         anti_affinity: None,
         volumes: vec![VolumeId(volume)],
+        nics: Vec::new(),
     }
 }
 
@@ -74,6 +75,7 @@ fn views(state: &State, nodes: &[u32]) -> Vec<(NodeName, ClusterView)> {
         confirmed: *node == 1,
         leased: true,
         state: state.clone(),
+        mac_range: MacRange::default(),
         devices: BTreeMap::new(),
         device_bytes: BTreeMap::new(),
         legs: Vec::new(),

@@ -36,7 +36,7 @@ pub use spec::{
     ClusterSpec, ConfigurationMode, DeploymentMode, ManagementNetwork, Node, Wiring, Witness, WitnessKind,
     Zone,
 };
-pub use vm::{VmPlacement, VmSpec};
+pub use vm::{MacRange, VmNic, VmPlacement, VmSpec};
 pub use volume::{
     BootId, DriveId, Epoch, Generation, Incarnation, LedgerIncarnation, LegId, MapSequence, NodeId,
     PowerCycles, Provision, VmId, VolumeId,

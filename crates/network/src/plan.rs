@@ -53,6 +53,9 @@ pub struct NetworkPlan {
     pub node: NodeName,
     /// The links, each after those that it stands on.
     pub links: Vec<PlannedLink>,
+    /// The VLANs that virtual machines may be in; one that names none is in the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub compute_vlans: Vec<VlanId>,
 }
 
 /// A link of a plan: a NIC that is there, by its adapter name, or one that is made.
@@ -231,7 +234,8 @@ pub fn plan_at(
         add_storage(&mut links, spec, intent, network, member.ordinal)?;
     }
     share(&mut links, spec, speeds);
-    Ok(NetworkPlan { generation, node: member.name.clone(), links })
+    let compute_vlans = spec.compute_vlans.clone();
+    Ok(NetworkPlan { generation, node: member.name.clone(), links, compute_vlans })
 }
 
 /// The links of the witness: management alone, on these adapters, built like a node's.
@@ -246,7 +250,7 @@ pub fn plan_witness(
     let mtu = spec.intent_for(TrafficClass::Management).map_or(Mtu::ETHERNET, |intent| intent.mtu);
     let team = Team { adapters, mtu, reselect: Reselect::Failure };
     let links = team.links(&spec.management, &[], native_vlan(spec), address)?;
-    Ok(NetworkPlan { generation, node: witness.name.clone(), links })
+    Ok(NetworkPlan { generation, node: witness.name.clone(), links, compute_vlans: Vec::new() })
 }
 
 fn in_subnet(ip: Ipv4Addr, subnet: Ipv4Net) -> Result<Ipv4Net, PlanError> {

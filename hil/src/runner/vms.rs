@@ -197,7 +197,8 @@ impl Runner<'_> {
         };
         let memory_bytes = u64::from(memory_mib) << 20;
         let volumes = vec![volume];
-        let spec = VmSpec { name, memory_bytes, cores: 1, placement, anti_affinity: None, volumes };
+        let nics = Vec::new();
+        let spec = VmSpec { name, memory_bytes, cores: 1, placement, anti_affinity: None, volumes, nics };
         let members = &self.cluster.members;
         let id = deploy::vms::create(members, &spec, bound).await?;
         let image = match pulse::image(&pulse_for(id, self.lab.seed())) {

@@ -279,6 +279,7 @@ impl<E: Executor, D: Disk> Network<E, D> {
             taken_back: links.taken_back(),
             drifts: self.drifts.all(),
             committed: links.committed(&self.boot),
+            compute_vlans: links.in_force().map(|plan| plan.compute_vlans.clone()).unwrap_or_default(),
         })
     }
 

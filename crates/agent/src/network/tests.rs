@@ -153,7 +153,7 @@ fn plan(generation: u64, vlan: u64) -> NetworkPlan {
     let storage =
         PlannedLink { marks: mark_rules(qos), ..bare(LinkRef::Ours(LinkName::storage(vlan)), kind) };
     let links = vec![nic, storage];
-    NetworkPlan { generation: Generation(generation), node: node(), links }
+    NetworkPlan { generation: Generation(generation), node: node(), links, compute_vlans: Vec::new() }
 }
 
 fn request(plan: NetworkPlan, confirm_within_ms: Option<u32>) -> ApplyRequest {

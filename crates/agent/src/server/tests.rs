@@ -168,8 +168,8 @@ async fn a_node_says_how_it_is_and_refuses_what_is_not_for_it() {
     assert!(changes.changes.len() as u64 <= changes.count);
 
     let other = "node2".parse().unwrap();
-    let plan =
-        ::network::NetworkPlan { generation: ::network::Generation(1), node: other, links: Vec::new() };
+    let (generation, links, compute_vlans) = (::network::Generation(1), Vec::new(), Vec::new());
+    let plan = ::network::NetworkPlan { generation, node: other, links, compute_vlans };
     let code = |error: &ClientError| match error.failure() {
         Some(Failure::Problem { status, problem }) => (*status, problem.code.clone()),
         _ => panic!("{error:?}"),

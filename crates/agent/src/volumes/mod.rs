@@ -456,6 +456,7 @@ impl Volumes {
         let node = running.ledger.id();
         Ok(ClusterView {
             node,
+            mac_range: running.place.mac_range(),
             leader: status.leader,
             voters: status.voters,
             confirmed,

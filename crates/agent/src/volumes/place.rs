@@ -16,7 +16,7 @@ use control::State;
 use control::state::{Leg, Reach, Volume};
 use control::target::{Key, Laid, LegOf};
 use ledger::Ledger;
-use model::{CHUNK_BYTES, DriveId, DriveSerial, NodeId, Provision, SLAB_BYTES, VolumeId};
+use model::{CHUNK_BYTES, DriveId, DriveSerial, MacRange, NodeId, Provision, SLAB_BYTES, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -88,6 +88,11 @@ impl Place {
         }
         let (seeded, lives) = (seeded::of_this_node()?, Lives::load(store.clone())?);
         Ok(Self { cluster, node, store, paths, saved: Mutex::new(saved), seeded, lives })
+    }
+
+    /// Which MAC addresses this cluster's virtual machines have.
+    pub(super) fn mac_range(&self) -> MacRange {
+        MacRange::of_cluster(self.cluster.0)
     }
 
     fn change<T>(

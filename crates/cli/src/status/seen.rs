@@ -376,7 +376,7 @@ pub(crate) mod tests {
     use control::vm::{Leftover, Room, Seat, Vm, VmPhase, Wanted};
     use control::{ClusterCommand, Command};
     use model::{BootId, DriveId, Generation, LegId, Mirror, PowerCycles, Provision, SLAB_BYTES};
-    use model::{VmId, VmPlacement, VmSpec};
+    use model::{MacRange, VmId, VmPlacement, VmSpec};
     use std::collections::BTreeMap;
 
     /// A node in each rack with a drive of 15 slabs, a witness, and a volume of ten slabs.
@@ -418,6 +418,7 @@ pub(crate) mod tests {
             placement,
             anti_affinity: None,
             volumes,
+            nics: Vec::new(),
         };
         let at = Seat { node: NodeId(1), boot: BootId(1), generation: Generation(1) };
         let phase = if runs { VmPhase::Running { at } } else { VmPhase::Off };
@@ -440,6 +441,7 @@ pub(crate) mod tests {
             confirmed: node == NodeId(1),
             leased: node != NodeId(3),
             state: state.clone(),
+            mac_range: MacRange::default(),
             devices: BTreeMap::new(),
             device_bytes: BTreeMap::new(),
             legs: Vec::new(),

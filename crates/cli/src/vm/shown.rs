@@ -7,7 +7,7 @@ use api::ClusterView;
 use control::State;
 use control::vm::{Leftover, Vm, VmPhase, Wanted};
 use deploy::vms::{self, Drains};
-use model::{NodeId, NodeName, VmId};
+use model::{MacAddress, NodeId, NodeName, VlanId, VmId, VmNic};
 use placement::vm::Plan;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -145,6 +145,7 @@ pub(super) struct Shown {
     cores: u32,
     group: Option<String>,
     volumes: Vec<Disk>,
+    nics: Vec<Nic>,
     /// Nodes where an earlier run of it may go on: it is not started before they have yielded.
     yielding: Vec<String>,
 }
@@ -156,6 +157,14 @@ struct Disk {
     name: String,
     phase: String,
     owner: String,
+}
+
+/// One of its NICs.
+#[derive(Debug, Serialize)]
+struct Nic {
+    vlan: VlanId,
+    /// The same wherever it runs; `None`: no node answers that knows.
+    mac: Option<MacAddress>,
 }
 
 impl Shown {
@@ -171,6 +180,11 @@ impl Shown {
                 owner: name_of(state, volume.owner),
             })
         };
+        let range = views.first().map(|(_, view)| view.mac_range);
+        let nic = |(at, nic): (u8, &VmNic)| {
+            let mac = range.map(|range| range.of_nic(id, at));
+            Nic { vlan: nic.vlan, mac }
+        };
         Some(Self {
             version: VERSION,
             row,
@@ -178,6 +192,7 @@ impl Shown {
             cores: vm.spec.cores,
             group: vm.spec.anti_affinity.as_ref().map(ToString::to_string),
             volumes: vm.spec.volumes.iter().filter_map(disk).collect(),
+            nics: (0..).zip(&vm.spec.nics).map(nic).collect(),
             yielding: vm.yielding.keys().map(|node| name_of(state, *node)).collect(),
         })
     }
@@ -196,6 +211,10 @@ impl fmt::Display for Shown {
         }
         writeln!(f, "  has         {} of memory, {} virtual cores", size(self.memory_bytes), self.cores)?;
         writeln!(f, "  generation  {generation}")?;
+        for Nic { vlan, mac } in &self.nics {
+            let mac = mac.map_or_else(|| "-".to_owned(), |mac| mac.to_string());
+            writeln!(f, "  NIC         {mac} in VLAN {vlan}")?;
+        }
         for node in &self.yielding {
             writeln!(f, "  an earlier run on {node} is not known to be over")?;
         }

@@ -3,7 +3,7 @@
 use super::*;
 use control::vm::{Room, Seat, VmsCommand};
 use control::{ClusterCommand, Command};
-use model::{BootId, Generation, VmPlacement, VmSpec};
+use model::{BootId, Generation, MacRange, VmNic, VmPlacement, VmSpec};
 use std::collections::BTreeSet;
 
 /// A node in each rack; one virtual machine that runs, and one that is strict where nobody answers.
@@ -17,6 +17,7 @@ fn state() -> State {
         state.apply(&Command::Vms(VmsCommand::SetRoom(NodeId(number), room))).unwrap();
     }
     let at = Seat { node: NodeId(1), boot: BootId(1), generation: Generation(3) };
+    let vlan = "8".parse().unwrap();
     let (home, strict) = ("room-1".parse().unwrap(), "room-2".parse().unwrap());
     for (id, name, placement, phase) in [
         (1, "web", VmPlacement::Prefers(home), VmPhase::Running { at }),
@@ -29,6 +30,7 @@ fn state() -> State {
             placement,
             anti_affinity: Some("front".parse().unwrap()),
             volumes: Vec::new(),
+            nics: if id == 1 { vec![VmNic { vlan }] } else { Vec::new() },
         };
         let (generation, yielding) = (Generation(3), BTreeMap::new());
         let vm = Vm { spec, wanted: Wanted::Running, generation, phase, last: None, yielding, setbacks: 0 };
@@ -45,6 +47,7 @@ fn views(state: &State) -> Vec<(NodeName, ClusterView)> {
         confirmed: true,
         leased: true,
         state: state.clone(),
+        mac_range: MacRange::default(),
         devices: BTreeMap::new(),
         device_bytes: BTreeMap::new(),
         legs: Vec::new(),

@@ -6,7 +6,7 @@ use crate::command::{Event, Rejected, VolumeCommand};
 use crate::state::{Phase, State};
 use crate::vm::transition::{self, VmCause};
 use crate::vm::{Closed, How, Policy, Seat, Vm, VmCommand, VmPhase, VmRejected, VmsCommand, Wanted};
-use model::{Generation, NodeId, VmId, VmPlacement, VmSpec, VolumeId};
+use model::{Generation, NodeId, VmId, VmNic, VmPlacement, VmSpec, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Applies a command of an operator or a node. On an error the state may be half changed: the caller gives a copy.
@@ -66,6 +66,9 @@ fn has_zone(state: &State, placement: &VmPlacement) -> Result<(), Rejected> {
 fn create(state: &mut State, spec: &VmSpec) -> Result<Vec<Event>, Rejected> {
     if spec.memory_bytes == 0 || spec.cores == 0 || spec.volumes.is_empty() {
         return Err(VmRejected::Empty.into());
+    }
+    if spec.nics.len() > VmNic::MAX {
+        return Err(VmRejected::Nics(spec.nics.len()).into());
     }
     if state.vms.all.values().any(|vm| vm.spec.name == spec.name) {
         return Err(Rejected::NameTaken);

@@ -6,7 +6,7 @@
 use super::transition::{VmCause, VmKind};
 use super::{Leftover, Policy, Room, Wanted};
 use crate::command::LegRef;
-use model::{BootId, Epoch, Generation, NodeId, VmId, VmPlacement, VmSpec, VolumeId, ZoneName};
+use model::{BootId, Epoch, Generation, NodeId, VmId, VmNic, VmPlacement, VmSpec, VolumeId, ZoneName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -135,6 +135,9 @@ pub enum VmRejected {
     /// Nothing runs without.
     #[error("a virtual machine needs memory, at least one core and at least one volume")]
     Empty,
+    /// More NICs than one may have.
+    #[error("a virtual machine has {max} NICs at most, not {0}", max = VmNic::MAX)]
+    Nics(usize),
     /// One of its disks is named twice, or is another's, or is not there.
     #[error("{0} can't be its disk: it is named twice, another's, or not there")]
     Disk(VolumeId),

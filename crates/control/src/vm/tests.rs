@@ -14,7 +14,7 @@ use crate::vm::{
 };
 use crate::{Broken, check, check_step, vm};
 use model::{
-    BootId, Generation, LedgerIncarnation, LegId, Mirror, NodeId, VmId, VmPlacement, VmSpec, VolumeId,
+    BootId, Generation, LedgerIncarnation, LegId, Mirror, NodeId, VmId, VmNic, VmPlacement, VmSpec, VolumeId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,6 +36,7 @@ fn spec(name: &str, placement: VmPlacement, volumes: &[VolumeId]) -> VmSpec {
         placement,
         anti_affinity: None,
         volumes: volumes.to_vec(),
+        nics: Vec::new(),
     }
 }
 
@@ -109,6 +110,18 @@ fn switch(state: &State) -> C {
 fn switches(state: &mut State) {
     let command = switch(state);
     does(state, command);
+}
+
+#[test]
+fn one_has_as_many_nics_as_may_be_and_no_more() {
+    let state = with_volume(4, 1, Mirror::FourWay, &[Cache::Safe]);
+    let nics = |count| vec![VmNic { vlan: "8".parse().unwrap() }; count];
+    let create = |count| {
+        let spec = VmSpec { nics: nics(count), ..spec("one", VmPlacement::Anywhere, &[VOLUME]) };
+        state.clone().apply(&Command::Vms(VmsCommand::Create(Box::new(spec))))
+    };
+    assert!(create(VmNic::MAX).is_ok());
+    assert_eq!(create(VmNic::MAX + 1), Err(VmRejected::Nics(VmNic::MAX + 1).into()));
 }
 
 #[test]

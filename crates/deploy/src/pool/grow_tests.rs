@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::pool::moves::tests::{V, ask, leg, open, run};
+use model::MacRange;
 use std::collections::{BTreeMap, BTreeSet};
 
 const GROWN: u64 = 1 << 29;
@@ -49,6 +50,7 @@ fn it_is_there_when_its_users_have_it() {
             confirmed: true,
             leased: true,
             state: ledger.clone(),
+            mac_range: MacRange::default(),
             devices: BTreeMap::new(),
             device_bytes: has.map(|has| (V, has)).into_iter().collect(),
             legs: Vec::new(),

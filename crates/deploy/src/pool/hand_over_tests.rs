@@ -3,7 +3,7 @@
 use super::*;
 use crate::pool::moves::tests::{V, ask, open};
 use control::{State, VolumeCommand};
-use model::MapSequence;
+use model::{MacRange, MapSequence};
 use std::collections::{BTreeMap, BTreeSet};
 
 const FROM: NodeId = NodeId(1);
@@ -21,6 +21,7 @@ fn views(ledger: &State) -> Vec<(NodeName, ClusterView)> {
             confirmed: node == 1,
             leased: true,
             state: ledger.clone(),
+            mac_range: MacRange::default(),
             devices: has.then(|| (V, "/dev/dm-7".to_owned())).into_iter().collect(),
             device_bytes: BTreeMap::new(),
             legs: Vec::new(),
