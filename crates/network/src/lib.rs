@@ -24,6 +24,7 @@ pub mod op;
 pub mod plan;
 pub mod probe;
 pub mod simulate;
+pub mod tap;
 pub mod throughput;
 pub mod traffic;
 pub mod way_back;

@@ -5,7 +5,7 @@
 
 use crate::traffic::{Traffic, WantedTraffic};
 use ipnet::Ipv4Net;
-use model::{AdapterName, InvalidValue, MacAddress, Priority, VlanId};
+use model::{AdapterName, InvalidValue, MacAddress, Priority, VlanId, VmId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -43,6 +43,11 @@ impl LinkName {
     /// The VLAN link of a storage network.
     pub fn storage(vlan: VlanId) -> Self {
         Self(format!("tw-st{vlan}"))
+    }
+
+    /// The tap of a virtual machine's NIC, the first is 0: at most 14 bytes, as a machine has eight of them.
+    pub fn tap(vm: VmId, nic: u8) -> Self {
+        Self(format!("vm{}n{nic}", vm.0))
     }
 
     /// The name as the kernel writes it.

@@ -165,6 +165,12 @@ pub(crate) enum VolumesError {
         #[source]
         source: std::io::Error,
     },
+    #[error("can't connect {id}")]
+    Tap {
+        id: model::VmId,
+        #[source]
+        source: network::kernel::TapError,
+    },
     #[error("{volume} is the disk of {vm}, which is not off")]
     InVm { volume: VolumeId, vm: model::VmId },
     #[error("a piece of {len} bytes at {offset} does not fit {volume}, or is not of whole sectors")]

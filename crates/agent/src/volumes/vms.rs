@@ -12,6 +12,7 @@
 
 mod disks;
 mod one;
+mod taps;
 mod wire;
 
 use super::VolumesError;
@@ -193,6 +194,7 @@ pub(super) async fn left(place: &Arc<Place>) -> Result<Vec<Left>, VolumesError> 
         }
     }
     disks::remove_idle(place).await?;
+    taps::disconnect(|vm| found.iter().any(|left| left.id == vm)).await;
     Ok(found)
 }
 

@@ -13,7 +13,7 @@
 use super::super::VolumesError;
 use super::disks::{Disks, Lead};
 use super::wire::Wire;
-use super::{ACCEL, QEMU, Shared, kill, places, tell};
+use super::{ACCEL, QEMU, Shared, kill, places, taps, tell};
 use ::vm::console;
 use ::vm::instance::{Instance, InstanceError, Limits, Phase, Sending, Switchover};
 use ::vm::machine::{Accel, Disk, Machine, Role};
@@ -181,6 +181,7 @@ impl One {
                 info!("{} in {generation} has ended: {how:?}", self.id);
                 tell(&self.shared.told, Event::Ended(self.id, generation, how));
             }
+            taps::disconnect(|vm| vm != self.id).await;
         }
     }
 
@@ -265,7 +266,7 @@ impl One {
             memory_bytes: vm.spec.memory_bytes,
             cores: vm.spec.cores,
             disks: self.lead(&vm, lead).await?,
-            nics: Vec::new(),
+            nics: taps::connect(self.id, &vm.spec, self.shared.place.mac_range()).await?,
         })
     }
 
@@ -399,6 +400,8 @@ impl One {
             return self.look_at_sending().await;
         }
         console::trim(&places(self.id)).map_err(|source| VolumesError::Console { id: self.id, source })?;
+        taps::hold(self.id, &self.shared).await;
+        let Some(Watched { instance, runs, .. }) = &mut self.watched else { return Ok(None) };
         match instance.phase().await? {
             Phase::Off => Ok(Some(How::PoweredOff)),
             Phase::Broken => Ok(Some(How::Died)),

@@ -1,0 +1,93 @@
+//! The NICs of virtual machines: their taps on this node's compute bridge ([`network::tap`]).
+//!
+//! Invariants: whoever is started finds its taps there, up and in their VLANs. What has ended has none for long: they go with it, or, when the agent was
+//! killed in between, at its next start. Meanwhile they are ports to which nobody answers.
+//!
+//! On failure: one whose NICs can't be connected is not started. One that runs goes on, and is looked after again at the next look; one whose tap was taken
+//! away from under it has lost that NIC until it is started again.
+
+use super::super::VolumesError;
+use super::Shared;
+use ::vm::machine::{Nic, Wire};
+use model::{MacRange, VmId, VmSpec};
+use network::kernel::{Netlink, TapError};
+use network::tap::Tap;
+use tracing::{info, warn};
+
+/// Has the NICs of one connected. It may be told again.
+pub(super) async fn connect(id: VmId, spec: &VmSpec, range: MacRange) -> Result<Vec<Nic>, VolumesError> {
+    let nics: Vec<(Tap, Nic)> = wanted(id, spec, range).collect();
+    let failed = |source| VolumesError::Tap { id, source };
+    // A socket for those that have NICs: it has a thread of its own.
+    if !nics.is_empty() {
+        let netlink = Netlink::open().map_err(|error| failed(error.into()))?;
+        for (tap, _) in &nics {
+            network::kernel::connect(&netlink, tap).await.map_err(failed)?;
+        }
+    }
+    Ok(nics.into_iter().map(|(_, nic)| nic).collect())
+}
+
+/// What each NIC is on both sides.
+fn wanted(id: VmId, spec: &VmSpec, range: MacRange) -> impl Iterator<Item = (Tap, Nic)> {
+    (0..).zip(&spec.nics).map(move |(at, nic)| {
+        let mac = range.of_nic(id, at);
+        let tap = Tap::new(id, at, mac, nic.vlan);
+        let wire = Wire::Tap(tap.name.to_string());
+        (tap, Nic { mac, wire })
+    })
+}
+
+/// Sees that what runs is still connected: somebody may have made the bridge anew beneath its taps.
+pub(super) async fn hold(id: VmId, shared: &Shared) {
+    let state = shared.ledger.now();
+    let Some(vm) = state.vms.all.get(&id) else { return };
+    if let Err(error) = connect(id, &vm.spec, shared.place.mac_range()).await {
+        warn!("{id} goes on: {}", crate::chain(&error));
+    }
+}
+
+/// Takes the taps away of whoever does not stay. What can't be taken away now is found again at the next end, or start of the agent.
+pub(super) async fn disconnect(stays: impl Fn(VmId) -> bool) {
+    let done = async {
+        let netlink = Netlink::open()?;
+        Ok::<_, TapError>(network::kernel::disconnect(&netlink, stays).await?)
+    };
+    match done.await {
+        Ok(0) => {}
+        Ok(count) => info!("{count} taps of virtual machines that have ended are taken away"),
+        Err(error) => warn!("taps of virtual machines that have ended stay: {}", crate::chain(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{VmNic, VmPlacement};
+
+    #[test]
+    fn each_nic_has_its_own_tap_and_the_same_address_on_every_node() {
+        let nic = |vlan: &str| VmNic { vlan: vlan.parse().unwrap() };
+        let spec = VmSpec {
+            name: "one".parse().unwrap(),
+            memory_bytes: 1,
+            cores: 1,
+            placement: VmPlacement::Anywhere,
+            anti_affinity: None,
+            volumes: Vec::new(),
+            nics: vec![nic("8"), nic("9")],
+        };
+        let found: Vec<_> = wanted(VmId(7), &spec, MacRange::of_cluster(0)).collect();
+        let words: Vec<String> = found
+            .iter()
+            .map(|(tap, nic)| format!("{} {} {} {:?}", tap.name, tap.mac, nic.mac, nic.wire))
+            .collect();
+        assert_eq!(
+            words,
+            [
+                r#"vm7n0 fe:00:00:00:07:00 02:00:00:00:07:00 Tap("vm7n0")"#,
+                r#"vm7n1 fe:00:00:00:07:01 02:00:00:00:07:01 Tap("vm7n1")"#,
+            ]
+        );
+    }
+}
