@@ -11,6 +11,7 @@
 
 mod apply_faults;
 mod bad_plans;
+mod beats;
 mod checks;
 mod diagnosis;
 mod drift;
@@ -317,6 +318,10 @@ impl<'a> Runner<'a> {
         let at = Instant::now();
         let spine = self.spine_carries_no_storage()?;
         steps.push(self.note(suite, scenario, Step::SpineCarriesNoStorage {}.to_string(), spine, at));
+        if let Some(beats) = self.one_copy_beats()? {
+            let what = "no two copies of the virtual machine were heard".to_owned();
+            steps.push(self.note(suite, scenario, what, beats, Instant::now()));
+        }
         if let Some(resets) = self.judge_resets(scenario.resets_at_most) {
             let what = format!("nodes reset themselves {} times at most", scenario.resets_at_most);
             steps.push(self.note(suite, scenario, what, resets, Instant::now()));

@@ -34,6 +34,11 @@ pub enum Request {
     Nics {},
     /// All counters. Answer: [`Answer::Counters`].
     Counters {},
+    /// Frames for local experiments that came from NICs. Answer: [`Answer::Experiments`].
+    Experiments {
+        /// From which number on.
+        since: u64,
+    },
     /// Cut a cable. Cuts add up. Answer, as of all changes: [`Answer::Changed`].
     CutLink {
         /// The cable.
@@ -126,6 +131,8 @@ pub enum Answer {
     Nics(Vec<NicState>),
     /// All counters.
     Counters(Snapshot),
+    /// What was seen of experiments.
+    Experiments(Experiments),
     /// The change is made; these NICs' carrier changed by it.
     Changed(Vec<CarrierChange>),
     /// The capture runs.
@@ -142,6 +149,32 @@ pub enum Response {
     Ok(Answer),
     /// Not done, and nothing changed.
     Err(String),
+}
+
+/// Frames for local experiments (EtherType 0x88b5), in the order in which they came from NICs. Numbers count from 0.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experiments {
+    /// The first one's number: greater than was asked for if those before are not kept any more.
+    pub first: u64,
+    /// The frames, as many as are told at once.
+    pub seen: Vec<Experiment>,
+    /// How many are left to be asked for.
+    pub left: usize,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experiment {
+    /// When it came, microseconds since the fabric started, on a clock that never goes back.
+    pub at_us: u64,
+    /// From which NIC.
+    pub nic: NicId,
+    /// In which VLAN.
+    pub vlan: VlanId,
+    /// Its first 46 bytes behind the EtherType.
+    pub payload: Vec<u8>,
 }
 
 /// A NIC as the fabric sees it.
@@ -255,6 +288,14 @@ impl Control {
     pub fn counters(&mut self) -> Result<Snapshot, ControlError> {
         self.expect(Request::Counters {}, |answer| match answer {
             Answer::Counters(snapshot) => Some(snapshot),
+            _ => None,
+        })
+    }
+
+    /// Frames for local experiments from a number on; not all of them at once.
+    pub fn experiments(&mut self, since: u64) -> Result<Experiments, ControlError> {
+        self.expect(Request::Experiments { since }, |answer| match answer {
+            Answer::Experiments(seen) => Some(seen),
             _ => None,
         })
     }

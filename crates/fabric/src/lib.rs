@@ -36,7 +36,7 @@ extern crate self as fabric; // so that unit tests share what integration tests 
 #[path = "../tests/live/common.rs"]
 mod testing;
 
-pub use control::{Answer, Control, ControlError, NicState, Request, Response};
+pub use control::{Answer, Control, ControlError, Experiment, Experiments, NicState, Request, Response};
 pub use counters::{
     ClassCount, Count, DirectionCounters, DropCount, DropReason, KindCount, LinkCounters, Snapshot,
 };

@@ -27,6 +27,9 @@ mod channel_tests;
 #[cfg(test)]
 mod count_tests;
 #[cfg(test)]
+mod experiment_tests;
+mod experiments;
+#[cfg(test)]
 pub(crate) use channel_tests::rooms;
 mod faults;
 mod flap;
@@ -45,6 +48,7 @@ pub use faults::{CarrierChange, FaultError, Ways};
 pub use flap::Flap;
 pub use shape::Shaping;
 
+use crate::control::Experiments;
 use crate::counters::{DropReason, LinkCounters, Snapshot, Tally, VlanSlots};
 use crate::frame::{Frame, Tag};
 use crate::ids::{LinkId, NicId, PortName, SwitchId};
@@ -105,6 +109,7 @@ pub struct Switchboard {
     slots: VlanSlots,
     /// Which VLAN addresses belong to.
     homes: Vec<(Ipv4Net, u16)>,
+    experiments: experiments::Log,
     lldp_interval: Duration,
     lldp_due: Duration,
     /// The latest time that anybody told.
@@ -414,6 +419,11 @@ impl Switchboard {
             b_to_a: link.tallies[1].snapshot(&self.slots),
         });
         Snapshot { at_us: u64::try_from(now.as_micros()).unwrap_or(u64::MAX), links: links.collect() }
+    }
+
+    /// Frames for local experiments that came from NICs, from this number on; those that are told at once.
+    pub fn experiments(&self, since: u64) -> Experiments {
+        self.experiments.since(since, |nic| self.nics.get(nic).map(|nic| nic.id.clone()))
     }
 
     /// Starts or stops handing a cable's frames to [`Outlet::capture`]. Captured is what comes out of the cable, whether

@@ -463,7 +463,12 @@ impl Beat {
         if frame.get(header - 2..header)? != ETHERTYPE.to_be_bytes() {
             return None;
         }
-        let beat = frame.get(header..header + 40)?;
+        Self::of_payload(frame.get(header..)?)
+    }
+
+    /// The beat in what a frame holds behind its EtherType; `None`: it holds none.
+    pub fn of_payload(payload: &[u8]) -> Option<Self> {
+        let beat = payload.get(..40)?;
         let whole = u32::from_le_bytes(take(beat, 36)) == checksum(&[&beat[..36]]);
         (whole && beat.starts_with(&BEAT_MAGIC)).then(|| Self {
             vm: u32::from_le_bytes(take(beat, 4)),

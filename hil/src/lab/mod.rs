@@ -47,7 +47,7 @@ use crate::ui::Ui;
 use api::pki::Ca;
 use api::{Client, Endpoint, TlsIdentity};
 use boot::Starting;
-use fabric::{Control, LinkId, NicId, Shaping, Snapshot, Topology, Ways};
+use fabric::{Control, Experiments, LinkId, NicId, Shaping, Snapshot, Topology, Ways};
 use file::{LabFile, LabKind};
 use hands::{Hands, HandsError};
 use keeper::Process;
@@ -265,6 +265,11 @@ impl Lab {
     /// What went over each cable so far.
     pub fn counters(&mut self) -> Result<Snapshot, LabError> {
         Ok(self.control.counters()?)
+    }
+
+    /// Frames for local experiments that the fabric took from nodes, from a number on; not all of them at once.
+    pub(crate) fn experiments(&mut self, since: u64) -> Result<Experiments, LabError> {
+        Ok(self.control.experiments(since)?)
     }
 
     /// Shapes a cable; the default shaping ends it. No fault: nothing needs to be named for it.

@@ -8,6 +8,7 @@
 //!
 //! On failure: what the product does not do is a step that does not hold.
 
+use super::beats::Beats;
 use super::{Runner, Seen, milliseconds};
 use crate::judgement::LegFile;
 use crate::run::RunError;
@@ -18,7 +19,7 @@ use deploy::pool::{newest, views};
 use deploy::vms::Drained;
 use deploy::{DeployError, Member};
 use futures_util::future::join_all;
-use model::{NodeName, VmId, VmPlacement, VmSpec};
+use model::{NodeName, VmId, VmNic, VmPlacement, VmSpec};
 use pulse::format::{DATA_OFFSET, Params, Said};
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -34,7 +35,11 @@ const READ_LIMIT: Duration = Duration::from_secs(1);
 /// The virtual machine of a suite.
 #[derive(Debug)]
 pub(super) struct Guest {
-    id: VmId,
+    pub(super) id: VmId,
+    /// Whether it has a NIC, by which its beats are heard.
+    pub(super) has_nic: bool,
+    /// Those that were.
+    pub(super) beats: Beats,
     /// What each node's console has said, up to where it was read, and the line that is not whole yet.
     read: BTreeMap<NodeName, (u64, String)>,
     /// What it said, when that was read, and where.
@@ -44,8 +49,9 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    const fn new(id: VmId) -> Self {
-        Self { id, read: BTreeMap::new(), said: Vec::new(), text: String::new() }
+    fn new(id: VmId, has_nic: bool) -> Self {
+        let (read, said, text) = (BTreeMap::new(), Vec::new(), String::new());
+        Self { id, has_nic, beats: Beats::default(), read, said, text }
     }
 
     /// Its acknowledgements, for the judge.
@@ -175,6 +181,7 @@ impl Runner<'_> {
                 let moved = self.end_drain(*room, ms(*within_ms), ms(*gap_at_most_ms)).await;
                 super::or_failure(moved)
             }
+            VmStep::Beats { gap_at_most_ms } => self.vm_beats(ms(*gap_at_most_ms))?,
             VmStep::Stop { within_ms } => super::or_failure(self.stop_vm(ms(*within_ms)).await),
         })
     }
@@ -197,7 +204,9 @@ impl Runner<'_> {
         };
         let memory_bytes = u64::from(memory_mib) << 20;
         let volumes = vec![volume];
-        let nics = Vec::new();
+        let nics: Vec<_> =
+            self.cluster.spec.compute_vlans.first().map(|vlan| VmNic { vlan: *vlan }).into_iter().collect();
+        let has_nic = !nics.is_empty();
         let spec = VmSpec { name, memory_bytes, cores: 1, placement, anti_affinity: None, volumes, nics };
         let members = &self.cluster.members;
         let id = deploy::vms::create(members, &spec, bound).await?;
@@ -209,7 +218,7 @@ impl Runner<'_> {
         deploy::vms::write(members, volume, image.len() as u64, read, bound, |_| {}).await?;
         let left = bound.saturating_sub(begun.elapsed());
         deploy::vms::want(members, id, Wanted::Running, left, |_| {}).await?;
-        self.guest = Some(Guest::new(id));
+        self.guest = Some(Guest::new(id, has_nic));
         let left = bound.saturating_sub(begun.elapsed());
         let writes = self.vm_writes(room, Instant::now(), left).await;
         let what = format!("{id}: {}", writes.what);
@@ -381,7 +390,7 @@ mod tests {
 
     #[test]
     fn lines_are_put_together_and_a_console_that_begins_anew_is_read_from_its_begin() {
-        let mut guest = Guest::new(VmId(3));
+        let mut guest = Guest::new(VmId(3), false);
         let node: NodeName = "a1".parse().unwrap();
         let text = acknowledged(1) + &acknowledged(2);
         let (one, rest) = text.split_at(text.len() - 4);
@@ -398,7 +407,7 @@ mod tests {
 
     #[test]
     fn a_silence_at_the_end_is_a_gap_too() {
-        let mut guest = Guest::new(VmId(3));
+        let mut guest = Guest::new(VmId(3), false);
         let from = Instant::now();
         let node: NodeName = "a1".parse().unwrap();
         let said = Said::Acknowledged { vm: 3, run: 1, sequence: 1, block: 5, took_us: 1, ms: 7 };

@@ -50,6 +50,11 @@ pub enum VmStep {
         /// The longest time, milliseconds.
         gap_at_most_ms: u64,
     },
+    /// As the compute network heard it from its start until now, no two copies of it ran, and no two of its beats were too far apart.
+    Beats {
+        /// The longest time, milliseconds.
+        gap_at_most_ms: u64,
+    },
     /// It is shut down, within a bound.
     Stop {
         /// The bound, milliseconds.
@@ -81,6 +86,12 @@ impl fmt::Display for VmStep {
                 f,
                 "{room} takes virtual machines again: within {within_ms} ms this one writes there, with no two acknowledgements more than {gap_at_most_ms} ms apart"
             ),
+            Self::Beats { gap_at_most_ms } => {
+                write!(
+                    f,
+                    "one copy of the virtual machine was heard, no two beats more than {gap_at_most_ms} ms apart"
+                )
+            }
             Self::Stop { within_ms } => write!(f, "the virtual machine is shut down within {within_ms} ms"),
         }
     }

@@ -152,6 +152,7 @@ impl Fabric {
         match request {
             Request::Nics {} => Ok(Answer::Nics(self.nic_states())),
             Request::Counters {} => Ok(Answer::Counters(board.counters(now))),
+            Request::Experiments { since } => Ok(Answer::Experiments(board.experiments(since))),
             Request::CutLink { link, cut } => changed(board.cut_link(&link, cut, io)),
             Request::RestoreLink { link } => changed(board.restore_link(&link, io)),
             Request::ShapeLink { link, ways, shaping } => {

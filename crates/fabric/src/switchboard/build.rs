@@ -56,6 +56,7 @@ impl Switchboard {
             channels: Vec::new(),
             slots,
             homes: topology.homes.iter().map(|home| (home.subnet, home.vlan.get())).collect(),
+            experiments: super::experiments::Log::default(),
             lldp_interval: Duration::from_millis(topology.lldp_interval_ms.into()),
             lldp_due: Duration::ZERO,
             now: Duration::ZERO,

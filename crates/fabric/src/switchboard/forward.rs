@@ -1,7 +1,7 @@
 //! What a switch does with a frame: from the port where it arrives to the ports by which it leaves.
 
 use super::HOPS_MAX;
-use super::{Arrival, Inside, LinkIndex, Outlet, Switchboard, Trip};
+use super::{Arrival, End, Inside, LinkIndex, Outlet, Switchboard, Trip};
 use crate::counters::DropReason;
 use crate::frame::{Frame, Tag, is_group};
 use crate::mac_table::Place;
@@ -43,6 +43,9 @@ impl Switchboard {
             return;
         };
         tally.carry(&self.slots, counted, frame.tag().map_or(0, Tag::pcp), bytes);
+        if let End::Nic(nic) = link.ends[arrival.direction.from()] {
+            self.experiments.see(&frame, (nic, vlan), self.now);
+        }
         let place = port.channel.map_or(Place::Port(arrival.port), Place::Channel);
         let inside = Inside {
             switch: port.switch,
