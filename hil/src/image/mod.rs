@@ -108,10 +108,10 @@ pub const DRBD: Extras = Extras {
 };
 
 /// What runs virtual machines: QEMU with what it opens for the machines of `crates/vm` (firmware, the translator, a patch of local interrupt
-/// controllers), KVM where the processor has it, and taps.
+/// controllers), KVM where the processor has it, taps, and what the valve on them stands on.
 pub const VIRTUAL_MACHINES: Extras = Extras { modules: &VM_MODULES, tools: &VM_TOOLS };
 
-const VM_MODULES: [&str; 3] = ["tun", "kvm_intel", "kvm_amd"];
+const VM_MODULES: [&str; 4] = ["tun", "cls_bpf", "kvm_intel", "kvm_amd"];
 
 const VM_TOOLS: [Wanted; 4] = [
     Wanted { package: "qemu-system-x86", files: &["/usr/bin/qemu-system-x86_64"] },

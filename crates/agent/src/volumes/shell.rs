@@ -262,6 +262,7 @@ impl Shell {
             vms.adopt(one);
         }
         let lease = LeaseNote::open(lease_note::FILE.as_ref(), boot).map_err(VolumesError::LeaseNote)?;
+        vms.leased_until(lease.end());
         let watch = lives::Watch {
             place: Arc::clone(&place),
             ledger: Ledgers(ledger.clone()),
@@ -324,6 +325,7 @@ impl Shell {
         {
             return warn!("a lease that can't be noted is not taken: {error}");
         }
+        self.vms.leased_until(self.lease.end());
         let leased = self.member.is_leased();
         let outputs = self.member.step(Moment(clock::uptime_ms()), &state, input);
         match (leased, self.member.is_leased()) {

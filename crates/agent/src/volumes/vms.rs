@@ -23,10 +23,10 @@ use super::shell::{Ledgers, Told, blocking};
 use ::vm::console::{self, Piece};
 use ::vm::machine::{Accel, Places};
 use ::vm::process::{self, Gone};
-use control::Command;
 use control::member::Input;
 use control::vm::runner::{Effect, Event, Instance, Stage};
 use control::vm::{Room, VmsCommand};
+use control::{Command, Moment};
 use ledger::Ledger;
 use ledger::http::HttpTransport;
 use model::{Generation, NodeId, VmId};
@@ -36,6 +36,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use sysinfo::System;
+use taps::Taps;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -85,6 +86,7 @@ pub(super) struct Shared {
     ledger: Ledgers,
     told: Told,
     transport: Arc<HttpTransport>,
+    taps: Arc<Taps>,
 }
 
 /// The virtual machines of this node.
@@ -104,7 +106,8 @@ struct Task {
 impl Vms {
     pub(super) fn new(of: &owner::Shared) -> Self {
         let owner::Shared { place, ledger, told, transport, .. } = of.clone();
-        let shared = Shared { place, ledger, told, transport };
+        let taps = Arc::new(Taps::new(place.mac_range()));
+        let shared = Shared { place, ledger, told, transport, taps };
         Self { shared, tasks: BTreeMap::new(), room: room(), says: None }
     }
 
@@ -152,6 +155,11 @@ impl Vms {
             // A task ends with the agent.
             let _ = task.orders.send(Order::Received(generation, answer));
         }
+    }
+
+    /// This node has a lease until then: so long, what its virtual machines send passes.
+    pub(super) fn leased_until(&self, end: Moment) {
+        self.shared.taps.open_until(end);
     }
 
     /// Goes on with one that an earlier run of the agent has left.

@@ -145,6 +145,11 @@ pub(super) fn request(
     Ok(wire::request(payload, flags))
 }
 
+/// The request for a program on a link's way in, in the place of the one that is there.
+pub(super) fn put_program(index: u32, descriptor: u32) -> NetlinkMessage<Message> {
+    wire::request(tc::put_program(index, descriptor), CHANGE | NLM_F_CREATE)
+}
+
 /// `None`: it can't be made from what is known, or is about something else.
 fn traffic(op: &Op, index: u32) -> Option<(Raw, u16)> {
     Some(match op {

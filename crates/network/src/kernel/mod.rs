@@ -2,7 +2,7 @@
 //!
 //! Purpose: [`Netlink`] observes links and executes operations; [`apply`] brings a plan to the kernel and verifies it, or takes
 //! it back; [`Monitor`] tells what changes, whoever did it; [`LldpListener`], [`ping`], [`Hellos`], [`Receivers`] and [`send`] are sockets; [`TeamWatch`]
-//! and [`broadcast`] are for change-overs; [`abort_connections`] ends what a silent peer still holds up; [`connect`] and [`disconnect`] are for taps of virtual machines. All need a tokio runtime. To change links needs `CAP_NET_ADMIN`, to hear LLDP,
+//! and [`broadcast`] are for change-overs; [`abort_connections`] ends what a silent peer still holds up; [`connect`] and [`disconnect`] are for taps of virtual machines, on which a [`Valve`] is. All need a tokio runtime. To change links needs `CAP_NET_ADMIN`, to hear LLDP,
 //! to broadcast and to ping needs `CAP_NET_RAW`, hellos of priority 7 need either (socket(7), `SO_PRIORITY`); to observe and
 //! to monitor needs nothing.
 //!
@@ -33,6 +33,7 @@ mod ping;
 mod tap;
 mod tc;
 mod throughput;
+mod valve;
 mod wire;
 
 pub use abort::{AbortError, abort_connections};
@@ -46,3 +47,4 @@ pub use netlink::{Netlink, NetlinkError};
 pub use ping::{HEADERS_BYTES, PingError, PingOptions, PingReport, ping};
 pub use tap::{TapError, connect, disconnect};
 pub use throughput::{Expected, Opened, Receivers, SendOptions, SendReport, ThroughputError, send};
+pub use valve::{Valve, ValveError};

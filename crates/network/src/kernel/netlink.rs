@@ -54,6 +54,15 @@ pub enum NetlinkError {
         #[source]
         source: RequestError,
     },
+    /// The kernel did not take a program.
+    #[error("can't put a program on {}", .name.as_str())]
+    Program {
+        /// On which link.
+        name: LinkName,
+        /// Why.
+        #[source]
+        source: RequestError,
+    },
     /// The kernel tells too little of what was there to make it again.
     #[error("can't {0}: the kernel does not tell enough of it to make it again")]
     NotTold(Box<Op>),
@@ -190,6 +199,31 @@ impl Netlink {
                 }
             },
         }
+    }
+
+    /// Puts a program, by its descriptor and the kernel's number, on a link's way in, in the place of the one that is there.
+    pub(super) async fn put_program(
+        &self,
+        name: &LinkName,
+        (descriptor, number): (u32, u32),
+    ) -> Result<(), NetlinkError> {
+        let index = self.facts(name).await?.index;
+        let failed = |what| move |source| NetlinkError::Observe { what, source };
+        // Without a place for filters there are none, and the kernel says so.
+        let there = match self.dump(tc::list_programs(index), raw).await {
+            Err(RequestError::Refused(_)) => None,
+            listed => tc::program(&listed.map_err(failed("programs"))?),
+        };
+        if there == Some(number) {
+            return Ok(());
+        }
+        match self.execute(&Op::AddClassifier { name: name.clone() }).await {
+            Err(NetlinkError::Execute { source: RequestError::Refused(refusal), .. })
+                if refusal.raw_os_error() == Some(libc::EEXIST) => {}
+            made => made?,
+        }
+        let put = self.ask(message::put_program(index, descriptor)).await;
+        put.map(drop).map_err(|source| NetlinkError::Program { name: name.clone(), source })
     }
 
     async fn facts(&self, name: &LinkName) -> Result<LinkFacts, NetlinkError> {

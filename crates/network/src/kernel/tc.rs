@@ -21,6 +21,9 @@ const CLASSIFIER_HANDLE: u32 = 0xffff_0000;
 /// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS)`: its way out.
 const WAY_OUT: u32 = 0xffff_fff3;
 
+/// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)`: its way in.
+const WAY_IN: u32 = 0xffff_fff2;
+
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_CHAIN: u16 = 11;
@@ -44,6 +47,13 @@ const TCA_FLOWER_KEY_TCP_DST_MASK: u16 = 36;
 const TCA_FLOWER_KEY_UDP_DST_MASK: u16 = 38;
 const TCA_FLOWER_IN_HW_COUNT: u16 = 86;
 
+const TCA_BPF_FD: u16 = 6;
+const TCA_BPF_NAME: u16 = 7;
+const TCA_BPF_FLAGS: u16 = 8;
+const TCA_BPF_ID: u16 = 11;
+/// What the program answers is what is done.
+const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
+
 const TCA_ACT_KIND: u16 = 1;
 const TCA_ACT_OPTIONS: u16 = 2;
 const TCA_SKBEDIT_TM: u16 = 1;
@@ -52,6 +62,11 @@ const TCA_SKBEDIT_PRIORITY: u16 = 3;
 const TCA_SKBEDIT_PAD: u16 = 6;
 
 const FLOWER: &str = "flower";
+const BPF: &str = "bpf";
+/// What our program on a way in is called, which of a preference it is, and the preference: before all others.
+const PROGRAM: &str = "twinrack";
+const PROGRAM_HANDLE: u32 = 1;
+const PROGRAM_PREFERENCE: u32 = 1;
 const CLASSIFIER_KIND: &str = "clsact";
 const IPV4: u16 = 0x0800;
 /// `ETH_P_ALL`.
@@ -192,6 +207,35 @@ fn put_action(action: &mut Vec<u8>, rule: MarkRule) {
 pub(super) fn remove_filter(index: u32, preference: u16) -> Raw {
     let info = u32::from(preference) << 16;
     Header { index, parent: WAY_OUT, info, ..Header::default() }.with(DELETE_FILTER, |_| ())
+}
+
+/// Asks for the filters on a link's way in.
+pub(super) fn list_programs(index: u32) -> Raw {
+    Header { index, parent: WAY_IN, ..Header::default() }.with(GET_FILTER, |_| ())
+}
+
+/// Puts a program, by its descriptor, on a link's way in, in the place of the one that is there.
+pub(super) fn put_program(index: u32, descriptor: u32) -> Raw {
+    let info = PROGRAM_PREFERENCE << 16 | u32::from(ALL.to_be());
+    let header = Header { index, handle: PROGRAM_HANDLE, parent: WAY_IN, info };
+    header.with(NEW_FILTER, |bytes| {
+        put_text(bytes, TCA_KIND, BPF);
+        put_nest(bytes, TCA_OPTIONS, |options| {
+            put(options, TCA_BPF_FD, &descriptor.to_ne_bytes());
+            put_text(options, TCA_BPF_NAME, PROGRAM);
+            put(options, TCA_BPF_FLAGS, &TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes());
+        });
+    })
+}
+
+/// The kernel's number of our program among filters that were listed, if it is there.
+pub(super) fn program(listed: &[Raw]) -> Option<u32> {
+    listed.iter().find_map(|raw| {
+        let (header, rest) = Header::read(&raw.bytes)?;
+        let ours = header.handle == PROGRAM_HANDLE && header.info >> 16 == PROGRAM_PREFERENCE;
+        let kind = find(rest, TCA_KIND).and_then(text_of)?;
+        (ours && kind == BPF).then(|| u32_of(find(find(rest, TCA_OPTIONS)?, TCA_BPF_ID)?)).flatten()
+    })
 }
 
 /// What a rule looks for.

@@ -213,3 +213,23 @@ proptest::proptest! {
         place_queues(&mut current, &names, &[raw]);
     }
 }
+
+/// `struct tcmsg` with the way in of a `clsact`, and `TCA_BPF_*` as in `uapi/linux/pkt_cls.h`.
+#[test]
+fn a_program_comes_before_all_other_filters_of_a_way_in_and_is_found_again() {
+    let sent = hex("00 00 00 00 07 00 00 00 01 00 00 00 f2 ff ff ff 00 03 01 00 08 00 01 00 62 70 66 00 \
+         24 00 02 80 08 00 06 00 05 00 00 00 0d 00 07 00 74 77 69 6e 72 61 63 6b 00 00 00 00 08 00 08 00 01 00 00 00");
+    assert_eq!(put_program(7, 5), Raw { kind: NEW_FILTER, bytes: sent });
+    let listed = |kind: &str, handle: u32, preference: u32| {
+        let header = Header { index: 7, handle, parent: WAY_IN, info: preference << 16 };
+        header.with(NEW_FILTER, |bytes| {
+            put_text(bytes, TCA_KIND, kind);
+            put_nest(bytes, TCA_OPTIONS, |options| put(options, TCA_BPF_ID, &97u32.to_ne_bytes()));
+        })
+    };
+    // The first message of each preference is about no filter.
+    let first = listed("bpf", 0, 1);
+    assert_eq!(program(&[first.clone(), listed("bpf", 1, 1)]), Some(97));
+    assert_eq!(program(&[first, listed("flower", 1, 1), listed("bpf", 1, 2)]), None);
+    assert_eq!(program(&[]), None);
+}

@@ -143,6 +143,10 @@ impl One {
     }
 
     pub(super) async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>, end: Arc<Notify>) {
+        if self.watched.is_some() {
+            // The former run's valve closes.
+            self.shared.taps.hold(self.id, &self.shared.ledger.now()).await;
+        }
         // The generation that is being started, run or ended.
         let mut generation = self.watched.as_ref().map(|watched| watched.generation);
         loop {
@@ -266,7 +270,7 @@ impl One {
             memory_bytes: vm.spec.memory_bytes,
             cores: vm.spec.cores,
             disks: self.lead(&vm, lead).await?,
-            nics: taps::connect(self.id, &vm.spec, self.shared.place.mac_range()).await?,
+            nics: self.shared.taps.connect(self.id, &vm.spec).await?,
         })
     }
 
@@ -400,7 +404,7 @@ impl One {
             return self.look_at_sending().await;
         }
         console::trim(&places(self.id)).map_err(|source| VolumesError::Console { id: self.id, source })?;
-        taps::hold(self.id, &self.shared).await;
+        self.shared.taps.hold(self.id, &self.shared.ledger.now()).await;
         let Some(Watched { instance, runs, .. }) = &mut self.watched else { return Ok(None) };
         match instance.phase().await? {
             Phase::Off => Ok(Some(How::PoweredOff)),

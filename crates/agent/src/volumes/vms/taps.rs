@@ -1,31 +1,85 @@
-//! The NICs of virtual machines: their taps on this node's compute bridge ([`network::tap`]).
+//! The NICs of virtual machines: their taps on this node's compute bridge ([`network::tap`]), and the valve on them ([`network::kernel::Valve`]).
 //!
 //! Invariants: whoever is started finds its taps there, up and in their VLANs. What has ended has none for long: they go with it, or, when the agent was
-//! killed in between, at its next start. Meanwhile they are ports to which nobody answers.
+//! killed in between, at its next start. Meanwhile they are ports to which nobody answers. What comes from virtual machines passes until this node's lease is over,
+//! and no longer, whatever becomes of the agent.
 //!
 //! On failure: one whose NICs can't be connected is not started. One that runs goes on, and is looked after again at the next look; one whose tap was taken
-//! away from under it has lost that NIC until it is started again.
+//! away from under it has lost that NIC until it is started again. A valve that can't be moved on closes.
 
 use super::super::VolumesError;
-use super::Shared;
 use ::vm::machine::{Nic, Wire};
+use control::{Moment, State};
 use model::{MacRange, VmId, VmSpec};
-use network::kernel::{Netlink, TapError};
+use network::kernel::{Netlink, TapError, Valve, ValveError};
 use network::tap::Tap;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tracing::{info, warn};
 
-/// Has the NICs of one connected. It may be told again.
-pub(super) async fn connect(id: VmId, spec: &VmSpec, range: MacRange) -> Result<Vec<Nic>, VolumesError> {
-    let nics: Vec<(Tap, Nic)> = wanted(id, spec, range).collect();
-    let failed = |source| VolumesError::Tap { id, source };
-    // A socket for those that have NICs: it has a thread of its own.
-    if !nics.is_empty() {
-        let netlink = Netlink::open().map_err(|error| failed(error.into()))?;
-        for (tap, _) in &nics {
-            network::kernel::connect(&netlink, tap).await.map_err(failed)?;
+/// What the NICs of this node's virtual machines share.
+#[derive(Debug)]
+pub(super) struct Taps {
+    range: MacRange,
+    /// None until a virtual machine with a NIC is here.
+    valve: OnceLock<Valve>,
+    /// When the lease ends, as it was last said: milliseconds of `CLOCK_BOOTTIME`.
+    until_ms: AtomicU64,
+}
+
+impl Taps {
+    pub(super) const fn new(range: MacRange) -> Self {
+        Self { range, valve: OnceLock::new(), until_ms: AtomicU64::new(0) }
+    }
+
+    /// This node has a lease until then. Only a later end than any before is news.
+    pub(super) fn open_until(&self, Moment(end_ms): Moment) {
+        if self.until_ms.fetch_max(end_ms, Ordering::Relaxed) < end_ms
+            && let Some(valve) = self.valve.get()
+            && let Err(error) = self.move_on(valve)
+        {
+            warn!("what virtual machines send will not pass: {}", crate::chain(&error));
         }
     }
-    Ok(nics.into_iter().map(|(_, nic)| nic).collect())
+
+    fn move_on(&self, valve: &Valve) -> Result<(), ValveError> {
+        valve.open_until(Duration::from_millis(self.until_ms.load(Ordering::Relaxed)))
+    }
+
+    fn valve(&self) -> Result<&Valve, ValveError> {
+        if let Some(valve) = self.valve.get() {
+            return Ok(valve);
+        }
+        let new = Valve::closed()?;
+        let valve = self.valve.get_or_init(|| new);
+        // Whatever was said until it could be seen here.
+        self.move_on(valve)?;
+        Ok(valve)
+    }
+
+    /// Has the NICs of one connected. It may be told again.
+    pub(super) async fn connect(&self, id: VmId, spec: &VmSpec) -> Result<Vec<Nic>, VolumesError> {
+        let nics: Vec<(Tap, Nic)> = wanted(id, spec, self.range).collect();
+        let failed = |source| VolumesError::Tap { id, source };
+        // A socket for those that have NICs: it has a thread of its own.
+        if !nics.is_empty() {
+            let valve = self.valve().map_err(|error| failed(error.into()))?;
+            let netlink = Netlink::open().map_err(|error| failed(error.into()))?;
+            for (tap, _) in &nics {
+                network::kernel::connect(&netlink, tap, valve).await.map_err(failed)?;
+            }
+        }
+        Ok(nics.into_iter().map(|(_, nic)| nic).collect())
+    }
+
+    /// Sees that what runs is still connected, to the valve of this run of the agent: somebody may have made the bridge anew beneath its taps.
+    pub(super) async fn hold(&self, id: VmId, state: &State) {
+        let Some(vm) = state.vms.all.get(&id) else { return };
+        if let Err(error) = self.connect(id, &vm.spec).await {
+            warn!("{id} goes on: {}", crate::chain(&error));
+        }
+    }
 }
 
 /// What each NIC is on both sides.
@@ -36,15 +90,6 @@ fn wanted(id: VmId, spec: &VmSpec, range: MacRange) -> impl Iterator<Item = (Tap
         let wire = Wire::Tap(tap.name.to_string());
         (tap, Nic { mac, wire })
     })
-}
-
-/// Sees that what runs is still connected: somebody may have made the bridge anew beneath its taps.
-pub(super) async fn hold(id: VmId, shared: &Shared) {
-    let state = shared.ledger.now();
-    let Some(vm) = state.vms.all.get(&id) else { return };
-    if let Err(error) = connect(id, &vm.spec, shared.place.mac_range()).await {
-        warn!("{id} goes on: {}", crate::chain(&error));
-    }
 }
 
 /// Takes the taps away of whoever does not stay. What can't be taken away now is found again at the next end, or start of the agent.
