@@ -29,6 +29,8 @@ pub(super) struct Beats {
     /// By which NICs its runs were heard, one after the other.
     heard: Vec<(u32, NicId)>,
     twice: Option<Twice>,
+    /// The longest time between two of which the second was heard since [`Runner::listen_anew`].
+    lately: Duration,
 }
 
 impl Beats {
@@ -42,10 +44,24 @@ impl Beats {
             if self.heard.last() != Some(&place) && self.heard.len() < PLACES_MAX {
                 self.heard.push(place);
             }
-            if let Err(twice) = self.history.saw(Duration::from_micros(seen.at_us), beat) {
+            let at = Duration::from_micros(seen.at_us);
+            if let Some((before, _)) = self.history.last() {
+                self.lately = self.lately.max(at.saturating_sub(before));
+            }
+            if let Err(twice) = self.history.saw(at, beat) {
                 self.twice.get_or_insert(twice);
             }
         }
+    }
+
+    /// How many there were so far.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// How long it was away at most since [`Runner::listen_anew`].
+    pub(super) fn lately(&self) -> Duration {
+        self.lately
     }
 
     /// That there were never two copies, as far as it was heard.
@@ -79,7 +95,7 @@ impl Beats {
 
 impl Runner<'_> {
     /// Takes in all beats that there are by now; `None`: there is no virtual machine, or it has no NIC.
-    fn hear_beats(&mut self) -> Result<Option<&Beats>, RunError> {
+    pub(super) fn hear_beats(&mut self) -> Result<Option<&Beats>, RunError> {
         let Some(guest) = self.guest.as_mut().filter(|guest| guest.has_nic) else { return Ok(None) };
         loop {
             let told = self.lab.experiments(guest.beats.next)?;
@@ -88,6 +104,15 @@ impl Runner<'_> {
                 return Ok(Some(&guest.beats));
             }
         }
+    }
+
+    /// From now on it is measured anew how long it is away.
+    pub(super) fn listen_anew(&mut self) -> Result<(), RunError> {
+        self.hear_beats()?;
+        if let Some(guest) = &mut self.guest {
+            guest.beats.lately = Duration::ZERO;
+        }
+        Ok(())
     }
 
     /// Whether what was heard so far is of one copy; `None`: nothing is to be heard.

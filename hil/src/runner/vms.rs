@@ -92,11 +92,45 @@ impl Guest {
         )
     }
 
+    /// The run of it whose write was acknowledged last.
+    fn last_run(&self) -> Option<u32> {
+        self.said.iter().rev().find_map(|(.., said)| run_of(said))
+    }
+
+    /// What is seen when a write of it was read where it has moved to, which went on from this run.
+    fn moved(
+        &self,
+        before: u32,
+        begun: Instant,
+        (at, node, said): &(Instant, NodeName, Said),
+        gap_at_most: Duration,
+    ) -> Seen {
+        let without_write = self.longest_gap(begun, *at);
+        let away = if self.has_nic { self.beats.lately() } else { without_write };
+        let same = run_of(said) == Some(before);
+        let booted = if same { "" } else { ", booted anew" };
+        let what = format!(
+            "it writes on {node} after {} ms{booted}, away for {} ms, no two acknowledgements more than {} ms apart",
+            milliseconds(*at - begun),
+            milliseconds(away),
+            milliseconds(without_write)
+        );
+        Seen::of(same && away.max(without_write) <= gap_at_most, what).measuring(milliseconds(away))
+    }
+
     /// The longest time without an acknowledgement from a moment to another.
     fn longest_gap(&self, from: Instant, to: Instant) -> Duration {
         let ends = self.acknowledged_since(from).map(|(at, ..)| *at).filter(|at| *at <= to);
         let moments: Vec<Instant> = std::iter::once(from).chain(ends).chain([to]).collect();
         moments.windows(2).map(|two| two[1] - two[0]).max().unwrap_or_default()
+    }
+}
+
+/// The run of the guest that a write was acknowledged to.
+fn run_of(said: &Said) -> Option<u32> {
+    match said {
+        Said::Acknowledged { run, .. } => Some(*run),
+        _ => None,
     }
 }
 
@@ -174,12 +208,10 @@ impl Runner<'_> {
                 self.vm_keeps_writing(ms(*for_ms), ms(*gap_at_most_ms)).await
             }
             VmStep::Drain { room, within_ms, gap_at_most_ms } => {
-                let moved = self.drain_rack(*room, ms(*within_ms), ms(*gap_at_most_ms)).await;
-                super::or_failure(moved)
+                self.drain_rack(*room, ms(*within_ms), ms(*gap_at_most_ms)).await?
             }
             VmStep::GoHome { room, within_ms, gap_at_most_ms } => {
-                let moved = self.end_drain(*room, ms(*within_ms), ms(*gap_at_most_ms)).await;
-                super::or_failure(moved)
+                self.end_drain(*room, ms(*within_ms), ms(*gap_at_most_ms)).await?
             }
             VmStep::Beats { gap_at_most_ms } => self.vm_beats(ms(*gap_at_most_ms))?,
             VmStep::Stop { within_ms } => super::or_failure(self.stop_vm(ms(*within_ms)).await),
@@ -292,15 +324,16 @@ impl Runner<'_> {
         room: Room,
         within: Duration,
         gap_at_most: Duration,
-    ) -> Result<Seen, DeployError> {
+    ) -> Result<Seen, RunError> {
+        self.listen_anew()?;
         let begun = Instant::now();
         let members = self.working().members;
         let what = Drained::Rack(self.cluster.spec.zones[room.index()].name.clone());
         let drained = deploy::vms::drain(&members, &what, Leftover::Stays, within, |_| {});
         let (drained, seen) =
             tokio::join!(drained, self.moves_alive(room.other(), begun, within, gap_at_most));
-        drained?;
-        Ok(seen)
+        let seen = seen?;
+        Ok(super::or_failure(drained.map(|_| seen).map_err(DeployError::from)))
     }
 
     async fn end_drain(
@@ -308,56 +341,49 @@ impl Runner<'_> {
         room: Room,
         within: Duration,
         gap_at_most: Duration,
-    ) -> Result<Seen, DeployError> {
+    ) -> Result<Seen, RunError> {
+        self.listen_anew()?;
         let begun = Instant::now();
         let members = self.working().members;
         let views = views(&members).await;
         let draining = newest(&views).map(|view| view.state.vms.draining.keys().copied().collect());
-        deploy::vms::end_drain(&members, &draining.unwrap_or_default(), within).await?;
-        Ok(self.moves_alive(room, begun, within, gap_at_most).await)
+        match deploy::vms::end_drain(&members, &draining.unwrap_or_default(), within).await {
+            Ok(_) => self.moves_alive(room, begun, within, gap_at_most).await,
+            Err(error) => Ok(super::or_failure(Err(error.into()))),
+        }
     }
 
-    /// It writes in a room as the same run of the guest as before, and had nothing to wait for longer than this since a moment.
+    /// It writes in a room as the same run of the guest as before, and was away no longer than this since a moment: by its beats, where it has a NIC.
     async fn moves_alive(
         &mut self,
         room: Room,
         begun: Instant,
         within: Duration,
         gap_at_most: Duration,
-    ) -> Seen {
+    ) -> Result<Seen, RunError> {
         let there = self.there(room);
-        let run = |said: &Said| match said {
-            Said::Acknowledged { run, .. } => Some(*run),
-            _ => None,
+        let Some(before) = self.guest.as_ref().and_then(Guest::last_run) else {
+            return Ok(Seen::not("it has written nothing yet"));
         };
-        let Some(before) =
-            self.guest.as_ref().and_then(|guest| guest.said.iter().rev().find_map(|(.., said)| run(said)))
-        else {
-            return Seen::not("it has written nothing yet");
-        };
+        // How many beats there were when its first write there was read: one more, and the time that it was away is over.
+        let mut beats = None;
         loop {
             self.read_consoles().await;
-            let Some(guest) = &self.guest else { return Seen::not("there is no virtual machine") };
+            self.hear_beats()?;
+            let Some(guest) = &self.guest else { return Ok(Seen::not("there is no virtual machine")) };
             let arrived = guest.acknowledged_since(begun).find(|(_, node, _)| there.contains(node));
-            if let Some((at, node, said)) = arrived {
-                let gap = guest.longest_gap(begun, *at);
-                let after_ms = milliseconds(*at - begun);
-                let same = run(said) == Some(before);
-                let booted = if same { "" } else { ", booted anew" };
-                let what = format!(
-                    "it writes on {node} after {after_ms} ms{booted}, no two acknowledgements more than {} ms apart",
-                    milliseconds(gap)
-                );
-                return Seen::of(same && gap <= gap_at_most, what).measuring(milliseconds(gap));
+            let count = guest.beats.count();
+            if let Some(arrived) = arrived
+                && (!guest.has_nic || *beats.get_or_insert(count) < count)
+            {
+                return Ok(guest.moved(before, begun, arrived, gap_at_most));
             }
             if begun.elapsed() >= within {
                 let views = views(&self.working().members).await;
-                let vm = newest(&views).and_then(|view| view.state.vms.all.get(&guest.id));
-                let phase = vm.map(|vm| vm.phase);
-                return Seen::not(format!(
-                    "it does not write there; it is {phase:?}; {}",
-                    guest.last_words()
-                ));
+                let phase =
+                    newest(&views).and_then(|view| view.state.vms.all.get(&guest.id)).map(|vm| vm.phase);
+                let what = if arrived.is_some() { "it is not heard" } else { "it does not write there" };
+                return Ok(Seen::not(format!("{what}; it is {phase:?}; {}", guest.last_words())));
             }
             sleep(READ_EVERY).await;
         }

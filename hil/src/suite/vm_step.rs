@@ -31,8 +31,8 @@ pub enum VmStep {
         /// The longest time, milliseconds.
         gap_at_most_ms: u64,
     },
-    /// The rack where it runs is drained as an operator would; it writes in the other one within a bound, without having booted anew, and meanwhile no two
-    /// acknowledgements are too far apart.
+    /// The rack where it runs is drained as an operator would; it writes in the other one within a bound, without having booted anew, and meanwhile neither two
+    /// acknowledgements nor two of its beats are too far apart.
     Drain {
         /// The rack's room.
         room: Room,

@@ -399,7 +399,7 @@ impl One {
 
     /// How what runs is now. One that stands still because a disk failed is let go on: whoever took its disk from it ends it.
     async fn look(&mut self) -> Seen {
-        let Some(Watched { instance, runs, sends, .. }) = &mut self.watched else { return Ok(None) };
+        let Some(Watched { instance, sends, .. }) = &mut self.watched else { return Ok(None) };
         if sends.is_some() && instance.phase().await? != Phase::Off {
             return self.look_at_sending().await;
         }
