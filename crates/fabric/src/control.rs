@@ -151,7 +151,7 @@ pub enum Response {
     Err(String),
 }
 
-/// Frames for local experiments (EtherType 0x88b5), in the order in which they came from NICs. Numbers count from 0.
+/// Frames for local experiments (`EtherType` 0x88b5), in the order in which they came from NICs. Numbers count from 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Experiments {
@@ -173,7 +173,7 @@ pub struct Experiment {
     pub nic: NicId,
     /// In which VLAN.
     pub vlan: VlanId,
-    /// Its first 46 bytes behind the EtherType.
+    /// Its first 46 bytes behind the `EtherType`.
     pub payload: Vec<u8>,
 }
 

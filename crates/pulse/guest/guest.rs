@@ -87,6 +87,7 @@ fn loaded(sector: u64) -> [u8; SECTOR_BYTES] {
 /// Everything, for ever.
 pub(crate) fn run() -> ! {
     machine::prepare_serial();
+    machine::prepare_power_button();
     let Some(params) = Params::decode(&loaded(PARAMS_SECTOR)) else { stop(0, Stop::Params) };
     let vm = params.vm;
     let Some(last) = decode_run(&loaded(RUN_SECTOR)) else { stop(vm, Stop::Run) };
@@ -184,8 +185,13 @@ impl Guest {
         let mut next = machine::clock();
         loop {
             self.hear();
+            let ends = machine::is_power_button_pressed();
+            if ends && self.flush.is_none() && self.slots.iter().all(Option::is_none) {
+                say(&Said::Stopped { vm: self.params.vm, why: Stop::PowerButton });
+                machine::power_off();
+            }
             let now = machine::clock();
-            if now >= next {
+            if now >= next && !ends {
                 self.beat(now);
                 // Beats that were missed are not made up for.
                 next = if now - next < pause { next + pause } else { now + pause };

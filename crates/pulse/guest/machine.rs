@@ -13,6 +13,15 @@ const MEASURE: u64 = TIMER_HZ / 200;
 /// How long a byte may wait for the serial port, in looks: a port that nobody empties must not stop the guest.
 const SERIAL_LOOKS: u32 = 10_000;
 
+/// Where QEMU's firmware puts ACPI's PM1 registers on both of its boards (`PORT_ACPI_PM_BASE` of `SeaBIOS`): status, enable and control, at 0, 2 and 4.
+const PM1: u16 = 0x600;
+/// `PWRBTN_STS` and `PWRBTN_EN` (ACPI 6.5, 4.8.3.1): the power button.
+const POWER_BUTTON: u16 = 1 << 8;
+/// `SLP_EN` (ACPI 6.5, 4.8.3.2) with the type 0, which is off on both boards.
+const OFF: u16 = 1 << 13;
+/// What is read where nothing is.
+const NOTHING: u16 = 0xffff;
+
 pub(super) fn out8(port: u16, value: u8) {
     // SAFETY: this is the only program of the machine; its devices are told nothing but what they are specified to take.
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nostack, preserves_flags)) }
@@ -70,6 +79,24 @@ pub(super) fn say(line: &[u8]) {
         }
         out8(SERIAL, *byte);
     }
+}
+
+/// Has a press of the power button noted: QEMU notes none that nobody asked for.
+pub(super) fn prepare_power_button() {
+    out16(PM1, POWER_BUTTON);
+    out16(PM1 + 2, POWER_BUTTON);
+}
+
+/// Whether it was pressed.
+pub(super) fn is_power_button_pressed() -> bool {
+    let status = in16(PM1);
+    status != NOTHING && status & POWER_BUTTON != 0
+}
+
+/// Switches the machine off.
+pub(super) fn power_off() -> ! {
+    out16(PM1 + 4, OFF);
+    halt()
 }
 
 /// Stands still.

@@ -201,11 +201,21 @@ pub enum Stop {
     Fault = 6,
     /// Its own code found something impossible.
     Panic = 7,
+    /// Its power button was pressed: all that it had begun was answered, and it switches itself off.
+    PowerButton = 8,
 }
 
 impl Stop {
-    const ALL: [Self; 7] =
-        [Self::Params, Self::Run, Self::NoDisk, Self::Small, Self::RunWrite, Self::Fault, Self::Panic];
+    const ALL: [Self; 8] = [
+        Self::Params,
+        Self::Run,
+        Self::NoDisk,
+        Self::Small,
+        Self::RunWrite,
+        Self::Fault,
+        Self::Panic,
+        Self::PowerButton,
+    ];
 }
 
 /// What a guest says on its serial port. Times are milliseconds since it started, a clock that goes on where it stopped when the
@@ -466,7 +476,7 @@ impl Beat {
         Self::of_payload(frame.get(header..)?)
     }
 
-    /// The beat in what a frame holds behind its EtherType; `None`: it holds none.
+    /// The beat in what a frame holds behind its `EtherType`; `None`: it holds none.
     pub fn of_payload(payload: &[u8]) -> Option<Self> {
         let beat = payload.get(..40)?;
         let whole = u32::from_le_bytes(take(beat, 36)) == checksum(&[&beat[..36]]);

@@ -26,8 +26,16 @@ fn said() -> impl Strategy<Value = Said> {
     let start = any::<(u32, u32, u32, u64, u32)>();
     let acknowledged = any::<(u32, u32, u64, u32, u32, u32)>();
     let failed = any::<(u32, u32, u64, u32, u8, u32)>();
-    let stops =
-        [Stop::Params, Stop::Run, Stop::NoDisk, Stop::Small, Stop::RunWrite, Stop::Fault, Stop::Panic];
+    let stops = [
+        Stop::Params,
+        Stop::Run,
+        Stop::NoDisk,
+        Stop::Small,
+        Stop::RunWrite,
+        Stop::Fault,
+        Stop::Panic,
+        Stop::PowerButton,
+    ];
     prop_oneof![
         start.prop_map(|(vm, run, blocks, nonce, ms)| Said::Started { vm, run, blocks, nonce, ms }),
         acknowledged.prop_map(|(vm, run, sequence, block, took_us, ms)| Said::Acknowledged {

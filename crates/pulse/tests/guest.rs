@@ -2,16 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
-use pulse::format::{BLOCK_BYTES, Beat, DATA_OFFSET, Params, Said};
+use pulse::format::{BLOCK_BYTES, Beat, DATA_OFFSET, Params, Said, Stop};
 use pulse::history::History;
 use pulse::{image, records};
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 use workload::judge::{Durable, Promises, Verdict, judge};
@@ -93,6 +93,8 @@ fn start(machine: &str, disk: &Path, folder: &Path) -> Machine {
     let socket = socket.display();
     qemu.args(["-netdev", &format!("stream,id=n,server=off,addr.type=unix,addr.path={socket}")]);
     qemu.args(["-device", "virtio-net-pci,netdev=n,romfile="]);
+    let monitor = folder.join("monitor");
+    qemu.args(["-monitor", &format!("unix:{},server=on,wait=off", monitor.display())]);
     let mut qemu = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
     let console = pieces(qemu.stdout.take().unwrap());
     Machine { qemu, console, frames, said: Vec::new() }
@@ -174,6 +176,43 @@ fn it_boots_on_an_older_machine_too() {
     outlives_its_machine("pc");
 }
 
+/// Its last words come when all that it began is answered, and then its machine ends.
+fn ends_by_its_power_button(machine: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = disk(folder.path());
+    let mut guest = start(machine, &disk, folder.path());
+    guest.until_acknowledged(20);
+    let mut monitor = UnixStream::connect(folder.path().join("monitor")).unwrap();
+    monitor.write_all(b"system_powerdown\n").unwrap();
+    let deadline = Instant::now() + BOUND;
+    loop {
+        match guest.console.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(piece) => guest.said.extend(piece),
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => panic!("{}", String::from_utf8_lossy(&guest.said)),
+        }
+    }
+    assert!(guest.qemu.wait().unwrap().success());
+    let (_, said) = records(&guest.said, PARAMS.vm);
+    assert_eq!(said.last(), Some(&Said::Stopped { vm: PARAMS.vm, why: Stop::PowerButton }));
+    let mut answered: Vec<u64> = said
+        .iter()
+        .filter_map(|said| match said {
+            Said::Acknowledged { sequence, .. } => Some(*sequence),
+            _ => None,
+        })
+        .collect();
+    answered.sort_unstable();
+    let all: Vec<u64> = (1..=answered.len() as u64).collect();
+    assert_eq!(answered, all, "what it began was answered");
+}
+
+#[test]
+fn its_power_button_ends_it_with_nothing_in_flight() {
+    ends_by_its_power_button("q35");
+    ends_by_its_power_button("pc");
+}
+
 #[test]
 fn a_guest_that_does_not_know_what_ran_before_says_so_and_writes_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -188,7 +227,7 @@ fn a_guest_that_does_not_know_what_ran_before_says_so_and_writes_nothing() {
         guest.said.extend(guest.console.recv_timeout(left).unwrap());
     }
     let (_, said) = records(&guest.said, PARAMS.vm);
-    assert_eq!(said, [Said::Stopped { vm: PARAMS.vm, why: pulse::format::Stop::Run }]);
+    assert_eq!(said, [Said::Stopped { vm: PARAMS.vm, why: Stop::Run }]);
     drop(guest);
     assert_eq!(fs::read(&disk).unwrap(), before);
 }

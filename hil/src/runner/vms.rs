@@ -348,7 +348,7 @@ impl Runner<'_> {
         let views = views(&members).await;
         let draining = newest(&views).map(|view| view.state.vms.draining.keys().copied().collect());
         match deploy::vms::end_drain(&members, &draining.unwrap_or_default(), within).await {
-            Ok(_) => self.moves_alive(room, begun, within, gap_at_most).await,
+            Ok(()) => self.moves_alive(room, begun, within, gap_at_most).await,
             Err(error) => Ok(super::or_failure(Err(error.into()))),
         }
     }

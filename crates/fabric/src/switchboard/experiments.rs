@@ -13,11 +13,11 @@ use model::VlanId;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// The first of the two EtherTypes for local experiments (IEEE 802-2014, 9.2.4).
+/// The first of the two ethertypes for local experiments (IEEE 802-2014, 9.2.4).
 const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
 /// How many are kept: those of ten virtual machines that beat ten times a second, for ten minutes.
 const KEPT_MAX: usize = 1 << 16;
-/// How much of a frame is kept, bytes: what the shortest frame has behind its EtherType.
+/// How much of a frame is kept, bytes: what the shortest frame has behind its `EtherType`.
 const PAYLOAD_BYTES: usize = 46;
 /// How many are told at once.
 pub(crate) const TOLD_MAX: usize = 2048;

@@ -27,7 +27,7 @@ const SIOCSIFHWADDR: Opcode = 0x8924;
 const IFF_TAP: u16 = 0x0002;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_TUN_EXCL: u16 = 0x8000;
-/// `ARPHRD_ETHER`, linux/if_arp.h.
+/// `ARPHRD_ETHER`, `linux/if_arp.h`.
 const ETHERNET: u16 = 1;
 
 /// Why a tap is not there, or not what it shall be.

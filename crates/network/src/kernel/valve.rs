@@ -75,7 +75,7 @@ impl Valve {
     pub fn closed() -> Result<Self, ValveError> {
         let failed = |doing| move |source| ValveError::Make { doing, source };
         let mut array = MapAttributes { kind: ARRAY, key_bytes: 4, value_bytes: 8, entries: 1, flags: 0 };
-        let moment = bpf(MAP_CREATE, &mut array).and_then(owned).map_err(failed("keep a moment"))?;
+        let moment = bpf(MAP_CREATE, &mut array).map(owned).map_err(failed("keep a moment"))?;
         let instructions = program(moment.as_raw_fd());
         let mut attributes = ProgramAttributes {
             kind: CLASSIFIER,
@@ -83,7 +83,7 @@ impl Valve {
             instructions: address(&instructions),
             licence: LICENCE.as_ptr().expose_provenance() as u64,
         };
-        let program = bpf(PROG_LOAD, &mut attributes).and_then(owned).map_err(failed("load a program"))?;
+        let program = bpf(PROG_LOAD, &mut attributes).map(owned).map_err(failed("load a program"))?;
         let mut info = ProgramInfo::default();
         let mut asked = InfoAttributes {
             fd: descriptor(&program),
@@ -139,8 +139,11 @@ const PASS: i32 = -1;
 /// `struct bpf_insn`: operation, registers (to, from), offset, constant.
 fn instruction(operation: u8, (to, from): (u8, u8), offset: i16, constant: i32) -> [u8; 8] {
     let registers = if cfg!(target_endian = "little") { to | from << 4 } else { from | to << 4 };
-    let ([a, b], [c, d, e, f]) = (offset.to_ne_bytes(), constant.to_ne_bytes());
-    [operation, registers, a, b, c, d, e, f]
+    let (offset, constant) = (offset.to_ne_bytes(), constant.to_ne_bytes());
+    let mut bytes = [operation, registers, 0, 0, 0, 0, 0, 0];
+    bytes[2..4].copy_from_slice(&offset);
+    bytes[4..].copy_from_slice(&constant);
+    bytes
 }
 
 /// The beginning of `union bpf_attr` for each command; the kernel takes the rest as zeros.
@@ -188,9 +191,9 @@ fn bpf<T: Attributes>(command: c_int, attributes: &mut T) -> io::Result<c_int> {
 }
 
 /// What the kernel has just made.
-fn owned(fd: c_int) -> io::Result<OwnedFd> {
+fn owned(fd: c_int) -> OwnedFd {
     // SAFETY: the call succeeded, so the descriptor is open (with close-on-exec, as all of bpf(2)) and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 #[cfg(test)]

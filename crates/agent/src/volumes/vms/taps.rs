@@ -11,7 +11,7 @@ use super::super::VolumesError;
 use ::vm::machine::{Nic, Wire};
 use control::{Moment, State};
 use model::{MacRange, VmId, VmSpec};
-use network::kernel::{Netlink, TapError, Valve, ValveError};
+use network::kernel::{Netlink, Valve, ValveError};
 use network::tap::Tap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -94,11 +94,11 @@ fn wanted(id: VmId, spec: &VmSpec, range: MacRange) -> impl Iterator<Item = (Tap
 
 /// Takes the taps away of whoever does not stay. What can't be taken away now is found again at the next end, or start of the agent.
 pub(super) async fn disconnect(stays: impl Fn(VmId) -> bool) {
-    let done = async {
-        let netlink = Netlink::open()?;
-        Ok::<_, TapError>(network::kernel::disconnect(&netlink, stays).await?)
+    let done = match Netlink::open() {
+        Ok(netlink) => network::kernel::disconnect(&netlink, stays).await,
+        Err(error) => Err(error.into()),
     };
-    match done.await {
+    match done {
         Ok(0) => {}
         Ok(count) => info!("{count} taps of virtual machines that have ended are taken away"),
         Err(error) => warn!("taps of virtual machines that have ended stay: {}", crate::chain(&error)),
