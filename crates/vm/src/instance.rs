@@ -1,7 +1,7 @@
 //! A virtual machine on this node: from a process that stands still to one that runs, is saved, or goes on elsewhere.
 //!
 //! ```text
-//!  Run       started ───────────────────────────────► Still ── resume ─► Running
+//!  Run       started ───────────────────────────────► New ──── resume ─► Running
 //!  Restore   started ── load ── all read ───────────► Still ── resume ─► Running
 //!  Incoming  started ── listen ── all received ─────► Still ── resume ─► Running
 //!  sent      Running ── send ─┬─ (held ── go_on) ───► Sent    resume: Running again
@@ -84,9 +84,11 @@ pub enum InstanceError {
 /// How it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
+    /// It stands still, and nothing of it has ever run.
+    New,
     /// It waits for what it is sent, or for what was saved, and has not all of it.
     Waiting,
-    /// It stands still, complete: not yet begun, or paused.
+    /// It stands still, complete: all of it has come, or it is paused.
     Still,
     /// It runs.
     Running,
@@ -205,6 +207,7 @@ impl Instance {
             "guest-panicked" | "internal-error" | "watchdog" => Phase::Broken,
             // Begun for a restore or a migration, but told of nothing yet: it looks as if it could be let run.
             "prelaunch" if self.process.record.role != Role::Run => Phase::Waiting,
+            "prelaunch" => Phase::New,
             _ => Phase::Still,
         })
     }
@@ -222,7 +225,9 @@ impl Instance {
     pub async fn resume(&mut self) -> Result<(), InstanceError> {
         match self.phase().await? {
             Phase::Running => Ok(()),
-            Phase::Still | Phase::Sent | Phase::DiskError => self.ask("cont", Value::Null).await.map(drop),
+            Phase::New | Phase::Still | Phase::Sent | Phase::DiskError => {
+                self.ask("cont", Value::Null).await.map(drop)
+            }
             // QEMU would let it run as soon as it is complete, whatever is decided until then.
             // And one that is being sent might be stopped once more at the end of that.
             phase @ (Phase::Waiting | Phase::Finishing | Phase::Off | Phase::Broken) => {

@@ -131,7 +131,7 @@ fn machine(disk: &Path, generation: u32) -> Machine {
 async fn it_runs_when_it_is_told_to_is_found_again_never_twice_and_is_seen_gone() {
     let rack = Rack::new();
     let mut first = rack.start("a", 1, Role::Run).await.unwrap();
-    assert_eq!(first.phase().await.unwrap(), Phase::Still);
+    assert_eq!(first.phase().await.unwrap(), Phase::New);
     assert!(rack.said("a").is_empty());
     first.resume().await.unwrap();
     first.resume().await.unwrap();
@@ -185,7 +185,7 @@ async fn what_an_agent_that_was_killed_has_started_is_found_and_goes_on() {
     assert!(matches!(again, Err(InstanceError::Process(ProcessError::There))));
     let mut found = rack.find("a").await;
     assert_eq!(found.process().record.generation(), Generation(5));
-    assert_eq!(found.phase().await.unwrap(), Phase::Still);
+    assert_eq!(found.phase().await.unwrap(), Phase::New);
     found.resume().await.unwrap();
     rack.writes("a", 10).await;
     assert_eq!(found.kill(KILL).await.unwrap(), Gone::Yes);
@@ -207,9 +207,12 @@ async fn what_ends_by_itself_is_told_from_what_is_killed() {
     let mut instance = rack.start("a", 1, Role::Run).await.unwrap();
     instance.resume().await.unwrap();
     rack.writes("a", 5).await;
-    // pulse has no power button: it is killed when its time is over.
-    assert!(!instance.shut_down(Duration::from_millis(300)).await.unwrap());
-    assert_eq!(instance.phase().await.unwrap(), Phase::Running);
+    instance.pause().await.unwrap();
+    assert!(!instance.shut_down(BOUND).await.unwrap(), "it stands still: it does not hear its power button");
+    assert_eq!(instance.phase().await.unwrap(), Phase::Still);
+    instance.resume().await.unwrap();
+    assert!(instance.shut_down(BOUND).await.unwrap());
+    assert_eq!(instance.phase().await.unwrap(), Phase::Off);
     assert_eq!(instance.kill(KILL).await.unwrap(), Gone::Yes);
 }
 

@@ -4,7 +4,7 @@
 //! asked of the ledger is asked again until it has changed.
 //!
 //! ```text
-//!  a start       Start(Run) ─► Started ─► Began
+//!  a start       Start(Run) ─► Ready        volumes open, nobody yields ─► Resume ─► Started ─► Began
 //!  a restore     Start(Restore) ─► Ready ─► Began, seen ─► Resume ─► Started
 //!  a migration   there: Start(Incoming) ─► Ready ─► IncomingReady        Switch, seen, volumes open ─► Resume ─► Started ─► Began
 //!                here:                       seen ─► Send ─► Paused ─► volumes parted ─► Switch … seen ─► Continue … Began, seen ─► End
@@ -12,8 +12,8 @@
 //! ```
 //!
 //! Invariants:
-//! - Nothing is started or let run but in the generation, on the node and in the boot that the ledger says, with a lease, when nobody is yielding elsewhere and
-//!   users are let in to all its volumes here.
+//! - Nothing is let run, or restored, but in the generation, on the node and in the boot that the ledger says, with a lease, when nobody is yielding elsewhere and
+//!   users are let in to all its volumes here. What only waits, paused and without disks, is started before that: it takes time, which volumes take as well.
 //! - Whatever the ledger does not name here, or has lost a volume, or whose node has lost its lease, is ended at once.
 //! - A restored memory runs only when the ledger says that it is used up.
 //! - What has paused for a switch runs again only when the ledger says that it stays, and its volumes are back. After the switch it never does. While the outcome
@@ -33,7 +33,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What something is started as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// From its disks.
+    /// From its disks: it waits, paused and without them, until it is let run.
     Run,
     /// It waits, paused and without disks, for what another node sends.
     Incoming,
@@ -76,10 +76,7 @@ pub enum Stage {
 impl Stage {
     /// Whether it runs, or may by now.
     pub const fn may_run(self) -> bool {
-        matches!(
-            self,
-            Self::Launched(Role::Run) | Self::Resumed | Self::Running | Self::Stopping | Self::Sending(_)
-        )
+        matches!(self, Self::Resumed | Self::Running | Self::Stopping | Self::Sending(_))
     }
 }
 
@@ -98,7 +95,7 @@ pub enum Event {
     Heard(NodeId),
     /// It runs.
     Started(VmId, Generation),
-    /// It waits, paused: for what it receives, or restored.
+    /// It waits, paused: for its disks, for what it receives, or restored.
     Ready(VmId, Generation),
     /// It is paused, all but the last of its memory is sent, and its disks are closed.
     Paused(VmId, Generation),
@@ -111,7 +108,7 @@ pub enum Event {
 /// What a node orders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Start it, and say [`Event::Started`] or [`Event::Ready`].
+    /// Start it, paused, and say [`Event::Ready`].
     Start(VmId, Generation, Role),
     /// Send its memory to the node where it waits in the second generation, and say [`Event::Paused`], with its disks closed, or [`Event::Failed`].
     Send(VmId, Generation, NodeId, Generation),
@@ -347,7 +344,7 @@ impl Runner {
         let generation = part.generation();
         let launch = match part {
             Part::Starts(_) | Part::Restores(_) if ended.is_some() => None,
-            Part::Starts(_) => Some(Role::Run).filter(|_| self.may_start(sight)),
+            Part::Starts(_) => Some(Role::Run).filter(|_| self.leased),
             Part::Restores(_) => Some(Role::Restore).filter(|_| self.may_start(sight)),
             Part::Receives(_, ready) => {
                 if ready || ended.is_some() {
@@ -384,7 +381,7 @@ impl Runner {
                 }
             }
             (Part::Goes(_), Stage::Ready(_) | Stage::Sending(_) | Stage::Paused(_))
-            | (Part::Lands(_), Stage::Ready(_)) => self.resume(sight, effects),
+            | (Part::Starts(_) | Part::Lands(_), Stage::Ready(_)) => self.resume(sight, effects),
             (Part::Stops(_, save), stage) if stage.may_run() && stage != Stage::Stopping => {
                 self.reached(id, generation, Stage::Stopping);
                 effects.push(Effect::Stop { vm: id, generation, save });

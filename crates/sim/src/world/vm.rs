@@ -139,7 +139,7 @@ impl World {
         let agents = self.machines[machine].agents;
         match effect {
             Effect::Start(vm, generation, role) => {
-                self.judge_disks(machine, vm, role != Role::Incoming);
+                self.judge_disks(machine, vm, role == Role::Restore);
                 let instance = Instance { generation, stage: Stage::Launched(role) };
                 self.machines[machine].guests.insert(vm, Guest { instance, received: false });
                 let delay = self.random_vm.u64(20..400) * MS;
@@ -227,16 +227,11 @@ impl World {
 
     fn launched(&mut self, machine: usize, vm: VmId, generation: Generation) {
         let Some(Stage::Launched(role)) = self.stage(machine, vm, generation) else { return };
-        let without = role == Role::Run && !self.has_disks(machine, vm);
-        if without || self.random_vm.u8(..) < 10 {
+        if self.random_vm.u8(..) < 10 {
             return self.guest_ends(machine, vm, generation, How::Died);
         }
-        if role == Role::Run {
-            self.begins(machine, vm, generation, false);
-        } else {
-            self.set_stage(machine, vm, generation, Stage::Ready(role));
-            self.tell_runner(machine, &runner::Event::Ready(vm, generation));
-        }
+        self.set_stage(machine, vm, generation, Stage::Ready(role));
+        self.tell_runner(machine, &runner::Event::Ready(vm, generation));
     }
 
     /// It runs from now on, and writes.
@@ -273,6 +268,10 @@ impl World {
             return self.broke(why);
         }
         let seat = (generation, machine, self.machines[machine].run);
+        // Where the clock stood still with everything else, what was on its way when it did goes on before anything could be heard. It may not write, and is ended.
+        if self.machines[machine].clock_astray() && known.known.ran.is_some_and(|ran| generation < ran.0) {
+            return;
+        }
         if known.known.ran.is_some_and(|ran| generation < ran.0 || (generation == ran.0 && seat != ran)) {
             let why = format!("{vm} runs on node-{} in {generation}, which was another run's", machine + 1);
             return self.broke(why);
@@ -412,7 +411,7 @@ impl World {
             When::Landing => to == VmKind::Landing,
         };
         if let Some((when, then)) = self.vms.get_mut(vm).and_then(|found| found.trap.take_if(is_it)) {
-            let within = if when == When::Landing { 150 } else { 900 };
+            let within = if when == When::Landing { 40 } else { 900 };
             let delay = if then == Then::CutAndReset { 1 } else { self.random_vm.u64(..within) * MS };
             self.post(delay, Event::Sprung(vm, then));
         }

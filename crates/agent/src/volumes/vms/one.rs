@@ -1,6 +1,7 @@
 //! The task of one virtual machine.
 //!
 //! ```text
+//!  a start       Start(Run) ─ disks that lead nowhere, QEMU stands still ─► Ready        Resume: disks lead to the volumes, it runs
 //!  a migration   there: Start(Incoming) ─ disks that lead nowhere, QEMU listens ─► Ready        all received ─► answered        Resume: disks lead to the volumes, it runs
 //!                here:  Send ─ QEMU sends, through a wire ─► all sent, and answered ─► disks lead nowhere ─► Paused        … End
 //! ```
@@ -111,6 +112,7 @@ pub(super) async fn find(id: VmId) -> Option<(Watched, Stage)> {
 fn stage_of(phase: Phase, role: Role, sending: &Sending) -> Option<Stage> {
     match phase {
         Phase::Running => Some(Stage::Running),
+        Phase::New => Some(Stage::Ready(runner::Role::Run)),
         // To a generation that nobody has: what the ledger says of it now decides.
         Phase::Sent => Some(Stage::Sending(Generation(0))),
         Phase::Still if matches!(sending, Sending::Failed(_)) => Some(Stage::Sending(Generation(0))),
@@ -230,19 +232,18 @@ impl One {
     }
 
     async fn start(&mut self, generation: Generation, as_what: runner::Role) -> Seen {
-        let (role, lead) = match as_what {
-            runner::Role::Run => (Role::Run, Lead::Volume),
-            runner::Role::Incoming => (Role::Incoming, Lead::Nowhere),
+        let role = match as_what {
+            runner::Role::Run => Role::Run,
+            runner::Role::Incoming => Role::Incoming,
             runner::Role::Restore => return Err(VolumesError::NotYet("what was saved")),
         };
-        let machine = self.machine(generation, lead).await?;
+        let machine = self.machine(generation).await?;
         let instance = Instance::attach(self.process(machine, role).await?).await?;
         let watched = self.watched.insert(Watched { generation, instance, runs: false, sends: None });
         info!("{} is begun in {generation}", self.id);
-        if role == Role::Run {
-            return self.resume(generation).await;
+        if role == Role::Incoming {
+            watched.instance.listen().await?;
         }
-        watched.instance.listen().await?;
         tell(&self.shared.told, Event::Ready(self.id, generation));
         Ok(None)
     }
@@ -259,8 +260,8 @@ impl One {
         Ok(process)
     }
 
-    /// What is started: what the ledger says of it, on disks of its volumes.
-    async fn machine(&mut self, generation: Generation, lead: Lead) -> Result<Machine, VolumesError> {
+    /// What is started: what the ledger says of it, on disks that lead nowhere yet.
+    async fn machine(&mut self, generation: Generation) -> Result<Machine, VolumesError> {
         let vm = self.known()?;
         self.volumes.clone_from(&vm.spec.volumes);
         Ok(Machine {
@@ -269,7 +270,7 @@ impl One {
             name: vm.spec.name.clone(),
             memory_bytes: vm.spec.memory_bytes,
             cores: vm.spec.cores,
-            disks: self.lead(&vm, lead).await?,
+            disks: self.lead(&vm, Lead::Nowhere).await?,
             nics: self.shared.taps.connect(self.id, &vm.spec).await?,
         })
     }
@@ -416,7 +417,9 @@ impl One {
                 instance.resume().await?;
                 Ok(None)
             }
-            Phase::Waiting | Phase::Still | Phase::Running | Phase::Finishing | Phase::Sent => Ok(None),
+            Phase::New | Phase::Waiting | Phase::Still | Phase::Running | Phase::Finishing | Phase::Sent => {
+                Ok(None)
+            }
         }
     }
 }
@@ -478,7 +481,12 @@ mod tests {
         assert_eq!(stage_of(Phase::Still, Role::Incoming, &failed), Some(sent));
         assert_eq!(stage_of(Phase::Still, Role::Incoming, &Sending::Done), Some(waits), "all of it has come");
         assert_eq!(stage_of(Phase::Waiting, Role::Incoming, &Sending::Not), Some(waits));
-        assert_eq!(stage_of(Phase::Still, Role::Run, &Sending::Not), None, "it was never let run");
+        assert_eq!(stage_of(Phase::Still, Role::Run, &Sending::Not), None, "stopped, and nobody knows why");
+        assert_eq!(
+            stage_of(Phase::New, Role::Run, &Sending::Not),
+            Some(Stage::Ready(runner::Role::Run)),
+            "it was never let run"
+        );
         assert_eq!(stage_of(Phase::DiskError, Role::Incoming, &Sending::Done), None);
     }
 

@@ -52,17 +52,20 @@ fn placed(on: NodeId) -> State {
 }
 
 #[test]
-fn it_is_started_when_its_volumes_are_here_and_nobody_else_may_run_it() {
+fn it_waits_without_disks_and_is_let_run_when_its_volumes_are_here_and_nobody_else_may_run_it() {
     let mut state = placed(ONE);
+    let mut unleased = Node { runner: Runner::new(ONE, boot(ONE, 1), BTreeMap::new()), hold: Hold::Users };
+    assert_eq!(unleased.looks(&state, Hold::Users), [], "without a lease nothing is started");
     let mut node = Node::new(ONE);
-    assert_eq!(node.looks(&state, Hold::Nothing), []);
+    assert_eq!(node.looks(&state, Hold::Nothing), [Effect::Start(VM, G1, Role::Run)]);
+    assert_eq!(node.looks(&state, Hold::Users), [], "it is not there yet");
+    node.hold = Hold::Nothing;
+    assert_eq!(node.says(&state, &Said::Ready(VM, G1)), []);
     assert_eq!(node.looks(&state, Hold::Array), [], "the ledger does not say that it is open");
     let mut yielding = state.clone();
     yielding.vms.all.get_mut(&VM).unwrap().yielding.insert(TWO, boot(TWO, 1));
     assert_eq!(node.looks(&yielding, Hold::Users), [], "an earlier run may go on elsewhere");
-    let mut unleased = Node { runner: Runner::new(ONE, boot(ONE, 1), BTreeMap::new()), hold: Hold::Users };
-    assert_eq!(unleased.looks(&state, Hold::Users), [], "without a lease nothing is started");
-    assert_eq!(node.looks(&state, Hold::Users), [Effect::Start(VM, G1, Role::Run)]);
+    assert_eq!(node.looks(&state, Hold::Users), [Effect::Resume(VM, G1)]);
     assert_eq!(node.says(&state, &Said::Started(VM, G1)), [asks(&state, C::Began)]);
     does(&mut state, C::Began);
     assert_eq!(node.looks(&state, Hold::Users), []);
@@ -72,6 +75,18 @@ fn it_is_started_when_its_volumes_are_here_and_nobody_else_may_run_it() {
     does(&mut state, C::Ended(How::PoweredOff));
     assert_eq!(the_vm(&state).wanted, Wanted::Stopped);
     assert_eq!(node.looks(&state, Hold::Users), []);
+}
+
+#[test]
+fn what_waits_is_ended_when_it_is_superseded_or_the_lease_is_lost_and_not_without_volumes() {
+    let state = placed(ONE);
+    let end = [Effect::End(VM, G1)];
+    let fresh = || Node::found(ONE, G1, Stage::Ready(Role::Run));
+    assert_eq!(fresh().looks(&state, Hold::Nothing), []);
+    assert_eq!(fresh().says(&state, &Said::LeaseLost), end);
+    let mut lost = state.clone();
+    does(&mut lost, C::Lost);
+    assert_eq!(fresh().looks(&lost, Hold::Nothing), end);
 }
 
 #[test]
