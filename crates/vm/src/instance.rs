@@ -263,7 +263,8 @@ impl Instance {
         if socket.exists() {
             return Ok(());
         }
-        self.capabilities(&[("late-block-activate", true)]).await?;
+        // Else it is asked again and again whether all has come.
+        self.capabilities(&[("late-block-activate", true), ("events", true)]).await?;
         let uri = format!("unix:{}", socket.display());
         self.ask("migrate-incoming", json!({ "uri": uri })).await.map(drop)
     }

@@ -40,7 +40,7 @@ const LOOK_AT_SENDING: Duration = Duration::from_millis(20);
 /// How long sending may take. A guest that writes to its memory faster than that is sent never gets to an end.
 const SEND_MAX: Duration = Duration::from_mins(5);
 /// What sending may cost. QEMU stops the guest for the rest when it thinks that it is sent in this time.
-const LIMITS: Limits = Limits { bandwidth: 1 << 30, downtime: Duration::from_millis(200) };
+const LIMITS: Limits = Limits { bandwidth: 1 << 30, downtime: Duration::from_millis(100) };
 /// How long the last of it may take to be read, after it has come.
 const RECEIVE_MAX: Duration = Duration::from_secs(10);
 
@@ -326,7 +326,7 @@ impl One {
         let socket = places(self.id).outgoing();
         let of = IncomingQuery { vm: self.id.0, generation: there.0 };
         let wire = match self.shared.ledger.contact(to) {
-            Some(contact) => Wire::begin(&socket, Arc::clone(&self.shared.transport), contact, of),
+            Some(contact) => Wire::begin(&socket, &self.shared.transport, contact, of).await,
             None => Err(VolumesError::NoLedger),
         };
         let begun = match wire {
@@ -435,16 +435,10 @@ fn void_before_end(orders: &mut mpsc::UnboundedReceiver<Order>) -> Option<Genera
 }
 
 impl Watched {
-    /// A guest that QEMU translates stands still from the beginning: QEMU 7.2 misses pages that such a guest writes to while they are sent (mended in 9.0: "physmem: Fix migration
-    /// dirty bitmap coherency with TCG memory access"), and what goes on elsewhere would not be what it was. QEMU does not let it run again by itself then.
     async fn begin_to_send(&mut self, socket: &Path) -> Result<(), InstanceError> {
         let phase = self.instance.phase().await?;
         if phase != Phase::Running {
             return Err(InstanceError::Phase { phase, what: "sent" });
-        }
-        if ACCEL == Accel::Tcg {
-            self.runs = false;
-            self.instance.pause().await?;
         }
         self.instance.send(socket, Switchover::AtOnce, LIMITS).await
     }
