@@ -119,7 +119,7 @@ impl Arrays {
                     warn!("can't reset the node: {error}");
                 }
             }
-            Effect::Propose(_) => {}
+            Effect::Propose(_) | Effect::GivenBack(_) => {}
             short => {
                 if matches!(short, Effect::StopRebuild(_)) {
                     next(&array.rebuilds);
@@ -432,6 +432,7 @@ impl One {
             | Effect::Stop { .. }
             | Effect::ResetNode
             | Effect::Extend(_)
+            | Effect::GivenBack(_)
             | Effect::Propose(_) => {}
         }
         Ok(())

@@ -93,7 +93,8 @@ impl Cluster {
                 let flushed = volume(&self.ledger).named_in_sync();
                 vec![owner::Event::Stopped { epoch, flushed }]
             }
-            owner::Effect::Repoint(..)
+            owner::Effect::GivenBack(_)
+            | owner::Effect::Repoint(..)
             | owner::Effect::Admit(_)
             | owner::Effect::Extend(_)
             | owner::Effect::StopRebuild(_)
