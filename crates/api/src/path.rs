@@ -64,6 +64,8 @@ pub const POOL_DIGESTS: &str = "/v1/pool/digests";
 pub const POOL_BOUNCE: &str = "/v1/pool/bounce";
 /// `POST` [`crate::GivenLegRequest`], to whom the leg is given out: it has been taken back, since its drive answers nothing.
 pub const POOL_TAKEN_BACK: &str = "/v1/pool/taken-back";
+/// `POST` [`crate::GivenLegRequest`], to the node that gives a leg out: whoever had it under this key needs it no more. It is fenced before the ledger says who has it next.
+pub const POOL_GIVEN_BACK: &str = "/v1/pool/given-back";
 /// `POST`, with `?volume=N&offset=N` ([`crate::ImageQuery`]), to a volume's owner: the body is written there, and flushed. Refused while the volume's virtual
 /// machine is not off, or anybody has the volume open.
 pub const VOLUME_IMAGE: &str = "/v1/volume/image";

@@ -14,7 +14,7 @@ use crate::command::{Command, Rejected};
 use crate::decider::{self, Decider};
 use crate::lease::{GrantorEffect, GrantorEvent, Holder, HolderEffect, HolderTiming};
 use crate::moment::Moment;
-use crate::owner::{self, Owner, Stage, Up};
+use crate::owner::{self, Hold, Owner, Stage, Up};
 use crate::slow::Reading;
 use crate::state::State;
 use crate::target::{self, Target};
@@ -178,7 +178,14 @@ impl Member {
         match input {
             Input::Look => self.look(now, ledger, &mut out),
             Input::Target(event) => self.with_target(now, ledger, event, &mut out),
-            Input::Owner(volume, event) => self.with_owner(now, ledger, volume, event, &mut out),
+            Input::Owner(volume, event) => {
+                let held = self.hold(ledger, volume);
+                self.with_owner(now, ledger, volume, event, &mut out);
+                // What runs here may have waited for that: not until the next look.
+                if self.hold(ledger, volume) != held {
+                    self.with_runner(now, ledger, &runner::Event::Look, &mut out);
+                }
+            }
             Input::Vm(event) => self.with_runner(now, ledger, &event, &mut out),
             Input::Silent(node) => {
                 self.silent.insert(node);
@@ -202,14 +209,14 @@ impl Member {
                 }
             }
             Input::Leadership(event) => self.decide(now, ledger, decider::Event::Lease(event), &mut out),
-            Input::Granted(request) => self.hold(now, ledger, Some(request), &mut out),
+            Input::Granted(request) => self.keep_lease(now, ledger, Some(request), &mut out),
             Input::Answered(command) => self.in_flight.retain(|sent| *sent != command),
         }
         out
     }
 
     fn look(&mut self, now: Moment, ledger: &State, out: &mut Vec<Output>) {
-        self.hold(now, ledger, None, out);
+        self.keep_lease(now, ledger, None, out);
         self.with_target(now, ledger, target::Event::Look, out);
         self.with_owners(now, ledger, &owner::Event::Look, out);
         self.with_runner(now, ledger, &runner::Event::Look, out);
@@ -232,7 +239,12 @@ impl Member {
         }
     }
 
-    fn hold(&mut self, now: Moment, ledger: &State, granted: Option<u64>, out: &mut Vec<Output>) {
+    /// What a virtual machine finds of a volume here.
+    fn hold(&self, ledger: &State, volume: VolumeId) -> Option<Hold> {
+        self.owners.get(&volume).map(|owner| owner.hold(ledger))
+    }
+
+    fn keep_lease(&mut self, now: Moment, ledger: &State, granted: Option<u64>, out: &mut Vec<Output>) {
         for effect in self.holder.step(now, ledger.settings, granted) {
             match effect {
                 HolderEffect::Ask(request) => out.push(Output::Ask(request)),

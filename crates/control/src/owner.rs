@@ -32,6 +32,7 @@
 //! On failure: what can't be decided waits, and so do the writes. An array that can't be stopped costs the node
 //! ([`Effect::ResetNode`]).
 
+mod back;
 #[cfg(test)]
 mod tests;
 mod up;
@@ -40,6 +41,7 @@ use crate::bug::{Bug, Bugs};
 use crate::command::{Command, LegRef, VolumeCommand};
 use crate::moment::Moment;
 use crate::state::{Base, LegState, Phase, Reach, State, Volume};
+use crate::target::Key;
 use model::{BootId, Epoch, Incarnation, LegId, MapSequence, NodeId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -169,6 +171,8 @@ pub enum Effect {
         /// Whether users are still there.
         kill: bool,
     },
+    /// Tell these legs' targets that they were given back: [`crate::target::Event::GivenBack`]. If that is lost it costs time alone.
+    GivenBack(BTreeMap<LegId, (Key, NodeId)>),
     /// The array does not stop: the node must not go on.
     ResetNode,
     /// Ask the ledger. May be ordered again and again until the ledger has changed; one in flight is enough.
@@ -369,6 +373,7 @@ impl Owner {
                 if stopped == *epoch =>
             {
                 self.stage = Stage::Stopped { epoch: stopped, then: *then, flushed };
+                effects.extend(self.given_back(ledger));
             }
             (event, Stage::Up(_)) => {
                 self.with_array(now, ledger, |up, sight| up.take(sight, event, effects));

@@ -95,6 +95,8 @@ pub enum Event {
     NotLaid(LegOf),
     /// A leg's oldest I/O is older than a path may stall ([`crate::stall`]).
     Stalled(LegOf),
+    /// Whoever had the leg under this key has no more use for it, and nobody will under that key.
+    GivenBack(LegOf, Key),
     /// A drive reported an error on a leg.
     Errored(LegOf),
     /// A drive was reset, or came back: its count now.
@@ -186,6 +188,7 @@ impl Target {
             }
             Event::NotLaid(leg) => drop(self.laying.remove(&leg)),
             Event::Stalled(leg) => self.take_back(ledger, leg, &mut effects),
+            Event::GivenBack(leg, key) => self.given_back(ledger, leg, key, &mut effects),
             Event::Errored(leg) => effects.extend(suspect(ledger, leg)),
             Event::DriveReset(drive, power_cycles) => {
                 self.drives.insert(drive, power_cycles);
@@ -336,12 +339,19 @@ impl Target {
     /// is: nobody goes on without it.
     fn take_back(&mut self, ledger: &State, id: LegOf, effects: &mut Vec<Effect>) {
         let Guard::Given { key, to } = self.guard(id) else { return };
-        let last = |volume: &Volume| volume.in_sync().map(|(leg, _)| leg).eq([id.1]);
-        if ledger.volumes.get(&id.0).is_some_and(last) {
+        if is_last(ledger, id) {
             return;
         }
         self.fence(id, Key { incarnation: key.incarnation.next(), ..key }, effects);
         effects.push(Effect::TakenBack(id, key, to));
+    }
+
+    /// It is fenced for whatever comes after this key, in time for the ledger to say what that is. The last in sync is left as it is: one that is fenced and
+    /// wanted gets another incarnation, of which nobody has flushed anything.
+    fn given_back(&mut self, ledger: &State, id: LegOf, back: Key, effects: &mut Vec<Effect>) {
+        if matches!(self.guard(id), Guard::Given { key, .. } if key == back) && !is_last(ledger, id) {
+            self.fence(id, Key { incarnation: back.incarnation.next(), ..back }, effects);
+        }
     }
 
     fn remember(&mut self, id: LegOf, key: Key, effects: &mut Vec<Effect>) {
@@ -406,6 +416,12 @@ impl Target {
             }
         }
     }
+}
+
+/// Whether no other leg of its volume is in sync.
+fn is_last(ledger: &State, id: LegOf) -> bool {
+    let last = |volume: &Volume| volume.in_sync().map(|(leg, _)| leg).eq([id.1]);
+    ledger.volumes.get(&id.0).is_some_and(last)
 }
 
 /// The lowest key that may be given out once a leg is fenced.

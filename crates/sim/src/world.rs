@@ -102,6 +102,8 @@ pub(crate) enum Event {
     Extend(usize, usize, u32, Reach),
     /// An owner hears that a leg was taken back, since its drive stalls.
     TakenBack(usize, usize, LegRef),
+    /// A target hears that a leg of its was given back: machine, leg, as it was given out.
+    GivenBack(usize, LegOf, Key),
     /// A leg could not be given out: machine, volume, leg.
     NotGiven(usize, usize, u16),
     /// A fault begins.
@@ -352,6 +354,9 @@ impl World {
             Event::TakenBack(machine, volume, leg) => {
                 self.tell_owner(machine, volume, owner::Event::TakenBack(leg));
             }
+            Event::GivenBack(machine, leg, key) => {
+                self.tell_target(machine, control::target::Event::GivenBack(leg, key));
+            }
             Event::Fault(fault) => self.fault(fault),
             Event::Mend(fault) => self.mend(fault),
             Event::Mended => self.all_mended(),
@@ -477,6 +482,7 @@ fn whose(event: &Event) -> Option<usize> {
         | Event::Extend(machine, ..)
         | Event::NotGiven(machine, ..)
         | Event::TakenBack(machine, ..)
+        | Event::GivenBack(machine, ..)
         | Event::Guest(machine, ..)
         | Event::Agent(machine, _) => Some(*machine),
         Event::Arrive(io) | Event::Land(io) => Some(io.to),

@@ -1,6 +1,6 @@
 //! A node as owner of a volume: from control's words to steps in nvme-fabrics, device-mapper and md.
 //!
-//! Purpose: [`assemble`], [`let_go`], [`release`], [`repoint`], [`rebuild`], [`stop_rebuild`], [`admit`], [`extend`], [`take`], [`shut`], [`give_up`], [`stop`] compute the steps from
+//! Purpose: [`assemble`], [`let_go`], [`release`], [`repoint`], [`rebuild`], [`stop_rebuild`], [`admit`], [`extend`], [`take`], [`shut`], [`give_up`], [`stop`], [`disconnect`] compute the steps from
 //! what the kernel has ([`Seen`]); [`look`] says it in control's words.
 //!
 //! ```text
@@ -185,10 +185,12 @@ impl Site {
 
     /// Another gate to the leg has gone before.
     fn reach(&self, seen: &Seen, way: Way, node: NodeId) -> Vec<Step> {
+        connect(way, node).into_iter().chain(self.gate(seen, way)).collect()
+    }
+
+    fn gate(&self, seen: &Seen, way: Way) -> Option<Step> {
         let there = seen.gates.get(&way.leg()).is_some_and(|gate| gate.leads(way));
-        let connect = (!way.local).then_some(Step::Connect(way.given, node));
-        let make = (!there).then(|| Step::MakeGate(way, self.geometry.leg_bytes()));
-        connect.into_iter().chain(make).collect()
+        (!there).then(|| Step::MakeGate(way, self.geometry.leg_bytes()))
     }
 
     /// By which device a leg is in the array: its gate's name says it, whatever it leads to.
@@ -200,6 +202,10 @@ impl Site {
     fn array<'a>(&self, seen: &'a Seen, epoch: Epoch) -> Result<&'a Array, Refused> {
         seen.array.as_ref().filter(|array| array.epoch == epoch).ok_or(Refused::NoArray(self.volume, epoch))
     }
+}
+
+fn connect(way: Way, node: NodeId) -> Option<Step> {
+    (!way.local).then_some(Step::Connect(way.given, node))
 }
 
 /// `Assemble`: from whatever an earlier order or run has left to an array that takes writes, and that nobody can open yet.
@@ -243,9 +249,9 @@ pub fn assemble(
     let wanted = |given: &GivenLeg| ways.values().any(|way| way.given == *given && !way.local);
     steps
         .extend(seen.connections.keys().filter(|given| !wanted(given)).map(|given| Step::Disconnect(*given)));
-    for (leg, way) in &ways {
-        steps.extend(site.reach(seen, *way, order.legs[leg].1));
-    }
+    // First what takes others a while: the own leg may be given out meanwhile.
+    steps.extend(ways.iter().filter_map(|(leg, way)| connect(*way, order.legs[leg].1)));
+    steps.extend(ways.values().filter_map(|way| site.gate(seen, *way)));
     steps.push(Step::Prepare(Prepare {
         ways: ways.values().copied().collect(),
         known,
@@ -480,8 +486,13 @@ pub fn stop(site: &Site, seen: &Seen) -> Vec<Step> {
     steps.extend(give_up(site, seen));
     steps.extend(seen.array.is_some().then_some(Step::Clear));
     steps.extend(seen.gates.iter().map(|(leg, gate)| Step::RemoveGate(*leg, gate.epoch)));
-    steps.extend(seen.connections.keys().map(|given| Step::Disconnect(*given)));
+    steps.extend(disconnect(seen));
     steps
+}
+
+/// What is left of a volume without an array and without gates: connections through which nothing can be sent any more.
+pub fn disconnect(seen: &Seen) -> Vec<Step> {
+    seen.connections.keys().map(|given| Step::Disconnect(*given)).collect()
 }
 
 /// What takes the own leg's path away from the array that has it in this epoch: the leg is to be fenced, and the array has to let it

@@ -268,7 +268,8 @@ impl Instance {
         if socket.exists() {
             return Ok(());
         }
-        self.capabilities(&[("late-block-activate", true)]).await?;
+        // Else it is asked again and again whether all has come.
+        self.capabilities(&[("late-block-activate", true), ("events", true)]).await?;
         let uri = format!("unix:{}", socket.display());
         self.ask("migrate-incoming", json!({ "uri": uri })).await.map(drop)
     }
@@ -387,9 +388,13 @@ impl Instance {
     }
 }
 
-/// QEMU's last words.
-fn ended(places: &Places) -> InstanceError {
+/// What QEMU itself said last, on its output, of a machine that is there or has just ended; `None`: nothing.
+pub fn last_words(places: &Places) -> Option<String> {
     let said = fs::read(places.output()).unwrap_or_default();
     let said = String::from_utf8_lossy(&said[said.len().saturating_sub(WORDS_MAX)..]).trim().to_owned();
-    InstanceError::Ended { said: if said.is_empty() { "without a word".to_owned() } else { said } }
+    Some(said).filter(|said| !said.is_empty())
+}
+
+fn ended(places: &Places) -> InstanceError {
+    InstanceError::Ended { said: last_words(places).unwrap_or_else(|| "without a word".to_owned()) }
 }

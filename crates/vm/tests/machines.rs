@@ -384,3 +384,58 @@ async fn when_the_side_that_sends_dies_the_other_never_runs() {
     assert!(rack.said("b").is_empty());
     rack.judge(&["a"]);
 }
+
+/// A boot sector of a guest that goes through 112 pages, round after round: each has the number of the last round, or it says `X`, and gets that of this one. Every 64 rounds it says `.`.
+const GOES_THROUGH_PAGES: [u8; 92] = [
+    0xfa, // cli
+    0x31, 0xc0, 0x8e, 0xd0, 0xbc, 0x00, 0x70, // a stack at 0x7000
+    0x66, 0x31, 0xc9, // round 0
+    0xbb, 0x00, 0x10, 0x8e, 0xc3, // from 0x10000 on,
+    0x26, 0x66, 0xc7, 0x06, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, // its number to each page
+    0x81, 0xc3, 0x00, 0x01, 0x81, 0xfb, 0x00, 0x80, 0x72, 0xea, // up to 0x80000
+    0xba, 0xf8, 0x03, // the serial port
+    0x66, 0x89, 0xcd, 0x66, 0x41, // the next round
+    0xbb, 0x00, 0x10, 0x8e, 0xc3, // from 0x10000 on,
+    0x26, 0x66, 0x39, 0x2e, 0x00, 0x00, 0x74, 0x03, 0xb0, 0x58,
+    0xee, // the number of the last one, or X
+    0x26, 0x66, 0x89, 0x0e, 0x00, 0x00, // the number of this one
+    0x81, 0xc3, 0x00, 0x01, 0x81, 0xfb, 0x00, 0x80, 0x72, 0xe3, // up to 0x80000
+    0xbf, 0xd0, 0x07, 0x4f, 0x75, 0xfd, // some time for others
+    0xf6, 0xc1, 0x3f, 0x75, 0xd0, // 64 rounds?
+    0xb0, 0x2e, 0xee, 0xeb, 0xcb, // .
+];
+
+/// What it writes while it is sent is there: [`vm::machine`] says what would be missing.
+#[tokio::test]
+async fn a_guest_that_runs_while_it_is_sent_has_all_of_its_memory_there() {
+    let rack = Rack::new();
+    let mut sector = GOES_THROUGH_PAGES.to_vec();
+    sector.resize(510, 0);
+    sector.extend([0x55, 0xaa]);
+    File::options().write(true).open(rack.disk()).unwrap().write_all_at(&sector, 0).unwrap();
+    let says = |node: &str| console::read(&rack.places(node), 0, usize::MAX).unwrap().bytes;
+    let rounds = |node: &str| says(node).iter().rev().take_while(|said| **said == b'.').count();
+    let deadline = Instant::now() + BOUND;
+    let mut from = rack.start("a", 1, Role::Run).await.unwrap();
+    from.resume().await.unwrap();
+    let mut to = rack.start("b", 2, Role::Incoming).await.unwrap();
+    to.listen().await.unwrap();
+    while rounds("a") < 5 {
+        assert!(Instant::now() < deadline, "{}", String::from_utf8_lossy(&says("a")));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // So slowly that it writes to most pages after they were sent.
+    let slow = Limits { bandwidth: 2 << 20, ..LIMITS };
+    from.send(&rack.places("b").incoming(), Switchover::AtOnce, slow).await.unwrap();
+    assert_eq!(from.sent(BOUND).await.unwrap(), Sending::Done);
+    to.received(BOUND).await.unwrap();
+    to.resume().await.unwrap();
+    while says("b").is_empty() {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    to.kill(KILL).await.unwrap();
+    from.kill(KILL).await.unwrap();
+    let missing = says("b").iter().filter(|said| **said == b'X').count();
+    assert_eq!(missing, 0, "pages that are not as they were left");
+}

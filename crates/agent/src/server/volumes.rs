@@ -47,6 +47,7 @@ pub(super) fn routes(router: Router<Arc<State>>) -> Router<Arc<State>> {
         .route(path::POOL_DIGESTS, post(digests))
         .route(path::POOL_BOUNCE, post(bounce))
         .route(path::POOL_TAKEN_BACK, post(taken_back))
+        .route(path::POOL_GIVEN_BACK, post(given_back))
 }
 
 /// Lets handlers know whose certificate was shown.
@@ -198,6 +199,14 @@ async fn taken_back(
     Body(request): Body<GivenLegRequest>,
 ) -> Result<Json<()>, Refusal> {
     state.volumes.taken_back(request)?;
+    Ok(Json(()))
+}
+
+async fn given_back(
+    Shared(state): Daemon,
+    Body(request): Body<GivenLegRequest>,
+) -> Result<Json<()>, Refusal> {
+    state.volumes.given_back(request)?;
     Ok(Json(()))
 }
 

@@ -447,6 +447,11 @@ impl Volumes {
         self.running()?.shell.taken_back(request.volume, leg)
     }
 
+    /// Who had a leg of this node needs it no more, as it was given out.
+    pub(crate) fn given_back(&self, request: GivenLegRequest) -> Result<(), VolumesError> {
+        self.running()?.shell.given_back((request.volume, request.leg), request.key)
+    }
+
     /// What this node says of the cluster; confirmed: after it has followed all that was acknowledged before it was asked.
     pub(crate) async fn view(&self, confirmed: bool) -> Result<ClusterView, VolumesError> {
         let running = self.running()?;

@@ -110,14 +110,25 @@ fn look(device: &Path) -> Left {
 
 /// Another part of this agent is about to kill a process: it counts as killed for every device that it has open.
 pub(super) fn is_to_be_killed(pid: Pid) {
-    let descriptors =
-        fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).into_iter().flatten().flatten();
-    let open = descriptors.filter_map(|entry| fs::metadata(entry.path()).ok());
-    let devices = open.filter(|file| file.file_type().is_block_device()).map(|device| device.rdev());
+    let devices = devices_of(pid);
     let mut killed = KILLED.lock().unwrap_or_else(PoisonError::into_inner);
     for number in devices {
         killed.entry(number).or_default().push(pid);
     }
+}
+
+/// The numbers of all block devices that a process has open.
+fn devices_of(pid: Pid) -> Vec<u64> {
+    let descriptors =
+        fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).into_iter().flatten().flatten();
+    let open = descriptors.filter_map(|entry| fs::metadata(entry.path()).ok());
+    open.filter(|file| file.file_type().is_block_device()).map(|device| device.rdev()).collect()
+}
+
+/// The first of these block devices that a process has not open, whatever it was told to open.
+pub(super) fn not_open<'a>(pid: Pid, mut devices: impl Iterator<Item = &'a Path>) -> Option<&'a Path> {
+    let open = devices_of(pid);
+    devices.find(|device| fs::metadata(device).map_or(true, |device| !open.contains(&device.rdev())))
 }
 
 /// Whether any of those that were killed for a device, these among them, is still on its way out: it may hold the device without a descriptor of it.

@@ -34,7 +34,7 @@ use storage::kernel::{Engine, StepError};
 use storage::owner::{self, Layout, Refused, Site, Step};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify, mpsc};
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 use waiting::Waiting;
 
@@ -44,6 +44,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often, and how many times, when something was just given up.
 pub(super) const LOOK_HURRIED: Duration = Duration::from_millis(20);
 const HURRIED_LOOKS: u32 = 10;
+/// How long an assembly is tried again in a hurry, while targets fence legs and give them out.
+const HURRIED: Duration = Duration::from_secs(1);
 /// How long a peer may take to flush a leg.
 const FLUSH_LIMIT: Duration = Duration::from_secs(10);
 /// The same for all legs before an array is stopped: control gives it two seconds in all.
@@ -117,7 +119,7 @@ impl Arrays {
                     warn!("can't reset the node: {error}");
                 }
             }
-            Effect::Propose(_) => {}
+            Effect::Propose(_) | Effect::GivenBack(_) => {}
             short => {
                 if matches!(short, Effect::StopRebuild(_)) {
                     next(&array.rebuilds);
@@ -142,9 +144,10 @@ impl Arrays {
 
 impl Array {
     fn start(id: VolumeId, shared: &Shared) -> Self {
-        let (short, orders) = mpsc::unbounded_channel();
-        let one = One { id, shared: shared.clone(), orders: Arc::default(), door: Arc::default() };
-        tokio::spawn(one.clone().shorts(orders, short.clone().downgrade()));
+        let (short, given) = mpsc::unbounded_channel();
+        let (orders, door, leaving) = Default::default();
+        let one = One { id, shared: shared.clone(), orders, door, leaving };
+        tokio::spawn(one.clone().shorts(given, short.clone().downgrade()));
         let look = Arc::new(Notify::new());
         let watch = tokio::spawn(one.clone().watch(Arc::clone(&look))).abort_handle();
         Self { one, rebuilds: Arc::default(), extending: Arc::default(), short, look, watch }
@@ -173,6 +176,8 @@ pub(super) struct One {
     orders: Arc<AtomicU64>,
     /// Held while users are let in, and while nobody is to be any more.
     door: Arc<Mutex<()>>,
+    /// Held while connections of an array that is gone are let go of: nothing is assembled meanwhile.
+    leaving: Arc<Mutex<()>>,
 }
 
 fn at_odds(refused: &Refused) -> VolumesError {
@@ -221,9 +226,13 @@ impl One {
 
     async fn assemble(self, turn: Turn, assembly: Assembly) {
         let epoch = assembly.epoch;
-        // The own leg is given out at the same time, and takes a moment.
-        let mut pause = LOOK_HURRIED;
+        // Whoever lets go of what was here before ends, or sees that this was ordered.
+        drop(self.leaving.lock().await);
+        // Legs are given out at the same time, and that takes a moment: of one's own it is told, of others it is not.
+        let (begun, mut given_out) = (Instant::now(), self.shared.place.given_out.subscribe());
+        let (mut pause, mut told) = (LOOK_HURRIED, String::new());
         while !turn.is_over() {
+            given_out.mark_unchanged();
             let (order, ledger, id) = (assembly.clone(), self.shared.ledger.clone(), self.id);
             let plan = move |site: &Site, engine: &Engine| {
                 let known =
@@ -241,10 +250,19 @@ impl One {
                     info!("{} is assembled in epoch {epoch}", self.id);
                     return self.tell(Event::Assembled(epoch));
                 }
-                Err(error) => warn!("can't assemble {} yet: {}", self.id, crate::chain(&error)),
+                Err(error) => {
+                    let why = crate::chain(&error);
+                    if why != told {
+                        warn!("can't assemble {} yet: {why}", self.id);
+                        told = why;
+                    }
+                }
             }
-            sleep(pause).await;
-            pause = TRY_AGAIN.min(pause * 2);
+            // The sender lives as long as this does.
+            let _ = timeout(pause, given_out.changed()).await;
+            if begun.elapsed() > HURRIED {
+                pause = TRY_AGAIN.min(pause * 2);
+            }
         }
     }
 
@@ -414,6 +432,7 @@ impl One {
             | Effect::Stop { .. }
             | Effect::ResetNode
             | Effect::Extend(_)
+            | Effect::GivenBack(_)
             | Effect::Propose(_) => {}
         }
         Ok(())

@@ -58,6 +58,8 @@ pub(super) struct Place {
     saved: Mutex<Saved>,
     pub(super) seeded: Seeded,
     pub(super) lives: Lives,
+    /// How many legs were given out since the agent began: who waits for one need not guess when.
+    pub(super) given_out: watch::Sender<u64>,
 }
 
 /// Before this node gets a ledger: from then on it has floors. Those that it has stay: they may be of the cluster that it joins.
@@ -87,7 +89,8 @@ impl Place {
             store.save(FILE, &saved)?;
         }
         let (seeded, lives) = (seeded::of_this_node()?, Lives::load(store.clone())?);
-        Ok(Self { cluster, node, store, paths, saved: Mutex::new(saved), seeded, lives })
+        let given_out = watch::Sender::new(0);
+        Ok(Self { cluster, node, store, paths, saved: Mutex::new(saved), seeded, lives, given_out })
     }
 
     /// Which MAC addresses this cluster's virtual machines have.

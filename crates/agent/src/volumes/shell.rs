@@ -4,6 +4,7 @@
 //!
 //! On failure: whatever is lost (a letter, a lease, a proposal's answer) is asked for again by control.
 
+mod given_back;
 mod hand_over;
 mod left;
 
@@ -111,6 +112,7 @@ enum Asked {
     Bounce(LegOf, Key, Bounced),
     Close(VolumeId),
     TakenBack(VolumeId, LegRef),
+    GivenBack(LegOf, Key),
     Received(VmId, Generation, oneshot::Sender<bool>),
 }
 
@@ -458,6 +460,9 @@ impl Shell {
             }
             Asked::HandOver(asked) => self.answer_hand_over(asked),
             Asked::TakenBack(id, leg) => self.step(Input::Owner(id, control::owner::Event::TakenBack(leg))),
+            Asked::GivenBack(leg, key) => {
+                self.step(Input::Target(control::target::Event::GivenBack(leg, key)));
+            }
             Asked::Close(id) => self.step(Input::Owner(id, control::owner::Event::Close)),
             Asked::Glance(answer) => {
                 let state = Arc::clone(&self.state.borrow());
@@ -487,6 +492,7 @@ impl Shell {
         match output {
             Output::Target(Effect::TakenBack(leg, key, to)) => self.say_taken_back(leg, key, to),
             Output::Target(effect) => self.legs.order(effect),
+            Output::Owner(id, control::owner::Effect::GivenBack(legs)) => self.say_given_back(id, &legs),
             Output::Owner(id, effect) => {
                 if let Some(epoch) = self.epoch_of(id) {
                     self.arrays.order(id, epoch, effect);

@@ -194,7 +194,10 @@ impl Leg {
                 let counted = self.counted.take();
                 let done = blocking(move || give_out(&place, &ledger, (leg, key, to), counted)).await;
                 match done {
-                    Ok(()) => info!("{} is given out to {to}", GivenLeg { leg, key }),
+                    Ok(()) => {
+                        info!("{} is given out to {to}", GivenLeg { leg, key });
+                        self.place.given_out.send_modify(|count| *count += 1);
+                    }
                     Err(error) => {
                         warn!("can't give out {}: {}", GivenLeg { leg, key }, crate::chain(&error));
                         sleep(TRY_AGAIN).await;

@@ -4,8 +4,8 @@ use super::*;
 use crate::command::ClusterCommand;
 use crate::owner::{LegLook, Look};
 use crate::state::{Cache, Phase};
-use crate::testing::{VOLUME, boot, volume, with_volume};
-use model::{LegId, MapSequence, Mirror, PowerCycles};
+use crate::testing::{VOLUME, boot, must, volume, with_volume};
+use model::{Generation, LegId, MapSequence, Mirror, PowerCycles, VmPlacement, VmSpec};
 use std::collections::VecDeque;
 
 const WITNESS: NodeId = NodeId(3);
@@ -93,7 +93,8 @@ impl Cluster {
                 let flushed = volume(&self.ledger).named_in_sync();
                 vec![owner::Event::Stopped { epoch, flushed }]
             }
-            owner::Effect::Repoint(..)
+            owner::Effect::GivenBack(_)
+            | owner::Effect::Repoint(..)
             | owner::Effect::Admit(_)
             | owner::Effect::Extend(_)
             | owner::Effect::StopRebuild(_)
@@ -184,7 +185,46 @@ fn owners_come_and_go_with_the_ledgers_volumes() {
     cluster.tell(NodeId(1), Input::Owner(VOLUME, owner::Event::Close));
     cluster.until(1000, |cluster| volume(&cluster.ledger).phase == Phase::Closed);
     let delete = crate::testing::now(&cluster.ledger, crate::command::VolumeCommand::Delete);
-    crate::testing::must(&mut cluster.ledger, &delete);
+    must(&mut cluster.ledger, &delete);
     cluster.until(1000, |cluster| cluster.members.values().all(|member| member.stage(VOLUME).is_none()));
     cluster.until(1000, |cluster| cluster.ledger.drives.values().all(|drive| drive.leaving.is_empty()));
+}
+
+/// What is between the end of its array and the commit that moves it is a part of the time for which nobody runs.
+#[test]
+fn a_volume_that_has_parted_moves_with_its_virtual_machine_without_another_look() {
+    use crate::vm::{Room, VmCommand, VmPhase, VmsCommand, Wanted};
+    let (vm, one, two) = (VmId(1), NodeId(1), NodeId(2));
+    let mut cluster = Cluster::new();
+    cluster.until(5000, |cluster| cluster.is_open_at(one));
+    let spec = VmSpec {
+        name: "one".parse().unwrap(),
+        memory_bytes: 1 << 30,
+        cores: 1,
+        placement: VmPlacement::Anywhere,
+        anti_affinity: None,
+        volumes: vec![VOLUME],
+        nics: Vec::new(),
+    };
+    let about = |generation, command| Command::Vm(vm, Generation(generation), command);
+    let room = Room { memory_bytes: 2 << 30, cores: 2 };
+    for command in [
+        Command::Vms(VmsCommand::SetRoom(one, room)),
+        Command::Vms(VmsCommand::SetRoom(two, room)),
+        Command::Vms(VmsCommand::Create(Box::new(spec))),
+        Command::Vms(VmsCommand::Want(vm, Wanted::Running)),
+        about(0, VmCommand::Place { on: one }),
+        about(1, VmCommand::Began),
+        about(1, VmCommand::Migrate { to: two }),
+        about(2, VmCommand::IncomingReady),
+    ] {
+        must(&mut cluster.ledger, &command);
+    }
+    let runs = Instance { generation: Generation(1), stage: runner::Stage::Running };
+    let member = cluster.members.remove(&one).unwrap().with_vms([(vm, runs)].into());
+    cluster.members.insert(one, member);
+    cluster.tell(one, Input::Vm(runner::Event::Leased));
+    cluster.tell(one, Input::Vm(runner::Event::Paused(vm, Generation(1))));
+    assert!(matches!(cluster.ledger.vms.all[&vm].phase, VmPhase::Landing { .. }));
+    assert_eq!(volume(&cluster.ledger).owner, two);
 }

@@ -175,6 +175,12 @@ impl World {
             owner::Effect::Stop { kill: false } if machine.array.as_ref().is_some_and(|array| array.used) => {
             }
             owner::Effect::Stop { .. } => self.stop(node),
+            // Every other time it is lost.
+            owner::Effect::GivenBack(legs) => {
+                for (leg, (key, to)) in legs.into_iter().filter(|(_, (key, _))| key.epoch.number % 2 == 1) {
+                    self.tell_target(to, target::Event::GivenBack((VOLUME, leg), key));
+                }
+            }
             owner::Effect::ResetNode => panic!("an array stops at once here"),
             owner::Effect::Propose(command) => self.propose(command),
             owner::Effect::Extend(reach) => self.extend(node, reach),

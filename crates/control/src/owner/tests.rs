@@ -310,6 +310,30 @@ fn a_hand_over_is_turned_or_taken_back_while_it_is_under_way_and_not_begun_to_on
     assert_eq!(proposed(stopped), back);
 }
 
+#[test]
+fn legs_are_given_back_when_the_array_of_an_open_volume_was_closed_in_order_and_only_then() {
+    let (ledger, owner) = up();
+    let back = |ledger: &State, flushed| {
+        let (mut owner, epoch) = (owner.clone(), volume(ledger).epoch);
+        owner.step(Moment(10), ledger, Event::Close);
+        let effects = owner.step(Moment(20), ledger, Event::Stopped { epoch, flushed });
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::GivenBack(legs) => Some(legs),
+            _ => None,
+        })
+    };
+    let (epoch, all) = (volume(&ledger).epoch, volume(&ledger).named_in_sync());
+    let legs = back(&ledger, all.clone()).unwrap();
+    let key = Key { epoch, incarnation: Incarnation(1) };
+    assert_eq!(legs, [(LegId(1), (key, NodeId(1))), (LegId(2), (key, NodeId(2)))].into());
+    assert_eq!(back(&ledger, BTreeSet::new()), None, "it is made anew");
+    // What it sees may lag behind, and in a volume that is being opened it may make another array of this epoch.
+    let mut lagging = ledger.clone();
+    lagging.volumes.get_mut(&VOLUME).unwrap().phase =
+        Phase::Opening { boot: boot(NodeId(1), 1), make_equal: false };
+    assert_eq!(back(&lagging, all), None);
+}
+
 /// One leg did not take the flush: it is no orderly close, and a takeover has the legs made equal.
 #[test]
 fn what_was_not_flushed_is_not_handed_over() {

@@ -189,6 +189,30 @@ fn a_leg_whose_drive_stalls_is_taken_back_and_its_owner_told_unless_it_is_the_la
     assert!(effects.contains(&Effect::GiveOut(LEG, floor, to)), "{effects:?}");
 }
 
+/// The fence is through before the ledger says who has it next; it is given out again under no key of before, and the last in sync is left as it is.
+#[test]
+fn a_leg_that_is_given_back_is_fenced_for_whoever_has_it_next() {
+    let mut target = target();
+    let mut ledger = given(&mut target);
+    let Guard::Given { key, .. } = target.guard(LEG) else { panic!("it is given out") };
+    let mut alone = ledger.clone();
+    let stale = now(&ledger, VolumeCommand::LegStale(crate::testing::leg_ref(&ledger, 2)));
+    must(&mut alone, &stale);
+    assert_eq!(target.step(Moment(0), &alone, Event::GivenBack(LEG, key)), []);
+    let other = Key { incarnation: key.incarnation.next(), ..key };
+    assert_eq!(target.step(Moment(0), &ledger, Event::GivenBack(LEG, other)), [], "another key");
+    let effects = target.step(Moment(0), &ledger, Event::GivenBack(LEG, key));
+    assert_eq!(effects, [Effect::Remember(LEG, other), Effect::Fence(LEG, other)]);
+    assert_eq!(target.step(Moment(0), &ledger, Event::GivenBack(LEG, key)), [], "once");
+    assert_eq!(fenced(&mut target, &ledger, &effects), [], "nobody asked for anything");
+    assert_eq!(look(&mut target, &ledger), [], "not as it was");
+    let switched = now(&ledger, crate::testing::hand_over(&ledger, NodeId(2)));
+    must(&mut ledger, &switched);
+    let next = Key { epoch: key.epoch.next(), ..key };
+    let effects = look(&mut target, &ledger);
+    assert_eq!(effects, [Effect::Remember(LEG, next), Effect::GiveOut(LEG, next, NodeId(2))]);
+}
+
 /// A drive that was replaced is in no registration: the ledger would refuse all of it.
 #[test]
 fn a_drive_that_has_left_the_pool_is_not_registered_again() {

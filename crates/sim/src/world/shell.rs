@@ -277,6 +277,14 @@ impl World {
                 self.pump(machine, volume);
             }
             owner::Effect::Stop { kill } => self.stop(machine, volume, kill),
+            owner::Effect::GivenBack(legs) => {
+                for (leg, (key, to)) in legs {
+                    let to = node_index(to);
+                    if let Some(delay) = self.message(machine, to) {
+                        self.post(delay, Event::GivenBack(to, (volume_id(volume), leg), key));
+                    }
+                }
+            }
             owner::Effect::ResetNode => {
                 self.tell(|_| format!("node-{} resets itself: an array does not stop", machine + 1));
                 self.reset(machine);

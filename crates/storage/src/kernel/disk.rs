@@ -18,7 +18,9 @@ use super::{Engine, StepError, idle, observe};
 use crate::name;
 use crate::slab::Extent;
 use model::VolumeId;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long what is in flight may take to end before a table is not swapped. Whoever swaps has seen that nobody begins anything.
@@ -27,17 +29,23 @@ const IDLE_BOUND: Duration = Duration::from_secs(1);
 impl Engine {
     /// A disk for a volume that is not here yet, of so many bytes. One that is there already is taken away from what it led to.
     pub fn hold_disk(&self, volume: VolumeId, bytes: u64) -> Result<PathBuf, StepError> {
+        let turn = turn(volume);
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.turn_disk(volume, &nowhere(bytes))
     }
 
     /// Lets a volume's disk lead to it, and makes the disk if there is none. [`StepError::Missing`]: users are not let in here.
     pub fn lead_disk(&self, volume: VolumeId) -> Result<PathBuf, StepError> {
+        let turn = turn(volume);
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let table = self.to_top(volume)?;
         self.turn_disk(volume, &table)
     }
 
     /// Takes the volume away from its disk, if there is one: whoever has it open gets errors.
     pub fn part_disk(&self, volume: VolumeId) -> Result<(), StepError> {
+        let turn = turn(volume);
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         match observe::len_bytes(self, &name::disk(volume))? {
             Some(bytes) => self.turn_disk(volume, &nowhere(bytes)).map(drop),
             None => Ok(()),
@@ -67,18 +75,24 @@ impl Engine {
         Ok(self.dm.below(&disk)?.contains(&top.number).then_some(found))
     }
 
-    /// Removes what users of a volume open, and a disk that leads there. It fails while somebody has either open.
+    /// Removes what users of a volume open, and a disk that leads there. It fails while somebody has either open. A disk that leads nowhere holds the volume all the same if whoever
+    /// was to lead it there was killed before the table was taken: that table goes.
     pub(super) fn remove_top(&self, volume: VolumeId) -> Result<(), StepError> {
+        let disk = name::disk(volume);
         if self.disk_in_front(volume)?.is_some() {
             self.remove_disk(volume)?;
+        } else if self.dm.info(&disk)?.is_some() && self.dm.has_table_ready(&disk)? {
+            self.dm.clear(&disk)?;
         }
         Ok(self.dm.remove(&name::top(volume))?)
     }
 
-    /// Makes a disk that leads to a volume as long as that has become.
+    /// Makes a disk that leads to a volume as long as that has become. One that was taken away from it meanwhile is left there.
     pub(super) fn lengthen_disk(&self, volume: VolumeId) -> Result<(), StepError> {
+        let turn = turn(volume);
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         match self.disk_in_front(volume)? {
-            Some(_) => self.lead_disk(volume).map(drop),
+            Some(_) => self.turn_disk(volume, &self.to_top(volume)?).map(drop),
             None => Ok(()),
         }
     }
@@ -112,8 +126,28 @@ impl Engine {
     }
 }
 
+/// Who looks where a volume's disk leads and then has it lead somewhere, one at a time, of all of this process. Not the turn of those who swap what users go through
+/// ([`idle::turn`]): they wait as long as it takes, perhaps for a leg that is to be let go.
+fn turn(volume: VolumeId) -> Arc<Mutex<()>> {
+    static TURNS: Mutex<BTreeMap<VolumeId, Arc<Mutex<()>>>> = Mutex::new(BTreeMap::new());
+    Arc::clone(TURNS.lock().unwrap_or_else(PoisonError::into_inner).entry(volume).or_default())
+}
+
 /// A table of errors.
 fn nowhere(bytes: u64) -> Vec<Target> {
     let (kind, parameters) = ("error", String::new());
     vec![Target { start_sectors: 0, len_sectors: bytes / 512, kind, parameters }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_each_volume_one_at_a_time_has_its_disk_lead_somewhere() {
+        let (one, other) = (turn(VolumeId(1)), turn(VolumeId(2)));
+        let _held = one.lock().unwrap();
+        assert!(turn(VolumeId(1)).try_lock().is_err() && other.try_lock().is_ok());
+        assert!(idle::turn(VolumeId(1)).try_lock().is_ok(), "nobody waits for a swap that waits for a leg");
+    }
 }

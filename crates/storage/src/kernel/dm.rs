@@ -35,6 +35,7 @@ const DEV_REMOVE: u8 = 4;
 const DEV_SUSPEND: u8 = 6;
 const DEV_STATUS: u8 = 7;
 const TABLE_LOAD: u8 = 9;
+const TABLE_CLEAR: u8 = 10;
 const TABLE_DEPS: u8 = 11;
 const TABLE_STATUS: u8 = 12;
 const TARGET_MSG: u8 = 14;
@@ -292,6 +293,11 @@ impl Dm {
     /// Whether a table is loaded that is not used yet.
     pub(super) fn has_table_ready(&self, name: &str) -> Result<bool, DmError> {
         Ok(self.flags(name)? & INACTIVE_PRESENT_FLAG != 0)
+    }
+
+    /// Drops a table that is loaded and not used yet.
+    pub(super) fn clear(&self, name: &str) -> Result<(), DmError> {
+        self.call("clear the table of", TABLE_CLEAR, name, 0, &[], 0).map(drop)
     }
 
     fn flags(&self, name: &str) -> Result<u32, DmError> {

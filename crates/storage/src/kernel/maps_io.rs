@@ -17,6 +17,7 @@ use control::state::Base;
 use model::{Epoch, LegId, MapSequence};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::panic::resume_unwind;
 use std::thread;
 
 /// How much is copied at once, bytes.
@@ -73,19 +74,32 @@ impl OpenLeg {
     }
 }
 
+/// Does the same with each at once, and returns when all have ended; the first error, if there is one.
+fn at_once<I: Sync, T: Send>(
+    all: &[I],
+    work: impl Fn(&I) -> Result<T, StepError> + Sync,
+) -> Result<Vec<T>, StepError> {
+    let work = &work;
+    thread::scope(|scope| {
+        let begun: Vec<_> = all.iter().map(|one| scope.spawn(move || work(one))).collect();
+        let ended = begun.into_iter().map(|one| one.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        ended.collect()
+    })
+}
+
 /// Before an array starts.
 pub(super) fn prepare(engine: &Engine, site: &Site, order: &Prepare) -> Result<(), StepError> {
     let geometry = &site.geometry;
-    let legs: Vec<OpenLeg> =
-        order.ways.iter().map(|way| open(engine, site, *way)).collect::<Result<_, _>>()?;
+    let ways: Vec<Way> = order.ways.iter().copied().collect();
+    let legs = at_once(&ways, |way| open(engine, site, *way))?;
     let read = legs.iter().map(|leg| (leg.way.leg(), leg.maps.clone())).collect();
     let none = BTreeSet::new();
     let kept = if engine.bugs.has(Bug::ForgetMap) { &none } else { &order.stale };
     let prepared = maps::prepare(&everything(geometry), &read, order.known, kept);
-    for leg in &legs {
+    at_once(&legs, |leg| {
         leg.write_maps(geometry, order.sequence, &prepared.maps)?;
-        leg.write_bitmap(geometry, &prepared.union)?;
-    }
+        leg.write_bitmap(geometry, &prepared.union)
+    })?;
     if order.make_equal {
         make_equal(engine, geometry, &legs, &prepared.union)?;
     }

@@ -33,7 +33,7 @@ pub use sysfs::{FileError, Watched};
 
 use crate::bug::{Bug, Bugs};
 use crate::digest::{Digest, DigestKey};
-use crate::header::{self, Claim, ClusterId, DriveHeader, EXAMINED_BYTES, Refused};
+use crate::header::{self, Claim, ClusterId, DriveHeader, EXAMINED_BYTES, HEADER_BYTES, Refused};
 use crate::leg::LegError;
 use crate::name::GivenLeg;
 use crate::owner::Site;
@@ -228,8 +228,7 @@ impl Engine {
     /// Whether a drive has this header, and no other: only then is anything of the pool written to it.
     pub fn is_claimed(&self, path: &std::path::Path, header: DriveHeader) -> Result<bool, StepError> {
         let drive = Block::open(path)?;
-        let looked = EXAMINED_BYTES.min(usize::try_from(drive.len_bytes()?).unwrap_or(usize::MAX));
-        Ok(header::examine(&drive.read(0, looked)?, &[]) == header::Content::Pool(header))
+        Ok(DriveHeader::decode(&drive.read(0, HEADER_BYTES)?) == Ok(header))
     }
 
     /// The device of the drive with that serial number.

@@ -5,20 +5,25 @@
 //!
 //! On failure: it is tried again until it is done, or another order has taken its place.
 
-use super::{FLUSH_ALL_LIMIT, One, TRY_AGAIN, Turn};
+use super::{FLUSH_ALL_LIMIT, LOOK_EVERY, One, TRY_AGAIN, Turn};
 use crate::volumes::VolumesError;
 use crate::volumes::openers::{self, Left};
 use control::command::LegRef;
 use control::owner::Event;
 use control::target::Key;
-use model::Epoch;
+use futures_util::future::try_join_all;
+use model::{Epoch, LegId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use storage::kernel::Engine;
-use storage::owner::{self, Site};
+use storage::owner::{self, Site, Step};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
+
+/// How long targets have to shut the connections of an array that was closed in order.
+const SHUT_BOUND: Duration = Duration::from_secs(2);
 
 /// An order to stop, over all its tries.
 #[derive(Default)]
@@ -43,7 +48,11 @@ impl One {
                 Ok(()) if turn.is_over() => return,
                 Ok(()) => {
                     info!("{} is stopped in epoch {epoch}", self.id);
-                    return self.tell(Event::Stopped { epoch, flushed: stop.flushed });
+                    self.tell(Event::Stopped { epoch, flushed: stop.flushed });
+                    if !kill {
+                        self.leave(turn, epoch).await;
+                    }
+                    return;
                 }
                 Err(error) => {
                     warn!("can't stop {} yet: {}", self.id, crate::chain(&error));
@@ -86,24 +95,47 @@ impl One {
             // Whoever is killed was not closed in order, whatever the legs took.
             stop.flushed = timeout(FLUSH_ALL_LIMIT, self.flush_all(epoch)).await.unwrap_or_default();
         }
-        let stop = move |site: &Site, engine: &Engine| Ok(owner::stop(site, &engine.seen_owner(site)?));
+        let stop = move |site: &Site, engine: &Engine| {
+            let mut steps = owner::stop(site, &engine.seen_owner(site)?);
+            // Closed in order, nothing is under way in its connections: nobody has to wait until they are gone.
+            steps.retain(|step| kill || !matches!(step, Step::Disconnect(_)));
+            Ok(steps)
+        };
         self.carry(Some(turn.clone()), epoch, stop).await
+    }
+
+    /// Lets go of the connections of an array that was closed in order. Its legs' targets shut them at about the same time: a controller that is deleted while that happens waits for an
+    /// answer until the kernel gives it up, a minute later (`nvme_tcp_error_recovery` leaves one alone that is being deleted). So they go first. Should the agent end before, the next assembly lets go of them.
+    async fn leave(&self, turn: Turn, epoch: Epoch) {
+        let late = Instant::now() + SHUT_BOUND;
+        let lives = |seen: &owner::Seen| seen.connections.values().flatten().any(|one| one.live);
+        while self.seen().await.is_ok_and(|seen| lives(&seen)) && Instant::now() < late {
+            sleep(LOOK_EVERY).await;
+        }
+        let _leaving = self.leaving.lock().await;
+        let gone = |site: &Site, engine: &Engine| Ok(owner::disconnect(&engine.seen_owner(site)?));
+        if let Err(error) = self.carry(Some(turn), epoch, gone).await {
+            warn!("connections of {} are left: {}", self.id, crate::chain(&error));
+        }
     }
 
     /// Flushes every leg that is in sync, each where it is; those that took it, or none, if one did not.
     async fn flush_all(&self, epoch: Epoch) -> BTreeSet<LegRef> {
         let state = self.shared.ledger.now();
-        let (mut flushed, nobody) = (BTreeSet::new(), BTreeSet::new());
-        let Some(volume) = state.volumes.get(&self.id) else { return nobody };
-        for (leg, found) in volume.in_sync() {
-            let Some(node) = state.node_of(found) else { return nobody };
-            let key = Key { epoch, incarnation: found.incarnation };
-            if let Err(error) = self.flush(leg, key, node).await {
-                warn!("can't flush {leg} of {}: {}", self.id, crate::chain(&error));
-                return nobody;
+        let Some(volume) = state.volumes.get(&self.id) else { return BTreeSet::new() };
+        let flush = |(leg, found): (LegId, &control::state::Leg)| {
+            let (node, incarnation) = (state.node_of(found), found.incarnation);
+            async move {
+                let flushed =
+                    self.flush(leg, Key { epoch, incarnation }, node.ok_or(VolumesError::NoLedger)?).await;
+                flushed.inspect_err(|error| {
+                    warn!("can't flush {leg} of {}: {}", self.id, crate::chain(error))
+                })?;
+                Ok::<_, VolumesError>(LegRef { id: leg, incarnation })
             }
-            flushed.insert(LegRef { id: leg, incarnation: found.incarnation });
-        }
-        flushed
+        };
+        // All at once; one that does not take it makes it no orderly close, whatever the others do.
+        let flushed = try_join_all(volume.in_sync().map(flush)).await;
+        flushed.map(BTreeSet::from_iter).unwrap_or_default()
     }
 }

@@ -11,18 +11,20 @@
 //!
 //! On failure: what is there is killed, and control told so. Sending that comes to nothing is told as that, and it runs on, or stands still until it is told to.
 
-use super::super::VolumesError;
+use super::super::shell::blocking;
+use super::super::{VolumesError, openers};
 use super::disks::{Disks, Lead};
 use super::wire::Wire;
 use super::{ACCEL, QEMU, Shared, kill, places, taps, tell};
 use ::vm::console;
-use ::vm::instance::{Instance, InstanceError, Limits, Phase, Sending, Switchover};
-use ::vm::machine::{Accel, Disk, Machine, Role};
+use ::vm::instance::{Instance, InstanceError, Limits, Phase, Sending, Switchover, last_words};
+use ::vm::machine::{Disk, Machine, Places, Role};
 use ::vm::process::{self, Process, ProcessError};
 use api::IncomingQuery;
 use control::vm::runner::{self, Event, Stage};
 use control::vm::{How, Vm};
 use model::{Generation, NodeId, VmId, VolumeId};
+use rustix::process::Pid;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +43,7 @@ const LOOK_AT_SENDING: Duration = Duration::from_millis(20);
 /// How long sending may take. A guest that writes to its memory faster than that is sent never gets to an end.
 const SEND_MAX: Duration = Duration::from_mins(5);
 /// What sending may cost. QEMU stops the guest for the rest when it thinks that it is sent in this time.
-const LIMITS: Limits = Limits { bandwidth: 1 << 30, downtime: Duration::from_millis(200) };
+const LIMITS: Limits = Limits { bandwidth: 1 << 30, downtime: Duration::from_millis(100) };
 /// How long the last of it may take to be read, after it has come.
 const RECEIVE_MAX: Duration = Duration::from_secs(10);
 
@@ -168,6 +170,9 @@ impl One {
                 Ok(Some(how)) => how,
                 Err(error) => {
                     warn!("{} is ended: {}", self.id, crate::chain(&error));
+                    if let Some(said) = left_unsaid(&error, &places(self.id)) {
+                        warn!("its QEMU said: {said}");
+                    }
                     How::Died
                 }
             };
@@ -302,8 +307,9 @@ impl One {
             info!("{} is not sent any more: {was:?}", self.id);
         }
         let vm = self.known()?;
-        self.lead(&vm, Lead::Volume).await?;
+        let disks = self.lead(&vm, Lead::Volume).await?;
         let Some(watched) = self.of(named) else { return Ok(None) };
+        has_its_disks(watched.instance.process().pid(), disks).await?;
         watched.instance.resume().await?;
         watched.runs = true;
         info!("{} runs, in {named}", self.id);
@@ -327,7 +333,7 @@ impl One {
         let socket = places(self.id).outgoing();
         let of = IncomingQuery { vm: self.id.0, generation: there.0 };
         let wire = match self.shared.ledger.contact(to) {
-            Some(contact) => Wire::begin(&socket, Arc::clone(&self.shared.transport), contact, of),
+            Some(contact) => Wire::begin(&socket, &self.shared.transport, contact, of).await,
             None => Err(VolumesError::NoLedger),
         };
         let begun = match wire {
@@ -409,8 +415,10 @@ impl One {
         let Some(Watched { instance, runs, .. }) = &mut self.watched else { return Ok(None) };
         match instance.phase().await? {
             Phase::Off => Ok(Some(How::PoweredOff)),
-            Phase::Broken => Ok(Some(How::Died)),
-            Phase::DiskError if !*runs => Ok(Some(How::Died)),
+            phase @ Phase::Broken => Err(InstanceError::Phase { phase, what: "let run on" }.into()),
+            phase @ Phase::DiskError if !*runs => {
+                Err(InstanceError::Phase { phase, what: "let run on" }.into())
+            }
             Phase::DiskError => {
                 warn!("{} stands still: a disk failed", self.id);
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -422,6 +430,21 @@ impl One {
             }
         }
     }
+}
+
+/// It was started with numbers of devices (`/dev/dm-N`), and one may have been another device's when it opened it. It does not run with that.
+async fn has_its_disks(pid: Pid, disks: Vec<Disk>) -> Result<(), VolumesError> {
+    blocking(move || match openers::not_open(pid, disks.iter().map(|disk| disk.path.as_path())) {
+        Some(disk) => Err(VolumesError::AtOdds(format!("its QEMU does not have {} open", disk.display()))),
+        None => Ok(()),
+    })
+    .await
+}
+
+/// What QEMU itself has said of one that is ended since something went wrong, unless that is the error's own words. Its folder goes with the next start.
+fn left_unsaid(why: &VolumesError, places: &Places) -> Option<String> {
+    let told = matches!(why, VolumesError::Vm(error) if matches!(**error, InstanceError::Ended { .. }));
+    if told { None } else { last_words(places) }
 }
 
 /// What was ordered before an end is void; the run that would have been started, if any.
@@ -438,16 +461,10 @@ fn void_before_end(orders: &mut mpsc::UnboundedReceiver<Order>) -> Option<Genera
 }
 
 impl Watched {
-    /// A guest that QEMU translates stands still from the beginning: QEMU 7.2 misses pages that such a guest writes to while they are sent (mended in 9.0: "physmem: Fix migration
-    /// dirty bitmap coherency with TCG memory access"), and what goes on elsewhere would not be what it was. QEMU does not let it run again by itself then.
     async fn begin_to_send(&mut self, socket: &Path) -> Result<(), InstanceError> {
         let phase = self.instance.phase().await?;
         if phase != Phase::Running {
             return Err(InstanceError::Phase { phase, what: "sent" });
-        }
-        if ACCEL == Accel::Tcg {
-            self.runs = false;
-            self.instance.pause().await?;
         }
         self.instance.send(socket, Switchover::AtOnce, LIMITS).await
     }
@@ -488,6 +505,27 @@ mod tests {
             "it was never let run"
         );
         assert_eq!(stage_of(Phase::DiskError, Role::Incoming, &Sending::Done), None);
+    }
+
+    #[test]
+    fn what_qemu_said_is_told_unless_the_error_says_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = Places::new(folder.path(), VmId(3));
+        let late = || InstanceError::Late { what: "receiving", bound: RECEIVE_MAX }.into();
+        assert_eq!(left_unsaid(&late(), &places), None, "it has said nothing");
+        std::fs::create_dir_all(places.folder()).unwrap();
+        std::fs::write(places.output(), "qemu: a device was refused\n").unwrap();
+        assert_eq!(left_unsaid(&late(), &places).unwrap(), "qemu: a device was refused");
+        let ended = InstanceError::Ended { said: "qemu: a device was refused".to_owned() }.into();
+        assert_eq!(left_unsaid(&ended, &places), None);
+    }
+
+    #[tokio::test]
+    async fn one_whose_disk_is_another_device_does_not_run() {
+        let disk = |path: &str| vec![Disk { path: path.into(), serial: String::new() }];
+        let nobody = has_its_disks(rustix::process::getpid(), disk("/dev/null")).await;
+        assert!(matches!(nobody, Err(VolumesError::AtOdds(_))), "{nobody:?}");
+        assert!(has_its_disks(rustix::process::getpid(), Vec::new()).await.is_ok());
     }
 
     #[test]

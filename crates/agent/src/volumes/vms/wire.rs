@@ -12,43 +12,61 @@ use api::{IncomingQuery, PeerCertificate, Problem, path, server_name};
 use axum::body::{Body, Bytes};
 use control::vm::VmPhase;
 use futures_util::StreamExt;
-use futures_util::stream;
+use futures_util::stream::{self, BoxStream};
 use http_body_util::{BodyExt, Limited, StreamBody};
 use hyper::body::Frame;
-use hyper::client::conn::http1;
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use ledger::Contact;
 use ledger::http::HttpTransport;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 /// How much is taken at once, bytes.
 const PIECE_BYTES: usize = 64 << 10;
 /// A longer answer is not one of ours, bytes.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
+/// How long the other node may take to answer at all.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// What QEMU says, as a request's body.
+type Pieces = StreamBody<BoxStream<'static, std::io::Result<Frame<Bytes>>>>;
+
 /// The way to another node, as long as it is kept.
 #[derive(Debug)]
 pub(super) struct Wire(JoinHandle<Result<(), VolumesError>>);
 
 impl Wire {
-    /// Listens at a socket for the QEMU that sends.
-    pub(super) fn begin(
+    /// Connects to the other node, and listens at a socket for the QEMU that sends: what takes a while comes before anything stands still.
+    pub(super) async fn begin(
         socket: &Path,
-        transport: Arc<HttpTransport>,
+        transport: &HttpTransport,
         to: Contact,
         of: IncomingQuery,
     ) -> Result<Self, VolumesError> {
+        let late = || VolumesError::Wire { why: format!("{} takes longer than {CONNECT_MAX:?}", to.name) };
+        let tls = timeout(CONNECT_MAX, transport.connect(&to)).await.map_err(|_| late())??;
+        let (sender, connection) = http1::handshake(TokioIo::new(tls)).await.map_err(|error| cut(&error))?;
         // Of a migration before this one.
         let _ = std::fs::remove_file(socket);
         let listener = UnixListener::bind(socket).map_err(|error| cut(&error))?;
         Ok(Self(tokio::spawn(async move {
-            let (qemu, _) = listener.accept().await.map_err(|error| cut(&error))?;
-            carry(qemu, &transport, &to, of).await
+            let asked = async move {
+                let (qemu, _) = listener.accept().await.map_err(|error| cut(&error))?;
+                carry(qemu, sender, &to, of).await
+            };
+            tokio::select! {
+                answer = asked => answer,
+                // An answer that came with its end is taken above.
+                Err(error) = connection => Err(cut(&error)),
+            }
         })))
     }
 
@@ -74,12 +92,10 @@ fn cut(why: &dyn std::error::Error) -> VolumesError {
 /// Everything that QEMU says, until it closes; then the other side's answer.
 async fn carry(
     qemu: UnixStream,
-    transport: &HttpTransport,
+    mut sender: SendRequest<Pieces>,
     to: &Contact,
     of: IncomingQuery,
 ) -> Result<(), VolumesError> {
-    let tls = transport.connect(to).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(tls)).await.map_err(|error| cut(&error))?;
     let pieces = stream::try_unfold(qemu, |mut qemu| async move {
         let mut piece = vec![0; PIECE_BYTES];
         let len = qemu.read(&mut piece).await?;
@@ -91,24 +107,17 @@ async fn carry(
         .method(Method::POST)
         .uri(format!("{}?vm={vm}&generation={generation}", path::VM_INCOMING))
         .header("host", server_name(&to.name))
-        .body(StreamBody::new(Box::pin(pieces)))
+        .body(StreamBody::new(pieces.boxed()))
         .map_err(|error| cut(&error))?;
-    let asked = async {
-        let response = sender.send_request(request).await.map_err(|error| cut(&error))?;
-        let status = response.status();
-        let answer = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-        let answer = answer.map_err(|error| cut(&*error))?.to_bytes();
-        if status == StatusCode::OK {
-            return Ok(());
-        }
-        let problem = serde_json::from_slice::<Problem>(&answer).map(|problem| problem.to_string());
-        Err(VolumesError::Wire { why: problem.unwrap_or_else(|_| format!("answered with {status}")) })
-    };
-    tokio::select! {
-        answer = asked => answer,
-        // An answer that came with its end is taken above.
-        Err(error) = connection => Err(cut(&error)),
+    let response = sender.send_request(request).await.map_err(|error| cut(&error))?;
+    let status = response.status();
+    let answer = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+    let answer = answer.map_err(|error| cut(&*error))?.to_bytes();
+    if status == StatusCode::OK {
+        return Ok(());
     }
+    let problem = serde_json::from_slice::<Problem>(&answer).map(|problem| problem.to_string());
+    Err(VolumesError::Wire { why: problem.unwrap_or_else(|_| format!("answered with {status}")) })
 }
 
 impl Volumes {
@@ -152,9 +161,8 @@ mod tests {
     use axum::Router;
     use axum::routing::post;
     use hyper_util::service::TowerToHyperService;
-    use std::time::Duration;
     use tokio::net::TcpListener;
-    use tokio::time::{sleep, timeout};
+    use tokio::time::sleep;
     use tokio_rustls::TlsAcceptor;
 
     /// A node that answers one request for a virtual machine's memory; what it does says how.
@@ -181,7 +189,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("outgoing");
         let of = IncomingQuery { vm: 3, generation: 7 };
-        let mut wire = Wire::begin(&socket, Arc::new(transport), to, of).unwrap();
+        let mut wire = Wire::begin(&socket, &transport, to, of).await.unwrap();
         assert!(wire.outcome().await.is_none(), "nobody has sent anything");
         let mut qemu = UnixStream::connect(&socket).await.unwrap();
         let all = qemu.write_all(&vec![7; bytes]).await.is_ok();
