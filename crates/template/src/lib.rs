@@ -33,6 +33,8 @@ mod tree;
 
 #[cfg(feature = "render")]
 pub mod render;
+#[cfg(feature = "trial")]
+pub mod trial;
 
 pub use convert::to_toml;
 pub use rules::near_rule;
