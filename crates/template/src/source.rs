@@ -22,7 +22,11 @@ pub struct Source {
 /// Leaves the text out: it may hold passwords.
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source").field("name", &self.name).field("bytes", &self.text.len()).finish()
+        f.debug_struct("Source")
+            .field("name", &self.name)
+            .field("bytes", &self.text.len())
+            .field("beside", &self.beside)
+            .finish_non_exhaustive()
     }
 }
 

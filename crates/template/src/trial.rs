@@ -39,8 +39,11 @@ pub fn arm_template(data: &[u8]) {
     }
 }
 
+/// What a fuzzer calls with any bytes, and its name.
+pub type Target = (&'static str, fn(&[u8]));
+
 /// Every function above with its name, which is its fuzz target's.
-pub const TARGETS: [(&str, fn(&[u8])); 4] =
+pub const TARGETS: [Target; 4] =
     [("bytes", bytes), ("toml", toml), ("arm", arm), ("arm_template", arm_template)];
 
 /// What must hold of a source, whatever is in it.

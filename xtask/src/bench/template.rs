@@ -34,8 +34,7 @@ pub(super) fn run(runs: u32) -> ExitCode {
         );
         good &= took < at_most;
     };
-    let Some(largest) = validated("4+4.toml", LARGEST.as_bytes(), |source, reading| to_toml(source, reading))
-    else {
+    let Some(largest) = converted("4+4.toml", LARGEST.as_bytes()) else {
         eprintln!("the template of the largest cluster is not good");
         return ExitCode::from(69);
     };
@@ -66,15 +65,11 @@ pub(super) fn run(runs: u32) -> ExitCode {
     ExitCode::from(u8::from(!good))
 }
 
-/// What `then` makes of a file that can be read.
-fn validated<T>(
-    name: &str,
-    bytes: &[u8],
-    then: impl Fn(&Source, &template::Reading) -> Option<T>,
-) -> Option<T> {
+/// A file without errors, converted.
+fn converted(name: &str, bytes: &[u8]) -> Option<String> {
     let source = Source::from_bytes(name, bytes).ok()?;
     let reading = read(&source, &ReadOptions::default()).ok()?;
-    then(&source, &reading)
+    to_toml(&source, &reading)
 }
 
 /// How long it takes to read, check and report a file.

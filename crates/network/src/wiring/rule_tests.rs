@@ -20,7 +20,10 @@ fn said(change: fn(&mut Lldpdu)) -> Wrong {
     (spec(1), cabling)
 }
 
-const CASES: &[(&Rule, fn() -> Wrong)] = &[
+/// A rule, and cables that break it.
+type Case = (&'static Rule, fn() -> Wrong);
+
+const CASES: &[Case] = &[
     (rules::LLDP_NO_NEIGHBOUR, || {
         let mut cabling = cabling(&spec(1));
         cabling[0].nics[1].neighbour = None;
