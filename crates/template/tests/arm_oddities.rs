@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use template::{IgnoredKind, ReadOptions, Reading, Source, Unreadable, read};
 
 fn file() -> Value {
-    serde_json::from_str(ARM).unwrap()
+    serde_json::from_str(ARM).expect("the fixture is JSON")
 }
 
 fn read_value(value: &Value) -> Result<Reading, Unreadable> {
@@ -15,7 +15,7 @@ fn read_value(value: &Value) -> Result<Reading, Unreadable> {
 }
 
 fn parameters() -> Vec<String> {
-    file()["parameters"].as_object().unwrap().keys().cloned().collect()
+    file()["parameters"].as_object().expect("parameters").keys().cloned().collect()
 }
 
 /// The text of every kind of value at every place in a value.

@@ -16,9 +16,8 @@ fn beside(file: &str, template: &str) -> (Source, Result<Reading, Unreadable>) {
 
 /// The clean file without what the template has a default for.
 fn bare() -> String {
-    let value: serde_json::Value = serde_json::from_str(ARM).unwrap();
-    let mut value = value;
-    let parameters = value["parameters"].as_object_mut().unwrap();
+    let mut value: serde_json::Value = serde_json::from_str(ARM).expect("the fixture is JSON");
+    let parameters = value["parameters"].as_object_mut().expect("parameters");
     for key in [
         "deploymentMode",
         "configurationMode",
@@ -28,7 +27,7 @@ fn bare() -> String {
         "storageNetworkList",
         "clusterPattern",
     ] {
-        parameters.remove(key).unwrap();
+        parameters.remove(key).expect("a parameter of the fixture");
     }
     value.to_string()
 }

@@ -63,7 +63,7 @@ fn what_was_overridden_is_overridden_in_the_file() {
     assert!(toml.contains("overrides = [\"address.outside-range\"]\n"), "only what was needed: {toml}");
     let after = reading(&toml);
     let noted = |told: &mut Vec<(&str, Severity, bool)>| {
-        told.retain(|(rule, ..)| *rule != "template.override-unused")
+        told.retain(|(rule, ..)| *rule != "template.override-unused");
     };
     let [mut was, mut is] = [told(&before), told(&after)];
     for told in [&mut was, &mut is] {
