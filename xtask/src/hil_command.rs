@@ -55,6 +55,9 @@ pub(crate) struct HilArguments {
     /// A template of your own: twinrack's TOML or an Azure ARM deployment parameters file
     #[arg(long, value_name = "FILE", conflicts_with = "shape")]
     template: Option<PathBuf>,
+    /// The ARM template that the parameters file is for: what the file leaves out has the template's default
+    #[arg(long, value_name = "FILE", requires = "template")]
+    arm_template: Option<PathBuf>,
     /// Accept what a rule of the template complains of; its message names the rule
     #[arg(long = "override", value_name = "RULE")]
     overrides: Vec<String>,
@@ -223,6 +226,7 @@ fn options(arguments: HilArguments) -> std::io::Result<Options> {
         }),
         template: arguments.template,
         overrides: arguments.overrides,
+        arm_template: arguments.arm_template,
         suites: arguments.suites,
         set: match arguments.set {
             SetName::Default => Set::Default,

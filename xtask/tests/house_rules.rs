@@ -35,7 +35,7 @@ const EDGES: [(&str, &[&str]); 21] = [
             "vm", "workload",
         ],
     ),
-    ("xtask", &["fabric", "hil", "ledger", "model", "placement", "sim"]),
+    ("xtask", &["fabric", "hil", "ledger", "model", "placement", "sim", "template"]),
 ];
 
 /// Code that decides: it may not look at a clock, a file or a socket, and may not start anything.
@@ -94,6 +94,7 @@ const PURE: [&str; 68] = [
     "crates/workload/src/record.rs",
     "crates/cli/src/vm/shown.rs",
     "crates/cli/src/volume/shown.rs",
+    "crates/deploy/src/hardware.rs",
     "crates/deploy/src/pool/choose.rs",
     "crates/deploy/src/vms/told.rs",
     "hil/src/judgement/gaps.rs",

@@ -136,6 +136,11 @@ impl ClusterError {
         }
     }
 
+    /// The rule that is broken, where it is one of those that a deployment is checked against.
+    fn rule(&self) -> Option<&'static model::rules::Rule> {
+        if let Self::Pool(error) = self { error.rule() } else { None }
+    }
+
     fn help(&self) -> &'static str {
         match self {
             Self::Read { .. } | Self::Access { .. } | Self::Identity { .. } => {
@@ -226,6 +231,9 @@ where
             let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
             for cause in causes {
                 writeln!(out, "  because: {cause}")?;
+            }
+            if let Some(rule) = error.rule() {
+                writeln!(out, "  rule: {0}; `twinrack explain {0}` says more", rule.id)?;
             }
             writeln!(out, "  help: {}", error.help())?;
             Ok(error.outcome())

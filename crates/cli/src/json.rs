@@ -19,6 +19,8 @@ struct Report<'r> {
     errors: usize,
     warnings: usize,
     diagnostics: Vec<Entry<'r>>,
+    /// How many more there are than are listed.
+    unlisted: usize,
     ignored: &'r [Ignored],
     /// The cluster asked for, unless there are errors.
     cluster: Option<&'r ClusterSpec>,
@@ -47,6 +49,8 @@ struct Related<'r> {
 /// mark.
 #[derive(Serialize)]
 struct Place<'r> {
+    /// The file, or the ARM template beside it.
+    file: Option<&'r str>,
     path: &'r str,
     line: Option<usize>,
     column: Option<usize>,
@@ -63,6 +67,7 @@ pub(crate) fn reading(source: &Source, reading: &Reading) -> String {
         errors: reading.count(Severity::Error),
         warnings: reading.count(Severity::Warning),
         diagnostics: reading.diagnostics.iter().map(|diagnostic| entry(source, diagnostic)).collect(),
+        unlisted: reading.unlisted,
         ignored: &reading.ignored,
         cluster: reading.spec.as_ref(),
     })
@@ -86,12 +91,13 @@ pub(crate) fn unreadable(source: Option<&Source>, unreadable: &Unreadable) -> St
         errors: unreadable.problems.len(),
         warnings: 0,
         diagnostics: entries.collect(),
+        unlisted: 0,
         ignored: &[],
         cluster: None,
     })
 }
 
-fn entry<'r>(source: &Source, diagnostic: &'r Diagnostic) -> Entry<'r> {
+fn entry<'r>(source: &'r Source, diagnostic: &'r Diagnostic) -> Entry<'r> {
     Entry {
         rule: Some(diagnostic.rule.0),
         severity: diagnostic.severity,
@@ -103,17 +109,18 @@ fn entry<'r>(source: &Source, diagnostic: &'r Diagnostic) -> Entry<'r> {
     }
 }
 
-fn related<'r>(source: Option<&Source>, related: &'r [(Location, String)]) -> Vec<Related<'r>> {
+fn related<'r>(source: Option<&'r Source>, related: &'r [(Location, String)]) -> Vec<Related<'r>> {
     related.iter().map(|(at, words)| Related { words, place: place(source, at) }).collect()
 }
 
-fn place<'r>(source: Option<&Source>, at: &'r Location) -> Place<'r> {
+fn place<'r>(source: Option<&'r Source>, at: &'r Location) -> Place<'r> {
     let counted = source.zip(at.span.as_ref()).map(|(source, span)| source.line_column(span.start));
     Place {
+        file: source.map(|source| at.span.as_ref().map_or(source.name(), |span| source.name_at(span.start))),
         path: &at.path,
         line: counted.map(|(line, _)| line),
         column: counted.map(|(_, column)| column),
-        offset_bytes: at.span.as_ref().map(|span| span.start),
+        offset_bytes: source.zip(at.span.as_ref()).map(|(source, span)| source.offset_at(span.start)),
         length_bytes: at.span.as_ref().map(ExactSizeIterator::len),
     }
 }

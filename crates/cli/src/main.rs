@@ -11,6 +11,7 @@ mod json;
 mod ledger;
 mod node;
 mod pool;
+mod rules;
 mod shown;
 mod status;
 mod validate;
@@ -19,17 +20,17 @@ mod volume;
 mod watch;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use model::Severity;
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 const EXAMPLES: &str = "\
 Examples:
   twinrack validate plant.toml
   twinrack validate azuredeploy.parameters.json --override net.storage-intent-dedicated
+  twinrack convert azuredeploy.parameters.json --to toml > plant.toml
   twinrack validate plant.toml --format json | jq '.diagnostics[].rule'
   twinrack rules
+  twinrack explain net.storage-intent-dedicated
   twinrack status --access access.json
   twinrack watch --access access.json
   twinrack volume --access access.json list
@@ -50,6 +51,16 @@ Some rules can be overridden: their violations are then warnings. The report nam
 
 Exit codes: 0 good; 1 a rule is violated; 2 the file or the command line can't be read.";
 
+const CONVERT_EXAMPLES: &str = "\
+The file is checked as `twinrack validate` does it. What is written asks for the same cluster, and overrides what the file needed
+to be overridden. A file that is against a rule is reported, and nothing is written.
+
+Examples:
+  twinrack convert azuredeploy.parameters.json --to toml > plant.toml
+  twinrack convert azuredeploy.parameters.json --to toml --arm-template azuredeploy.json
+
+Exit codes: 0 good; 1 a rule is violated; 2 the file or the command line can't be read.";
+
 /// Two racks, one cluster: check what a cluster is asked to be.
 #[derive(Debug, Parser)]
 #[command(name = "twinrack", version, after_help = EXAMPLES)]
@@ -63,17 +74,29 @@ enum Task {
     /// Check a template against the rules and show the cluster it asks for.
     #[command(after_help = VALIDATE_EXAMPLES)]
     Validate {
-        /// A twinrack TOML template or an ARM deployment parameters file.
-        file: PathBuf,
+        #[command(flatten)]
+        file: validate::FileArgs,
         /// How to report.
         #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
         format: ReportFormat,
-        /// Accept violations of this rule knowingly; may be given several times.
-        #[arg(long = "override", value_name = "RULE")]
-        overrides: Vec<String>,
     },
-    /// List the rules, and which can be overridden at what cost.
-    Rules,
+    /// Write a template in another format, asking for the same.
+    #[command(after_help = CONVERT_EXAMPLES)]
+    Convert {
+        #[command(flatten)]
+        file: validate::FileArgs,
+        /// The format to write.
+        #[arg(long, value_enum)]
+        to: ConvertFormat,
+    },
+    /// List the rules, where each is checked, and which can be overridden at what cost.
+    Rules(rules::RulesArgs),
+    /// Explain a rule: what must hold, why, what a violation says, what to change.
+    Explain {
+        /// Its id, as a report or `twinrack rules` names it.
+        #[arg(value_name = "ID")]
+        id: String,
+    },
     /// Show the whole cluster at a glance, and what of it is not well.
     Status(status::StatusArgs),
     /// The same, drawn anew each second.
@@ -101,6 +124,13 @@ enum ReportFormat {
     Json,
 }
 
+/// What templates can be written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ConvertFormat {
+    /// twinrack's own TOML.
+    Toml,
+}
+
 /// What a command ends with; the numbers are spec.md's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
@@ -113,8 +143,10 @@ fn main() -> ExitCode {
     // clap itself exits with 2 on a command line that it can't read.
     let command = Command::parse();
     let written = match command.task {
-        Task::Validate { file, format, overrides } => validate::run(&file, format, overrides),
-        Task::Rules => list_rules(),
+        Task::Validate { file, format } => validate::run(file, format),
+        Task::Convert { file, to: ConvertFormat::Toml } => validate::convert(file),
+        Task::Rules(args) => rules::list(&args),
+        Task::Explain { id } => rules::explain(&id),
         Task::Status(args) => status::run(&args),
         Task::Watch(args) => watch::run(&args),
         Task::Volume(args) => volume::run(&args),
@@ -133,20 +165,4 @@ fn main() -> ExitCode {
             ExitCode::from(Outcome::Unreadable as u8)
         }
     }
-}
-
-fn list_rules() -> io::Result<Outcome> {
-    let mut out = io::stdout().lock();
-    for rule in template::rules() {
-        let severity = match rule.severity {
-            Severity::Note => "note",
-            Severity::Warning => "warning",
-            Severity::Error => "error",
-        };
-        writeln!(out, "{:<34} {severity:<8} {}", rule.id, rule.title)?;
-        if let Some(costs) = rule.override_costs {
-            writeln!(out, "{:<43} can be overridden; {costs}", "")?;
-        }
-    }
-    Ok(Outcome::Good)
 }

@@ -1,19 +1,62 @@
-//! `twinrack validate`: read a file, report.
+//! `twinrack validate` and `twinrack convert`: read a file, report; or write it as TOML.
 
 use crate::{Outcome, ReportFormat, json};
+use clap::Args;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
-use std::path::Path;
-use template::{Problem, ReadOptions, Reading, Source, Unreadable, read, render};
+use std::path::{Path, PathBuf};
+use template::{Problem, ReadOptions, Reading, Source, Unreadable, read, render, to_toml};
 
-pub(crate) fn run(file: &Path, format: ReportFormat, overrides: Vec<String>) -> io::Result<Outcome> {
-    let source = match load(file) {
+/// A file, the ARM template beside it, and what is accepted of it.
+#[derive(Debug, Args)]
+pub(crate) struct FileArgs {
+    /// A twinrack TOML template or an ARM deployment parameters file.
+    file: PathBuf,
+    /// The ARM template that the parameters file is for: what the file leaves out has the template's default.
+    #[arg(long, value_name = "FILE")]
+    arm_template: Option<PathBuf>,
+    /// Accept violations of this rule knowingly; may be given several times.
+    #[arg(long = "override", value_name = "RULE")]
+    overrides: Vec<String>,
+}
+
+pub(crate) fn run(args: FileArgs, format: ReportFormat) -> io::Result<Outcome> {
+    let source = match source(&args) {
         Ok(source) => source,
         Err(unreadable) => return report_unreadable(None, &unreadable, format),
     };
-    match read(&source, &ReadOptions { overrides }) {
+    match read(&source, &ReadOptions { overrides: args.overrides }) {
         Ok(reading) => report(&source, &reading, format),
         Err(unreadable) => report_unreadable(Some(&source), &unreadable, format),
+    }
+}
+
+/// Writes the file's equivalent in twinrack's TOML to standard output; a file that is against a rule is reported as
+/// [`run`] does it, to standard error, and nothing is written.
+pub(crate) fn convert(args: FileArgs) -> io::Result<Outcome> {
+    let source = match source(&args) {
+        Ok(source) => source,
+        Err(unreadable) => return report_unreadable(None, &unreadable, ReportFormat::Text),
+    };
+    let reading = match read(&source, &ReadOptions { overrides: args.overrides }) {
+        Ok(reading) => reading,
+        Err(unreadable) => return report_unreadable(Some(&source), &unreadable, ReportFormat::Text),
+    };
+    let Some(text) = to_toml(&source, &reading) else {
+        let report = render::reading(&source, &reading, colour(&io::stderr()));
+        io::stderr().lock().write_all(report.as_bytes())?;
+        return Ok(Outcome::Violated);
+    };
+    io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(Outcome::Good)
+}
+
+/// The file with the ARM template beside it, if one is named.
+fn source(args: &FileArgs) -> Result<Source, Unreadable> {
+    let source = load(&args.file)?;
+    match &args.arm_template {
+        Some(template) => Ok(source.beside(load(template)?)),
+        None => Ok(source),
     }
 }
 

@@ -185,11 +185,93 @@ fn json_is_for_programs() {
 
 #[test]
 fn the_rules_are_listed() {
-    let output = twinrack(&["rules"]);
-    let out = String::from_utf8(output.stdout).unwrap();
-    for rule in template::rules() {
+    let out = String::from_utf8(twinrack(&["rules"]).stdout).unwrap();
+    for rule in model::rules::all() {
         assert!(out.contains(rule.id.0) && out.contains(rule.title), "{}", rule.id);
     }
+    let json: serde_json::Value = serde_json::from_slice(&twinrack(&["rules", "--json"]).stdout).unwrap();
+    assert_eq!(
+        (&json["version"], json["rules"].as_array().unwrap().len()),
+        (&1.into(), model::rules::all().count())
+    );
+    let wiping =
+        json["rules"].as_array().unwrap().iter().find(|rule| rule["id"] == "drive.foreign-data").unwrap();
+    assert_eq!((&wiping["checked"], &wiping["override"]), (&"inventory".into(), &"by".into()));
+    let page = String::from_utf8(twinrack(&["rules", "--markdown"]).stdout).unwrap();
+    assert_eq!(page, model::rules::markdown());
+}
+
+#[test]
+fn a_rule_is_explained_and_an_unknown_one_is_told_what_was_meant() {
+    let output = twinrack(&["explain", "net.vlan-range"]);
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(out.starts_with("net.vlan-range: a VLAN is 1 to 4094\n") && out.contains("IEEE 802.1Q"), "{out}");
+    for (id, meant) in [
+        ("net.vlan-rnage", "did you mean `net.vlan-range`?"),
+        ("VLANs", "did you mean one of net.storage-vlans-distinct, lldp.vlans-unknown?"),
+        ("", "`twinrack rules` lists them"),
+        ("\u{1b}[31m", "no rule is called `\\u{1b}[31m`"),
+    ] {
+        let output = twinrack(&["explain", id]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(2), &b""[..]), "{id}");
+        assert!(said.contains(meant), "{id}: {said}");
+    }
+}
+
+#[test]
+fn a_file_is_converted_to_what_validates_the_same() {
+    let convert = |path: &Path, arguments: &[&str]| {
+        let path = path.to_str().unwrap();
+        twinrack(&[&["convert", path, "--to", "toml"], arguments].concat())
+    };
+    let output = convert(&fixture("clean.parameters.json"), &[]);
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+    let (_folder, path) = file("plant.toml", &output.stdout);
+    let [of_file, of_arm] = [path, fixture("clean.parameters.json")].map(|path| validate(&path, &[]));
+    let cluster = |out: &str| {
+        out[out.find("cluster ").unwrap()..].lines().take(9).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!((of_file.code, cluster(&of_file.out)), (0, cluster(&of_arm.out)));
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("4711"));
+
+    let (_folder, wrong) = edited("clean.parameters.json", "\"vlanId\": 715", "\"vlanId\": 711");
+    let output = convert(&wrong, &[]);
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &b""[..]));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("net.storage-vlans-distinct"));
+    let (_folder, cut) = file("cut.json", "{");
+    assert_eq!(convert(&cut, &[]).status.code(), Some(2));
+    assert_eq!(twinrack(&["convert", wrong.to_str().unwrap(), "--to", "xml"]).status.code(), Some(2));
+}
+
+#[test]
+fn an_arm_template_beside_the_file_gives_what_it_leaves_out() {
+    let (_folder, path) =
+        edited("clean.parameters.json", "\"clusterPattern\": { \"value\": \"RackAware\" },", "");
+    let text = std::fs::read_to_string(&path)
+        .unwrap()
+        .replace("\"subnetMask\": { \"value\": \"255.255.255.0\" },", "");
+    std::fs::write(&path, text).unwrap();
+    assert_eq!(validate(&path, &[]).code, 1, "the mask is missing");
+    let template = fixture("azuredeploy.json");
+    let template = template.to_str().unwrap();
+    let said = validate(&path, &["--arm-template", template]);
+    assert_eq!((said.code, said.err.as_str()), (0, ""), "{}", said.out);
+
+    let text = std::fs::read_to_string(template).unwrap().replace("255.255.255.0", "255.0.255.0");
+    let (_folder, wrong) = file("azuredeploy.json", text);
+    let said = validate(&path, &["--arm-template", wrong.to_str().unwrap()]);
+    assert!(said.code == 1 && said.out.contains("azuredeploy.json:14:"), "{}", said.out);
+    let said = validate(&path, &["--arm-template", wrong.to_str().unwrap(), "--format", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    let place = &report["diagnostics"][0]["place"];
+    assert!(place["file"].as_str().unwrap().ends_with("azuredeploy.json") && place["line"] == 14, "{place}");
+
+    let said = validate(&path, &["--arm-template", "/nowhere/at.all"]);
+    assert!(said.code == 2 && said.err.contains("there is no file `/nowhere/at.all`"), "{}", said.err);
+    let said = validate(&fixture("clean.toml"), &["--arm-template", template]);
+    assert!(said.code == 2 && said.err.contains("this is a twinrack TOML template"), "{}", said.err);
 }
 
 #[test]

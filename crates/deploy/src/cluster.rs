@@ -1,11 +1,12 @@
 //! The machines that a stage works on.
 
 use crate::DeployError;
+use crate::hardware::{self, HardwareFinding, NodeHardware};
 use api::{Client, ClientError};
 use futures_util::future::try_join_all;
-use model::{AdapterName, ClusterSpec, Node, NodeName, TrafficClass, ZoneName};
+use model::{AdapterName, ClusterSpec, DriveSerial, Node, NodeName, TrafficClass, ZoneName};
 use network::{AdapterMap, AdapterSpeeds};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 
 /// A cluster and the way to its machines.
@@ -70,6 +71,22 @@ impl Cluster {
         }
         self.speeds = speeds;
         Ok(())
+    }
+
+    /// What is wrong with the machines of the nodes, of which these are the data drives.
+    pub async fn hardware(
+        &self,
+        data_drives: &BTreeMap<NodeName, BTreeSet<DriveSerial>>,
+    ) -> Result<Vec<HardwareFinding>, DeployError> {
+        let inventories = self.inventories().await?;
+        let of_nodes = self.members.iter().zip(&inventories).filter(|(member, _)| member.zone.is_some());
+        let nodes = of_nodes.map(|(member, inventory)| NodeHardware {
+            node: member.name.clone(),
+            adapters: &member.adapters,
+            inventory,
+            data_drives: data_drives.get(&member.name).cloned().unwrap_or_default(),
+        });
+        Ok(hardware::check(&self.spec, &nodes.collect::<Vec<_>>()))
     }
 
     /// What every member has, in their order.

@@ -9,6 +9,7 @@
 use crate::{Cluster, DeployError, Member};
 use api::{PingAnswer, PingRequest};
 use futures_util::future::try_join_all;
+use model::rules::{self, Rule};
 use model::{ClusterSpec, NodeName, Priority, StorageNetworkIndex};
 use network::LinkName;
 use std::fmt;
@@ -46,6 +47,11 @@ impl Crossing {
     /// Whether nobody answered.
     pub fn is_isolated(&self) -> bool {
         self.answer.received == 0
+    }
+
+    /// The rule that it breaks if somebody answered.
+    pub fn rule(&self) -> &'static Rule {
+        rules::STORAGE_NOT_ISOLATED
     }
 }
 

@@ -4,7 +4,7 @@
 //!   inventory ─► cabling ─► network (look at the cables again, apply, read back, reach) ─► watch
 //!                                     └─► pool (ledger, voters, drives) ─► volume
 //! ```
-//! [`ledger`] is beside it: how each node's ledger is, and bringing one back; so is [`vms`]: virtual machines, and nodes in maintenance.
+//! [`hardware`] judges the inventory. [`ledger`] is beside it: how each node's ledger is, and bringing one back; so is [`vms`]: virtual machines, and nodes in maintenance.
 //!
 //! Purpose: each stage is a function that can be run again at any time: it looks before it changes, and changes nothing
 //! where nothing differs. [`watch`](mod@watch) keeps looking afterwards.
@@ -17,6 +17,7 @@
 
 mod cabling;
 mod cluster;
+pub mod hardware;
 mod isolation;
 pub mod ledger;
 mod mesh;
@@ -82,6 +83,11 @@ impl From<vms::VmsError> for DeployError {
 }
 
 impl DeployError {
+    /// The rule that is broken, where it is one of those that a deployment is checked against.
+    pub fn rule(&self) -> Option<&'static model::rules::Rule> {
+        if let Self::Pool(error) = self { error.rule() } else { None }
+    }
+
     /// What to do about it.
     pub fn help(&self) -> &'static str {
         match self {

@@ -3,6 +3,7 @@
 use crate::{Cluster, DeployError, Member};
 use api::{PingAnswer, PingRequest};
 use futures_util::future::try_join_all;
+use model::rules::{self, Rule};
 use model::{ClusterSpec, Mtu, Node, NodeName, Priority, StorageNetwork, StorageNetworkIndex};
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -97,11 +98,18 @@ pub struct RoundTrip {
     pub to: NodeName,
     /// Over which network.
     pub over: Over,
+    /// The MTU that the probes filled, undivided; `None`: they were small.
+    pub filled: Option<Mtu>,
     /// How the probes went.
     pub answer: PingAnswer,
 }
 
 impl RoundTrip {
+    /// The rule that it breaks if it is not complete.
+    pub fn rule(&self) -> &'static Rule {
+        if self.filled.is_some() { rules::FULL_SIZE_LOST } else { rules::PEER_UNREACHED }
+    }
+
     /// Whether every probe was answered.
     pub fn is_complete(&self) -> bool {
         self.answer.lost == 0 && self.answer.received > 0
@@ -110,13 +118,13 @@ impl RoundTrip {
 
 impl fmt::Display for RoundTrip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { from, to, over, answer } = self;
-        write!(
-            f,
-            "{from} to {to} over {over}: {} of {} probes lost",
-            answer.lost,
-            answer.lost + answer.received
-        )?;
+        let Self { from, to, over, filled, answer } = self;
+        let sent = answer.lost + answer.received;
+        write!(f, "{from} to {to} over {over}: {} of {sent} ", answer.lost)?;
+        match filled {
+            Some(mtu) => write!(f, "packets of {mtu} bytes lost")?,
+            None => f.write_str("probes lost")?,
+        }
         if let Some(error) = &answer.first_error {
             write!(f, " ({error})")?;
         }
@@ -147,7 +155,8 @@ pub async fn mesh(cluster: &Cluster, probe: MeshProbe) -> Result<Vec<RoundTrip>,
                 sleep(Duration::from_micros(u64::from(INTERVAL_US) * u64::from(place))).await;
                 let answer = member.client.ping(&request(way, probe, peers)).await?;
                 let (from, to) = (member.name.clone(), way.to.clone());
-                Ok::<_, DeployError>(RoundTrip { from, to, over: way.over, answer })
+                let filled = probe.full_size.then_some(way.mtu);
+                Ok::<_, DeployError>(RoundTrip { from, to, over: way.over, filled, answer })
             });
             trips.extend(try_join_all(asked).await?);
         }

@@ -66,7 +66,8 @@ impl NetworkApplied {
                 "{node}: {why}; and the way back failed: {then}; its links are neither old nor new"
             )),
         });
-        failed.chain(self.unreached.iter().map(ToString::to_string)).collect()
+        let unreached = self.unreached.iter().map(|trip| format!("{}: {trip}", trip.rule().id));
+        failed.chain(unreached).collect()
     }
 }
 

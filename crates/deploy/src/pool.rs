@@ -38,6 +38,7 @@ use api::{
 use control::state::Cache;
 use control::{ClusterCommand, Command, State};
 use futures_util::future::join_all;
+use model::rules::{self, Rule};
 use model::{
     DriveClass, DriveId, DriveSerial, Inventory, NodeId, NodeName, PowerCycles, VolumeId, VolumeName,
 };
@@ -168,6 +169,15 @@ pub enum PoolError {
 }
 
 impl PoolError {
+    /// The rule that is broken, where it is one of those that a deployment is checked against.
+    pub fn rule(&self) -> Option<&'static Rule> {
+        match self {
+            Self::NoDrive { .. } => Some(rules::DRIVE_MISSING),
+            Self::NotClaimed { .. } => Some(rules::DRIVE_FOREIGN_DATA),
+            _ => None,
+        }
+    }
+
     /// What to do about it.
     pub fn help(&self) -> &'static str {
         match self {

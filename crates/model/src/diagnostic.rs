@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::Range;
 
-/// The stable id of a rule, for example `net.storage-vlan-distinct`. Ids are never reused.
+/// The stable id of a rule of [`rules`](crate::rules), for example `net.vlan-range`. Ids are never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct RuleId(pub &'static str);
 
@@ -24,6 +24,16 @@ pub enum Severity {
     Warning,
     /// Against a rule.
     Error,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        })
+    }
 }
 
 /// Where in the input a value stands.

@@ -1,6 +1,6 @@
 //! What a cluster is: identifiers, shapes, intents, hardware, diagnostics.
 //!
-//! Purpose: the words that every other crate shares. Plain data and the checks that a value can make on itself
+//! Purpose: the words that every other crate shares, and the table of the [`rules`] that they check. Plain data and the checks that a value can make on itself
 //! (a VLAN id is 1–4094, a host name is a host name); nothing here knows files, sockets, clocks or tokio.
 //!
 //! Invariants: a newtype's value is always valid, whichever way it came in (`FromStr`, `TryFrom`, serde).
@@ -14,6 +14,7 @@ mod intent;
 mod inventory;
 mod leg;
 mod pool;
+pub mod rules;
 mod shape;
 mod spec;
 mod vm;

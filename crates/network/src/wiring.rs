@@ -177,4 +177,6 @@ pub fn maps(cabling: &[NodeCabling]) -> CablingMaps {
 }
 
 #[cfg(test)]
+mod rule_tests;
+#[cfg(test)]
 mod tests;

@@ -7,7 +7,8 @@ use crate::tree::{At, Field};
 use ipnet::Ipv4Net;
 use model::{
     AdapterName, ClusterName, ConfigurationMode, DeploymentMode, IntentName, Location, Mtu, NodeName,
-    Priority, RdmaTechnology, StorageNetworkIndex, TrafficClass, VlanId, Wiring, WitnessKind, ZoneName,
+    NodeOrdinal, Priority, RdmaTechnology, StorageNetworkIndex, TrafficClass, VlanId, Wiring, WitnessKind,
+    ZoneName,
 };
 use std::net::Ipv4Addr;
 
@@ -21,7 +22,7 @@ pub(crate) struct Draft {
     pub(crate) configuration: Field<ConfigurationMode>,
     pub(crate) wiring: Field<Wiring>,
     pub(crate) zones: Listed<DraftZone>,
-    /// In the order of ordinals.
+    /// In the order of the file.
     pub(crate) nodes: Listed<DraftNode>,
     /// ARM files name the machines a second time, by their Azure resource ids.
     pub(crate) machines: Vec<Field<NodeName>>,
@@ -52,7 +53,21 @@ pub(crate) struct DraftZone {
 #[derive(Debug, Clone)]
 pub(crate) struct DraftNode {
     pub(crate) name: Field<NodeName>,
+    /// Missing: the node's place.
+    pub(crate) ordinal: Field<NodeOrdinal>,
     pub(crate) management_ip: Field<Ipv4Addr>,
+}
+
+impl Draft {
+    /// The ordinal of the node at this place (from 0) of the list: its own, or else its place, from 1. `None`: its own is no
+    /// valid one, or there are too many nodes.
+    pub(crate) fn ordinal(&self, place: usize) -> Option<NodeOrdinal> {
+        match &self.nodes.items.get(place)?.ordinal {
+            Field::Good(given) => Some(given.value),
+            Field::Missing => NodeOrdinal::try_from(u64::try_from(place).ok()? + 1).ok(),
+            Field::Bad => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -7,12 +7,17 @@
 //! Invariants: no text panics [`read`]; [`Reading::spec`] is `Some` exactly when no diagnostic is an error; a value
 //! under a key that looks secret never gets further than the parser.
 //!
+//! Every list that is built from a text is no longer than the text, no rule compares everything with everything, and no more than
+//! [`LISTED_MAX`] problems are told: a hostile file costs no more than its size.
+//!
 //! On failure: [`Unreadable`] is a text that means nothing (syntax, types, unknown keys; exit code 2). A text that was
 //! understood and breaks rules is a [`Reading`] with errors among its diagnostics (exit code 1).
 //!
 //! *Architecture invariant*: this crate opens no file. Callers read the bytes and give them to
 //! [`Source::from_bytes`].
 
+mod arm_template;
+mod convert;
 mod draft;
 mod near;
 mod parse_json;
@@ -28,8 +33,11 @@ mod tree;
 
 #[cfg(feature = "render")]
 pub mod render;
+#[cfg(feature = "trial")]
+pub mod trial;
 
-pub use rules::{Rule, rules};
+pub use convert::to_toml;
+pub use rules::near_rule;
 pub use source::Source;
 
 use model::{ClusterSpec, Diagnostic, Location, Severity};
@@ -87,13 +95,19 @@ pub struct Ignored {
     pub kind: IgnoredKind,
 }
 
+/// The most problems or diagnostics that are listed of one input. A cluster has at most eight nodes: whoever has more than so
+/// many mistakes in its description starts with these.
+pub const LISTED_MAX: usize = 200;
+
 /// A template that was understood.
 #[derive(Debug, Clone)]
 pub struct Reading {
     /// Which input it was.
     pub format: Format,
-    /// Everything that the rules have to say, sorted by place.
+    /// What the rules have to say, sorted by place, at most [`LISTED_MAX`].
     pub diagnostics: Vec<Diagnostic>,
+    /// How many more there are.
+    pub unlisted: usize,
     /// The cluster asked for; `None` while a diagnostic is an error.
     pub spec: Option<ClusterSpec>,
     /// What had no effect: parameters in the order of the file, then what is inside them.
@@ -101,7 +115,7 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// How many diagnostics are of this severity.
+    /// How many of the listed diagnostics are of this severity.
     pub fn count(&self, severity: Severity) -> usize {
         self.diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count()
     }
@@ -131,7 +145,8 @@ impl Problem {
     }
 }
 
-/// A template that can't be read: every reason, never none, sorted by place.
+/// A template that can't be read: every reason, never none, sorted by place. Of more than [`LISTED_MAX`] the last says how many more
+/// there are.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name} can't be read: {}", problems.iter().map(|p| p.message.as_str()).collect::<Vec<_>>().join("; "))]
 pub struct Unreadable {
@@ -144,6 +159,10 @@ pub struct Unreadable {
 impl Unreadable {
     pub(crate) fn new(name: &str, mut problems: Vec<Problem>) -> Self {
         problems.sort_by_key(|problem| place(problem.location.as_ref()));
+        if let Some(more) = problems.len().checked_sub(LISTED_MAX).filter(|more| *more > 0) {
+            problems.truncate(LISTED_MAX);
+            problems.push(Problem::new(format!("{more} more problems are not listed"), None));
+        }
         Self { name: name.to_owned(), problems }
     }
 }
@@ -169,16 +188,27 @@ pub fn read(source: &Source, options: &ReadOptions) -> Result<Reading, Unreadabl
         Format::Toml => parse_toml::parse(source.text()),
         Format::Arm => parse_json::parse(source.text()),
     };
-    let tree = parsed.map_err(|problem| unreadable(vec![*problem]))?;
+    let mut tree = parsed.map_err(|problem| unreadable(vec![*problem]))?;
     let mut reader = tree::Reader::new(format);
+    match (source.arm_template(), format) {
+        (Some((template, base)), Format::Arm) => arm_template::merge(&mut tree, template, base, &mut reader),
+        (Some(_), Format::Toml) => {
+            let message =
+                "an ARM template stands beside an ARM parameters file, and this is a twinrack TOML template";
+            reader.problems.push(Problem::new(message, None).help("leave the ARM template out"));
+        }
+        (None, _) => {}
+    }
     let draft = match format {
         Format::Toml => read_own::draft(&tree, &mut reader),
         Format::Arm => read_arm::draft(&tree, &mut reader),
     };
-    let overrides = rules::overrides(&draft, options, &mut reader.problems);
+    let overrides = rules::overrides(&draft, options, &mut reader);
     if !reader.problems.is_empty() {
         return Err(unreadable(reader.problems));
     }
-    let (diagnostics, spec) = rules::judge(&draft, &reader.flaws, &overrides);
-    Ok(Reading { format, diagnostics, spec, ignored: reader.ignored })
+    let (mut diagnostics, spec) = rules::judge(&draft, &reader.flaws, &overrides);
+    let unlisted = diagnostics.len().saturating_sub(LISTED_MAX);
+    diagnostics.truncate(LISTED_MAX);
+    Ok(Reading { format, diagnostics, unlisted, spec, ignored: reader.ignored })
 }

@@ -21,11 +21,17 @@ fn visible(character: char) -> Vec<char> {
 /// is fewest edits away, at most one edit per three characters.
 pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let folded = fold(word);
-    let edits_max = (folded.chars().count() / 3).clamp(1, 3);
+    let length = folded.chars().count();
+    let edits_max = (length / 3).clamp(1, 3);
     let mut best: Option<(usize, &str)> = None;
     let mut tied = false;
     for candidate in candidates {
-        let edits = distance(&folded, &fold(candidate));
+        let other = fold(candidate);
+        // Each edit changes the length by one at most.
+        if length.abs_diff(other.chars().count()) > edits_max {
+            continue;
+        }
+        let edits = distance(&folded, &other);
         if edits > edits_max {
             continue;
         }

@@ -8,17 +8,18 @@
 //! rules.
 
 use crate::draft::{Draft, DraftNode, DraftWitness, DraftZone, Listed};
-use crate::near::{quoted, suggestion};
+use crate::near::quoted;
 use crate::read_arm_network as network;
 use crate::read_own::parsed_address;
-use crate::rules::id;
 use crate::secrets::is_secret_key;
 use crate::tree::{At, Entry, Field, Kind, Reader, Table, Value};
-use crate::{Format, IgnoredKind, Problem};
-use model::{ClusterName, ConfigurationMode, DeploymentMode, Location, NodeName, WitnessKind};
+use crate::{Format, IgnoredKind, LISTED_MAX, Problem};
+use model::{ClusterName, ConfigurationMode, DeploymentMode, Location, NodeName, WitnessKind, rules};
+use std::collections::HashMap;
+use std::fmt::Write as _;
 
 /// Parameters that are read.
-const READ: [&str; 22] = [
+pub(crate) const READ: [&str; 22] = [
     "arcNodeResourceIds",
     "bitlockerDataVolumes",
     "clusterName",
@@ -125,7 +126,7 @@ pub(crate) fn draft(tree: &Value, reader: &mut Reader) -> Draft {
     let entries = reader.table_of(tree, root.clone()).map_or_else(Vec::new, |file| parameters(&file, reader));
     let file = Table { entries: &entries, at: root };
     let name = reader.text(&file, "clusterName");
-    let name = reader.parsed(name, id::NAME_VALID);
+    let name = reader.parsed(name, rules::NAME_VALID);
     let name = reader.required(name, &file, "clusterName");
     let mode = reader.text(&file, "deploymentMode");
     let configuration = reader.text(&file, "configurationMode");
@@ -158,7 +159,7 @@ pub(crate) fn draft(tree: &Value, reader: &mut Reader) -> Draft {
 
 /// The parameters that are read, each with its `value` lifted out of its wrapper. The others are noted as ignored.
 fn parameters(file: &Table<'_>, reader: &mut Reader) -> Vec<Entry> {
-    duplicates(file.entries, "", reader);
+    duplicates(file.entries, reader);
     not_a_template(file, reader);
     for entry in file.entries {
         if !["$schema", "contentVersion", "parameters"].iter().any(|k| entry.key.eq_ignore_ascii_case(k)) {
@@ -202,36 +203,70 @@ fn ignore(name: &str, reader: &mut Reader) {
     if let Some((_, reason)) = MEANINGLESS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
         return reader.ignore(name, IgnoredKind::NoMeaningOnLinux, *reason);
     }
-    let near = if is_secret_key(name) { None } else { suggestion(name, READ) };
+    let near = if is_secret_key(name) { None } else { reader.suggestion(name, READ) };
     let reason = near
         .map_or_else(|| "not known to twinrack".to_owned(), |near| format!("not known to twinrack; {near}"));
     reader.ignore(name, IgnoredKind::Unknown, reason);
 }
 
 /// Keys that are the same to ARM, at every level.
-fn duplicates(entries: &[Entry], path: &str, reader: &mut Reader) {
-    for (place, entry) in entries.iter().enumerate() {
-        let at = |entry: &Entry| {
-            let path = if path.is_empty() { entry.key.clone() } else { format!("{path}.{}", entry.key) };
-            Location { path, span: Some(entry.key_span.clone()) }
-        };
-        if let Some(first) = entries[..place].iter().find(|first| first.key.eq_ignore_ascii_case(&entry.key))
+pub(crate) fn duplicates(entries: &[Entry], reader: &mut Reader) {
+    duplicates_in(entries, &mut Vec::new(), reader);
+}
+
+/// The steps that lead to a value. A path is put together only where something is told: steps may be as long as the file.
+enum Step<'t> {
+    Key(&'t str),
+    Place(usize),
+}
+
+/// Longest part of a key that a path repeats, characters.
+const STEP_CHARACTERS_MAX: usize = 80;
+
+fn path(steps: &[Step<'_>]) -> String {
+    let mut path = String::new();
+    for step in steps {
+        match step {
+            Step::Key(key) => {
+                path.push_str(if path.is_empty() { "" } else { "." });
+                path.extend(key.chars().take(STEP_CHARACTERS_MAX));
+            }
+            Step::Place(place) => {
+                let _ = write!(path, "[{place}]");
+            }
+        }
+    }
+    path
+}
+
+fn duplicates_in<'t>(entries: &'t [Entry], steps: &mut Vec<Step<'t>>, reader: &mut Reader) {
+    let mut seen: HashMap<String, &Entry> = HashMap::new();
+    for entry in entries {
+        steps.push(Step::Key(&entry.key));
+        if let Some(first) = seen.get(&entry.key.to_ascii_lowercase())
+            && reader.problems.len() <= LISTED_MAX
         {
+            let at = |entry: &Entry| Location { path: path(steps), span: Some(entry.key_span.clone()) };
             let message = format!("{} is given twice: keys compare without case", quoted(&entry.key));
             let mut problem = Problem::new(message, Some(at(entry))).help("keep one of them");
             problem.related.push((at(first), "given first here".to_owned()));
             reader.problems.push(problem);
+        } else {
+            seen.entry(entry.key.to_ascii_lowercase()).or_insert(entry);
         }
-        duplicates_inside(&entry.value, &at(entry).path, reader);
+        duplicates_inside(&entry.value, steps, reader);
+        steps.pop();
     }
 }
 
-fn duplicates_inside(value: &Value, path: &str, reader: &mut Reader) {
+fn duplicates_inside<'t>(value: &'t Value, steps: &mut Vec<Step<'t>>, reader: &mut Reader) {
     match &value.kind {
-        Kind::Table(entries) => duplicates(entries, path, reader),
+        Kind::Table(entries) => duplicates_in(entries, steps, reader),
         Kind::List(values) => {
             for (place, value) in values.iter().enumerate() {
-                duplicates_inside(value, &format!("{path}[{place}]"), reader);
+                steps.push(Step::Place(place));
+                duplicates_inside(value, steps, reader);
+                steps.pop();
             }
         }
         _ => {}
@@ -245,7 +280,8 @@ fn not_a_template(file: &Table<'_>, reader: &mut Reader) {
         schema.filter(|schema| schema.value.to_ascii_lowercase().contains("deploymenttemplate.json"))
     {
         let message = "this is an ARM deployment template, not its parameters file";
-        let help = "give the file whose name usually ends in `.parameters.json`";
+        let help =
+            "give the file whose name usually ends in `.parameters.json`, and this one with `--arm-template`";
         reader.problems.push(Problem::new(message, Some(schema.at)).help(help));
     }
 }
@@ -269,7 +305,7 @@ fn pattern(file: &Table<'_>, reader: &mut Reader) {
             "the cluster pattern is {}, and twinrack makes rack aware clusters",
             quoted(&pattern.value)
         );
-        reader.flaw(id::RACK_AWARE, message, None, &pattern.at);
+        reader.flaw(rules::RACK_AWARE, message, None, &pattern.at);
     }
 }
 
@@ -278,11 +314,11 @@ fn zones(file: &Table<'_>, reader: &mut Reader) -> Vec<DraftZone> {
     for table in reader.tables(file, "localAvailabilityZones") {
         ignore_others(&table, &["localAvailabilityZoneName", "nodes"], reader);
         let name = reader.text(&table, "localAvailabilityZoneName");
-        let name = reader.parsed(name, id::NAME_VALID);
+        let name = reader.parsed(name, rules::NAME_VALID);
         let members = reader.texts(&table, "nodes");
         zones.push(DraftZone {
             name: reader.required(name, &table, "localAvailabilityZoneName"),
-            members: members.into_iter().map(|raw| reader.parsed(Some(raw), id::NAME_VALID)).collect(),
+            members: members.into_iter().map(|raw| reader.parsed(Some(raw), rules::NAME_VALID)).collect(),
             at: table.at,
         });
     }
@@ -294,11 +330,13 @@ fn nodes(file: &Table<'_>, reader: &mut Reader) -> Vec<DraftNode> {
     for table in reader.tables(file, "physicalNodesSettings") {
         ignore_others(&table, &["name", "ipv4Address"], reader);
         let name = reader.text(&table, "name");
-        let name = reader.parsed(name, id::NAME_VALID);
+        let name = reader.parsed(name, rules::NAME_VALID);
         let raw = reader.text(&table, "ipv4Address");
         let management_ip = parsed_address(reader, raw);
         nodes.push(DraftNode {
             name: reader.required(name, &table, "name"),
+            // Their order is that of the list.
+            ordinal: Field::Missing,
             management_ip: reader.required(management_ip, &table, "ipv4Address"),
         });
     }
@@ -310,7 +348,7 @@ fn machines(file: &Table<'_>, reader: &mut Reader) -> Vec<Field<NodeName>> {
     let ids = reader.texts(file, "arcNodeResourceIds");
     let names = ids.into_iter().map(|resource| {
         let name = resource.value.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned();
-        reader.parsed(Some(At { value: name, at: resource.at }), id::NAME_VALID)
+        reader.parsed(Some(At { value: name, at: resource.at }), rules::NAME_VALID)
     });
     names.collect()
 }
@@ -334,8 +372,11 @@ pub(crate) fn ignore_others(table: &Table<'_>, known: &[&str], reader: &mut Read
     for entry in
         table.entries.iter().filter(|entry| !known.iter().any(|k| k.eq_ignore_ascii_case(&entry.key)))
     {
-        let near =
-            if is_secret_key(&entry.key) { None } else { suggestion(&entry.key, known.iter().copied()) };
+        let near = if is_secret_key(&entry.key) {
+            None
+        } else {
+            reader.suggestion(&entry.key, known.iter().copied())
+        };
         let reason = near.map_or_else(
             || "not known to twinrack".to_owned(),
             |near| format!("not known to twinrack; {near}"),

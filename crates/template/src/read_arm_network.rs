@@ -8,10 +8,9 @@ use crate::draft::{
 use crate::near::quoted;
 use crate::read_arm::ignore_others;
 use crate::read_own::{TRAFFIC, parsed_address, parsed_percent};
-use crate::rules::id;
 use crate::tree::{At, Field, Kind, Reader, Table};
 use ipnet::Ipv4Net;
-use model::{Mtu, RdmaTechnology, TrafficClass};
+use model::{Mtu, RdmaTechnology, TrafficClass, rules};
 use std::net::Ipv4Addr;
 
 /// Bytes by which Windows' `jumboPacket` is more than the MTU: the Ethernet header (IEEE 802.3, 3.1.1).
@@ -25,7 +24,7 @@ const RDMA: [(&str, RdmaTechnology); 3] =
 pub(crate) fn management(file: &Table<'_>, reader: &mut Reader) -> DraftManagement {
     let dhcp = reader.boolean(file, "useDhcp");
     if let Some(dhcp) = dhcp.filter(|dhcp| dhcp.value) {
-        reader.flaw(id::ADDRESS_STATIC, "the addresses would come from DHCP", None, &dhcp.at);
+        reader.flaw(rules::ADDRESS_STATIC, "the addresses would come from DHCP", None, &dhcp.at);
     }
     let mut required = |key: &str| {
         let raw = reader.text(file, key);
@@ -57,7 +56,7 @@ fn subnet(file: &Table<'_>, start: &Field<Ipv4Addr>, reader: &mut Reader) -> Fie
         return Field::Good(At { value: net.trunc(), at: mask.at });
     }
     let message = format!("{} is no subnet mask", quoted(&mask.value.to_string()));
-    reader.flaw(id::ADDRESS_VALID, message, Some("write one like 255.255.255.0".to_owned()), &mask.at);
+    reader.flaw(rules::ADDRESS_VALID, message, Some("write one like 255.255.255.0".to_owned()), &mask.at);
     Field::Bad
 }
 
@@ -84,7 +83,7 @@ pub(crate) fn intents(file: &Table<'_>, reader: &mut Reader) -> (Vec<DraftIntent
             }
         }
         let name = reader.text(&table, "name");
-        let name = reader.parsed(name, id::NAME_VALID);
+        let name = reader.parsed(name, rules::NAME_VALID);
         let traffic = reader.texts(&table, "trafficType");
         let adapters = reader.texts(&table, "adapter");
         let (mtu, rdma) = adapter_properties(&table, reader);
@@ -94,7 +93,7 @@ pub(crate) fn intents(file: &Table<'_>, reader: &mut Reader) -> (Vec<DraftIntent
                 .into_iter()
                 .map(|raw| reader.choice(Some(raw), "kind of traffic", &TRAFFIC))
                 .collect(),
-            adapters: adapters.into_iter().map(|raw| reader.parsed(Some(raw), id::NAME_VALID)).collect(),
+            adapters: adapters.into_iter().map(|raw| reader.parsed(Some(raw), rules::NAME_VALID)).collect(),
             mtu,
             rdma,
             at: table.at.clone(),
@@ -129,7 +128,7 @@ fn adapter_properties(intent: &Table<'_>, reader: &mut Reader) -> (Field<Mtu>, O
     };
     ignore_others(&table, &["jumboPacket", "networkDirect", "networkDirectTechnology"], reader);
     let jumbo = reader.number(&table, "jumboPacket");
-    let mtu = reader.converted(jumbo, id::MTU_RANGE, |text| {
+    let mtu = reader.converted(jumbo, rules::MTU_RANGE, |text| {
         let packet: Option<u64> = text.trim().parse().ok();
         let mtu = packet.and_then(|bytes| bytes.checked_sub(ETHERNET_HEADER_BYTES));
         mtu.and_then(|mtu| Mtu::try_from(mtu).ok()).ok_or_else(|| {
@@ -156,8 +155,8 @@ fn qos_overrides(intent: &Table<'_>, carries_storage: bool, reader: &mut Reader)
     ignore_others(&table, &known, reader);
     let [cluster, smb, percent] = known.map(|key| reader.number(&table, key));
     Some(DraftQos {
-        storage_priority: reader.parsed(smb, id::QOS_PRIORITIES),
-        heartbeat_priority: reader.parsed(cluster, id::QOS_PRIORITIES),
+        storage_priority: reader.parsed(smb, rules::QOS_PRIORITIES),
+        heartbeat_priority: reader.parsed(cluster, rules::QOS_PRIORITIES),
         storage_bandwidth_percent: parsed_percent(reader, percent),
     })
 }
@@ -165,18 +164,23 @@ fn qos_overrides(intent: &Table<'_>, carries_storage: bool, reader: &mut Reader)
 pub(crate) fn storage_networks(file: &Table<'_>, reader: &mut Reader) -> Vec<DraftStorageNetwork> {
     let switchless = reader.boolean(file, "storageConnectivitySwitchless");
     if let Some(switchless) = switchless.filter(|switchless| switchless.value) {
-        reader.flaw(id::STORAGE_SWITCHED, "storage would be cabled without switches", None, &switchless.at);
+        reader.flaw(
+            rules::STORAGE_SWITCHED,
+            "storage would be cabled without switches",
+            None,
+            &switchless.at,
+        );
     }
     let auto_ip = reader.boolean(file, "enableStorageAutoIp").is_none_or(|auto| auto.value);
     let mut networks = Vec::new();
     for (place, table) in reader.tables(file, "storageNetworkList").into_iter().enumerate() {
         ignore_others(&table, &["name", "networkAdapterName", "vlanId", "storageAdapterIPInfo"], reader);
         let name = reader.text(&table, "name");
-        let name = reader.parsed(name, id::NAME_VALID);
+        let name = reader.parsed(name, rules::NAME_VALID);
         let adapter = reader.text(&table, "networkAdapterName");
-        let adapter = reader.parsed(adapter, id::NAME_VALID);
+        let adapter = reader.parsed(adapter, rules::NAME_VALID);
         let vlan = reader.number(&table, "vlanId");
-        let vlan = reader.parsed(vlan, id::VLAN_RANGE);
+        let vlan = reader.parsed(vlan, rules::VLAN_RANGE);
         let subnet = if auto_ip { Field::Missing } else { given_subnet(&table, reader) };
         networks.push(DraftStorageNetwork {
             name: reader.required(name, &table, "name"),
@@ -209,7 +213,7 @@ fn given_subnet(network: &Table<'_>, reader: &mut Reader) -> Field<Ipv4Net> {
             _ => {
                 let message =
                     format!("{} with mask {mask} is not in one subnet with the others", address.value);
-                reader.flaw(id::STORAGE_SUBNET_GIVEN, message, None, &address.at);
+                reader.flaw(rules::STORAGE_SUBNET_GIVEN, message, None, &address.at);
                 return Field::Bad;
             }
         }
@@ -217,7 +221,7 @@ fn given_subnet(network: &Table<'_>, reader: &mut Reader) -> Field<Ipv4Net> {
     let path = network.path("storageAdapterIPInfo");
     let Some(found) = found else {
         let message = format!("storage auto IP is off, and {} gives no addresses", quoted(&path));
-        reader.flaw(id::STORAGE_SUBNET_GIVEN, message, None, &network.at);
+        reader.flaw(rules::STORAGE_SUBNET_GIVEN, message, None, &network.at);
         return Field::Bad;
     };
     let reason =
@@ -232,7 +236,7 @@ pub(crate) fn pattern(file: &Table<'_>, intents: &[DraftIntent], reader: &mut Re
     if let Some(kind) = kind.filter(|kind| !kind.value.eq_ignore_ascii_case("switchedMultiServerDeployment"))
     {
         let message = format!("the networking type is {}", quoted(&kind.value));
-        reader.flaw(id::STORAGE_SWITCHED, message, None, &kind.at);
+        reader.flaw(rules::STORAGE_SWITCHED, message, None, &kind.at);
     }
     let Some(pattern) = reader.text(file, "networkingPattern") else { return };
     let storage_converged = intents.iter().any(|i| i.carries(TrafficClass::Storage) && i.traffic.len() > 1);
@@ -247,6 +251,6 @@ pub(crate) fn pattern(file: &Table<'_>, intents: &[DraftIntent], reader: &mut Re
             "the networking pattern is {}, and the intents are not like that",
             quoted(&pattern.value)
         );
-        reader.flaw(id::NETWORKING_PATTERN, message, None, &pattern.at);
+        reader.flaw(rules::NETWORKING_PATTERN, message, None, &pattern.at);
     }
 }

@@ -8,11 +8,10 @@ use crate::draft::{
     Listed, default_storage_subnet, default_storage_vlan, or_default,
 };
 use crate::near::quoted;
-use crate::rules::id;
 use crate::tree::{At, Field, Kind, Reader, Table, Value};
 use ipnet::Ipv4Net;
 use model::{
-    ConfigurationMode, DeploymentMode, Location, RdmaTechnology, RuleId, TrafficClass, Wiring, WitnessKind,
+    ConfigurationMode, DeploymentMode, Location, RdmaTechnology, TrafficClass, Wiring, WitnessKind, rules,
 };
 use std::net::Ipv4Addr;
 
@@ -52,7 +51,7 @@ pub(crate) fn draft(tree: &Value, reader: &mut Reader) -> Draft {
     let root = Table { entries, at: Location { path: String::new(), span: None } };
     reader.refuse_unknown(&root, &ROOT_KEYS);
     let name = reader.text(&root, "name");
-    let name = reader.parsed(name, id::NAME_VALID);
+    let name = reader.parsed(name, rules::NAME_VALID);
     let mode = reader.text(&root, "mode");
     let configuration = reader.text(&root, "configuration");
     let wiring = reader.text(&root, "wiring");
@@ -85,18 +84,20 @@ fn zones_and_nodes(root: &Table<'_>, reader: &mut Reader) -> (Vec<DraftZone>, Ve
     for table in reader.tables(root, "zone") {
         reader.refuse_unknown(&table, &["name", "node"]);
         let name = reader.text(&table, "name");
-        let name = reader.parsed(name, id::NAME_VALID);
+        let name = reader.parsed(name, rules::NAME_VALID);
         let name = reader.required(name, &table, "name");
         let mut members = Vec::new();
         for node in reader.tables(&table, "node") {
-            reader.refuse_unknown(&node, &["name", "management_ip"]);
+            reader.refuse_unknown(&node, &["name", "management_ip", "ordinal"]);
             let name = reader.text(&node, "name");
-            let name = reader.parsed(name, id::NAME_VALID);
+            let name = reader.parsed(name, rules::NAME_VALID);
             let name = reader.required(name, &node, "name");
             members.push(name.clone());
             let management_ip = address(&node, reader, "management_ip");
+            let ordinal = reader.number(&node, "ordinal");
             nodes.push(DraftNode {
                 name,
+                ordinal: reader.parsed(ordinal, rules::ZONES_ORDINALS),
                 management_ip: reader.required(management_ip, &node, "management_ip"),
             });
         }
@@ -109,7 +110,7 @@ fn witness(root: &Table<'_>, reader: &mut Reader) -> Field<DraftWitness> {
     let Some(table) = reader.table(root, "witness") else { return Field::Missing };
     reader.refuse_unknown(&table, &["name", "management_ip"]);
     let name = reader.text(&table, "name");
-    let name = reader.parsed(name, id::NAME_VALID);
+    let name = reader.parsed(name, rules::NAME_VALID);
     let value = DraftWitness {
         name: reader.required(name, &table, "name"),
         kind: WitnessKind::Node,
@@ -123,7 +124,7 @@ fn management(root: &Table<'_>, reader: &mut Reader) -> DraftManagement {
         .table(root, "management")
         .unwrap_or(Table { entries: &[], at: Location { path: "management".to_owned(), span: None } });
     reader.refuse_unknown(&table, &["subnet", "gateway", "range_start", "range_end", "dns", "vlan"]);
-    let subnet = network(&table, reader, "subnet", id::ADDRESS_VALID);
+    let subnet = network(&table, reader, "subnet", rules::ADDRESS_VALID);
     let gateway = address(&table, reader, "gateway");
     let range_start = address(&table, reader, "range_start");
     let range_end = address(&table, reader, "range_end");
@@ -135,7 +136,7 @@ fn management(root: &Table<'_>, reader: &mut Reader) -> DraftManagement {
         range_start: reader.required(range_start, &table, "range_start"),
         range_end: reader.required(range_end, &table, "range_end"),
         dns: dns.into_iter().map(|raw| parsed_address(reader, Some(raw))).collect(),
-        vlan: reader.parsed(vlan, id::VLAN_RANGE),
+        vlan: reader.parsed(vlan, rules::VLAN_RANGE),
     }
 }
 
@@ -143,7 +144,7 @@ fn compute_vlans(root: &Table<'_>, reader: &mut Reader) -> Vec<Field<model::Vlan
     let Some(table) = reader.table(root, "compute") else { return Vec::new() };
     reader.refuse_unknown(&table, &["vlans"]);
     let vlans = reader.numbers(&table, "vlans");
-    vlans.into_iter().map(|raw| reader.parsed(Some(raw), id::VLAN_RANGE)).collect()
+    vlans.into_iter().map(|raw| reader.parsed(Some(raw), rules::VLAN_RANGE)).collect()
 }
 
 fn intents(root: &Table<'_>, reader: &mut Reader) -> Vec<DraftIntent> {
@@ -151,7 +152,7 @@ fn intents(root: &Table<'_>, reader: &mut Reader) -> Vec<DraftIntent> {
     for table in reader.tables(root, "intent") {
         reader.refuse_unknown(&table, &["name", "traffic", "adapters", "mtu", "rdma"]);
         let name = reader.text(&table, "name");
-        let name = reader.parsed(name, id::NAME_VALID);
+        let name = reader.parsed(name, rules::NAME_VALID);
         let traffic = reader.texts(&table, "traffic");
         let adapters = reader.texts(&table, "adapters");
         let mtu = reader.number(&table, "mtu");
@@ -162,8 +163,8 @@ fn intents(root: &Table<'_>, reader: &mut Reader) -> Vec<DraftIntent> {
                 .into_iter()
                 .map(|raw| reader.choice(Some(raw), "kind of traffic", &TRAFFIC))
                 .collect(),
-            adapters: adapters.into_iter().map(|raw| reader.parsed(Some(raw), id::NAME_VALID)).collect(),
-            mtu: reader.parsed(mtu, id::MTU_RANGE),
+            adapters: adapters.into_iter().map(|raw| reader.parsed(Some(raw), rules::NAME_VALID)).collect(),
+            mtu: reader.parsed(mtu, rules::MTU_RANGE),
             rdma: reader.choice(rdma, "RDMA transport", &RDMA).value().copied(),
             at: table.at,
         });
@@ -176,12 +177,12 @@ fn storage_networks(root: &Table<'_>, reader: &mut Reader) -> Vec<DraftStorageNe
     for (place, table) in reader.tables(root, "storage_network").into_iter().enumerate() {
         reader.refuse_unknown(&table, &["name", "adapter", "vlan", "subnet"]);
         let name = reader.text(&table, "name");
-        let name = reader.parsed(name, id::NAME_VALID);
+        let name = reader.parsed(name, rules::NAME_VALID);
         let adapter = reader.text(&table, "adapter");
-        let adapter = reader.parsed(adapter, id::NAME_VALID);
+        let adapter = reader.parsed(adapter, rules::NAME_VALID);
         let vlan = reader.number(&table, "vlan");
-        let vlan = reader.parsed(vlan, id::VLAN_RANGE);
-        let subnet = network(&table, reader, "subnet", id::ADDRESS_VALID);
+        let vlan = reader.parsed(vlan, rules::VLAN_RANGE);
+        let subnet = network(&table, reader, "subnet", rules::ADDRESS_VALID);
         networks.push(DraftStorageNetwork {
             name: reader.required(name, &table, "name"),
             adapter: reader.required(adapter, &table, "adapter"),
@@ -200,15 +201,15 @@ fn qos(root: &Table<'_>, reader: &mut Reader) -> DraftQos {
     let heartbeat = reader.number(&table, "heartbeat_priority");
     let percent = reader.number(&table, "storage_bandwidth_percent");
     DraftQos {
-        storage_priority: reader.parsed(storage, id::QOS_PRIORITIES),
-        heartbeat_priority: reader.parsed(heartbeat, id::QOS_PRIORITIES),
+        storage_priority: reader.parsed(storage, rules::QOS_PRIORITIES),
+        heartbeat_priority: reader.parsed(heartbeat, rules::QOS_PRIORITIES),
         storage_bandwidth_percent: parsed_percent(reader, percent),
     }
 }
 
 /// A percentage; the rule for the storage share narrows it further.
 pub(crate) fn parsed_percent(reader: &mut Reader, raw: Option<At<String>>) -> Field<u8> {
-    reader.converted(raw, id::QOS_BANDWIDTH, |text| {
+    reader.converted(raw, rules::QOS_BANDWIDTH, |text| {
         text.trim().parse().map_err(|_| (format!("{} is no percentage", quoted(text)), None))
     })
 }
@@ -220,12 +221,12 @@ fn address(table: &Table<'_>, reader: &mut Reader, key: &str) -> Field<Ipv4Addr>
 
 /// An IPv4 address in dotted decimals.
 pub(crate) fn parsed_address(reader: &mut Reader, raw: Option<At<String>>) -> Field<Ipv4Addr> {
-    reader.converted(raw, id::ADDRESS_VALID, |text| {
+    reader.converted(raw, rules::ADDRESS_VALID, |text| {
         text.trim().parse().map_err(|_| (format!("{} is no IPv4 address", quoted(text)), None))
     })
 }
 
-fn network(table: &Table<'_>, reader: &mut Reader, key: &str, rule: RuleId) -> Field<Ipv4Net> {
+fn network(table: &Table<'_>, reader: &mut Reader, key: &str, rule: &'static rules::Rule) -> Field<Ipv4Net> {
     let raw = reader.text(table, key);
     reader.converted(raw, rule, |text| {
         let subnet: Ipv4Net = text.trim().parse().map_err(|_| {

@@ -2,7 +2,8 @@
 //!
 //! Needs the feature `render`. Pure like the rest: everything returns text, and the caller says whether colours suit.
 //!
-//! Invariant: excerpts come from [`Source::shown`], so no report shows a secret or a control character.
+//! Invariants: excerpts come from [`Source::shown`], so no report shows a secret or a control character. Lines that are too long to be
+//! read are not shown: the report names the place instead.
 
 use crate::{Ignored, IgnoredKind, Problem, Reading, Source, Unreadable};
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceSpan};
@@ -21,7 +22,7 @@ pub fn reading(source: &Source, reading: &Reading, colour: bool) -> String {
     let excerpts = Excerpts::new(source, colour);
     let mut out = String::new();
     for diagnostic in &reading.diagnostics {
-        out.push_str(&excerpts.report(&Shown::diagnostic(diagnostic, &excerpts.source)));
+        out.push_str(&excerpts.report(Shown::diagnostic(diagnostic)));
         out.push('\n');
     }
     out.push_str(&ignored(&reading.ignored));
@@ -39,7 +40,7 @@ pub fn unreadable(source: Option<&Source>, unreadable: &Unreadable, colour: bool
     let excerpts = Excerpts::new(source.unwrap_or(&empty), colour);
     let mut out = String::new();
     for problem in &unreadable.problems {
-        out.push_str(&excerpts.report(&Shown::problem(problem, &excerpts.source)));
+        out.push_str(&excerpts.report(Shown::problem(problem)));
         out.push('\n');
     }
     let _ = writeln!(out, "{}: could not be checked", plain(&unreadable.name));
@@ -49,8 +50,14 @@ pub fn unreadable(source: Option<&Source>, unreadable: &Unreadable, colour: bool
 fn closing(name: &str, reading: &Reading) -> String {
     let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
     let errors = plural(reading.count(Severity::Error), "error");
+    let more = if reading.unlisted == 0 {
+        String::new()
+    } else {
+        format!(", and {} more that are not listed", reading.unlisted)
+    };
     format!(
-        "{name} ({}): {errors}, {}\n",
+        "{} ({}): {errors}, {}{more}\n",
+        plain(name),
         reading.format,
         plural(reading.count(Severity::Warning), "warning")
     )
@@ -172,22 +179,69 @@ fn class_word(class: TrafficClass) -> &'static str {
     }
 }
 
-/// The masked source and the handler that draws excerpts of it.
-struct Excerpts {
-    source: NamedSource<String>,
+/// Longest run of bytes that an excerpt shows: the lines of a place and those around it.
+const EXCERPT_BYTES_MAX: usize = 4000;
+
+/// A file, masked, and where its places begin.
+struct Masked {
+    file: NamedSource<String>,
+    base: usize,
+}
+
+impl Masked {
+    fn new(source: &Source, base: usize) -> Self {
+        Self { file: NamedSource::new(plain(source.name()), source.shown()), base }
+    }
+
+    fn has(&self, position: usize) -> bool {
+        position >= self.base && position - self.base <= self.file.inner().len()
+    }
+
+    /// The bytes of a place in this file, if it is one and the lines around it can be shown.
+    fn place(&self, at: &Location) -> Option<std::ops::Range<usize>> {
+        let span = at.span.as_ref().filter(|span| self.has(span.start))?;
+        let text = self.file.inner();
+        let start = crate::source::floor_boundary(text, span.start - self.base);
+        let end = crate::source::floor_boundary(text, (span.end - self.base).max(start));
+        // An excerpt has the line before and the one after, too.
+        let lines_before = text[..start].rmatch_indices('\n').nth(1).map_or(0, |(newline, _)| newline);
+        let lines_after =
+            text[end..].match_indices('\n').nth(1).map_or(text.len(), |(newline, _)| end + newline);
+        (!text.is_empty() && lines_after - lines_before <= EXCERPT_BYTES_MAX).then_some(start..end)
+    }
+}
+
+/// The masked files and the handler that draws excerpts of them.
+struct Excerpts<'s> {
+    source: &'s Source,
+    /// The template last: its places follow.
+    files: Vec<Masked>,
     handler: GraphicalReportHandler,
 }
 
-impl Excerpts {
-    fn new(source: &Source, colour: bool) -> Self {
+impl<'s> Excerpts<'s> {
+    fn new(source: &'s Source, colour: bool) -> Self {
         let theme = if colour { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
         let handler = GraphicalReportHandler::new_themed(theme).with_wrap_lines(false).with_links(false);
-        Self { source: NamedSource::new(plain(source.name()), source.shown()), handler }
+        let beside = source.arm_template().map(|(template, base)| Masked::new(template, base));
+        Self { source, files: std::iter::once(Masked::new(source, 0)).chain(beside).collect(), handler }
     }
 
-    fn report(&self, shown: &Shown<'_>) -> String {
+    fn report<'e>(&'e self, mut shown: Shown<'e>) -> String {
+        if let Some(span) = shown.at.and_then(|at| at.span.as_ref()) {
+            let file = self.files.iter().rev().find(|file| file.has(span.start));
+            match file.and_then(|file| shown.at.and_then(|at| file.place(at)).map(|place| (file, place))) {
+                Some((file, place)) => shown.excerpt(file, place),
+                None if self.source.is_empty() => {}
+                None => {
+                    let (line, column) = self.source.line_column(span.start);
+                    let name = plain(self.source.name_at(span.start));
+                    let _ = write!(shown.message, "\nat {name}:{line}:{column}");
+                }
+            }
+        }
         let mut out = String::new();
-        match self.handler.render_report(&mut out, shown) {
+        match self.handler.render_report(&mut out, &shown) {
             Ok(()) => out,
             // Only writing can fail, and writing to a string can't.
             Err(fmt::Error) => format!("{}\n", shown.message),
@@ -196,59 +250,61 @@ impl Excerpts {
 }
 
 /// A diagnostic or a problem as the drawing library wants it.
-#[derive(Debug)]
 struct Shown<'s> {
-    source: &'s NamedSource<String>,
     code: Option<String>,
     severity: Severity,
     message: String,
     help: Option<String>,
+    at: Option<&'s Location>,
+    related: &'s [(Location, String)],
+    source: Option<&'s NamedSource<String>>,
     labels: Vec<LabeledSpan>,
 }
 
+/// The drawing library asks for it and prints it nowhere.
+impl fmt::Debug for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shown").field("code", &self.code).finish_non_exhaustive()
+    }
+}
+
 impl<'s> Shown<'s> {
-    fn diagnostic(diagnostic: &'s Diagnostic, source: &'s NamedSource<String>) -> Self {
+    fn diagnostic(diagnostic: &'s Diagnostic) -> Self {
         Self {
-            source,
             code: Some(diagnostic.rule.to_string()),
             severity: diagnostic.severity,
             message: folded(&diagnostic.message, ""),
             help: Some(folded(&diagnostic.help, "")),
-            labels: labels(diagnostic.location.as_ref(), &diagnostic.related, source),
+            at: diagnostic.location.as_ref(),
+            related: &diagnostic.related,
+            source: None,
+            labels: Vec::new(),
         }
     }
 
-    fn problem(problem: &'s Problem, source: &'s NamedSource<String>) -> Self {
+    fn problem(problem: &'s Problem) -> Self {
         Self {
-            source,
             code: None,
             severity: Severity::Error,
             message: folded(&problem.message, ""),
             help: problem.help.as_deref().map(|help| folded(help, "")),
-            labels: labels(problem.location.as_ref(), &problem.related, source),
+            at: problem.location.as_ref(),
+            related: &problem.related,
+            source: None,
+            labels: Vec::new(),
         }
     }
-}
 
-/// The main place first; places that the text doesn't have are left out.
-fn labels(
-    main: Option<&Location>,
-    related: &[(Location, String)],
-    source: &NamedSource<String>,
-) -> Vec<LabeledSpan> {
-    let text = source.inner();
-    let place = |at: &Location| {
-        let span = at.span.as_ref().filter(|_| !text.is_empty())?;
-        let start = crate::source::floor_boundary(text, span.start);
-        let end = crate::source::floor_boundary(text, span.end.max(start));
-        Some(SourceSpan::from(start..end))
-    };
-    let main =
-        main.and_then(&place).map(|span| LabeledSpan::new_primary_with_span(Some("here".to_owned()), span));
-    let related = related.iter().filter_map(|(at, words)| {
-        place(at).map(|span| LabeledSpan::new_with_span(Some(words.clone()), span))
-    });
-    main.into_iter().chain(related).collect()
+    /// The main place first; related places that the file hasn't are left out.
+    fn excerpt(&mut self, file: &'s Masked, place: std::ops::Range<usize>) {
+        self.source = Some(&file.file);
+        let main = LabeledSpan::new_primary_with_span(Some("here".to_owned()), SourceSpan::from(place));
+        let related = self.related.iter().filter_map(|(at, words)| {
+            file.place(at)
+                .map(|place| LabeledSpan::new_with_span(Some(words.clone()), SourceSpan::from(place)))
+        });
+        self.labels = std::iter::once(main).chain(related).collect();
+    }
 }
 
 impl fmt::Display for Shown<'_> {
@@ -277,7 +333,7 @@ impl miette::Diagnostic for Shown<'_> {
     }
 
     fn source_code(&self) -> Option<&dyn miette::SourceCode> {
-        Some(self.source)
+        self.source.map(|source| source as &dyn miette::SourceCode)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {

@@ -15,12 +15,18 @@ const SIZE_BYTES_MAX: usize = 1024 * 1024;
 pub struct Source {
     name: String,
     text: String,
+    /// An ARM template that gives defaults. Its places follow those of this text, one byte apart.
+    beside: Option<Box<Source>>,
 }
 
 /// Leaves the text out: it may hold passwords.
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source").field("name", &self.name).field("bytes", &self.text.len()).finish()
+        f.debug_struct("Source")
+            .field("name", &self.name)
+            .field("bytes", &self.text.len())
+            .field("beside", &self.beside)
+            .finish_non_exhaustive()
     }
 }
 
@@ -34,7 +40,28 @@ impl Source {
         if text.starts_with('\u{feff}') {
             text.drain(..'\u{feff}'.len_utf8());
         }
-        Self { name: name.into(), text }
+        Self { name: name.into(), text, beside: None }
+    }
+
+    /// This parameters file with the ARM template that it is for. A place past the end of this text is one in the template.
+    #[must_use]
+    pub fn beside(self, template: Self) -> Self {
+        Self { beside: Some(Box::new(template)), ..self }
+    }
+
+    /// The ARM template, and where its places begin.
+    pub(crate) fn arm_template(&self) -> Option<(&Self, usize)> {
+        self.beside.as_deref().map(|template| (template, self.text.len() + 1))
+    }
+
+    /// Which of the files a place is in, and where its places begin.
+    pub(crate) fn file_at(&self, position: usize) -> (&Self, usize) {
+        self.arm_template().filter(|(_, base)| position >= *base).unwrap_or((self, 0))
+    }
+
+    /// The name of the file that a place is in.
+    pub fn name_at(&self, position: usize) -> &str {
+        &self.file_at(position).0.name
     }
 
     /// A source from a file's bytes.
@@ -63,9 +90,20 @@ impl Source {
         }
     }
 
+    /// Bytes from the beginning of the file that a place is in.
+    pub fn offset_at(&self, position: usize) -> usize {
+        position - self.file_at(position).1
+    }
+
     /// What to call it.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether there is nothing to show of it.
+    #[cfg(feature = "render")]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.text.is_empty()
     }
 
     pub(crate) fn text(&self) -> &str {
@@ -80,8 +118,9 @@ impl Source {
 
     /// Line and column, from 1, of a byte position; the column counts characters.
     pub fn line_column(&self, position: usize) -> (usize, usize) {
-        let position = floor_boundary(&self.text, position);
-        let before = &self.text[..position];
+        let (file, base) = self.file_at(position);
+        let position = floor_boundary(&file.text, position - base);
+        let before = &file.text[..position];
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
     }

@@ -6,8 +6,8 @@
 use crate::draft::{Draft, DraftZone, storage_index};
 use crate::tree::Field;
 use model::{
-    ClusterSpec, ConfigurationMode, DeploymentMode, Intent, ManagementNetwork, Mtu, Node, NodeName,
-    NodeOrdinal, Qos, StorageNetwork, Witness, Zone,
+    ClusterSpec, ConfigurationMode, DeploymentMode, Intent, ManagementNetwork, Mtu, Node, NodeName, Qos,
+    StorageNetwork, Witness, Zone,
 };
 
 /// Something that a cluster must have and the draft has not.
@@ -57,10 +57,9 @@ fn node(draft: &Draft, member: &NodeName) -> Result<Node, Incomplete> {
         .into_iter()
         .find(|(_, node)| node.name.value() == Some(member))
         .ok_or(Incomplete("a zone member among the nodes"))?;
-    let ordinal = u64::try_from(place).ok().and_then(|place| NodeOrdinal::try_from(place + 1).ok());
     Ok(Node {
         name: need(&node.name, "a node's name")?,
-        ordinal: ordinal.ok_or(Incomplete("an ordinal for every node"))?,
+        ordinal: draft.ordinal(place).ok_or(Incomplete("an ordinal for every node"))?,
         management_ip: need(&node.management_ip, "a node's management address")?,
     })
 }

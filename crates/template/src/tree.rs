@@ -6,9 +6,8 @@
 //! value that a rule is against, and goes on, so that everything is reported at once.
 
 use crate::near::{quoted, suggestion};
-use crate::rules::id;
-use crate::{Format, Ignored, IgnoredKind, Problem};
-use model::{InvalidValue, Location, RuleId};
+use crate::{Format, Ignored, IgnoredKind, LISTED_MAX, Problem};
+use model::{InvalidValue, Location, rules};
 use std::ops::Range;
 use std::str::FromStr;
 
@@ -96,7 +95,7 @@ impl<T> Field<T> {
 /// A violation found while values were taken out: one value against one rule.
 #[derive(Debug, Clone)]
 pub(crate) struct Flaw {
-    pub(crate) rule: RuleId,
+    pub(crate) rule: &'static rules::Rule,
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
     pub(crate) at: Option<Location>,
@@ -116,11 +115,29 @@ pub(crate) struct Reader {
     pub(crate) problems: Vec<Problem>,
     pub(crate) flaws: Vec<Flaw>,
     pub(crate) ignored: Vec<Ignored>,
+    /// How many words may still be looked up for what they may have been meant to be.
+    suggestions_left: usize,
 }
 
 impl Reader {
     pub(crate) fn new(format: Format) -> Self {
-        Self { format, problems: Vec::new(), flaws: Vec::new(), ignored: Vec::new() }
+        Self {
+            format,
+            problems: Vec::new(),
+            flaws: Vec::new(),
+            ignored: Vec::new(),
+            suggestions_left: LISTED_MAX,
+        }
+    }
+
+    /// `did you mean `x`?`, for as many words as are listed.
+    pub(crate) fn suggestion<'c>(
+        &mut self,
+        word: &str,
+        candidates: impl IntoIterator<Item = &'c str>,
+    ) -> Option<String> {
+        self.suggestions_left = self.suggestions_left.checked_sub(1)?;
+        suggestion(word, candidates)
     }
 
     pub(crate) fn problem(&mut self, message: String, at: &Location) {
@@ -129,7 +146,7 @@ impl Reader {
 
     pub(crate) fn flaw(
         &mut self,
-        rule: RuleId,
+        rule: &'static rules::Rule,
         message: impl Into<String>,
         hint: Option<String>,
         at: &Location,
@@ -145,7 +162,8 @@ impl Reader {
     pub(crate) fn refuse_unknown(&mut self, table: &Table<'_>, known: &[&str]) {
         for entry in table.entries.iter().filter(|entry| !known.contains(&entry.key.as_str())) {
             let at = Location { path: table.path(&entry.key), span: Some(entry.key_span.clone()) };
-            let help = suggestion(&entry.key, known.iter().copied())
+            let help = self
+                .suggestion(&entry.key, known.iter().copied())
                 .unwrap_or_else(|| format!("known here: {}", known.join(", ")));
             let message = format!("unknown key {}", quoted(&entry.key));
             self.problems.push(Problem::new(message, Some(at)).help(help));
@@ -284,7 +302,7 @@ impl Reader {
     pub(crate) fn parsed<T: FromStr<Err = InvalidValue>>(
         &mut self,
         raw: Option<At<String>>,
-        rule: RuleId,
+        rule: &'static rules::Rule,
     ) -> Field<T> {
         self.converted(raw, rule, |text| {
             text.parse().map_err(|e: InvalidValue| {
@@ -300,13 +318,15 @@ impl Reader {
         what: &str,
         choices: &[(&str, T)],
     ) -> Field<T> {
-        self.converted(raw, id::VALUE_KNOWN, |text| {
+        let near = raw.as_ref().and_then(|raw| {
+            let known = choices.iter().any(|(word, _)| word.eq_ignore_ascii_case(raw.value.trim()));
+            if known { None } else { self.suggestion(&raw.value, choices.iter().map(|(word, _)| *word)) }
+        });
+        self.converted(raw, rules::VALUE_KNOWN, |text| {
             let found = choices.iter().find(|(word, _)| word.eq_ignore_ascii_case(text.trim()));
             found.map(|(_, value)| *value).ok_or_else(|| {
-                let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-                let near = suggestion(text, words.iter().copied());
-                let hint = near.unwrap_or_else(|| format!("known: {}", words.join(", ")));
-                (format!("{} is no {what}", quoted(text)), Some(hint))
+                let words = choices.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
+                (format!("{} is no {what}", quoted(text)), Some(near.unwrap_or(format!("known: {words}"))))
             })
         })
     }
@@ -315,7 +335,7 @@ impl Reader {
     pub(crate) fn converted<T>(
         &mut self,
         raw: Option<At<String>>,
-        rule: RuleId,
+        rule: &'static rules::Rule,
         convert: impl FnOnce(&str) -> Result<T, (String, Option<String>)>,
     ) -> Field<T> {
         let Some(raw) = raw else { return Field::Missing };
@@ -333,7 +353,7 @@ impl Reader {
         if field.is_missing() {
             let path = table.path(key);
             let at = Location { path: path.clone(), span: table.at.span.clone() };
-            self.flaw(id::VALUE_REQUIRED, format!("{} is missing", quoted(&path)), None, &at);
+            self.flaw(rules::VALUE_REQUIRED, format!("{} is missing", quoted(&path)), None, &at);
         }
         field
     }

@@ -4,6 +4,7 @@ mod common;
 
 use common::{ARM, TOML, edited, ids, reading, try_read};
 use model::Severity;
+use model::rules::{self, Checked};
 use std::collections::HashSet;
 
 /// A rule, the clean file, what is done to it, and the offending value that the message must name.
@@ -91,6 +92,20 @@ const CASES: &[Case] = &[
         &[("[witness]\nname = \"office\"\nmanagement_ip = \"172.20.0.20\"\n", "")],
         "no witness",
     ),
+    (
+        "zones.ordinals",
+        TOML,
+        &[("name = \"press2\"", "name = \"press2\"\nordinal = 1")],
+        "`press2` has ordinal 1",
+    ),
+    (
+        "zones.ordinals",
+        TOML,
+        &[("name = \"press2\"", "name = \"press2\"\nordinal = 3")],
+        "`press3` has ordinal 3",
+    ),
+    ("zones.ordinals", TOML, &[("name = \"press2\"", "name = \"press2\"\nordinal = 5")], "there are 4 nodes"),
+    ("zones.ordinals", TOML, &[("name = \"press2\"", "name = \"press2\"\nordinal = 0")], "`0`"),
     ("witness.required", ARM, &[("\"FileShare\"", "\"No Witness\"")], "no witness"),
     ("witness.required", ARM, &[("\"FileShare\"", "\"\"")], "no witness"),
     (
@@ -281,6 +296,9 @@ fn each_mistake_is_told_by_its_rule_alone() {
         };
         assert_eq!(diagnostic.rule.0, *rule, "{}", diagnostic.message);
         assert!(diagnostic.message.contains(value), "{rule}: {}", diagnostic.message);
+        let of_table = rules::find(rule).unwrap();
+        assert!(of_table.has_form(&diagnostic.message), "{rule}: {}", diagnostic.message);
+        assert_eq!(diagnostic.severity, of_table.severity, "{rule}");
         assert_eq!(reading.spec.is_none(), diagnostic.severity == Severity::Error, "{rule}");
         // What is there stands somewhere; what is missing as a whole does not.
         let span = diagnostic.location.as_ref().and_then(|at| at.span.clone());
@@ -291,7 +309,8 @@ fn each_mistake_is_told_by_its_rule_alone() {
 #[test]
 fn every_rule_has_a_mistake_here() {
     let tried: HashSet<_> = CASES.iter().map(|(rule, ..)| *rule).collect();
-    let untried: Vec<_> = template::rules().map(|rule| rule.id.0).filter(|id| !tried.contains(id)).collect();
+    let of_files = rules::all().filter(|rule| rule.checked == Checked::Template);
+    let untried: Vec<_> = of_files.map(|rule| rule.id.0).filter(|id| !tried.contains(id)).collect();
     assert_eq!(untried, ["template.override-unused"], "which has a test of its own");
 }
 

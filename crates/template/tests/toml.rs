@@ -3,8 +3,7 @@
 mod common;
 
 use common::{TOML, edited, ids, problems, reading, try_read};
-use model::{ConfigurationMode, DeploymentMode, Mtu, Severity, Shape, TrafficClass, Wiring};
-use std::fmt::Write as _;
+use model::{ConfigurationMode, DeploymentMode, Mtu, Shape, TrafficClass, Wiring};
 use std::path::{Path, PathBuf};
 use template::{Format, ReadOptions, Source, read};
 
@@ -168,18 +167,4 @@ fn the_documented_format_is_the_format() {
             );
         }
     }
-}
-
-#[test]
-fn the_documented_rules_are_the_rules() {
-    let mut table = String::from("| rule | what must hold | override |\n|---|---|---|\n");
-    for rule in template::rules() {
-        let how = match (rule.severity, rule.override_costs) {
-            (_, Some(costs)) => format!("yes: {costs}"),
-            (Severity::Error, None) => "no".to_owned(),
-            (severity, None) => format!("({})", format!("{severity:?}").to_lowercase()),
-        };
-        let _ = writeln!(table, "| `{}` | {} | {how} |", rule.id, rule.title);
-    }
-    assert!(documentation().contains(&table), "docs/template.md should have this table:\n{table}");
 }

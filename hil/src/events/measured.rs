@@ -475,7 +475,7 @@ mod tests {
                 first_error: None,
             };
             let (from, to) = ("a1".parse().unwrap(), "b1".parse().unwrap());
-            RoundTrip { from, to, over: Over::Management, answer }
+            RoundTrip { from, to, over: Over::Management, filled: None, answer }
         };
         let trips = [trip(90, 700, 10, 0, 6), trip(120, 400, 9, 1, 7), trip(95, 100, 4, 0, 6)];
         let all = RoundTrips::group(Over::Management, false, &trips.iter().collect::<Vec<_>>());

@@ -46,6 +46,8 @@ pub struct Options {
     pub template: Option<PathBuf>,
     /// Rules of the template to override.
     pub overrides: Vec<String>,
+    /// The ARM template that the parameters file is for.
+    pub arm_template: Option<PathBuf>,
     /// Suites by name; none: the set.
     pub suites: Vec<String>,
     /// Which set, when no suite is named.
@@ -173,11 +175,11 @@ fn read_template(options: &Options) -> Result<(ClusterSpec, Vec<String>), RunErr
             ));
         }
         (Some(path), None) => {
-            let name = path.display().to_string();
-            let bytes = fs::read(path).map_err(|source| RunError::Read { path: path.clone(), source })?;
-            Source::from_bytes(&name, &bytes).map_err(|error| {
-                RunError::Unreadable(template::render::unreadable(None, &error, options.colour))
-            })?
+            let source = load(path, options)?;
+            match &options.arm_template {
+                Some(template) => source.beside(load(template, options)?),
+                None => source,
+            }
         }
         (None, shape) => {
             let shape = shape.map_or_else(|| DEFAULT_SHAPE.to_owned(), |shape| shape.to_string());
@@ -193,6 +195,12 @@ fn read_template(options: &Options) -> Result<(ClusterSpec, Vec<String>), RunErr
         Some(spec) => Ok((spec.clone(), notes(spec, &reading))),
         None => Err(RunError::Rules(template::render::reading(&source, &reading, options.colour))),
     }
+}
+
+fn load(path: &Path, options: &Options) -> Result<Source, RunError> {
+    let bytes = fs::read(path).map_err(|source| RunError::Read { path: path.to_owned(), source })?;
+    Source::from_bytes(&path.display().to_string(), &bytes)
+        .map_err(|error| RunError::Unreadable(template::render::unreadable(None, &error, options.colour)))
 }
 
 /// Gives the cluster the wiring that was asked for. An ARM file says none, a TOML file's own word stands.
@@ -259,6 +267,9 @@ fn replay(options: &Options, shape: Shape, seed: u64) -> String {
         Some(path) => option("template", &path.to_string_lossy()),
         None => option("shape", &shape.to_string()),
     }
+    if let Some(path) = &options.arm_template {
+        option("arm-template", &path.to_string_lossy());
+    }
     if let Some(wiring) = options.wiring {
         option("wiring", &format!("{wiring:?}"));
     }
@@ -293,6 +304,7 @@ mod tests {
             wiring: None,
             template: None,
             overrides: Vec::new(),
+            arm_template: None,
             suites: Vec::new(),
             set: Set::Default,
             seed: None,
@@ -318,6 +330,7 @@ mod tests {
     fn the_replay_names_everything_that_was_chosen() {
         let options = Options {
             template: Some("my lab.json".into()),
+            arm_template: Some("azuredeploy.json".into()),
             wiring: Some(Wiring::C),
             overrides: vec!["net.x".into()],
             suites: vec!["wiring".into(), "tor-loss".into()],
@@ -326,7 +339,7 @@ mod tests {
         };
         assert_eq!(
             replay(&options, Shape::ALL[0], 7),
-            "cargo xtask hil --template 'my lab.json' --wiring C --override net.x --suite wiring --suite tor-loss --lab l.toml --seed 7"
+            "cargo xtask hil --template 'my lab.json' --arm-template azuredeploy.json --wiring C --override net.x --suite wiring --suite tor-loss --lab l.toml --seed 7"
         );
     }
 

@@ -40,6 +40,13 @@ impl Runner<'_> {
                 wrong.extend(inventory::mismatches(&node.hardware(), found));
             }
         }
+        // What the rules ask of machines holds for the lab's, too; what is less than an error is emulation.
+        let holding = self.lab.nodes().iter().filter(|(_, node)| node.holds_data());
+        let data_drives = holding.map(|(name, node)| (name.clone(), node.data_drives())).collect();
+        let machines = self.lab.machines();
+        let findings = self.cluster.hardware(&data_drives).await?;
+        let errors = findings.iter().filter(|finding| finding.severity(machines) == Severity::Error);
+        wrong.extend(errors.map(|finding| format!("{}: {finding}", finding.rule().id)));
         let drives: usize = inventories.iter().map(|inventory| inventory.drives.len()).sum();
         let nics: usize = inventories.iter().map(|inventory| inventory.nics.len()).sum();
         let dcb: BTreeSet<String> =
@@ -231,5 +238,6 @@ fn changed_since(
 
 /// The round trips that lost a probe, in words.
 pub(super) fn incomplete(trips: &[RoundTrip]) -> Vec<String> {
-    trips.iter().filter(|trip| !trip.is_complete()).map(ToString::to_string).collect()
+    let broken = trips.iter().filter(|trip| !trip.is_complete());
+    broken.map(|trip| format!("{}: {trip}", trip.rule().id)).collect()
 }

@@ -17,8 +17,9 @@ impl Runner<'_> {
         let after = self.lab.counters()?;
         let members: Vec<(String, Vec<LinkId>)> =
             self.lab.nodes().values().map(|node| (node.name().to_string(), node.links().collect())).collect();
+        let said = |crossing: &Crossing| format!("{}: {crossing}", crossing.rule().id);
         let mut wrong: Vec<String> =
-            crossings.iter().filter(|crossing| !crossing.is_isolated()).map(Crossing::to_string).collect();
+            crossings.iter().filter(|crossing| !crossing.is_isolated()).map(said).collect();
         wrong.extend(astray(&before, &after, &members));
         let asked: u64 = members.iter().map(|(_, links)| questions(&before, &after, links)).sum();
         Ok(Seen::unless(

@@ -53,7 +53,13 @@ mod tests {
             histogram: Vec::new(),
             first_error: None,
         };
-        RoundTrip { from: from.parse().unwrap(), to: to.parse().unwrap(), over: Over::Management, answer }
+        RoundTrip {
+            from: from.parse().unwrap(),
+            to: to.parse().unwrap(),
+            over: Over::Management,
+            filled: None,
+            answer,
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@
 //!
 //! `storage`: a mirror, the slowest of its legs alone, and DRBD, in turn on the same nodes.
 //!
+//! `template`: what validating a file costs, and what hostile files cost.
+//!
 //! `vm`: a virtual machine's start on a node, until its first words and its first write.
 
 mod apply;
@@ -17,6 +19,7 @@ mod measure;
 mod peer;
 mod placement;
 mod storage;
+mod template;
 mod vm;
 
 use clap::{Args, Subcommand};
@@ -78,6 +81,12 @@ enum What {
         /// Leave out what a peer's death and return cost
         #[arg(long)]
         no_losses: bool,
+    },
+    /// Validation of an 8-node template: under 5 ms; of any hostile file: under 1 s, in bounded memory
+    Template {
+        /// Validations; medians count
+        #[arg(long, default_value_t = 101, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        runs: u32,
     },
     /// A virtual machine on a node of a lab: from QEMU's start to the guest's first words and first write, and what it costs while it runs
     Vm {
@@ -151,6 +160,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> ExitCode {
         What::Fabric { seconds, runs } => (seconds, runs),
         What::Apply { rounds } => return apply::run(rounds),
         What::Placement { runs } => return placement::run(runs),
+        What::Template { runs } => return template::run(runs),
         What::Vm { rounds } => return vm::run(rounds),
         What::Storage { rounds, four_way, no_losses } => {
             return storage::run(StorageOrder { rounds, losses: !no_losses, all_nodes: four_way });

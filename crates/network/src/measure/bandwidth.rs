@@ -8,7 +8,7 @@
 //! worth a warning. That much is lost on no healthy network: headers take 5 % of 1500-byte packets.
 
 use super::Machines;
-use model::{AdapterName, ClusterSpec, Intent, NodeName, Severity};
+use model::{AdapterName, ClusterSpec, Intent, NodeName, Severity, rules};
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -126,23 +126,27 @@ pub enum Finding {
 }
 
 impl Finding {
-    /// Its stable id.
-    pub fn id(&self) -> &'static str {
+    /// Its rule.
+    pub fn rule(&self) -> &'static rules::Rule {
         match self {
-            Self::NicTooSlow(_) => "bandwidth.nic-too-slow",
-            Self::NicBelowRecommended(_) => "bandwidth.nic-below-recommended",
-            Self::NicSpeedUnknown(_) => "bandwidth.nic-speed-unknown",
-            Self::NicSpeedsDiffer { .. } => "bandwidth.nic-speeds-differ",
-            Self::RoomsTooSlow { .. } => "bandwidth.rooms-too-slow",
+            Self::NicTooSlow(_) => rules::NIC_TOO_SLOW,
+            Self::NicBelowRecommended(_) => rules::NIC_BELOW_RECOMMENDED,
+            Self::NicSpeedUnknown(_) => rules::NIC_SPEED_UNKNOWN,
+            Self::NicSpeedsDiffer { .. } => rules::STORAGE_NIC_SPEEDS_DIFFER,
+            Self::RoomsTooSlow { .. } => rules::ROOMS_TOO_SLOW,
         }
+    }
+
+    /// Its rule's stable id.
+    pub fn id(&self) -> &'static str {
+        self.rule().id.0
     }
 
     /// How bad it is. On emulated machines nothing of it is.
     pub fn severity(&self, machines: Machines) -> Severity {
-        match (machines, self) {
-            (Machines::Emulated, _) | (_, Self::NicBelowRecommended(_)) => Severity::Note,
-            (_, Self::NicSpeedUnknown(_) | Self::RoomsTooSlow { .. }) => Severity::Warning,
-            (_, Self::NicTooSlow(_) | Self::NicSpeedsDiffer { .. }) => Severity::Error,
+        match machines {
+            Machines::Emulated => Severity::Note,
+            Machines::Real => self.rule().severity,
         }
     }
 }

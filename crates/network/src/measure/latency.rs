@@ -12,7 +12,7 @@
 //! With one node a room there are no such ways: then the figures are reported and not judged.
 
 use super::Machines;
-use model::{NodeName, StorageNetworkIndex};
+use model::{NodeName, StorageNetworkIndex, rules};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -105,12 +105,17 @@ pub enum Finding {
 }
 
 impl Finding {
-    /// Its stable id.
-    pub fn id(&self) -> &'static str {
+    /// Its rule.
+    pub fn rule(&self) -> &'static rules::Rule {
         match self {
-            Self::TooFewProbes(_) => "latency.too-few-probes",
-            Self::TooSlow(..) => "latency.rooms-too-far",
+            Self::TooFewProbes(_) => rules::LATENCY_TOO_FEW_PROBES,
+            Self::TooSlow(..) => rules::LATENCY_ROOMS_TOO_FAR,
         }
+    }
+
+    /// Its rule's stable id.
+    pub fn id(&self) -> &'static str {
+        self.rule().id.0
     }
 }
 

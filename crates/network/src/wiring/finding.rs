@@ -2,7 +2,8 @@
 
 use super::Connection;
 use crate::lldp::ChassisId;
-use model::{AdapterName, Diagnostic, Mtu, NodeName, Priority, RuleId, Severity, VlanId, Wiring, ZoneName};
+use model::rules::{self, Rule};
+use model::{AdapterName, Diagnostic, Mtu, NodeName, Priority, Severity, VlanId, Wiring, ZoneName};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -158,38 +159,39 @@ pub enum WiringFinding {
 }
 
 impl WiringFinding {
-    /// Its stable id.
-    pub fn id(&self) -> &'static str {
+    /// Its rule.
+    pub fn rule(&self) -> &'static Rule {
         match self {
-            Self::NoNeighbour { .. } => "lldp.no-neighbour",
-            Self::OtherZonesSwitch { .. } => "lldp.other-zones-switch",
-            Self::NodeInOtherZone { .. } => "lldp.node-in-other-zone",
-            Self::SharedSwitch { .. } => "lldp.shared-switch",
-            Self::OddSwitch { .. } => "lldp.odd-switch",
-            Self::SplitZone { .. } => "lldp.split-zone",
-            Self::StorageOnOneSwitch { .. } => "lldp.storage-on-one-switch",
-            Self::VlanMissing { .. } => "lldp.vlan-missing",
-            Self::VlansUnknown { .. } => "lldp.vlans-unknown",
-            Self::FrameTooBig { .. } => "lldp.frame-too-big",
-            Self::PfcOff { .. } => "lldp.pfc-off",
-            Self::PfcOnOthers { .. } => "lldp.pfc-on-others",
-            Self::PfcUnknown { .. } => "lldp.pfc-unknown",
-            Self::EtsShareTooSmall { .. } => "lldp.ets-share-too-small",
-            Self::EtsClassShared { .. } => "lldp.ets-class-shared",
-            Self::EtsUnknown { .. } => "lldp.ets-unknown",
-            Self::OtherWiring { .. } => "lldp.other-wiring",
+            Self::NoNeighbour { .. } => rules::LLDP_NO_NEIGHBOUR,
+            Self::OtherZonesSwitch { .. } => rules::LLDP_OTHER_ZONES_SWITCH,
+            Self::NodeInOtherZone { .. } => rules::LLDP_NODE_IN_OTHER_ZONE,
+            Self::SharedSwitch { .. } => rules::LLDP_SHARED_SWITCH,
+            Self::OddSwitch { .. } => rules::LLDP_ODD_SWITCH,
+            Self::SplitZone { .. } => rules::LLDP_SPLIT_ZONE,
+            Self::StorageOnOneSwitch { .. } => rules::LLDP_STORAGE_ON_ONE_SWITCH,
+            Self::VlanMissing { .. } => rules::LLDP_VLAN_MISSING,
+            Self::VlansUnknown { .. } => rules::LLDP_VLANS_UNKNOWN,
+            Self::FrameTooBig { .. } => rules::LLDP_FRAME_TOO_BIG,
+            Self::PfcOff { .. } => rules::LLDP_PFC_OFF,
+            Self::PfcOnOthers { .. } => rules::LLDP_PFC_ON_OTHERS,
+            Self::PfcUnknown { .. } => rules::LLDP_PFC_UNKNOWN,
+            Self::EtsShareTooSmall { .. } => rules::LLDP_ETS_SHARE_TOO_SMALL,
+            Self::EtsClassShared { .. } => rules::LLDP_ETS_CLASS_SHARED,
+            Self::EtsUnknown { .. } => rules::LLDP_ETS_UNKNOWN,
+            Self::OtherWiring { .. } => rules::LLDP_OTHER_WIRING,
         }
+    }
+
+    /// Its rule's stable id.
+    pub fn id(&self) -> &'static str {
+        self.rule().id.0
     }
 
     /// How bad it is.
     pub fn severity(&self) -> Severity {
         match self {
-            Self::VlansUnknown { .. } | Self::PfcUnknown { .. } | Self::EtsUnknown { .. } => Severity::Note,
-            Self::PfcOff { needed: false, .. }
-            | Self::PfcOnOthers { .. }
-            | Self::EtsShareTooSmall { .. }
-            | Self::EtsClassShared { .. } => Severity::Warning,
-            _ => Severity::Error,
+            Self::PfcOff { needed: false, .. } => Severity::Warning,
+            _ => self.rule().severity,
         }
     }
 
@@ -281,7 +283,7 @@ impl WiringFinding {
     /// The finding as every other check says things.
     pub fn diagnostic(&self) -> Diagnostic {
         Diagnostic {
-            rule: RuleId(self.id()),
+            rule: self.rule().id,
             severity: self.severity(),
             message: self.to_string(),
             help: self.help(),

@@ -5,7 +5,7 @@ use model::{Mtu, Wiring};
 const VLANS: [&[u64]; 4] = [&[7, 8], &[7, 8], &[711], &[712]];
 
 /// Option A with some NICs (node, NIC) plugged into other TORs, whose ports are set up for what the NIC needs.
-fn rewired(nodes_per_zone: u64, moves: &[(usize, usize, u8)]) -> Vec<NodeCabling> {
+pub(super) fn rewired(nodes_per_zone: u64, moves: &[(usize, usize, u8)]) -> Vec<NodeCabling> {
     let mut cabling = cabling(&spec(nodes_per_zone));
     for (node, nic, tor) in moves {
         cabling[node - 1].nics[*nic].neighbour = Some(neighbour(*tor, 90 + nic, VLANS[*nic]));

@@ -1,9 +1,10 @@
 //! Rules about addresses and subnets.
 
-use super::{Findings, Rule, id};
+use super::{Check, Findings};
 use crate::draft::Draft;
 use crate::tree::At;
 use ipnet::Ipv4Net;
+use model::rules::{self, Rule};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
@@ -11,74 +12,20 @@ use std::ops::RangeInclusive;
 /// Fewest addresses of the infrastructure range (spec.md; Azure Local asks for six consecutive ones).
 const RANGE_ADDRESSES_MIN: u32 = 6;
 
-pub(super) const RULES: &[Rule] = &[
-    Rule::read(id::ADDRESS_VALID, "addresses and subnets are valid IPv4", "correct it"),
-    Rule::read(
-        id::ADDRESS_STATIC,
-        "management addresses are given, not asked of DHCP",
-        "set `useDhcp` to false and give every node an address",
-    ),
-    Rule::error(
-        "address.in-subnet",
-        "management addresses are inside the management subnet",
-        "use an address of the subnet",
-        in_subnet,
-    ),
-    Rule::error(
-        "address.outside-range",
-        "management addresses are outside the infrastructure range",
-        "move the address or the range",
-        outside_range,
-    )
-    .overridable("that address must then never be handed out from the range"),
-    Rule::error("address.unique", "no address is used twice", "give each machine its own address", unique),
-    Rule::error(
-        "address.gateway-in-subnet",
-        "the gateway is inside the management subnet",
-        "use an address of the subnet",
-        gateway_in_subnet,
-    ),
-    Rule::error(
-        "address.range-order",
-        "the infrastructure range starts before it ends",
-        "swap start and end",
-        range_order,
-    ),
-    Rule::error(
-        "address.range-in-subnet",
-        "the infrastructure range is inside the management subnet",
-        "use addresses of the subnet",
-        range_in_subnet,
-    ),
-    Rule::error(
-        "address.range-size",
-        "the infrastructure range has at least six addresses",
-        "make the range larger",
-        range_size,
-    ),
-    Rule::read(
-        id::STORAGE_SUBNET_GIVEN,
-        "with storage auto IP off, an ARM file gives each storage network's addresses",
-        "set `enableStorageAutoIp` to true, or give `storageAdapterIPInfo` for every node",
-    ),
-    Rule::error(
-        "address.storage-subnet-size",
-        "a storage subnet has an address for every node",
-        "use a larger subnet",
-        storage_subnet_size,
-    ),
-    Rule::error(
-        "address.storage-not-management",
-        "storage subnets don't overlap the management subnet",
-        "use another subnet; 10.71.1.0/24 and 10.71.2.0/24 are usual",
-        storage_not_management,
-    ),
-    Rule::error(
-        "address.storage-subnets-disjoint",
-        "storage subnets don't overlap each other",
-        "give each storage network its own subnet",
-        storage_subnets_disjoint,
-    ),
+/// More storage networks than these are not compared with each other: two are allowed.
+const COMPARED_MAX: usize = 8;
+
+pub(super) const CHECKS: &[(&Rule, Check)] = &[
+    (rules::ADDRESS_IN_SUBNET, in_subnet),
+    (rules::ADDRESS_OUTSIDE_RANGE, outside_range),
+    (rules::ADDRESS_UNIQUE, unique),
+    (rules::ADDRESS_GATEWAY_IN_SUBNET, gateway_in_subnet),
+    (rules::ADDRESS_RANGE_ORDER, range_order),
+    (rules::ADDRESS_RANGE_IN_SUBNET, range_in_subnet),
+    (rules::ADDRESS_RANGE_SIZE, range_size),
+    (rules::STORAGE_SUBNET_SIZE, storage_subnet_size),
+    (rules::STORAGE_NOT_MANAGEMENT, storage_not_management),
+    (rules::STORAGE_SUBNETS_DISJOINT, storage_subnets_disjoint),
 ];
 
 /// The management addresses of nodes and witness, with what has them.
@@ -232,6 +179,10 @@ fn storage_not_management(draft: &Draft, findings: &mut Findings) {
 
 fn storage_subnets_disjoint(draft: &Draft, findings: &mut Findings) {
     let subnets = storage_subnets(draft);
+    // That there are too many is another rule's.
+    if subnets.len() > COMPARED_MAX {
+        return;
+    }
     for (place, (title, subnet)) in subnets.iter().enumerate() {
         for (other, first) in subnets[..place].iter().filter(|(_, first)| overlap(first.value, subnet.value))
         {

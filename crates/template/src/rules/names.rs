@@ -1,10 +1,11 @@
 //! Rules about names.
 
-use super::{Findings, Rule, id};
+use super::{Check, Findings};
 use crate::Format;
 use crate::draft::Draft;
 use crate::near::quoted;
 use crate::tree::{At, Field};
+use model::rules::{self, Rule};
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::hash::Hash;
@@ -12,26 +13,10 @@ use std::hash::Hash;
 /// Azure Local's limits for a cluster's name (`minLength` and `maxLength` of the published template's `clusterName`).
 const ARM_CLUSTER_NAME_CHARACTERS: std::ops::RangeInclusive<usize> = 3..=15;
 
-pub(super) const RULES: &[Rule] = &[
-    Rule::read(id::NAME_VALID, "names are valid: host names by RFC 1123, others printable", "rename it"),
-    Rule::error(
-        "name.unique",
-        "names of a kind are unique, without regard to case",
-        "rename one of them",
-        unique,
-    ),
-    Rule::error(
-        "name.cluster-differs",
-        "the cluster is not called like a node or the witness",
-        "rename the cluster",
-        cluster_differs,
-    ),
-    Rule::error(
-        "name.cluster-length",
-        "in an ARM file, the cluster's name has 3 to 15 characters",
-        "rename the cluster",
-        cluster_length,
-    ),
+pub(super) const CHECKS: &[(&Rule, Check)] = &[
+    (rules::NAME_UNIQUE, unique),
+    (rules::NAME_CLUSTER_DIFFERS, cluster_differs),
+    (rules::NAME_CLUSTER_LENGTH, cluster_length),
 ];
 
 fn unique(draft: &Draft, findings: &mut Findings) {

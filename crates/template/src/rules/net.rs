@@ -1,11 +1,12 @@
 //! Rules about intents, adapters, VLANs, MTU and quality of service.
 
-use super::{Findings, Rule, id};
+use super::{Check, Findings};
 use crate::draft::{Draft, DraftIntent};
 use crate::near::{nearest, quoted};
 use crate::tree::{At, Field};
-use model::{AdapterName, Mtu, Qos, Severity, TrafficClass, VlanId};
-use std::collections::HashMap;
+use model::rules::{self, Rule};
+use model::{AdapterName, Mtu, Qos, TrafficClass, VlanId};
+use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 
 /// Percent of the bandwidth for storage: at least half (spec.md); 2 for heartbeats and 1 for the rest must be left.
@@ -14,117 +15,26 @@ const STORAGE_BANDWIDTH_PERCENT: RangeInclusive<u8> = 50..=97;
 /// Windows' size of a jumbo packet in bytes, which counts the Ethernet header and is no MTU.
 const WINDOWS_JUMBO_PACKET_BYTES: u16 = 9014;
 
-pub(super) const RULES: &[Rule] = &[
-    Rule::error(
-        "net.intent-traffic",
-        "an intent carries traffic, each kind once",
-        "list what the intent carries",
-        intent_traffic,
-    ),
-    Rule::error(
-        "net.intent-adapters",
-        "an intent has adapters",
-        "list the intent's adapters",
-        intent_adapters,
-    ),
-    Rule::error("net.adapter-once", "an intent names an adapter once", "name the adapter once", adapter_once),
-    Rule::error(
-        "net.adapter-one-intent",
-        "an adapter belongs to one intent",
-        "take the adapter out of one of the intents",
-        adapter_one_intent,
-    ),
-    Rule::error(
-        "net.management-compute-intent",
-        "exactly one intent carries management and compute",
-        "give management and compute to one intent, the same one",
-        management_compute_intent,
-    ),
-    Rule::error(
-        "net.one-storage-intent",
-        "exactly one intent carries storage",
-        "give storage to one intent",
-        one_storage_intent,
-    ),
-    Rule::error(
-        "net.storage-intent-dedicated",
-        "the storage intent carries storage alone",
-        "give storage an intent of its own, with adapters of its own",
-        storage_intent_dedicated,
-    )
-    .overridable("both storage networks then run on the shared team, and their path diversity is lost"),
-    Rule::error(
-        "net.two-storage-networks",
-        "there are exactly two storage networks",
-        "give two storage networks",
-        two_storage_networks,
-    ),
-    Rule::error(
-        "net.storage-adapters-distinct",
-        "the storage networks are on different adapters",
-        "give each storage network its own adapter",
-        storage_adapters_distinct,
-    ),
-    Rule::error(
-        "net.storage-adapter-in-intent",
-        "a storage network's adapter belongs to the storage intent",
-        "use an adapter of the storage intent",
-        storage_adapter_in_intent,
-    ),
-    Rule::error(
-        "net.storage-vlans-distinct",
-        "the storage networks have different VLANs",
-        "give each storage network its own VLAN; 711 and 712 are usual",
-        storage_vlans_distinct,
-    ),
-    Rule::error(
-        "net.storage-vlan-separate",
-        "storage VLANs differ from management and compute VLANs",
-        "use another VLAN",
-        storage_vlan_separate,
-    ),
-    Rule::read(id::VLAN_RANGE, "a VLAN is 1 to 4094", "use a VLAN from 1 to 4094"),
-    Rule::error(
-        "net.compute-vlan-once",
-        "a compute VLAN is listed once",
-        "list the VLAN once",
-        compute_vlan_once,
-    ),
-    Rule::read(
-        id::MTU_RANGE,
-        "an MTU is 1280 to 9216 bytes",
-        "use 1500, or 9000 for jumbo frames (ARM: `jumboPacket` 9014)",
-    ),
-    Rule::error(
-        "net.mtu-without-header",
-        "an MTU does not count the Ethernet header",
-        "write 9000 for jumbo frames",
-        mtu_without_header,
-    )
-    .severity(Severity::Warning),
-    Rule::read(
-        id::STORAGE_SWITCHED,
-        "storage is cabled through switches",
-        "cable it as one of the wirings A to D: `storageConnectivitySwitchless` false, `networkingType` `switchedMultiServerDeployment`",
-    ),
-    Rule::read(
-        id::NETWORKING_PATTERN,
-        "an ARM file's networking pattern agrees with its intents",
-        "correct one of them; the intents are what is built",
-    )
-    .severity(Severity::Warning),
-    Rule::error(
-        id::QOS_PRIORITIES.0,
-        "storage and heartbeats have different priorities, 1 to 7",
-        "use 3 for storage and 7 for heartbeats",
-        qos_priorities,
-    ),
-    Rule::error(
-        id::QOS_BANDWIDTH.0,
-        "storage gets 50 to 97 percent of the bandwidth",
-        "give storage 50 to 97 percent",
-        qos_bandwidth,
-    ),
+/// Most adapters that a message names.
+const NAMED_MAX: usize = 16;
+
+pub(super) const CHECKS: &[(&Rule, Check)] = &[
+    (rules::INTENT_TRAFFIC, intent_traffic),
+    (rules::INTENT_ADAPTERS, intent_adapters),
+    (rules::ADAPTER_ONCE, adapter_once),
+    (rules::ADAPTER_ONE_INTENT, adapter_one_intent),
+    (rules::MANAGEMENT_COMPUTE_INTENT, management_compute_intent),
+    (rules::ONE_STORAGE_INTENT, one_storage_intent),
+    (rules::STORAGE_INTENT_DEDICATED, storage_intent_dedicated),
+    (rules::TWO_STORAGE_NETWORKS, two_storage_networks),
+    (rules::STORAGE_ADAPTERS_DISTINCT, storage_adapters_distinct),
+    (rules::STORAGE_ADAPTER_IN_INTENT, storage_adapter_in_intent),
+    (rules::STORAGE_VLANS_DISTINCT, storage_vlans_distinct),
+    (rules::STORAGE_VLAN_SEPARATE, storage_vlan_separate),
+    (rules::COMPUTE_VLAN_ONCE, compute_vlan_once),
+    (rules::MTU_WITHOUT_HEADER, mtu_without_header),
+    (rules::QOS_PRIORITIES, qos_priorities),
+    (rules::QOS_BANDWIDTH, qos_bandwidth),
 ];
 
 /// The intents, unless one has a kind of traffic that has been reported as bad: then none can be counted.
@@ -290,15 +200,17 @@ fn storage_adapter_in_intent(draft: &Draft, findings: &mut Findings) {
     if storage.is_empty() || adapters().count() == 0 || adapters().any(|adapter| adapter.good().is_none()) {
         return;
     }
+    let known: HashSet<&AdapterName> = adapters().filter_map(Field::value).collect();
     for network in &draft.storage_networks.items {
         let Some(adapter) = network.adapter.good() else { continue };
-        if adapters().any(|of_intent| of_intent.value() == Some(&adapter.value)) {
+        if known.contains(&adapter.value) {
             continue;
         }
         let name = quoted(adapter.value.as_str());
         let message = format!("{} is on adapter {name}, which is not in the storage intent", network.title());
         let finding = findings.at(&adapter.at, message);
-        let names: Vec<&str> = adapters().filter_map(Field::value).map(AdapterName::as_str).collect();
+        let names: Vec<&str> =
+            adapters().filter_map(Field::value).map(AdapterName::as_str).take(NAMED_MAX).collect();
         match nearest(adapter.value.as_str(), names.iter().copied()) {
             Some(near) => finding.hint(format!("did you mean {}?", quoted(near))),
             None => finding.hint(format!("it has {}", names.join(", "))),
@@ -320,10 +232,13 @@ fn storage_vlans_distinct(draft: &Draft, findings: &mut Findings) {
 fn storage_vlan_separate(draft: &Draft, findings: &mut Findings) {
     let management = draft.management.vlan.good().map(|vlan| (vlan, "management"));
     let compute = draft.compute_vlans.iter().filter_map(Field::good).map(|vlan| (vlan, "compute"));
-    let others: Vec<_> = management.into_iter().chain(compute).collect();
+    let mut others: HashMap<VlanId, (&At<VlanId>, &str)> = HashMap::new();
+    for (vlan, class) in management.into_iter().chain(compute) {
+        others.entry(vlan.value).or_insert((vlan, class));
+    }
     for network in &draft.storage_networks.items {
         let Some(vlan) = network.vlan.good() else { continue };
-        for (other, class) in others.iter().filter(|(other, _)| other.value == vlan.value) {
+        if let Some((other, class)) = others.get(&vlan.value) {
             let message = format!("{} has VLAN {}, which carries {class}", network.title(), vlan.value);
             findings.at(&vlan.at, message).related(&other.at, class);
         }

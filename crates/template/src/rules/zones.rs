@@ -1,51 +1,26 @@
 //! Rules about zones, their members and the witness.
 
-use super::{Findings, Rule, id};
+use super::{Check, Findings};
 use crate::draft::Draft;
 use crate::near::{nearest, quoted};
 use crate::tree::{At, Field};
-use model::{NodeName, Shape};
-use std::collections::HashMap;
+use model::rules::{self, Rule};
+use model::{Location, NodeName, NodeOrdinal, Shape};
+use std::collections::{HashMap, HashSet};
+
+/// Among more names than these nobody looks for the one that was meant: no cluster has so many nodes.
+const COMPARED_MAX: usize = 64;
 
 const NODES_PER_ZONE_MAX: usize = Shape::ALL.len();
 
-pub(super) const RULES: &[Rule] = &[
-    Rule::read(
-        id::RACK_AWARE,
-        "an ARM file's cluster pattern is RackAware",
-        "set `clusterPattern` to `RackAware`",
-    ),
-    Rule::error(
-        "zones.exactly-two",
-        "there are exactly two zones",
-        "give two zones, one for each rack",
-        exactly_two,
-    ),
-    Rule::error("zones.node-count", "a zone has 1 to 4 nodes", "give each zone 1 to 4 nodes", node_count),
-    Rule::error(
-        "zones.equal-size",
-        "both zones have the same number of nodes",
-        "make the zones equal",
-        equal_size,
-    ),
-    Rule::error(
-        "zones.node-in-one",
-        "a node is in exactly one zone",
-        "keep the node in one zone",
-        node_in_one,
-    ),
-    Rule::error(
-        "zones.members-listed",
-        "zone members, nodes and Azure machines are the same set",
-        "name the same nodes everywhere",
-        members_listed,
-    ),
-    Rule::error(
-        "witness.required",
-        "there is a witness in a third place",
-        "add a witness: `[witness]` in a TOML template, `witnessType` `Cloud` in an ARM file",
-        witness_required,
-    ),
+pub(super) const CHECKS: &[(&Rule, Check)] = &[
+    (rules::ZONES_EXACTLY_TWO, exactly_two),
+    (rules::ZONES_NODE_COUNT, node_count),
+    (rules::ZONES_EQUAL_SIZE, equal_size),
+    (rules::ZONES_NODE_IN_ONE, node_in_one),
+    (rules::ZONES_MEMBERS_LISTED, members_listed),
+    (rules::ZONES_ORDINALS, ordinals),
+    (rules::WITNESS_REQUIRED, witness_required),
 ];
 
 fn exactly_two(draft: &Draft, findings: &mut Findings) {
@@ -133,14 +108,22 @@ fn members_listed(draft: &Draft, findings: &mut Findings) {
     }
 }
 
+fn names<'d>(list: &[&'d At<NodeName>]) -> HashSet<&'d NodeName> {
+    list.iter().map(|name| &name.value).collect()
+}
+
 /// Reports what one list has and the other lacks; two names that were probably meant to be one are one report.
 fn same_set(lists: &Lists<'_>, findings: &mut Findings) {
-    let lacks = |name: &NodeName, list: &[&At<NodeName>]| !list.iter().any(|other| other.value == *name);
     let (left, right) = (&lists.left, &lists.right);
-    let mut unmatched: Vec<_> = right.1.iter().filter(|name| lacks(&name.value, &left.1)).copied().collect();
-    for name in left.1.iter().filter(|name| lacks(&name.value, &right.1)) {
+    let [in_left, in_right] = [left, right].map(|list| names(&list.1));
+    let mut unmatched: Vec<_> =
+        right.1.iter().filter(|name| !in_left.contains(&name.value)).copied().collect();
+    for name in left.1.iter().filter(|name| !in_right.contains(&name.value)) {
         let shown = quoted(name.value.as_str());
         let finding = findings.at(&name.at, format!("{shown} is {} and not {}", left.0, right.0));
+        if unmatched.len() > COMPARED_MAX {
+            continue;
+        }
         let near = nearest(name.value.as_str(), unmatched.iter().map(|other| other.value.as_str()));
         if let Some(place) = near.and_then(|near| unmatched.iter().position(|o| o.value.as_str() == near)) {
             let meant = unmatched.remove(place);
@@ -151,6 +134,30 @@ fn same_set(lists: &Lists<'_>, findings: &mut Findings) {
     for name in unmatched {
         let message = format!("{} is {} and not {}", quoted(name.value.as_str()), right.0, left.0);
         findings.at(&name.at, message);
+    }
+}
+
+fn ordinals(draft: &Draft, findings: &mut Findings) {
+    let nodes = &draft.nodes.items;
+    // Without any, they follow the places, and those are right.
+    if nodes.iter().all(|node| node.ordinal.is_missing()) {
+        return;
+    }
+    let mut seen: HashMap<NodeOrdinal, (&str, &Location)> = HashMap::new();
+    for (place, node) in nodes.iter().enumerate() {
+        let (Some(name), Some(ordinal)) = (node.name.good(), draft.ordinal(place)) else { continue };
+        let (title, at) = (name.value.as_str(), node.ordinal.good().map_or(&name.at, |given| &given.at));
+        if usize::from(ordinal.get()) > nodes.len() {
+            let message =
+                format!("node {} has ordinal {ordinal}, and there are {} nodes", quoted(title), nodes.len());
+            findings.at(at, message);
+        } else if let Some((first, first_at)) = seen.get(&ordinal) {
+            let message =
+                format!("node {} has ordinal {ordinal}, and so has {}", quoted(title), quoted(first));
+            findings.at(at, message).related(first_at, "the first one");
+        } else {
+            seen.insert(ordinal, (title, at));
+        }
     }
 }
 
