@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(memory((64 << 20) + 5, Accel::Kvm), "65536K");
         for mib in 1..=512 {
             let kib: u64 = memory(mib << 20, Accel::Tcg).trim_end_matches('K').parse().unwrap();
-            assert!(kib >= mib << 10 && kib % 8 == 0 && kib % (64 * 4) != 0, "{kib}");
+            assert!(kib >= mib << 10 && kib.is_multiple_of(8) && !kib.is_multiple_of(64 * 4), "{kib}");
         }
     }
 

@@ -129,7 +129,7 @@ impl One {
                 let flushed =
                     self.flush(leg, Key { epoch, incarnation }, node.ok_or(VolumesError::NoLedger)?).await;
                 flushed.inspect_err(|error| {
-                    warn!("can't flush {leg} of {}: {}", self.id, crate::chain(error))
+                    warn!("can't flush {leg} of {}: {}", self.id, crate::chain(error));
                 })?;
                 Ok::<_, VolumesError>(LegRef { id: leg, incarnation })
             }
