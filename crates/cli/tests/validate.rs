@@ -231,7 +231,7 @@ fn a_file_is_converted_to_what_validates_the_same() {
     let (_folder, path) = file("plant.toml", &output.stdout);
     let [of_file, of_arm] = [path, fixture("clean.parameters.json")].map(|path| validate(&path, &[]));
     let cluster = |out: &str| {
-        out[out.find("cluster ").unwrap()..].lines().take(9).map(str::to_owned).collect::<Vec<_>>()
+        out[out.find("cluster     ").unwrap()..].lines().take(9).map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!((of_file.code, cluster(&of_file.out)), (0, cluster(&of_arm.out)));
     assert!(!String::from_utf8_lossy(&output.stdout).contains("4711"));

@@ -4,22 +4,26 @@ use super::faults::Ways;
 use super::tests::{NOW, STORAGE, lab};
 use crate::testing::{BROADCAST, frame, link, mac};
 
-fn experiment(tci: Option<u16>) -> Vec<u8> {
-    let mut bytes = frame(BROADCAST, mac(1), tci, 60);
-    let at = if tci.is_some() { 16 } else { 12 };
-    bytes[at..at + 3].copy_from_slice(&[0x88, 0xb5, 7]);
+fn tagged(tci: u16, protocol: [u8; 2]) -> Vec<u8> {
+    let mut bytes = frame(BROADCAST, mac(1), Some(tci), 60);
+    bytes[16..18].copy_from_slice(&protocol);
+    bytes[18] = 7;
     bytes
+}
+
+fn experiment(tci: u16) -> Vec<u8> {
+    tagged(tci, [0x88, 0xb5])
 }
 
 #[test]
 fn a_frame_is_seen_once_where_it_came_from_a_nic_if_others_can_hear_it() {
-    let mut lab = lab();
+    let (mut lab, storage) = (lab(), STORAGE.unwrap());
     // Two switches carry it, and every other NIC of the VLAN gets it.
-    assert_eq!(lab.receivers("a1.storage1", &experiment(STORAGE)), ["a2.storage1", "b1.storage1"]);
-    lab.send("a1.storage1", &experiment(Some(0x6001)));
+    assert_eq!(lab.receivers("a1.storage1", &experiment(storage)), ["a2.storage1", "b1.storage1"]);
+    lab.send("a1.storage1", &experiment(0x6001));
     lab.board.cut_link(&link("a1.storage1"), Ways::Both, &mut lab.out).unwrap();
-    lab.send("a1.storage1", &experiment(STORAGE));
-    lab.send("a2.storage1", &frame(BROADCAST, mac(2), STORAGE, 60));
+    lab.send("a1.storage1", &experiment(storage));
+    lab.send("a2.storage1", &tagged(storage, [0x88, 0xb6]));
     let seen = lab.board.experiments(0).seen;
     let words: Vec<_> = seen.iter().map(|one| (one.nic.as_str(), one.vlan.get(), one.payload[0])).collect();
     assert_eq!(words, [("a1.storage1", 711, 7)], "not what no port carries, was cut, or is something else");
