@@ -1,6 +1,7 @@
 //! One machine made wrong at a time breaks that rule and no other; so does one measurement.
 
 use super::*;
+use crate::isolation::unanswered;
 use crate::pool::PoolError;
 use crate::{Crossing, Over, RoundTrip};
 use api::{ClientError, Failure, PingAnswer};
@@ -186,17 +187,7 @@ fn by_hand() -> Vec<(&'static Rule, String)> {
 }
 
 fn answer(lost: u32) -> PingAnswer {
-    PingAnswer {
-        sent: 3,
-        received: 3 - lost,
-        lost,
-        min_us: None,
-        median_us: None,
-        p99_us: None,
-        max_us: None,
-        histogram: Vec::new(),
-        first_error: None,
-    }
+    PingAnswer { sent: 3, received: 3 - lost, lost, ..unanswered() }
 }
 
 #[test]

@@ -115,7 +115,8 @@ fn tries(spec: &ClusterSpec, member: &Member) -> Vec<Crossing> {
     tries
 }
 
-fn unanswered() -> PingAnswer {
+/// Nothing was sent, and nothing came.
+pub(crate) fn unanswered() -> PingAnswer {
     PingAnswer {
         sent: 0,
         received: 0,
