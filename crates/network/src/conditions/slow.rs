@@ -12,6 +12,7 @@
 //!   all nodes are emulated on a busy host, 3 ms are still found.
 //! - **The more it varies and the fewer pairs say so, the longer it must last** to be said: where chance decides, a single pair may show
 //!   no short round trip for many seconds.
+//! - When what several pairs had in common ends, they don't all show it at once: for four seconds **what is left of it** is not said pair by pair.
 //! - A node all of whose pairs are slow on every storage network is busy itself: its pairs say nothing.
 //!
 //! Measured on the lab of 2+2, emulated, on a host with a load of ten on two processors. Shortest of the ten round trips of one end in 2 s, timed in
@@ -49,6 +50,8 @@ const VARIES_MUCH_US: u64 = 500;
 const LASTS_VARYING_MS: [u64; 3] = [15_000, 6000, 3000];
 /// How long it must not be seen to be gone, ms.
 const GONE_MS: u64 = 1500;
+/// Over how long a node counts its round trips, ms: so long what has ended may still be seen in a pair that had no quick one since.
+const COUNTED_MS: u64 = 4000;
 
 /// What is known of a pair of nodes on a storage network.
 #[derive(Debug, Clone, Default)]
@@ -58,6 +61,8 @@ struct Known {
     /// The usual when it was first known.
     first_us: Option<u32>,
     is_slow: bool,
+    /// When it was last one of several pairs that had something in common.
+    among_others_ms: Option<u64>,
 }
 
 impl Known {
@@ -102,6 +107,10 @@ fn well_below_us(slow_from_us: i64) -> i64 {
 
 /// Which storage network, which nodes.
 type Key = (StorageNetworkIndex, NodeName, NodeName);
+
+fn key(network: StorageNetworkIndex, (one, other): &Pair<'_>) -> Key {
+    (network, (*one).clone(), (*other).clone())
+}
 
 /// What is remembered of round trips.
 #[derive(Debug, Clone, Default)]
@@ -156,7 +165,11 @@ impl Usual {
                 })
                 .collect();
             let troubled = here.iter().map(|(pair, (is_slow, _))| (*pair, *is_slow)).collect();
-            for (place, pairs) in Pairs::new(network, known_good, cables, troubled).places() {
+            let places = Pairs::new(network, known_good, cables, troubled).places();
+            for (place, pairs) in places {
+                if self.is_left_over(now_ms, network.index, &pairs) {
+                    continue;
+                }
                 let rises = pairs.iter().map(|pair| here[pair].1);
                 let by_us = u32::try_from(rises.min().unwrap_or_default()).unwrap_or_default();
                 let said = |pair: &Pair<'_>| format!("{} and {}: {} µs more", pair.0, pair.1, here[pair].1);
@@ -169,10 +182,21 @@ impl Usual {
         found
     }
 
+    /// Whether what these pairs say is what is left of something that more of them had in common; remembers what they have in common.
+    fn is_left_over(&mut self, now_ms: u64, network: StorageNetworkIndex, pairs: &[Pair<'_>]) -> bool {
+        let is_alone = pairs.len() == 1;
+        pairs.iter().any(|pair| {
+            let Some(known) = self.known.get_mut(&key(network, pair)) else { return false };
+            if !is_alone {
+                known.among_others_ms = Some(now_ms);
+            }
+            is_alone && known.among_others_ms.is_some_and(|ms| now_ms.saturating_sub(ms) < COUNTED_MS)
+        })
+    }
+
     /// How long it must last when these pairs say so.
     fn lasts_ms(&self, network: &StorageNetwork, pairs: &[Pair<'_>]) -> u64 {
-        let key = |pair: &Pair<'_>| (network.index, pair.0.clone(), pair.1.clone());
-        let known = pairs.iter().filter_map(|pair| self.known.get(&key(pair)));
+        let known = pairs.iter().filter_map(|pair| self.known.get(&key(network.index, pair)));
         let varies_us = known.map(Known::varies_us).max().unwrap_or_default();
         let most_ms = LASTS_VARYING_MS[pairs.len().clamp(1, LASTS_VARYING_MS.len()) - 1];
         LASTS_MS + (most_ms - LASTS_MS) * u64::from(varies_us).min(VARIES_MUCH_US) / VARIES_MUCH_US
