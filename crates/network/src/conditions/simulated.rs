@@ -357,3 +357,17 @@ fn what_is_left_of_a_slow_room_link_is_no_slow_path() {
     };
     assert_eq!(run.judged(), Ok(()));
 }
+
+/// A node that is busy, and then the whole host, leave none of the node's pairs a quick round trip for 7 s. One of them was named after 14.2 s.
+#[test]
+fn one_of_a_busy_node_s_pairs_is_no_slow_path() {
+    let run = Run {
+        nodes_per_zone: 2,
+        wrong: Wrong::SlowCable(1, 2),
+        load: (30_571, 34_577, 2042),
+        busy: (1, 27_872, 30_493),
+        mute: (1, 5000, 5000),
+        seed: 2_736_647_015_539_853_410,
+    };
+    assert_eq!(run.judged(), Ok(()));
+}

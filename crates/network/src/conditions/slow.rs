@@ -12,6 +12,8 @@
 //!   all nodes are emulated on a busy host, 3 ms are still found.
 //! - **The more it varies and the fewer pairs say so, the longer it must last** to be said: where chance decides, a single pair may show
 //!   no short round trip for many seconds.
+//! - **A pair alone** must stand out from the others of either of its nodes: a node that was busy, and then the whole host, leaves none of that node's pairs a quick
+//!   round trip, and it is chance which of them comes above its bound.
 //! - When what several pairs had in common ends, they don't all show it at once: for four seconds **what is left of it** is not said pair by pair.
 //! - A node all of whose pairs are slow on every storage network is busy itself: its pairs say nothing.
 //!
@@ -167,7 +169,8 @@ impl Usual {
             let troubled = here.iter().map(|(pair, (is_slow, _))| (*pair, *is_slow)).collect();
             let places = Pairs::new(network, known_good, cables, troubled).places();
             for (place, pairs) in places {
-                if self.is_left_over(now_ms, network.index, &pairs) {
+                let is_left_over = self.is_left_over(now_ms, network.index, &pairs);
+                if is_left_over || !self.stands_out(network.index, &pairs, &here) {
                     continue;
                 }
                 let rises = pairs.iter().map(|pair| here[pair].1);
@@ -192,6 +195,24 @@ impl Usual {
             }
             is_alone && known.among_others_ms.is_some_and(|ms| now_ms.saturating_sub(ms) < COUNTED_MS)
         })
+    }
+
+    /// Whether a pair that is alone shows so much more than what the other pairs of one of its nodes all show at least.
+    fn stands_out(
+        &self,
+        network: StorageNetworkIndex,
+        pairs: &[Pair<'_>],
+        here: &BTreeMap<Pair<'_>, (bool, i64)>,
+    ) -> bool {
+        let [alone] = pairs else { return true };
+        let (one, other) = *alone;
+        let others_of = |node: &NodeName| {
+            let others = here.iter().filter(|(pair, _)| *pair != alone && (pair.0 == node || pair.1 == node));
+            others.map(|(_, (_, rise_us))| *rise_us).min().unwrap_or_default()
+        };
+        let most_us = others_of(one).max(others_of(other)).max(0);
+        let known = self.known.get(&key(network, alone));
+        known.is_some_and(|known| here[alone].1 - most_us >= known.slow_from_us())
     }
 
     /// How long it must last when these pairs say so.
