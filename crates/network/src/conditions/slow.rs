@@ -12,8 +12,9 @@
 //!   all nodes are emulated on a busy host, 3 ms are still found.
 //! - **The more it varies and the fewer pairs say so, the longer it must last** to be said: where chance decides, a single pair may show
 //!   no short round trip for many seconds.
-//! - **A pair alone** must stand out from the others of either of its nodes: a node that was busy, and then the whole host, leaves none of that node's pairs a quick
-//!   round trip, and it is chance which of them comes above its bound.
+//! - **A pair alone** must stand out from the others of either of its nodes, and from the others between the rooms if it is one of those: what
+//!   they have in common takes some of them above their bounds before others. A node that was busy, and then the whole host, leave none of the
+//!   node's pairs a quick round trip; a room link that gets slow while the host's load goes away again shows less with each pair.
 //! - When what several pairs had in common ends, they don't all show it at once: for four seconds **what is left of it** is not said pair by pair.
 //! - A node all of whose pairs are slow on every storage network is busy itself: its pairs say nothing.
 //!
@@ -27,7 +28,7 @@ use super::memory::Found;
 use super::place::{Pair, Pairs, pair};
 use super::{Condition, Told, What};
 use crate::wiring::{Connection, NodeCabling};
-use model::{NodeName, StorageNetwork, StorageNetworkIndex};
+use model::{NodeName, StorageNetwork, StorageNetworkIndex, ZoneName};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// From so much more than its usual varies by a pair is slow, µs; and from so much in any case.
@@ -114,6 +115,10 @@ fn key(network: StorageNetworkIndex, (one, other): &Pair<'_>) -> Key {
     (network, (*one).clone(), (*other).clone())
 }
 
+fn zone<'a>(known_good: &'a [NodeCabling], node: &NodeName) -> Option<&'a Option<ZoneName>> {
+    known_good.iter().find(|known| known.node == *node).map(|known| &known.zone)
+}
+
 /// What is remembered of round trips.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Usual {
@@ -147,6 +152,7 @@ impl Usual {
                 known.look(now_ms, shown.shows_us);
             }
         }
+        let is_across = |(one, other): &Pair<'_>| zone(known_good, one) != zone(known_good, other);
         let busy = self.busy(&shown);
         let mut found = Vec::new();
         for network in networks {
@@ -170,7 +176,7 @@ impl Usual {
             let places = Pairs::new(network, known_good, cables, troubled).places();
             for (place, pairs) in places {
                 let is_left_over = self.is_left_over(now_ms, network.index, &pairs);
-                if is_left_over || !self.stands_out(network.index, &pairs, &here) {
+                if is_left_over || !self.stands_out(network.index, &pairs, &here, is_across) {
                     continue;
                 }
                 let rises = pairs.iter().map(|pair| here[pair].1);
@@ -197,22 +203,24 @@ impl Usual {
         })
     }
 
-    /// Whether a pair that is alone shows so much more than what the other pairs of one of its nodes all show at least.
+    /// Whether a pair that is alone shows so much more than all others do that have a node or the way between the rooms in common with it.
     fn stands_out(
         &self,
         network: StorageNetworkIndex,
         pairs: &[Pair<'_>],
         here: &BTreeMap<Pair<'_>, (bool, i64)>,
+        is_across: impl Fn(&Pair<'_>) -> bool,
     ) -> bool {
         let [alone] = pairs else { return true };
-        let (one, other) = *alone;
-        let others_of = |node: &NodeName| {
-            let others = here.iter().filter(|(pair, _)| *pair != alone && (pair.0 == node || pair.1 == node));
+        let least_us = |is_like: &dyn Fn(&Pair<'_>) -> bool| {
+            let others = here.iter().filter(|(pair, _)| *pair != alone && is_like(pair));
             others.map(|(_, (_, rise_us))| *rise_us).min().unwrap_or_default()
         };
-        let most_us = others_of(one).max(others_of(other)).max(0);
+        let of = |node: &NodeName| least_us(&|pair| pair.0 == node || pair.1 == node);
+        let across_us = if is_across(alone) { least_us(&is_across) } else { 0 };
+        let common_us = of(alone.0).max(of(alone.1)).max(across_us).max(0);
         let known = self.known.get(&key(network, alone));
-        known.is_some_and(|known| here[alone].1 - most_us >= known.slow_from_us())
+        known.is_some_and(|known| here[alone].1 - common_us >= known.slow_from_us())
     }
 
     /// How long it must last when these pairs say so.
@@ -249,9 +257,8 @@ impl Usual {
         let above = |key: &Key, shows_us: u32| {
             Some(i64::from(shows_us) - i64::from(self.known.get(key)?.usual_us()?))
         };
-        let zone =
-            |node: &NodeName| known_good.iter().find(|known| known.node == *node).map(|known| &known.zone);
-        let inside = trips.iter().filter(|((_, one, other), _)| zone(one) == zone(other));
+        let is_inside = |one, other| zone(known_good, one) == zone(known_good, other);
+        let inside = trips.iter().filter(|((_, one, other), _)| is_inside(one, other));
         let mut inside: Vec<i64> = inside.filter_map(|(key, (_, us))| above(key, *us)).collect();
         inside.sort_unstable();
         let everywhere = inside.get(inside.len() / 4).copied().unwrap_or_default().max(0);
