@@ -72,6 +72,9 @@ pub enum Output {
     Vm(runner::Effect),
     /// Ask the ledger, and say [`Input::Answered`].
     Propose(Command),
+    /// Decided as the leader: the same, but only while this node leads in the term of the last [`GrantorEvent::Leading`]. Nobody else may be asked: who leads later may
+    /// have granted leases that this node takes for over.
+    Decide(Command),
     /// Ask the leader for a lease.
     Ask(u64),
     /// Begin a round with the quorum now, and say how it ended.
@@ -307,7 +310,11 @@ impl Member {
     fn decide(&mut self, now: Moment, ledger: &State, event: decider::Event, out: &mut Vec<Output>) {
         for effect in self.decider.step(now, ledger, event) {
             match effect {
-                decider::Effect::Propose(command) => self.propose(command, out),
+                decider::Effect::Propose(command) => {
+                    if self.takes_off(&command) {
+                        out.push(Output::Decide(command));
+                    }
+                }
                 decider::Effect::Lease(GrantorEffect::Confirm(round)) => out.push(Output::Confirm(round)),
                 decider::Effect::Lease(GrantorEffect::Grant(node, request)) => {
                     out.push(Output::Grant(node, request));
@@ -317,10 +324,18 @@ impl Member {
     }
 
     fn propose(&mut self, command: Command, out: &mut Vec<Output>) {
-        if !self.in_flight.contains(&command) {
-            self.in_flight.push(command.clone());
+        if self.takes_off(&command) {
             out.push(Output::Propose(command));
         }
+    }
+
+    /// Whether it is not under way already; from now on it is.
+    fn takes_off(&mut self, command: &Command) -> bool {
+        let is_new = !self.in_flight.contains(command);
+        if is_new {
+            self.in_flight.push(command.clone());
+        }
+        is_new
     }
 }
 

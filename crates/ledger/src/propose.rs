@@ -79,6 +79,17 @@ impl Ledger {
         self.submit(Request::Control(command)).await
     }
 
+    /// Proposes what this node has decided as the leader of a term: here and in that term, or not at all ([`ProposeError::NoLeader`]).
+    ///
+    /// A leader decides by what it knows as one: who asked it for a lease, and until when it has granted one. A later leader may have
+    /// granted more. Passed on to that one, "its lease is over" would be committed and not be true.
+    pub async fn propose_as_leader(&self, term: u64, command: Command) -> Result<Applied, ProposeError> {
+        if let Some(call) = own_call(&command) {
+            return Err(ProposeError::NotThisWay(call));
+        }
+        self.write(Request::Control(command), Some(term)).await
+    }
+
     /// Proposes here or, once, where the leader is.
     pub(crate) async fn submit(&self, request: Request) -> Result<Applied, ProposeError> {
         let here = self.submit_here(request.clone()).await;
@@ -119,13 +130,19 @@ impl Ledger {
         self.raft().with_raft_state(|state| *state.vote_ref()).await.ok()
     }
 
-    /// Proposes as the leader.
+    /// Proposes as the leader, whatever its term.
+    pub(crate) async fn submit_here(&self, request: Request) -> Result<Applied, ProposeError> {
+        self.write(request, None).await
+    }
+
+    /// Proposes as the leader; of this term, if one is named. No other term of this node's begins between that look and the write: letters go
+    /// there and back in an election, and Raft's core takes the two one after the other.
     ///
     /// openraft says "forward to the leader" for what it has not appended, and also for what it had appended as the leader and a later
     /// leader's log has displaced here. The latter may still be committed: another node may have it, and lead after one that died
     /// before it committed anything. So it is surely not taken only if this node did not lead, from before it was asked until it
     /// had answered: whoever comes to lead has another vote.
-    pub(crate) async fn submit_here(&self, request: Request) -> Result<Applied, ProposeError> {
+    async fn write(&self, request: Request, term: Option<u64>) -> Result<Applied, ProposeError> {
         let bytes = serde_json::to_vec(&request).map_or(usize::MAX, |json| json.len());
         if bytes > REQUEST_BYTES_MAX {
             return Err(ProposeError::TooLong { bytes });
@@ -136,13 +153,19 @@ impl Ledger {
         }
         let unknown = |why: String| Err(ProposeError::Unknown { why });
         let before = self.own_vote().await;
+        let own = raft_id(self.id());
+        let leads_in = |vote: &Vote| {
+            vote.committed && vote.leader_id.node_id == own && Some(vote.leader_id.term) == term
+        };
+        if term.is_some() && !before.as_ref().is_some_and(leads_in) {
+            return Err(ProposeError::NoLeader { leader: None });
+        }
         match timeout(self.config().propose_limit(), self.raft().client_write(request)).await {
             Ok(Ok(written)) => match written.data {
                 Ok(events) => Ok(Applied { index: written.log_id.index, events }),
                 Err(why) => Err(ProposeError::Refused(why)),
             },
             Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => {
-                let own = raft_id(self.id());
                 let led = before.is_none_or(|vote| vote.committed && vote.leader_id.node_id == own);
                 if led || self.own_vote().await != before {
                     return unknown("this node led, or came to lead, and does no longer".to_owned());

@@ -365,6 +365,7 @@ impl Shell {
         if self.leads.take().is_some() {
             self.step(Input::Leadership(GrantorEvent::Deposed));
         }
+        self.leads = leads;
         if leads.is_some() {
             info!("this node leads the ledger in term {}", status.term);
             self.step(Input::Leadership(GrantorEvent::Leading));
@@ -376,7 +377,6 @@ impl Shell {
                 }
             });
         }
-        self.leads = leads;
     }
 
     /// As the leader: sees to it that those vote who live, one change at a time. One that is not done is wanted again.
@@ -498,7 +498,9 @@ impl Shell {
                     self.arrays.order(id, epoch, effect);
                 }
             }
-            Output::Propose(command) => self.propose(command),
+            Output::Propose(command) => self.propose(command, None),
+            // Without a term it was decided just before this node was seen to lead no longer.
+            Output::Decide(command) => self.propose(command, Some(self.leads.unwrap_or_default())),
             Output::Ask(request) => self.ask(request),
             Output::Confirm(round) => {
                 let (ledger, told) = (self.ledger.clone(), self.told.clone());
@@ -536,11 +538,16 @@ impl Shell {
         }
     }
 
-    fn propose(&self, command: Command) {
+    /// Through whoever leads, or as the leader of this term.
+    fn propose(&self, command: Command, term: Option<u64>) {
         info!("asks the ledger: {command:?}");
         let (ledger, told) = (self.ledger.clone(), self.told.clone());
         tokio::spawn(async move {
-            if let Err(why) = ledger.propose(command.clone()).await {
+            let proposed = match term {
+                Some(term) => ledger.propose_as_leader(term, command.clone()).await,
+                None => ledger.propose(command.clone()).await,
+            };
+            if let Err(why) = proposed {
                 info!("the ledger has not taken {command:?}: {why}");
             }
             told.tell(Input::Answered(command));

@@ -55,7 +55,7 @@ impl Cluster {
                 let events = self.engine(node, effect);
                 events.into_iter().map(|event| (node, Input::Owner(id, event))).collect()
             }
-            Output::Propose(command) => {
+            Output::Propose(command) | Output::Decide(command) => {
                 // A refusal is an answer, too.
                 let _ = self.ledger.apply(&command);
                 vec![(node, Input::Answered(command))]

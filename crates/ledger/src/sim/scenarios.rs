@@ -131,6 +131,26 @@ async fn a_refused_command_changes_nothing_and_says_why_wherever_it_is_proposed(
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_leader_decides_is_taken_in_its_term_and_passed_on_to_nobody() {
+    let world = world(3, 4).await;
+    let leader = world.leader().unwrap();
+    let term = world.ledger(leader).status().term;
+    for index in (0..3).filter(|index| *index != leader) {
+        // It knows who leads, and would pass on what anybody asks of the ledger.
+        let decided = world.ledger(index).propose_as_leader(term, mark(1)).await;
+        assert!(matches!(decided, Err(ProposeError::NoLeader { .. })), "{decided:?}");
+    }
+    for other in [term - 1, term + 1] {
+        let decided = world.ledger(leader).propose_as_leader(other, mark(1)).await;
+        assert!(matches!(decided, Err(ProposeError::NoLeader { .. })), "{decided:?}");
+    }
+    let is_marked = || has_mark(&world.ledger(leader).state().borrow(), 1);
+    assert!(!is_marked());
+    world.ledger(leader).propose_as_leader(term, mark(1)).await.unwrap();
+    assert!(is_marked());
+}
+
+#[tokio::test(start_paused = true)]
 async fn all_lose_their_power_and_nothing_is_lost() {
     let mut world = world(5, 5).await;
     for round in 0..3 {
