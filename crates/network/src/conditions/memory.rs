@@ -1,6 +1,6 @@
 //! Since when conditions hold, and which of them are certain.
 
-use super::place::{Pair, pair};
+use super::place::{Pair, pair, zone};
 use super::slow::Usual;
 use super::{Condition, Place, Told, What, large, wires};
 use crate::diagnose::Thresholds;
@@ -251,9 +251,7 @@ impl<'a> Moment<'a> {
 
     /// Whether this holds of a path that leads through a place.
     fn path_at(&self, place: &Place, holds: impl Fn(&Told, &NodeName, StorageNetworkIndex) -> bool) -> bool {
-        let zone = |node: &NodeName| {
-            self.known_good.iter().find(|known| known.node == *node).map(|known| &known.zone)
-        };
+        let zone = |node: &NodeName| zone(self.known_good, node);
         let is_on = |node: &NodeName, network: &StorageNetwork, switch: &ChassisId| {
             let mut nics = self.cables.iter();
             nics.any(|cable| {

@@ -7,7 +7,7 @@
 use super::Place;
 use crate::lldp::ChassisId;
 use crate::wiring::{Connection, NodeCabling};
-use model::{NodeName, StorageNetwork};
+use model::{NodeName, StorageNetwork, ZoneName};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Two nodes, in their order.
@@ -15,6 +15,11 @@ pub(super) type Pair<'a> = (&'a NodeName, &'a NodeName);
 
 pub(super) fn pair<'a>(one: &'a NodeName, other: &'a NodeName) -> Pair<'a> {
     if one <= other { (one, other) } else { (other, one) }
+}
+
+/// The zone of a node that was there in better days.
+pub(super) fn zone<'a>(known_good: &'a [NodeCabling], node: &NodeName) -> Option<&'a Option<ZoneName>> {
+    known_good.iter().find(|known| known.node == *node).map(|known| &known.zone)
 }
 
 /// The pairs of one storage network that are known of, and whether each has the trouble.

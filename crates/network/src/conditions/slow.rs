@@ -25,10 +25,10 @@
 //! records, no pair for 1 s in 100 s, and all four pairs between the rooms from 4.4 s after 3 ms were added on.
 
 use super::memory::Found;
-use super::place::{Pair, Pairs, pair};
+use super::place::{Pair, Pairs, pair, zone};
 use super::{Condition, Told, What};
 use crate::wiring::{Connection, NodeCabling};
-use model::{NodeName, StorageNetwork, StorageNetworkIndex, ZoneName};
+use model::{NodeName, StorageNetwork, StorageNetworkIndex};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// From so much more than its usual varies by a pair is slow, µs; and from so much in any case.
@@ -117,10 +117,6 @@ fn key(network: StorageNetworkIndex, (one, other): &Pair<'_>) -> Key {
     (network, (*one).clone(), (*other).clone())
 }
 
-fn zone<'a>(known_good: &'a [NodeCabling], node: &NodeName) -> Option<&'a Option<ZoneName>> {
-    known_good.iter().find(|known| known.node == *node).map(|known| &known.zone)
-}
-
 /// What is remembered of round trips.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Usual {
@@ -175,8 +171,7 @@ impl Usual {
                 })
                 .collect();
             let troubled = here.iter().map(|(pair, (is_slow, _))| (*pair, *is_slow)).collect();
-            let places = Pairs::new(network, known_good, cables, troubled).places();
-            for (place, pairs) in places {
+            for (place, pairs) in Pairs::new(network, known_good, cables, troubled).places() {
                 let is_left_over = self.is_left_over(now_ms, network.index, &pairs);
                 if is_left_over || !self.stands_out(network.index, &pairs, &here, is_across) {
                     continue;
@@ -197,14 +192,17 @@ impl Usual {
 
     /// Whether what these pairs say is what is left of something that more of them had in common; remembers what they have in common.
     fn is_left_over(&mut self, now_ms: u64, network: StorageNetworkIndex, pairs: &[Pair<'_>]) -> bool {
-        let is_alone = pairs.len() == 1;
-        pairs.iter().any(|pair| {
-            let Some(known) = self.known.get_mut(&key(network, pair)) else { return false };
-            if !is_alone {
+        if let [alone] = pairs {
+            let among_others_ms =
+                self.known.get(&key(network, alone)).and_then(|known| known.among_others_ms);
+            return among_others_ms.is_some_and(|ms| now_ms.saturating_sub(ms) < COUNTED_MS);
+        }
+        for pair in pairs {
+            if let Some(known) = self.known.get_mut(&key(network, pair)) {
                 known.among_others_ms = Some(now_ms);
             }
-            is_alone && known.among_others_ms.is_some_and(|ms| now_ms.saturating_sub(ms) < COUNTED_MS)
-        })
+        }
+        false
     }
 
     /// Whether a pair that is alone shows so much more than all others do that have a node or the way between the rooms in common with it.
