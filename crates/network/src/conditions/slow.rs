@@ -15,6 +15,8 @@
 //! - **A pair alone** must stand out from the others of either of its nodes, and from the others between the rooms if it is one of those: what
 //!   they have in common takes some of them above their bounds before others. A node that was busy, and then the whole host, leave none of the
 //!   node's pairs a quick round trip; a room link that gets slow while the host's load goes away again shows less with each pair.
+//! - **A NIC, or a pair alone,** must stand out from the other storage NICs of its node or nodes: those, too, are slow while a node is busy,
+//!   but not with every peer at every moment.
 //! - When what several pairs had in common ends, they don't all show it at once: for four seconds **what is left of it** is not said pair by pair.
 //! - A node all of whose pairs are slow on every storage network is busy itself: its pairs say nothing.
 //!
@@ -26,7 +28,7 @@
 
 use super::memory::Found;
 use super::place::{Pair, Pairs, pair, zone};
-use super::{Condition, Told, What};
+use super::{Condition, Place, Told, What};
 use crate::wiring::{Connection, NodeCabling};
 use model::{NodeName, StorageNetwork, StorageNetworkIndex};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -173,7 +175,9 @@ impl Usual {
             let troubled = here.iter().map(|(pair, (is_slow, _))| (*pair, *is_slow)).collect();
             for (place, pairs) in Pairs::new(network, known_good, cables, troubled).places() {
                 let is_left_over = self.is_left_over(now_ms, network.index, &pairs);
-                if is_left_over || !self.stands_out(network.index, &pairs, &here, is_across) {
+                let stands_out = self.stands_out(network.index, &pairs, &here, is_across)
+                    && self.is_not_its_nodes(network.index, &place, &pairs, &shown);
+                if is_left_over || !stands_out {
                     continue;
                 }
                 let rises = pairs.iter().map(|pair| here[pair].1);
@@ -223,6 +227,36 @@ impl Usual {
         let common_us = of(alone.0).max(of(alone.1)).max(across_us).max(0);
         let known = self.known.get(&key(network, alone));
         known.is_some_and(|known| here[alone].1 - common_us >= known.slow_from_us())
+    }
+
+    /// Whether a NIC or a pair shows so much more than the other storage NICs of its nodes do, by the median of each node's pairs there:
+    /// one that had a quick round trip by chance doesn't say that a node is not busy.
+    fn is_not_its_nodes(
+        &self,
+        network: StorageNetworkIndex,
+        place: &Place,
+        pairs: &[Pair<'_>],
+        shown: &BTreeMap<Key, Shown>,
+    ) -> bool {
+        let elsewhere_us = |node: &NodeName| {
+            let of_node = shown
+                .iter()
+                .filter(|((index, one, other), _)| *index != network && (one == node || other == node));
+            let mut rises: Vec<i64> = of_node.filter_map(|(_, shown)| shown.rise_us).collect();
+            rises.sort_unstable();
+            let median = rises.get(rises.len() / 2).copied().filter(|_| rises.len() > 1);
+            median.unwrap_or_default().max(0)
+        };
+        let common_us = match place {
+            Place::Nic { node, .. } => elsewhere_us(node),
+            Place::Path { from, to, .. } => elsewhere_us(from).max(elsewhere_us(to)),
+            Place::Switch { .. } | Place::RoomLink { .. } => return true,
+        };
+        pairs.iter().all(|pair| {
+            let key = key(network, pair);
+            let rise_us = shown.get(&key).and_then(|shown| shown.rise_us).unwrap_or_default();
+            self.known.get(&key).is_some_and(|known| rise_us - common_us >= known.slow_from_us())
+        })
     }
 
     /// How long it must last when these pairs say so.
@@ -282,5 +316,60 @@ impl Usual {
             networks.len() > 1 && peers.len() > 2 && own.iter().all(|key| self.is_slow(key))
         };
         nodes.into_iter().filter(is_busy).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conditions::{Memory, PathQuality};
+    use crate::diagnose::Thresholds;
+    use crate::testing::{When, World, cabling, spec};
+
+    /// What is named at the end of half a minute in which all is well, and 15 s in which round trips take so much more.
+    fn named(more_us: impl Fn(&str, &str, u8) -> u32) -> Vec<String> {
+        let world = World { spec: spec(2), faults: Vec::new(), when: When::Soon };
+        let known_good = cabling(&world.spec);
+        let mut memory = Memory::default();
+        let mut named = Vec::new();
+        for now_ms in (0..45_000_u64).step_by(200) {
+            let quality = |me: &NodeName, peer: &NodeName, network: StorageNetworkIndex| {
+                let (one, other) = pair(me, peer);
+                let more_us = more_us(one.as_str(), other.as_str(), network.get());
+                let us = 2000 + if now_ms < 30_000 { 0 } else { more_us };
+                let (min_us, median_us) = (Some(us), Some(us));
+                PathQuality {
+                    peer: peer.clone(),
+                    network,
+                    round_trips: 20,
+                    min_us,
+                    median_us,
+                    large_missing: 0,
+                }
+            };
+            let told = world.reports().into_iter().map(|report| {
+                let paths = report.paths.iter();
+                let qualities = paths.map(|path| quality(&report.node, &path.peer, path.network)).collect();
+                Told { report, qualities }
+            });
+            let told: Vec<Told> = told.collect();
+            let raised = memory.judge(now_ms, &world.spec, &known_good, &told, Thresholds::default());
+            named = raised.iter().map(|raised| raised.condition.what.id()).collect();
+        }
+        named
+    }
+
+    /// One pair of the other NIC had a quick round trip, by chance.
+    #[test]
+    fn a_nic_of_a_node_that_is_busy_is_not_slow() {
+        let of_n1 =
+            |one: &str, _: &str, network: u8| if one == "n1" { 4500 + 500 * u32::from(network) } else { 0 };
+        let but_one = |one: &str, other: &str, network: u8| {
+            if (other, network) == ("n4", 1) { 0 } else { of_n1(one, other, network) }
+        };
+        assert_eq!(named(of_n1), Vec::<String>::new());
+        assert_eq!(named(but_one), Vec::<String>::new());
+        let of_its_nic = |one: &str, _: &str, network: u8| if one == "n1" && network == 2 { 4500 } else { 0 };
+        assert_eq!(named(of_its_nic), ["slow:nic:n1:Ethernet 4"]);
     }
 }

@@ -16,15 +16,16 @@
 //! when it went comes and goes, and is then named until it has not been found for 5 s. So a link that flaps is
 //! named and gone once, and then named until it is well; nothing is named more often than every 5 s.
 //!
-//! A node that is named as silent stays so until it reports or is heard: while those who heard it no more don't report either, as
-//! when their host is overloaded, nobody has found it well.
+//! What is named stays so until somebody has found it well or something else explains it. A node that is silent: until it reports or is
+//! heard. What dead paths alone convict: until one of those is heard again, or something is found that was not. On an overloaded
+//! host hellos elsewhere are late, too, and reports don't come: then it could not be told anew, which makes nothing well.
 //!
 //! Invariants: nothing is named that isn't found, or was a moment ago. What is found and not named is [`Blocked`], so that nobody
 //! takes the cluster for well. What waits, waits for at most 1.2 s.
 //!
 //! On failure: none. A clock that jumps back only makes things wait anew.
 
-use super::evidence::View;
+use super::evidence::{PathState, View};
 use super::loss::{Blocked, Diagnosis, Loss, Lost, Seen};
 use super::{NicId, NicReport, NodeReport, Thresholds, diagnose_view};
 use crate::probe::HELLO_INTERVAL_MS;
@@ -95,8 +96,8 @@ pub struct Memory {
     gone: BTreeMap<String, Gone>,
     /// What is named and had gone before, by id.
     returned: BTreeMap<String, Returned>,
-    /// The nodes that are named, as they were found last.
-    silent: BTreeMap<NodeName, Loss>,
+    /// What is named, by id, as it was found last.
+    kept: BTreeMap<String, Loss>,
     /// Of every NIC how often it had lost its carrier, and when that was last seen to grow or the carrier to be missing, ms.
     carriers: BTreeMap<NicId, Carrier>,
     /// What was not well when it was last told of.
@@ -127,7 +128,7 @@ impl Memory {
         self.unwell.extend(silent.map(|node| Sign::Reports(node.clone())));
         let all_told_ms = fresh().map(told_ms).min().unwrap_or(now_ms);
         let mut diagnosis = diagnose_view(networks, &view);
-        self.keep_silent(&view, &mut diagnosis);
+        self.keep(&view, &mut diagnosis);
         self.hold_back(now_ms, all_told_ms, &mut diagnosis);
         diagnosis
     }
@@ -188,14 +189,16 @@ impl Memory {
         young
     }
 
-    /// Puts in the nodes that were named and of which nothing was heard since.
-    fn keep_silent(&self, view: &View<'_>, diagnosis: &mut Diagnosis) {
-        let still = self.silent.iter().filter(|(node, _)| !view.reports(node) && view.may_be_gone(node));
-        let unfound: Vec<Loss> = still
-            .filter(|(_, loss)| diagnosis.losses.iter().all(|found| found.what != loss.what))
-            .map(|(_, loss)| loss.clone())
-            .collect();
-        diagnosis.losses.extend(unfound);
+    /// Puts in what was named and is not found, while nobody has found it well.
+    fn keep(&self, view: &View<'_>, diagnosis: &mut Diagnosis) {
+        let found: BTreeSet<String> = diagnosis.losses.iter().map(|loss| loss.what.id()).collect();
+        let is_explained = found.iter().any(|id| !self.kept.contains_key(id));
+        let unfound = self.kept.iter().filter(|(id, _)| !found.contains(*id)).map(|(_, loss)| loss);
+        let still = unfound.filter(|loss| match &loss.what {
+            Lost::Node { node } => !view.reports(node) && view.may_be_gone(node),
+            _ => !is_explained && are_dead(view, &loss.evidence),
+        });
+        diagnosis.losses.extend(still.cloned());
     }
 
     /// Takes out what is not to be named yet.
@@ -219,7 +222,7 @@ impl Memory {
                 false
             });
         diagnosis.losses = losses;
-        self.silent = diagnosis.losses.iter().filter_map(silent_node).collect();
+        self.kept = diagnosis.losses.iter().map(|loss| (loss.what.id(), loss.clone())).collect();
         self.hold_down(now_ms, &mut named, &mut diagnosis.losses);
         diagnosis.blocked.extend(held.iter().map(|loss| {
             let why = "not everybody has reported since something changed".to_owned();
@@ -261,12 +264,21 @@ impl Memory {
     }
 }
 
-/// The node that is silent, if that is the loss.
-fn silent_node(loss: &Loss) -> Option<(NodeName, Loss)> {
-    match &loss.what {
-        Lost::Node { node } => Some((node.clone(), loss.clone())),
-        _ => None,
+/// Whether paths alone said this, and none of those that were dead is heard again.
+fn are_dead(view: &View<'_>, evidence: &[Seen]) -> bool {
+    let mut is_any_dead = false;
+    for seen in evidence {
+        match seen {
+            Seen::NotHeard { by, peer, network, .. } => match view.path(peer, by, *network) {
+                PathState::Alive => return false,
+                PathState::Dead(_) => is_any_dead = true,
+                PathState::Wavering | PathState::Unknown => {}
+            },
+            Seen::Heard { .. } => {}
+            _ => return false,
+        }
     }
+    is_any_dead
 }
 
 /// Whether it is a path alone, which is what is said when nothing explains it.

@@ -508,3 +508,37 @@ fn a_node_that_is_named_stays_so_until_it_reports_or_is_heard() {
         assert_eq!(named(5000, &old(young)), Vec::<String>::new(), "it was well");
     }
 }
+
+/// On a host that is busy hellos come late elsewhere, too: with that alone, what is lost could not be told anew.
+#[test]
+fn a_room_link_that_is_named_stays_so_until_it_is_heard_or_explained() {
+    let (spec, thresholds) = (spec(2), Thresholds::default());
+    let known_good = cabling(&spec);
+    for (cut, expected) in [(Cut::Both, "room-link:1"), (Cut::Send, "room-link:1:a>b")] {
+        let reports =
+            World { spec: spec.clone(), faults: vec![Fault::RoomLink(1, cut)], when: When::Soon }.reports();
+        let mut wavering = reports.clone();
+        set_heard(&mut wavering, 1, 2, 1, 800);
+        set_heard(&mut wavering, 2, 1, 1, 800);
+        let mut unsteady = reports.clone();
+        for path in unsteady.iter_mut().flat_map(|report| &mut report.paths) {
+            path.late_ms_ago = Some(100);
+        }
+        let mut heard = reports.clone();
+        set_heard(&mut heard, 1, 3, 1, 100);
+        let switch = World { spec: spec.clone(), faults: vec![Fault::Tor(1)], when: When::Soon }.reports();
+
+        let mut memory = Memory::default();
+        let mut named = |at_ms: u64, reports: &[NodeReport]| {
+            let networks = &spec.storage_networks;
+            ids(&memory.diagnose(at_ms, networks, &known_good, reports, thresholds))
+        };
+        assert_eq!(named(200, &reports), [expected]);
+        assert_eq!(named(400, &wavering), [expected], "a path inside a room is silent for a moment");
+        assert_eq!(named(600, &unsteady), [expected], "hellos come late everywhere");
+        assert_eq!(named(800, &heard), Vec::<String>::new(), "it is well, or not all of it is lost");
+        assert_eq!(named(30_000, &reports), [expected]);
+        assert_eq!(named(31_000, &switch), Vec::<String>::new(), "a switch explains it, once all have told");
+        assert_eq!(named(31_600, &switch), [TOR1]);
+    }
+}
