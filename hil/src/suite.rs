@@ -22,13 +22,13 @@ pub use settings::{
     WhichDrive, Whom, Wrong,
 };
 pub use step::Step;
-pub use vm_step::VmStep;
+pub use vm_step::{Tie, VmStep};
 
 use model::ClusterSpec;
 use serde::Deserialize;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 44] = [
+const BUILT_IN: [(&str, &str); 45] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -65,6 +65,7 @@ const BUILT_IN: [(&str, &str); 44] = [
     ("volume-thin", include_str!("../suites/volume-thin.toml")),
     ("vm-drain", include_str!("../suites/vm-drain.toml")),
     ("vm-rack-loss", include_str!("../suites/vm-rack-loss.toml")),
+    ("vm-failover-table", include_str!("../suites/vm-failover-table.toml")),
     ("vm-ten-losses", include_str!("../suites/vm-ten-losses.toml")),
     ("ledger-damaged", include_str!("../suites/ledger-damaged.toml")),
     ("ledger-disk-full", include_str!("../suites/ledger-disk-full.toml")),

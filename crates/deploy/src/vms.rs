@@ -5,7 +5,7 @@
 //! ```
 //! The steps between a word and what comes of it are the ledger's leader's and the nodes' (`control::vm`): here they are only watched.
 //!
-//! Invariants: nothing is made that would not run with a rack lost, and no node is emptied of what can go nowhere, unless that was said to be saved. What
+//! Invariants: nothing is made, or placed, that would not run with a rack lost, and no node is emptied of what can go nowhere, unless that was said to be saved. What
 //! is so already is let alone: every command can be given again.
 //!
 //! On failure: [`VmsError`]; what the ledger took stands.
@@ -44,6 +44,15 @@ pub enum VmsError {
         /// Its name.
         name: VmName,
         /// The id that it would have.
+        id: VmId,
+        /// What is missing.
+        #[source]
+        why: NotAdmitted,
+    },
+    /// It would not run where it shall, or something else would not, with a rack lost or with none.
+    #[error("the placement of {id} stays as it is")]
+    NotPlaced {
+        /// Which.
         id: VmId,
         /// What is missing.
         #[source]
@@ -113,7 +122,10 @@ impl VmsError {
             Self::NotAdmitted { why: NotAdmitted::Capacity(_), .. } => {
                 "make it smaller, or less strict, or delete others; `twinrack node list` shows what nodes have"
             }
-            Self::NotAdmitted { why: NotAdmitted::NotTwoRacks(_), .. } => {
+            Self::NotPlaced { why: NotAdmitted::Capacity(_), .. } => {
+                "leave it less strict, or delete others or make them less strict; `twinrack node list` shows what nodes have"
+            }
+            Self::NotAdmitted { why: NotAdmitted::NotTwoRacks(_), .. } | Self::NotPlaced { .. } => {
                 "let a node of the other rack join first"
             }
             Self::NotAdmitted { .. } | Self::Another { .. } => {
@@ -276,6 +288,16 @@ pub async fn set_placement(
     bound: Duration,
 ) -> Result<(), VmsError> {
     let (contact, state) = confirmed(members, bound).await?;
+    may_be_placed(&state, id, placement)?;
+    let what = format!("the placement of {id} to be {}", placement_in_words(placement));
+    let is_so = |state: &State| state.vms.all.get(&id).is_none_or(|vm| vm.spec.placement == *placement);
+    let command = Command::Vms(VmsCommand::SetPlacement(id, placement.clone()));
+    settle(contact, &what, bound, &command, is_so).await?;
+    Ok(())
+}
+
+/// One that would be made strict where it does not fit would be found off when a rack is lost. Pure.
+fn may_be_placed(state: &State, id: VmId, placement: &VmPlacement) -> Result<(), VmsError> {
     if !state.vms.all.contains_key(&id) {
         return Err(VmsError::NoVm(id));
     }
@@ -283,11 +305,7 @@ pub async fn set_placement(
     if let Some(zone) = placement.home().filter(|zone| !is_zone(zone)) {
         return Err(VmsError::NoZone(zone.clone()));
     }
-    let what = format!("the placement of {id} to be {}", placement_in_words(placement));
-    let is_so = |state: &State| state.vms.all.get(&id).is_none_or(|vm| vm.spec.placement == *placement);
-    let command = Command::Vms(VmsCommand::SetPlacement(id, placement.clone()));
-    settle(contact, &what, bound, &command, is_so).await?;
-    Ok(())
+    placing::admit_placement(state, id, placement).map_err(|why| VmsError::NotPlaced { id, why })
 }
 
 /// Deletes one that is off. Its volumes stay, and are nobody's.

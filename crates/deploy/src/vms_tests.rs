@@ -111,6 +111,24 @@ fn one_is_made_once_and_only_if_all_run_without_a_rack() {
 }
 
 #[test]
+fn one_is_placed_where_all_run_without_a_rack() {
+    let strict = |zone: &str| VmPlacement::Strict(zone.parse().unwrap());
+    let mut state = ledger();
+    for (name, volume, zone) in [("one", 1, "rack1"), ("two", 2, "rack2"), ("three", 3, "rack2")] {
+        let spec = VmSpec { placement: strict(zone), ..spec(name, volume) };
+        state.apply(&Command::Vms(VmsCommand::Create(Box::new(spec)))).unwrap();
+    }
+    assert!(may_be_placed(&state, VM, &strict("rack1")).is_ok(), "as it is");
+    assert!(may_be_placed(&state, VmId(2), &strict("rack1")).is_ok());
+    let refused = may_be_placed(&state, VM, &VmPlacement::Anywhere).unwrap_err();
+    assert_eq!(refused.to_string(), "the placement of vm-1 stays as it is");
+    let why = std::error::Error::source(&refused).unwrap().to_string();
+    assert!(why.contains("without rack1, "), "{why}");
+    assert!(matches!(may_be_placed(&state, VM, &strict("rack3")), Err(VmsError::NoZone(_))));
+    assert!(matches!(may_be_placed(&state, VmId(9), &strict("rack1")), Err(VmsError::NoVm(VmId(9)))));
+}
+
+#[test]
 fn what_is_wanted_is_so_when_the_ledger_knows_of_nothing_else() {
     let mut vm = running(VmPlacement::Anywhere).vms.all[&VM].clone();
     let seat = vm.phase.seat().unwrap();

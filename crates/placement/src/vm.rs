@@ -28,7 +28,7 @@ mod room;
 #[cfg(test)]
 mod tests;
 
-pub use admit::{Lack, NotAdmitted, admit};
+pub use admit::{Lack, NotAdmitted, admit, admit_placement};
 pub use check::{Broken, check};
 pub use drain::{Drain, Drained, Help, InTheWay, Leftover, NotDrained, drain};
 use model::{NodeId, VmId, VmSpec, VolumeId, ZoneName};

@@ -12,7 +12,7 @@ use super::beats::Beats;
 use super::{Runner, Seen, milliseconds};
 use crate::judgement::LegFile;
 use crate::run::RunError;
-use crate::suite::{Room, VmStep};
+use crate::suite::{Room, Tie, VmStep};
 use control::State;
 use control::vm::{Leftover, VmPhase, Wanted};
 use deploy::pool::{newest, views};
@@ -21,7 +21,7 @@ use deploy::{DeployError, Member};
 use futures_util::future::join_all;
 use model::{NodeName, VmId, VmNic, VmPlacement, VmSpec};
 use pulse::format::{DATA_OFFSET, Params, Said};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
@@ -196,13 +196,20 @@ impl Runner<'_> {
     pub(super) async fn vm_step(&mut self, step: &VmStep) -> Result<Seen, RunError> {
         let ms = Duration::from_millis;
         Ok(match step {
-            VmStep::Make { room, memory_mib, within_ms } => {
-                let made = self.make_vm(*room, *memory_mib, ms(*within_ms)).await;
+            VmStep::Make { room, tie, memory_mib, within_ms } => {
+                let placement = self.home(*room, *tie);
+                let made = self.make_vm(*room, placement, *memory_mib, ms(*within_ms)).await;
                 super::or_failure(made)
             }
+            VmStep::SetPlacement { room, tie, within_ms } => {
+                let placed = self.place_vm(&self.home(*room, *tie), ms(*within_ms)).await;
+                super::or_failure(placed)
+            }
             VmStep::Writes { room, within_ms } => {
-                let since = self.faulted.map_or_else(Instant::now, |(_, last)| last);
-                self.vm_writes(*room, since, ms(*within_ms)).await
+                self.vm_writes(*room, self.last_fault(), ms(*within_ms)).await
+            }
+            VmStep::Off { within_ms, for_ms } => {
+                self.vm_is_off(self.last_fault(), ms(*within_ms), ms(*for_ms)).await?
             }
             VmStep::KeepsWriting { for_ms, gap_at_most_ms } => {
                 self.vm_keeps_writing(ms(*for_ms), ms(*gap_at_most_ms)).await
@@ -224,13 +231,30 @@ impl Runner<'_> {
         zone.into_iter().flat_map(|zone| &zone.nodes).map(|node| node.name.clone()).collect()
     }
 
-    async fn make_vm(&mut self, room: Room, memory_mib: u32, bound: Duration) -> Result<Seen, DeployError> {
+    fn home(&self, room: Room, tie: Tie) -> VmPlacement {
+        let zone = self.cluster.spec.zones[room.index()].name.clone();
+        match tie {
+            Tie::Prefers => VmPlacement::Prefers(zone),
+            Tie::Strict => VmPlacement::Strict(zone),
+        }
+    }
+
+    /// When the last fault was; now, if there is none.
+    fn last_fault(&self) -> Instant {
+        self.faulted.map_or_else(Instant::now, |(_, last)| last)
+    }
+
+    async fn make_vm(
+        &mut self,
+        room: Room,
+        placement: VmPlacement,
+        memory_mib: u32,
+        bound: Duration,
+    ) -> Result<Seen, DeployError> {
         let begun = Instant::now();
         let Some(tested) = &mut self.volume else { return Ok(Seen::not("there is no volume")) };
         let volume = tested.id;
         tested.is_unjudged = true;
-        let zone = self.cluster.spec.zones[room.index()].name.clone();
-        let placement = VmPlacement::Prefers(zone);
         let Ok(name) = self.suite.parse() else {
             return Ok(Seen::not("the suite's name is none for a virtual machine"));
         };
@@ -304,8 +328,53 @@ impl Runner<'_> {
         }
     }
 
+    async fn place_vm(&self, placement: &VmPlacement, bound: Duration) -> Result<Seen, DeployError> {
+        let begun = Instant::now();
+        let Some(guest) = &self.guest else { return Ok(Seen::not("there is no virtual machine")) };
+        deploy::vms::set_placement(&self.working().members, guest.id, placement, bound).await?;
+        Ok(Seen::held(format!("after {} ms", milliseconds(begun.elapsed()))))
+    }
+
+    /// The ledger has it off within a bound from a moment; from then on, for so long, it is seated nowhere and nothing of it is seen or heard.
+    async fn vm_is_off(
+        &mut self,
+        since: Instant,
+        within: Duration,
+        for_long: Duration,
+    ) -> Result<Seen, RunError> {
+        let mut off: Option<(Instant, u64)> = None;
+        loop {
+            self.read_consoles().await;
+            let views = views(&self.working().members).await;
+            let beats = self.hear_beats()?.map_or(0, Beats::count);
+            let Some(guest) = &self.guest else { return Ok(Seen::not("there is no virtual machine")) };
+            let phase = newest(&views).and_then(|view| view.state.vms.all.get(&guest.id)).map(|vm| vm.phase);
+            let Some((from, beats_before)) = off else {
+                if phase == Some(VmPhase::Off) {
+                    off = Some((Instant::now(), beats));
+                } else if since.elapsed() >= within {
+                    return Ok(Seen::not(format!("it is {phase:?}; {}", guest.last_words())));
+                }
+                sleep(READ_EVERY).await;
+                continue;
+            };
+            let writes = guest.acknowledged_since(from).count();
+            let is_seated = phase.is_some_and(|phase| phase != VmPhase::Off);
+            if is_seated || writes > 0 || beats > beats_before {
+                let what = format!("{writes} writes, {} beats, it is {phase:?}", beats - beats_before);
+                return Ok(Seen::not(format!("{what}; {}", guest.last_words())));
+            }
+            if from.elapsed() >= for_long {
+                let after_ms = milliseconds(from - since);
+                return Ok(Seen::of(from - since <= within, format!("after {after_ms} ms")));
+            }
+            sleep(READ_EVERY).await;
+        }
+    }
+
     async fn vm_keeps_writing(&mut self, for_long: Duration, gap_at_most: Duration) -> Seen {
         let begun = Instant::now();
+        let before = self.guest.as_ref().and_then(Guest::last_run);
         while begun.elapsed() < for_long {
             self.read_consoles().await;
             sleep(READ_EVERY).await;
@@ -313,9 +382,16 @@ impl Runner<'_> {
         let Some(guest) = &self.guest else { return Seen::not("there is no virtual machine") };
         let gap = guest.longest_gap(begun, begun + for_long);
         let count = guest.acknowledged_since(begun).count();
-        let what =
-            format!("{count} writes were acknowledged, no two more than {} ms apart", milliseconds(gap));
-        let held = gap <= gap_at_most;
+        let nodes: BTreeSet<&NodeName> = guest.acknowledged_since(begun).map(|(_, node, _)| node).collect();
+        let where_ = nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", then ");
+        let is_one =
+            nodes.len() == 1 && guest.acknowledged_since(begun).all(|(.., said)| run_of(said) == before);
+        let booted = if is_one { "" } else { ", not by one run in one place" };
+        let what = format!(
+            "{count} writes were acknowledged on {where_}{booted}, no two more than {} ms apart",
+            milliseconds(gap)
+        );
+        let held = is_one && gap <= gap_at_most;
         Seen::of(held, if held { what } else { format!("{what}; {}", guest.last_words()) })
     }
 

@@ -4,6 +4,26 @@ use super::Room;
 use serde::Deserialize;
 use std::fmt;
 
+/// How a virtual machine is bound to its home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tie {
+    /// Non-strict: it goes to the other room when it must, and home again.
+    #[default]
+    Prefers,
+    /// It never leaves it.
+    Strict,
+}
+
+impl fmt::Display for Tie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Prefers => "non-strict",
+            Self::Strict => "strict",
+        })
+    }
+}
+
 /// A step about the virtual machine of a suite, whose disk is the suite's volume.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "what", rename_all = "kebab-case", deny_unknown_fields)]
@@ -12,10 +32,29 @@ pub enum VmStep {
     Make {
         /// Its home.
         room: Room,
+        /// How it is bound to that.
+        #[serde(default)]
+        tie: Tie,
         /// Its memory, MiB.
         memory_mib: u32,
         /// The bound, milliseconds.
         within_ms: u64,
+    },
+    /// It is given another home, or is bound to it in another way; the ledger has that within a bound.
+    SetPlacement {
+        /// Its home.
+        room: Room,
+        /// How it is bound to that.
+        tie: Tie,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// It is off, within a bound from the last fault, and stays so for a while: it is seated nowhere, has no write acknowledged, and is not heard.
+    Off {
+        /// The bound, milliseconds.
+        within_ms: u64,
+        /// How long, milliseconds.
+        for_ms: u64,
     },
     /// It runs in a room and has a write acknowledged there that ended since the last fault (from now on, if there is none), within a bound from that.
     Writes {
@@ -24,7 +63,8 @@ pub enum VmStep {
         /// The bound, milliseconds.
         within_ms: u64,
     },
-    /// For so long from now on it has writes acknowledged, none of two too long after the other, as seen from outside.
+    /// For so long from now on it has writes acknowledged, none of two too long after the other, as seen from outside; all on one node, and without having
+    /// booted anew since the last one before.
     KeepsWriting {
         /// How long, milliseconds.
         for_ms: u64,
@@ -65,10 +105,19 @@ pub enum VmStep {
 impl fmt::Display for VmStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Make { room, memory_mib, within_ms } => {
+            Self::Make { room, tie, memory_mib, within_ms } => {
                 write!(
                     f,
-                    "a virtual machine of {memory_mib} MiB at home in {room} writes there within {within_ms} ms"
+                    "a virtual machine of {memory_mib} MiB at home in {room} ({tie}) writes there within {within_ms} ms"
+                )
+            }
+            Self::SetPlacement { room, tie, within_ms } => {
+                write!(f, "the virtual machine is at home in {room} ({tie}) within {within_ms} ms")
+            }
+            Self::Off { within_ms, for_ms } => {
+                write!(
+                    f,
+                    "the virtual machine is off within {within_ms} ms, and nothing of it is seen for {for_ms} ms"
                 )
             }
             Self::Writes { room, within_ms } => {
@@ -76,7 +125,7 @@ impl fmt::Display for VmStep {
             }
             Self::KeepsWriting { for_ms, gap_at_most_ms } => write!(
                 f,
-                "for {for_ms} ms no two of its acknowledgements are more than {gap_at_most_ms} ms apart, as seen from outside"
+                "for {for_ms} ms it goes on where it is, no two of its acknowledgements more than {gap_at_most_ms} ms apart, as seen from outside"
             ),
             Self::Drain { room, within_ms, gap_at_most_ms } => write!(
                 f,

@@ -73,6 +73,12 @@ pub fn admit(ledger: &State, spec: &VmSpec) -> Result<(), NotAdmitted> {
     placement::vm::admit(&cluster(ledger, |_| true), &all, ledger.vms.minted.next(), spec)
 }
 
+/// Whether one may be placed otherwise: with either rack lost nobody is off who would have run before.
+pub fn admit_placement(ledger: &State, id: VmId, placement: &VmPlacement) -> Result<(), NotAdmitted> {
+    let all = ledger.vms.all.iter().map(|(id, vm)| (*id, asked(vm))).collect();
+    placement::vm::admit_placement(&cluster(ledger, |_| true), &all, id, placement)
+}
+
 /// What emptying a node or a rack would do, or who is in the way. Whatever it does is only what the decider will do by itself.
 pub fn drain(
     ledger: &State,

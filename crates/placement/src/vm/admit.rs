@@ -1,4 +1,4 @@
-//! Whether one more virtual machine still fits when a rack is lost.
+//! Whether everything still fits when a rack is lost, with one more virtual machine or with one that is placed otherwise.
 //!
 //! What would happen is played through with the planner itself, not estimated from sums: sums overlook that free memory may be in pieces.
 //! It is played from where everything runs now, with all nodes up: a node that is down at the moment, or a rack, must not keep anybody from making one
@@ -8,7 +8,7 @@ use super::asked::Asked;
 use super::plan::{Planned, planned};
 use super::reason::{amount, without};
 use super::{Cluster, NodeState, Now, Vm, Vms};
-use model::{VmId, VmName, VmSpec, VolumeId, ZoneName};
+use model::{VmId, VmName, VmPlacement, VmSpec, VolumeId, ZoneName};
 use std::collections::BTreeSet;
 
 /// Why one is not made.
@@ -70,25 +70,59 @@ impl std::fmt::Display for Lack {
 ///
 /// `vms` are all that there are, whether they shall run at the moment or not.
 pub fn admit(cluster: &Cluster, vms: &Vms, id: VmId, spec: &VmSpec) -> Result<(), NotAdmitted> {
+    let zones = two_racks(cluster, &spec.placement)?;
+    is_its_own(vms, id, spec)?;
+    let mut all = vms.clone();
+    all.insert(id, Vm { spec: spec.clone(), now: Now::Off(None) });
+    let lacks = all_lacking(cluster, &zones, all);
+    if lacks.is_empty() { Ok(()) } else { Err(NotAdmitted::Capacity(lacks)) }
+}
+
+/// Whether a virtual machine that there is may be placed otherwise: with either rack lost, and with none, nobody would not run who would have before.
+///
+/// What is missing already is no reason: it must be possible to mend that. One that is not among `vms` may be.
+pub fn admit_placement(
+    cluster: &Cluster,
+    vms: &Vms,
+    id: VmId,
+    placement: &VmPlacement,
+) -> Result<(), NotAdmitted> {
+    let zones = two_racks(cluster, placement)?;
+    let mut all = vms.clone();
+    let Some(vm) = all.get_mut(&id) else { return Ok(()) };
+    vm.spec.placement = placement.clone();
+    let before = all_lacking(cluster, &zones, vms.clone());
+    let lacked = |lack: &Lack| before.iter().find(|before| before.lost == lack.lost).map(|lack| &lack.vms);
+    let is_new = |lack: &Lack| lacked(lack).is_none_or(|before| !lack.vms.is_subset(before));
+    let lacks: Vec<Lack> = all_lacking(cluster, &zones, all).into_iter().filter(is_new).collect();
+    if lacks.is_empty() { Ok(()) } else { Err(NotAdmitted::Capacity(lacks)) }
+}
+
+fn two_racks<'a>(
+    cluster: &'a Cluster,
+    placement: &VmPlacement,
+) -> Result<BTreeSet<&'a ZoneName>, NotAdmitted> {
     let zones: BTreeSet<&ZoneName> = cluster.nodes.values().map(|node| &node.zone).collect();
     if zones.len() != 2 {
         return Err(NotAdmitted::NotTwoRacks(zones.len()));
     }
-    if let Some(home) = spec.placement.home().filter(|home| !zones.contains(home)) {
-        return Err(NotAdmitted::NoSuchZone(home.clone()));
+    match placement.home().filter(|home| !zones.contains(home)) {
+        Some(home) => Err(NotAdmitted::NoSuchZone(home.clone())),
+        None => Ok(zones),
     }
-    is_its_own(vms, id, spec)?;
-    let mut all = vms.clone();
-    all.insert(id, Vm { spec: spec.clone(), now: Now::Off(None) });
-    let (well, all) = settled(cluster, all);
+}
+
+/// What is missing with all racks there, and with each of them lost.
+fn all_lacking(cluster: &Cluster, zones: &BTreeSet<&ZoneName>, vms: Vms) -> Vec<Lack> {
+    let (well, all) = settled(cluster, vms);
     let mut lacks: Vec<Lack> = lacking(well, None, &all).into_iter().collect();
     for zone in zones {
         let mut lost = healthy(cluster);
-        let in_rack = lost.nodes.values_mut().filter(|node| node.zone == *zone);
+        let in_rack = lost.nodes.values_mut().filter(|node| node.zone == **zone);
         in_rack.for_each(|node| node.state = NodeState::Down);
         lacks.extend(lacking(planned(&lost, &all), Some(zone), &all));
     }
-    if lacks.is_empty() { Ok(()) } else { Err(NotAdmitted::Capacity(lacks)) }
+    lacks
 }
 
 /// Whether nothing that it is or has is another's.

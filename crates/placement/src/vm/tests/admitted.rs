@@ -67,3 +67,24 @@ fn nothing_of_it_may_be_another_s() {
     one.nodes.remove(&NodeId(2));
     assert_eq!(admit(&one, &vms, VmId(9), &good), Err(NotAdmitted::NotTwoRacks(1)));
 }
+
+/// What is missing already may be mended, whether at once or not.
+#[test]
+fn one_is_placed_otherwise_unless_somebody_would_be_off_who_was_not() {
+    let cluster = cluster(1, 16, 16);
+    let vms: Vms =
+        [vm(1, 10, strict(1), on(1)), vm(2, 6, prefers(2), on(2)), vm(3, 10, strict(2), on(2))].into();
+    let placed = |vms: &Vms, id, placement| {
+        admit_placement(&cluster, vms, VmId(id), &placement).map_err(|why| why.to_string())
+    };
+    assert_eq!(placed(&vms, 2, strict(1)), Ok(()));
+    assert_eq!(placed(&vms, 2, prefers(2)), Ok(()), "as it is");
+    insta::assert_snapshot!(placed(&vms, 1, prefers(1)).unwrap_err(), @"without rack1, 10737418240 bytes of memory more would be needed: vm-1 would not run");
+    insta::assert_snapshot!(placed(&vms, 1, strict(3)).unwrap_err(), @"there is no zone `rack3`");
+    assert_eq!(placed(&vms, 9, strict(1)), Ok(()), "there is none");
+    // Too many as they are.
+    let mut many = vms.clone();
+    many.extend([vm(4, 10, prefers(1), Now::Off(None))]);
+    insta::assert_snapshot!(placed(&many, 3, VmPlacement::Anywhere).unwrap_err(), @"without rack2, 21474836480 bytes of memory more would be needed: vm-3, vm-4 would not run");
+    assert_eq!(placed(&many, 4, strict(1)), Ok(()), "no better, and no worse for others");
+}
