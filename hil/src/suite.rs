@@ -28,7 +28,7 @@ use model::ClusterSpec;
 use serde::Deserialize;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 45] = [
+const BUILT_IN: [(&str, &str); 46] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -66,6 +66,7 @@ const BUILT_IN: [(&str, &str); 45] = [
     ("vm-drain", include_str!("../suites/vm-drain.toml")),
     ("vm-rack-loss", include_str!("../suites/vm-rack-loss.toml")),
     ("vm-failover-table", include_str!("../suites/vm-failover-table.toml")),
+    ("vm-agent-hung", include_str!("../suites/vm-agent-hung.toml")),
     ("vm-ten-losses", include_str!("../suites/vm-ten-losses.toml")),
     ("ledger-damaged", include_str!("../suites/ledger-damaged.toml")),
     ("ledger-disk-full", include_str!("../suites/ledger-disk-full.toml")),

@@ -4,7 +4,8 @@
 //! nothing that a pure crate can decide.
 //!
 //! As process 1 of a lab node it is [`init`] instead, which prepares the machine and keeps a second process of the same
-//! binary, the daemon, running. So the daemon can be killed without the machine going down with it.
+//! binary, the daemon, running. So the daemon can be killed without the machine going down with it. Users of volumes are guarded by process 1, too, or by another process of
+//! this binary: it ends them when the daemon hangs.
 //!
 //! Invariants: no name service is used (the binary is linked statically); one thread, and wake-ups only when there is
 //! something to do, since an emulated node shares its host's processors.
@@ -36,15 +37,23 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: twinrackd --config FILE [--under-init]";
+const USAGE: &str = "usage: twinrackd --config FILE [--under-init]
+       twinrackd --guard-users";
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
         init::run();
     }
-    let Some((config, owner)) = parse(std::env::args_os().skip(1)) else {
-        eprintln!("{USAGE}");
-        return ExitCode::from(2);
+    let (config, owner) = match parse(std::env::args_os().skip(1)) {
+        Some(Task::Daemon(config, owner)) => (config, owner),
+        Some(Task::GuardUsers) => {
+            eprintln!("twinrackd: {}", guard_users());
+            return ExitCode::from(1);
+        }
+        None => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
     };
     match daemon::run(&config, owner) {
         Ok(()) => ExitCode::SUCCESS,
@@ -64,16 +73,40 @@ enum Owner {
     Host,
 }
 
-fn parse(mut arguments: impl Iterator<Item = std::ffi::OsString>) -> Option<(PathBuf, Owner)> {
+/// What this process is for.
+#[derive(Debug, PartialEq, Eq)]
+enum Task {
+    /// It is the daemon, with the configuration in this file.
+    Daemon(PathBuf, Owner),
+    /// It ends users of volumes whose lease is over, whatever becomes of the daemon.
+    GuardUsers,
+}
+
+/// Guards for as long as the machine is up; else why not.
+fn guard_users() -> &'static str {
+    #[cfg(feature = "volumes")]
+    let why = match inventory::boot_id().parse() {
+        Ok(boot) => volumes::guard(boot),
+        Err(_) => "users are not guarded: the kernel does not say its boot's id",
+    };
+    #[cfg(not(feature = "volumes"))]
+    let why = "there are no users to guard: this one is built without volumes";
+    why
+}
+
+fn parse(mut arguments: impl Iterator<Item = std::ffi::OsString>) -> Option<Task> {
     let (mut config, mut owner) = (None, Owner::Host);
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("--config") if config.is_none() => config = Some(PathBuf::from(arguments.next()?)),
             Some("--under-init") => owner = Owner::Init,
+            Some("--guard-users") if config.is_none() && owner == Owner::Host => {
+                return arguments.next().is_none().then_some(Task::GuardUsers);
+            }
             _ => return None,
         }
     }
-    Some((config?, owner))
+    Some(Task::Daemon(config?, owner))
 }
 
 /// An error with all its causes in one line.
@@ -94,9 +127,11 @@ mod tests {
     #[test]
     fn command_lines_are_read_or_refused() {
         let read = |line: &str| parse(line.split_whitespace().map(Into::into));
-        assert_eq!(read("--config f"), Some(("f".into(), Owner::Host)));
-        assert_eq!(read("--under-init --config f"), Some(("f".into(), Owner::Init)));
-        for bad in ["", "--config", "--config a --config b", "f", "--under-init"] {
+        assert_eq!(read("--config f"), Some(Task::Daemon("f".into(), Owner::Host)));
+        assert_eq!(read("--under-init --config f"), Some(Task::Daemon("f".into(), Owner::Init)));
+        assert_eq!(read("--guard-users"), Some(Task::GuardUsers));
+        let guards = ["--guard-users f", "--under-init --guard-users", "--config f --guard-users"];
+        for bad in ["", "--config", "--config a --config b", "f", "--under-init"].into_iter().chain(guards) {
             assert_eq!(read(bad), None, "{bad}");
         }
     }

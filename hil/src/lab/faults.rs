@@ -82,6 +82,11 @@ pub enum Made {
         /// The node.
         node: NodeName,
     },
+    /// An agent does nothing any more.
+    AgentFrozen {
+        /// Its node.
+        node: NodeName,
+    },
     /// A node's clock was set.
     Clock {
         /// The node.
@@ -155,6 +160,7 @@ impl fmt::Display for Made {
                 write!(f, "{adapter} of {node} is cabled to switch {switch} port {port}")
             }
             Self::Agent { node } => write!(f, "the agent of {node} was killed"),
+            Self::AgentFrozen { node } => write!(f, "the agent of {node} does nothing any more"),
             Self::Clock { node, by_s } => write!(f, "the clock of {node} was set by {by_s} s"),
             Self::Ledger { node, how } => write!(f, "the ledger of {node} {how}"),
             Self::LedgerDisk { node } => write!(f, "the disk of the ledger of {node} is full"),
@@ -183,6 +189,7 @@ impl Made {
             Self::SpineLink { .. }
             | Self::Drive { .. }
             | Self::Agent { .. }
+            | Self::AgentFrozen { .. }
             | Self::Clock { .. }
             | Self::Ledger { .. }
             | Self::LedgerDisk { .. } => Vec::new(),
@@ -206,6 +213,7 @@ impl Made {
             | Self::Flapping { .. }
             | Self::Drive { .. }
             | Self::Agent { .. }
+            | Self::AgentFrozen { .. }
             | Self::Clock { .. }
             | Self::Ledger { .. }
             | Self::LedgerDisk { .. }

@@ -19,6 +19,10 @@ const PROGRAM: &str = "/bin/workload";
 const NAME: &str = "workload";
 /// Which signal ends it at once: SIGKILL.
 const KILL: &str = "9";
+/// Which stops it: SIGSTOP on x86 and ARM (signal(7)).
+const STOP: &str = "19";
+/// What a virtual machine is as a process: 15 characters of it (`proc_pid_comm(5)`).
+const QEMU: &str = "qemu-system-x86";
 /// Which signal does nothing to who runs: SIGCONT, on x86 and ARM (signal(7)).
 const NOTHING: &str = "18";
 /// How often it is looked whether it has ended: a write in flight must end first.
@@ -122,9 +126,22 @@ impl LabNode {
         Ok(found.status == 0)
     }
 
+    /// Whether a virtual machine's process is there.
+    pub(crate) async fn has_vm(&self) -> Result<bool, LabError> {
+        let mut hands = self.hands_or_lab_error().await?;
+        let found = hands.run(&["@kill", NOTHING, QEMU]).await;
+        let found = found.map_err(|source| LabError::Hands { node: self.name().to_string(), source })?;
+        Ok(found.status == 0)
+    }
+
     /// Ends its agent at once; process 1 starts it again.
     pub(super) async fn kill_agent(&self) -> Result<(), LabError> {
         self.told("kill the agent", &["@kill", KILL, "twinrackd"]).await.map(drop)
+    }
+
+    /// Its agent does nothing any more, until it is killed for that or the node is reset.
+    pub(crate) async fn freeze_agent(&self) -> Result<(), LabError> {
+        self.told("stop the agent", &["@kill", STOP, "twinrackd"]).await.map(drop)
     }
 
     /// Sets its clock forward, or back.

@@ -11,6 +11,8 @@
 use super::beats::Beats;
 use super::{Runner, Seen, milliseconds};
 use crate::judgement::LegFile;
+use crate::lab::LabError;
+use crate::lab::faults::Made;
 use crate::run::RunError;
 use crate::suite::{Room, Tie, VmStep};
 use control::State;
@@ -46,12 +48,14 @@ pub(super) struct Guest {
     said: Vec<(Instant, NodeName, Said)>,
     /// All that it said, for the judge.
     text: String,
+    /// Where the agent was stopped under it.
+    frozen: Option<NodeName>,
 }
 
 impl Guest {
     fn new(id: VmId, has_nic: bool) -> Self {
         let (read, said, text) = (BTreeMap::new(), Vec::new(), String::new());
-        Self { id, has_nic, beats: Beats::default(), read, said, text }
+        Self { id, has_nic, beats: Beats::default(), read, said, text, frozen: None }
     }
 
     /// Its acknowledgements, for the judge.
@@ -208,6 +212,8 @@ impl Runner<'_> {
             VmStep::Writes { room, within_ms } => {
                 self.vm_writes(*room, self.last_fault(), ms(*within_ms)).await
             }
+            VmStep::FreezeAgent {} => self.freeze_agent().await?,
+            VmStep::Ended { within_ms } => self.vm_has_ended(ms(*within_ms)).await?,
             VmStep::Off { within_ms, for_ms } => {
                 self.vm_is_off(self.last_fault(), ms(*within_ms), ms(*for_ms)).await?
             }
@@ -333,6 +339,44 @@ impl Runner<'_> {
         let Some(guest) = &self.guest else { return Ok(Seen::not("there is no virtual machine")) };
         deploy::vms::set_placement(&self.working().members, guest.id, placement, bound).await?;
         Ok(Seen::held(format!("after {} ms", milliseconds(begun.elapsed()))))
+    }
+
+    /// The agent of the node where it was last seen to write is stopped.
+    async fn freeze_agent(&mut self) -> Result<Seen, RunError> {
+        let seen = self.guest.as_ref().and_then(|guest| guest.said.last()).map(|(_, node, _)| node.clone());
+        let Some(node) = seen else { return Ok(Seen::not("it has said nothing yet")) };
+        let missing = || LabError::Missing { node: node.to_string() };
+        let found = self.lab.nodes().get(&node).ok_or_else(missing)?;
+        if !found.has_vm().await? {
+            return Ok(Seen::not(format!("it has no process on {node}")));
+        }
+        self.before_a_fault();
+        let now = Instant::now();
+        found.freeze_agent().await?;
+        if let Some(guest) = &mut self.guest {
+            guest.frozen = Some(node.clone());
+        }
+        Ok(self.made(now, &[Made::AgentFrozen { node: node.clone() }]))
+    }
+
+    /// Nothing of it runs any more where its agent was stopped.
+    async fn vm_has_ended(&mut self, within: Duration) -> Result<Seen, RunError> {
+        let since = self.last_fault();
+        let seen = self.guest.as_ref().and_then(|guest| guest.frozen.clone());
+        let Some(node) = seen else { return Ok(Seen::not("no agent was stopped")) };
+        let missing = || LabError::Missing { node: node.to_string() };
+        loop {
+            let runs = self.lab.nodes().get(&node).ok_or_else(missing)?.has_vm().await?;
+            let after = since.elapsed();
+            if !runs {
+                let after_ms = milliseconds(after);
+                return Ok(Seen::of(after <= within, format!("after {after_ms} ms")).measuring(after_ms));
+            }
+            if after > within {
+                return Ok(Seen::not("its process is there"));
+            }
+            sleep(READ_EVERY).await;
+        }
     }
 
     /// The ledger has it off within a bound from a moment; from then on, for so long, it is seated nowhere and nothing of it is seen or heard.

@@ -1,7 +1,7 @@
 //! What steps mean to a scenario: what they break and undo, whom they concern, what they need.
 
 use super::needs::{Need, no_network, no_node, no_switch, wiring};
-use super::{DriveAt, Place, Step, Whom, Wrong};
+use super::{DriveAt, Place, Step, VmStep, Whom, Wrong};
 use crate::lab::miswiring::Miswiring;
 use model::{ClusterSpec, Mirror, Wiring};
 
@@ -28,6 +28,7 @@ impl Step {
                 | Self::DriveSlow { .. }
                 | Self::DriveStuck { .. }
                 | Self::PullDrive { .. }
+                | Self::Vm(VmStep::FreezeAgent {})
         )
     }
 

@@ -49,6 +49,13 @@ pub enum VmStep {
         /// The bound, milliseconds.
         within_ms: u64,
     },
+    /// The agent of the node where it had its last write acknowledged is stopped (SIGSTOP): it does nothing any more, and everything else of that node goes on.
+    FreezeAgent {},
+    /// On the node whose agent was stopped no process of a virtual machine is left, within a bound from the last fault; the node itself goes on.
+    Ended {
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
     /// It is off, within a bound from the last fault, and stays so for a while: it is seated nowhere, has no write acknowledged, and is not heard.
     Off {
         /// The bound, milliseconds.
@@ -114,6 +121,10 @@ impl fmt::Display for VmStep {
             Self::SetPlacement { room, tie, within_ms } => {
                 write!(f, "the virtual machine is at home in {room} ({tie}) within {within_ms} ms")
             }
+            Self::FreezeAgent {} => {
+                f.write_str("the agent where the virtual machine runs does nothing any more")
+            }
+            Self::Ended { within_ms } => write!(f, "it has ended there within {within_ms} ms"),
             Self::Off { within_ms, for_ms } => {
                 write!(
                     f,

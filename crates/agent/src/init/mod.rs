@@ -1,7 +1,7 @@
 //! Process 1 of a lab node: prepares the machine and keeps the daemon running.
 //!
 //! In order: kernel file systems; a trial boot ends here; kernel modules; the state drive; host name, loopback and the
-//! out-of-band NIC; settings of the network stack; a lab's hands, if the image has them; then the daemon as a child, started
+//! out-of-band NIC; settings of the network stack; a lab's hands, if the image has them; the guard of users; then the daemon as a child, started
 //! again when it ends, and killed for that when it falls silent. Every orphan is reaped.
 //!
 //! Two processes, so that killing the daemon is not a kernel panic and nothing that the daemon started dies with it; one
@@ -83,7 +83,18 @@ fn prepare() -> Result<(), InitError> {
     }
     network::adapters(&config.adapters)?;
     hands::start();
+    #[cfg(feature = "volumes")]
+    guard_users();
     Ok(())
+}
+
+/// From a thread of its own, for as long as the machine is up: it must go on while the daemon does not.
+#[cfg(feature = "volumes")]
+fn guard_users() {
+    let guard = || eprintln!("twinrackd init: {}", crate::guard_users());
+    if let Err(error) = std::thread::Builder::new().name("guard".to_owned()).spawn(guard) {
+        eprintln!("twinrackd init: users are not guarded: {error}");
+    }
 }
 
 fn power_off() -> ! {

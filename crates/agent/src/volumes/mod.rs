@@ -14,6 +14,7 @@
 mod beside;
 mod bounce;
 mod digests;
+mod guard;
 mod hand_over;
 mod image;
 mod lay;
@@ -33,6 +34,7 @@ mod target;
 mod uevents;
 mod vms;
 
+pub(crate) use guard::guard;
 pub(crate) use left_users::LeftUsers;
 
 use crate::store::{Store, StoreError};

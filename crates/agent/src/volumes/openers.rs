@@ -217,6 +217,23 @@ fn is_going(pid: Pid) -> bool {
     threads.is_ok_and(|threads| threads.flatten().any(stays)) && is_doomed(pid)
 }
 
+/// Ends at once everybody who has any of these block devices open, but for agents, and waits for nobody; how many of them may go on. Nothing is opened for it: another
+/// process may be about to take the device away.
+pub(super) fn end(devices: &[PathBuf]) -> usize {
+    let own = fs::read_link("/proc/self/exe").ok();
+    let is_agent = |pid: &Pid| {
+        let exe = fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).ok();
+        exe.is_some() && exe == own
+    };
+    let numbers = devices.iter().filter_map(|device| fs::metadata(device).ok()).map(|device| device.rdev());
+    let found: Vec<Pid> = numbers.flat_map(openers).filter(|pid| !is_agent(pid)).collect();
+    for pid in &found {
+        // It may have ended by itself.
+        let _ = kill_process(*pid, Signal::KILL);
+    }
+    found.iter().filter(|pid| !is_doomed(**pid)).count()
+}
+
 /// Processes with a descriptor of the device, this one left out.
 fn openers(number: u64) -> Vec<Pid> {
     let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
