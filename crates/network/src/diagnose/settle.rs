@@ -17,7 +17,7 @@
 //! named and gone once, and then named until it is well; nothing is named more often than every 5 s.
 //!
 //! What is named stays so until somebody has found it well or something else explains it. A node that is silent: until it reports or is
-//! heard. What dead paths alone convict: until one of those is heard again, or something is found that was not. On an overloaded
+//! heard. What dead paths alone convict: until one of those is heard again, or something is found that may be why they are dead. On an overloaded
 //! host hellos elsewhere are late, too, and reports don't come: then it could not be told anew, which makes nothing well.
 //!
 //! Invariants: nothing is named that isn't found, or was a moment ago. What is found and not named is [`Blocked`], so that nobody
@@ -26,7 +26,7 @@
 //! On failure: none. A clock that jumps back only makes things wait anew.
 
 use super::evidence::{PathState, View};
-use super::loss::{Blocked, Diagnosis, Loss, Lost, Seen};
+use super::loss::{Blocked, Diagnosis, Direction, Loss, Lost, Seen};
 use super::{NicId, NicReport, NodeReport, Thresholds, diagnose_view};
 use crate::probe::HELLO_INTERVAL_MS;
 use crate::wiring::NodeCabling;
@@ -128,7 +128,7 @@ impl Memory {
         self.unwell.extend(silent.map(|node| Sign::Reports(node.clone())));
         let all_told_ms = fresh().map(told_ms).min().unwrap_or(now_ms);
         let mut diagnosis = diagnose_view(networks, &view);
-        self.keep(&view, &mut diagnosis);
+        self.keep(networks, &view, &mut diagnosis);
         self.hold_back(now_ms, all_told_ms, &mut diagnosis);
         diagnosis
     }
@@ -189,16 +189,22 @@ impl Memory {
         young
     }
 
-    /// Puts in what was named and is not found, while nobody has found it well.
-    fn keep(&self, view: &View<'_>, diagnosis: &mut Diagnosis) {
+    /// Puts in what was named and is not found, while nobody has found it well, and takes out what that explains.
+    fn keep(&self, networks: &[StorageNetwork], view: &View<'_>, diagnosis: &mut Diagnosis) {
         let found: BTreeSet<String> = diagnosis.losses.iter().map(|loss| loss.what.id()).collect();
-        let is_explained = found.iter().any(|id| !self.kept.contains_key(id));
+        let new = diagnosis.losses.iter().filter(|loss| !self.kept.contains_key(&loss.what.id()));
+        let new: Vec<&Loss> = new.collect();
         let unfound = self.kept.iter().filter(|(id, _)| !found.contains(*id)).map(|(_, loss)| loss);
-        let still = unfound.filter(|loss| match &loss.what {
-            Lost::Node { node } => !view.reports(node) && view.may_be_gone(node),
-            _ => !is_explained && are_dead(view, &loss.evidence),
+        let still = unfound.filter(|kept| {
+            if let Lost::Node { node } = &kept.what {
+                return !view.reports(node) && view.may_be_gone(node);
+            }
+            let explains = |loss: &&Loss| !covers(kept, loss) && may_explain(networks, loss, kept);
+            !new.iter().any(explains) && are_dead(view, &kept.evidence)
         });
-        diagnosis.losses.extend(still.cloned());
+        let still: Vec<Loss> = still.cloned().collect();
+        diagnosis.losses.retain(|loss| !still.iter().any(|kept| covers(kept, loss)));
+        diagnosis.losses.extend(still);
     }
 
     /// Takes out what is not to be named yet.
@@ -279,6 +285,44 @@ fn are_dead(view: &View<'_>, evidence: &[Seen]) -> bool {
         }
     }
     is_any_dead
+}
+
+/// Whether what is found is only what can be seen of what was named, while somebody does not report or hellos come late.
+fn covers(named: &Loss, found: &Loss) -> bool {
+    match (&named.what, &found.what) {
+        (Lost::RoomLink { network, .. }, Lost::RoomLink { network: other, direction, .. }) => {
+            network == other && matches!(direction, Direction::AtLeast { .. })
+        }
+        (_, Lost::Path { network, from, to }) => named.evidence.iter().any(|seen| {
+            matches!(seen, Seen::NotHeard { by, peer, network: of, .. } if (by, peer, of) == (to, from, network))
+        }),
+        _ => false,
+    }
+}
+
+/// Whether what is found may be why paths are dead by which something else was named: it is of the same storage network, or of a node at their ends.
+fn may_explain(networks: &[StorageNetwork], found: &Loss, named: &Loss) -> bool {
+    let of_network = |index: StorageNetworkIndex| {
+        let is_of = |seen: &Seen| matches!(seen, Seen::NotHeard { network, .. } if *network == index);
+        named.evidence.iter().any(is_of)
+    };
+    if let Lost::Node { node } = &found.what {
+        let is_end =
+            |seen: &Seen| matches!(seen, Seen::NotHeard { by, peer, .. } if by == node || peer == node);
+        return named.evidence.iter().any(is_end);
+    }
+    if matches!(found.what, Lost::Path { .. }) {
+        return false;
+    }
+    found.evidence.iter().any(|seen| match seen {
+        Seen::NotHeard { network, .. } | Seen::Heard { network, .. } => of_network(*network),
+        Seen::NoCarrier { adapter, .. }
+        | Seen::NoNeighbour { adapter, .. }
+        | Seen::CarrierBack { adapter, .. } => {
+            networks.iter().any(|one| one.adapter == *adapter && of_network(one.index))
+        }
+        Seen::NoReport { .. } | Seen::ComesAndGoes { .. } => false,
+    })
 }
 
 /// Whether it is a path alone, which is what is said when nothing explains it.

@@ -524,6 +524,11 @@ fn a_room_link_that_is_named_stays_so_until_it_is_heard_or_explained() {
         for path in unsteady.iter_mut().flat_map(|report| &mut report.paths) {
             path.late_ms_ago = Some(100);
         }
+        // One of the other room does not report, and another network has a cable that is pulled.
+        let mut unreported = reports.clone();
+        unreported[3].age_ms = 1500;
+        let faults = vec![Fault::RoomLink(1, cut), Fault::Pulled(1, 2)];
+        let beside = World { spec: spec.clone(), faults, when: When::Soon }.reports();
         let mut heard = reports.clone();
         set_heard(&mut heard, 1, 3, 1, 100);
         let switch = World { spec: spec.clone(), faults: vec![Fault::Tor(1)], when: When::Soon }.reports();
@@ -536,6 +541,11 @@ fn a_room_link_that_is_named_stays_so_until_it_is_heard_or_explained() {
         assert_eq!(named(200, &reports), [expected]);
         assert_eq!(named(400, &wavering), [expected], "a path inside a room is silent for a moment");
         assert_eq!(named(600, &unsteady), [expected], "hellos come late everywhere");
+        assert_eq!(named(650, &unreported), [expected], "some do not report");
+        let mut both = beside.clone();
+        set_heard(&mut both, 1, 2, 1, 800);
+        set_heard(&mut both, 2, 1, 1, 800);
+        assert_eq!(named(700, &both), [expected], "something else is lost, and not named yet");
         assert_eq!(named(800, &heard), Vec::<String>::new(), "it is well, or not all of it is lost");
         assert_eq!(named(30_000, &reports), [expected]);
         assert_eq!(named(31_000, &switch), Vec::<String>::new(), "a switch explains it, once all have told");

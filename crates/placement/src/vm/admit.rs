@@ -74,7 +74,7 @@ pub fn admit(cluster: &Cluster, vms: &Vms, id: VmId, spec: &VmSpec) -> Result<()
     is_its_own(vms, id, spec)?;
     let mut all = vms.clone();
     all.insert(id, Vm { spec: spec.clone(), now: Now::Off(None) });
-    let lacks = all_lacking(cluster, &zones, all);
+    let lacks = all_lacking(cluster, &zones, all, should_run);
     if lacks.is_empty() { Ok(()) } else { Err(NotAdmitted::Capacity(lacks)) }
 }
 
@@ -91,10 +91,11 @@ pub fn admit_placement(
     let mut all = vms.clone();
     let Some(vm) = all.get_mut(&id) else { return Ok(()) };
     vm.spec.placement = placement.clone();
-    let before = all_lacking(cluster, &zones, vms.clone());
+    // Who was off because of its own strictness is off no less otherwise.
+    let before = all_lacking(cluster, &zones, vms.clone(), |_, _| true);
     let lacked = |lack: &Lack| before.iter().find(|before| before.lost == lack.lost).map(|lack| &lack.vms);
     let is_new = |lack: &Lack| lacked(lack).is_none_or(|before| !lack.vms.is_subset(before));
-    let lacks: Vec<Lack> = all_lacking(cluster, &zones, all).into_iter().filter(is_new).collect();
+    let lacks: Vec<Lack> = all_lacking(cluster, &zones, all, should_run).into_iter().filter(is_new).collect();
     if lacks.is_empty() { Ok(()) } else { Err(NotAdmitted::Capacity(lacks)) }
 }
 
@@ -113,14 +114,23 @@ fn two_racks<'a>(
 }
 
 /// What is missing with all racks there, and with each of them lost.
-fn all_lacking(cluster: &Cluster, zones: &BTreeSet<&ZoneName>, vms: Vms) -> Vec<Lack> {
+fn all_lacking(
+    cluster: &Cluster,
+    zones: &BTreeSet<&ZoneName>,
+    vms: Vms,
+    counts: impl Fn(&VmSpec, Option<&ZoneName>) -> bool,
+) -> Vec<Lack> {
     let (well, all) = settled(cluster, vms);
-    let mut lacks: Vec<Lack> = lacking(well, None, &all).into_iter().collect();
+    let counts = |lost| {
+        let (all, counts) = (&all, &counts);
+        move |vm: &VmId| all.get(vm).is_none_or(|vm| counts(&vm.spec, lost))
+    };
+    let mut lacks: Vec<Lack> = lacking(well, None, counts(None)).into_iter().collect();
     for zone in zones {
         let mut lost = healthy(cluster);
         let in_rack = lost.nodes.values_mut().filter(|node| node.zone == **zone);
         in_rack.for_each(|node| node.state = NodeState::Down);
-        lacks.extend(lacking(planned(&lost, &all), Some(zone), &all));
+        lacks.extend(lacking(planned(&lost, &all), Some(zone), counts(Some(*zone))));
     }
     lacks
 }
@@ -170,13 +180,14 @@ fn settled(cluster: &Cluster, mut vms: Vms) -> (Planned, Vms) {
     (now, vms)
 }
 
-/// What those lack that do not run and should: the strict of the lost rack should not.
-fn lacking(mut planned: Planned, lost: Option<&ZoneName>, vms: &Vms) -> Option<Lack> {
-    let is_tied = |vm: &VmId| {
-        let placement = vms.get(vm).map(|vm| &vm.spec.placement);
-        placement.is_some_and(|placement| placement.is_strict() && placement.home() == lost)
-    };
-    let without: Vec<&Asked> = planned.without.iter().filter(|asked| !is_tied(&asked.vm)).collect();
+/// Whether one should run with that rack lost: the strict of it should not.
+fn should_run(spec: &VmSpec, lost: Option<&ZoneName>) -> bool {
+    !(spec.placement.is_strict() && spec.placement.home() == lost)
+}
+
+/// What those lack that do not run and count.
+fn lacking(mut planned: Planned, lost: Option<&ZoneName>, counts: impl Fn(&VmId) -> bool) -> Option<Lack> {
+    let without: Vec<&Asked> = planned.without.iter().filter(|asked| counts(&asked.vm)).collect();
     let (bytes, cores) = planned.rooms.force(without.iter().copied());
     let vms: BTreeSet<VmId> = without.iter().map(|asked| asked.vm).collect();
     (!vms.is_empty()).then_some(Lack { lost: lost.cloned(), bytes, cores, vms })
