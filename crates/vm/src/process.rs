@@ -250,12 +250,10 @@ fn holder(places: &Places, lock: &File) -> Result<Option<(Pid, OwnedFd)>, Proces
     };
     // Looked at after the handle is there: what the handle is of has the file open.
     let own = lock.metadata().map_err(file("look at", &places.lock()))?;
-    let Ok(open) = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())) else { return Ok(None) };
     let same = |path: PathBuf| {
         fs::metadata(path).is_ok_and(|file| (file.dev(), file.ino()) == (own.dev(), own.ino()))
     };
-    let mut open = open.flatten();
-    Ok(open.any(|entry| same(entry.path())).then_some((pid, handle)))
+    Ok(descriptors(pid).into_iter().any(same).then_some((pid, handle)))
 }
 
 /// Whether nothing of a virtual machine is there: its lock is free.
@@ -359,6 +357,21 @@ fn read_record(places: &Places) -> Result<Record, ProcessError> {
     let path = places.record();
     let text = fs::read(&path).map_err(file("read", &path))?;
     serde_json::from_slice(&text).map_err(|source| ProcessError::Record { path, source })
+}
+
+/// The open files of a process: of its first thread that has any. One that is on its way out and waits in the kernel may have no first thread any more, and its files
+/// all the same: they are let go thread by thread (kernel/exit.c, `exit_files`, which comes after `exit_mm`, where I/O in flight is waited for).
+pub fn descriptors(pid: Pid) -> Vec<PathBuf> {
+    let paths = |dir: PathBuf| -> Vec<PathBuf> {
+        fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    };
+    let process = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
+    let own = paths(process.join("fd"));
+    if !own.is_empty() {
+        return own;
+    }
+    let threads = paths(process.join("task")).into_iter().map(|thread| paths(thread.join("fd")));
+    threads.into_iter().find(|open| !open.is_empty()).unwrap_or_default()
 }
 
 /// Whether no thread of a process returns to user mode.

@@ -126,12 +126,13 @@ impl LabNode {
         Ok(found.status == 0)
     }
 
-    /// Whether a virtual machine's process is there.
-    pub(crate) async fn has_vm(&self) -> Result<bool, LabError> {
+    /// The processor time that processes of virtual machines have had; `None`: there are none.
+    pub(crate) async fn vms_processor_ms(&self) -> Result<Option<u64>, LabError> {
         let mut hands = self.hands_or_lab_error().await?;
-        let found = hands.run(&["@kill", NOTHING, QEMU]).await;
+        let found = hands.run(&["@usage", QEMU]).await;
         let found = found.map_err(|source| LabError::Hands { node: self.name().to_string(), source })?;
-        Ok(found.status == 0)
+        let times = found.stdout.lines().filter_map(|line| line.split(' ').nth(1)?.parse::<u64>().ok());
+        Ok((found.status == 0).then(|| times.sum()))
     }
 
     /// Ends its agent at once; process 1 starts it again.

@@ -31,6 +31,8 @@ use workload::record::Record;
 
 /// How often consoles are read.
 const READ_EVERY: Duration = Duration::from_millis(50);
+/// A virtual machine that has had no processor time for so long has ended: it beats ten times a second.
+const STANDS_STILL: Duration = Duration::from_millis(500);
 /// How long one read may take.
 const READ_LIMIT: Duration = Duration::from_secs(1);
 
@@ -347,7 +349,7 @@ impl Runner<'_> {
         let Some(node) = seen else { return Ok(Seen::not("it has said nothing yet")) };
         let missing = || LabError::Missing { node: node.to_string() };
         let found = self.lab.nodes().get(&node).ok_or_else(missing)?;
-        if !found.has_vm().await? {
+        if found.vms_processor_ms().await?.is_none() {
             return Ok(Seen::not(format!("it has no process on {node}")));
         }
         self.before_a_fault();
@@ -359,23 +361,23 @@ impl Runner<'_> {
         Ok(self.made(now, &[Made::AgentFrozen { node: node.clone() }]))
     }
 
-    /// Nothing of it runs any more where its agent was stopped.
+    /// Nothing of it runs any more where its agent was stopped: what is left of its process, whose parent that is, has no processor time.
     async fn vm_has_ended(&mut self, within: Duration) -> Result<Seen, RunError> {
         let since = self.last_fault();
         let seen = self.guest.as_ref().and_then(|guest| guest.frozen.clone());
         let Some(node) = seen else { return Ok(Seen::not("no agent was stopped")) };
         let missing = || LabError::Missing { node: node.to_string() };
+        let had = async || self.lab.nodes().get(&node).ok_or_else(missing)?.vms_processor_ms().await;
         loop {
-            let runs = self.lab.nodes().get(&node).ok_or_else(missing)?.has_vm().await?;
-            let after = since.elapsed();
-            if !runs {
+            let (before, after) = (had().await?, since.elapsed());
+            sleep(STANDS_STILL).await;
+            if had().await? == before {
                 let after_ms = milliseconds(after);
                 return Ok(Seen::of(after <= within, format!("after {after_ms} ms")).measuring(after_ms));
             }
             if after > within {
-                return Ok(Seen::not("its process is there"));
+                return Ok(Seen::not("it goes on there"));
             }
-            sleep(READ_EVERY).await;
         }
     }
 

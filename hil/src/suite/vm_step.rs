@@ -51,7 +51,7 @@ pub enum VmStep {
     },
     /// The agent of the node where it had its last write acknowledged is stopped (SIGSTOP): it does nothing any more, and everything else of that node goes on.
     FreezeAgent {},
-    /// On the node whose agent was stopped no process of a virtual machine is left, within a bound from the last fault; the node itself goes on.
+    /// On the node whose agent was stopped no process of a virtual machine has processor time any more, within a bound from the last fault; the node itself goes on.
     Ended {
         /// The bound, milliseconds.
         within_ms: u64,

@@ -5,7 +5,7 @@
 //!
 //! On failure: whoever waits for I/O can't end before that does. [`Left`] says how far they are. What nobody can tell is taken for a claim.
 
-use ::vm::process::is_doomed;
+use ::vm::process::{descriptors, is_doomed};
 use model::VolumeId;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -119,9 +119,7 @@ pub(super) fn is_to_be_killed(pid: Pid) {
 
 /// The numbers of all block devices that a process has open.
 fn devices_of(pid: Pid) -> Vec<u64> {
-    let descriptors =
-        fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).into_iter().flatten().flatten();
-    let open = descriptors.filter_map(|entry| fs::metadata(entry.path()).ok());
+    let open = descriptors(pid).into_iter().filter_map(|path| fs::metadata(path).ok());
     open.filter(|file| file.file_type().is_block_device()).map(|device| device.rdev()).collect()
 }
 
@@ -239,11 +237,11 @@ fn openers(number: u64) -> Vec<Pid> {
     let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = all.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let own = i32::try_from(std::process::id()).unwrap_or_default();
-    let has = |pid: &i32| {
-        let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-        fds.flatten().any(|fd| fs::metadata(fd.path()).is_ok_and(|file| file.rdev() == number))
+    let has = |pid: &Pid| {
+        let mut open = descriptors(*pid).into_iter();
+        open.any(|file| fs::metadata(file).is_ok_and(|file| file.rdev() == number))
     };
-    pids.filter(|pid| *pid != own && has(pid)).filter_map(Pid::from_raw).collect()
+    pids.filter(|pid| *pid != own).filter_map(Pid::from_raw).filter(has).collect()
 }
 
 #[cfg(test)]
