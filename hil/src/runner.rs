@@ -510,8 +510,10 @@ impl<'a> Runner<'a> {
         let since = Instant::now();
         let members = self.cluster.members.len();
         let mut sightings = self.watch.sightings();
-        // A sighting from before the mending proves nothing.
-        let well = |sighting: &Sighting| sighting.at > since && sighting.is_well(members);
+        // What was told before the mending proves nothing: nodes that were off for less than a second have all reported lately.
+        let is_of_now =
+            |sighting: &Sighting| sighting.at > since + Duration::from_millis(sighting.oldest_ms.into());
+        let well = |sighting: &Sighting| is_of_now(sighting) && sighting.is_well(members);
         match timeout_at(deadline, sightings.wait_for(well)).await {
             Ok(Ok(_)) => Seen::held(format!("after {} ms", since.elapsed().as_millis())),
             _ => Seen::not(diagnosis::unwell(&self.watch.sightings().borrow(), members)),

@@ -36,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Sighting {
     /// When.
     pub at: Instant,
+    /// How old the oldest of the reports was that were young enough, ms: what it told was so then.
+    pub oldest_ms: u32,
     /// What is lost, and what can't be told.
     pub diagnosis: Diagnosis,
     /// What is wrong besides, in the order in which it was raised.
@@ -173,6 +175,7 @@ impl Watch {
         }
         let nothing = Sighting {
             at: now,
+            oldest_ms: 0,
             diagnosis: Diagnosis::default(),
             conditions: Vec::new(),
             suspected: 0,
@@ -296,6 +299,7 @@ impl Judge {
             let silent = |member: &&Member| young.iter().all(|report| report.node != member.name);
             tell.send_replace(Sighting {
                 at: Instant::now(),
+                oldest_ms: young.iter().map(|report| report.age_ms).max().unwrap_or_default(),
                 diagnosis,
                 conditions,
                 suspected: attention.suspected(),
@@ -381,6 +385,7 @@ mod tests {
     fn nobody_is_well_before_every_way_was_heard_of_or_with_links_that_are_not_as_planned() {
         let sighting = |paths: &[(u64, u32, u32)]| Sighting {
             at: Instant::now(),
+            oldest_ms: 0,
             diagnosis: Diagnosis::default(),
             conditions: Vec::new(),
             suspected: 0,

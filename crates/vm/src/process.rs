@@ -367,10 +367,13 @@ pub fn descriptors(pid: Pid) -> Vec<PathBuf> {
     };
     let process = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
     let own = paths(process.join("fd"));
-    if !own.is_empty() {
+    let tasks = process.join("task");
+    // Its links are two and its threads (fs/proc/base.c, `proc_task_getattr`). A thread alone has none but those: every kernel thread, for instance.
+    let has_others = || fs::metadata(&tasks).is_ok_and(|tasks| tasks.nlink() > 3);
+    if !own.is_empty() || !has_others() {
         return own;
     }
-    let threads = paths(process.join("task")).into_iter().map(|thread| paths(thread.join("fd")));
+    let threads = paths(tasks).into_iter().map(|thread| paths(thread.join("fd")));
     threads.into_iter().find(|open| !open.is_empty()).unwrap_or_default()
 }
 

@@ -368,10 +368,15 @@ impl Runner<'_> {
         let Some(node) = seen else { return Ok(Seen::not("no agent was stopped")) };
         let missing = || LabError::Missing { node: node.to_string() };
         let had = async || self.lab.nodes().get(&node).ok_or_else(missing)?.vms_processor_ms().await;
+        let mut last = (had().await?, since.elapsed());
         loop {
-            let (before, after) = (had().await?, since.elapsed());
-            sleep(STANDS_STILL).await;
-            if had().await? == before {
+            sleep(READ_EVERY).await;
+            let (at, now) = (since.elapsed(), had().await?);
+            if now != last.0 {
+                last = (now, at);
+            }
+            let (_, after) = last;
+            if at.saturating_sub(after) >= STANDS_STILL {
                 let after_ms = milliseconds(after);
                 return Ok(Seen::of(after <= within, format!("after {after_ms} ms")).measuring(after_ms));
             }
