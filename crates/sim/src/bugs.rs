@@ -26,6 +26,8 @@ pub enum Broken {
     CopyAtOnce,
     /// Drives that are taken to be safe lose their cache with their power.
     LyingCache,
+    /// What an agent decides as the leader's is passed on to whoever leads by then.
+    DecidesForAnother,
 }
 
 impl Broken {
@@ -51,6 +53,7 @@ impl Broken {
                 Self::PathBackAtOnce,
                 Self::CopyAtOnce,
                 Self::LyingCache,
+                Self::DecidesForAnother,
             ];
             let named = |name: String, broken| (kebab(&name), broken);
             let control = Bug::ALL.map(|bug| (bug.name().to_owned(), Self::Control(bug)));

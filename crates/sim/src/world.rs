@@ -61,7 +61,8 @@ pub(crate) enum Event {
     /// A machine's 100 ms: of its run.
     Tick(usize, u32),
     /// A proposal reaches a machine.
-    Propose(usize, Command),
+    /// To whom, what, and the only term in which it is to be taken.
+    Propose(usize, Command, Option<u64>),
     /// A leader tries to commit what it has.
     Commit(usize),
     /// A machine hears how far the log is committed.
@@ -192,6 +193,8 @@ pub(crate) struct Machine {
 
 /// What an agent has in memory.
 pub(crate) struct Agent {
+    /// The term in which it knows that this machine leads: it looks at times.
+    pub(crate) leads: Option<u64>,
     pub(crate) target: Target,
     pub(crate) owners: Vec<Owner>,
     pub(crate) runner: Runner,
@@ -323,7 +326,7 @@ impl World {
         }
         match event {
             Event::Tick(machine, run) => self.tick(machine, run),
-            Event::Propose(machine, command) => self.proposed(machine, command),
+            Event::Propose(machine, command, term) => self.proposed(machine, command, term),
             Event::Commit(machine) => self.commit(machine),
             Event::Seen(machine, index) => self.seen(machine, index),
             Event::Confirm(machine, term, round) => self.confirm(machine, term, round),
@@ -466,7 +469,7 @@ impl World {
 fn whose(event: &Event) -> Option<usize> {
     match event {
         Event::Tick(machine, _)
-        | Event::Propose(machine, _)
+        | Event::Propose(machine, ..)
         | Event::Commit(machine)
         | Event::Seen(machine, _)
         | Event::Confirm(machine, ..)

@@ -368,7 +368,7 @@ impl World {
         self.ask(volume, VolumeCommand::Takeover { owner, lease_over: false });
         if let Some(leader) = self.leader() {
             let command = Command::Volume(volume_id(volume), found.epoch.next(), by_force);
-            self.post(20 * MS, Event::Propose(leader, command));
+            self.post(20 * MS, Event::Propose(leader, command, None));
         }
     }
 }

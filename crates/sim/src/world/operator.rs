@@ -23,7 +23,7 @@ impl World {
             return;
         };
         if let Some(leader) = self.leader() {
-            self.post(500, Event::Propose(leader, Command::Volume(volume_id(volume), epoch, command)));
+            self.post(500, Event::Propose(leader, Command::Volume(volume_id(volume), epoch, command), None));
         }
     }
 
@@ -104,6 +104,8 @@ impl World {
             survivors.iter().filter(|at| self.machines[**at].seat.leading).copied().collect::<Vec<_>>()
         {
             self.deposed(leader);
+            // Its shell begins anew.
+            self.see_leadership(leader);
         }
         for (at, machine) in self.machines.iter_mut().enumerate() {
             let seat = &mut machine.seat;

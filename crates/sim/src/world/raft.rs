@@ -76,8 +76,25 @@ fn is_majority(voters: &Voters, has: impl Fn(NodeId) -> bool) -> bool {
 }
 
 impl World {
-    /// What a machine asks of the ledger: one of each in flight.
+    /// What an agent decides as the leader's: only in the term in which it knows that it is, and by nobody else.
+    pub(crate) fn decide(&mut self, machine: usize, command: Command) {
+        let Some(agent) = &self.machines[machine].agent else { return };
+        let is_for_any = self.bug == Some(Broken::DecidesForAnother);
+        let (seat, leads) = (&self.machines[machine].seat, agent.leads);
+        if is_for_any {
+            self.send_to_leader(machine, command, None);
+        } else if seat.leading && leads == Some(seat.term) {
+            self.send_to_leader(machine, command, leads);
+        }
+    }
+
+    /// What a machine asks of the ledger.
     pub(crate) fn propose(&mut self, machine: usize, command: Command) {
+        self.send_to_leader(machine, command, None);
+    }
+
+    /// To who leads, as far as a machine knows: one of each in flight.
+    fn send_to_leader(&mut self, machine: usize, command: Command, term: Option<u64>) {
         let now = self.now;
         let Some(agent) = self.machines[machine].agent.as_mut() else { return };
         agent.in_flight.retain(|(_, until)| *until > now);
@@ -91,14 +108,15 @@ impl World {
             // What was sent twice, or comes late, must do no harm.
             if self.random.u8(..) < 5 {
                 let late = self.random.u64(..3_000) * MS;
-                self.post(late, Event::Propose(leader, command.clone()));
+                self.post(late, Event::Propose(leader, command.clone(), term));
             }
-            self.post(delay, Event::Propose(leader, command));
+            self.post(delay, Event::Propose(leader, command, term));
         }
     }
 
-    pub(super) fn proposed(&mut self, machine: usize, command: Command) {
-        if !self.lives(machine) || !self.machines[machine].seat.leading {
+    pub(super) fn proposed(&mut self, machine: usize, command: Command, term: Option<u64>) {
+        let seat = &self.machines[machine].seat;
+        if !self.lives(machine) || !seat.leading || term.is_some_and(|term| term != seat.term) {
             return;
         }
         self.raft.pending.push(Pending { command, leader: machine, has: 1 << machine });
@@ -240,15 +258,16 @@ impl World {
     }
 
     pub(super) fn asked(&mut self, leader: usize, machine: usize, request: u64) {
-        if self.lives(leader) && self.machines[leader].seat.leading {
+        if self.lives(leader) {
             let asked = GrantorEvent::Asked(self.machines[machine].node, request);
             self.tell_decider(leader, decider::Event::Lease(asked));
         }
     }
 
+    /// It follows another: what only it had is overwritten. Its agent sees that later.
     pub(super) fn deposed(&mut self, machine: usize) {
         self.machines[machine].seat.leading = false;
-        self.tell_decider(machine, decider::Event::Lease(GrantorEvent::Deposed));
+        self.raft.pending.retain(|pending| pending.leader != machine);
     }
 
     /// Heartbeats of leaders, as they come in; and an election if none come.
@@ -349,7 +368,6 @@ impl World {
         self.tell(|world| format!("node-{} leads, term {}", machine + 1, world.machines[machine].seat.term));
         self.post(300, Event::Commit(machine));
         self.seen(machine, stored);
-        self.tell_decider(machine, decider::Event::Lease(GrantorEvent::Leading));
     }
 
     /// The leader sees to it that those vote who live.
@@ -369,7 +387,7 @@ impl World {
             let Some(set) = voters::wanted(&ledger, &live, &preferred) else { return };
             ClusterCommand::ChangeVoters(set)
         };
-        self.propose(machine, Command::Cluster(command));
+        self.decide(machine, Command::Cluster(command));
     }
 
     /// The volumes that a command is about.

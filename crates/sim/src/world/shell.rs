@@ -6,7 +6,7 @@ use crate::bugs::Broken;
 use control::LegRef;
 use control::bug::Bugs;
 use control::decider::{self, Decider};
-use control::lease::{GrantorEffect, Holder, HolderEffect, HolderTiming};
+use control::lease::{GrantorEffect, GrantorEvent, Holder, HolderEffect, HolderTiming};
 use control::owner::{self, Owner, Timing};
 use control::target::{self, Target};
 use control::vm::runner;
@@ -57,6 +57,7 @@ impl World {
         let first = self.clock(machine).0;
         let runner = self.runner(machine, node);
         let agent = Agent {
+            leads: None,
             target,
             owners,
             runner,
@@ -109,6 +110,7 @@ impl World {
         if self.machines[machine].agent.is_none() {
             return;
         }
+        self.see_leadership(machine);
         self.raft_tick(machine);
         self.listen(machine);
         if self.machines[machine].rack.is_some() {
@@ -119,6 +121,29 @@ impl World {
             }
         }
         self.look(machine);
+    }
+
+    /// Whether an agent takes itself for the leader's.
+    fn leads(&self, machine: usize) -> bool {
+        self.machines[machine].agent.as_ref().is_some_and(|agent| agent.leads.is_some())
+    }
+
+    /// An agent sees whether its machine leads, later than that begins and ends.
+    pub(crate) fn see_leadership(&mut self, machine: usize) {
+        let seat = &self.machines[machine].seat;
+        let leads = seat.leading.then_some(seat.term);
+        let Some(agent) = self.machines[machine].agent.as_mut() else { return };
+        let before = std::mem::replace(&mut agent.leads, leads);
+        if leads == before {
+            return;
+        }
+        for (event, is_so) in
+            [(GrantorEvent::Deposed, before.is_some()), (GrantorEvent::Leading, leads.is_some())]
+        {
+            if is_so {
+                self.tell_decider(machine, decider::Event::Lease(event));
+            }
+        }
     }
 
     /// Heartbeats of all that live.
@@ -137,7 +162,7 @@ impl World {
                 let event = if silent { owner::Event::Silent(node) } else { owner::Event::Heard(node) };
                 self.tell_owners(machine, &event);
             }
-            if heard && self.machines[machine].seat.leading {
+            if heard && self.leads(machine) {
                 self.tell_decider(machine, decider::Event::Heard(node));
             }
         }
@@ -148,7 +173,7 @@ impl World {
         self.tell_target(machine, target::Event::Look);
         self.tell_owners(machine, &owner::Event::Look);
         self.tell_runner(machine, &runner::Event::Look);
-        if self.machines[machine].seat.leading {
+        if self.leads(machine) {
             self.tell_decider(machine, decider::Event::Look);
         }
     }
@@ -158,7 +183,7 @@ impl World {
         let Some(agent) = self.machines[machine].agent.as_mut() else { return };
         for effect in agent.decider.step(now, &ledger, event) {
             match effect {
-                decider::Effect::Propose(command) => self.propose(machine, command),
+                decider::Effect::Propose(command) => self.decide(machine, command),
                 decider::Effect::Lease(GrantorEffect::Confirm(round)) => {
                     let term = self.machines[machine].seat.term;
                     let trip = 200 + self.random.u64(..600);

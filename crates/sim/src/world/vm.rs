@@ -433,7 +433,7 @@ impl World {
     /// Asks the ledger about virtual machines.
     pub(super) fn ask_vms(&mut self, command: VmsCommand) {
         if let Some(leader) = self.leader() {
-            self.post(500, Event::Propose(leader, Command::Vms(command)));
+            self.post(500, Event::Propose(leader, Command::Vms(command), None));
         }
     }
 
@@ -441,7 +441,7 @@ impl World {
     pub(super) fn ask_vm(&mut self, vm: usize, command: VmCommand) {
         let generation = self.ledger().vms.all.get(&vm_id(vm)).map(|vm| vm.generation);
         if let (Some(leader), Some(generation)) = (self.leader(), generation) {
-            self.post(500, Event::Propose(leader, Command::Vm(vm_id(vm), generation, command)));
+            self.post(500, Event::Propose(leader, Command::Vm(vm_id(vm), generation, command), None));
         }
     }
 
