@@ -122,10 +122,10 @@ impl VmsError {
             Self::NotAdmitted { why: NotAdmitted::Capacity(_), .. } => {
                 "make it smaller, or less strict, or delete others; `twinrack node list` shows what nodes have"
             }
-            Self::NotPlaced { why: NotAdmitted::Capacity(_), .. } => {
+            Self::NotPlaced { .. } => {
                 "leave it less strict, or delete others or make them less strict; `twinrack node list` shows what nodes have"
             }
-            Self::NotAdmitted { why: NotAdmitted::NotTwoRacks(_), .. } | Self::NotPlaced { .. } => {
+            Self::NotAdmitted { why: NotAdmitted::NotTwoRacks(_), .. } => {
                 "let a node of the other rack join first"
             }
             Self::NotAdmitted { .. } | Self::Another { .. } => {

@@ -7,7 +7,7 @@
 //! Invariants: nobody is ended whose lease a living agent would still go by: it has ended its users before. It goes by the note of the lease alone ([`LeaseNote`]), read twice: what is
 //! read while it is written may be neither the old one nor the new one.
 //!
-//! On failure: it is tried again until nobody is left who could use a volume, or hear of what it did.
+//! On failure: it is tried again, as long as there is a volume that could be used. What is mounted, or a loop device, has no process: that costs the node, when an agent is back.
 
 use super::lease_note::{self, LeaseNote};
 use super::openers;
@@ -16,9 +16,12 @@ use crate::clock;
 use control::Moment;
 use control::member::Timing;
 use model::BootId;
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::thread::sleep;
 use std::time::Duration;
-use storage::kernel::StepError;
 
 /// Between two looks at a note that ends soon.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -28,54 +31,83 @@ const LOOK_SELDOM: Duration = Duration::from_millis(500);
 /// Guards for as long as the machine is up.
 pub(crate) fn guard(boot: BootId) -> ! {
     let before = Timing::default().holder.stop_left_before;
-    let mut seen = Notes::default();
+    let noted = || LeaseNote::open(lease_note::FILE.as_ref(), boot).map_or(Moment(0), |note| note.end());
+    let (mut seen, mut said) = (Notes::default(), String::new());
     loop {
-        let end = LeaseNote::open(lease_note::FILE.as_ref(), boot).map_or(Moment(0), |note| note.end());
-        let now = Moment(clock::uptime_ms());
+        let (end, now) = (noted(), Moment(clock::uptime_ms()));
         if seen.is_over(now.after(before), end) {
-            match end_all() {
-                Ok(0) => seen.ended = end,
-                Ok(left) => eprintln!("twinrackd: {left} users have not ended whose lease is over"),
-                Err(error) => {
-                    eprintln!("twinrackd: can't see who has volumes open: {}", crate::chain(&error));
+            let what = match end_users(|| noted() == end) {
+                Ok(Users::None) => {
+                    seen.ended = end;
+                    String::new()
                 }
+                Ok(Users::Ended(0)) => "users have ended whose lease is over".to_owned(),
+                Ok(Users::Ended(left)) => format!("{left} users have not ended yet whose lease is over"),
+                Err(error) => format!("can't see who has volumes open: {}", crate::chain(&*error)),
+            };
+            if what != said && !what.is_empty() {
+                eprintln!("twinrackd: {what}");
             }
+            said = what;
         }
         sleep(seen.rest(now.after(before), end));
     }
 }
 
-/// Ends everybody who has a volume open, but for agents; how many are left who may go on. Those that wait because the agent had them wait could not even be killed.
-fn end_all() -> Result<usize, StepError> {
+/// What was found.
+enum Users {
+    /// No volume is there that anybody could use.
+    None,
+    /// They were ended; how many of them may go on.
+    Ended(usize),
+}
+
+/// Ends everybody who has a volume open, agents left out, if it is still so that they have no lease when they have been found. What waits in a device dies as well: it is
+/// sent the signal like all others, and never returns.
+fn end_users(is_still_so: impl Fn() -> bool) -> Result<Users, Box<dyn Error>> {
     let engine = engine_of_nobody()?;
-    if let Err(error) = engine.let_users_go_on() {
-        eprintln!("twinrackd: users may wait yet: {}", crate::chain(&error));
+    let volumes = engine.open_volumes()?;
+    if volumes.is_empty() {
+        return Ok(Users::None);
     }
-    let mut left = 0;
-    for volume in engine.open_volumes()? {
-        left += openers::end(&engine.users_devices(volume)?);
+    // One that can't be looked at must not save the users of the others.
+    let (mut devices, mut unknown) = (BTreeSet::new(), None);
+    for volume in volumes {
+        match engine.users_devices(volume) {
+            Ok(paths) => {
+                devices.extend(paths.iter().filter_map(|path| Some(fs::metadata(path).ok()?.rdev())));
+            }
+            Err(error) => unknown = Some(error),
+        }
     }
-    Ok(left)
+    let users = openers::users(&devices)?;
+    let left = if is_still_so() { openers::end(&users) } else { 0 };
+    unknown.map_or(Ok(Users::Ended(left)), |error| Err(error.into()))
 }
 
 /// What was read so far.
 #[derive(Debug, Default)]
 struct Notes {
     last: Moment,
-    /// The end of the lease whose users have ended. Others come only with another.
+    /// The end of the lease when there was nothing more to be used. Other users come only with another.
     ended: Moment,
+    /// How often it was over already.
+    tries: u32,
 }
 
 impl Notes {
     /// Whether that lease ends by then, and there may be users. Zero is none.
     fn is_over(&mut self, by: Moment, end: Moment) -> bool {
         let is_read_twice = std::mem::replace(&mut self.last, end) == end;
-        is_read_twice && end != Moment(0) && end != self.ended && by >= end
+        let is_over = is_read_twice && end != Moment(0) && end != self.ended && by >= end;
+        self.tries = if is_over { self.tries.saturating_add(1) } else { 0 };
+        is_over
     }
 
     /// How long to wait until the next look.
     fn rest(&self, by: Moment, end: Moment) -> Duration {
-        if end == self.ended { LOOK_SELDOM } else { end.since(by).clamp(LOOK_EVERY, LOOK_SELDOM) }
+        let least = LOOK_EVERY.saturating_mul(1 << self.tries.min(5)).min(LOOK_SELDOM);
+        if end == self.ended { LOOK_SELDOM } else { end.since(by).clamp(least, LOOK_SELDOM) }
     }
 }
 
@@ -104,10 +136,17 @@ mod tests {
 
     #[test]
     fn what_ends_soon_is_looked_at_often() {
-        let notes = Notes { last: Moment(3000), ended: Moment(0) };
-        let rest = |by| notes.rest(Moment(by), Moment(3000));
-        assert_eq!(rest(500), LOOK_SELDOM);
-        assert_eq!(rest(2800), Duration::from_millis(200));
-        assert_eq!(rest(2990), LOOK_EVERY);
+        let mut notes = Notes { last: Moment(3000), ..Notes::default() };
+        let end = Moment(3000);
+        assert_eq!(notes.rest(Moment(500), end), LOOK_SELDOM);
+        assert_eq!(notes.rest(Moment(2800), end), Duration::from_millis(200));
+        assert_eq!(notes.rest(Moment(2990), end), LOOK_EVERY);
+        // Those that do not end, less and less often.
+        let mut rests_ms = Vec::new();
+        for _ in 0..5 {
+            assert!(notes.is_over(end, end));
+            rests_ms.push(notes.rest(end, end).as_millis());
+        }
+        assert_eq!(rests_ms, [100, 200, 400, 500, 500]);
     }
 }

@@ -10,8 +10,9 @@ use model::VolumeId;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
@@ -215,21 +216,35 @@ fn is_going(pid: Pid) -> bool {
     threads.is_ok_and(|threads| threads.flatten().any(stays)) && is_doomed(pid)
 }
 
-/// Ends at once everybody who has any of these block devices open, but for agents, and waits for nobody; how many of them may go on. Nothing is opened for it: another
-/// process may be about to take the device away.
-pub(super) fn end(devices: &[PathBuf]) -> usize {
-    let own = fs::read_link("/proc/self/exe").ok();
-    let is_agent = |pid: &Pid| {
-        let exe = fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).ok();
-        exe.is_some() && exe == own
-    };
-    let numbers = devices.iter().filter_map(|device| fs::metadata(device).ok()).map(|device| device.rdev());
-    let found: Vec<Pid> = numbers.flat_map(openers).filter(|pid| !is_agent(pid)).collect();
-    for pid in &found {
+/// Who has any of these block devices open, agents left out. One walk for all of them, and nothing is opened for it: another process may be about to take a device away.
+pub(super) fn users(devices: &BTreeSet<u64>) -> io::Result<Vec<Pid>> {
+    let own = program_of("self");
+    let is_agent = |pid: &Pid| own.is_some() && program_of(&pid.as_raw_nonzero().to_string()) == own;
+    let all = fs::read_dir("/proc")?.collect::<io::Result<Vec<_>>>()?;
+    let pids =
+        all.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw));
+    Ok(pids.filter(|pid| has_any(*pid, devices) && !is_agent(pid)).collect())
+}
+
+/// What a process runs; of one that was replaced meanwhile, what it was.
+fn program_of(process: &str) -> Option<PathBuf> {
+    let program = fs::read_link(format!("/proc/{process}/exe")).ok()?;
+    let name = program.to_string_lossy();
+    Some(PathBuf::from(name.strip_suffix(" (deleted)").unwrap_or(&name)))
+}
+
+/// Ends these at once; how many of them may go on.
+pub(super) fn end(users: &[Pid]) -> usize {
+    for pid in users {
         // It may have ended by itself.
         let _ = kill_process(*pid, Signal::KILL);
     }
-    found.iter().filter(|pid| !is_doomed(**pid)).count()
+    users.iter().filter(|pid| !is_doomed(**pid)).count()
+}
+
+fn has_any(pid: Pid, devices: &BTreeSet<u64>) -> bool {
+    let is_one = |file: fs::Metadata| file.file_type().is_block_device() && devices.contains(&file.rdev());
+    descriptors(pid).into_iter().any(|file| fs::metadata(file).is_ok_and(is_one))
 }
 
 /// Processes with a descriptor of the device, this one left out.
@@ -237,11 +252,8 @@ fn openers(number: u64) -> Vec<Pid> {
     let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = all.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let own = i32::try_from(std::process::id()).unwrap_or_default();
-    let has = |pid: &Pid| {
-        let mut open = descriptors(*pid).into_iter();
-        open.any(|file| fs::metadata(file).is_ok_and(|file| file.rdev() == number))
-    };
-    pids.filter(|pid| *pid != own).filter_map(Pid::from_raw).filter(has).collect()
+    let devices = BTreeSet::from([number]);
+    pids.filter(|pid| *pid != own).filter_map(Pid::from_raw).filter(|pid| has_any(*pid, &devices)).collect()
 }
 
 #[cfg(test)]

@@ -290,8 +290,15 @@ fn are_dead(view: &View<'_>, evidence: &[Seen]) -> bool {
 /// Whether what is found is only what can be seen of what was named, while somebody does not report or hellos come late.
 fn covers(named: &Loss, found: &Loss) -> bool {
     match (&named.what, &found.what) {
-        (Lost::RoomLink { network, .. }, Lost::RoomLink { network: other, direction, .. }) => {
-            network == other && matches!(direction, Direction::AtLeast { .. })
+        (
+            Lost::RoomLink { network, direction: named, .. },
+            Lost::RoomLink { network: other, direction: Direction::AtLeast { from, .. }, .. },
+        ) => {
+            let is_part = match named {
+                Direction::Both => true,
+                Direction::OneWay { from: own, .. } | Direction::AtLeast { from: own, .. } => own == from,
+            };
+            network == other && is_part
         }
         (_, Lost::Path { network, from, to }) => named.evidence.iter().any(|seen| {
             matches!(seen, Seen::NotHeard { by, peer, network: of, .. } if (by, peer, of) == (to, from, network))

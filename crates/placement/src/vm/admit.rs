@@ -70,7 +70,10 @@ impl std::fmt::Display for Lack {
 ///
 /// `vms` are all that there are, whether they shall run at the moment or not.
 pub fn admit(cluster: &Cluster, vms: &Vms, id: VmId, spec: &VmSpec) -> Result<(), NotAdmitted> {
-    let zones = two_racks(cluster, &spec.placement)?;
+    let zones = zones_with(cluster, &spec.placement)?;
+    if zones.len() != 2 {
+        return Err(NotAdmitted::NotTwoRacks(zones.len()));
+    }
     is_its_own(vms, id, spec)?;
     let mut all = vms.clone();
     all.insert(id, Vm { spec: spec.clone(), now: Now::Off(None) });
@@ -87,7 +90,8 @@ pub fn admit_placement(
     id: VmId,
     placement: &VmPlacement,
 ) -> Result<(), NotAdmitted> {
-    let zones = two_racks(cluster, placement)?;
+    // When a rack is gone for good it must be possible to leave it.
+    let zones = zones_with(cluster, placement)?;
     let mut all = vms.clone();
     let Some(vm) = all.get_mut(&id) else { return Ok(()) };
     vm.spec.placement = placement.clone();
@@ -99,14 +103,12 @@ pub fn admit_placement(
     if lacks.is_empty() { Ok(()) } else { Err(NotAdmitted::Capacity(lacks)) }
 }
 
-fn two_racks<'a>(
+/// The cluster's zones, of which its home must be one.
+fn zones_with<'a>(
     cluster: &'a Cluster,
     placement: &VmPlacement,
 ) -> Result<BTreeSet<&'a ZoneName>, NotAdmitted> {
     let zones: BTreeSet<&ZoneName> = cluster.nodes.values().map(|node| &node.zone).collect();
-    if zones.len() != 2 {
-        return Err(NotAdmitted::NotTwoRacks(zones.len()));
-    }
     match placement.home().filter(|home| !zones.contains(home)) {
         Some(home) => Err(NotAdmitted::NoSuchZone(home.clone())),
         None => Ok(zones),

@@ -66,6 +66,7 @@ fn nothing_of_it_may_be_another_s() {
     let mut one = cluster.clone();
     one.nodes.remove(&NodeId(2));
     assert_eq!(admit(&one, &vms, VmId(9), &good), Err(NotAdmitted::NotTwoRacks(1)));
+    assert_eq!(admit_placement(&one, &vms, VmId(1), &strict(1)), Ok(()), "the other rack is gone for good");
 }
 
 /// What is missing already may be mended, whether at once or not.
