@@ -223,7 +223,9 @@ pub(super) fn users(devices: &BTreeSet<u64>) -> io::Result<Vec<Pid>> {
     let all = fs::read_dir("/proc")?.collect::<io::Result<Vec<_>>>()?;
     let pids =
         all.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw));
-    Ok(pids.filter(|pid| has_any(*pid, devices) && !is_agent(pid)).collect())
+    // Character devices have numbers of their own.
+    let is_one = |file: &fs::Metadata| file.file_type().is_block_device() && devices.contains(&file.rdev());
+    Ok(pids.filter(|pid| has_open(*pid, is_one) && !is_agent(pid)).collect())
 }
 
 /// What a process runs; of one that was replaced meanwhile, what it was.
@@ -242,9 +244,8 @@ pub(super) fn end(users: &[Pid]) -> usize {
     users.iter().filter(|pid| !is_doomed(**pid)).count()
 }
 
-fn has_any(pid: Pid, devices: &BTreeSet<u64>) -> bool {
-    let is_one = |file: fs::Metadata| file.file_type().is_block_device() && devices.contains(&file.rdev());
-    descriptors(pid).into_iter().any(|file| fs::metadata(file).is_ok_and(is_one))
+fn has_open(pid: Pid, is_one: impl Fn(&fs::Metadata) -> bool) -> bool {
+    descriptors(pid).into_iter().any(|file| fs::metadata(file).is_ok_and(|file| is_one(&file)))
 }
 
 /// Processes with a descriptor of the device, this one left out.
@@ -252,8 +253,8 @@ fn openers(number: u64) -> Vec<Pid> {
     let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = all.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let own = i32::try_from(std::process::id()).unwrap_or_default();
-    let devices = BTreeSet::from([number]);
-    pids.filter(|pid| *pid != own).filter_map(Pid::from_raw).filter(|pid| has_any(*pid, &devices)).collect()
+    let is_one = |file: &fs::Metadata| file.rdev() == number;
+    pids.filter(|pid| *pid != own).filter_map(Pid::from_raw).filter(|pid| has_open(*pid, is_one)).collect()
 }
 
 #[cfg(test)]
