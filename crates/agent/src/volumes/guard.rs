@@ -41,8 +41,10 @@ pub(crate) fn guard(boot: BootId) -> ! {
                     seen.ended = end;
                     String::new()
                 }
-                Ok(Users::Ended(0)) => "users have ended whose lease is over".to_owned(),
-                Ok(Users::Ended(left)) => format!("{left} users have not ended yet whose lease is over"),
+                Ok(Users::Ended { count: 0, .. }) => String::new(),
+                Ok(Users::Ended { count, left }) => {
+                    format!("{count} users were ended whose lease is over; {left} of them may go on yet")
+                }
                 Err(error) => format!("can't see who has volumes open: {}", crate::chain(&*error)),
             };
             if what != said && !what.is_empty() {
@@ -58,8 +60,8 @@ pub(crate) fn guard(boot: BootId) -> ! {
 enum Users {
     /// No volume is there that anybody could use.
     None,
-    /// They were ended; how many of them may go on.
-    Ended(usize),
+    /// So many were ended, none if they have a lease after all; how many of them may go on.
+    Ended { count: usize, left: usize },
 }
 
 /// Ends everybody who has a volume open, agents left out, if it is still so that they have no lease when they have been found. What waits in a device dies as well: it is
@@ -81,8 +83,9 @@ fn end_users(is_still_so: impl Fn() -> bool) -> Result<Users, Box<dyn Error>> {
         }
     }
     let users = openers::users(&devices)?;
-    let left = if is_still_so() { openers::end(&users) } else { 0 };
-    unknown.map_or(Ok(Users::Ended(left)), |error| Err(error.into()))
+    let users = if is_still_so() { users } else { Vec::new() };
+    let ended = Users::Ended { count: users.len(), left: openers::end(&users) };
+    unknown.map_or(Ok(ended), |error| Err(error.into()))
 }
 
 /// What was read so far.

@@ -220,12 +220,10 @@ fn is_going(pid: Pid) -> bool {
 pub(super) fn users(devices: &BTreeSet<u64>) -> io::Result<Vec<Pid>> {
     let own = program_of("self");
     let is_agent = |pid: &Pid| own.is_some() && program_of(&pid.as_raw_nonzero().to_string()) == own;
-    let all = fs::read_dir("/proc")?.collect::<io::Result<Vec<_>>>()?;
-    let pids =
-        all.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw));
     // Character devices have numbers of their own.
     let is_one = |file: &fs::Metadata| file.file_type().is_block_device() && devices.contains(&file.rdev());
-    Ok(pids.filter(|pid| has_open(*pid, is_one) && !is_agent(pid)).collect())
+    let all = fs::read_dir("/proc")?.collect::<io::Result<Vec<_>>>()?;
+    Ok(all.iter().filter_map(pid_of).filter(|pid| has_open(*pid, is_one) && !is_agent(pid)).collect())
 }
 
 /// What a process runs; of one that was replaced meanwhile, what it was.
@@ -248,13 +246,17 @@ fn has_open(pid: Pid, is_one: impl Fn(&fs::Metadata) -> bool) -> bool {
     descriptors(pid).into_iter().any(|file| fs::metadata(file).is_ok_and(|file| is_one(&file)))
 }
 
+fn pid_of(entry: &fs::DirEntry) -> Option<Pid> {
+    entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)
+}
+
 /// Processes with a descriptor of the device, this one left out.
 fn openers(number: u64) -> Vec<Pid> {
-    let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = all.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let own = i32::try_from(std::process::id()).unwrap_or_default();
+    let own = rustix::process::getpid();
     let is_one = |file: &fs::Metadata| file.rdev() == number;
-    pids.filter(|pid| *pid != own).filter_map(Pid::from_raw).filter(|pid| has_open(*pid, is_one)).collect()
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let others = all.filter_map(|entry| pid_of(&entry)).filter(|pid| *pid != own);
+    others.filter(|pid| has_open(*pid, is_one)).collect()
 }
 
 #[cfg(test)]

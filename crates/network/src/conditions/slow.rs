@@ -176,7 +176,7 @@ impl Usual {
             for (place, pairs) in Pairs::new(network, known_good, cables, troubled).places() {
                 let is_left_over = self.is_left_over(now_ms, network.index, &pairs);
                 let stands_out = self.stands_out(network.index, &pairs, &here, is_across)
-                    && self.is_not_its_nodes(network.index, &place, &pairs, &shown);
+                    && self.is_not_its_nodes(network.index, (&place, &pairs), &here, &shown);
                 if is_left_over || !stands_out {
                     continue;
                 }
@@ -225,8 +225,7 @@ impl Usual {
         let of = |node: &NodeName| least_us(&|pair| pair.0 == node || pair.1 == node);
         let across_us = if is_across(alone) { least_us(&is_across) } else { 0 };
         let common_us = of(alone.0).max(of(alone.1)).max(across_us).max(0);
-        let known = self.known.get(&key(network, alone));
-        known.is_some_and(|known| here[alone].1 - common_us >= known.slow_from_us())
+        self.is_enough(network, alone, here[alone].1 - common_us)
     }
 
     /// Whether a NIC or a pair shows so much more than the other storage NICs of its nodes do, by the median of each node's pairs there:
@@ -234,8 +233,8 @@ impl Usual {
     fn is_not_its_nodes(
         &self,
         network: StorageNetworkIndex,
-        place: &Place,
-        pairs: &[Pair<'_>],
+        (place, pairs): (&Place, &[Pair<'_>]),
+        here: &BTreeMap<Pair<'_>, (bool, i64)>,
         shown: &BTreeMap<Key, Shown>,
     ) -> bool {
         let elsewhere_us = |node: &NodeName| {
@@ -252,11 +251,12 @@ impl Usual {
             Place::Path { from, to, .. } => elsewhere_us(from).max(elsewhere_us(to)),
             Place::Switch { .. } | Place::RoomLink { .. } => return true,
         };
-        pairs.iter().all(|pair| {
-            let key = key(network, pair);
-            let rise_us = shown.get(&key).and_then(|shown| shown.rise_us).unwrap_or_default();
-            self.known.get(&key).is_some_and(|known| rise_us - common_us >= known.slow_from_us())
-        })
+        pairs.iter().all(|pair| self.is_enough(network, pair, here[pair].1 - common_us))
+    }
+
+    /// Whether a pair would be slow with such a rise, or go on being so.
+    fn is_enough(&self, network: StorageNetworkIndex, pair: &Pair<'_>, rise_us: i64) -> bool {
+        self.known.get(&key(network, pair)).is_some_and(|known| rise_us >= known.slow_from_us())
     }
 
     /// How long it must last when these pairs say so.
