@@ -159,9 +159,9 @@ impl Instance {
         Self::attach(process::start(qemu, machine, places, accel, role)?).await
     }
 
-    /// The one that is there, whoever started it.
+    /// The one that is there, whoever started it. One that was killed is not, even while its end waits for a device: it answers nothing.
     pub async fn find(places: &Places) -> Result<Option<Self>, InstanceError> {
-        match process::find(places)? {
+        match process::find(places)?.filter(|process| !process::is_doomed(process.pid())) {
             Some(process) => Self::attach(process).await.map(Some),
             None => Ok(None),
         }
