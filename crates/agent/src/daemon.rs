@@ -14,7 +14,7 @@
 use crate::config::{self, LoadError};
 use crate::state::{StartError, State, Stop};
 use crate::store::Store;
-use crate::{Owner, clock, init, pulse, server};
+use crate::{Owner, clock, init, priority, pulse, server};
 use api::{IdentityError, PowerAction};
 use rustix::system::RebootCommand;
 use std::io;
@@ -36,9 +36,6 @@ const BOOT_STATE_DIR: &str = "/run/twinrack";
 /// For taking a pending plan back at the end: what the kernel does in milliseconds, on an overloaded host in seconds. A
 /// service manager must grant this and the server's three seconds (systemd grants 90).
 const TAKE_BACK_LIMIT: Duration = Duration::from_secs(10);
-
-/// The highest that there is, as a nice value.
-const HIGHEST_PRIORITY: i32 = -20;
 
 /// Why the daemon ended.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +69,7 @@ pub(crate) fn run(path: &Path, owner: Owner) -> Result<(), DaemonError> {
     // Under init the kernel would call it `exe`, after the path that it was started by. It's only a name.
     let _ = rustix::thread::set_name(c"twinrackd");
     start_log();
-    come_first();
+    priority::starts();
     let started_ms = clock::uptime_ms();
     let config = config::load(path)?;
     // One thread: a node of the lab has one emulated processor. What blocks goes to tokio's blocking threads.
@@ -99,6 +96,7 @@ pub(crate) fn run(path: &Path, owner: Owner) -> Result<(), DaemonError> {
             warn!("can't tell init that this daemon serves: {error}");
         }
         pulse.serves();
+        priority::is_at_work();
         let stop = server::run(listener, tls, Arc::clone(&state)).await;
         if !matches!(stop, Stop::Power(_)) && timeout(TAKE_BACK_LIMIT, state.network.stop()).await.is_err() {
             warn!("ending with a plan that is not taken back yet: the next agent will");
@@ -147,13 +145,6 @@ fn start_log() {
         .with_writer(io::stderr);
     let filter = Targets::new().with_default(level).with_target("openraft", raft);
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
-}
-
-/// A node whose users take all its processors must still say that it lives, and keep its lease: setpriority(2).
-fn come_first() {
-    if let Err(errno) = rustix::process::setpriority_process(None, HIGHEST_PRIORITY) {
-        warn!("this daemon gets no more of the processor than others: {errno}");
-    }
 }
 
 /// From when it is made, these signals don't end the process.

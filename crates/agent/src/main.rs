@@ -24,6 +24,7 @@ mod ioctl;
 mod lldp;
 mod neighbours;
 mod network;
+mod priority;
 mod probes;
 mod pulse;
 mod server;

@@ -77,6 +77,8 @@ impl State {
         #[cfg(feature = "volumes")]
         let (run, left) = left_users()?;
         let lock = store.lock()?;
+        #[cfg(feature = "volumes")]
+        crate::volumes::renew_lease(&config.tls, run, &left);
         let kernel = Kernel::open(config.adapters.clone())?;
         let boot = BootId::here().ok_or(StartError::BootId)?;
         let network = Network::start(config.node.clone(), boot, kernel, store.clone()).await?;
@@ -167,7 +169,8 @@ impl State {
 #[cfg(feature = "volumes")]
 fn left_users() -> Result<(model::BootId, LeftUsers), StartError> {
     let boot = inventory::boot_id().parse().map_err(|_| StartError::BootId)?;
-    Ok((boot, LeftUsers::of(boot).map_err(StartError::LeftUsers)?))
+    let left = LeftUsers::of(boot).map_err(StartError::LeftUsers)?;
+    Ok((boot, left))
 }
 
 /// The ledger and volumes, if this node has them.

@@ -109,6 +109,9 @@ pub struct LeaseRequest {
     pub node: NodeId,
     /// The request's number, to which the answer belongs.
     pub request: u64,
+    /// It is for users that an earlier run of the agent has left, and whoever asks is not at work yet: how long it would count the lease, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_users_ms: Option<u32>,
     /// What its drives took since it said so last.
     #[serde(default)]
     pub drives: BTreeMap<DriveId, Reading>,

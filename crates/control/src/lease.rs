@@ -208,7 +208,12 @@ impl Grantor {
                 }
             }
             GrantorEvent::Unconfirmed(round) => {
-                self.round.take_if(|(running, _)| *running == round);
+                if let Some((_, asked)) = self.round.take_if(|(running, _)| *running == round) {
+                    // The next round begins later still: what it confirms holds for them as well.
+                    for (node, request) in asked {
+                        self.waiting.entry(node).or_insert(request);
+                    }
+                }
             }
         }
         let needed = self.leading && (self.since.is_none() || !self.waiting.is_empty());
@@ -433,5 +438,29 @@ mod tests {
             may_hold(3259) && !may_hold(3260),
             "this leader was confirmed at 110; the request came at 100"
         );
+    }
+
+    #[test]
+    fn what_was_asked_in_a_round_that_failed_is_answered_by_the_next() {
+        let settings = Settings::default();
+        let mut grantor = Grantor::default();
+        let mut step = |ms, event| grantor.step(Moment(ms), settings, event);
+        assert_eq!(step(0, GrantorEvent::Asked(NODE, 6)), []);
+        assert_eq!(step(0, GrantorEvent::Leading), [GrantorEffect::Confirm(1)]);
+        step(10, GrantorEvent::Unconfirmed(1));
+        step(20, GrantorEvent::Asked(NODE, 7));
+        assert_eq!(step(200, GrantorEvent::Look), [GrantorEffect::Confirm(2)]);
+        assert_eq!(step(300, GrantorEvent::Unconfirmed(2)), []);
+        assert_eq!(step(350, GrantorEvent::Look), [GrantorEffect::Confirm(3)]);
+        assert_eq!(step(400, GrantorEvent::Confirmed(3)), [GrantorEffect::Grant(NODE, 7)]);
+        // A later one of the same node counts, and the lease from when it came.
+        step(500, GrantorEvent::Asked(NODE, 8));
+        step(600, GrantorEvent::Asked(NODE, 9));
+        let again = [step(700, GrantorEvent::Unconfirmed(4)), step(900, GrantorEvent::Look)].concat();
+        assert_eq!(again, [GrantorEffect::Confirm(5)]);
+        assert_eq!(step(950, GrantorEvent::Confirmed(5)), [GrantorEffect::Grant(NODE, 9)]);
+        let longest = u64::from(settings.lease_ms + settings.drift_ms);
+        assert!(grantor.may_hold(Moment(599 + longest), settings, NODE));
+        assert!(!grantor.may_hold(Moment(600 + longest), settings, NODE));
     }
 }

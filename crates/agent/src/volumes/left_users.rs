@@ -1,19 +1,20 @@
 //! Users that an earlier run of the agent has left, until this run's shell looks after them.
 //!
 //! Invariants: they are killed from when their lease ends soon ([`LeaseNote`]), whatever this run waits for meanwhile: the ledger's disk, its
-//! quorum, the kernel. So this is a thread, begun before anything else, and asks nobody.
+//! quorum, the kernel. So this is a thread, begun before anything else, and asks nobody. ([`super::renewal`] asks, beside it.) One at a time has
+//! the note: whoever looks after them takes it along.
 //!
 //! On failure: it is tried again.
 
 use super::lease_note::{self, LeaseNote};
 use super::openers;
 use super::place::engine_of_nobody;
-use crate::clock;
+use crate::{clock, priority};
 use control::Moment;
 use control::member::Timing;
 use model::BootId;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 use tracing::warn;
@@ -24,56 +25,127 @@ const KILL_EVERY: Duration = Duration::from_secs(1);
 
 /// Looks after them until it is told that it need not.
 #[derive(Debug, Clone)]
-pub(crate) struct LeftUsers(Arc<AtomicBool>);
+pub(crate) struct LeftUsers(Arc<Mutex<Left>>);
+
+/// Who looks after them.
+#[derive(Debug)]
+enum Left {
+    /// These threads, by the note of their lease; without one they have none.
+    Ours(Option<LeaseNote>),
+    /// Somebody else.
+    LookedAfter,
+}
 
 impl LeftUsers {
     /// Begins.
-    pub(crate) fn of(boot: BootId) -> std::io::Result<Self> {
-        let over = Arc::new(AtomicBool::new(false));
-        let asked = Arc::clone(&over);
-        let lease_end = LeaseNote::open(lease_note::FILE.as_ref(), boot).map_or(Moment(0), |note| note.end());
-        let look_after = move || {
-            let mut wait = true;
-            while !asked.load(Ordering::SeqCst) {
-                // Whom an earlier run had wait while an array got a place more could not even be killed.
-                if wait {
-                    let tried = engine_of_nobody().and_then(|engine| engine.let_users_go_on());
-                    wait = tried
-                        .inspect_err(|error| warn!("users may wait yet: {}", crate::chain(error)))
-                        .is_err();
-                }
-                if is_time(Moment(clock::uptime_ms()), lease_end) {
-                    if let Err(error) = engine_of_nobody().and_then(|engine| openers::kill_all(&engine)) {
-                        warn!("can't see who has volumes open: {}", crate::chain(&error));
-                    }
-                    thread::sleep(KILL_EVERY);
-                } else {
-                    thread::sleep(LOOK_EVERY);
-                }
-            }
-        };
-        thread::Builder::new().name("left-users".to_owned()).spawn(look_after)?;
-        Ok(Self(over))
+    pub(crate) fn of(boot: BootId) -> io::Result<Self> {
+        let note = LeaseNote::open(lease_note::FILE.as_ref(), boot).ok();
+        let left = Self(Arc::new(Mutex::new(Left::Ours(note))));
+        let own = left.clone();
+        thread::Builder::new().name("left-users".to_owned()).spawn(move || own.look_after())?;
+        Ok(left)
     }
 
-    /// Somebody else does, or there are none.
-    pub(super) fn are_looked_after(&self) {
-        self.0.store(true, Ordering::SeqCst);
+    fn look_after(&self) {
+        priority::is_in_time();
+        let mut wait = true;
+        while let Some(lease_end) = self.lease_end() {
+            // Whom an earlier run had wait while an array got a place more could not even be killed.
+            if wait {
+                let tried = engine_of_nobody().and_then(|engine| engine.let_users_go_on());
+                wait =
+                    tried.inspect_err(|error| warn!("users may wait yet: {}", crate::chain(error))).is_err();
+            }
+            if ended_by(Moment(clock::uptime_ms())) >= lease_end {
+                if let Err(error) = engine_of_nobody().and_then(|engine| openers::kill_all(&engine)) {
+                    warn!("can't see who has volumes open: {}", crate::chain(&error));
+                }
+                thread::sleep(KILL_EVERY);
+            } else {
+                thread::sleep(LOOK_EVERY);
+            }
+        }
+    }
+
+    fn left(&self) -> MutexGuard<'_, Left> {
+        // Nothing panics in the middle of a change of it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None`: somebody looks after them.
+    fn lease_end(&self) -> Option<Moment> {
+        match &*self.left() {
+            Left::Ours(note) => Some(note.as_ref().map_or(Moment(0), LeaseNote::end)),
+            Left::LookedAfter => None,
+        }
+    }
+
+    /// Whether another lease may be taken for them.
+    pub(super) fn are_renewable(&self, now: Moment) -> bool {
+        matches!(&*self.left(), Left::Ours(Some(note)) if note.is_renewable(ended_by(now)))
+    }
+
+    /// A lease is granted for them until then. One that comes when they are being ended, or are looked after, counts for nothing.
+    pub(super) fn renew(&self, now: impl FnOnce() -> Moment, end: Moment) -> io::Result<()> {
+        match &mut *self.left() {
+            Left::Ours(Some(note)) if note.is_renewable(ended_by(now())) => note.renew(end),
+            _ => Ok(()),
+        }
+    }
+
+    /// Somebody looks after them from now on, by this note.
+    pub(super) fn taken_over(&self, boot: BootId) -> io::Result<LeaseNote> {
+        let mut left = self.left();
+        let note = match std::mem::replace(&mut *left, Left::Ours(None)) {
+            Left::Ours(Some(note)) => note,
+            Left::Ours(None) | Left::LookedAfter => LeaseNote::open(lease_note::FILE.as_ref(), boot)?,
+        };
+        *left = Left::LookedAfter;
+        Ok(note)
+    }
+
+    /// There are none.
+    pub(super) fn are_none(&self) {
+        *self.left() = Left::LookedAfter;
     }
 }
 
-fn is_time(now: Moment, lease_end: Moment) -> bool {
-    now.after(Timing::default().holder.stop_left_before) >= lease_end
+/// Users are ended whose lease is over by then.
+fn ended_by(now: Moment) -> Moment {
+    now.after(Timing::default().holder.stop_left_before)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn left(directory: &tempfile::TempDir, lease_end: Moment) -> LeftUsers {
+        let mut note = LeaseNote::open(&directory.path().join("lease"), BootId(1)).unwrap();
+        note.extend(lease_end).unwrap();
+        LeftUsers(Arc::new(Mutex::new(Left::Ours(Some(note)))))
+    }
+
     #[test]
     fn they_have_until_half_a_second_before_their_leases_end() {
-        assert!(!is_time(Moment(7_499), Moment(8_000)));
-        assert!(is_time(Moment(7_500), Moment(8_000)));
-        assert!(is_time(Moment(5), Moment(0)), "there was none");
+        let directory = tempfile::tempdir().unwrap();
+        let left = left(&directory, Moment(8_000));
+        assert!(ended_by(Moment(7_499)) < left.lease_end().unwrap() && left.are_renewable(Moment(7_499)));
+        assert!(ended_by(Moment(7_500)) >= left.lease_end().unwrap() && !left.are_renewable(Moment(7_500)));
+        // Granted too late: they are being ended.
+        left.renew(|| Moment(7_500), Moment(10_000)).unwrap();
+        assert_eq!(left.lease_end(), Some(Moment(8_000)));
+        left.renew(|| Moment(7_400), Moment(10_000)).unwrap();
+        assert_eq!(left.lease_end(), Some(Moment(10_000)));
+    }
+
+    #[test]
+    fn whoever_looks_after_them_has_the_note_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let left = left(&directory, Moment(8_000));
+        let note = left.taken_over(BootId(1)).unwrap();
+        assert_eq!((note.end(), left.lease_end()), (Moment(8_000), None));
+        assert!(!left.are_renewable(Moment(5_000)));
+        left.renew(|| Moment(5_000), Moment(9_000)).unwrap();
+        assert_eq!(LeaseNote::open(&directory.path().join("lease"), BootId(1)).unwrap().end(), Moment(8_000));
     }
 }

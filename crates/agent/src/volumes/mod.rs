@@ -25,6 +25,7 @@ mod load;
 mod openers;
 mod owner;
 mod place;
+mod renewal;
 mod seeded;
 mod shell;
 mod stalls;
@@ -36,6 +37,7 @@ mod vms;
 
 pub(crate) use guard::guard;
 pub(crate) use left_users::LeftUsers;
+pub(crate) use renewal::start as renew_lease;
 
 use crate::store::{Store, StoreError};
 use api::{
@@ -257,7 +259,7 @@ impl Volumes {
         let volumes =
             Arc::new(Self { name, boot, store, transport, paths, heard, left, running, closed, ends });
         if !volumes.folder().join(ledger::FILE).exists() {
-            volumes.left.are_looked_after();
+            volumes.left.are_none();
         } else if let Err(error) = volumes.open().await {
             // The node goes on without: it can be told to join again, or its disk may take writes again.
             let closed = Closed::new(&error);

@@ -6,22 +6,26 @@
 
 mod given_back;
 mod hand_over;
+mod leases;
 mod left;
+mod peers;
 
 use self::hand_over::HandOver;
 use self::left::left_by_another;
+use self::peers::Peers;
 use super::VolumesError;
-use super::lease_note::{self, LeaseNote};
+use super::lease_note::LeaseNote;
 use super::left_users::LeftUsers;
 use super::lives;
 use super::load::Load;
 use super::owner::{Arrays, Shared};
 use super::place::Place;
+use super::renewal;
 use super::stalls;
 use super::target::{Bounced, Legs};
 use super::vms::{self, Vms};
 use crate::clock;
-use api::{GivenLegRequest, LeaseAnswer, LeaseRequest, RebuildProgress};
+use api::{LeaseRequest, RebuildProgress};
 use control::lease::GrantorEvent;
 use control::member::{Input, Member, Output, Timing};
 use control::owner::Stage;
@@ -30,14 +34,11 @@ use control::target::{Effect, Key, LegOf, Target};
 use control::{Command, LegRef, Moment, State};
 use ledger::http::HttpTransport;
 use ledger::{Contact, Ledger, Role};
-use model::{BootId, Epoch, Generation, NodeId, NodeName, VmId, VolumeId};
+use model::{BootId, Epoch, Generation, NodeId, VmId, VolumeId};
 use network::diagnose::PathView;
-use network::kernel::abort_connections;
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use storage::target::TCP_PORT;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -49,12 +50,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LEASE_LIMIT: Duration = Duration::from_secs(2);
 /// How long a node that comes back waits for the ledger before it says that it still does.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(2);
-/// A peer is heard while a hello of it came within this on any storage network, ms; it is silent after the other.
-const HEARD_WITHIN_MS: u32 = 600;
-const SILENT_AFTER_MS: u32 = 1000;
-/// What was heard of a peer last, ms, over all storage networks; so much at most is told apart.
-const NEVER_MS: u32 = u32::MAX;
-
 /// A peer on a storage network.
 type Path = (NodeId, u16);
 
@@ -111,6 +106,7 @@ enum Asked {
     Glance(oneshot::Sender<Glance>),
     Bounce(LegOf, Key, Bounced),
     Close(VolumeId),
+    Echoed(Path, bool),
     TakenBack(VolumeId, LegRef),
     GivenBack(LegOf, Key),
     Received(VmId, Generation, oneshot::Sender<bool>),
@@ -175,6 +171,7 @@ impl Handle {
 struct Shell {
     identity: Identity,
     lease: LeaseNote,
+    grantors: renewal::Noted,
     ledger: Ledger,
     state: watch::Receiver<Arc<State>>,
     member: Member,
@@ -182,15 +179,14 @@ struct Shell {
     legs: Legs,
     arrays: Arrays,
     vms: Vms,
+    own: Handle,
     told: Told,
     transport: Arc<HttpTransport>,
     heard: Heard,
     load: Load,
-    silent: BTreeSet<NodeId>,
+    peers: Peers,
     /// When time was last said to pass.
     ticked: Moment,
-    /// Where no hello comes any more.
-    quiet: BTreeSet<Path>,
     /// In which term this node leads, as control was told.
     leads: Option<u64>,
     /// A change of voters, while it is under way.
@@ -223,13 +219,12 @@ pub(super) fn start(
                 transport: Arc::clone(&transport),
                 shell: own.clone(),
             };
-            match Shell::new(&identity, &ledger, shared, &heard).await {
+            match Shell::new(&identity, &ledger, shared, &heard, &left).await {
                 Ok(shell) => break shell,
                 Err(error) => warn!("can't see what an earlier agent left: {}", crate::chain(&error)),
             }
             sleep(LOOK_EVERY * 10).await;
         };
-        left.are_looked_after();
         shell.run(told, asked).await;
     };
     tokio::spawn(begin);
@@ -242,9 +237,10 @@ impl Shell {
         ledger: &Ledger,
         shared: Shared,
         heard: &Heard,
+        users: &LeftUsers,
     ) -> Result<Self, VolumesError> {
         let (node, boot) = (identity.node, identity.boot);
-        let Shared { place, told, transport, .. } = shared.clone();
+        let Shared { place, told, transport, shell: own, .. } = shared.clone();
         let mut vms = Vms::new(&shared);
         let state = ledger.state();
         let (now, here) = (Arc::clone(&state.borrow()), Arc::clone(&place));
@@ -263,7 +259,7 @@ impl Shell {
         for one in left {
             vms.adopt(one);
         }
-        let lease = LeaseNote::open(lease_note::FILE.as_ref(), boot).map_err(VolumesError::LeaseNote)?;
+        let lease = users.taken_over(boot).map_err(VolumesError::LeaseNote)?;
         vms.leased_until(lease.end());
         let watch = lives::Watch {
             place: Arc::clone(&place),
@@ -274,11 +270,13 @@ impl Shell {
         };
         tokio::spawn(watch.run());
         tokio::spawn(stalls::watch(node, ledger.state(), told.clone()));
-        let member = Member::new((node, boot), Timing::default(), target, found, clock::uptime_ms());
+        let first_request = clock::uptime_ms() + 1;
+        let member = Member::new((node, boot), Timing::default(), target, found, first_request);
         let member = member.with_bugs(place.seeded.control).with_users_until(lease.end()).with_vms(instances);
         Ok(Self {
             identity: identity.clone(),
             lease,
+            grantors: renewal::Noted::default(),
             ledger: ledger.clone(),
             state,
             member,
@@ -286,13 +284,13 @@ impl Shell {
             legs,
             arrays,
             vms,
+            own,
             told,
             transport,
             heard: Arc::clone(heard),
             load: Load::start(node, ledger.state()),
-            silent: BTreeSet::new(),
+            peers: Peers::default(),
             ticked: Moment(0),
-            quiet: BTreeSet::new(),
             leads: None,
             voters: None,
             waiting: BTreeMap::new(),
@@ -352,6 +350,7 @@ impl Shell {
         }
         self.step(Input::Look);
         self.adapt_voters();
+        self.grantors.see(&self.ledger, self.identity.boot);
         self.vms.say_room(&self.ledger, self.identity.node);
         self.waiting.retain(|_, answer| !answer.is_closed());
     }
@@ -398,72 +397,16 @@ impl Shell {
         }));
     }
 
-    fn see_peers(&mut self) {
-        let state = Arc::clone(&self.state.borrow());
-        let ids: BTreeMap<&NodeName, NodeId> =
-            state.nodes.iter().map(|(id, node)| (&node.name, *id)).collect();
-        let mut ages: BTreeMap<NodeId, u32> = BTreeMap::new();
-        let mut dead = Vec::new();
-        for view in (self.heard)() {
-            let Some(id) = ids.get(&view.peer).copied() else { continue };
-            let path = (id, u16::from(view.network.get()));
-            let heard = view.heard_ms_ago.unwrap_or(NEVER_MS);
-            if heard <= HEARD_WITHIN_MS {
-                self.quiet.remove(&path);
-            } else if heard > SILENT_AFTER_MS && self.quiet.insert(path) && heard != NEVER_MS {
-                dead.push(path);
-            }
-            let age = ages.entry(id).or_insert(NEVER_MS);
-            *age = heard.min(*age);
-        }
-        self.give_up_paths(&state, dead);
-        for (id, age) in ages {
-            if age > SILENT_AFTER_MS && self.silent.insert(id) {
-                info!("{id} is silent");
-                self.step(Input::Silent(id));
-            } else if age <= HEARD_WITHIN_MS && self.silent.remove(&id) {
-                self.step(Input::Heard(id));
-            }
-        }
-    }
-
-    /// What was sent through paths on which nothing is heard is not waited for any longer: it goes through another path, or the gate
-    /// keeps it. Without this a dead path is found after [`super::place::STALL_MAX`].
-    fn give_up_paths(&self, state: &State, dead: Vec<Path>) {
-        let (_, peers) = self.place.addresses(state);
-        let address = |(id, network): Path| match peers.get(&id)?.get(&network)? {
-            IpAddr::V4(address) => Some(*address),
-            IpAddr::V6(_) => None,
-        };
-        for address in dead.into_iter().filter_map(address) {
-            let watched = self.arrays.watched();
-            tokio::spawn(async move {
-                let ended = blocking(move || Ok(abort_connections(address, TCP_PORT)?)).await;
-                match ended {
-                    Ok(0) => {}
-                    Ok(count) => info!("{address} is silent: {count} connections are given up"),
-                    Err(error) => warn!("can't give up connections to {address}: {}", crate::chain(&error)),
-                }
-                for array in watched {
-                    array.notify_one();
-                }
-            });
-        }
-    }
-
     fn answer(&mut self, asked: Asked) {
         match asked {
-            Asked::Lease(LeaseRequest { node, request, drives }, answer) => {
-                self.waiting.insert((node, request), answer);
-                self.step(Input::Asked(node, request));
-                self.step(Input::Measured(node, drives));
-            }
+            Asked::Lease(request, answer) => self.answer_lease(request, answer),
             Asked::HandOver(asked) => self.answer_hand_over(asked),
             Asked::TakenBack(id, leg) => self.step(Input::Owner(id, control::owner::Event::TakenBack(leg))),
             Asked::GivenBack(leg, key) => {
                 self.step(Input::Target(control::target::Event::GivenBack(leg, key)));
             }
             Asked::Close(id) => self.step(Input::Owner(id, control::owner::Event::Close)),
+            Asked::Echoed(path, came) => self.peers.echoed(Moment(clock::uptime_ms()), path, came),
             Asked::Glance(answer) => {
                 let state = Arc::clone(&self.state.borrow());
                 let blocked = self.member.blocked(Moment(clock::uptime_ms()), &state);
@@ -552,47 +495,5 @@ impl Shell {
             }
             told.tell(Input::Answered(command));
         });
-    }
-
-    /// Beside the leg's own orders: its fence waits for what hangs.
-    fn say_taken_back(&self, leg: LegOf, key: Key, to: NodeId) {
-        warn!("{} of {} is taken back: its drive answers nothing", leg.1, leg.0);
-        let named = LegRef { id: leg.1, incarnation: key.incarnation };
-        if to == self.identity.node {
-            return self.told.tell(Input::Owner(leg.0, control::owner::Event::TakenBack(named)));
-        }
-        let Some(contact) = self.ledger.contact(to) else { return };
-        let transport = Arc::clone(&self.transport);
-        let request = GivenLegRequest { volume: leg.0, leg: leg.1, key };
-        tokio::spawn(async move {
-            let said =
-                transport.call::<_, ()>(contact, api::path::POOL_TAKEN_BACK, &request, LEASE_LIMIT).await;
-            if let Err(error) = said {
-                info!("{to} does not hear that {} of {} is taken back: {error}", leg.1, leg.0);
-            }
-        });
-    }
-
-    fn ask(&self, request: u64) {
-        let node = self.identity.node;
-        match self.ledger.status().leader {
-            Some(leader) if leader == node => {
-                self.told.tell(Input::Asked(node, request));
-                self.told.tell(Input::Measured(node, self.load.take()));
-            }
-            Some(leader) => {
-                let Some(to) = self.ledger.contact(leader) else { return };
-                let (transport, told) = (Arc::clone(&self.transport), self.told.clone());
-                let drives = self.load.take();
-                tokio::spawn(async move {
-                    let asked = LeaseRequest { node, request, drives };
-                    let answer = transport.call(to, api::path::CLUSTER_LEASE, &asked, LEASE_LIMIT);
-                    if let Ok(LeaseAnswer { granted: true }) = answer.await {
-                        told.tell(Input::Granted(request));
-                    }
-                });
-            }
-            None => {}
-        }
     }
 }

@@ -55,7 +55,7 @@ impl Shell {
         if !self.member.is_leased() {
             return Err(VolumesError::NoLease(node));
         }
-        if self.silent.contains(&to) {
+        if self.peers.is_unheard(to) {
             return Err(VolumesError::Silent(to));
         }
         Ok(())
