@@ -1,4 +1,4 @@
-//! `twinrack vm`: what virtual machines there are, making, starting, stopping, placing and deleting them, what they say, and images for their volumes.
+//! `twinrack vm`: what virtual machines there are, making, starting, stopping, moving, placing and deleting them, what they say, and images for their volumes.
 //!
 //! On failure: [`ClusterError`].
 
@@ -12,7 +12,9 @@ use clap::{Args, Subcommand};
 use control::State;
 use control::vm::Wanted;
 use deploy::{Member, pool, vms};
-use model::{GroupName, InvalidValue, VlanId, VmId, VmName, VmPlacement, VmSpec, VolumeId, ZoneName};
+use model::{
+    GroupName, InvalidValue, NodeName, VlanId, VmId, VmName, VmPlacement, VmSpec, VolumeId, ZoneName,
+};
 use serde::Serialize;
 use shown::{Done, Listed, Shown};
 use std::fmt::Display;
@@ -33,12 +35,13 @@ Examples:
   twinrack vm --access access.json show web
   twinrack vm --access access.json console web --follow
   twinrack vm --access access.json set-placement web --zone room-2 --strict
+  twinrack vm --access access.json migrate web --to host-2
   twinrack vm --access access.json stop web
   twinrack vm --access access.json delete web
 
 Exit codes: 0 good; 1 the cluster refused or did not answer; 2 the access file or the command line can't be read.";
 
-/// Virtual machines: create, list, show, start, stop, set-placement, delete, console, import.
+/// Virtual machines: create, list, show, start, stop, migrate, set-placement, delete, console, import.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct VmArgs {
@@ -68,6 +71,14 @@ enum Task {
     Stop {
         /// Its name or its id.
         vm: String,
+    },
+    /// Have one go on on another node without being stopped, and wait until it runs there.
+    Migrate {
+        /// Its name or its id.
+        vm: String,
+        /// The node's name.
+        #[arg(long, value_name = "NODE")]
+        to: NodeName,
     },
     /// Say where one may run. One that is where it may no longer be moves by itself.
     SetPlacement {
@@ -200,6 +211,11 @@ async fn carry_out(args: &VmArgs, members: &[Member]) -> Result<String, ClusterE
             let id = find(&state, vm)?;
             vms::want(members, id, Wanted::Stopped, bound, waits).await?;
             Ok(said(args, &Done::new(id, "off")))
+        }
+        Task::Migrate { vm, to } => {
+            let id = find(&state, vm)?;
+            vms::migrate(members, id, to, bound, waits).await?;
+            show(args, members, id).await
         }
         Task::SetPlacement { vm, place, anywhere: _ } => {
             let id = find(&state, vm)?;

@@ -12,11 +12,13 @@
 
 mod console;
 mod image;
+mod migrate;
 mod networks;
 mod told;
 
 pub use console::{Heard, hear};
 pub use image::{NotWritten, write};
+pub use migrate::{NotMoved, migrate};
 pub use networks::{NotConnected, compute_vlans, nics};
 pub use told::{phase_in_words, placement_in_words, reasons_in_words, wanted_in_words, why_not};
 
@@ -86,6 +88,15 @@ pub enum VmsError {
     /// These can't leave.
     #[error("it can't be emptied")]
     NotDrained(#[source] NotDrained),
+    /// It can't go on on that node.
+    #[error("{id} is not moved")]
+    NotMoved {
+        /// Which.
+        id: VmId,
+        /// Why.
+        #[source]
+        why: NotMoved,
+    },
     /// Nobody would be left to run anything.
     #[error("all nodes of the cluster would be in maintenance")]
     NobodyLeft,
@@ -138,6 +149,13 @@ impl VmsError {
                 "what would help stands with each; nothing was moved"
             }
             Self::NotDrained(_) | Self::NoZone(_) => "`twinrack node list` shows the nodes and their zones",
+            Self::NotMoved { why: NotMoved::OutsideZone(_) | NotMoved::WouldGoHome, .. } => {
+                "give it another home first: `twinrack vm set-placement`"
+            }
+            Self::NotMoved { why: NotMoved::NotRunning(_) | NotMoved::GivenUp(_), .. } => {
+                "`twinrack vm show` says what it is doing"
+            }
+            Self::NotMoved { .. } => "`twinrack node list` shows the nodes, and which are in maintenance",
             Self::NobodyLeft => "end the maintenance of others first: `twinrack node end-drain`",
             Self::NoWay { .. } => "name the node's agent in the access file",
             Self::Console { .. } => "see that the node runs and that its agent does",
@@ -416,4 +434,4 @@ pub async fn end_drain(
 
 #[cfg(test)]
 #[path = "vms_tests.rs"]
-mod tests;
+pub(crate) mod tests;

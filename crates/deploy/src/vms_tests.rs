@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 pub(super) const VM: VmId = VmId(1);
 
 /// A node in each rack with room for two virtual machines of a gibibyte, a witness, and three volumes; nothing runs.
-pub(super) fn ledger() -> State {
+pub(crate) fn ledger() -> State {
     let mut state = State::new(Settings::default());
     let mut must = |command| drop(state.apply(&command).unwrap());
     for (number, name, zone) in [(1, "a1", "rack1"), (2, "b1", "rack2")] {
@@ -60,14 +60,14 @@ pub(super) fn with_vm(placement: VmPlacement) -> State {
 }
 
 /// As [`with_vm`], and it runs.
-fn running(placement: VmPlacement) -> State {
+pub(super) fn running(placement: VmPlacement) -> State {
     let mut state = with_vm(placement);
     let vm = state.vms.all.get_mut(&VM).unwrap();
     vm.phase = VmPhase::Running { at: vm.phase.seat().unwrap() };
     state
 }
 
-fn views(state: &State, nodes: &[u32]) -> Vec<(NodeName, ClusterView)> {
+pub(crate) fn views(state: &State, nodes: &[u32]) -> Vec<(NodeName, ClusterView)> {
     let view = |node: &u32| ClusterView {
         node: NodeId(*node),
         leader: Some(NodeId(1)),

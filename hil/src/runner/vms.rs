@@ -225,6 +225,9 @@ impl Runner<'_> {
             VmStep::Drain { room, within_ms, gap_at_most_ms } => {
                 self.drain_rack(*room, ms(*within_ms), ms(*gap_at_most_ms)).await?
             }
+            VmStep::Migrate { room, within_ms, gap_at_most_ms } => {
+                self.migrate_vm(*room, ms(*within_ms), ms(*gap_at_most_ms)).await?
+            }
             VmStep::GoHome { room, within_ms, gap_at_most_ms } => {
                 self.end_drain(*room, ms(*within_ms), ms(*gap_at_most_ms)).await?
             }
@@ -244,6 +247,7 @@ impl Runner<'_> {
         match tie {
             Tie::Prefers => VmPlacement::Prefers(zone),
             Tie::Strict => VmPlacement::Strict(zone),
+            Tie::Anywhere => VmPlacement::Anywhere,
         }
     }
 
@@ -461,6 +465,26 @@ impl Runner<'_> {
             tokio::join!(drained, self.moves_alive(room.other(), begun, within, gap_at_most));
         let seen = seen?;
         Ok(super::or_failure(drained.map(|_| seen).map_err(DeployError::from)))
+    }
+
+    async fn migrate_vm(
+        &mut self,
+        room: Room,
+        within: Duration,
+        gap_at_most: Duration,
+    ) -> Result<Seen, RunError> {
+        self.listen_anew()?;
+        let begun = Instant::now();
+        let members = self.working().members;
+        let (Some(to), Some(id)) =
+            (self.there(room).into_iter().next(), self.guest.as_ref().map(|guest| guest.id))
+        else {
+            return Ok(Seen::not("there is no virtual machine"));
+        };
+        let moved = deploy::vms::migrate(&members, id, &to, within, |_| {});
+        let (moved, seen) = tokio::join!(moved, self.moves_alive(room, begun, within, gap_at_most));
+        let seen = seen?;
+        Ok(super::or_failure(moved.map(|()| seen).map_err(DeployError::from)))
     }
 
     async fn end_drain(

@@ -13,6 +13,8 @@ pub enum Tie {
     Prefers,
     /// It never leaves it.
     Strict,
+    /// Not at all: it stays wherever it is. The room says only where it is made.
+    Anywhere,
 }
 
 impl fmt::Display for Tie {
@@ -20,6 +22,7 @@ impl fmt::Display for Tie {
         f.write_str(match self {
             Self::Prefers => "non-strict",
             Self::Strict => "strict",
+            Self::Anywhere => "not bound to it",
         })
     }
 }
@@ -88,6 +91,15 @@ pub enum VmStep {
         /// The longest time, milliseconds.
         gap_at_most_ms: u64,
     },
+    /// It is moved to the first node of a room by hand; the same is asked of it.
+    Migrate {
+        /// The room.
+        room: Room,
+        /// The bound, milliseconds.
+        within_ms: u64,
+        /// The longest time, milliseconds.
+        gap_at_most_ms: u64,
+    },
     /// The rack's drain is ended, and it goes home, with the same asked of it.
     GoHome {
         /// The rack's room.
@@ -137,6 +149,10 @@ impl fmt::Display for VmStep {
             Self::KeepsWriting { for_ms, gap_at_most_ms } => write!(
                 f,
                 "for {for_ms} ms it goes on where it is, no two of its acknowledgements more than {gap_at_most_ms} ms apart, as seen from outside"
+            ),
+            Self::Migrate { room, within_ms, gap_at_most_ms } => write!(
+                f,
+                "by hand to {room}: within {within_ms} ms the virtual machine writes there, with no two acknowledgements more than {gap_at_most_ms} ms apart"
             ),
             Self::Drain { room, within_ms, gap_at_most_ms } => write!(
                 f,
