@@ -15,6 +15,7 @@ mod rules;
 mod shown;
 mod status;
 mod validate;
+mod verify;
 mod vm;
 mod volume;
 mod watch;
@@ -32,6 +33,7 @@ Examples:
   twinrack rules
   twinrack explain net.storage-intent-dedicated
   twinrack status --access access.json
+  twinrack verify --access access.json
   twinrack watch --access access.json
   twinrack volume --access access.json list
   twinrack drive --access access.json list
@@ -99,7 +101,9 @@ enum Task {
     },
     /// Show the whole cluster at a glance, and what of it is not well.
     Status(status::StatusArgs),
-    /// The same, drawn anew each second.
+    /// Check whether the cluster is made as it has to be: racks, witness, copies, paths, plans.
+    Verify(verify::VerifyArgs),
+    /// The same as `status`, drawn anew each second.
     Watch(watch::WatchArgs),
     /// List, show, create, move and delete volumes.
     Volume(volume::VolumeArgs),
@@ -148,6 +152,7 @@ fn main() -> ExitCode {
         Task::Rules(args) => rules::list(&args),
         Task::Explain { id } => rules::explain(&id),
         Task::Status(args) => status::run(&args),
+        Task::Verify(args) => verify::run(&args),
         Task::Watch(args) => watch::run(&args),
         Task::Volume(args) => volume::run(&args),
         Task::Drive(args) => drive::run(&args),

@@ -4,7 +4,8 @@
 //!   inventory ─► cabling ─► network (look at the cables again, apply, read back, reach) ─► watch
 //!                                     └─► pool (ledger, voters, drives) ─► volume
 //! ```
-//! [`hardware`] judges the inventory. [`ledger`] is beside it: how each node's ledger is, and bringing one back; so is [`vms`]: virtual machines, and nodes in maintenance.
+//! [`hardware`] judges the inventory. [`ledger`] is beside it: how each node's ledger is, and bringing one back; so are [`vms`]: virtual machines, and nodes in maintenance; and [`mod@verify`]: whether what
+//! was deployed is as it has to be.
 //!
 //! Purpose: each stage is a function that can be run again at any time: it looks before it changes, and changes nothing
 //! where nothing differs. [`watch`](mod@watch) keeps looking afterwards.
@@ -24,6 +25,7 @@ mod mesh;
 mod network_stage;
 pub mod pool;
 mod throughput;
+pub mod verify;
 pub mod vms;
 pub mod watch;
 
