@@ -90,7 +90,7 @@ mod tests {
             check("storage-paths", &["a1 hears nobody", "b1 neither"]),
         ]);
         assert!(!verified.holds);
-        insta::assert_snapshot!(verified.to_string(), @"");
+        insta::assert_snapshot!(verified.to_string());
         let all_well = Verified::of(vec![check("nodes", &[])]);
         assert!(all_well.holds && all_well.to_string().ends_with("\nall 1 checks hold\n"));
     }

@@ -116,10 +116,10 @@ fn a_leg(state: &mut State) -> &mut Leg {
     state.volumes.values_mut().next().and_then(|volume| volume.legs.values_mut().next()).unwrap()
 }
 
-/// A second drive in the first node, which holds the last volume's copy: neither has room for what the other holds.
+/// A second drive in the first node, which holds the last volume's copy: neither has room for what the other holds. (The other nodes have one, which is told, too.)
 fn with_little_room(state: &mut State) {
     let mut drive = state.drives[&model::DriveId(1)].clone();
-    drive.size_bytes = 560 << 20;
+    drive.size_bytes = 740 << 20;
     state.drives.insert(model::DriveId(1), drive.clone());
     state.drives.insert(model::DriveId(9), drive);
     let leg = state.volumes.values_mut().last().and_then(|volume| volume.legs.values_mut().next()).unwrap();
@@ -145,7 +145,9 @@ fn each_check_is_broken_alone() {
         change(&|facts| facts.health.get_mut(&at("a1")).unwrap().qualities[0].median_us = Some(1_001)),
         change(&|facts| facts.health.values_mut().for_each(|health| health.qualities.clear())),
         change(&|facts| facts.views.iter_mut().for_each(|(_, view)| view.confirmed = false)),
-        change(&|facts| facts.views.iter_mut().for_each(|(_, view)| view.voters.retain(|id| *id != NodeId(2)))),
+        change(&|facts| {
+            facts.views.iter_mut().for_each(|(_, view)| view.voters.retain(|id| *id != NodeId(2)));
+        }),
         change(&|facts| facts.views[1].1.leased = false),
         in_ledger(|state| {
             state

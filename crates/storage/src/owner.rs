@@ -26,7 +26,7 @@ mod top;
 
 pub use seen::{
     Array, Connection, Gate, Member, Seen, Way, found, is_settled, look, no_longer_sound, to_bounce,
-    without_path,
+    to_connect, without_path,
 };
 pub use top::{Layout, Queue, Thin, admit, extend, shut, take};
 

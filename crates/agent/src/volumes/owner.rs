@@ -9,6 +9,7 @@
 //! On failure: an order is tried again until it is done or another has taken its place.
 
 mod extend;
+mod paths;
 mod stop;
 mod waiting;
 
@@ -26,6 +27,7 @@ use control::owner::{Assembly, Effect, Event};
 use control::state::{Base, Reach};
 use control::target::Key;
 use model::{Epoch, LegId, NodeId, VolumeId};
+use paths::Paths;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -454,7 +456,7 @@ impl One {
     async fn watch(self, look: Arc<Notify>) {
         let mut known: Option<(BTreeSet<LegId>, Option<owner::Array>)> = None;
         let bounces = Bounces::default();
-        let mut waiting = Waiting::default();
+        let (mut waiting, mut paths) = (Waiting::default(), Paths::default());
         let mut stirs = Stirs::default();
         let (mut pause, mut hurried) = (LOOK_EVERY, 0);
         loop {
@@ -473,6 +475,7 @@ impl One {
                     tokio::spawn(self.clone().bounce(given, own, bounces.clone()));
                 }
             }
+            self.complete(&seen, &mut paths);
             if let Some(queue) = seen.thin.queue {
                 self.tend(queue, &mut waiting).await;
             }

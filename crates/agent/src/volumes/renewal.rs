@@ -35,10 +35,13 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-/// How often it is asked. Whoever does not lead says so at once.
-const ASK_EVERY: Duration = Duration::from_millis(200);
-/// How long an answer is waited for, a handshake included. Whoever has begun to lead and was deposed gives none.
-const ANSWER_LIMIT: Duration = Duration::from_millis(1500);
+/// How soon it is asked again. Whoever does not lead says so at once.
+const ASK_AGAIN: Duration = Duration::from_millis(300);
+/// How long an answer is waited for: nearly as long as a lease is good. A busy emulated node takes more than a second for a handshake alone, and begun anew it would never
+/// end.
+const ANSWER_LIMIT: Duration = Duration::from_millis(2500);
+/// Who gives no answer for this long is asked once more beside that: one who was deposed gives none.
+const ONCE_MORE_AFTER: Duration = Duration::from_millis(800);
 /// Where the note is: with that of the lease, as long as the machine is up.
 const FOLDER: &str = "/run";
 const NAME: &str = "twinrack.grantors";
@@ -113,12 +116,17 @@ fn renew(identity: &TlsIdentity, boot: BootId, users: &LeftUsers) -> Result<(), 
     let Some(grantors) = Grantors::noted(boot)? else { return Ok(()) };
     let transport = HttpTransport::new(identity)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ask = |(name, address): (&NodeName, &SocketAddr)| {
+    let ask = |(name, address): (&NodeName, &SocketAddr), after| {
         let to = Contact { name: name.clone(), address: *address };
-        ask_again(&transport, to, &grantors, users)
+        let again = ask_again(&transport, to, &grantors, users);
+        async move {
+            sleep(after).await;
+            again.await;
+        }
     };
-    // One that does not answer keeps nobody waiting for another.
-    runtime.block_on(join_all(grantors.others.iter().map(ask)));
+    // Who does not answer keeps nobody waiting for another, or for a later answer.
+    let all = |after| join_all(grantors.others.iter().map(move |other| ask(other, after)));
+    runtime.block_on(async { tokio::join!(all(Duration::ZERO), all(ONCE_MORE_AFTER)) });
     Ok(())
 }
 
@@ -144,7 +152,7 @@ async fn ask_again(transport: &HttpTransport, to: Contact, grantors: &Grantors, 
             }
             said = true;
         }
-        sleep(ASK_EVERY).await;
+        sleep(ASK_AGAIN).await;
     }
 }
 

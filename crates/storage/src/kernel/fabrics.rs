@@ -29,6 +29,11 @@ const SUBSYSTEMS: &str = "/sys/class/nvme-subsystem";
 /// and stable kernels that took that, Debian's 6.1 among them) the kernel waits for one in flight before it gives anything
 /// else of the connection up (`nvme_stop_keep_alive` in `nvme_tcp_error_recovery_work`): 1.5 s were seen with 2 s here. 0 is taken for 5 s.
 const KEEP_ALIVE_S: u32 = 30;
+/// How long a command that makes a connection may take, s (`nvme_core.admin_timeout`, read when a controller is made; 60 by itself). A target that fences a leg while somebody connects to
+/// it answers nothing: whoever asked hangs in the kernel for so long, and a process that is killed meanwhile does not end, so that the next agent does not start. It holds for drives
+/// of this machine that come later, too: they take milliseconds.
+const ADMIN_TIMEOUT_S: &str = "5";
+const ADMIN_TIMEOUT: &str = "/sys/module/nvme_core/parameters/admin_timeout";
 /// How long a controller waits between two tries, s.
 const RECONNECT_DELAY_S: u32 = 1;
 /// How long is waited for a controller to go, so that the order is known to have come through.
@@ -171,6 +176,10 @@ fn options(engine: &Engine, given: GivenLeg, network: u16, address: IpAddr) -> S
 }
 
 fn ask(options: &str) -> Result<String, super::FileError> {
+    let admin_timeout = Path::new(ADMIN_TIMEOUT);
+    if sysfs::read_if_there(admin_timeout).is_some_and(|now| now != ADMIN_TIMEOUT_S) {
+        sysfs::write(admin_timeout, ADMIN_TIMEOUT_S)?;
+    }
     let path = Path::new(FABRICS);
     let mut asked = File::options().read(true).write(true).open(path).map_err(failed("open", path))?;
     asked.write_all(options.as_bytes()).map_err(failed(format!("ask for {options:?} at"), path))?;

@@ -1,6 +1,6 @@
 //! What the kernel has of a volume on the node that owns it, and what that means in control's words.
 
-use super::Thin;
+use super::{Step, Thin};
 use crate::name::GivenLeg;
 use control::command::LegRef;
 use control::moment::Moment;
@@ -174,6 +174,26 @@ pub fn to_bounce(seen: &Seen) -> BTreeMap<LegId, GivenLeg> {
         .collect()
 }
 
+/// Which legs of other nodes can be reached, and over more networks than they are connected through: the kernel makes a connection again that it has had, and never one that
+/// could not be made at first. `nodes`: where the ledger has the legs. `addresses`: theirs, on each storage network.
+pub fn to_connect(
+    seen: &Seen,
+    nodes: &BTreeMap<LegId, NodeId>,
+    addresses: &BTreeMap<NodeId, BTreeMap<u16, IpAddr>>,
+) -> Vec<Step> {
+    let lacks = |given: GivenLeg, node: NodeId| {
+        let there = seen.connections.get(&given).map_or(&[][..], Vec::as_slice);
+        let known = addresses.get(&node).into_iter().flat_map(BTreeMap::values);
+        known.into_iter().any(|address| there.iter().all(|one| one.address != *address))
+    };
+    let whole = |gate: &Gate| gate.queues && gate.path && !gate.local && seen.is_reachable(gate);
+    let gates = seen.gates.iter().filter(|(_, gate)| whole(gate));
+    let legs = gates.filter_map(|(leg, gate)| Some((gate.to?, *nodes.get(leg)?)));
+    legs.filter(|(given, node)| lacks(*given, *node))
+        .map(|(given, node)| Step::Connect(given, node))
+        .collect()
+}
+
 /// Whether nothing is under way and nothing is wrong: whatever ends that, the kernel tells of by itself when something is written, through
 /// md's attributes or an event of a gate.
 pub fn is_settled(seen: &Seen) -> bool {
@@ -262,6 +282,38 @@ mod tests {
         for (number, change) in all.into_iter().enumerate() {
             assert!(without(change), "change {number}");
         }
+    }
+
+    #[test]
+    fn a_leg_that_can_be_reached_is_connected_through_every_network_and_another_is_not() {
+        use crate::owner::Step;
+        let (mut seen, leg) = (settled(), LegId(1));
+        let given = gate(&mut seen).to.unwrap();
+        gate(&mut seen).local = false;
+        let address = |network: u8| IpAddr::from([10, 71, network, 2]);
+        let connected =
+            |network: u8| Connection { controller: network.into(), address: address(network), live: true };
+        let nodes = BTreeMap::from([(leg, NodeId(2))]);
+        let addresses = BTreeMap::from([(NodeId(2), BTreeMap::from([(1, address(1)), (2, address(2))]))]);
+        let steps = |seen: &Seen| to_connect(seen, &nodes, &addresses);
+        assert_eq!(steps(&seen), [], "nothing lives that could be one of two");
+        seen.connections.insert(given, vec![connected(1)]);
+        let asked = [Step::Connect(given, NodeId(2))];
+        assert_eq!(steps(&seen), asked);
+        let both = vec![connected(1), Connection { live: false, ..connected(2) }];
+        let mut whole = seen.clone();
+        whole.connections.insert(given, both);
+        assert_eq!(steps(&whole), [], "the kernel makes that one again");
+        for change in [
+            |gate: &mut Gate| gate.local = true,
+            |gate: &mut Gate| gate.path = false,
+            |gate: &mut Gate| gate.queues = false,
+        ] {
+            let mut other = seen.clone();
+            change(gate(&mut other));
+            assert_eq!(steps(&other), []);
+        }
+        assert_eq!(to_connect(&seen, &BTreeMap::new(), &addresses), [], "the ledger has no such leg");
     }
 
     /// The last leg in sync: what a fence does with its gate, and what leads that to the leg as it is given out next.
