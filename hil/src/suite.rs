@@ -28,7 +28,7 @@ use model::ClusterSpec;
 use serde::Deserialize;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 46] = [
+const BUILT_IN: [(&str, &str); 47] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -51,6 +51,7 @@ const BUILT_IN: [(&str, &str); 46] = [
     ("volume-outage", include_str!("../suites/volume-outage.toml")),
     ("volume-witness-loss", include_str!("../suites/volume-witness-loss.toml")),
     ("volume-network-loss", include_str!("../suites/volume-network-loss.toml")),
+    ("volume-one-network", include_str!("../suites/volume-one-network.toml")),
     ("volume-room-cut", include_str!("../suites/volume-room-cut.toml")),
     ("volume-agent-killed", include_str!("../suites/volume-agent-killed.toml")),
     ("volume-owner-frozen", include_str!("../suites/volume-owner-frozen.toml")),

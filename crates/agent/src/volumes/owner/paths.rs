@@ -10,6 +10,8 @@
 use super::{One, at};
 use crate::volumes::VolumesError;
 use crate::volumes::shell::blocking;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -25,6 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 pub(super) struct Paths {
     looked: Option<Instant>,
     is_busy: Arc<AtomicBool>,
+    /// Which of them lived when they were seen last.
+    live: BTreeSet<(GivenLeg, IpAddr)>,
 }
 
 impl Paths {
@@ -35,11 +39,25 @@ impl Paths {
         }
         due && !self.is_busy.load(Ordering::SeqCst)
     }
+
+    /// Says which have come and gone since it was looked last.
+    fn told(&mut self, seen: &Seen) {
+        let all = seen.connections.iter().flat_map(|(given, all)| all.iter().map(move |one| (*given, one)));
+        let live = all.filter(|(_, one)| one.live).map(|(given, one)| (given, one.address)).collect();
+        let before = std::mem::replace(&mut self.live, live);
+        for (given, address) in self.live.difference(&before) {
+            info!("{given} is connected through {address}");
+        }
+        for (given, address) in before.difference(&self.live) {
+            info!("{given} is no longer connected through {address}");
+        }
+    }
 }
 
 impl One {
     /// Has those made that are missing, beside all else: a network that is down keeps whoever connects waiting.
     pub(super) fn complete(&self, seen: &Seen, paths: &mut Paths) {
+        paths.told(seen);
         if !paths.is_due(Instant::now()) {
             return;
         }
@@ -75,20 +93,13 @@ impl One {
         let (id, place, ledger) = (self.id, Arc::clone(&self.shared.place), self.shared.ledger.clone());
         let connected = blocking(move || {
             let (engine, site) = at(id, &place, &ledger)?;
-            let count = |seen: &Seen| seen.connections.get(&given).map_or(0, Vec::len);
-            let before = count(&engine.seen_owner(&site)?);
             engine.carry_owner(&site, given.key.epoch, &step)?;
-            let seen = engine.seen_owner(&site)?;
-            if seen.gates.values().any(|gate| gate.to == Some(given)) {
-                return Ok(count(&seen) > before);
+            if !engine.seen_owner(&site)?.gates.values().any(|gate| gate.to == Some(given)) {
+                engine.carry_owner(&site, given.key.epoch, &Step::Disconnect(given))?;
             }
-            engine.carry_owner(&site, given.key.epoch, &Step::Disconnect(given))?;
-            Ok(false)
+            Ok(())
         });
-        if connected.await? {
-            info!("{given} is connected through one network more");
-        }
-        Ok(())
+        connected.await
     }
 }
 
