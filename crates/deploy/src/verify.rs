@@ -156,6 +156,8 @@ fn carriers(facts: &Facts) -> Check {
     let nics = || all.iter().flat_map(|(name, health)| health.nics.iter().map(move |nic| (name, nic)));
     let without = nics().filter(|(_, nic)| nic.carrier != Some(true));
     wrong.extend(without.map(|(name, nic)| format!("{name}: adapter {} has no carrier", nic.adapter)));
+    let bare = all.iter().filter(|(_, health)| health.nics.is_empty());
+    wrong.extend(bare.map(|(name, _)| format!("{name} has no adapters")));
     Check {
         found: format!("{} adapters", nics().count()),
         wrong,
@@ -163,14 +165,24 @@ fn carriers(facts: &Facts) -> Check {
     }
 }
 
-/// Who has storage networks hears all others who have, on both.
+/// Who should be on the storage networks: nodes in a zone; before there is a ledger, whoever listens there.
+fn ends(facts: &Facts) -> Vec<&NodeName> {
+    let zone = |name: &NodeName| {
+        newest(&facts.views).and_then(|view| {
+            view.state.nodes.values().rev().find(|node| node.name == *name).map(|node| node.zone.is_some())
+        })
+    };
+    let listens = |name: &NodeName| facts.health.get(name).is_some_and(|health| !health.paths.is_empty());
+    facts.asked.iter().filter(|name| zone(name).unwrap_or_else(|| listens(name))).collect()
+}
+
+/// Everybody in a zone hears everybody else, on both.
 fn paths(facts: &Facts) -> Check {
     let mut wrong = Vec::new();
-    let all = said(facts, &facts.health, &mut wrong);
-    let ends: Vec<_> = all.iter().filter(|(_, health)| !health.paths.is_empty()).collect();
-    let mut heard = 0;
-    for (name, health) in &ends {
-        for (peer, _) in ends.iter().filter(|(peer, _)| peer != name) {
+    said(facts, &facts.health, &mut wrong);
+    let (ends, mut heard) = (ends(facts), 0);
+    for (name, health) in ends.iter().filter_map(|name| Some((*name, facts.health.get(*name)?))) {
+        for peer in ends.iter().filter(|peer| **peer != name) {
             let views = health.paths.iter().filter(|path| path.peer == **peer);
             let networks: BTreeSet<_> = views
                 .filter(|path| path.heard_ms_ago.is_some_and(|ms| ms <= HEARD_WITHIN_MS))
@@ -185,8 +197,8 @@ fn paths(facts: &Facts) -> Check {
             }
         }
     }
-    if ends.is_empty() {
-        wrong.push("no node listens on storage networks".to_owned());
+    if ends.len() < 2 {
+        wrong.push("fewer than two nodes are on storage networks".to_owned());
     }
     let found = format!("{heard} paths between {} nodes are heard", ends.len());
     Check { found, wrong, ..check("storage-paths", "every node hears every other on both storage networks") }
@@ -204,10 +216,13 @@ fn round_trips(facts: &Facts) -> Check {
     let mut longest = None;
     for (name, health) in all {
         for quality in health.qualities.iter().filter(|quality| between(name, &quality.peer)) {
-            let Some(median_us) = quality.median_us else { continue };
+            let (peer, network) = (&quality.peer, quality.network);
+            let Some(median_us) = quality.median_us else {
+                wrong.push(format!("{name} to {peer} on storage network {network}: not measured"));
+                continue;
+            };
             longest = longest.max(Some(median_us));
             if median_us > ROUND_TRIP_MAX_US {
-                let (peer, network) = (&quality.peer, quality.network);
                 wrong.push(format!("{name} to {peer} on storage network {network}: {median_us} µs"));
             }
         }
@@ -230,6 +245,7 @@ fn round_trips(facts: &Facts) -> Check {
 struct Seen<'a> {
     view: &'a ClusterView,
     state: &'a State,
+    facts: &'a Facts,
     views: &'a [(NodeName, ClusterView)],
     /// The present one of each name that was asked or votes.
     nodes: BTreeMap<NodeId, (&'a NodeName, Option<&'a ZoneName>)>,
@@ -248,7 +264,7 @@ impl<'a> Seen<'a> {
                 || state.drives.values().any(|drive| drive.node == *id)
         });
         let nodes = present.map(|(name, (id, zone))| (id, (name, zone))).collect();
-        Self { view, state, views: &facts.views, nodes }
+        Self { view, state, facts, views: &facts.views, nodes }
     }
 
     fn name(&self, id: NodeId) -> String {
@@ -257,7 +273,9 @@ impl<'a> Seen<'a> {
 
     fn quorum(&self) -> Check {
         let without = self.nodes.iter().filter(|(id, _)| !self.view.voters.contains(id));
-        let wrong = without.map(|(_, (name, _))| format!("{name} does not vote")).collect();
+        let mut wrong: Vec<String> = without.map(|(_, (name, _))| format!("{name} does not vote")).collect();
+        let others = self.view.voters.iter().filter(|id| !self.nodes.contains_key(id));
+        wrong.extend(others.map(|id| format!("{id} votes, and is no node that is there")));
         let leader = self.view.leader.map_or("nobody".to_owned(), |id| self.name(id));
         let found = format!("{} vote, {leader} leads", self.view.voters.len());
         Check { found, wrong, ..check("quorum", QUORUM) }
@@ -302,7 +320,10 @@ impl<'a> Seen<'a> {
     }
 
     fn nodes(&self) -> Check {
-        let (mut wrong, mut leased) = (Vec::new(), 0);
+        let named = |name: &NodeName| self.nodes.values().any(|(found, _)| *found == name);
+        let strangers = self.facts.asked.iter().filter(|name| !named(name));
+        let mut wrong: Vec<String> = strangers.map(|name| format!("the ledger knows no {name}")).collect();
+        let mut leased = 0;
         for (id, (name, _)) in &self.nodes {
             match self.views.iter().find(|(_, view)| view.node == *id) {
                 None => wrong.push(format!("{name} does not answer, or has no ledger")),
@@ -389,6 +410,8 @@ impl<'a> Seen<'a> {
             }
             let why = self.view.blocked.get(id);
             wrong.extend(why.map(|why| format!("{} waits: {why}", volume.name)));
+            let rooms = self.facts.health.values().filter_map(|health| health.out_of_room.get(id));
+            wrong.extend(rooms.map(|why| format!("writes to {} wait for room: {why}", volume.name)));
         }
         let found = format!("{all} copies of {} volumes", self.state.volumes.len());
         Check { found, wrong, ..check("in-sync", "every copy of every volume is in sync, and none waits") }

@@ -149,6 +149,23 @@ fn each_check_is_broken_alone() {
             facts.views.iter_mut().for_each(|(_, view)| view.voters.retain(|id| *id != NodeId(2)));
         }),
         change(&|facts| facts.views[1].1.leased = false),
+        change(&|facts| {
+            facts.views.iter_mut().for_each(|(_, view)| {
+                let _ = view.voters.insert(NodeId(9));
+            });
+        }),
+        change(&|facts| {
+            facts.asked.push(at("b9"));
+            facts.health.insert(at("b9"), health(&at("witness")));
+            facts.networks.insert(at("b9"), in_force());
+        }),
+        change(&|facts| facts.health.get_mut(&at("b1")).unwrap().paths.clear()),
+        change(&|facts| facts.health.get_mut(&at("b1")).unwrap().nics.clear()),
+        change(&|facts| facts.health.get_mut(&at("a1")).unwrap().qualities[0].median_us = None),
+        change(&|facts| {
+            let room = &mut facts.health.get_mut(&at("a1")).unwrap().out_of_room;
+            room.insert(model::VolumeId(1), "no slab is free".to_owned());
+        }),
         in_ledger(|state| {
             state
                 .apply(&control::Command::Cluster(control::ClusterCommand::AddNode {

@@ -32,14 +32,14 @@ const RENEWED_MAX: Duration = Duration::from_secs(6);
 pub(super) struct LeaseNote {
     /// The end of the last lease.
     last: End,
-    /// Of the last one of a run that looked after its users.
-    attended: End,
+    /// Of the last one of a run that looked after its users; `None`: it can't be opened, and nothing is renewed.
+    attended: Option<End>,
 }
 
 impl LeaseNote {
     /// As an earlier run of this boot has left it.
     pub(super) fn open(path: &Path, boot: BootId) -> io::Result<Self> {
-        let attended = End::open(&path.with_extension(ATTENDED), boot)?;
+        let attended = End::open(&path.with_extension(ATTENDED), boot).ok();
         Ok(Self { last: End::open(path, boot)?, attended })
     }
 
@@ -51,7 +51,7 @@ impl LeaseNote {
     /// A lease is granted until then, to a run that looks after its users. Answers to requests may come out of order: the latest end counts.
     pub(super) fn extend(&mut self, end: Moment) -> io::Result<()> {
         self.last.extend(end)?;
-        self.attended.extend(self.last.at)
+        self.attended.as_mut().map_or(Ok(()), |attended| attended.extend(self.last.at))
     }
 
     /// The same to one that does not yet.
@@ -61,7 +61,8 @@ impl LeaseNote {
 
     /// Whether a run that does not look after its users yet may take a lease for them: they are not being ended, and there was one that did.
     pub(super) fn is_renewable(&self, by: Moment) -> bool {
-        by < self.last.at && self.last.at < self.attended.at.after(RENEWED_MAX)
+        let attended = self.attended.as_ref().map_or(Moment(0), |attended| attended.at);
+        by < self.last.at && self.last.at < attended.after(RENEWED_MAX)
     }
 }
 
@@ -123,7 +124,7 @@ mod tests {
     fn a_lease_that_can_not_be_noted_is_not_in_the_note() {
         let boot = BootId(1);
         let full = || End { file: File::open("/dev/full").unwrap(), boot, at: Moment(5) };
-        let mut note = LeaseNote { last: full(), attended: full() };
+        let mut note = LeaseNote { last: full(), attended: Some(full()) };
         assert!(note.extend(Moment(6)).is_err());
         assert_eq!(note.end(), Moment(5));
     }

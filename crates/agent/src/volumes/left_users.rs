@@ -49,14 +49,17 @@ impl LeftUsers {
     fn look_after(&self) {
         priority::is_in_time();
         let mut wait = true;
-        while let Some(lease_end) = self.lease_end() {
+        loop {
+            // Before the note: a lease that is renewed meanwhile must not be held against a later moment.
+            let now = Moment(clock::uptime_ms());
+            let Some(lease_end) = self.lease_end() else { return };
             // Whom an earlier run had wait while an array got a place more could not even be killed.
             if wait {
                 let tried = engine_of_nobody().and_then(|engine| engine.let_users_go_on());
                 wait =
                     tried.inspect_err(|error| warn!("users may wait yet: {}", crate::chain(error))).is_err();
             }
-            if ended_by(Moment(clock::uptime_ms())) >= lease_end {
+            if ended_by(now) >= lease_end {
                 if let Err(error) = engine_of_nobody().and_then(|engine| openers::kill_all(&engine)) {
                     warn!("can't see who has volumes open: {}", crate::chain(&error));
                 }

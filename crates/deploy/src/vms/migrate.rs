@@ -34,8 +34,8 @@ pub enum NotMoved {
     /// What the commit would say.
     #[error(transparent)]
     Refused(Box<Rejected>),
-    /// It was begun, and given up: by either node, or since one of them was lost.
-    #[error("the migration to {0} was given up, and it goes on where it was")]
+    /// It was given up: by either node, or since one of them was lost. Or somebody else was faster.
+    #[error("the migration to {0} was given up, or something else was done with it first")]
     GivenUp(NodeName),
 }
 
@@ -55,6 +55,7 @@ pub async fn migrate(
     let Some(node) = may_move(&state, &views, (id, vm), to).map_err(not_moved)? else { return Ok(()) };
     let before = vm.generation;
     let what = format!("the migration of {id} to {to} to begin");
+    // Or something else has, which takes its generation.
     let has_begun = |state: &State| state.vms.all.get(&id).is_none_or(|vm| vm.generation != before);
     let command = migration(id, vm, node);
     settle(contact, &what, bound, &command, has_begun).await?;

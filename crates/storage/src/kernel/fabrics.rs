@@ -29,9 +29,9 @@ const SUBSYSTEMS: &str = "/sys/class/nvme-subsystem";
 /// and stable kernels that took that, Debian's 6.1 among them) the kernel waits for one in flight before it gives anything
 /// else of the connection up (`nvme_stop_keep_alive` in `nvme_tcp_error_recovery_work`): 1.5 s were seen with 2 s here. 0 is taken for 5 s.
 const KEEP_ALIVE_S: u32 = 30;
-/// How long a command that makes a connection may take, s (`nvme_core.admin_timeout`, read when a controller is made; 60 by itself). A target that fences a leg while somebody connects to
-/// it answers nothing: whoever asked hangs in the kernel for so long, and a process that is killed meanwhile does not end, so that the next agent does not start. It holds for drives
-/// of this machine that come later, too: they take milliseconds.
+/// How long a command of the kernel's own that makes a connection may take, s (`nvme_core.admin_timeout`; 60 by itself). A target that fences a leg while somebody connects to
+/// it answers nothing: whoever asked hangs in the kernel for so long, and a process that is killed meanwhile does not end, so that the next agent does not start. It holds for
+/// local drives, too, but not for what is asked of them through an ioctl with a bound of its own (crates/nvme).
 const ADMIN_TIMEOUT_S: &str = "5";
 const ADMIN_TIMEOUT: &str = "/sys/module/nvme_core/parameters/admin_timeout";
 /// How long a controller waits between two tries, s.
@@ -117,7 +117,7 @@ pub(super) fn connect(engine: &Engine, given: GivenLeg, node: NodeId) -> Result<
     for (network, address) in missing {
         let (options, done) = (options(engine, given, *network, *address), done.clone());
         let stall_max = engine.settings.stall_max;
-        std::thread::spawn(move || done.send(make_path(&options, stall_max)));
+        std::thread::spawn(move || done.send(make_path(&options, stall_max).map(drop)));
     }
     drop(done);
     let mut live = there.iter().any(|one| one.live);
@@ -134,13 +134,31 @@ pub(super) fn connect(engine: &Engine, given: GivenLeg, node: NodeId) -> Result<
     if live || head(engine, given).is_some() { Ok(()) } else { Err(StepError::NoPath { given, why }) }
 }
 
+/// Connects through one storage network more, if one is missing, and waits until that has come about or failed: the kernel makes one connection of a machine at a time
+/// (`nvmf_dev_mutex`), so that whoever does not wait keeps others waiting. The controller that was made.
+pub(super) fn connect_more(engine: &Engine, given: GivenLeg, node: NodeId) -> Result<Option<u32>, StepError> {
+    let addresses = engine.settings.peers.get(&node).cloned().unwrap_or_default();
+    let there = connections(engine).remove(&given).unwrap_or_default();
+    let mut missing =
+        addresses.iter().filter(|(_, address)| there.iter().all(|one| one.address != **address));
+    let Some((network, address)) = missing.next() else { return Ok(None) };
+    make_path(&options(engine, given, *network, *address), engine.settings.stall_max).map(Some)
+}
+
+/// Lets go of one connection, as [`disconnect`] does of all.
+pub(super) fn delete(controller: u32) {
+    let file = Path::new(CONTROLLERS).join(format!("nvme{controller}/delete_controller"));
+    // One that is gone already is as good.
+    let _ = sysfs::write(&file, "1");
+}
+
 fn reason(error: &dyn std::error::Error) -> String {
     let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
     format!("{error}{cause}")
 }
 
-/// One path, with its bound, and the namespace behind it.
-fn make_path(options: &str, stall_max: Duration) -> Result<(), StepError> {
+/// One path, with its bound, and the namespace behind it. Its controller.
+fn make_path(options: &str, stall_max: Duration) -> Result<u32, StepError> {
     let answer = ask(options)?;
     let number = answer.split(',').find_map(|part| part.strip_prefix("instance=")?.parse().ok());
     let controller: u32 =
@@ -152,7 +170,7 @@ fn make_path(options: &str, stall_max: Duration) -> Result<(), StepError> {
             sysfs::write(&path.join("queue/io_timeout"), &stall_max.as_millis().to_string())?;
         }
         if !paths.is_empty() {
-            return Ok(());
+            return Ok(controller);
         }
         if Instant::now() > deadline {
             return Err(StepError::Late {
@@ -178,7 +196,8 @@ fn options(engine: &Engine, given: GivenLeg, network: u16, address: IpAddr) -> S
 fn ask(options: &str) -> Result<String, super::FileError> {
     let admin_timeout = Path::new(ADMIN_TIMEOUT);
     if sysfs::read_if_there(admin_timeout).is_some_and(|now| now != ADMIN_TIMEOUT_S) {
-        sysfs::write(admin_timeout, ADMIN_TIMEOUT_S)?;
+        // Without it all goes on, only slower when it goes wrong.
+        let _ = sysfs::write(admin_timeout, ADMIN_TIMEOUT_S);
     }
     let path = Path::new(FABRICS);
     let mut asked = File::options().read(true).write(true).open(path).map_err(failed("open", path))?;
@@ -201,11 +220,9 @@ fn paths(controller: u32) -> Vec<PathBuf> {
 pub(super) fn disconnect(engine: &Engine, given: GivenLeg) {
     let (asked, gone) = std::sync::mpsc::channel();
     for connection in connections(engine).remove(&given).unwrap_or_default() {
-        let file = Path::new(CONTROLLERS).join(format!("nvme{}/delete_controller", connection.controller));
         let asked = asked.clone();
         std::thread::spawn(move || {
-            // One that is gone already is as good.
-            let _ = sysfs::write(&file, "1");
+            delete(connection.controller);
             let _ = asked.send(());
         });
     }

@@ -295,6 +295,16 @@ impl Engine {
         self.tell_path(&crate::name::gate(leg, epoch), "reinstate_path")
     }
 
+    /// Connects to a leg through one network more, if one is missing, and waits until that has come about or failed; the number of what was made.
+    pub fn connect_more(&self, given: GivenLeg, node: NodeId) -> Result<Option<u32>, StepError> {
+        fabrics::connect_more(self, given, node)
+    }
+
+    /// Lets go of a connection that was made.
+    pub fn let_go_of(&self, controller: u32) {
+        fabrics::delete(controller);
+    }
+
     /// Which extents of a thin volume users write that have no place, since this was asked last. What waits is counted again whenever
     /// [`Self::reinstate_queue`] lets it try.
     pub fn unmapped(&self, volume: model::VolumeId) -> Result<std::collections::BTreeSet<u64>, StepError> {

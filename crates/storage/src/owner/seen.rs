@@ -1,6 +1,6 @@
 //! What the kernel has of a volume on the node that owns it, and what that means in control's words.
 
-use super::{Step, Thin};
+use super::Thin;
 use crate::name::GivenLeg;
 use control::command::LegRef;
 use control::moment::Moment;
@@ -180,7 +180,7 @@ pub fn to_connect(
     seen: &Seen,
     nodes: &BTreeMap<LegId, NodeId>,
     addresses: &BTreeMap<NodeId, BTreeMap<u16, IpAddr>>,
-) -> Vec<Step> {
+) -> Vec<(GivenLeg, NodeId)> {
     let lacks = |given: GivenLeg, node: NodeId| {
         let there = seen.connections.get(&given).map_or(&[][..], Vec::as_slice);
         let known = addresses.get(&node).into_iter().flat_map(BTreeMap::values);
@@ -189,9 +189,7 @@ pub fn to_connect(
     let whole = |gate: &Gate| gate.queues && gate.path && !gate.local && seen.is_reachable(gate);
     let gates = seen.gates.iter().filter(|(_, gate)| whole(gate));
     let legs = gates.filter_map(|(leg, gate)| Some((gate.to?, *nodes.get(leg)?)));
-    legs.filter(|(given, node)| lacks(*given, *node))
-        .map(|(given, node)| Step::Connect(given, node))
-        .collect()
+    legs.filter(|(given, node)| lacks(*given, *node)).collect()
 }
 
 /// Whether nothing is under way and nothing is wrong: whatever ends that, the kernel tells of by itself when something is written, through
@@ -286,7 +284,6 @@ mod tests {
 
     #[test]
     fn a_leg_that_can_be_reached_is_connected_through_every_network_and_another_is_not() {
-        use crate::owner::Step;
         let (mut seen, leg) = (settled(), LegId(1));
         let given = gate(&mut seen).to.unwrap();
         gate(&mut seen).local = false;
@@ -298,7 +295,7 @@ mod tests {
         let steps = |seen: &Seen| to_connect(seen, &nodes, &addresses);
         assert_eq!(steps(&seen), [], "nothing lives that could be one of two");
         seen.connections.insert(given, vec![connected(1)]);
-        let asked = [Step::Connect(given, NodeId(2))];
+        let asked = [(given, NodeId(2))];
         assert_eq!(steps(&seen), asked);
         let both = vec![connected(1), Connection { live: false, ..connected(2) }];
         let mut whole = seen.clone();

@@ -3,24 +3,32 @@
 //! One path is enough to assemble an array. The kernel makes a connection again that it has lost, but not one that could not be made at first: its target listened on one network a
 //! moment later than on the other, or the network was down. Without the second path the loss of one network would cost the leg.
 //!
-//! Invariants: only a leg that can be reached as it is given out now is connected to; who asks looks again afterwards, and lets go of what became another's meanwhile.
+//! Invariants: only a leg to which a gate leads is connected to; who asks looks again when that has come about, and lets go of what it made if no gate leads there any more. One is made at a
+//! time on a node, since the kernel makes no two at once, and an array that is being assembled wants to connect, too.
 //!
-//! On failure: it is asked for again.
+//! On failure: nobody asks for a while, then it is asked for again.
 
 use super::{One, at};
 use crate::volumes::VolumesError;
 use crate::volumes::shell::blocking;
+use model::NodeId;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use storage::name::GivenLeg;
-use storage::owner::{self, Seen, Step};
+use storage::owner::{self, Seen};
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
 use tracing::{debug, info};
 
 /// How often it is looked whether one is missing.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How long nobody asks after one could not be made: a network that is down takes the kernel three seconds each time.
+const REST: Duration = Duration::from_secs(10);
+static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
 
 /// When it was looked last, and whether one is being made.
 #[derive(Debug, Default)]
@@ -55,51 +63,52 @@ impl Paths {
 }
 
 impl One {
-    /// Has those made that are missing, beside all else: a network that is down keeps whoever connects waiting.
+    /// Has one made that is missing, beside all else.
     pub(super) fn complete(&self, seen: &Seen, paths: &mut Paths) {
         paths.told(seen);
         if !paths.is_due(Instant::now()) {
             return;
         }
-        let missing = self.missing(seen);
-        if missing.is_empty() {
-            return;
-        }
+        let Some((given, node)) = self.missing(seen) else { return };
+        let Ok(turn) = ONE_AT_A_TIME.try_acquire() else { return };
         paths.is_busy.store(true, Ordering::SeqCst);
         let (one, is_busy) = (self.clone(), Arc::clone(&paths.is_busy));
         tokio::spawn(async move {
-            for (given, step) in missing {
-                if let Err(error) = one.connect(given, step).await {
-                    debug!("{given} is connected through one network less: {}", crate::chain(&error));
-                }
+            if let Err(error) = one.connect(given, node).await {
+                debug!("{given} is connected through one network less: {}", crate::chain(&error));
+                sleep(REST).await;
             }
             is_busy.store(false, Ordering::SeqCst);
+            drop(turn);
         });
     }
 
-    fn missing(&self, seen: &Seen) -> Vec<(GivenLeg, Step)> {
+    fn missing(&self, seen: &Seen) -> Option<(GivenLeg, NodeId)> {
         let state = self.shared.ledger.now();
-        let Some(volume) = state.volumes.get(&self.id) else { return Vec::new() };
+        let volume = state.volumes.get(&self.id)?;
         let nodes =
             volume.legs.iter().filter_map(|(leg, found)| Some((*leg, state.node_of(found)?))).collect();
         let (_, addresses) = self.shared.place.addresses(&state);
-        let steps = owner::to_connect(seen, &nodes, &addresses).into_iter();
-        steps
-            .filter_map(|step| if let Step::Connect(given, _) = step { Some((given, step)) } else { None })
-            .collect()
+        owner::to_connect(seen, &nodes, &addresses).into_iter().next()
     }
 
-    async fn connect(&self, given: GivenLeg, step: Step) -> Result<(), VolumesError> {
+    async fn connect(&self, given: GivenLeg, node: NodeId) -> Result<(), VolumesError> {
         let (id, place, ledger) = (self.id, Arc::clone(&self.shared.place), self.shared.ledger.clone());
-        let connected = blocking(move || {
+        blocking(move || {
             let (engine, site) = at(id, &place, &ledger)?;
-            engine.carry_owner(&site, given.key.epoch, &step)?;
-            if !engine.seen_owner(&site)?.gates.values().any(|gate| gate.to == Some(given)) {
-                engine.carry_owner(&site, given.key.epoch, &Step::Disconnect(given))?;
+            let leads_there = |seen: &Seen| seen.gates.values().any(|gate| gate.to == Some(given));
+            if !leads_there(&engine.seen_owner(&site)?) {
+                return Ok(());
+            }
+            let made = engine.connect_more(given, node)?;
+            if let Some(controller) =
+                made.filter(|_| !engine.seen_owner(&site).is_ok_and(|seen| leads_there(&seen)))
+            {
+                engine.let_go_of(controller);
             }
             Ok(())
-        });
-        connected.await
+        })
+        .await
     }
 }
 
