@@ -34,6 +34,8 @@ static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
 #[derive(Debug, Default)]
 pub(super) struct Paths {
     looked: Option<Instant>,
+    /// How many were asked for: the next one is another's turn, or one that never comes would keep all others from being made.
+    asked: usize,
     is_busy: Arc<AtomicBool>,
     /// Which of them lived when they were seen last.
     live: BTreeSet<(GivenLeg, IpAddr)>,
@@ -69,9 +71,11 @@ impl One {
         if !paths.is_due(Instant::now()) {
             return;
         }
-        let Some((given, node)) = self.missing(seen) else { return };
+        let missing = self.missing(seen);
+        let Some((given, node)) = missing.get(paths.asked % missing.len().max(1)).copied() else { return };
         let Ok(turn) = ONE_AT_A_TIME.try_acquire() else { return };
         paths.is_busy.store(true, Ordering::SeqCst);
+        paths.asked = paths.asked.wrapping_add(1);
         let (one, is_busy) = (self.clone(), Arc::clone(&paths.is_busy));
         tokio::spawn(async move {
             if let Err(error) = one.connect(given, node).await {
@@ -83,13 +87,13 @@ impl One {
         });
     }
 
-    fn missing(&self, seen: &Seen) -> Option<(GivenLeg, NodeId)> {
+    fn missing(&self, seen: &Seen) -> Vec<(GivenLeg, NodeId)> {
         let state = self.shared.ledger.now();
-        let volume = state.volumes.get(&self.id)?;
+        let Some(volume) = state.volumes.get(&self.id) else { return Vec::new() };
         let nodes =
             volume.legs.iter().filter_map(|(leg, found)| Some((*leg, state.node_of(found)?))).collect();
         let (_, addresses) = self.shared.place.addresses(&state);
-        owner::to_connect(seen, &nodes, &addresses).into_iter().next()
+        owner::to_connect(seen, &nodes, &addresses)
     }
 
     async fn connect(&self, given: GivenLeg, node: NodeId) -> Result<(), VolumesError> {
