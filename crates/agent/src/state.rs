@@ -169,8 +169,7 @@ impl State {
 #[cfg(feature = "volumes")]
 fn left_users() -> Result<(model::BootId, LeftUsers), StartError> {
     let boot = inventory::boot_id().parse().map_err(|_| StartError::BootId)?;
-    let left = LeftUsers::of(boot).map_err(StartError::LeftUsers)?;
-    Ok((boot, left))
+    Ok((boot, LeftUsers::of(boot).map_err(StartError::LeftUsers)?))
 }
 
 /// The ledger and volumes, if this node has them.

@@ -16,7 +16,8 @@ use api::{ClusterView, Health, NetworkState};
 use control::State;
 use control::state::{Health as DriveHealth, LegState};
 use futures_util::future::join_all;
-use model::{Mirror, NodeId, NodeName, ZoneName};
+use model::{Mirror, NodeId, NodeName, Shape, ZoneName};
+use network::measure::latency::LIMIT_US;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -27,10 +28,8 @@ use tokio::time::timeout;
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// A path on which the last hello is older is not heard, ms: agents greet each other five times a second.
 const HEARD_WITHIN_MS: u32 = 1000;
-/// Nodes of a zone at most (spec.md, "Shapes").
-const ZONE_NODES_MAX: usize = 4;
-/// The longest round trip between the racks, µs (spec.md; docs/rules.md).
-const ROUND_TRIP_MAX_US: u32 = 1000;
+/// Nodes of a zone at most.
+const ZONE_NODES_MAX: usize = Shape::ALL.len();
 /// Between two nodes there are so many storage networks.
 const NETWORKS: usize = 2;
 
@@ -69,10 +68,9 @@ impl Check {
 
 /// Asks all members at once.
 pub async fn facts(members: &[Member]) -> Facts {
-    let views = async { views(members).await };
     let health = all(members, |member| async { member.client.health().await.ok() });
     let networks = all(members, |member| async { member.client.network().await.ok() });
-    let (views, health, networks) = tokio::join!(views, health, networks);
+    let (views, health, networks) = tokio::join!(views(members), health, networks);
     Facts { asked: members.iter().map(|member| member.name.clone()).collect(), views, health, networks }
 }
 
@@ -222,7 +220,7 @@ fn round_trips(facts: &Facts) -> Check {
                 continue;
             };
             longest = longest.max(Some(median_us));
-            if median_us > ROUND_TRIP_MAX_US {
+            if u64::from(median_us) > LIMIT_US {
                 wrong.push(format!("{name} to {peer} on storage network {network}: {median_us} µs"));
             }
         }

@@ -18,7 +18,7 @@ use crate::suite::{Room, Tie, VmStep};
 use control::State;
 use control::vm::{Leftover, VmPhase, Wanted};
 use deploy::pool::{newest, views};
-use deploy::vms::Drained;
+use deploy::vms::{Drained, VmsError};
 use deploy::{DeployError, Member};
 use futures_util::future::join_all;
 use model::{NodeName, VmId, VmNic, VmPlacement, VmSpec};
@@ -456,15 +456,10 @@ impl Runner<'_> {
         within: Duration,
         gap_at_most: Duration,
     ) -> Result<Seen, RunError> {
-        self.listen_anew()?;
-        let begun = Instant::now();
         let members = self.working().members;
         let what = Drained::Rack(self.cluster.spec.zones[room.index()].name.clone());
         let drained = deploy::vms::drain(&members, &what, Leftover::Stays, within, |_| {});
-        let (drained, seen) =
-            tokio::join!(drained, self.moves_alive(room.other(), begun, within, gap_at_most));
-        let seen = seen?;
-        Ok(super::or_failure(drained.map(|_| seen).map_err(DeployError::from)))
+        self.moves_by(drained, room.other(), within, gap_at_most).await
     }
 
     async fn migrate_vm(
@@ -473,8 +468,6 @@ impl Runner<'_> {
         within: Duration,
         gap_at_most: Duration,
     ) -> Result<Seen, RunError> {
-        self.listen_anew()?;
-        let begun = Instant::now();
         let members = self.working().members;
         let (Some(to), Some(id)) =
             (self.there(room).into_iter().next(), self.guest.as_ref().map(|guest| guest.id))
@@ -482,9 +475,21 @@ impl Runner<'_> {
             return Ok(Seen::not("there is no virtual machine"));
         };
         let moved = deploy::vms::migrate(&members, id, &to, within, |_| {});
-        let (moved, seen) = tokio::join!(moved, self.moves_alive(room, begun, within, gap_at_most));
-        let seen = seen?;
-        Ok(super::or_failure(moved.map(|()| seen).map_err(DeployError::from)))
+        self.moves_by(moved, room, within, gap_at_most).await
+    }
+
+    /// What is ordered is done, and meanwhile it moves to that room alive.
+    async fn moves_by<T>(
+        &mut self,
+        order: impl Future<Output = Result<T, VmsError>>,
+        room: Room,
+        within: Duration,
+        gap_at_most: Duration,
+    ) -> Result<Seen, RunError> {
+        self.listen_anew()?;
+        let moves = self.moves_alive(room, Instant::now(), within, gap_at_most);
+        let (done, seen) = tokio::join!(order, moves);
+        seen.map(|seen| super::or_failure(done.map(|_| seen).map_err(DeployError::from)))
     }
 
     async fn end_drain(
@@ -493,15 +498,13 @@ impl Runner<'_> {
         within: Duration,
         gap_at_most: Duration,
     ) -> Result<Seen, RunError> {
-        self.listen_anew()?;
-        let begun = Instant::now();
         let members = self.working().members;
-        let views = views(&members).await;
-        let draining = newest(&views).map(|view| view.state.vms.draining.keys().copied().collect());
-        match deploy::vms::end_drain(&members, &draining.unwrap_or_default(), within).await {
-            Ok(()) => self.moves_alive(room, begun, within, gap_at_most).await,
-            Err(error) => Ok(super::or_failure(Err(error.into()))),
-        }
+        let ended = async {
+            let views = views(&members).await;
+            let draining = newest(&views).map(|view| view.state.vms.draining.keys().copied().collect());
+            deploy::vms::end_drain(&members, &draining.unwrap_or_default(), within).await
+        };
+        self.moves_by(ended, room, within, gap_at_most).await
     }
 
     /// It writes in a room as the same run of the guest as before, and was away no longer than this since a moment: by its beats, where it has a NIC.

@@ -4,12 +4,12 @@
 //! ([`super::left_users`]); one that hangs ends nobody, and whoever is over it gives it more time than a lease has. So this is not the agent: process 1 of a lab's node
 //! runs it, elsewhere a service of its own (`twinrackd --guard-users`).
 //!
-//! Invariants: nobody is ended whose lease a living agent would still go by: it has ended its users before. It goes by the note of the lease alone ([`LeaseNote`]), read twice: what is
+//! Invariants: nobody is ended whose lease a living agent would still go by: it has ended its users before. It goes by the note of the lease alone ([`lease_note`]), read twice: what is
 //! read while it is written may be neither the old one nor the new one.
 //!
 //! On failure: it is tried again, as long as there is a volume that could be used. What is mounted, or a loop device, has no process: that costs the node, when an agent is back.
 
-use super::lease_note::{self, LeaseNote};
+use super::lease_note;
 use super::openers;
 use super::place::engine_of_nobody;
 use crate::clock;
@@ -31,7 +31,7 @@ const LOOK_SELDOM: Duration = Duration::from_millis(500);
 /// Guards for as long as the machine is up.
 pub(crate) fn guard(boot: BootId) -> ! {
     let before = Timing::default().holder.stop_left_before;
-    let noted = || LeaseNote::open(lease_note::FILE.as_ref(), boot).map_or(Moment(0), |note| note.end());
+    let noted = || lease_note::noted(lease_note::FILE.as_ref(), boot);
     let (mut seen, mut said) = (Notes::default(), String::new());
     loop {
         let (end, now) = (noted(), Moment(clock::uptime_ms()));

@@ -77,8 +77,7 @@ struct End {
 impl End {
     fn open(path: &Path, boot: BootId) -> io::Result<Self> {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
-        let at = fs::read_to_string(path).ok().and_then(|text| end_in(&text, boot)).unwrap_or(Moment(0));
-        Ok(Self { file, boot, at })
+        Ok(Self { file, boot, at: noted(path, boot) })
     }
 
     fn extend(&mut self, end: Moment) -> io::Result<()> {
@@ -88,6 +87,11 @@ impl End {
         }
         Ok(())
     }
+}
+
+/// When the last lease ends, for whoever only looks.
+pub(super) fn noted(path: &Path, boot: BootId) -> Moment {
+    fs::read_to_string(path).ok().and_then(|text| end_in(&text, boot)).unwrap_or(Moment(0))
 }
 
 /// Always as long.
