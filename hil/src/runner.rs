@@ -13,6 +13,7 @@ mod apply_faults;
 mod bad_plans;
 mod beats;
 mod checks;
+mod deployment;
 mod diagnosis;
 mod drift;
 mod drives;
@@ -42,6 +43,8 @@ mod vms;
 mod volume;
 mod writers;
 
+pub use deployment::{DeploymentProcessError, deployment_process};
+
 use crate::events::{Counters, Event, EventLog, Topology, Verdict};
 use crate::lab::faults::{Made, Stop};
 use crate::lab::{Keeper, Lab, LabError};
@@ -57,7 +60,7 @@ use flapping::Namings;
 use model::{ClusterSpec, NodeName};
 use network::AdapterSpeeds;
 use network::diagnose::Thresholds;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -139,6 +142,11 @@ pub(crate) struct Runner<'a> {
     broken: Vec<String>,
     /// Who has reset itself in this scenario.
     resets: Vec<NodeName>,
+    /// The run's folder, and the program that has the harness's hidden commands.
+    folder: PathBuf,
+    program: PathBuf,
+    /// What moments are drawn from.
+    draws: fastrand::Rng,
 }
 
 impl Drop for Runner<'_> {
@@ -154,7 +162,7 @@ impl<'a> Runner<'a> {
         (lab, keeper): (&'a mut Lab, &'a mut Keeper),
         log: &Arc<EventLog>,
         ui: &'a Ui,
-        folder: &Path,
+        (folder, program): (&Path, &Path),
     ) -> Result<Self, RunError> {
         let line = ui.line("deploy");
         let mut cluster = cluster(spec, lab)?;
@@ -187,6 +195,7 @@ impl<'a> Runner<'a> {
             diagnosis::log_losses(watch.sightings(), Arc::clone(log), vigil.clone(), namings.clone());
         let logger = tokio::spawn(logging);
         let log = Arc::clone(log);
+        let draws = fastrand::Rng::with_seed(lab.seed());
         let runner = Self {
             cluster,
             lab,
@@ -206,6 +215,9 @@ impl<'a> Runner<'a> {
             broken: Vec::new(),
             resets: Vec::new(),
             raw: drives::Raw::default(),
+            folder: folder.to_owned(),
+            program: program.to_owned(),
+            draws,
         };
         let health = runner.well_by(Instant::now() + FIRST_HEALTH).await;
         if health.good { Ok(runner) } else { Err(RunError::Refused(health.what)) }

@@ -6,6 +6,7 @@
 //! `named` asks for exactly that, no more and no less.
 
 mod defaults;
+mod deploy_step;
 mod drives;
 mod error;
 mod meaning;
@@ -15,6 +16,7 @@ mod step;
 mod vm_step;
 mod words;
 
+pub use deploy_step::DeployStep;
 pub use error::SuiteError;
 pub use needs::Need;
 pub use settings::{
@@ -28,7 +30,7 @@ use model::ClusterSpec;
 use serde::Deserialize;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 47] = [
+const BUILT_IN: [(&str, &str); 49] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -77,6 +79,9 @@ const BUILT_IN: [(&str, &str); 47] = [
     ("healthy-hour", include_str!("../suites/healthy-hour.toml")),
     // A drive leaves the pool in it, and what a lab's pool takes in is never wiped: no volume is made behind it.
     ("volume-online", include_str!("../suites/volume-online.toml")),
+    // These make everything blank, and leave the volumes of a whole cluster.
+    ("deploy", include_str!("../suites/deploy.toml")),
+    ("deploy-killed", include_str!("../suites/deploy-killed.toml")),
 ];
 
 /// A suite file.
@@ -101,7 +106,7 @@ impl Suite {
     /// Whether its nodes need an agent that has volumes.
     pub fn makes_volumes(&self) -> bool {
         let steps = self.scenarios.iter().flat_map(|scenario| &scenario.steps);
-        steps.into_iter().any(|step| matches!(step, Step::MakeVolume { .. }))
+        steps.into_iter().any(|step| matches!(step, Step::MakeVolume { .. } | Step::Deployment(_)))
     }
 
     /// Whether its nodes need what runs virtual machines.

@@ -132,7 +132,8 @@ fn the_default_set_is_the_short_one() {
     let names = |set| -> Vec<String> {
         Suite::select(&[], set).unwrap().into_iter().map(|suite| suite.name).collect()
     };
-    let default = ["wiring", "tor-loss", "room-link-loss", "miswired-rack", "miswired", "drift", "bad-apply"];
+    let default =
+        ["wiring", "tor-loss", "room-link-loss", "miswired-rack", "miswired", "drift", "bad-apply", "deploy"];
     assert_eq!(names(Set::Default), default);
     // It writes to drives themselves, on which volumes may lie.
     let by_name = |name: &&str| *name == "drive-faults";

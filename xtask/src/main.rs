@@ -50,6 +50,16 @@ enum Command {
         /// Where the sockets go.
         sockets: PathBuf,
     },
+    /// Deploys the cluster of a lab; started by `hil`
+    #[command(hide = true)]
+    LabDeploy {
+        /// What is to be deployed, a JSON file.
+        spec: PathBuf,
+        /// Where the agents are, a JSON file.
+        access: PathBuf,
+        /// The journal.
+        journal: PathBuf,
+    },
     /// The lab's data drives; started by `hil`
     #[command(hide = true)]
     LabDrives {
@@ -67,6 +77,9 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::BenchProcess(process) => exit(process.run()),
         Command::LabKeeper { parent } => exit(hil::lab::keeper::run(&parent)),
+        Command::LabDeploy { spec, access, journal } => {
+            exit(hil::run::deployment_process(&spec, &access, &journal))
+        }
         Command::LabDrives { config, dir } => exit(hil::lab::drives_process(&config, &dir)),
         Command::LabFabric { topology, sockets } => exit(hil::lab::fabric_process(&topology, &sockets)),
     }

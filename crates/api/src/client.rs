@@ -15,8 +15,8 @@ use crate::{
     Applied, ApplyRequest, BeginRequest, ClaimRequest, CloseRequest, ClusterView, CommitRequest, Console,
     ForceRequest, ForcedQuorum, GiveUpRequest, HandOverRequest, Health, Hello, IdentityError, InviteRequest,
     Invited, JoinRequest, Joined, LinkChanges, Neighbours, NetworkState, NodeLedger, PathsRequest,
-    PingAnswer, PingRequest, PowerAction, PowerRequest, Problem, ProposeRequest, Proposed, ReceiveAnswer,
-    ReceiveRequest, SendAnswer, SendRequest, TlsIdentity, VotersRequest, path, server_name,
+    PingAnswer, PingRequest, PoolDrives, PowerAction, PowerRequest, Problem, ProposeRequest, Proposed,
+    ReceiveAnswer, ReceiveRequest, SendAnswer, SendRequest, TlsIdentity, VotersRequest, path, server_name,
 };
 use model::{Inventory, NodeName, VmId, VolumeId};
 use network::Generation;
@@ -336,6 +336,11 @@ impl Client {
     pub async fn console(&self, vm: VmId, from: u64) -> Result<Console, ClientError> {
         let path = format!("{}?vm={}&from={from}", path::VM_CONSOLE, vm.0);
         self.ask(Method::GET, &path, None::<&()>, QUICK).await
+    }
+
+    /// `GET /v1/pool/drives`.
+    pub async fn pool_drives(&self) -> Result<PoolDrives, ClientError> {
+        self.ask(Method::GET, path::POOL_DRIVES, None::<&()>, SLOW).await
     }
 
     /// `POST /v1/pool/claim`.

@@ -5,6 +5,7 @@
 use control::slow::Reading;
 use control::{Command, State};
 use model::{DriveId, DriveSerial, ExtentTable, LegId, MacRange, NodeId, NodeName, VolumeId, ZoneName};
+use network::measure::Machines;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -84,6 +85,49 @@ pub struct ClaimRequest {
     /// Whether what it holds may be lost.
     #[serde(default)]
     pub wipe: bool,
+}
+
+/// The drives of a node, and what is on them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolDrives {
+    /// Each.
+    pub drives: Vec<DriveContents>,
+}
+
+/// What is on a drive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriveContents {
+    /// Which.
+    pub serial: DriveSerial,
+    /// What.
+    pub holds: Holds,
+}
+
+/// What a drive holds, as far as its beginning and its end tell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Holds {
+    /// Nothing: it is blank.
+    Nothing {},
+    /// It is a drive of a pool.
+    Pool {
+        /// Of which cluster: 32 hexadecimal digits.
+        cluster: String,
+        /// Which of its drives.
+        drive: DriveId,
+    },
+    /// The system uses it, or a part of it: it is mounted, or something stands on it.
+    System {},
+    /// Somebody's data.
+    Other {
+        /// What it looks like.
+        what: String,
+    },
+    /// Nobody can say.
+    Unread {
+        /// Why.
+        why: String,
+    },
 }
 
 /// Asks the ledger for something.
@@ -184,6 +228,13 @@ pub struct Access {
     pub key: PathBuf,
     /// Where each agent listens, by the name that its certificate is for.
     pub agents: BTreeMap<NodeName, SocketAddr>,
+    /// What figures that are measured there are worth; without it: the machines are real.
+    #[serde(default = "real")]
+    pub machines: Machines,
+}
+
+fn real() -> Machines {
+    Machines::Real
 }
 
 /// A piece of a drive.

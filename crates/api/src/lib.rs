@@ -30,9 +30,10 @@ mod vms;
 #[cfg(feature = "client")]
 pub use client::{Client, ClientError, Endpoint, Failure};
 pub use cluster::{
-    Access, BeginRequest, ClaimRequest, CloseRequest, ClusterView, DigestsRequest, GivenLegRequest,
-    HandOverRequest, InviteRequest, Invited, JoinRequest, Joined, LeaseAnswer, LeaseRequest, LegPlace, Piece,
-    ProposeRequest, Proposed, RebuildProgress, Token, VotersRequest,
+    Access, BeginRequest, ClaimRequest, CloseRequest, ClusterView, DigestsRequest, DriveContents,
+    GivenLegRequest, HandOverRequest, Holds, InviteRequest, Invited, JoinRequest, Joined, LeaseAnswer,
+    LeaseRequest, LegPlace, Piece, PoolDrives, ProposeRequest, Proposed, RebuildProgress, Token,
+    VotersRequest,
 };
 pub use config::{ConfigError, NodeConfig, OutOfBand, Role};
 pub use drift::{Drift, DriftGlance, Drifts, Repair};

@@ -53,6 +53,8 @@ pub const VOLUME_CLOSE: &str = "/v1/volume/close";
 /// `POST` [`crate::HandOverRequest`], to a volume's owner: close it in order, for another node to open. Answered when that has begun; the ledger says
 /// when it is done.
 pub const VOLUME_HAND_OVER: &str = "/v1/volume/hand-over";
+/// `GET`: the node's drives, and what is on them ([`crate::PoolDrives`]). It takes no ledger.
+pub const POOL_DRIVES: &str = "/v1/pool/drives";
 /// `POST` [`crate::ClaimRequest`]: make a drive one of the pool.
 pub const POOL_CLAIM: &str = "/v1/pool/claim";
 /// `POST` [`crate::GivenLegRequest`]: flush a leg's drive.

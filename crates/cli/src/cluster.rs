@@ -6,19 +6,17 @@
 //! stands: the command can be given again.
 
 use crate::Outcome;
-use api::{Access, Client, ClientError, Endpoint, TlsIdentity};
 use clap::Args;
 use control::State;
 use control::state::Drive;
-use deploy::Member;
+use deploy::deployment::DeploymentError;
 use deploy::ledger::LedgerError;
 use deploy::pool::PoolError;
 use deploy::vms::VmsError;
+use deploy::{AccessError, Member, NoAgent};
 use model::{DriveId, NodeId};
-use std::collections::BTreeMap;
-use std::fs;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Which cluster is asked, and how.
@@ -45,23 +43,13 @@ impl ClusterArgs {
 /// Why a command about a cluster failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClusterError {
-    #[error("can't read {}", path.display())]
-    Read {
+    #[error(transparent)]
+    Access(AccessError),
+    #[error("can't write {}", path.display())]
+    Write {
         path: PathBuf,
         #[source]
         source: io::Error,
-    },
-    #[error("{} is no access file", path.display())]
-    Access {
-        path: PathBuf,
-        #[source]
-        source: serde_json::Error,
-    },
-    #[error("can't use the identity of {}", path.display())]
-    Identity {
-        path: PathBuf,
-        #[source]
-        source: Box<ClientError>,
     },
     #[error("can't start")]
     Runtime(#[source] io::Error),
@@ -77,6 +65,10 @@ pub(crate) enum ClusterError {
         #[source]
         source: vm::image::ImageError,
     },
+    #[error("{error}\n{told}")]
+    Deployment { error: Box<DeploymentError>, told: String },
+    #[error(transparent)]
+    NoAgent(NoAgent),
     /// What an operator must have read first; one line each.
     #[error("nothing is done without --yes:\n{}", .0.trim_end())]
     NeedsYes(String),
@@ -108,6 +100,12 @@ impl From<LedgerError> for ClusterError {
     }
 }
 
+impl From<DeploymentError> for ClusterError {
+    fn from(error: DeploymentError) -> Self {
+        Self::Deployment { error: Box::new(error), told: "nothing was changed".to_owned() }
+    }
+}
+
 impl From<VmsError> for ClusterError {
     fn from(error: VmsError) -> Self {
         Self::Vms(Box::new(error))
@@ -117,17 +115,17 @@ impl From<VmsError> for ClusterError {
 impl ClusterError {
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
-            Self::Read { .. }
-            | Self::Access { .. }
-            | Self::Identity { .. }
-            | Self::NoTerminal
-            | Self::Image { .. } => Outcome::Unreadable,
+            Self::Access(_) | Self::NoTerminal | Self::Write { .. } | Self::Image { .. } => {
+                Outcome::Unreadable
+            }
             Self::Runtime(_)
             | Self::NobodyAnswers
             | Self::Terminal(_)
             | Self::Pool(_)
             | Self::Ledger(_)
             | Self::Vms(_)
+            | Self::Deployment { .. }
+            | Self::NoAgent(_)
             | Self::NoVm(_)
             | Self::NeedsYes(_)
             | Self::NoVolume(_)
@@ -138,19 +136,24 @@ impl ClusterError {
 
     /// The rule that is broken, where it is one of those that a deployment is checked against.
     fn rule(&self) -> Option<&'static model::rules::Rule> {
-        if let Self::Pool(error) = self { error.rule() } else { None }
+        match self {
+            Self::Pool(error) => error.rule(),
+            Self::Deployment { error, .. } => error.rule(),
+            _ => None,
+        }
     }
 
     fn help(&self) -> &'static str {
         match self {
-            Self::Read { .. } | Self::Access { .. } | Self::Identity { .. } => {
-                "`twinrack volume --help` says what an access file has"
-            }
+            Self::Access(_) => "`twinrack volume --help` says what an access file has",
+            Self::Write { .. } => "name a file that can be written: --out FILE",
             Self::Runtime(_) => "see that the host has threads and memory left",
             Self::Pool(error) => error.help(),
             Self::Ledger(error) => error.help(),
             Self::Vms(error) => error.help(),
             Self::Image { source, .. } => source.help(),
+            Self::Deployment { error, .. } => error.help(),
+            Self::NoAgent(_) => "add it to the access file, or give the template that the access file is for",
             Self::NoVm(_) => "`twinrack vm list` shows names and ids",
             Self::NeedsYes(_) => "give it again with --yes if that may be",
             Self::NoVolume(_) => "`twinrack volume list` shows names and ids",
@@ -163,28 +166,6 @@ impl ClusterError {
             Self::Terminal(_) => "`twinrack status` needs no terminal",
         }
     }
-}
-
-/// The ways to the agents.
-fn members(path: &Path) -> Result<Vec<Member>, ClusterError> {
-    let read = |path: &Path| {
-        let failed = |source| ClusterError::Read { path: path.to_owned(), source };
-        fs::read_to_string(path).map_err(failed)
-    };
-    let failed = |source| ClusterError::Access { path: path.to_owned(), source };
-    let access: Access = serde_json::from_str(&read(path)?).map_err(failed)?;
-    let beside = |file: &Path| path.parent().unwrap_or(Path::new("")).join(file);
-    let identity = TlsIdentity {
-        ca_pem: read(&beside(&access.ca))?,
-        certificate_pem: read(&beside(&access.certificate))?,
-        key_pem: api::PrivateKeyPem::new(read(&beside(&access.key))?),
-    };
-    let member = |(name, address): (model::NodeName, _)| {
-        let failed = |error| ClusterError::Identity { path: path.to_owned(), source: Box::new(error) };
-        let client = Client::new(Endpoint { node: name.clone(), address }, &identity).map_err(failed)?;
-        Ok(Member { name, zone: None, adapters: BTreeMap::new(), client })
-    };
-    access.agents.into_iter().map(member).collect()
 }
 
 /// A drive of the pool, by its id or its serial number.
@@ -216,7 +197,7 @@ pub(crate) fn run_and_judge<W>(args: &ClusterArgs, work: impl FnOnce(Vec<Member>
 where
     W: Future<Output = Result<(String, Outcome), ClusterError>>,
 {
-    let done = members(&args.access).and_then(|members| {
+    let done = deploy::access(&args.access).map_err(ClusterError::Access).and_then(|(members, _)| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.map_err(ClusterError::Runtime)?.block_on(work(members))
     });
@@ -225,20 +206,23 @@ where
             io::stdout().lock().write_all(text.as_bytes())?;
             Ok(outcome)
         }
-        Err(error) => {
-            let mut out = io::stderr().lock();
-            writeln!(out, "error: {error}")?;
-            let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
-            for cause in causes {
-                writeln!(out, "  because: {cause}")?;
-            }
-            if let Some(rule) = error.rule() {
-                writeln!(out, "  rule: {0}; `twinrack explain {0}` says more", rule.id)?;
-            }
-            writeln!(out, "  help: {}", error.help())?;
-            Ok(error.outcome())
-        }
+        Err(error) => tell(&error),
     }
+}
+
+/// Says what failed and what to do about it.
+pub(crate) fn tell(error: &ClusterError) -> io::Result<Outcome> {
+    let mut out = io::stderr().lock();
+    writeln!(out, "error: {error}")?;
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    for cause in causes {
+        writeln!(out, "  because: {cause}")?;
+    }
+    if let Some(rule) = error.rule() {
+        writeln!(out, "  rule: {0}; `twinrack explain {0}` says more", rule.id)?;
+    }
+    writeln!(out, "  help: {}", error.help())?;
+    Ok(error.outcome())
 }
 
 #[cfg(test)]
@@ -246,14 +230,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_access_file_says_so_and_ends_with_2() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("access.json");
-        assert!(matches!(members(&path), Err(ClusterError::Read { .. })));
-        fs::write(&path, "{\"ca\": 7}").unwrap();
-        let error = members(&path).unwrap_err();
-        assert!(matches!(error, ClusterError::Access { .. }) && error.outcome() == Outcome::Unreadable);
-        fs::write(&path, r#"{"ca": "ca.pem", "certificate": "c", "key": "k", "agents": {}}"#).unwrap();
-        assert!(matches!(members(&path), Err(ClusterError::Read { path, .. }) if path.ends_with("ca.pem")));
+    fn an_access_file_that_can_t_be_read_ends_with_2() {
+        let error = deploy::access("/nonexistent".as_ref()).map_err(ClusterError::Access).unwrap_err();
+        assert_eq!(error.outcome(), Outcome::Unreadable);
     }
 }

@@ -6,11 +6,13 @@
 //! spec.md has it for every command. Nothing is changed in either case.
 
 mod cluster;
+mod deploy;
 mod drive;
 mod json;
 mod ledger;
 mod node;
 mod pool;
+mod report;
 mod rules;
 mod shown;
 mod status;
@@ -30,10 +32,12 @@ Examples:
   twinrack validate azuredeploy.parameters.json --override net.storage-intent-dedicated
   twinrack convert azuredeploy.parameters.json --to toml > plant.toml
   twinrack validate plant.toml --format json | jq '.diagnostics[].rule'
+  twinrack deploy plant.toml --access access.json
   twinrack rules
   twinrack explain net.storage-intent-dedicated
   twinrack status --access access.json
   twinrack verify --access access.json
+  twinrack report --access access.json
   twinrack watch --access access.json
   twinrack volume --access access.json list
   twinrack drive --access access.json list
@@ -91,6 +95,8 @@ enum Task {
         #[arg(long, value_enum)]
         to: ConvertFormat,
     },
+    /// Deploy a cluster from its template: look, show what would be changed, do it, and look again.
+    Deploy(Box<deploy::DeployArgs>),
     /// List the rules, where each is checked, and which can be overridden at what cost.
     Rules(rules::RulesArgs),
     /// Explain a rule: what must hold, why, what a violation says, what to change.
@@ -103,6 +109,8 @@ enum Task {
     Status(status::StatusArgs),
     /// Check whether the cluster is made as it has to be: racks, witness, copies, paths, plans.
     Verify(verify::VerifyArgs),
+    /// Write the whole state of the cluster as one HTML page.
+    Report(report::ReportArgs),
     /// The same as `status`, drawn anew each second.
     Watch(watch::WatchArgs),
     /// List, show, create, move and delete volumes.
@@ -141,6 +149,7 @@ enum Outcome {
     Good = 0,
     Violated = 1,
     Unreadable = 2,
+    Interrupted = 130,
 }
 
 fn main() -> ExitCode {
@@ -148,11 +157,13 @@ fn main() -> ExitCode {
     let command = Command::parse();
     let written = match command.task {
         Task::Validate { file, format } => validate::run(file, format),
-        Task::Convert { file, to: ConvertFormat::Toml } => validate::convert(file),
+        Task::Convert { file, to: ConvertFormat::Toml } => validate::convert(&file),
+        Task::Deploy(args) => deploy::run(&args),
         Task::Rules(args) => rules::list(&args),
         Task::Explain { id } => rules::explain(&id),
         Task::Status(args) => status::run(&args),
         Task::Verify(args) => verify::run(&args),
+        Task::Report(args) => report::run(&args),
         Task::Watch(args) => watch::run(&args),
         Task::Volume(args) => volume::run(&args),
         Task::Drive(args) => drive::run(&args),

@@ -20,6 +20,32 @@ pub(crate) struct FileArgs {
     overrides: Vec<String>,
 }
 
+impl FileArgs {
+    /// The file itself.
+    pub(crate) fn path(&self) -> &Path {
+        &self.file
+    }
+}
+
+/// What is in the file; one that can't be read is reported.
+pub(crate) fn read_or_report(args: &FileArgs) -> io::Result<Result<(Source, Reading), Outcome>> {
+    let source = match source(args) {
+        Ok(source) => source,
+        Err(unreadable) => return report_unreadable(None, &unreadable, ReportFormat::Text).map(Err),
+    };
+    match read(&source, &ReadOptions { overrides: args.overrides.clone() }) {
+        Ok(reading) => Ok(Ok((source, reading))),
+        Err(unreadable) => report_unreadable(Some(&source), &unreadable, ReportFormat::Text).map(Err),
+    }
+}
+
+/// Reports a file that is against a rule, to standard error.
+pub(crate) fn report_violations(source: &Source, reading: &Reading) -> io::Result<Outcome> {
+    let report = render::reading(source, reading, colour(&io::stderr()));
+    io::stderr().lock().write_all(report.as_bytes())?;
+    Ok(Outcome::Violated)
+}
+
 pub(crate) fn run(args: FileArgs, format: ReportFormat) -> io::Result<Outcome> {
     let source = match source(&args) {
         Ok(source) => source,
@@ -33,20 +59,12 @@ pub(crate) fn run(args: FileArgs, format: ReportFormat) -> io::Result<Outcome> {
 
 /// Writes the file's equivalent in twinrack's TOML to standard output; a file that is against a rule is reported as
 /// [`run`] does it, to standard error, and nothing is written.
-pub(crate) fn convert(args: FileArgs) -> io::Result<Outcome> {
-    let source = match source(&args) {
-        Ok(source) => source,
-        Err(unreadable) => return report_unreadable(None, &unreadable, ReportFormat::Text),
+pub(crate) fn convert(args: &FileArgs) -> io::Result<Outcome> {
+    let (source, reading) = match read_or_report(args)? {
+        Ok(read) => read,
+        Err(outcome) => return Ok(outcome),
     };
-    let reading = match read(&source, &ReadOptions { overrides: args.overrides }) {
-        Ok(reading) => reading,
-        Err(unreadable) => return report_unreadable(Some(&source), &unreadable, ReportFormat::Text),
-    };
-    let Some(text) = to_toml(&source, &reading) else {
-        let report = render::reading(&source, &reading, colour(&io::stderr()));
-        io::stderr().lock().write_all(report.as_bytes())?;
-        return Ok(Outcome::Violated);
-    };
+    let Some(text) = to_toml(&source, &reading) else { return report_violations(&source, &reading) };
     io::stdout().lock().write_all(text.as_bytes())?;
     Ok(Outcome::Good)
 }

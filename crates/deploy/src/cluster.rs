@@ -55,6 +55,15 @@ impl Cluster {
         try_join_all(self.members.iter().map(ask)).await
     }
 
+    /// Asks all members which of their NICs is which adapter: their agents are told by their configuration.
+    pub async fn learn_adapters(&mut self) -> Result<(), DeployError> {
+        let answers = self.ask_all(|member| member.client.neighbours()).await?;
+        for (member, answer) in self.members.iter_mut().zip(answers) {
+            member.adapters = answer.nics.into_iter().map(|nic| (nic.adapter, nic.mac)).collect();
+        }
+        Ok(())
+    }
+
     /// Asks all members how fast their NICs are. An adapter is as fast as the fastest of its NICs: a NIC without carrier may
     /// not know, and those of one adapter are alike.
     pub async fn learn_speeds(&mut self) -> Result<(), DeployError> {

@@ -16,19 +16,24 @@
 //!
 //! On failure: [`DeployError`] names the node; what other nodes did meanwhile stands, and the stage can be run again.
 
+mod access;
 mod cabling;
 mod cluster;
+pub mod deployment;
 pub mod hardware;
 mod isolation;
+pub mod journal;
 pub mod ledger;
 mod mesh;
 mod network_stage;
 pub mod pool;
+pub mod recorder;
 mod throughput;
 pub mod verify;
 pub mod vms;
 pub mod watch;
 
+pub use access::{AccessError, NoAgent, access};
 pub use cabling::{Cabling, cabling};
 pub use cluster::{Cluster, Member, place_witness};
 pub use isolation::{Crossing, crossings};

@@ -30,6 +30,8 @@ pub use volume::{
     VolumeReady, VolumeRequest, confirmed, in_words, leg_in_words, newest, opened, phase_in_words, volume,
 };
 
+use crate::journal::JournalError;
+use crate::recorder::Recorder;
 use crate::{Cluster, Member};
 use api::{
     BeginRequest, ClaimRequest, ClientError, ClusterView, Failure, InviteRequest, JoinRequest,
@@ -160,6 +162,9 @@ pub enum PoolError {
         /// Of which volumes.
         volumes: Vec<VolumeId>,
     },
+    /// What was to be done can't be written down.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// Not all can vote.
     #[error("the cluster has {members} members: an odd number must vote")]
     EvenMembers {
@@ -208,6 +213,7 @@ impl PoolError {
                 "if what it holds may be lost, `twinrack drive add --wipe` takes it all the same"
             }
             Self::CantOverride(why) => why.help(),
+            Self::Journal(error) => error.help(),
             Self::CantMove(CantMove::NotOpen { .. }) => "open the volume first",
             Self::CantMove(CantMove::NoPlace(_)) => {
                 "name another drive in the same rack, or add one; `twinrack drive list` shows what is free"
@@ -227,15 +233,61 @@ impl PoolError {
 
 /// Makes the pool, or completes it.
 pub async fn pool(cluster: &Cluster, request: &PoolRequest) -> Result<Pool, PoolError> {
-    let mut stage = Stage { cluster, request, done: Vec::new() };
-    let contact = stage.begin().await?;
+    let mut recorder = Recorder::quiet();
+    let nodes = quorum(cluster, request.agent_port, &mut recorder).await?;
+    drives(cluster, &request.drives, &BTreeSet::new(), &mut recorder).await?;
+    Ok(Pool { nodes, done: recorder.did().to_vec() })
+}
+
+/// The ledger on every member, and all of them vote; gives everybody's id.
+///
+/// `agent_port`: on which agents listen on their management addresses.
+pub async fn quorum(
+    cluster: &Cluster,
+    agent_port: u16,
+    recorder: &mut Recorder<'_>,
+) -> Result<BTreeMap<NodeName, NodeId>, PoolError> {
+    let stage = Stage { cluster, agent_port };
+    let contact = recorder.step("a ledger", stage.begin()).await?;
     for member in &cluster.members {
-        stage.join(contact, member).await?;
+        recorder.step(format!("{} in the ledger", member.name), stage.join(contact, member)).await?;
     }
-    let nodes = stage.names(contact).await?;
-    stage.vote(contact).await?;
-    stage.add_drives(contact, &nodes).await?;
-    Ok(Pool { nodes, done: stage.done })
+    recorder.step("everybody votes", stage.vote(contact)).await?;
+    stage.names(contact).await
+}
+
+/// Takes the drives of each node into the pool. Those of `wipe` are taken whatever they hold, and all of that is lost.
+pub async fn drives(
+    cluster: &Cluster,
+    drives: &BTreeMap<NodeName, BTreeSet<DriveSerial>>,
+    wipe: &BTreeSet<DriveSerial>,
+    recorder: &mut Recorder<'_>,
+) -> Result<(), PoolError> {
+    let (contact, state) = confirmed(&cluster.members, STEP_BOUND).await?;
+    let nodes = newest_ids(&state);
+    for member in cluster.members.iter().filter(|member| member.zone.is_some()) {
+        let serials = drives.get(&member.name).into_iter().flatten();
+        let mut inventory = None;
+        for serial in serials {
+            let node = *nodes.get(&member.name).ok_or(PoolError::NoLedger)?;
+            if inventory.is_none() {
+                inventory = Some(registered(member, STEP_BOUND).await?);
+            }
+            let Some(inventory) = &inventory else { continue };
+            let claim = name_and_claim(contact, (member, node), inventory, (serial, wipe.contains(serial)));
+            let step = async {
+                let did = claim.await?.then(|| format!("drive {serial} of {} was added", member.name));
+                Ok::<_, PoolError>(((), did))
+            };
+            recorder.step(format!("drive {serial} of {}", member.name), step).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Everybody's id: the last under a name is the present one.
+fn newest_ids(state: &State) -> BTreeMap<NodeName, NodeId> {
+    state.nodes.iter().map(|(id, node)| (node.name.clone(), *id)).collect()
 }
 
 /// What each node has, has given, keeps free and may still give.
@@ -301,29 +353,31 @@ where
 
 struct Stage<'a> {
     cluster: &'a Cluster,
-    request: &'a PoolRequest,
-    done: Vec<String>,
+    agent_port: u16,
 }
+
+/// What a step found, and what it changed, in words.
+type Step<T> = Result<(T, Option<String>), PoolError>;
 
 impl<'a> Stage<'a> {
     /// Somebody who has the ledger: who has it already, or the first node, which begins it.
-    async fn begin(&mut self) -> Result<&'a Member, PoolError> {
+    async fn begin(&self) -> Step<&'a Member> {
         for member in &self.cluster.members {
             if view(member).await?.is_some() {
-                return Ok(member);
+                return Ok((member, None));
             }
         }
         let first = self.cluster.members.iter().find(|member| member.zone.is_some());
         let first = first.ok_or(PoolError::NoNode)?;
         let request = BeginRequest { address: self.address(first)?, zone: first.zone.clone() };
         first.client.begin(&request).await?;
-        self.done.push(format!("the ledger began on {}", first.name));
         let what = format!("{} to lead the ledger that it began", first.name);
         until(first, &what, STEP_BOUND, |view| view.leader == Some(view.node)).await?;
-        Ok(first)
+        Ok((first, Some(format!("the ledger began on {}", first.name))))
     }
 
-    async fn join(&mut self, contact: &Member, member: &Member) -> Result<(), PoolError> {
+    async fn join(&self, contact: &Member, member: &Member) -> Step<()> {
+        let mut did = None;
         if view(member).await?.is_none() {
             let invite = InviteRequest { node: member.name.clone(), zone: member.zone.clone() };
             let what = format!("an invitation for {}", member.name);
@@ -332,64 +386,40 @@ impl<'a> Stage<'a> {
             let request = JoinRequest { address: self.address(member)?, token, contacts };
             let what = format!("{} to join", member.name);
             insist(&what, || member.client.join(&request)).await?;
-            self.done.push(format!("{} joined", member.name));
+            did = Some(format!("{} joined", member.name));
         }
         let what = format!("{} to follow the ledger", member.name);
-        until(member, &what, STEP_BOUND, |view| {
+        let follows = until(member, &what, STEP_BOUND, |view| {
             view.leader.is_some() && view.state.nodes.contains_key(&view.node)
-        })
-        .await
-        .map(drop)
+        });
+        follows.await.map(|_| ((), did))
     }
 
-    /// Everybody's id: the last under a name is the present one.
     async fn names(&self, contact: &Member) -> Result<BTreeMap<NodeName, NodeId>, PoolError> {
-        let state = self.state(contact).await?;
-        Ok(state.nodes.iter().map(|(id, node)| (node.name.clone(), *id)).collect())
+        Ok(newest_ids(&self.state(contact).await?))
     }
 
     /// Whoever is asked has followed all that was acknowledged before: what is not there now has not been done.
-    async fn vote(&mut self, contact: &Member) -> Result<(), PoolError> {
+    async fn vote(&self, contact: &Member) -> Step<()> {
         let what = "everybody to vote";
         let deadline = Instant::now() + STEP_BOUND;
-        let mut last = None;
+        let (mut last, mut did) = (None, None);
         while Instant::now() < deadline {
             let state = self.state(contact).await?;
             match voting(&state) {
                 Voting::Change(voters) => {
                     match contact.client.voters(&VotersRequest { voters: voters.clone() }).await {
-                        Ok(()) => self.done.push(format!("{} vote", voters.len())),
+                        Ok(()) => did = Some(format!("{} vote", voters.len())),
                         Err(error) => last = Some(chain(&error)),
                     }
                 }
-                Voting::Settled => return Ok(()),
+                Voting::Settled => return Ok(((), did)),
                 Voting::Even(members) => return Err(PoolError::EvenMembers { members }),
                 Voting::Changing => {}
             }
             sleep(POLL).await;
         }
         Err(PoolError::Late { what: what.to_owned(), bound: STEP_BOUND, last })
-    }
-
-    async fn add_drives(
-        &mut self,
-        contact: &Member,
-        nodes: &BTreeMap<NodeName, NodeId>,
-    ) -> Result<(), PoolError> {
-        for member in self.cluster.members.iter().filter(|member| member.zone.is_some()) {
-            let Some(serials) = self.request.drives.get(&member.name).filter(|serials| !serials.is_empty())
-            else {
-                continue;
-            };
-            let inventory = registered(member, STEP_BOUND).await?;
-            for serial in serials {
-                let node = *nodes.get(&member.name).ok_or(PoolError::NoLedger)?;
-                if name_and_claim(contact, (member, node), &inventory, (serial, false)).await? {
-                    self.done.push(format!("drive {serial} of {} was added", member.name));
-                }
-            }
-        }
-        Ok(())
     }
 
     async fn state(&self, member: &Member) -> Result<State, PoolError> {
@@ -405,7 +435,7 @@ impl<'a> Stage<'a> {
         let witness = spec.witness.management_ip.filter(|_| member.zone.is_none());
         let address =
             of_node.or(witness).ok_or_else(|| PoolError::NoAddress { node: member.name.clone() })?;
-        Ok(SocketAddr::new(IpAddr::V4(address), self.request.agent_port))
+        Ok(SocketAddr::new(IpAddr::V4(address), self.agent_port))
     }
 }
 

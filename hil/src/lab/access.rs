@@ -76,17 +76,24 @@ fn end_kept_within(dir: &Path, bound: Duration) -> Result<(), EndError> {
 
 /// Leaves the client's identity in the lab's directory, lets the keeper stay, and says what to type.
 pub(super) async fn hand_over(lab: &Lab, keeper: Keeper) -> Result<String, LabError> {
-    let identity = &lab.client_identity;
-    write_secret(&keeper.dir.join("ca.pem"), identity.ca_pem.as_bytes())?;
-    write_secret(&keeper.dir.join("client.pem"), identity.certificate_pem.as_bytes())?;
-    write_secret(&keeper.dir.join("client.key"), identity.key_pem.expose().as_bytes())?;
-    let agents = lab.nodes().iter().map(|(name, node)| (name.clone(), node.address)).collect();
-    let [ca, certificate, key] = ["ca.pem", "client.pem", "client.key"].map(PathBuf::from);
-    let access = serde_json::to_vec_pretty(&api::Access { ca, certificate, key, agents });
-    // Names and addresses: nothing here fails to serialise.
-    write_secret(&keeper.dir.join("access.json"), &access.unwrap_or_default())?;
+    write_access(lab, &keeper.dir)?;
     let dir = keeper.keep().await?;
     Ok(in_words(lab, &dir))
+}
+
+/// Writes the client's identity and the access file beside it.
+pub(super) fn write_access(lab: &Lab, dir: &Path) -> Result<PathBuf, LabError> {
+    let identity = &lab.client_identity;
+    write_secret(&dir.join("ca.pem"), identity.ca_pem.as_bytes())?;
+    write_secret(&dir.join("client.pem"), identity.certificate_pem.as_bytes())?;
+    write_secret(&dir.join("client.key"), identity.key_pem.expose().as_bytes())?;
+    let agents = lab.nodes().iter().map(|(name, node)| (name.clone(), node.address)).collect();
+    let [ca, certificate, key] = ["ca.pem", "client.pem", "client.key"].map(PathBuf::from);
+    let access = api::Access { ca, certificate, key, agents, machines: lab.machines() };
+    let path = dir.join("access.json");
+    // Names and addresses: nothing here fails to serialise.
+    write_secret(&path, &serde_json::to_vec_pretty(&access).unwrap_or_default())?;
+    Ok(path)
 }
 
 fn in_words(lab: &Lab, dir: &Path) -> String {

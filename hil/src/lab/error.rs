@@ -68,6 +68,13 @@ pub enum LabError {
         #[source]
         source: crate::host::CommandError,
     },
+    /// The process that deploys the cluster can't be followed.
+    #[error("cannot follow the process that deploys the cluster")]
+    Deployment {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The nodes' certificates could not be made.
     #[error("cannot make the lab's certificates")]
     Pki(#[from] api::pki::PkiError),
@@ -226,6 +233,7 @@ impl LabError {
                 "end what uses the port, or change out_of_band.first_port in the lab file (0: any free)"
             }
             Self::NoRoom { .. } => "make room there, or set TMPDIR to a place that has it",
+            Self::Deployment { .. } => "see that the host has processes left",
             Self::Write { .. } | Self::StateDrive { .. } => {
                 "make room there, or see that this user may write there"
             }

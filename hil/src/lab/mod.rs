@@ -10,6 +10,7 @@
 //! On failure: [`LabError`], which has the node's console where a node is concerned.
 
 mod access;
+mod blank;
 mod boot;
 pub(crate) mod by_hand;
 mod directory;
@@ -287,6 +288,11 @@ impl Lab {
     /// Which NICs have carrier.
     pub(crate) fn carriers(&mut self) -> Result<BTreeMap<NicId, bool>, LabError> {
         Ok(self.control.carrier()?)
+    }
+
+    /// Writes the files with which somebody else can ask its agents; gives the access file's path.
+    pub(crate) fn write_access(&self, dir: &Path) -> Result<PathBuf, LabError> {
+        access::write_access(self, dir)
     }
 
     /// Leaves the lab running. Says how to get in and how to end it.

@@ -141,8 +141,8 @@ impl<'a> Session<'a> {
         let log = Arc::clone(&self.log);
         let (Some(lab), Some(keeper)) = (&mut self.lab, &mut self.keeper) else { return Ok(()) };
         let clock = PhaseClock::start(&log, "deploy");
-        let dir = &self.setup.dir;
-        let mut runner = Runner::deploy(&self.setup.spec, (lab, keeper), &log, self.ui, dir).await?;
+        let places = (&*self.setup.dir, &*self.setup.options.program);
+        let mut runner = Runner::deploy(&self.setup.spec, (lab, keeper), &log, self.ui, places).await?;
         self.phases.push(clock.end());
         runner.let_nodes_reset();
 
@@ -166,7 +166,8 @@ impl<'a> Session<'a> {
     async fn image(&mut self, extras: Extras) -> Result<(NodeImage, Accel), RunError> {
         let line = self.ui.line("image");
         let options = self.setup.options.clone();
-        let volumes = self.setup.suites.iter().any(Suite::makes_volumes);
+        // A lab that is kept is there to be tried by hand.
+        let volumes = options.keep || self.setup.suites.iter().any(Suite::makes_volumes);
         let build = match (&options.bug, volumes) {
             (Some(_), _) => AgentBuild::SeededBugs,
             (None, true) => AgentBuild::Volumes,

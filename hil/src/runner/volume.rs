@@ -133,6 +133,7 @@ impl Runner<'_> {
             }
             Step::LedgersWork { within_ms } => Ok(self.ledgers_work(ms(*within_ms)).await),
             Step::Vm(step) => self.vm_step(step).await,
+            Step::Deployment(step) => self.deploy_step(step).await,
             Step::StopWriting {} => self.stop_writing().await,
             Step::Judge {} => self.judge_legs().await,
             // It has the rest of the list.

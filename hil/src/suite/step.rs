@@ -2,7 +2,8 @@
 
 use super::defaults::{eight, fifty, one, one_mib, twenty, yes};
 use super::{
-    BadPlan, Damage, Death, DriveAt, Flapping, Nics, Place, Room, SpineWay, SwitchFailure, VmStep, Way, Wrong,
+    BadPlan, Damage, Death, DeployStep, DriveAt, Flapping, Nics, Place, Room, SpineWay, SwitchFailure,
+    VmStep, Way, Wrong,
 };
 use ::drives::fault::{Range, Requests};
 use model::Mirror;
@@ -576,8 +577,7 @@ pub enum Step {
         /// The bound, milliseconds.
         within_ms: u64,
     },
-    /// For so long from now on, the workload that ran where the volume was open before has no write acknowledged that it began since
-    /// its node froze, and none at all since the volume was seen open elsewhere.
+    /// For so long from now on, the workload that ran where the volume was open before has no write acknowledged that it began since its node froze, and none at all since the volume was seen open elsewhere.
     OldOwnerIsSilent {
         /// How long, milliseconds.
         for_ms: u64,
@@ -591,9 +591,10 @@ pub enum Step {
     },
     /// What is done with a virtual machine, and asked of it.
     Vm(VmStep),
+    /// The deployment of the whole cluster.
+    Deployment(DeployStep),
     /// The workload is ended, with all its writes.
     StopWriting {},
-    /// The workload is ended and all machines lose their power; then every leg in sync is read from its drive's file on its own: it holds
-    /// every acknowledged write, and all are equal where nothing was in flight.
+    /// The workload is ended and all machines lose their power; then every leg in sync is read from its drive's file on its own: it holds every acknowledged write, and all are equal where nothing was in flight.
     Judge {},
 }

@@ -273,6 +273,7 @@ fn volume(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             write!(f, "the volume is open within {within_ms} ms")
         }
         Step::Vm(step) => write!(f, "{step}"),
+        Step::Deployment(step) => write!(f, "{step}"),
         Step::StopWriting {} => f.write_str("the workload is ended"),
         Step::Judge {} => f.write_str("every leg in sync holds every acknowledged write"),
         _ => operator(step, f),

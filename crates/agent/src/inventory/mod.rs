@@ -32,6 +32,12 @@ pub(crate) fn interfaces() -> BTreeMap<MacAddress, String> {
     nic::all(&Tree::host(), None).into_iter().map(|nic| (nic.mac, nic.kernel_name)).collect()
 }
 
+/// The drives alone. Blocks as [`read`] does.
+#[cfg(feature = "volumes")]
+pub(crate) fn drives() -> Vec<model::Drive> {
+    drive::all(&Tree::host())
+}
+
 /// Reads the whole inventory. Blocks for some milliseconds, with a drive that hangs for seconds:
 /// ask for it through [`Turn`].
 pub(crate) fn read(config: &NodeConfig) -> Inventory {

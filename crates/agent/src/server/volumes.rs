@@ -4,13 +4,14 @@ use super::Refusal;
 use super::refusal::{Body, Parameters};
 use super::routes::Daemon;
 use crate::chain;
+use crate::inventory;
 use crate::state::State;
-use crate::volumes::VolumesError;
+use crate::volumes::{self, VolumesError};
 use api::{
     BeginRequest, ClaimRequest, CloseRequest, ClusterView, Console, ConsoleQuery, DigestsRequest,
     ForceRequest, ForcedQuorum, GiveUpRequest, GivenLegRequest, HandOverRequest, ImageQuery, IncomingQuery,
     InviteRequest, Invited, JoinRequest, Joined, LeaseAnswer, LeaseRequest, NodeLedger, PeerCertificate,
-    ProposeRequest, Proposed, VotersRequest, path,
+    PoolDrives, ProposeRequest, Proposed, VotersRequest, path,
 };
 use axum::body::Bytes;
 use axum::extract::{Request, State as Shared};
@@ -42,6 +43,7 @@ pub(super) fn routes(router: Router<Arc<State>>) -> Router<Arc<State>> {
         .route(path::VOLUME_IMAGE, post(image))
         .route(path::VM_CONSOLE, get(console))
         .route(path::VM_INCOMING, post(incoming))
+        .route(path::POOL_DRIVES, get(drives))
         .route(path::POOL_CLAIM, post(claim))
         .route(path::POOL_FLUSH, post(flush))
         .route(path::POOL_DIGESTS, post(digests))
@@ -170,6 +172,11 @@ async fn incoming(
     let shown = peer.map(|Extension(shown)| shown);
     state.volumes.take_in(of, shown.as_ref(), memory).await?;
     Ok(Json(()))
+}
+
+async fn drives(Shared(state): Daemon) -> Result<Json<PoolDrives>, Refusal> {
+    let read = || volumes::contents(inventory::drives().into_iter().map(|drive| drive.serial));
+    Ok(Json(state.inventory.read(read).await?))
 }
 
 async fn claim(Shared(state): Daemon, Body(request): Body<ClaimRequest>) -> Result<Json<()>, Refusal> {

@@ -13,6 +13,7 @@
 
 mod beside;
 mod bounce;
+mod contents;
 mod digests;
 mod guard;
 mod hand_over;
@@ -35,6 +36,7 @@ mod target;
 mod uevents;
 mod vms;
 
+pub(crate) use contents::contents;
 pub(crate) use guard::guard;
 pub(crate) use left_users::LeftUsers;
 pub(crate) use renewal::start as renew_lease;

@@ -57,6 +57,17 @@ impl Block {
         Ok(Self { file: file.map_err(failed("open", path))?, path: path.to_owned() })
     }
 
+    /// Whether the system uses a block device or a part of it: mounted, or something stands on it. The kernel then refuses to let another have it for itself
+    /// (`O_EXCL`, open(2); `bd_may_claim` of the kernel's block/bdev.c).
+    pub(super) fn is_in_use(path: &Path) -> Result<bool, FileError> {
+        let flags = i32::try_from((OFlags::EXCL | OFlags::CLOEXEC).bits()).unwrap_or(0);
+        match File::options().read(true).custom_flags(flags).open(path) {
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(true),
+            Err(error) => Err(failed("open", path)(error)),
+        }
+    }
+
     /// Its length, bytes.
     pub(super) fn len_bytes(&self) -> Result<u64, FileError> {
         (&self.file).seek(SeekFrom::End(0)).map_err(failed("measure", &self.path))

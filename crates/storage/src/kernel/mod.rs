@@ -33,7 +33,7 @@ pub use sysfs::{FileError, Watched};
 
 use crate::bug::{Bug, Bugs};
 use crate::digest::{Digest, DigestKey};
-use crate::header::{self, Claim, ClusterId, DriveHeader, EXAMINED_BYTES, HEADER_BYTES, Refused};
+use crate::header::{self, Claim, ClusterId, Content, DriveHeader, EXAMINED_BYTES, HEADER_BYTES, Refused};
 use crate::leg::LegError;
 use crate::name::GivenLeg;
 use crate::owner::Site;
@@ -178,6 +178,24 @@ impl std::fmt::Debug for AskDigests {
     }
 }
 
+/// What is on a drive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Contents {
+    /// This.
+    Holds(Content),
+    /// What the system uses.
+    InUse,
+}
+
+/// Looks at a drive's beginning and end.
+fn examine(drive: &Block) -> Result<Content, FileError> {
+    let len = usize::try_from(drive.len_bytes()?).unwrap_or(usize::MAX);
+    let looked = EXAMINED_BYTES.min(len);
+    let first = drive.read(0, looked)?;
+    let last = drive.read((len - looked) as u64 / 4096 * 4096, looked)?;
+    Ok(header::examine(&first, &last))
+}
+
 /// This node's storage in the kernel.
 #[derive(Debug)]
 pub struct Engine {
@@ -213,16 +231,21 @@ impl Engine {
         wipe: bool,
     ) -> Result<Claim, ClaimError> {
         let drive = Block::open(path)?;
-        let len = usize::try_from(drive.len_bytes()?).unwrap_or(usize::MAX);
-        let looked = EXAMINED_BYTES.min(len);
-        let first = drive.read(0, looked)?;
-        let last = drive.read((len - looked) as u64 / 4096 * 4096, looked)?;
-        let claim = header::claim(&header::examine(&first, &last), header, wipe)
+        let claim = header::claim(&examine(&drive)?, header, wipe)
             .map_err(|source| ClaimError::Refused { path: path.display().to_string(), source })?;
         if claim == Claim::Write {
             drive.write_and_check(0, &header.encode())?;
         }
         Ok(claim)
+    }
+
+    /// What is on a drive. One that is no pool's is also looked at for whether the system uses it; a pool's is used by the pool.
+    pub fn contents(&self, path: &std::path::Path) -> Result<Contents, StepError> {
+        match examine(&Block::open_to_read(path)?)? {
+            content @ Content::Pool(_) => Ok(Contents::Holds(content)),
+            _ if Block::is_in_use(path)? => Ok(Contents::InUse),
+            content => Ok(Contents::Holds(content)),
+        }
     }
 
     /// Whether a drive has this header, and no other: only then is anything of the pool written to it.

@@ -1,9 +1,9 @@
 //! What was measured: histograms of round trips, and what went over the cables.
 
-use super::markup::{Element, classed, el};
 use super::suites::table;
 use super::words::{bytes, count, micros, several};
 use crate::events::{Cables, Counters, RoundTrips};
+use markup::{Element, classed, el};
 
 /// Pixels of the highest column, and of what is below it.
 const HEIGHT: u64 = 72;
@@ -11,16 +11,16 @@ const FOOT: u64 = 20;
 
 /// A histogram for every network, inside the rooms and between them.
 pub(super) fn round_trips(all: &[RoundTrips]) -> Element {
-    let section = el("section").add(el("h2").text("Round trips"));
+    let section = el("section").child(el("h2").text("Round trips"));
     if all.is_empty() {
-        return section.add(classed("p", "quiet").text("The log of this run holds no round trips."));
+        return section.child(classed("p", "quiet").text("The log of this run holds no round trips."));
     }
     section
-        .add(classed("p", "lead").text(
+        .child(classed("p", "lead").text(
             "Probes by how long they took, on a logarithmic scale. Times are taken on the nodes: of emulated processors they \
              say how busy the host was, too.",
         ))
-        .add(classed("div", "histograms").all(all.iter().map(one)))
+        .child(classed("div", "histograms").all(all.iter().map(one)))
 }
 
 fn one(trips: &RoundTrips) -> Element {
@@ -40,12 +40,12 @@ fn one(trips: &RoundTrips) -> Element {
         several(trips.ways as usize, "way")
     );
     let mut figure =
-        classed("div", "histogram").add(el("h3").text(&name)).add(classed("p", "quiet").text(of));
+        classed("div", "histogram").child(el("h3").text(&name)).child(classed("p", "quiet").text(of));
     if !trips.buckets.is_empty() {
-        figure = figure.add(columns(trips, &name));
+        figure = figure.child(columns(trips, &name));
     }
     let facts = numbers.into_iter().flat_map(|(name, value)| [el("dt").text(name), el("dd").text(value)]);
-    figure.add(classed("dl", "facts-list").all(facts))
+    figure.child(classed("dl", "facts-list").all(facts))
 }
 
 /// `1 234 answers`.
@@ -70,11 +70,11 @@ fn columns(trips: &RoundTrips, name: &str) -> Element {
             .with("y", HEIGHT - height)
             .with("height", height);
         let title = el("title").text(format!("{bound}: {}", several_counted(bucket.probes, "probe")));
-        let mut group = classed("g", "column").add(title).add(shape);
+        let mut group = classed("g", "column").child(title).child(shape);
         if at % every == every - 1 || number == 1 {
             let bound = bucket.up_to_us.map_or("more".to_owned(), micros);
             let text = classed("text", "tick").with("x", place(at + 1)).with("y", HEIGHT + 15);
-            group = group.add(text.with("text-anchor", "end").text(bound));
+            group = group.child(text.with("text-anchor", "end").text(bound));
         }
         group
     };
@@ -86,44 +86,44 @@ fn columns(trips: &RoundTrips, name: &str) -> Element {
         .with("width", "100%")
         .with("height", HEIGHT + FOOT)
         .with("role", "img")
-        .add(el("title").text(format!("Histogram of round trips, {name}")))
-        .add(el("desc").text(format!("Buckets from {} to {}.", bound(bounds.0), bound(bounds.1))))
+        .child(el("title").text(format!("Histogram of round trips, {name}")))
+        .child(el("desc").text(format!("Buckets from {} to {}.", bound(bounds.0), bound(bounds.1))))
         .all((0..).zip(&trips.buckets).map(column))
-        .add(classed("line", "axis").with("x1", 0).with("x2", "100%").with("y1", HEIGHT).with("y2", HEIGHT))
+        .child(classed("line", "axis").with("x1", 0).with("x2", "100%").with("y1", HEIGHT).with("y2", HEIGHT))
 }
 
 /// What went over the cables, by their kind.
 pub(super) fn counters(counters: Option<&Counters>) -> Element {
-    let section = el("section").add(el("h2").text("Frames on the cables"));
+    let section = el("section").child(el("h2").text("Frames on the cables"));
     let Some(counters) = counters else {
-        return section.add(classed("p", "quiet").text("The log of this run holds no counters."));
+        return section.child(classed("p", "quiet").text("The log of this run holds no counters."));
     };
     let most = counters.carried.iter().map(|class| class.frames).max().unwrap_or(1).max(1);
     let rows = counters.carried.iter().map(|class| {
         let share = class.frames.saturating_mul(1000) / most;
         let bar = classed("span", "share").with("style", format!("width:{}.{}%", share / 10, share % 10));
         el("tr")
-            .add(classed("td", "words").text(words(class.cables)))
-            .add(classed("td", "number").text(class.vlan))
-            .add(classed("td", "number").text(class.pcp))
-            .add(classed("td", "number bar").text(count(class.frames)).add(bar))
-            .add(classed("td", "number").text(bytes(class.bytes)))
+            .child(classed("td", "words").text(words(class.cables)))
+            .child(classed("td", "number").text(class.vlan))
+            .child(classed("td", "number").text(class.pcp))
+            .child(classed("td", "number bar").text(count(class.frames)).child(bar))
+            .child(classed("td", "number").text(bytes(class.bytes)))
     });
     let section = section
-        .add(classed("p", "lead").text(
+        .child(classed("p", "lead").text(
             "Frames that arrived since the lab's switches were started, by VLAN and priority; each is counted on every cable.",
         ))
-        .add(table(["cables", "VLAN", "priority", "frames", "bytes"], rows).with("class", "numbers"));
+        .child(table(["cables", "VLAN", "priority", "frames", "bytes"], rows).with("class", "numbers"));
     if counters.dropped.is_empty() {
-        return section.add(classed("p", "quiet").text("No frame was dropped."));
+        return section.child(classed("p", "quiet").text("No frame was dropped."));
     }
     let dropped = counters.dropped.iter().map(|drop| {
         el("tr")
-            .add(classed("td", "words").text(words(drop.cables)))
-            .add(classed("td", "words").text(drop.reason.replace('-', " ")))
-            .add(classed("td", "number").text(count(drop.frames)))
+            .child(classed("td", "words").text(words(drop.cables)))
+            .child(classed("td", "words").text(drop.reason.replace('-', " ")))
+            .child(classed("td", "number").text(count(drop.frames)))
     });
-    section.add(el("h3").text("Dropped")).add(table(["cables", "why", "frames"], dropped))
+    section.child(el("h3").text("Dropped")).child(table(["cables", "why", "frames"], dropped))
 }
 
 fn words(cables: Cables) -> &'static str {

@@ -5,10 +5,9 @@
 //! below, unfolded where something did not hold.
 //!
 //! Invariants: pure; one file without script or outside reference; everything that a run says is escaped
-//! (`markup`); colours are told apart by the colour-blind (those of Okabe and Ito) and never say anything alone; nothing is
+//! (the crate `markup`); colours are told apart by the colour-blind (those of Okabe and Ito) and never say anything alone; nothing is
 //! shown as measured that the log doesn't hold.
 
-mod markup;
 mod measured;
 mod overview;
 mod suites;
@@ -28,25 +27,17 @@ const STYLE: &str = include_str!("style.css");
 /// The whole page.
 pub fn page(story: &Story, summary: Option<&Summary>) -> String {
     let main = el("main")
-        .add(overview::header(story, summary))
-        .add(overview::tiles(story))
+        .child(overview::header(story, summary))
+        .child(overview::tiles(story))
         .all(overview::failures(story, summary))
-        .add(overview::broken(story))
-        .add(overview::whole_run(story))
-        .add(cabling(story.topology.as_ref()))
+        .child(overview::broken(story))
+        .child(overview::whole_run(story))
+        .child(cabling(story.topology.as_ref()))
         .all(suites::sections(story, summary))
-        .add(measured::round_trips(&story.round_trips))
-        .add(measured::counters(story.counters.as_ref()))
-        .add(overview::environment(story, summary));
-    let mut title = String::new();
-    markup::escape(&mut title, &format!("twinrack run {}", story.run)).ok();
-    format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <link rel=\"icon\" href=\"data:,\">\n\
-         <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>{main}\n</body>\n</html>\n"
-    )
+        .child(measured::round_trips(&story.round_trips))
+        .child(measured::counters(story.counters.as_ref()))
+        .child(overview::environment(story, summary));
+    markup::document(&format!("twinrack run {}", story.run), STYLE, &main)
 }
 
 /// A mark, a class and a word for a verdict.
@@ -65,9 +56,9 @@ fn anchor((suite, scenario): (usize, usize)) -> String {
 }
 
 fn cabling(topology: Option<&Topology>) -> Element {
-    let section = el("section").add(el("h2").text("Cabling, as discovered"));
+    let section = el("section").child(el("h2").text("Cabling, as discovered"));
     let Some(topology) = topology else {
-        return section.add(classed("p", "quiet").text("The log of this run holds no cabling."));
+        return section.child(classed("p", "quiet").text("The log of this run holds no cabling."));
     };
     let rows = topology.nodes.iter().flat_map(|node| {
         node.nics.iter().map(|nic| {
@@ -83,16 +74,16 @@ fn cabling(topology: Option<&Topology>) -> Element {
         })
     });
     section
-        .add(classed("p", "lead").text(format!("{}.", topology.wiring)))
-        .add(topology::draw(topology, Width::Phone))
-        .add(topology::draw(topology, Width::Desktop))
-        .add(classed("p", "legend").text(
+        .child(classed("p", "lead").text(format!("{}.", topology.wiring)))
+        .child(topology::draw(topology, Width::Phone))
+        .child(topology::draw(topology, Width::Desktop))
+        .child(classed("p", "legend").text(
             "Solid: heard from the switch by LLDP. Broken: inferred from which NICs share a network; no NIC hears it.",
         ))
-        .add(
+        .child(
             el("details")
-                .add(el("summary").text("Every cable in words"))
-                .add(table(["machine", "NIC", "switch", "port"], rows).with("class", "plain")),
+                .child(el("summary").text("Every cable in words"))
+                .child(table(["machine", "NIC", "switch", "port"], rows).with("class", "plain")),
         )
 }
 

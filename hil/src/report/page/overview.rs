@@ -1,12 +1,12 @@
 //! What one sees first: whether all held, what was broken, when it was named; and at the very end where it ran.
 
-use super::markup::{Element, classed, el};
 use super::tracks::{self, Axis, Bar, Row};
 use super::words::{several, time};
 use super::{anchor, suites, verdict_mark};
 use crate::events::Verdict;
 use crate::report::Summary;
 use crate::report::story::{ScenarioStory, Story};
+use markup::{Element, classed, el};
 
 /// Shown where there is nothing to show.
 const NOTHING: &str = "–";
@@ -29,13 +29,13 @@ pub(super) fn header(story: &Story, summary: Option<&Summary>) -> Element {
     }
     facts.push(format!("{} in all", time(story.end_ms)));
     el("header")
-        .add(classed("p", "run").text(format!("twinrack run {}", story.run)))
-        .add(
+        .child(classed("p", "run").text(format!("twinrack run {}", story.run)))
+        .child(
             el("h1")
-                .add(classed("span", format!("mark {class}")).with("aria-hidden", "true").text(mark))
+                .child(classed("span", format!("mark {class}")).with("aria-hidden", "true").text(mark))
                 .text(words),
         )
-        .add(classed("p", "facts").text(facts.join(" · ")))
+        .child(classed("p", "facts").text(facts.join(" · ")))
 }
 
 /// The few numbers that matter.
@@ -58,9 +58,9 @@ pub(super) fn tiles(story: &Story) -> Element {
     };
     let tile = |number: String, what: &str, small: String| {
         classed("li", "tile")
-            .add(classed("span", "big").text(number))
-            .add(classed("span", "what").text(what))
-            .add(classed("span", "small").text(small))
+            .child(classed("span", "big").text(number))
+            .child(classed("span", "what").text(what))
+            .child(classed("span", "small").text(small))
     };
     classed("ul", "tiles").all([
         tile(format!("{passed} of {ran}"), "scenarios passed", besides),
@@ -82,16 +82,16 @@ pub(super) fn tiles(story: &Story) -> Element {
 pub(super) fn failures(story: &Story, summary: Option<&Summary>) -> Option<Element> {
     let mut items: Vec<Element> = Vec::new();
     if let Some(why) = summary.and_then(|summary| summary.aborted.as_ref()) {
-        items.push(el("li").add(el("strong").text("The run was aborted: ")).text(why));
+        items.push(el("li").child(el("strong").text("The run was aborted: ")).text(why));
     }
     for (suite, scenario, place) in placed(story) {
         if let Some(step) = scenario.failure() {
             let link = el("a").with("href", format!("#{}", anchor(place)));
             items.push(
                 el("li")
-                    .add(link.text(format!("{}: {}", suite, scenario.name)))
-                    .add(classed("div", "step").text(format!("did not hold: {}", step.step)))
-                    .add(classed("div", "seen").text(&step.seen)),
+                    .child(link.text(format!("{}: {}", suite, scenario.name)))
+                    .child(classed("div", "step").text(format!("did not hold: {}", step.step)))
+                    .child(classed("div", "seen").text(&step.seen)),
             );
         }
     }
@@ -106,32 +106,32 @@ pub(super) fn failures(story: &Story, summary: Option<&Summary>) -> Option<Eleme
         items.push(el("li").text("The log's last line is cut off."));
     }
     (!items.is_empty()).then(|| {
-        classed("section", "failures").add(el("h2").text("What did not hold")).add(el("ul").all(items))
+        classed("section", "failures").child(el("h2").text("What did not hold")).child(el("ul").all(items))
     })
 }
 
 /// What was broken, when it was named, when all was well again.
 pub(super) fn broken(story: &Story) -> Element {
-    let section = el("section").add(el("h2").text("What was broken"));
+    let section = el("section").child(el("h2").text("What was broken"));
     let rows: Vec<Element> = placed(story)
         .filter(|(_, scenario, _)| !scenario.faults.is_empty())
         .map(|(_, scenario, place)| broken_row(scenario, place))
         .collect();
     if rows.is_empty() {
-        return section.add(classed("p", "quiet").text("Nothing was broken in this run."));
+        return section.child(classed("p", "quiet").text("Nothing was broken in this run."));
     }
     let head = classed("li", "head").with("aria-hidden", "true").all(
         ["", "fault", "answer of the diagnosis", "named after", "well after"]
             .map(|word| el("span").text(word)),
     );
-    section.add(classed("ol", "broken").add(head).all(rows))
+    section.child(classed("ol", "broken").child(head).all(rows))
 }
 
 fn broken_row(scenario: &ScenarioStory, place: (usize, usize)) -> Element {
     let (mark, class, words) = verdict_mark(scenario.verdict);
     let faults: Vec<&str> = scenario.faults.iter().map(|fault| fault.what.as_str()).collect();
     let cell = |class: &str, caption: &str, value: String| {
-        classed("span", class).add(classed("span", "caption").text(caption)).text(value)
+        classed("span", class).child(classed("span", "caption").text(caption)).text(value)
     };
     let or_nothing = |ms: Option<u64>| match ms {
         None => NOTHING.to_owned(),
@@ -139,11 +139,13 @@ fn broken_row(scenario: &ScenarioStory, place: (usize, usize)) -> Element {
         Some(ms) => time(ms),
     };
     el("li")
-        .add(classed("span", format!("mark {class}")).with("aria-label", words).text(mark))
-        .add(classed("a", "fault-words").with("href", format!("#{}", anchor(place))).text(faults.join("\n")))
-        .add(classed("span", "answer").text(answer(scenario)))
-        .add(cell("number", "named after: ", or_nothing(scenario.named_after_ms())))
-        .add(cell("number", "well after: ", or_nothing(scenario.well_after_ms())))
+        .child(classed("span", format!("mark {class}")).with("aria-label", words).text(mark))
+        .child(
+            classed("a", "fault-words").with("href", format!("#{}", anchor(place))).text(faults.join("\n")),
+        )
+        .child(classed("span", "answer").text(answer(scenario)))
+        .child(cell("number", "named after: ", or_nothing(scenario.named_after_ms())))
+        .child(cell("number", "well after: ", or_nothing(scenario.well_after_ms())))
 }
 
 /// What the cluster said to a scenario's faults: the losses that stayed named; without any, what the next step saw.
@@ -206,10 +208,10 @@ pub(super) fn whole_run(story: &Story) -> Element {
         .collect();
     let axis = Axis { from_ms: 0, to_ms: end, zero_ms: 0 };
     el("section")
-        .add(el("h2").text("The whole run"))
-        .add(classed("p", "lead").text(phases.join(" · ")))
-        .add(tracks::draw(axis, &rows, "Timeline of the whole run", &phases.join(", ")))
-        .add(legend())
+        .child(el("h2").text("The whole run"))
+        .child(classed("p", "lead").text(phases.join(" · ")))
+        .child(tracks::draw(axis, &rows, "Timeline of the whole run", &phases.join(", ")))
+        .child(legend())
 }
 
 fn legend() -> Element {
@@ -222,14 +224,14 @@ fn legend() -> Element {
         ("silent", "all ways are silent"),
     ];
     classed("p", "legend").all(entries.map(|(class, words)| {
-        classed("span", "entry").add(classed("span", format!("key {class}"))).text(words)
+        classed("span", "entry").child(classed("span", format!("key {class}"))).text(words)
     }))
 }
 
 /// Where it ran, what to know, and how to do it again.
 pub(super) fn environment(story: &Story, summary: Option<&Summary>) -> Element {
-    let mut section = el("section").add(el("h2").text("Where it ran, and how to do it again"));
-    section = section.add(classed("pre", "replay").text(&story.replay));
+    let mut section = el("section").child(el("h2").text("Where it ran, and how to do it again"));
+    section = section.child(classed("pre", "replay").text(&story.replay));
     let ready: Vec<String> =
         story.ready.iter().map(|ready| format!("{} {}", ready.node, time(ready.took_ms))).collect();
     let mut facts = vec![("answered after power-on", ready.join(" · "))];
@@ -240,17 +242,17 @@ pub(super) fn environment(story: &Story, summary: Option<&Summary>) -> Element {
         facts.push(("node image", environment.image.clone()));
     }
     let list = facts.into_iter().filter(|(_, value)| !value.is_empty());
-    section = section.add(
+    section = section.child(
         classed("dl", "facts-list")
             .all(list.flat_map(|(name, value)| [el("dt").text(name), el("dd").text(value)])),
     );
     match summary {
         Some(summary) if !summary.notes.is_empty() => section
-            .add(el("h3").text("Notes"))
-            .add(classed("ul", "notes").all(summary.notes.iter().map(|note| el("li").text(note)))),
+            .child(el("h3").text("Notes"))
+            .child(classed("ul", "notes").all(summary.notes.iter().map(|note| el("li").text(note)))),
         Some(_) => section,
         None => {
-            section.add(classed("p", "quiet").text("This run left no summary: it did not come to its end."))
+            section.child(classed("p", "quiet").text("This run left no summary: it did not come to its end."))
         }
     }
 }

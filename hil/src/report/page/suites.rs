@@ -1,12 +1,12 @@
 //! The suites: a timeline picture of each, and its scenarios with their steps.
 
-use super::markup::{Element, classed, el};
 use super::tracks::{self, Axis, Bar, Row};
 use super::words::{soon, time};
 use super::{anchor, verdict_mark};
 use crate::events::{NetworkPaths, Verdict, Wrote};
 use crate::report::Summary;
 use crate::report::story::{Named, Ready, ScenarioStory, Span, Story, SuiteStory};
+use markup::{Element, classed, el};
 
 /// The words for a moment that never came.
 const STILL: &str = "still so at the end";
@@ -20,14 +20,14 @@ pub(super) fn sections(story: &Story, summary: Option<&Summary>) -> Vec<Element>
             let why = why.and_then(|told| told.why.as_deref());
             details(story, scenario, (number, at), why)
         });
-        let mut section = el("section").add(el("h2").text(&suite.name));
+        let mut section = el("section").child(el("h2").text(&suite.name));
         if let Some(told) = told {
-            section = section.add(classed("p", "lead").text(&told.title));
+            section = section.child(classed("p", "lead").text(&told.title));
         }
         if suite.scenarios.iter().any(|scenario| scenario.verdict != Some(Verdict::NotApplicable)) {
-            section = section.add(picture(story, suite));
+            section = section.child(picture(story, suite));
         }
-        section.add(classed("div", "scenarios").all(scenarios))
+        section.child(classed("div", "scenarios").all(scenarios))
     };
     story.suites.iter().enumerate().map(section).collect()
 }
@@ -210,20 +210,20 @@ fn details(story: &Story, scenario: &ScenarioStory, place: (usize, usize), why: 
         times = why.map(ToOwned::to_owned).into_iter().collect();
     }
     let head = el("summary")
-        .add(classed("span", format!("mark {class}")).with("aria-label", words).text(mark))
-        .add(classed("span", "name").text(format!("{}  {}", place.1 + 1, scenario.name)))
-        .add(classed("span", "times").text(times.join(" · ")));
-    let mut details = el("details").with("id", anchor(place)).add(head);
+        .child(classed("span", format!("mark {class}")).with("aria-label", words).text(mark))
+        .child(classed("span", "name").text(format!("{}  {}", place.1 + 1, scenario.name)))
+        .child(classed("span", "times").text(times.join(" · ")));
+    let mut details = el("details").with("id", anchor(place)).child(head);
     if scenario.failure().is_some() {
         details = details.with("open", "");
     }
     if scenario.steps.is_empty() && scenario.faults.is_empty() {
-        return details.add(classed("p", "quiet").text(why.unwrap_or("no step was taken")));
+        return details.child(classed("p", "quiet").text(why.unwrap_or("no step was taken")));
     }
     if !scenario.faults.is_empty() {
-        details = details.add(zoom(story, scenario)).add(named_list(scenario));
+        details = details.child(zoom(story, scenario)).child(named_list(scenario));
     }
-    details.add(steps(scenario))
+    details.child(steps(scenario))
 }
 
 /// The timeline of one scenario, counted from its first fault.
@@ -268,10 +268,10 @@ fn named_list(scenario: &ScenarioStory) -> Element {
     let since = |ms: u64| time(ms.saturating_sub(zero));
     let row = |label: String, class: &str, what: &str, from: u64, to: Option<u64>| {
         el("tr")
-            .add(classed("td", "sign").add(classed("span", format!("key {class}")).text(label)))
-            .add(classed("td", "words").text(what))
-            .add(classed("td", "number").text(format!("+{}", since(from))))
-            .add(classed("td", "number").text(to.map_or(STILL.to_owned(), |to| format!("+{}", since(to)))))
+            .child(classed("td", "sign").child(classed("span", format!("key {class}")).text(label)))
+            .child(classed("td", "words").text(what))
+            .child(classed("td", "number").text(format!("+{}", since(from))))
+            .child(classed("td", "number").text(to.map_or(STILL.to_owned(), |to| format!("+{}", since(to)))))
     };
     let faults = scenario.faults.iter();
     let faults = faults.map(|fault| row("✕".to_owned(), "fault", &fault.what, fault.from_ms, fault.to_ms));
@@ -288,11 +288,11 @@ fn steps(scenario: &ScenarioStory) -> Element {
         let verdict = if step.good { Verdict::Passed } else { Verdict::Failed };
         let (mark, class, words) = verdict_mark(Some(verdict));
         let mark = classed("span", format!("mark {class}")).with("aria-label", words).text(mark);
-        let what = classed("td", "words").add(classed("div", "step").text(&step.step));
+        let what = classed("td", "words").child(classed("div", "step").text(&step.step));
         el("tr")
-            .add(classed("td", "sign").add(mark))
-            .add(what.add(classed("div", "seen").text(&step.seen)))
-            .add(classed("td", "number").text(time(step.took_ms)))
+            .child(classed("td", "sign").child(mark))
+            .child(what.child(classed("div", "seen").text(&step.seen)))
+            .child(classed("td", "number").text(time(step.took_ms)))
     });
     table(["", "step, and what was seen", "took"], rows)
 }
@@ -300,5 +300,5 @@ fn steps(scenario: &ScenarioStory) -> Element {
 /// A table that fills its place.
 pub(super) fn table<const N: usize>(heads: [&str; N], rows: impl Iterator<Item = Element>) -> Element {
     let heads = heads.map(|head| el("th").with("scope", "col").text(head));
-    el("table").add(el("thead").add(el("tr").all(heads))).add(el("tbody").all(rows))
+    el("table").child(el("thead").child(el("tr").all(heads))).child(el("tbody").all(rows))
 }

@@ -11,8 +11,8 @@
 //! Invariants: a switch stands in the room that has most NICs on it; one that no room's NIC sees stands in the third
 //! place. Room links can't be heard by a NIC: they are drawn broken, and the legend says so.
 
-use super::markup::{Element, classed, el};
 use crate::events::{CabledNic, CabledNode, Topology};
+use markup::{Element, classed, el};
 use std::collections::{BTreeMap, BTreeSet};
 
 const MARGIN: u32 = 8;
@@ -115,8 +115,8 @@ fn finish(picture: Picture<'_>, topology: &Topology, rooms: &[Room<'_>], height:
     classed("svg", class)
         .with("viewBox", format!("0 0 {} {height}", picture.width.pixels()))
         .with("role", "img")
-        .add(el("title").text("The cabling as the switches announce it"))
-        .add(el("desc").text(format!(
+        .child(el("title").text("The cabling as the switches announce it"))
+        .child(el("desc").text(format!(
             "{} machines in {} and a third place, on {switches} switches; {}. The table below says the same.",
             topology.nodes.len(),
             names.join(" and "),
@@ -272,7 +272,7 @@ impl<'a> Picture<'a> {
         ];
         let title = el("title").text(format!("switch {} ({})", switch.name, switch.chassis));
         let shape = box_at(&format!("switch s{}", place.number), (x, y, width, SWITCH));
-        self.shapes.push(el("g").add(title).add(shape).all(texts));
+        self.shapes.push(el("g").child(title).child(shape).all(texts));
     }
 
     fn node(&mut self, node: &CabledNode, (x, y, width): (u32, u32, u32), room: usize, outer_left: bool) {
@@ -332,7 +332,7 @@ impl<'a> Picture<'a> {
             format!("on switch {name} ({}) port {}", port.chassis, port.port)
         });
         let title = format!("{} {} ({}) {seen}", node.node, nic.adapter, nic.kernel_name);
-        self.shapes.push(el("g").add(el("title").text(title)).all(texts));
+        self.shapes.push(el("g").child(el("title").text(title)).all(texts));
     }
 
     /// Between the switches of two rooms whose NICs are on the same storage network.

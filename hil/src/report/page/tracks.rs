@@ -3,7 +3,7 @@
 //! Invariants: the picture is as wide as its place, whatever that is: what stands along the time axis is placed in percent,
 //! what stands across it in pixels, so that text is never scaled. Times outside the axis are cut off at its ends.
 
-use super::markup::{Element, classed, el};
+use markup::{Element, classed, el};
 
 /// Pixels of a row's caption, of a lane, and from one lane to the next.
 const CAPTION: u32 = 17;
@@ -112,11 +112,11 @@ pub(super) fn draw(axis: Axis, rows: &[Row], title: &str, description: &str) -> 
         .with("width", "100%")
         .with("height", y + AXIS)
         .with("role", "img")
-        .add(el("title").text(title))
-        .add(el("desc").text(description))
-        .add(el("g").all(grid))
-        .add(el("g").all(drawn))
-        .add(el("g").all(labels))
+        .child(el("title").text(title))
+        .child(el("desc").text(description))
+        .child(el("g").all(grid))
+        .child(el("g").all(drawn))
+        .child(el("g").all(labels))
 }
 
 fn draw_bar(axis: Axis, bar: &Bar, y: u32) -> Element {
@@ -128,7 +128,7 @@ fn draw_bar(axis: Axis, bar: &Bar, y: u32) -> Element {
         .with("width", percent(width))
         .with("height", LANE)
         .with("rx", 2);
-    let group = classed("g", bar.class).add(el("title").text(&bar.title)).add(shape);
+    let group = classed("g", bar.class).child(el("title").text(&bar.title)).child(shape);
     let fits = |pixels: u64| width * pixels / 10_000 >= bar.label.chars().count() as u64 * 7 + 4;
     if bar.label.is_empty() || !fits(DESKTOP) {
         return group;
@@ -138,7 +138,7 @@ fn draw_bar(axis: Axis, bar: &Bar, y: u32) -> Element {
     let place = if width == 10_000 { (0, 6) } else { (from + width / 2, 0) };
     let text = classed("text", if width == 10_000 { "label first" } else { class });
     let text = text.with("x", percent(place.0)).with("dx", place.1).with("y", y + LANE - 3);
-    group.add(text.text(&bar.label))
+    group.child(text.text(&bar.label))
 }
 
 /// The lines behind the bars, and the times below them.

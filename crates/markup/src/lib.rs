@@ -1,5 +1,7 @@
 //! HTML and SVG as a tree, so that whatever a switch or a node calls itself stays text.
 //!
+//! Purpose: pages that twinrack writes (a run's, a cluster's) are one file each, without script or outside reference: [`document`] of an [`Element`]. Pure.
+//!
 //! Invariants: text and attribute values are escaped when they are written, always; control characters are shown as
 //! their pictures, and characters that turn the reading direction are replaced, so that a name can't rearrange its line.
 
@@ -7,7 +9,7 @@ use std::fmt::{self, Display, Write};
 
 /// An element and what is in it.
 #[derive(Debug, Clone)]
-pub(super) struct Element {
+pub struct Element {
     name: &'static str,
     attributes: Vec<(&'static str, String)>,
     content: Vec<Content>,
@@ -26,32 +28,40 @@ const ON_A_LINE: [&str; 17] = [
 ];
 
 /// An empty element.
-pub(super) fn el(name: &'static str) -> Element {
+pub fn el(name: &'static str) -> Element {
     Element { name, attributes: Vec::new(), content: Vec::new() }
 }
 
 /// An element of a class.
-pub(super) fn classed(name: &'static str, class: impl Display) -> Element {
+pub fn classed(name: &'static str, class: impl Display) -> Element {
     el(name).with("class", class)
 }
 
 impl Element {
-    pub(super) fn with(mut self, attribute: &'static str, value: impl Display) -> Self {
+    /// With an attribute more.
+    #[must_use]
+    pub fn with(mut self, attribute: &'static str, value: impl Display) -> Self {
         self.attributes.push((attribute, value.to_string()));
         self
     }
 
-    pub(super) fn text(mut self, text: impl Display) -> Self {
+    /// With text behind what is in it.
+    #[must_use]
+    pub fn text(mut self, text: impl Display) -> Self {
         self.content.push(Content::Text(text.to_string()));
         self
     }
 
-    pub(super) fn add(mut self, element: Element) -> Self {
+    /// With an element behind what is in it.
+    #[must_use]
+    pub fn child(mut self, element: Element) -> Self {
         self.content.push(Content::Element(element));
         self
     }
 
-    pub(super) fn all(mut self, elements: impl IntoIterator<Item = Element>) -> Self {
+    /// With several.
+    #[must_use]
+    pub fn all(mut self, elements: impl IntoIterator<Item = Element>) -> Self {
         self.content.extend(elements.into_iter().map(Content::Element));
         self
     }
@@ -79,8 +89,22 @@ impl Display for Element {
     }
 }
 
+/// A whole page: its title, its style sheet, what is in its body.
+pub fn document(title: &str, style: &str, body: &Element) -> String {
+    let mut escaped = String::new();
+    // A string takes whatever is written to it.
+    escape(&mut escaped, title).ok();
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n\
+         <link rel=\"icon\" href=\"data:,\">\n\
+         <title>{escaped}</title>\n<style>\n{style}</style>\n</head>\n<body>{body}\n</body>\n</html>\n"
+    )
+}
+
 /// Writes text so that it is text, inside an element and inside quotes.
-pub(super) fn escape(f: &mut impl Write, text: &str) -> fmt::Result {
+pub fn escape(f: &mut impl Write, text: &str) -> fmt::Result {
     for character in text.chars() {
         match character {
             '&' => f.write_str("&amp;")?,

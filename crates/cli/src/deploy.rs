@@ -1,0 +1,241 @@
+//! `twinrack deploy`: a cluster from its template.
+//!
+//! Purpose: read the file, look at the nodes, show what would be changed, have it confirmed, do it, and say what was done. All of that is `deploy::deployment`'s; here it is asked for and shown.
+//!
+//! On failure: `ClusterError`, with what was done, what was not, and how to go on. Exit code 2 if a file or the command line can't be read, 1 otherwise, 130 when interrupted.
+
+mod progress;
+mod shown;
+
+use crate::Outcome;
+use crate::cluster::{self, ClusterError};
+use crate::shown::json;
+use crate::validate::{self, FileArgs};
+use clap::{Args, ValueEnum};
+use deploy::Cluster;
+use deploy::deployment::{self, DeploymentError, Order, Plan, Wishes};
+use deploy::journal::{Journal, Past};
+use deploy::recorder::{Recorder, Stage};
+use model::{ClusterSpec, DeploymentMode, DriveSerial};
+use progress::Progress;
+use shown::{Done, Failed, Planned};
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+
+const EXAMPLES: &str = "\
+Stages: preflight (every node is looked at: hardware, drives, cables, ledger), network (links, priorities, bandwidth), network-validation (full-size packets, isolation, round trips, bandwidth),
+quorum (the ledger on every node and the witness), pool (the drives), volumes, verification. Everything that is in the way is said at once, before anything is changed. What
+would be changed is shown, and done only once it is confirmed.
+
+Every step is written into a journal before and after (beside the template, unless said otherwise). A deployment that was interrupted or failed is gone on with by giving the command
+again; one that is repeated changes nothing. Drives that hold somebody's data are refused, unless they are named with --wipe.
+
+The access file says where the nodes' agents are, and who asks; `twinrack volume --help` says what it has.
+
+Examples:
+  twinrack deploy plant.toml --access access.json --validate-only
+  twinrack deploy plant.toml --access access.json
+  twinrack deploy azuredeploy.parameters.json --access access.json --override net.storage-intent-dedicated --yes
+  twinrack deploy plant.toml --access access.json --stop-after network-validation
+
+Exit codes: 0 good; 1 a rule is violated, something is in the way or a step failed; 2 a file or the command line can't be read; 130 interrupted.";
+
+/// The port on which agents listen.
+const AGENT_PORT: u16 = 7443;
+
+/// Deploy a cluster from its template.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct DeployArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// Where the agents are, and who asks.
+    #[arg(long, env = "TWINRACK_ACCESS", value_name = "FILE")]
+    access: PathBuf,
+    /// Show what would be changed, and change nothing.
+    #[arg(long)]
+    validate_only: bool,
+    /// Go no further than this stage.
+    #[arg(long, value_enum, value_name = "STAGE", default_value_t = Until::Verification)]
+    stop_after: Until,
+    /// Do not ask before anything is changed.
+    #[arg(long)]
+    yes: bool,
+    /// Take this drive whatever it holds, and lose that; may be given several times.
+    #[arg(long, value_name = "SERIAL")]
+    wipe: Vec<DriveSerial>,
+    /// Where the journal is; without it: beside the template, NAME.deployment.jsonl.
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+    /// The port on which agents listen on their management addresses.
+    #[arg(long, default_value_t = AGENT_PORT, value_name = "PORT")]
+    agent_port: u16,
+    /// Print one JSON object, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A stage that can be the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Until {
+    Preflight,
+    Network,
+    NetworkValidation,
+    Quorum,
+    Pool,
+    Volumes,
+    Verification,
+}
+
+impl Until {
+    fn stage(self) -> Stage {
+        Stage::ALL[self as usize]
+    }
+}
+
+pub(crate) fn run(args: &DeployArgs) -> io::Result<Outcome> {
+    let journal = args.journal.clone().unwrap_or_else(|| beside(args.file.path()));
+    let (source, reading) = match validate::read_or_report(&args.file)? {
+        Ok(read) => read,
+        Err(outcome) => return Ok(outcome),
+    };
+    let Some(spec) = reading.spec.clone() else { return validate::report_violations(&source, &reading) };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return cluster::tell(&ClusterError::Runtime(error)),
+    };
+    let deployment = Deployment { args, journal: &journal };
+    let work = deployment.carry_out(spec);
+    let done = runtime.block_on(async {
+        tokio::select! {
+            done = work => Some(done),
+            _ = tokio::signal::ctrl_c() => None,
+        }
+    });
+    match done {
+        Some(Ok(outcome)) => outcome,
+        Some(Err(error)) => cluster::tell(&error),
+        None => {
+            writeln!(
+                io::stderr(),
+                "interrupted: what was done stands, and {} says what. Give the command again to go on.",
+                journal.display()
+            )?;
+            Ok(Outcome::Interrupted)
+        }
+    }
+}
+
+/// The template's own path, with another end.
+fn beside(template: &Path) -> PathBuf {
+    template.with_extension("deployment.jsonl")
+}
+
+struct Deployment<'a> {
+    args: &'a DeployArgs,
+    journal: &'a Path,
+}
+
+impl Deployment<'_> {
+    async fn carry_out(&self, mut spec: ClusterSpec) -> Result<io::Result<Outcome>, ClusterError> {
+        let stage = |error: deploy::DeployError| ClusterError::from(DeploymentError::from(error));
+        deploy::place_witness(&mut spec).map_err(stage)?;
+        let (agents, machines) = deploy::access(&self.args.access).map_err(ClusterError::Access)?;
+        let mut cluster = Cluster::of(spec, &agents).map_err(ClusterError::NoAgent)?;
+        let progress = Progress::new();
+        progress.begins("preflight", "looks at every node: hardware, drives, cables, ledger");
+        let look = deployment::look(&mut cluster).await.map_err(stage)?;
+        let wishes = Wishes { wipe: self.args.wipe.iter().cloned().collect() };
+        let planned = deployment::plan(&cluster, &look, &wishes, machines);
+        progress.clear();
+        let plan = planned.map_err(DeploymentError::InTheWay)?;
+        let only_looks = self.args.validate_only || cluster.spec.mode == DeploymentMode::Validate;
+        if only_looks || self.args.stop_after == Until::Preflight {
+            let planned = Planned::of(&cluster.spec, &plan);
+            let text =
+                if self.args.json { json(&planned) } else { format!("{planned}\nnothing was changed\n") };
+            return Ok(io::stdout().lock().write_all(text.as_bytes()).map(|()| Outcome::Good));
+        }
+        let journal = Journal::open(self.journal).map_err(DeploymentError::Journal)?;
+        let past = journal.past().clone();
+        if let Some(answer) = self.confirm(&cluster.spec, &plan, &past)? {
+            return Ok(Ok(answer));
+        }
+        let order = Order {
+            template: deployment::digest(&cluster.spec),
+            until: self.args.stop_after.stage(),
+            agent_port: self.args.agent_port,
+            machines,
+        };
+        let mut recorder = Recorder::new(Some(journal), |told| progress.told(told));
+        let result = deployment::deploy(&cluster, &plan, &order, &mut recorder).await;
+        let (did, stages, failed_in) =
+            (recorder.did().to_vec(), recorder.stages().to_vec(), recorder.stage());
+        drop(recorder);
+        progress.clear();
+        match result {
+            Ok(()) => {
+                let done = Done::of(&cluster.spec, &plan, order.until, did, stages);
+                let text = if self.args.json { json(&done) } else { done.to_string() };
+                Ok(io::stdout().lock().write_all(text.as_bytes()).map(|()| Outcome::Good))
+            }
+            Err(error) => {
+                let failed = Failed::of(&past, did, failed_in, order.until, self.journal);
+                Err(ClusterError::Deployment { error: Box::new(error), told: failed.to_string() })
+            }
+        }
+    }
+
+    /// Shows the plan and has it confirmed; an outcome, if it was not.
+    fn confirm(&self, spec: &ClusterSpec, plan: &Plan, past: &Past) -> Result<Option<Outcome>, ClusterError> {
+        let mut out = io::stderr().lock();
+        let terminal = |error| ClusterError::Terminal(error);
+        write!(out, "{}", Planned::of(spec, plan)).map_err(terminal)?;
+        if let Some(since) = past.unfinished_since {
+            let cut_off = past
+                .cut_off_in
+                .as_ref()
+                .map(|step| format!(", cut off in the middle of: {step}"))
+                .unwrap_or_default();
+            writeln!(out, "\ngoes on with the deployment that began at {since}{cut_off}")
+                .map_err(terminal)?;
+        }
+        if plan.changes.is_empty() || self.args.yes {
+            return Ok(None);
+        }
+        if !io::stdin().is_terminal() {
+            return Err(ClusterError::NeedsYes("the changes above would be made\n".to_owned()));
+        }
+        write!(out, "\nMake these changes? [y/N] ").and_then(|()| out.flush()).map_err(terminal)?;
+        let mut answer = String::new();
+        io::stdin().lock().read_line(&mut answer).map_err(terminal)?;
+        if matches!(answer.trim(), "y" | "Y" | "yes") {
+            return Ok(None);
+        }
+        writeln!(out, "nothing was changed").map_err(terminal)?;
+        Ok(Some(Outcome::Violated))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_stage_can_be_the_last() {
+        for (until, stage) in Until::value_variants().iter().zip(Stage::ALL) {
+            let name = until.to_possible_value().unwrap().get_name().to_owned();
+            assert_eq!((until.stage(), name.as_str()), (stage, stage.name()));
+        }
+        assert_eq!(Until::value_variants().len(), Stage::ALL.len());
+    }
+
+    #[test]
+    fn the_journal_is_beside_the_template() {
+        assert_eq!(beside(Path::new("a/plant.toml")), Path::new("a/plant.deployment.jsonl"));
+        assert_eq!(
+            beside(Path::new("azuredeploy.parameters.json")),
+            Path::new("azuredeploy.parameters.deployment.jsonl")
+        );
+    }
+}

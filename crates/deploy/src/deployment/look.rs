@@ -1,0 +1,65 @@
+//! What there is on the nodes, before anything is changed.
+//!
+//! On failure: [`DeployError`]: who does not answer can't be deployed to.
+
+use crate::pool::{chain, confirmed};
+use crate::{Cabling, Cluster, DeployError, cabling, read_back};
+use api::{DriveContents, NodeLedger};
+use control::State;
+use model::{Inventory, NodeName};
+use network::Op;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long the first neighbours may take to be heard: switches announce themselves every 30 s (IEEE 802.1AB-2016, 9.2.5.7), and new neighbours at once.
+pub(super) const NEIGHBOURS_PATIENCE: Duration = Duration::from_secs(35);
+/// How long a ledger that is there may take to say what it says.
+const LEDGER_BOUND: Duration = Duration::from_secs(30);
+
+/// What there is.
+#[derive(Debug)]
+pub struct Look {
+    /// What each member has.
+    pub inventories: BTreeMap<NodeName, Inventory>,
+    /// What is on the drives of each node; the witness has none of the pool's.
+    pub contents: BTreeMap<NodeName, Vec<DriveContents>>,
+    /// Who is cabled to whom.
+    pub cabling: Cabling,
+    /// What each member's links lack; or why that can't be said.
+    pub links: Result<Vec<(NodeName, Vec<Op>)>, String>,
+    /// How each member's ledger is.
+    pub ledgers: BTreeMap<NodeName, NodeLedger>,
+    /// What the ledger says by the word of a quorum; or why it says nothing, where somebody has one.
+    pub ledger: Option<Result<State, String>>,
+}
+
+/// Looks. Nothing is changed.
+pub async fn look(cluster: &mut Cluster) -> Result<Look, DeployError> {
+    cluster.learn_adapters().await?;
+    cluster.learn_speeds().await?;
+    let cluster = &*cluster;
+    let named = |all: Vec<Inventory>| {
+        let names = cluster.members.iter().map(|member| member.name.clone());
+        names.zip(all).collect::<BTreeMap<_, _>>()
+    };
+    let inventories = named(cluster.inventories().await?);
+    let contents = cluster.ask_all(|member| async move {
+        let drives =
+            if member.zone.is_some() { member.client.pool_drives().await?.drives } else { Vec::new() };
+        Ok::<_, DeployError>((member.name.clone(), drives))
+    });
+    let contents = contents.await?.into_iter().collect();
+    let ledgers = cluster.ask_all(|member| async move {
+        Ok::<_, DeployError>((member.name.clone(), member.client.ledger().await?))
+    });
+    let ledgers: BTreeMap<NodeName, NodeLedger> = ledgers.await?.into_iter().collect();
+    let ledger = if ledgers.values().any(|ledger| !matches!(ledger, NodeLedger::None {})) {
+        let said = confirmed(&cluster.members, LEDGER_BOUND).await;
+        Some(said.map(|(_, state)| state).map_err(|error| chain(&error)))
+    } else {
+        None
+    };
+    let cabling = cabling(cluster, NEIGHBOURS_PATIENCE).await?;
+    let links = read_back(cluster).await.map_err(|error| chain(&error));
+    Ok(Look { inventories, contents, cabling, links, ledgers, ledger })
+}

@@ -1,0 +1,388 @@
+//! What a deployment will do, decided from what there is. Pure.
+//!
+//! Invariants: everything that is in the way is said at once. A drive is taken if it is flash and blank, or the pool's already, or was named to be wiped; never one that the system uses.
+//!
+//! On failure: [`InTheWay`]; nothing has changed.
+
+use super::express::{self, PoolDrive};
+use super::look::Look;
+use crate::hardware::{self, NodeHardware};
+use crate::pool::{VolumeRequest, Voting, voting};
+use crate::recorder::Stage;
+use crate::{Cluster, Member};
+use api::{Holds, NodeLedger};
+use control::State;
+use model::rules::{self, Rule};
+use model::{ClusterSpec, Diagnostic, Drive, DriveClass, DriveSerial, NodeName, Severity};
+use network::Op;
+use network::measure::Machines;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// What is wanted besides the template.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Drives that are taken whatever they hold.
+    pub wipe: BTreeSet<DriveSerial>,
+}
+
+/// What will be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Line by line, in the order of stages.
+    pub changes: Vec<Change>,
+    /// The data drives of each node: those that are the pool's, and those that will be.
+    pub drives: BTreeMap<NodeName, BTreeSet<DriveSerial>>,
+    /// Those of them whose data is lost.
+    pub wipe: BTreeSet<DriveSerial>,
+    /// The volumes that there will be.
+    pub volumes: Vec<VolumeRequest>,
+    /// What is worth knowing: warnings, drives that are let alone.
+    pub notes: Vec<String>,
+    /// Whether no volume is there yet that anybody could use: then storage networks may be loaded to measure them.
+    pub is_idle: bool,
+}
+
+/// One thing that will be changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// In which stage.
+    pub stage: Stage,
+    /// Of whom: a node's name, or the cluster's.
+    pub of: String,
+    /// What.
+    pub what: String,
+    /// Whether it takes something away.
+    pub takes: bool,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.of, self.what)
+    }
+}
+
+/// Why nothing is deployed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct InTheWay {
+    /// Rules that are broken, errors among them.
+    pub diagnostics: Vec<Diagnostic>,
+    /// What else is: a sentence each, and what to do about it.
+    pub others: Vec<(String, &'static str)>,
+}
+
+impl InTheWay {
+    fn is_nothing(&self) -> bool {
+        self.others.is_empty() && self.diagnostics.iter().all(|found| found.severity < Severity::Error)
+    }
+}
+
+impl fmt::Display for InTheWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let errors = self.diagnostics.iter().filter(|found| found.severity == Severity::Error);
+        let rules = errors.map(|found| (found.message.as_str(), Some(found.rule), found.help.as_str()));
+        let others = self.others.iter().map(|(what, help)| (what.as_str(), None, *help));
+        for (at, (what, rule, help)) in rules.chain(others).enumerate() {
+            let gap = if at > 0 { "\n" } else { "" };
+            write!(f, "{gap}{what}")?;
+            if let Some(rule) = rule {
+                write!(f, "\n  rule: {rule}; `twinrack explain {rule}` says more")?;
+            }
+            write!(f, "\n  help: {help}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Decides.
+pub fn plan(cluster: &Cluster, look: &Look, wishes: &Wishes, machines: Machines) -> Result<Plan, InTheWay> {
+    let mut way = InTheWay::default();
+    let mut notes = Vec::new();
+    let (fates, ledger) = (fates(look, wishes), ledger(cluster, look, &mut way));
+    let drives = taken(&fates);
+    way.diagnostics.extend(look.cabling.findings.iter().map(network::wiring::WiringFinding::diagnostic));
+    let hardware = hardware(cluster, look, &drives);
+    way.diagnostics.extend(hardware.iter().map(|finding| finding.diagnostic(machines)));
+    way.diagnostics.extend(fates.iter().filter_map(Fate::refusal));
+    let known: BTreeSet<&DriveSerial> = fates.iter().map(|fate| &fate.drive.serial).collect();
+    for serial in wishes.wipe.iter().filter(|serial| !known.contains(serial)) {
+        let help = "name a drive by its serial number, as this plan and `twinrack drive list` show it";
+        way.others.push((format!("no node has a drive {serial} that could be wiped"), help));
+    }
+    let links = look.links.as_ref().map_or_else(
+        |why| {
+            let nic_is_missing = way.diagnostics.iter().any(|found| found.rule == rules::NIC_MISSING.id);
+            if !nic_is_missing {
+                way.others.push((
+                    format!("no plan can be made for the links: {why}"),
+                    "see what the node's NICs are",
+                ));
+            }
+            Vec::new()
+        },
+        Clone::clone,
+    );
+    let volumes = volumes(&cluster.spec, &fates, ledger, &mut way);
+    if !way.is_nothing() {
+        return Err(way);
+    }
+    let worth = way.diagnostics.iter().filter(|found| found.severity < Severity::Error);
+    notes.extend(worth.map(|found| format!("{}: {} ({})", found.severity, found.message, found.rule)));
+    notes.extend(fates.iter().filter_map(Fate::note));
+    let of_link = |(node, op): (&NodeName, &Op)| Change {
+        stage: Stage::Network,
+        of: node.to_string(),
+        what: op.to_string(),
+        takes: op.is_removal(),
+    };
+    let mut changes: Vec<Change> =
+        links.iter().flat_map(|(node, ops)| ops.iter().map(move |op| of_link((node, op)))).collect();
+    let mut change = |stage, of: &dyn fmt::Display, what: String| {
+        changes.push(Change { stage, of: of.to_string(), what, takes: false });
+    };
+    let joins = cluster.members.iter().filter(|member| !has_ledger(look, member));
+    for (at, member) in joins.enumerate() {
+        let begins = ledger.is_none() && at == 0;
+        change(
+            Stage::Quorum,
+            &member.name,
+            if begins { "begin the ledger" } else { "join the ledger" }.to_owned(),
+        );
+    }
+    if ledger.is_none_or(|ledger| !matches!(voting(ledger), Voting::Settled))
+        || cluster.members.iter().any(|member| !has_ledger(look, member))
+    {
+        change(Stage::Quorum, &cluster.spec.name, format!("let all {} vote", cluster.members.len()));
+    }
+    for fate in fates.iter().filter(|fate| fate.is_new()) {
+        change(Stage::Pool, &fate.node, fate.in_words());
+    }
+    let there = |name| ledger.is_some_and(|ledger| ledger.volumes.values().any(|volume| volume.name == name));
+    for asked in volumes.iter().filter(|asked| !there(asked.name.clone())) {
+        let (mib, copies) = (asked.size_bytes >> 20, asked.mirror.legs());
+        let rack = asked.rack.as_ref().map(|rack| format!(", opened in {rack}")).unwrap_or_default();
+        change(
+            Stage::Volumes,
+            &asked.name,
+            format!("make a thin volume of {mib} MiB with {copies} copies{rack}"),
+        );
+    }
+    let wipe = fates.iter().filter(|fate| fate.is_wiped()).map(|fate| fate.drive.serial.clone()).collect();
+    let is_idle = ledger.is_none_or(|ledger| ledger.volumes.is_empty());
+    Ok(Plan { changes, drives, wipe, volumes, notes, is_idle })
+}
+
+fn has_ledger(look: &Look, member: &Member) -> bool {
+    matches!(look.ledgers.get(&member.name), Some(NodeLedger::Open(_)))
+}
+
+/// The ledger that there is, if it is this cluster's and can be used.
+fn ledger<'a>(cluster: &Cluster, look: &'a Look, way: &mut InTheWay) -> Option<&'a State> {
+    let mut clusters = BTreeSet::new();
+    for (node, ledger) in &look.ledgers {
+        match ledger {
+            NodeLedger::None {} => {}
+            NodeLedger::Open(open) => drop(clusters.insert(&open.cluster)),
+            NodeLedger::Closed { why, .. } => way.others.push((
+                format!("the ledger of {node} can't be used: {why}"),
+                "`twinrack ledger show` says how it is, `twinrack ledger rejoin` brings one back that is lost",
+            )),
+        }
+    }
+    if clusters.len() > 1 {
+        let what = format!("the nodes have ledgers of {} clusters", clusters.len());
+        way.others.push((what, "see that the access file names the nodes of one cluster"));
+    }
+    let state = match look.ledger.as_ref()? {
+        Ok(state) => state,
+        Err(why) => {
+            let what = format!("there is a ledger, and nobody says what is in it: {why}");
+            way.others.push((what, "`twinrack ledger show` says how it is on each node"));
+            return None;
+        }
+    };
+    // The last under a name is the present one.
+    let present: BTreeMap<&NodeName, _> = state.nodes.values().map(|node| (&node.name, &node.zone)).collect();
+    for (name, zone) in present {
+        let help = "give the template's own nodes; a node is taken out of a cluster by an operator";
+        match cluster.members.iter().find(|member| member.name == *name) {
+            None => way
+                .others
+                .push((format!("the ledger has a node {name}, the template has none of that name"), help)),
+            Some(member) if member.zone != *zone => {
+                let rack = |zone: &Option<model::ZoneName>| {
+                    zone.as_ref().map_or("no rack".to_owned(), ToString::to_string)
+                };
+                let what = format!(
+                    "{name} is in {} in the template, and in {} in the ledger",
+                    rack(&member.zone),
+                    rack(zone)
+                );
+                way.others.push((what, help));
+            }
+            Some(_) => {}
+        }
+    }
+    Some(state)
+}
+
+/// A drive, and what becomes of it.
+struct Fate {
+    node: NodeName,
+    drive: Drive,
+    holds: Holds,
+    wipe: bool,
+    /// It is one of this cluster's pool, by its header and by the ledger.
+    is_ours: bool,
+}
+
+impl Fate {
+    fn is_flash(&self) -> bool {
+        self.drive.class != DriveClass::Hdd
+    }
+
+    /// Whether it will be, or is, the pool's.
+    fn is_taken(&self) -> bool {
+        let may = match self.holds {
+            Holds::Nothing {} => true,
+            Holds::System {} | Holds::Unread { .. } => false,
+            Holds::Pool { .. } => self.is_ours || self.wipe,
+            Holds::Other { .. } => self.wipe,
+        };
+        may && self.is_flash()
+    }
+
+    fn is_wiped(&self) -> bool {
+        self.is_taken() && !self.is_ours && !matches!(self.holds, Holds::Nothing {})
+    }
+
+    /// It is named in the ledger before it is claimed: whoever was killed in between goes on with it.
+    fn is_new(&self) -> bool {
+        self.is_taken() && !self.is_ours
+    }
+
+    fn in_words(&self) -> String {
+        let Drive { serial, size_bytes, kernel_name, .. } = &self.drive;
+        let held = if self.is_wiped() {
+            format!(", and LOSE what it holds: {}", self.held())
+        } else {
+            String::new()
+        };
+        format!("take drive {serial} ({kernel_name}, {} GB){held}", size_bytes / 1_000_000_000)
+    }
+
+    fn held(&self) -> String {
+        match &self.holds {
+            Holds::Nothing {} => "nothing".to_owned(),
+            Holds::System {} => "what the system uses".to_owned(),
+            Holds::Pool { cluster, drive } => format!("{drive} of cluster {cluster}"),
+            Holds::Other { what } => what.clone(),
+            Holds::Unread { why } => format!("it can't be read: {why}"),
+        }
+    }
+
+    /// A data drive that may not be taken.
+    fn refusal(&self) -> Option<Diagnostic> {
+        let holds_others =
+            matches!(self.holds, Holds::Pool { .. } | Holds::Other { .. } | Holds::Unread { .. });
+        if self.is_taken() || !self.is_flash() || !holds_others {
+            return None;
+        }
+        let rule: &Rule = rules::DRIVE_FOREIGN_DATA;
+        let Self { node, drive: Drive { serial, .. }, .. } = self;
+        let message = format!("drive {serial} of {node} is not taken: it holds {}", self.held());
+        let help = format!("{}; if it may be lost: --wipe {serial}", rule.help);
+        Some(Diagnostic {
+            rule: rule.id,
+            severity: rule.severity,
+            message,
+            help,
+            location: None,
+            related: Vec::new(),
+            overridden: false,
+        })
+    }
+
+    fn note(&self) -> Option<String> {
+        let why = match &self.holds {
+            _ if self.is_taken() => return None,
+            Holds::System {} => "the system uses it",
+            _ if !self.is_flash() => "it is no flash",
+            _ => return None,
+        };
+        Some(format!("drive {} of {} is let alone: {why}", self.drive.serial, self.node))
+    }
+}
+
+fn fates(look: &Look, wishes: &Wishes) -> Vec<Fate> {
+    let ours: BTreeSet<&String> = look
+        .ledgers
+        .values()
+        .filter_map(|ledger| if let NodeLedger::Open(open) = ledger { Some(&open.cluster) } else { None })
+        .collect();
+    let ledger = look.ledger.as_ref().and_then(|ledger| ledger.as_ref().ok());
+    let named: BTreeSet<&DriveSerial> =
+        ledger.into_iter().flat_map(|state| state.drives.values().map(|drive| &drive.serial)).collect();
+    let mut fates = Vec::new();
+    for (node, contents) in &look.contents {
+        let drives = look.inventories.get(node).into_iter().flat_map(|inventory| &inventory.drives);
+        for drive in drives {
+            let holds =
+                contents.iter().find(|found| found.serial == drive.serial).map(|found| found.holds.clone());
+            let holds = holds.unwrap_or_else(|| Holds::Unread { why: "nobody said".to_owned() });
+            let is_known = named.contains(&drive.serial);
+            let is_ours = matches!(&holds, Holds::Pool { cluster, .. } if ours.contains(cluster)) && is_known;
+            let wipe = wishes.wipe.contains(&drive.serial);
+            fates.push(Fate { node: node.clone(), drive: drive.clone(), holds, wipe, is_ours });
+        }
+    }
+    fates
+}
+
+fn taken(fates: &[Fate]) -> BTreeMap<NodeName, BTreeSet<DriveSerial>> {
+    let mut drives: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for fate in fates.iter().filter(|fate| fate.is_taken()) {
+        drives.entry(fate.node.clone()).or_default().insert(fate.drive.serial.clone());
+    }
+    drives
+}
+
+fn hardware(
+    cluster: &Cluster,
+    look: &Look,
+    drives: &BTreeMap<NodeName, BTreeSet<DriveSerial>>,
+) -> Vec<hardware::HardwareFinding> {
+    let nodes = cluster.members.iter().filter(|member| member.zone.is_some()).filter_map(|member| {
+        Some(NodeHardware {
+            node: member.name.clone(),
+            adapters: &member.adapters,
+            inventory: look.inventories.get(&member.name)?,
+            data_drives: drives.get(&member.name).cloned().unwrap_or_default(),
+        })
+    });
+    hardware::check(&cluster.spec, &nodes.collect::<Vec<_>>())
+}
+
+fn volumes(
+    spec: &ClusterSpec,
+    fates: &[Fate],
+    ledger: Option<&State>,
+    way: &mut InTheWay,
+) -> Vec<VolumeRequest> {
+    let mut drives: BTreeMap<NodeName, Vec<PoolDrive>> = BTreeMap::new();
+    for fate in fates.iter().filter(|fate| fate.is_taken()) {
+        let (serial, size_bytes) = (fate.drive.serial.clone(), fate.drive.size_bytes);
+        drives.entry(fate.node.clone()).or_default().push(PoolDrive { serial, size_bytes });
+    }
+    let imagined = express::imagined(spec, &drives, ledger).map_err(express::CantSize::from);
+    match imagined.and_then(|imagined| express::volumes(spec, &imagined)) {
+        Ok(volumes) => volumes,
+        // Drives that are refused have been told, and are why there is no room.
+        Err(_) if !way.is_nothing() => Vec::new(),
+        Err(error) => {
+            let help = "give the nodes larger drives, or more of them; or ask for the infrastructure volume alone (configuration = \"infra-only\")";
+            way.others.push((crate::pool::chain(&error), help));
+            Vec::new()
+        }
+    }
+}

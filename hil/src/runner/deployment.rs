@@ -1,0 +1,369 @@
+//! The deployment of the whole cluster, by a process of its own, which can be killed.
+//!
+//! Purpose: what `twinrack deploy` does, in the lab: [`deployment_process`] is the process, the rest starts it, kills it and reads its journal.
+//!
+//! Invariants: the process is killed by SIGKILL, in the middle of a step that its journal has begun; the steps are spread over the whole deployment, and moments in them drawn from the run's seed. What
+//! is judged is what the cluster and the journal say, not what the process says of itself.
+//!
+//! On failure: what does not hold is a step that does not hold; only the lab's own failures end the run.
+
+use super::{POLL, Runner, Seen, milliseconds};
+use crate::host::bound_to_us;
+use crate::lab::{AGENT_PORT, LabError};
+use crate::run::RunError;
+use crate::suite::DeployStep;
+use deploy::deployment::{self, DeploymentError, Order, Wishes};
+use deploy::journal::{Journal, JournalError};
+use deploy::recorder::{Recorder, Stage, Told};
+use deploy::{AccessError, Cluster, NoAgent};
+use model::{ClusterSpec, NodeName};
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// A step that is interrupted is given so long at most before, ms: most take less, and are interrupted in the middle.
+const INTO_STEP_MAX_MS: u64 = 600;
+
+/// What the process that deploys ended with.
+#[derive(Debug, thiserror::Error)]
+pub enum DeploymentProcessError {
+    /// There is no runtime to do it in.
+    #[error("can't start")]
+    Start(#[source] std::io::Error),
+    /// The access file.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The access file and the specification.
+    #[error(transparent)]
+    NoAgent(#[from] NoAgent),
+    /// The specification.
+    #[error("can't read the specification {}", path.display())]
+    Spec {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The deployment.
+    #[error(transparent)]
+    Deployment(Box<DeploymentError>),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+impl From<DeploymentError> for DeploymentProcessError {
+    fn from(error: DeploymentError) -> Self {
+        Self::Deployment(Box::new(error))
+    }
+}
+
+/// The main function of the process that deploys. It tells of everything on standard output.
+pub fn deployment_process(spec: &Path, access: &Path, journal: &Path) -> Result<(), DeploymentProcessError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(DeploymentProcessError::Start)?.block_on(deploy_it(spec, access, journal))
+}
+
+async fn deploy_it(spec: &Path, access: &Path, journal: &Path) -> Result<(), DeploymentProcessError> {
+    let unread = |source| DeploymentProcessError::Spec { path: spec.to_owned(), source };
+    let text = fs::read(spec).map_err(unread)?;
+    let asked: ClusterSpec = serde_json::from_slice(&text).map_err(|error| unread(error.into()))?;
+    let (agents, machines) = deploy::access(access)?;
+    let mut cluster = Cluster::of(asked, &agents)?;
+    let journal = Journal::open(journal)?;
+    let look = deployment::look(&mut cluster).await.map_err(DeploymentError::from)?;
+    let plan = deployment::plan(&cluster, &look, &Wishes::default(), machines);
+    let plan = plan.map_err(DeploymentError::InTheWay)?;
+    plan.notes.iter().for_each(|note| println!("{note}"));
+    println!("{} changes are planned", plan.changes.len());
+    let (template, until) = (deployment::digest(&cluster.spec), Stage::Verification);
+    let order = Order { template, until, agent_port: AGENT_PORT, machines };
+    let mut recorder = Recorder::new(Some(journal), |told| match told {
+        Told::Stage(stage) => println!("{stage}"),
+        Told::Begun { .. } => {}
+        Told::Done { step, ms, did, .. } => {
+            let did = did.as_ref().map_or(String::new(), |did| format!(": {did}"));
+            println!("  {step}: {ms} ms{did}");
+        }
+        Told::Note(note) => println!("  {note}"),
+    });
+    deployment::deploy(&cluster, &plan, &order, &mut recorder).await?;
+    let stages = recorder.stages().iter().map(|took| format!("{} {} ms", took.stage, took.ms));
+    println!("deployed; {}", stages.collect::<Vec<_>>().join(", "));
+    Ok(())
+}
+
+/// How a process that deploys ended.
+enum End {
+    /// By itself.
+    Itself(ExitStatus),
+    /// It was killed in this step.
+    Killed(String),
+    /// It was killed, as time was up.
+    Late,
+}
+
+/// The files of a deployment in the lab.
+struct Files {
+    spec: PathBuf,
+    access: PathBuf,
+    journal: PathBuf,
+    output: PathBuf,
+}
+
+impl Files {
+    /// Steps that have begun so far, of all runs.
+    fn begun(&self) -> Vec<String> {
+        let text = fs::read_to_string(&self.journal).unwrap_or_default();
+        let steps = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let begun = steps.filter(|entry| entry["is"] == "begun");
+        begun.filter_map(|entry| entry["step"].as_str().map(str::to_owned)).collect()
+    }
+
+    /// What was changed, of all runs.
+    fn did(&self) -> usize {
+        let text = fs::read_to_string(&self.journal).unwrap_or_default();
+        let steps = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        steps.filter(|entry| entry["did"].is_string()).count()
+    }
+
+    /// The last lines of what it said.
+    fn tail(&self) -> String {
+        let text = fs::read_to_string(&self.output).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(6)..].join("\n")
+    }
+}
+
+impl Runner<'_> {
+    /// Steps about the deployment.
+    pub(super) async fn deploy_step(&mut self, step: &DeployStep) -> Result<Seen, RunError> {
+        let ms = Duration::from_millis;
+        match step {
+            DeployStep::Blank { within_ms } => self.blank(ms(*within_ms)).await,
+            DeployStep::Deploy { kills, within_ms } => self.deploy_whole(*kills, ms(*within_ms)).await,
+            DeployStep::ChangesNothing { within_ms } => self.deploy_again(ms(*within_ms)).await,
+            DeployStep::LosesANode { within_ms } => self.deploy_and_lose(ms(*within_ms)).await,
+        }
+    }
+
+    async fn blank(&mut self, bound: Duration) -> Result<Seen, RunError> {
+        let all: BTreeSet<NodeName> = self.lab.nodes().keys().cloned().collect();
+        self.lab.power_off(self.keeper, &all).await?;
+        self.lab.make_blank()?;
+        (self.volume, self.guest) = (None, None);
+        let begun = Instant::now();
+        self.lab.power_on(self.keeper, &all).await?;
+        for member in &self.cluster.members {
+            let left = bound.saturating_sub(begun.elapsed());
+            if let Err(error) = member.client.wait_ready(left).await {
+                return Ok(Seen::not(crate::chain(&error)));
+            }
+        }
+        Ok(Seen::held(format!("after {} ms", begun.elapsed().as_millis())))
+    }
+
+    async fn deploy_whole(&mut self, kills: u32, bound: Duration) -> Result<Seen, RunError> {
+        let files = self.deployment_files()?;
+        let begun = Instant::now();
+        let mut killed = Vec::new();
+        let steps = self.steps_of_a_deployment();
+        for number in 0..kills {
+            // Spread over all of them: of each part of them one, drawn.
+            let (from, to) =
+                (steps * number / kills, (steps * (number + 1) / kills).max(steps * number / kills + 1));
+            let step = self.draw(u64::from(from)..u64::from(to));
+            let into = Duration::from_millis(self.draw(0..INTO_STEP_MAX_MS));
+            match self.run_deployment(&files, Some((step, into)), begun + bound).await? {
+                End::Killed(step) => killed.push(step),
+                End::Itself(status) if status.success() => break,
+                End::Itself(status) => return Ok(failed(&files, status, &killed)),
+                End::Late => return Ok(late(&files, bound, &killed)),
+            }
+        }
+        let ended = self.run_deployment(&files, None, begun + bound).await?;
+        match ended {
+            End::Itself(status) if status.success() => {}
+            End::Itself(status) => return Ok(failed(&files, status, &killed)),
+            End::Killed(_) | End::Late => return Ok(late(&files, bound, &killed)),
+        }
+        let took = milliseconds(begun.elapsed());
+        let said = files.tail();
+        let in_time = Duration::from_millis(took) <= bound;
+        let all_killed = killed.len() == usize::try_from(kills).unwrap_or(usize::MAX);
+        let words = if kills == 0 {
+            String::new()
+        } else {
+            format!(", killed {} times in: {}", killed.len(), killed.join("; "))
+        };
+        let seen = format!(
+            "after {took} ms, {} changes{words}\n{}",
+            files.did(),
+            said.lines().last().unwrap_or_default()
+        );
+        Ok(Seen::of(in_time && all_killed, seen).measuring(took))
+    }
+
+    async fn deploy_again(&mut self, bound: Duration) -> Result<Seen, RunError> {
+        let files = self.deployment_files()?;
+        let (begun, before) = (Instant::now(), files.did());
+        match self.run_deployment(&files, None, begun + bound).await? {
+            End::Itself(status) if status.success() => {
+                let changes = files.did() - before;
+                let seen = format!("after {} ms: {changes} changes", begun.elapsed().as_millis());
+                Ok(Seen::of(changes == 0, seen))
+            }
+            End::Itself(status) => Ok(failed(&files, status, &[])),
+            End::Killed(_) | End::Late => Ok(late(&files, bound, &[])),
+        }
+    }
+
+    async fn deploy_and_lose(&mut self, bound: Duration) -> Result<Seen, RunError> {
+        let files = self.deployment_files()?;
+        let begun = Instant::now();
+        // Where it is in somebody's way, and more than one node is in the ledger.
+        let Some(lost) = self.cluster.nodes().last().map(|(member, _)| member.name.clone()) else {
+            return Ok(Seen::not("there is no node"));
+        };
+        let at = self.steps_of_a_deployment() / 2;
+        let step = self.draw(6..u64::from(at.max(7)));
+        let mut child = self.start_deployment(&files)?;
+        let before = files.begun().len();
+        while (files.begun().len() - before) as u64 <= step && has_ended(&mut child)?.is_none() {
+            sleep(POLL).await;
+        }
+        let broken_in = files.begun().last().cloned().unwrap_or_default();
+        self.before_a_fault();
+        self.lab.power_off(self.keeper, &BTreeSet::from([lost.clone()])).await?;
+        let End::Itself(status) = self.follow(&mut child, &files, None, begun + bound).await? else {
+            return Ok(late(&files, bound, &[]));
+        };
+        let said = files.tail();
+        self.lab.power_on(self.keeper, &BTreeSet::from([lost.clone()])).await?;
+        if status.success() || !said.contains(lost.as_str()) {
+            return Ok(Seen::not(format!(
+                "without {lost}, lost in `{broken_in}`, it ended with {status}: {said}"
+            )));
+        }
+        if let Some(member) = self.cluster.members.iter().find(|member| member.name == lost)
+            && let Err(error) = member.client.wait_ready(bound.saturating_sub(begun.elapsed())).await
+        {
+            return Ok(Seen::not(crate::chain(&error)));
+        }
+        match self.run_deployment(&files, None, begun + bound).await? {
+            End::Itself(again) if again.success() => {
+                let took = begun.elapsed().as_millis();
+                Ok(Seen::held(format!(
+                    "{lost} was lost in `{broken_in}`; all was done after {took} ms. It had said: {said}"
+                )))
+            }
+            End::Itself(again) => Ok(failed(&files, again, &[])),
+            End::Killed(_) | End::Late => Ok(late(&files, bound, &[])),
+        }
+    }
+
+    fn deployment_files(&self) -> Result<Files, RunError> {
+        let dir = self.keeper.dir.clone();
+        let (spec, access) = (dir.join("deployment.spec.json"), self.lab.write_access(&dir)?);
+        let text = serde_json::to_vec(&self.cluster.spec).unwrap_or_default();
+        fs::write(&spec, text).map_err(|source| LabError::Write { path: spec.clone(), source })?;
+        let journal = self.folder.join("deployment.jsonl");
+        Ok(Files { spec, access, journal, output: self.folder.join("deployment.log") })
+    }
+
+    /// As many as there are in a run that finds blank nodes: the network, five that look at it, the ledger on all, their votes, drives, volumes, the last look.
+    fn steps_of_a_deployment(&self) -> u32 {
+        let drives: usize = self
+            .lab
+            .nodes()
+            .values()
+            .filter(|node| node.holds_data())
+            .map(|node| node.data_drives().len())
+            .sum();
+        let volumes = 1 + self.cluster.spec.nodes().count();
+        u32::try_from(1 + 5 + 2 + self.cluster.members.len() + drives + volumes + 1).unwrap_or(u32::MAX)
+    }
+
+    fn draw(&mut self, from: std::ops::Range<u64>) -> u64 {
+        self.draws.u64(from)
+    }
+
+    fn start_deployment(&self, files: &Files) -> Result<Child, RunError> {
+        let started = File::create(&files.output).and_then(|output| {
+            let errors = output.try_clone()?;
+            let mut command = bound_to_us(self.program.as_os_str());
+            command.arg("lab-deploy").args([&files.spec, &files.access, &files.journal]);
+            command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn()
+        });
+        Ok(started.map_err(|source| LabError::Write { path: files.output.clone(), source })?)
+    }
+
+    /// Starts one, and kills it so long into the step of that number, if that is asked for.
+    async fn run_deployment(
+        &mut self,
+        files: &Files,
+        kill: Option<(u64, Duration)>,
+        deadline: Instant,
+    ) -> Result<End, RunError> {
+        let mut child = self.start_deployment(files)?;
+        self.follow(&mut child, files, kill, deadline).await
+    }
+
+    async fn follow(
+        &mut self,
+        child: &mut Child,
+        files: &Files,
+        kill: Option<(u64, Duration)>,
+        deadline: Instant,
+    ) -> Result<End, RunError> {
+        let before = files.begun().len() as u64;
+        loop {
+            if let Some(status) = has_ended(child)? {
+                return Ok(End::Itself(status));
+            }
+            let begun = files.begun();
+            let at = kill.filter(|(step, _)| begun.len() as u64 > before + step);
+            if let Some((_, into)) = at {
+                // No condition is waited for: it is a moment in the step that was drawn.
+                sleep(into).await;
+                if let Some(status) = has_ended(child)? {
+                    return Ok(End::Itself(status));
+                }
+                end(child)?;
+                return Ok(End::Killed(files.begun().last().cloned().unwrap_or_default()));
+            }
+            if Instant::now() >= deadline {
+                end(child)?;
+                return Ok(End::Late);
+            }
+            sleep(POLL).await;
+        }
+    }
+}
+
+fn has_ended(child: &mut Child) -> Result<Option<ExitStatus>, RunError> {
+    Ok(child.try_wait().map_err(|source| LabError::Deployment { source })?)
+}
+
+fn end(child: &mut Child) -> Result<(), RunError> {
+    let ended = child.kill().and_then(|()| child.wait().map(drop));
+    Ok(ended.map_err(|source| LabError::Deployment { source })?)
+}
+
+fn failed(files: &Files, status: ExitStatus, killed: &[String]) -> Seen {
+    Seen::not(format!("it ended with {status}, after {} kills: {}", killed.len(), files.tail()))
+}
+
+fn late(files: &Files, bound: Duration, killed: &[String]) -> Seen {
+    let step = files.begun().last().cloned().unwrap_or_default();
+    Seen::not(format!(
+        "not after {} ms, with {} kills; in `{step}`: {}",
+        bound.as_millis(),
+        killed.len(),
+        files.tail()
+    ))
+}
