@@ -6,6 +6,7 @@ use crate::pool::{chain, confirmed};
 use crate::{Cabling, Cluster, DeployError, cabling, read_back};
 use api::{DriveContents, NodeLedger};
 use control::State;
+use futures_util::future::try_join_all;
 use model::{Inventory, NodeName};
 use network::Op;
 use std::collections::BTreeMap;
@@ -43,11 +44,9 @@ pub async fn look(cluster: &mut Cluster) -> Result<Look, DeployError> {
         names.zip(all).collect::<BTreeMap<_, _>>()
     };
     let inventories = named(cluster.inventories().await?);
-    let contents = cluster.ask_all(|member| async move {
-        let drives =
-            if member.zone.is_some() { member.client.pool_drives().await?.drives } else { Vec::new() };
-        Ok::<_, DeployError>((member.name.clone(), drives))
-    });
+    let contents = try_join_all(cluster.nodes().map(|(member, _)| async {
+        Ok::<_, DeployError>((member.name.clone(), member.client.pool_drives().await?.drives))
+    }));
     let contents = contents.await?.into_iter().collect();
     let ledgers = cluster.ask_all(|member| async move {
         Ok::<_, DeployError>((member.name.clone(), member.client.ledger().await?))

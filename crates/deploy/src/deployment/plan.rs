@@ -277,7 +277,7 @@ impl Fate {
             Holds::System {} => "what the system uses".to_owned(),
             Holds::Pool { cluster, drive } => format!("{drive} of cluster {cluster}"),
             Holds::Other { what } => what.clone(),
-            Holds::Unread { why } => format!("it can't be read: {why}"),
+            Holds::Unread { why } => format!("what nobody can read: {why}"),
         }
     }
 
