@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
@@ -53,13 +53,22 @@ const RESET: &str = "ended with exit code 0";
 /// Processes that have ended unasked, and how.
 pub(crate) type Ended = BTreeMap<Process, String>;
 
+/// A node that has reset itself: it is off since.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reset {
+    /// Which.
+    pub(crate) node: NodeName,
+    /// Its power was taken before it was started again: it comes back when that is given back, and not for the reset.
+    pub(crate) lost_power: bool,
+}
+
 /// Nodes that reset themselves.
 #[derive(Debug, Default)]
 struct Resets {
     /// Whether that is theirs to do, and no death.
     are_theirs: AtomicBool,
     /// In the order in which they did.
-    nodes: Mutex<Vec<NodeName>>,
+    nodes: Mutex<Vec<Reset>>,
 }
 
 impl Resets {
@@ -68,9 +77,20 @@ impl Resets {
         let Process::Node(node) = process else { return false };
         let is_reset = status == RESET && self.are_theirs.load(Ordering::SeqCst);
         if is_reset {
-            self.nodes.lock().unwrap_or_else(PoisonError::into_inner).push(node.clone());
+            self.nodes().push(Reset { node: node.clone(), lost_power: false });
         }
         is_reset
+    }
+
+    /// These processes are gone for good, whatever ended them.
+    fn lost_power(&self, processes: &BTreeSet<Process>) {
+        for reset in &mut *self.nodes() {
+            reset.lost_power |= processes.contains(&Process::Node(reset.node.clone()));
+        }
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, Vec<Reset>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -166,11 +186,16 @@ impl Keeper {
         }
     }
 
-    /// Ends processes at once, as a power loss does: nothing in them gets to do anything any more. Returns when they are gone.
+    /// Ends processes at once, as a power loss does: nothing in them gets to do anything any more. Returns when they are gone. A node that reset itself
+    /// before that is off already, and counts as one that did.
     pub(crate) async fn kill(&mut self, processes: BTreeSet<Process>) -> Result<(), KeepError> {
-        self.order(&Order::Kill { processes }).await?;
+        self.order(&Order::Kill { processes: processes.clone() }).await?;
         match self.answer("killing a process").await? {
-            Notice::Killed => Ok(()),
+            // Whoever ended before was told before.
+            Notice::Killed => {
+                self.resets.lost_power(&processes);
+                Ok(())
+            }
             Notice::Failed { why } => Err(KeepError::Refused(why)),
             other => Err(KeepError::Refused(format!("{other:?}"))),
         }
@@ -186,9 +211,9 @@ impl Keeper {
         self.resets.are_theirs.store(true, Ordering::SeqCst);
     }
 
-    /// The nodes that have reset themselves since the last call, and are off.
-    pub(crate) fn take_resets(&self) -> Vec<NodeName> {
-        std::mem::take(&mut *self.resets.nodes.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The nodes that have reset themselves since the last call.
+    pub(crate) fn take_resets(&self) -> Vec<Reset> {
+        std::mem::take(&mut *self.resets.nodes())
     }
 
     /// Lets the lab stay when the harness goes.
@@ -276,7 +301,25 @@ mod tests {
         resets.are_theirs.store(true, Ordering::SeqCst);
         assert!(!resets.take(&node, "was killed by signal 9") && !resets.take(&Process::Fabric, RESET));
         assert!(resets.take(&node, RESET));
-        assert_eq!(*resets.nodes.lock().unwrap(), ["a1".parse().unwrap()]);
+        assert_eq!(*resets.nodes(), [Reset { node: "a1".parse().unwrap(), lost_power: false }]);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_resets_itself_while_its_power_is_taken_is_off_and_is_told_as_reset() {
+        let script = r#"
+            echo '{"Exited":{"process":{"Node":"a2"},"status":"ended with exit code 0"}}'
+            echo '"Killed"'
+            read order
+            echo '{"Exited":{"process":{"Node":"b1"},"status":"ended with exit code 0"}}'
+            echo '"Killed"'"#;
+        let (_dir, mut keeper) = keeper(script).await;
+        keeper.let_nodes_reset();
+        let node = |name: &str| Process::Node(name.parse().unwrap());
+        keeper.kill([node("a1"), node("a2")].into()).await.unwrap();
+        keeper.kill([node("a1")].into()).await.unwrap();
+        let reset = |name: &str, lost_power| Reset { node: name.parse().unwrap(), lost_power };
+        assert_eq!(keeper.take_resets(), [reset("a2", true), reset("b1", false)], "b1 is started again");
+        assert!(keeper.take_resets().is_empty() && keeper.ended().borrow().is_empty());
     }
 
     #[tokio::test]

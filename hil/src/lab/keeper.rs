@@ -18,7 +18,8 @@
 //!   that when the lab is kept: a kept lab holds nobody's pipe or lock.
 //! - It signals only children that it has not yet reaped, so a recycled process id is never hit.
 //! - A process that ends is told, once: as [`Notice::Killed`] if it was ordered and SIGKILL is what ended it, else as
-//!   [`Notice::Exited`]. What is killed is gone, with all its sockets and locks, when that is told.
+//!   [`Notice::Exited`]. What is killed is gone, with all its sockets and locks, when that is told. What had ended before it could be killed is gone, too: it is told as
+//!   what it is, first, and whoever knows why it ended judges that.
 //!
 //! On failure: an order that can't be carried out is answered by [`Notice::Failed`]; the keeper goes on.
 
@@ -108,7 +109,7 @@ pub(crate) enum Notice {
         /// Its process id.
         pid: u32,
     },
-    /// The processes were killed and are gone.
+    /// The processes are gone: killed, or ended before that, which was told.
     Killed,
     /// The lab stays.
     Kept,
@@ -246,7 +247,8 @@ impl Keeper {
             let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
             if ready[1] {
                 drain(&signals.child);
-                self.reap();
+                let ended = self.reap();
+                self.notify_all(&ended);
             }
             if ready[0] {
                 self.waiting = listener.accept().ok().map(|(stream, _)| stream);
@@ -297,8 +299,8 @@ impl Keeper {
                 self.notify(&notice);
             }
             Order::Kill { processes } => {
-                let notice = self.kill_all(&processes);
-                self.notify(&notice);
+                let notices = self.kill_all(&processes);
+                self.notify_all(&notices);
             }
             Order::Keep => {
                 let notice = match self.let_go() {
@@ -320,37 +322,34 @@ impl Keeper {
         dup2_stderr(&log).map_err(io::Error::from)
     }
 
-    /// Kills processes and waits until they are gone. One that had ended before is told as what it is: one that ended unasked.
-    fn kill_all(&mut self, processes: &BTreeSet<Process>) -> Notice {
-        self.reap();
-        if let Some(missing) = processes.iter().find(|process| !self.children.contains_key(process)) {
-            return Notice::Failed { why: format!("{missing}: it does not run") };
-        }
+    /// Kills processes and waits until they are gone. One that had ended before is gone as well: it is told as what it is, one that ended unasked.
+    fn kill_all(&mut self, processes: &BTreeSet<Process>) -> Vec<Notice> {
+        let mut notices = self.reap();
         for process in processes {
             self.children.get(process).into_iter().for_each(kill);
         }
-        let mut unasked = Vec::new();
         for process in processes {
             let status = self.children.remove(process).and_then(|mut child| child.wait().ok());
             if let Some(status) = status.filter(|status| status.signal() != Some(Signal::KILL.as_raw())) {
-                let status = in_words(status);
-                unasked.push(format!("{process}: it {status} before it was killed"));
-                self.notify(&Notice::Exited { process: process.clone(), status });
+                notices.push(Notice::Exited { process: process.clone(), status: in_words(status) });
             }
         }
-        if unasked.is_empty() { Notice::Killed } else { Notice::Failed { why: unasked.join("; ") } }
+        notices.push(Notice::Killed);
+        notices
     }
 
-    fn reap(&mut self) {
+    /// Those that have ended unasked.
+    fn reap(&mut self) -> Vec<Notice> {
         let exited: Vec<(Process, ExitStatus)> = self
             .children
             .iter_mut()
             .filter_map(|(process, child)| Some((process.clone(), child.try_wait().ok()??)))
             .collect();
-        for (process, status) in exited {
+        let told = exited.into_iter().map(|(process, status)| {
             self.children.remove(&process);
-            self.notify(&Notice::Exited { process, status: in_words(status) });
-        }
+            Notice::Exited { process, status: in_words(status) }
+        });
+        told.collect()
     }
 
     fn end_all(&mut self) {
@@ -366,6 +365,12 @@ impl Keeper {
             self.notify(&Notice::Failed {
                 why: format!("{}: cannot be removed: {error}", self.dir.display()),
             });
+        }
+    }
+
+    fn notify_all(&self, notices: &[Notice]) {
+        for notice in notices {
+            self.notify(notice);
         }
     }
 
@@ -458,26 +463,33 @@ mod tests {
         let mut keeper = keeper();
         let [a, b, c] = ["a1", "a2", "b1"].map(|name| with_child(&mut keeper, name, "exec sleep 600"));
         let killed = keeper.kill_all(&[node("a1"), node("a2")].into());
-        assert!(matches!(killed, Notice::Killed), "{killed:?}");
+        assert!(matches!(killed[..], [Notice::Killed]), "{killed:?}");
         let there = [a, b, c].map(|pid| Path::new(&format!("/proc/{pid}")).exists());
         assert_eq!(there, [false, false, true]);
         assert_eq!(keeper.children.keys().collect::<Vec<_>>(), [&node("b1")]);
-        assert!(matches!(keeper.kill_all(&[node("a1")].into()), Notice::Failed { .. }), "it is off already");
+        let again = keeper.kill_all(&[node("a1")].into());
+        assert!(matches!(again[..], [Notice::Killed]), "it is off already: {again:?}");
         keeper.end_all();
     }
 
+    /// A machine that resets itself while its power is being taken: its process has ended, known or not, or is about to.
     #[test]
-    fn what_ended_by_itself_was_not_killed() {
+    fn what_ended_by_itself_is_gone_and_was_not_killed() {
         let mut keeper = keeper();
         let pid = with_child(&mut keeper, "a1", "exit 3");
-        with_child(&mut keeper, "a2", "exec sleep 600");
+        let other = with_child(&mut keeper, "a2", "exec sleep 600");
         // A zombie: it has ended, and its parent does not know yet.
         while !fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") Z ") {
             std::thread::yield_now();
         }
-        let killed = keeper.kill_all(&[node("a1"), node("a2")].into());
-        assert!(matches!(&killed, Notice::Failed { why } if why == "node a1: it does not run"), "{killed:?}");
-        assert!(keeper.children.contains_key(&node("a2")), "none is killed where one can't be");
+        let notices = keeper.kill_all(&[node("a1"), node("a2")].into());
+        let [Notice::Exited { process, status }, Notice::Killed] = &notices[..] else {
+            panic!("{notices:?}")
+        };
+        assert_eq!((process, &status[..]), (&node("a1"), "ended with exit code 3"));
+        assert!(!Path::new(&format!("/proc/{other}")).exists(), "the other one lost its power all the same");
+        let again = keeper.kill_all(&[node("a1")].into());
+        assert!(matches!(again[..], [Notice::Killed]), "it is told once: {again:?}");
         keeper.end_all();
     }
 

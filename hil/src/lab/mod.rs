@@ -40,6 +40,7 @@ pub use error::LabError;
 pub use plan::PlanError;
 pub(crate) use topology::check_wiring;
 
+pub(crate) use handle::Reset;
 pub use handle::{KeepError, Keeper};
 
 use crate::accel::Accel;

@@ -2,7 +2,7 @@
 
 use super::{Runner, Seen};
 use crate::events::Event;
-use crate::lab::LabError;
+use crate::lab::{LabError, Reset};
 
 impl Runner<'_> {
     /// From now on a node that resets itself is no death of the lab's.
@@ -10,12 +10,14 @@ impl Runner<'_> {
         self.keeper.let_nodes_reset();
     }
 
-    /// Starts those again that have reset themselves.
+    /// Starts those again that have reset themselves. One whose power was taken since stays off until that is given back.
     pub(super) async fn after_resets(&mut self) -> Result<(), LabError> {
-        for node in self.keeper.take_resets() {
+        for Reset { node, lost_power } in self.keeper.take_resets() {
             self.log.log(Event::NodeReset { node: node.to_string() });
-            self.writer_reset(&node);
-            self.lab.after_reset(self.keeper, &node).await?;
+            if !lost_power {
+                self.writer_reset(&node);
+                self.lab.after_reset(self.keeper, &node).await?;
+            }
             self.resets.push(node);
         }
         Ok(())
