@@ -367,14 +367,18 @@ pub fn descriptors(pid: Pid) -> Vec<PathBuf> {
     };
     let process = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
     let own = paths(process.join("fd"));
-    let tasks = process.join("task");
-    // Its links are two and its threads (fs/proc/base.c, `proc_task_getattr`). A thread alone has none but those: every kernel thread, for instance.
-    let has_others = || fs::metadata(&tasks).is_ok_and(|tasks| tasks.nlink() > 3);
-    if !own.is_empty() || !has_others() {
+    // A thread alone has none but those: every kernel thread, for instance.
+    if !own.is_empty() || !has_other_threads(pid) {
         return own;
     }
-    let threads = paths(tasks).into_iter().map(|thread| paths(thread.join("fd")));
+    let threads = paths(process.join("task")).into_iter().map(|thread| paths(thread.join("fd")));
     threads.into_iter().find(|open| !open.is_empty()).unwrap_or_default()
+}
+
+/// Whether a process has more threads than its first one. The links of that folder are two and those (fs/proc/base.c, `proc_task_getattr`).
+pub fn has_other_threads(pid: Pid) -> bool {
+    let threads = fs::metadata(format!("/proc/{}/task", pid.as_raw_nonzero()));
+    threads.is_ok_and(|threads| threads.nlink() > 3)
 }
 
 /// Whether no thread of a process returns to user mode.

@@ -12,6 +12,7 @@
 //! On failure: a note that is not there, or of another boot, or that can't be read, is that of a lease that is over.
 
 use control::Moment;
+use control::member::Timing;
 use model::BootId;
 use std::fs::{self, File};
 use std::io;
@@ -87,6 +88,11 @@ impl End {
         }
         Ok(())
     }
+}
+
+/// Users whom no run of the agent looks after are ended whose lease is over by then.
+pub(super) fn ended_by(now: Moment) -> Moment {
+    now.after(Timing::default().holder.stop_left_before)
 }
 
 /// When the last lease ends, for whoever only looks.

@@ -6,12 +6,11 @@
 //!
 //! On failure: it is tried again.
 
-use super::lease_note::{self, LeaseNote};
+use super::lease_note::{self, LeaseNote, ended_by};
 use super::openers;
 use super::place::engine_of_nobody;
 use crate::{clock, priority};
 use control::Moment;
-use control::member::Timing;
 use model::BootId;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -111,11 +110,6 @@ impl LeftUsers {
     pub(super) fn are_none(&self) {
         *self.left() = Left::LookedAfter;
     }
-}
-
-/// Users are ended whose lease is over by then.
-fn ended_by(now: Moment) -> Moment {
-    now.after(Timing::default().holder.stop_left_before)
 }
 
 #[cfg(test)]

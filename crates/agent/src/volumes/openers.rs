@@ -5,14 +5,15 @@
 //!
 //! On failure: whoever waits for I/O can't end before that does. [`Left`] says how far they are. What nobody can tell is taken for a claim.
 
-use ::vm::process::{descriptors, is_doomed};
+use ::vm::process::{descriptors, has_other_threads, is_doomed};
 use model::VolumeId;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
@@ -216,34 +217,87 @@ fn is_going(pid: Pid) -> bool {
     threads.is_ok_and(|threads| threads.flatten().any(stays)) && is_doomed(pid)
 }
 
-/// Who has any of these block devices open, agents left out. One walk for all of them, and nothing is opened for it: another process may be about to take a device away.
-pub(super) fn users(devices: &BTreeSet<u64>) -> io::Result<Vec<Pid>> {
-    let own = program_of("self");
-    let is_agent = |pid: &Pid| own.is_some() && program_of(&pid.as_raw_nonzero().to_string()) == own;
-    // Character devices have numbers of their own.
-    let is_one = |file: &fs::Metadata| file.file_type().is_block_device() && devices.contains(&file.rdev());
+/// A process that has one of these files open, and is no agent. It is held: whoever gets its id after it is not it.
+#[derive(Debug)]
+pub(super) struct User {
+    pub(super) pid: Pid,
+    process: OwnedFd,
+    /// Its descriptor of the file, and which file that is.
+    open: (PathBuf, FileId),
+}
+
+/// The device it is on, and its number there.
+type FileId = (u64, u64);
+
+impl User {
+    fn of(pid: Pid, is_open: impl Fn() -> Option<(PathBuf, FileId)>) -> io::Result<Option<Self>> {
+        if is_open().is_none() {
+            return Ok(None);
+        }
+        let process = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(process) => process,
+            Err(Errno::SRCH) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        };
+        // What is seen now is seen of the process that is held, or that has ended.
+        Ok(is_open().map(|open| Self { pid, process, open }))
+    }
+
+    /// Whether it still has open what it had, under the same descriptor.
+    pub(super) fn has_it_open(&self) -> bool {
+        let (path, id) = &self.open;
+        fs::metadata(path).is_ok_and(|file| id_of(&file) == *id)
+    }
+
+    /// Ends it at once. That takes no memory (kernel/signal.c: SIGKILL is not queued).
+    pub(super) fn end(&self) {
+        // It may have ended by itself.
+        let _ = pidfd_send_signal(&self.process, Signal::KILL);
+    }
+}
+
+fn id_of(file: &fs::Metadata) -> FileId {
+    (file.dev(), file.ino())
+}
+
+/// Whether a file is one of these block devices. Character devices have numbers of their own.
+pub(super) fn is_one_of(devices: &BTreeSet<u64>) -> impl Fn(&fs::Metadata) -> bool {
+    |file| file.file_type().is_block_device() && devices.contains(&file.rdev())
+}
+
+/// Who has any of these files open, agents left out: an item for each process there is, so that whoever looks may stop after any. One walk for all files, and nothing is opened for
+/// it: another process may be about to take a device away. Those that were started last come first: the kernel's own threads are the first that there are.
+pub(super) fn users(
+    is_one: impl Fn(&fs::Metadata) -> bool,
+) -> io::Result<impl Iterator<Item = io::Result<Option<User>>>> {
+    let own = program_of("self").ok();
     let all = fs::read_dir("/proc")?.collect::<io::Result<Vec<_>>>()?;
-    Ok(all.iter().filter_map(pid_of).filter(|pid| has_open(*pid, is_one) && !is_agent(pid)).collect())
+    let mut pids: Vec<Pid> = all.iter().filter_map(pid_of).collect();
+    pids.sort_unstable_by_key(|pid| std::cmp::Reverse(pid.as_raw_nonzero()));
+    let open = move |pid: Pid| {
+        let may_use = match program_of(&pid.as_raw_nonzero().to_string()) {
+            Ok(program) => own.as_ref() != Some(&program),
+            // A kernel thread, or one that never returns to user mode; but its first thread may have gone before others.
+            Err(error) => error.kind() != io::ErrorKind::NotFound || has_other_threads(pid),
+        };
+        may_use.then(|| opened(pid, &is_one)).flatten()
+    };
+    Ok(pids.into_iter().map(move |pid| User::of(pid, || open(pid))))
 }
 
 /// What a process runs; of one that was replaced meanwhile, what it was.
-fn program_of(process: &str) -> Option<PathBuf> {
-    let program = fs::read_link(format!("/proc/{process}/exe")).ok()?;
+fn program_of(process: &str) -> io::Result<PathBuf> {
+    let program = fs::read_link(format!("/proc/{process}/exe"))?;
     let name = program.to_string_lossy();
-    Some(PathBuf::from(name.strip_suffix(" (deleted)").unwrap_or(&name)))
+    Ok(PathBuf::from(name.strip_suffix(" (deleted)").unwrap_or(&name)))
 }
 
-/// Ends these at once; how many of them may go on.
-pub(super) fn end(users: &[Pid]) -> usize {
-    for pid in users {
-        // It may have ended by itself.
-        let _ = kill_process(*pid, Signal::KILL);
-    }
-    users.iter().filter(|pid| !is_doomed(**pid)).count()
-}
-
-fn has_open(pid: Pid, is_one: impl Fn(&fs::Metadata) -> bool) -> bool {
-    descriptors(pid).into_iter().any(|file| fs::metadata(file).is_ok_and(|file| is_one(&file)))
+/// The first of a process's descriptors that is one of these files.
+fn opened(pid: Pid, is_one: impl Fn(&fs::Metadata) -> bool) -> Option<(PathBuf, FileId)> {
+    descriptors(pid).into_iter().find_map(|path| {
+        let file = fs::metadata(&path).ok().filter(|file| is_one(file))?;
+        Some((path, id_of(&file)))
+    })
 }
 
 fn pid_of(entry: &fs::DirEntry) -> Option<Pid> {
@@ -256,7 +310,7 @@ fn openers(number: u64) -> Vec<Pid> {
     let is_one = |file: &fs::Metadata| file.rdev() == number;
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let others = all.filter_map(|entry| pid_of(&entry)).filter(|pid| *pid != own);
-    others.filter(|pid| has_open(*pid, is_one)).collect()
+    others.filter(|pid| opened(*pid, is_one).is_some()).collect()
 }
 
 #[cfg(test)]
@@ -275,6 +329,61 @@ mod tests {
         kill_process(pid, Signal::KILL).unwrap();
         assert!(!child.wait().unwrap().success());
         assert!(is_doomed(pid) && !is_going(pid));
+    }
+
+    /// A process that has this file open.
+    fn user_of(file: &fs::File) -> std::process::Child {
+        let input = file.try_clone().unwrap();
+        std::process::Command::new("sleep").arg("1000").stdin(input).spawn().unwrap()
+    }
+
+    #[test]
+    fn users_are_found_held_and_ended_and_nobody_else() {
+        let file = tempfile::tempfile().unwrap();
+        let id = id_of(&file.metadata().unwrap());
+        // This process has it open, too: it is taken for an agent.
+        let found = || -> Vec<User> {
+            users(move |file| id_of(file) == id).unwrap().filter_map(|user| user.unwrap()).collect()
+        };
+        assert!(found().is_empty());
+        let (mut child, mut other) = (user_of(&file), user_of(&file));
+        let raw = |user: &User| user.pid.as_raw_nonzero().get().cast_unsigned();
+        let mut held = found();
+        held.retain(|user| raw(user) == child.id());
+        let [mut user] = <[User; 1]>::try_from(held).unwrap();
+        assert!(user.has_it_open());
+        user.end();
+        child.wait().unwrap();
+        assert!(!user.has_it_open());
+        // Another process that has got its id, and has the file open at the same place.
+        user.pid = Pid::from_child(&other);
+        user.open.0 = PathBuf::from(format!("/proc/{}/fd/0", other.id()));
+        assert!(user.has_it_open());
+        user.end();
+        assert!(other.try_wait().unwrap().is_none(), "that is not whom we held");
+        let rest = found();
+        assert_eq!(rest.iter().map(raw).collect::<Vec<_>>(), [other.id()]);
+        rest.iter().for_each(User::end);
+        other.wait().unwrap();
+        assert!(found().is_empty());
+    }
+
+    #[test]
+    fn who_has_closed_it_is_no_user_any_more() {
+        let file = tempfile::tempfile().unwrap();
+        let id = id_of(&file.metadata().unwrap());
+        let script = "read go <&1; exec <&-; echo closed; read go <&1";
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut child = std::process::Command::new("sh");
+        child.args(["-c", script]).stdin(file).stdout(OwnedFd::from(theirs));
+        let mut child = child.spawn().unwrap();
+        let user = users(move |file| id_of(file) == id).unwrap().find_map(|user| user.unwrap()).unwrap();
+        assert!(user.has_it_open());
+        io::Write::write_all(&mut &ours, b"go\n").unwrap();
+        io::Read::read_exact(&mut &ours, &mut [0; 7]).unwrap();
+        assert!(!user.has_it_open());
+        user.end();
+        child.wait().unwrap();
     }
 
     /// It has no descriptor any more, perhaps, and holds what it had open; once it has ended it does not, whether somebody waits for it or not.
