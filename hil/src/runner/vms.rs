@@ -8,11 +8,11 @@
 //!
 //! On failure: what the product does not do is a step that does not hold.
 
+mod hung;
+
 use super::beats::Beats;
 use super::{Runner, Seen, milliseconds};
 use crate::judgement::LegFile;
-use crate::lab::LabError;
-use crate::lab::faults::Made;
 use crate::run::RunError;
 use crate::suite::{Room, Tie, VmStep};
 use control::State;
@@ -31,8 +31,6 @@ use workload::record::Record;
 
 /// How often consoles are read.
 const READ_EVERY: Duration = Duration::from_millis(50);
-/// A virtual machine that has had no processor time for so long has ended: it beats ten times a second.
-const STANDS_STILL: Duration = Duration::from_millis(500);
 /// How long one read may take.
 const READ_LIMIT: Duration = Duration::from_secs(1);
 
@@ -212,7 +210,8 @@ impl Runner<'_> {
                 super::or_failure(placed)
             }
             VmStep::Writes { room, within_ms } => {
-                self.vm_writes(*room, self.last_fault(), ms(*within_ms)).await
+                let there = room.map_or_else(|| self.elsewhere(), |room| self.there(room));
+                self.vm_writes(&there, self.last_fault(), ms(*within_ms)).await
             }
             VmStep::FreezeAgent {} => self.freeze_agent().await?,
             VmStep::Ended { within_ms } => self.vm_has_ended(ms(*within_ms)).await?,
@@ -288,7 +287,7 @@ impl Runner<'_> {
         deploy::vms::want(members, id, Wanted::Running, left, |_| {}).await?;
         self.guest = Some(Guest::new(id, has_nic));
         let left = bound.saturating_sub(begun.elapsed());
-        let writes = self.vm_writes(room, Instant::now(), left).await;
+        let writes = self.vm_writes(&self.there(room), Instant::now(), left).await;
         let what = format!("{id}: {}", writes.what);
         Ok(Seen { what, ..writes })
     }
@@ -310,16 +309,15 @@ impl Runner<'_> {
         }
     }
 
-    /// It has a write acknowledged in a room that was read there since a moment.
-    async fn vm_writes(&mut self, room: Room, since: Instant, bound: Duration) -> Seen {
-        let there = self.there(room);
+    /// It has a write acknowledged on one of these nodes that was read there since a moment.
+    async fn vm_writes(&mut self, there: &[NodeName], since: Instant, bound: Duration) -> Seen {
         let mut stages = Stages::default();
         loop {
             self.read_consoles().await;
             let views = views(&self.working().members).await;
             let Some(guest) = &self.guest else { return Seen::not("there is no virtual machine") };
             if let Some(view) = newest(&views) {
-                stages.see(&view.state, guest.id, &there, since.elapsed());
+                stages.see(&view.state, guest.id, there, since.elapsed());
             }
             let first = guest.acknowledged_since(since).find(|(_, node, _)| there.contains(node));
             if let Some((at, node, said)) = first {
@@ -345,49 +343,6 @@ impl Runner<'_> {
         let Some(guest) = &self.guest else { return Ok(Seen::not("there is no virtual machine")) };
         deploy::vms::set_placement(&self.working().members, guest.id, placement, bound).await?;
         Ok(Seen::held(format!("after {} ms", milliseconds(begun.elapsed()))))
-    }
-
-    /// The agent of the node where it was last seen to write is stopped.
-    async fn freeze_agent(&mut self) -> Result<Seen, RunError> {
-        let seen = self.guest.as_ref().and_then(|guest| guest.said.last()).map(|(_, node, _)| node.clone());
-        let Some(node) = seen else { return Ok(Seen::not("it has said nothing yet")) };
-        let missing = || LabError::Missing { node: node.to_string() };
-        let found = self.lab.nodes().get(&node).ok_or_else(missing)?;
-        if found.vms_processor_ms().await?.is_none() {
-            return Ok(Seen::not(format!("it has no process on {node}")));
-        }
-        self.before_a_fault();
-        let now = Instant::now();
-        found.freeze_agent().await?;
-        if let Some(guest) = &mut self.guest {
-            guest.frozen = Some(node.clone());
-        }
-        Ok(self.made(now, &[Made::AgentFrozen { node: node.clone() }]))
-    }
-
-    /// Nothing of it runs any more where its agent was stopped: what is left of its process, whose parent that is, has no processor time.
-    async fn vm_has_ended(&mut self, within: Duration) -> Result<Seen, RunError> {
-        let since = self.last_fault();
-        let seen = self.guest.as_ref().and_then(|guest| guest.frozen.clone());
-        let Some(node) = seen else { return Ok(Seen::not("no agent was stopped")) };
-        let missing = || LabError::Missing { node: node.to_string() };
-        let had = async || self.lab.nodes().get(&node).ok_or_else(missing)?.vms_processor_ms().await;
-        let mut last = (had().await?, since.elapsed());
-        loop {
-            sleep(READ_EVERY).await;
-            let (at, now) = (since.elapsed(), had().await?);
-            if now != last.0 {
-                last = (now, at);
-            }
-            let (_, after) = last;
-            if at.saturating_sub(after) >= STANDS_STILL {
-                let after_ms = milliseconds(after);
-                return Ok(Seen::of(after <= within, format!("after {after_ms} ms")).measuring(after_ms));
-            }
-            if after > within {
-                return Ok(Seen::not("it goes on there"));
-            }
-        }
     }
 
     /// The ledger has it off within a bound from a moment; from then on, for so long, it is seated nowhere and nothing of it is seen or heard.

@@ -68,8 +68,9 @@ pub enum VmStep {
     },
     /// It runs in a room and has a write acknowledged there that ended since the last fault (from now on, if there is none), within a bound from that.
     Writes {
-        /// The room.
-        room: Room,
+        /// The room; without one it is wherever its agent does not hang.
+        #[serde(default)]
+        room: Option<Room>,
         /// The bound, milliseconds.
         within_ms: u64,
     },
@@ -143,8 +144,11 @@ impl fmt::Display for VmStep {
                     "the virtual machine is off within {within_ms} ms, and nothing of it is seen for {for_ms} ms"
                 )
             }
-            Self::Writes { room, within_ms } => {
+            Self::Writes { room: Some(room), within_ms } => {
                 write!(f, "the virtual machine writes in {room} within {within_ms} ms")
+            }
+            Self::Writes { room: None, within_ms } => {
+                write!(f, "the virtual machine writes elsewhere within {within_ms} ms")
             }
             Self::KeepsWriting { for_ms, gap_at_most_ms } => write!(
                 f,
