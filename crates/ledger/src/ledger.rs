@@ -252,6 +252,13 @@ impl Ledger {
         members.map(|(id, member)| (node_id(*id), member.address)).collect()
     }
 
+    /// Term and place in the log of the membership that [`Self::members`] and [`Self::contact`] go by: as long as they are the same, so are those.
+    pub fn members_from(&self) -> Option<(u64, u64)> {
+        let metrics = self.0.raft.server_metrics();
+        let from = *metrics.borrow().membership_config.log_id();
+        from.map(|id| (id.leader_id.term, id.index))
+    }
+
     /// Where a member's agent is reached.
     pub fn contact(&self, id: NodeId) -> Option<Contact> {
         self.member(id).map(|member| Contact { name: member.name, address: member.address })

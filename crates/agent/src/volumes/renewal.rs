@@ -57,13 +57,21 @@ pub(super) struct Grantors {
 
 /// The note, as this run keeps it for the next.
 #[derive(Debug, Default)]
-pub(super) struct Noted(Option<Grantors>);
+pub(super) struct Noted {
+    grantors: Option<Grantors>,
+    /// What it was made from: the membership, and how long leases are.
+    from: Option<(Option<(u64, u64)>, u32)>,
+}
 
 impl Noted {
-    /// Keeps it true.
+    /// Keeps it true. This is asked ten times a second.
     pub(super) fn see(&mut self, ledger: &Ledger, boot: BootId) {
+        let from = Some((ledger.members_from(), lease_ms(ledger)));
+        if std::mem::replace(&mut self.from, from) == from {
+            return;
+        }
         let grantors = Grantors::of(ledger, boot);
-        if self.0.as_ref() == Some(&grantors) {
+        if self.grantors.as_ref() == Some(&grantors) {
             return;
         }
         if let Err(error) = Store::in_directory(FOLDER).save(NAME, &grantors) {
@@ -71,20 +79,20 @@ impl Noted {
             // What it would find instead is no longer true.
             let _ = fs::remove_file(Path::new(FOLDER).join(NAME));
         }
-        self.0 = Some(grantors);
+        self.grantors = Some(grantors);
     }
 }
 
 impl Grantors {
     /// As the ledger says now.
     fn of(ledger: &Ledger, boot: BootId) -> Self {
-        let (node, lease_ms) = (ledger.id(), ledger.state().borrow().settings.lease_ms);
+        let node = ledger.id();
         let contacts =
             ledger.members().into_keys().filter(|id| *id != node).filter_map(|id| ledger.contact(id));
         Self {
             boot,
             node,
-            lease_ms,
+            lease_ms: lease_ms(ledger),
             others: contacts.map(|contact| (contact.name, contact.address)).collect(),
         }
     }
@@ -154,6 +162,10 @@ async fn ask_again(transport: &HttpTransport, to: Contact, grantors: &Grantors, 
         }
         sleep(ASK_AGAIN).await;
     }
+}
+
+fn lease_ms(ledger: &Ledger) -> u32 {
+    ledger.state().borrow().settings.lease_ms
 }
 
 fn now() -> Moment {
