@@ -69,11 +69,12 @@ pub(crate) fn guard(boot: BootId) -> ! {
 /// It comes first, and nothing of it has to be read from a drive when the time has come: what it has used once stays in memory.
 fn get_ready() {
     priority::is_in_time();
-    if let Err(errno) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT) {
-        eprintln!("twinrackd: on a node that is short of memory users may be ended late: {errno}");
-    }
     // No file is one: it is used once.
     let _ = openers::users(|_| false).map(Iterator::count);
+    // Not what it gets later: where little may be locked it would get nothing any more.
+    if let Err(errno) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT) {
+        eprintln!("twinrackd: on a node that is short of memory users may be ended late: {errno}");
+    }
 }
 
 fn now() -> Moment {
