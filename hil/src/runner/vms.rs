@@ -44,6 +44,8 @@ pub(super) struct Guest {
     pub(super) beats: Beats,
     /// What each node's console has said, up to where it was read, and the line that is not whole yet.
     read: BTreeMap<NodeName, (u64, String)>,
+    /// Whose agents did not answer when they were last asked for that: since then it may have said something at any time.
+    unread: BTreeSet<NodeName>,
     /// What it said, when that was read, and where.
     said: Vec<(Instant, NodeName, Said)>,
     /// All that it said, for the judge.
@@ -55,7 +57,8 @@ pub(super) struct Guest {
 impl Guest {
     fn new(id: VmId, has_nic: bool) -> Self {
         let (read, said, text) = (BTreeMap::new(), Vec::new(), String::new());
-        Self { id, has_nic, beats: Beats::default(), read, said, text, frozen: None }
+        let (beats, unread) = (Beats::default(), BTreeSet::new());
+        Self { id, has_nic, beats, read, unread, said, text, frozen: None }
     }
 
     /// Its acknowledgements, for the judge.
@@ -63,8 +66,11 @@ impl Guest {
         pulse::records(self.text.as_bytes(), self.id.0).0
     }
 
-    /// Takes in what a node's console said from a place on. One that ends before that has begun anew, with its node.
+    /// Takes in what a node's console said from a place on. One that ends before that has begun anew, with its node. What comes late of a run that was followed by another since says nothing
+    /// of when that was: it is for the judge alone (that no two run at once is seen by their beats).
     fn take(&mut self, node: &NodeName, console: &api::Console) {
+        let is_late = self.unread.remove(node);
+        let last_run = self.last_run().filter(|_| is_late);
         let (at, rest) = self.read.entry(node.clone()).or_default();
         if console.end < *at {
             (*at, *rest) = (0, String::new());
@@ -75,8 +81,9 @@ impl Guest {
         let Some(whole) = rest.rfind('\n') else { return };
         let lines: String = rest.drain(..=whole).collect();
         let (_, said) = pulse::records(lines.as_bytes(), self.id.0);
+        let is_of_now = |said: &Said| run_of(said).zip(last_run).is_none_or(|(run, last)| run >= last);
         let now = Instant::now();
-        self.said.extend(said.into_iter().map(|said| (now, node.clone(), said)));
+        self.said.extend(said.into_iter().filter(is_of_now).map(|said| (now, node.clone(), said)));
         self.text.push_str(&lines);
     }
 
@@ -300,12 +307,15 @@ impl Runner<'_> {
             let from = guest.read.get(&member.name).map_or(0, |(at, _)| *at);
             let id = guest.id;
             async move {
-                let console = timeout(READ_LIMIT, member.client.console(id, from)).await.ok()?.ok()?;
-                Some((member.name.clone(), console))
+                let console = timeout(READ_LIMIT, member.client.console(id, from)).await;
+                (member.name.clone(), console.ok().and_then(Result::ok))
             }
         });
-        for (node, console) in join_all(asked).await.into_iter().flatten() {
-            guest.take(&node, &console);
+        for (node, console) in join_all(asked).await {
+            match console {
+                Some(console) => guest.take(&node, &console),
+                None => drop(guest.unread.insert(node)),
+            }
         }
     }
 
@@ -519,7 +529,11 @@ mod tests {
     }
 
     fn acknowledged(sequence: u64) -> String {
-        let said = Said::Acknowledged { vm: 3, run: 1, sequence, block: 5, took_us: 100, ms: 7 };
+        acknowledged_to(1, sequence)
+    }
+
+    fn acknowledged_to(run: u32, sequence: u64) -> String {
+        let said = Said::Acknowledged { vm: 3, run, sequence, block: 5, took_us: 100, ms: 7 };
         String::from_utf8(said.line().as_bytes().to_vec()).unwrap()
     }
 
@@ -538,6 +552,22 @@ mod tests {
         assert_eq!(guest.read[&node].0, 0, "its node has booted anew");
         guest.take(&node, &console(0, &acknowledged(3)));
         assert_eq!(guest.records().len(), 3);
+    }
+
+    #[test]
+    fn what_is_read_late_of_an_earlier_run_is_for_the_judge_alone() {
+        let mut guest = Guest::new(VmId(3), false);
+        let (a, b): (NodeName, NodeName) = ("a1".parse().unwrap(), "b1".parse().unwrap());
+        let before = Instant::now();
+        guest.unread.insert(b.clone());
+        guest.take(&b, &console(0, &acknowledged_to(2, 1)));
+        guest.unread.insert(a.clone());
+        guest.take(&a, &console(0, &acknowledged_to(1, 7)));
+        assert_eq!((guest.acknowledged_since(before).count(), guest.last_run()), (1, Some(2)));
+        assert_eq!(guest.records().len(), 2);
+        // That is a second one.
+        guest.take(&a, &console(acknowledged_to(1, 7).len() as u64, &acknowledged_to(1, 8)));
+        assert_eq!((guest.acknowledged_since(before).count(), guest.last_run()), (2, Some(1)));
     }
 
     #[test]
