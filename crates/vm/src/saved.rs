@@ -1,4 +1,4 @@
-//! A virtual machine's memory in a file or on a block device, and back.
+//! A virtual machine's memory on a block device or in a file, and back.
 //!
 //! | offset | bytes | what |
 //! |---|---|---|
@@ -10,23 +10,27 @@
 //! | 28 | 4 | CRC-32 of the 28 bytes before |
 //! | 4096 | | what QEMU sends when a machine moves |
 //!
+//! Purpose: [`device`] writes and reads it, in a process of its own ([`keeper`]): one that waits for a device can be killed, as anybody who has a device open can, and what it is told of its writes is told to nobody then.
+//!
 //! Invariants: the header is there only when all behind it is on the disk: it is wiped, flushed, before anything is written, and written, flushed, at the end. What is
 //! not whole is never let run: QEMU may have taken it, but [`load`] says so, and the machine is killed.
 //!
 //! On failure: [`SavedError`]; a machine that was being saved stands still or runs, and can be let run.
 
+mod device;
+mod keeper;
+
 use crate::instance::{Instance, InstanceError, Limits, Phase, Sending, Switchover};
+pub use keeper::{Place, keep};
 use model::{Generation, VmId};
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use serde::{Deserialize, Serialize};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
 
 const MAGIC: [u8; 8] = *b"twrsaved";
 const HEADER_BYTES: usize = 4096;
-const PIECE_BYTES: usize = 1 << 18;
 /// As fast as it goes: it stands still meanwhile.
 const LIMITS: Limits = Limits { bandwidth: 1 << 40, downtime: Duration::from_secs(1) };
 
@@ -37,12 +41,24 @@ pub enum SavedError {
     #[error("can't {what} {}", .path.display())]
     Io {
         /// What was tried.
-        what: &'static str,
+        what: String,
         /// Which.
         path: PathBuf,
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// Who writes and reads there has ended, or was killed.
+    #[error("who has {} open has ended", .path.display())]
+    Ended {
+        /// Where.
+        path: PathBuf,
+    },
+    /// Somebody is at it: a try that was given up, and whose last write has not ended.
+    #[error("{} is being written or read", .path.display())]
+    Busy {
+        /// Which.
+        path: PathBuf,
     },
     /// Nothing was saved there, or not all of it.
     #[error("{} holds no saved machine, or not all of one", .path.display())]
@@ -50,7 +66,7 @@ pub enum SavedError {
         /// Where.
         path: PathBuf,
     },
-    /// It is another's.
+    /// It is another's, or another run's.
     #[error("{} holds {found}, saved in {generation}", .path.display())]
     Other {
         /// Where.
@@ -68,8 +84,20 @@ pub enum SavedError {
     },
 }
 
+impl SavedError {
+    /// Whether what is there will never do: trying again would not help.
+    pub const fn is_final(&self) -> bool {
+        matches!(self, Self::Nothing { .. } | Self::Other { .. } | Self::Damaged { .. })
+    }
+}
+
+fn failed(what: &str, path: &Path) -> impl Fn(io::Error) -> SavedError + use<> {
+    let (what, path) = (what.to_owned(), path.to_owned());
+    move |source| SavedError::Io { what: what.clone(), path: path.clone(), source }
+}
+
 /// What was saved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// Which machine.
     pub vm: VmId,
@@ -93,7 +121,7 @@ impl Header {
         header
     }
 
-    fn decode(header: &[u8; HEADER_BYTES]) -> Option<Self> {
+    fn decode(header: &[u8]) -> Option<Self> {
         let word = |at: usize| header.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
         if !header.starts_with(&MAGIC) || word(28)? != crc32fast::hash(&header[..28]) {
             return None;
@@ -103,37 +131,25 @@ impl Header {
     }
 }
 
-fn failed(what: &'static str, path: &Path) -> impl Fn(io::Error) -> SavedError + use<> {
-    let path = path.to_owned();
-    move |source| SavedError::Io { what, path: path.clone(), source }
-}
-
-/// What is saved there.
-pub fn header(path: &Path) -> Result<Header, SavedError> {
-    let nothing = || SavedError::Nothing { path: path.to_owned() };
-    let mut header = [0; HEADER_BYTES];
-    let mut file = File::open(path).map_err(failed("open", path))?;
-    file.read_exact(&mut header).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => nothing(),
-        _ => failed("read", path)(error),
-    })?;
-    Header::decode(&header).ok_or_else(nothing)
-}
-
 /// Makes it stand still and saves its memory. At the end it is [`Phase::Sent`]: it can be killed, or let run, after which what was saved is worth nothing.
-pub async fn save(instance: &mut Instance, path: &Path, within: Duration) -> Result<Header, InstanceError> {
-    instance.pause().await?;
+///
+/// One that has sent all of it before is let run for a moment, since QEMU sends nothing twice: whoever saves it sees to it that it may run.
+pub async fn save(
+    instance: &mut Instance,
+    place: &mut Place,
+    within: Duration,
+) -> Result<Header, InstanceError> {
+    let late = || InstanceError::Late { what: "saving", bound: within };
+    place.wipe().await?;
+    if instance.phase().await? == Phase::Sent {
+        instance.resume().await?;
+    }
     let socket = instance.process().places().outgoing();
-    // One that was killed while it saved has left it.
-    let _ = std::fs::remove_file(&socket);
-    let listener = UnixListener::bind(&socket).map_err(failed("listen at", &socket))?;
-    let mut file = File::options().write(true).create(true).truncate(false).open(path);
-    let file = file.as_mut().map_err(|error| failed("open", path)(io::Error::from(error.kind())))?;
-    put(file, 0, &[0; HEADER_BYTES]).map_err(failed("write", path))?;
+    place.listen(&socket).await?;
+    // It is told to send before it stands still: one that stands still and was told nothing would be nobody's, were whoever saves it killed now.
     instance.send(&socket, Switchover::AtOnce, LIMITS).await?;
-    let late = InstanceError::Late { what: "saving", bound: within };
-    let written = tokio::time::timeout(within, write_all(&listener, file)).await.map_err(|_| late)?;
-    let (bytes, sum) = written.map_err(failed("write", path))?;
+    instance.pause().await?;
+    let (bytes, sum) = timeout(within, place.take_in()).await.map_err(|_| late())??;
     match instance.sent(within).await? {
         Sending::Done => {}
         Sending::Failed(why) => return Err(InstanceError::Migration { status: "failed".to_owned(), why }),
@@ -146,82 +162,35 @@ pub async fn save(instance: &mut Instance, path: &Path, within: Duration) -> Res
     }
     let record = &instance.process().record;
     let header = Header { vm: record.machine.vm, generation: record.generation(), bytes, sum };
-    file.sync_all().map_err(failed("flush", path))?;
-    put(file, 0, &header.encode()).map_err(failed("write", path))?;
+    timeout(within, place.close(header)).await.map_err(|_| late())??;
     Ok(header)
 }
 
-fn put(file: &mut File, at: u64, bytes: &[u8]) -> io::Result<()> {
-    file.seek(SeekFrom::Start(at))?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-/// What QEMU sends, to behind the header: how much, and its sum.
-async fn write_all(listener: &UnixListener, file: &mut File) -> io::Result<(u64, u32)> {
-    let (mut stream, _) = listener.accept().await?;
-    let (mut piece, mut bytes, mut sum) = (vec![0; PIECE_BYTES], 0, crc32fast::Hasher::new());
-    file.seek(SeekFrom::Start(HEADER_BYTES as u64))?;
-    loop {
-        let read = stream.read(&mut piece).await?;
-        if read == 0 {
-            return Ok((bytes, sum.finalize()));
-        }
-        sum.update(&piece[..read]);
-        file.write_all(&piece[..read])?;
-        bytes += read as u64;
-    }
-}
-
-/// Gives a machine that was started to be restored what was saved of it. At the end it stands still, complete, and may be let run once.
-pub async fn load(instance: &mut Instance, path: &Path, within: Duration) -> Result<Header, InstanceError> {
-    let header = header(path)?;
-    if header.vm != instance.process().record.machine.vm {
-        let Header { vm: found, generation, .. } = header;
-        return Err(SavedError::Other { path: path.to_owned(), found, generation }.into());
+/// Gives a machine that was started to be restored what was saved of it in that run. At the end it stands still, complete, and may be let run once.
+pub async fn load(
+    instance: &mut Instance,
+    place: &mut Place,
+    saved_in: Generation,
+    within: Duration,
+) -> Result<Header, InstanceError> {
+    let late = || InstanceError::Late { what: "loading", bound: within };
+    let header = timeout(within, place.header()).await.map_err(|_| late())??;
+    let Header { vm: found, generation, bytes, sum } = header;
+    if found != instance.process().record.machine.vm || generation != saved_in {
+        return Err(SavedError::Other { path: place.path().to_owned(), found, generation }.into());
     }
     if instance.phase().await? == Phase::Still {
         return Ok(header);
     }
-    let sum = sum(path, header.bytes).map_err(failed("read", path))?;
-    if sum != header.sum {
-        return Err(SavedError::Damaged { path: path.to_owned() }.into());
+    // Before QEMU is given any of it: it runs what it is given.
+    if timeout(within, place.sum(bytes)).await.map_err(|_| late())?? != sum {
+        return Err(SavedError::Damaged { path: place.path().to_owned() }.into());
     }
     instance.listen().await?;
     let socket = instance.process().places().incoming();
-    let late = InstanceError::Late { what: "loading", bound: within };
-    let sent = tokio::time::timeout(within, read_all(&socket, path, header.bytes)).await.map_err(|_| late)?;
-    sent.map_err(failed("send to", &socket))?;
+    timeout(within, place.give(bytes, &socket)).await.map_err(|_| late())??;
     instance.received(within).await?;
     Ok(header)
-}
-
-/// The sum of what is behind the header, before QEMU is given any of it: it runs what it is given.
-fn sum(path: &Path, bytes: u64) -> io::Result<u32> {
-    let mut file = File::open(path)?;
-    file.seek(SeekFrom::Start(HEADER_BYTES as u64))?;
-    let (mut piece, mut sum, mut left) = (vec![0; PIECE_BYTES], crc32fast::Hasher::new(), bytes);
-    while left > 0 {
-        let want = usize::try_from(left).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
-        file.read_exact(&mut piece[..want])?;
-        sum.update(&piece[..want]);
-        left -= want as u64;
-    }
-    Ok(sum.finalize())
-}
-
-async fn read_all(socket: &Path, path: &Path, bytes: u64) -> io::Result<()> {
-    let mut stream = UnixStream::connect(socket).await?;
-    let mut file = File::open(path)?;
-    file.seek(SeekFrom::Start(HEADER_BYTES as u64))?;
-    let (mut piece, mut left) = (vec![0; PIECE_BYTES], bytes);
-    while left > 0 {
-        let want = usize::try_from(left).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
-        file.read_exact(&mut piece[..want])?;
-        stream.write_all(&piece[..want]).await?;
-        left -= want as u64;
-    }
-    stream.shutdown().await
 }
 
 #[cfg(test)]

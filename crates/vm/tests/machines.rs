@@ -23,6 +23,8 @@ const KILL: Duration = Duration::from_secs(10);
 const LIMITS: Limits = Limits { bandwidth: 1 << 30, downtime: Duration::from_millis(300) };
 /// Tells the test of that name which folder to start a machine in, as an agent that is killed then.
 const AGENT: &str = "TWINRACK_TEST_AGENT";
+/// Tells the test of that name which file it is to keep open, as a process of an agent's.
+const KEEPER: &str = "TWINRACK_TEST_KEEPER";
 
 /// A disk, and nodes that all reach it.
 struct Rack {
@@ -216,32 +218,59 @@ async fn what_ends_by_itself_is_told_from_what_is_killed() {
     assert_eq!(instance.kill(KILL).await.unwrap(), Gone::Yes);
 }
 
+/// The process of the next tests that has open what they save to.
+#[test]
+fn as_a_keeper() {
+    let Ok(device) = std::env::var(KEEPER) else { return };
+    saved::keep(Path::new(&device)).unwrap();
+}
+
+impl Rack {
+    /// Where it is saved: what is opened past the page cache is not on a tmpfs.
+    fn saved(&self) -> PathBuf {
+        self.disks.path().join("saved")
+    }
+
+    async fn open_saved(&self) -> Result<saved::Place, saved::SavedError> {
+        let file = self.saved();
+        File::options().create(true).append(true).open(&file).unwrap();
+        let mut keeper = Command::new(std::env::current_exe().unwrap());
+        keeper.args(["--exact", "as_a_keeper"]).env(KEEPER, &file);
+        saved::Place::open(&file, keeper).await
+    }
+}
+
 #[tokio::test]
 async fn it_is_saved_and_goes_on_where_it_was() {
     let rack = Rack::new();
-    let file = rack.disks.path().join("saved");
+    let (file, mut place) = (rack.saved(), rack.open_saved().await.unwrap());
+    assert!(matches!(rack.open_saved().await, Err(saved::SavedError::Busy { .. })));
     let mut instance = rack.start("a", 1, Role::Run).await.unwrap();
     instance.resume().await.unwrap();
     rack.writes("a", 20).await;
-    let header = saved::save(&mut instance, &file, BOUND).await.unwrap();
+    let header = saved::save(&mut instance, &mut place, BOUND).await.unwrap();
     assert_eq!(instance.phase().await.unwrap(), Phase::Sent);
     instance.kill(KILL).await.unwrap();
     let beats = rack.said("a").len();
 
-    // Nothing of what is damaged is given to QEMU.
+    // Nothing of what is damaged, or of another run, is given to QEMU.
     let whole = fs::read(&file).unwrap();
     let mut damaged = whole.clone();
     damaged[5000] ^= 1;
     fs::write(&file, &damaged).unwrap();
     let mut restored = rack.start("a", 2, Role::Restore).await.unwrap();
-    let error = saved::load(&mut restored, &file, BOUND).await.unwrap_err();
+    let (first, second) = (Generation(1), Generation(2));
+    let error = saved::load(&mut restored, &mut place, first, BOUND).await.unwrap_err();
     assert!(matches!(error, InstanceError::Saved(saved::SavedError::Damaged { .. })), "{error}");
     assert!(matches!(restored.resume().await, Err(InstanceError::Phase { .. })));
     fs::write(&file, &whole).unwrap();
-    assert_eq!(saved::load(&mut restored, &file, BOUND).await.unwrap(), header);
+    let error = saved::load(&mut restored, &mut place, second, BOUND).await.unwrap_err();
+    assert!(matches!(error, InstanceError::Saved(saved::SavedError::Other { .. })), "{error}");
+    assert_eq!(saved::load(&mut restored, &mut place, first, BOUND).await.unwrap(), header);
     // The agent may have been killed before it knew.
-    assert_eq!(saved::load(&mut restored, &file, BOUND).await.unwrap(), header);
+    assert_eq!(saved::load(&mut restored, &mut place, first, BOUND).await.unwrap(), header);
     assert_eq!(rack.said("a").len(), beats);
+    place.wipe().await.unwrap();
     restored.resume().await.unwrap();
     let before = rack.acknowledged("a");
     rack.writes("a", before + 20).await;
@@ -250,6 +279,70 @@ async fn it_is_saved_and_goes_on_where_it_was() {
     assert_eq!(said.iter().filter(|said| matches!(said, Said::Started { .. })).count(), 1);
     in_order(&said);
     rack.judge(&["a"]);
+}
+
+#[tokio::test]
+async fn one_that_was_saved_runs_on_if_it_is_told_to_and_can_be_saved_again_in_any_case() {
+    let rack = Rack::new();
+    let mut place = rack.open_saved().await.unwrap();
+    let mut instance = rack.start("a", 1, Role::Run).await.unwrap();
+    instance.resume().await.unwrap();
+    rack.writes("a", 20).await;
+    saved::save(&mut instance, &mut place, BOUND).await.unwrap();
+    // As an agent that was killed before it could say so.
+    drop(instance);
+    let mut instance = rack.find("a").await;
+    assert_eq!(instance.phase().await.unwrap(), Phase::Sent);
+    let header = saved::save(&mut instance, &mut place, BOUND).await.unwrap();
+    assert_eq!(place.header().await.unwrap(), header);
+    instance.resume().await.unwrap();
+    let before = rack.acknowledged("a");
+    rack.writes("a", before + 20).await;
+    saved::save(&mut instance, &mut place, BOUND).await.unwrap();
+    instance.kill(KILL).await.unwrap();
+    let mut restored = rack.start("b", 2, Role::Restore).await.unwrap();
+    saved::load(&mut restored, &mut place, Generation(1), BOUND).await.unwrap();
+    restored.resume().await.unwrap();
+    rack.writes("b", 20).await;
+    restored.kill(KILL).await.unwrap();
+    in_order(&[rack.said("a"), rack.said("b")].concat());
+    rack.judge(&["a", "b"]);
+}
+
+#[tokio::test]
+async fn what_was_saving_is_killed_and_the_machine_is_found_runs_on_and_is_saved_by_the_next() {
+    for after in [0, 1, 5, 20, 60, 150, 400].map(Duration::from_millis) {
+        let rack = Rack::new();
+        let mut place = rack.open_saved().await.unwrap();
+        let mut instance = rack.start("a", 1, Role::Run).await.unwrap();
+        instance.resume().await.unwrap();
+        rack.writes("a", 5).await;
+        // What it was doing is dropped, and with it the socket.
+        let saves = tokio::time::timeout(after, saved::save(&mut instance, &mut place, BOUND)).await;
+        drop((instance, place));
+        let mut found = rack.find("a").await;
+        let phase = found.phase().await.unwrap();
+        let deadline = Instant::now() + BOUND;
+        let mut place = loop {
+            match rack.open_saved().await {
+                Ok(place) => break place,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+        };
+        if let Sending::Copying(_) = found.sending().await.unwrap() {
+            found.cancel().await.unwrap();
+        }
+        saved::save(&mut found, &mut place, BOUND).await.unwrap_or_else(|error| panic!("{phase:?}: {error}"));
+        found.kill(KILL).await.unwrap();
+        let mut restored = rack.start("b", 2, Role::Restore).await.unwrap();
+        saved::load(&mut restored, &mut place, Generation(1), BOUND).await.unwrap();
+        restored.resume().await.unwrap();
+        rack.writes("b", 5).await;
+        restored.kill(KILL).await.unwrap();
+        in_order(&[rack.said("a"), rack.said("b")].concat());
+        rack.judge(&["a", "b"]);
+        drop(saves);
+    }
 }
 
 /// Beats and acknowledgements of one run, none twice.
