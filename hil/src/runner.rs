@@ -35,6 +35,7 @@ mod refusal;
 mod resets;
 mod rest;
 mod round_trips;
+mod saves;
 mod spine;
 mod split;
 mod storage_paths;

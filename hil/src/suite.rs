@@ -30,7 +30,7 @@ use model::ClusterSpec;
 use serde::Deserialize;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 49] = [
+const BUILT_IN: [(&str, &str); 50] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -69,6 +69,7 @@ const BUILT_IN: [(&str, &str); 49] = [
     ("vm-drain", include_str!("../suites/vm-drain.toml")),
     ("vm-rack-loss", include_str!("../suites/vm-rack-loss.toml")),
     ("vm-failover-table", include_str!("../suites/vm-failover-table.toml")),
+    ("vm-save", include_str!("../suites/vm-save.toml")),
     ("vm-agent-hung", include_str!("../suites/vm-agent-hung.toml")),
     ("vm-ten-losses", include_str!("../suites/vm-ten-losses.toml")),
     ("ledger-damaged", include_str!("../suites/ledger-damaged.toml")),

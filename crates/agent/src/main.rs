@@ -35,11 +35,12 @@ mod throughput;
 mod volumes;
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: twinrackd --config FILE [--under-init]
-       twinrackd --guard-users";
+       twinrackd --guard-users
+       twinrackd --keep-memory DEVICE";
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
@@ -50,6 +51,9 @@ fn main() -> ExitCode {
         Some(Task::GuardUsers) => {
             eprintln!("twinrackd: {}", guard_users());
             return ExitCode::from(1);
+        }
+        Some(Task::KeepMemory(device)) => {
+            return keep_memory(&device).map_or(ExitCode::from(1), |()| ExitCode::SUCCESS);
         }
         None => {
             eprintln!("{USAGE}");
@@ -81,6 +85,17 @@ enum Task {
     Daemon(PathBuf, Owner),
     /// It ends users of volumes whose lease is over, whatever becomes of the daemon.
     GuardUsers,
+    /// It has this device open on which a virtual machine's memory is saved, for a daemon that tells it what to do.
+    KeepMemory(PathBuf),
+}
+
+/// Whoever tells it what to do is told what goes wrong.
+fn keep_memory(device: &Path) -> Result<(), Box<dyn Error>> {
+    #[cfg(feature = "volumes")]
+    volumes::keep_memory(device)?;
+    #[cfg(not(feature = "volumes"))]
+    let _ = device;
+    Ok(())
 }
 
 /// Guards for as long as the machine is up; else why not.
@@ -103,6 +118,10 @@ fn parse(mut arguments: impl Iterator<Item = std::ffi::OsString>) -> Option<Task
             Some("--under-init") => owner = Owner::Init,
             Some("--guard-users") if config.is_none() && owner == Owner::Host => {
                 return arguments.next().is_none().then_some(Task::GuardUsers);
+            }
+            Some("--keep-memory") if config.is_none() && owner == Owner::Host => {
+                let device = PathBuf::from(arguments.next()?);
+                return arguments.next().is_none().then_some(Task::KeepMemory(device));
             }
             _ => return None,
         }
@@ -131,6 +150,11 @@ mod tests {
         assert_eq!(read("--config f"), Some(Task::Daemon("f".into(), Owner::Host)));
         assert_eq!(read("--under-init --config f"), Some(Task::Daemon("f".into(), Owner::Init)));
         assert_eq!(read("--guard-users"), Some(Task::GuardUsers));
+        assert_eq!(read("--keep-memory /dev/dm-7"), Some(Task::KeepMemory("/dev/dm-7".into())));
+        assert_eq!(
+            read("--keep-memory").or(read("--keep-memory a b")).or(read("--config f --keep-memory a")),
+            None
+        );
         let guards = ["--guard-users f", "--under-init --guard-users", "--config f --guard-users"];
         for bad in ["", "--config", "--config a --config b", "f", "--under-init"].into_iter().chain(guards) {
             assert_eq!(read(bad), None, "{bad}");

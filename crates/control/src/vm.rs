@@ -13,8 +13,8 @@
 //!                                   ended            │ Migrating │        └─────────┘
 //!                                                    └───────────┘
 //! ```
-//! `lost` and `ended` lead to Off from everywhere (a restored one that has not begun keeps its memory: to Saved). A forced quorum loses what runs; it, and an
-//! override of one of its volumes, give up what was saved. All of it stands in [`transition::VMS`].
+//! `lost` and `ended` lead to Off from everywhere (a restored one that has not begun keeps its memory: to Saved; what was saved and is not whole, `spoilt`, is given up: to Off). One that can't
+//! be saved runs on (`cancelled`). A forced quorum loses what runs; it, and an override of one of its volumes, give up what was saved. All of it stands in [`transition::VMS`].
 //!
 //! Purpose: [`Vms`] is the ledger's part, [`command`] what may be asked, [`decide`] what the ledger's leader asks by itself, [`runner`] what a node has
 //! against it, [`placing`] the ledger in `placement`'s words.
@@ -125,6 +125,9 @@ pub struct Vm {
     pub yielding: BTreeMap<NodeId, BootId>,
     /// How often in a row it did not get where it was to go.
     pub setbacks: u32,
+    /// Which run of it was saved, as long as its memory may be restored: no other one's is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved: Option<Generation>,
 }
 
 /// Where it may run: a node in one boot.

@@ -14,12 +14,14 @@ mod console;
 mod image;
 mod migrate;
 mod networks;
+mod saved;
 mod told;
 
 pub use console::{Heard, hear};
 pub use image::{NotWritten, write};
 pub use migrate::{NotMoved, migrate};
 pub use networks::{NotConnected, compute_vlans, nics};
+pub use saved::{NotSaved, create_with_memory};
 pub use told::{phase_in_words, placement_in_words, reasons_in_words, wanted_in_words, why_not};
 
 use crate::Member;
@@ -97,6 +99,24 @@ pub enum VmsError {
         #[source]
         why: NotMoved,
     },
+    /// Its memory can't be saved, or was not.
+    #[error("{id} is not saved")]
+    NotSaved {
+        /// Which.
+        id: VmId,
+        /// Why.
+        #[source]
+        why: NotSaved,
+    },
+    /// Its memory could not be saved.
+    #[error("{name} is not made: it could not be saved")]
+    NotSavable {
+        /// Its name.
+        name: VmName,
+        /// Why.
+        #[source]
+        why: NotSaved,
+    },
     /// Nobody would be left to run anything.
     #[error("all nodes of the cluster would be in maintenance")]
     NobodyLeft,
@@ -156,6 +176,7 @@ impl VmsError {
                 "`twinrack vm show` says what it is doing"
             }
             Self::NotMoved { .. } => "`twinrack node list` shows the nodes, and which are in maintenance",
+            Self::NotSaved { why, .. } | Self::NotSavable { why, .. } => why.help(),
             Self::NobodyLeft => "end the maintenance of others first: `twinrack node end-drain`",
             Self::NoWay { .. } => "name the node's agent in the access file",
             Self::Console { .. } => "see that the node runs and that its agent does",
@@ -198,7 +219,7 @@ pub async fn create(members: &[Member], spec: &VmSpec, bound: Duration) -> Resul
 
 /// The one that is what is asked for; `None`: it may be made. Pure.
 fn to_make(state: &State, spec: &VmSpec) -> Result<Option<VmId>, VmsError> {
-    if spec.volumes.is_empty() {
+    if spec.disks().next().is_none() {
         return Err(VmsError::NoVolume);
     }
     let name = spec.name.clone();
@@ -207,6 +228,7 @@ fn to_make(state: &State, spec: &VmSpec) -> Result<Option<VmId>, VmsError> {
         Some((id, _)) => Err(VmsError::Another { name, id }),
         None => {
             let id = state.vms.minted.next();
+            saved::has_room(state, spec).map_err(|why| VmsError::NotSavable { name: name.clone(), why })?;
             placing::admit(state, spec).map_err(|why| VmsError::NotAdmitted { name, id, why })?;
             Ok(None)
         }
@@ -215,6 +237,21 @@ fn to_make(state: &State, spec: &VmSpec) -> Result<Option<VmId>, VmsError> {
 
 fn named<'a>(state: &'a State, name: &VmName) -> Option<(VmId, &'a Vm)> {
     state.vms.all.iter().find(|(_, vm)| vm.spec.name == *name).map(|(id, vm)| (*id, vm))
+}
+
+/// Says what is wanted of one, and waits for nothing but the ledger.
+pub async fn say(members: &[Member], id: VmId, wanted: Wanted, bound: Duration) -> Result<(), VmsError> {
+    let (contact, state) = confirmed(members, bound).await?;
+    let vm = state.vms.all.get(&id).ok_or(VmsError::NoVm(id))?;
+    if wanted == Wanted::Saved && !is_so(vm, wanted) {
+        saved::may_be_saved(&state, vm).map_err(|why| VmsError::NotSaved { id, why })?;
+    }
+    if vm.wanted != wanted {
+        let what = format!("{id} to be wanted {}", wanted_in_words(wanted));
+        let is_wanted = |state: &State| state.vms.all.get(&id).is_none_or(|vm| vm.wanted == wanted);
+        settle(contact, &what, bound, &Command::Vms(VmsCommand::Want(id, wanted)), is_wanted).await?;
+    }
+    Ok(())
 }
 
 /// Says what is wanted of one, and waits until it is so. `told` hears what is waited for, when that changes.
@@ -226,17 +263,17 @@ pub async fn want(
     told: impl FnMut(&str),
 ) -> Result<(), VmsError> {
     let deadline = Instant::now() + bound;
-    let (contact, state) = confirmed(members, bound).await?;
-    let vm = state.vms.all.get(&id).ok_or(VmsError::NoVm(id))?;
-    if vm.wanted != wanted {
-        let what = format!("{id} to be wanted {}", wanted_in_words(wanted));
-        let is_wanted = |state: &State| state.vms.all.get(&id).is_none_or(|vm| vm.wanted == wanted);
-        settle(contact, &what, bound, &Command::Vms(VmsCommand::Want(id, wanted)), is_wanted).await?;
-    }
+    say(members, id, wanted, bound).await?;
     let what = format!("{id} to be {}", wanted_in_words(wanted));
     watch(members, (what, bound, deadline), told, |state, views| {
         let vm = state.vms.all.get(&id).ok_or(VmsError::NoVm(id))?;
-        Ok((!is_so(vm, wanted)).then(|| waits_for(state, views, id, vm)))
+        if is_so(vm, wanted) {
+            return Ok(None);
+        }
+        if wanted == Wanted::Saved {
+            saved::is_being_saved(state, vm).map_err(|why| VmsError::NotSaved { id, why })?;
+        }
+        Ok(Some(waits_for(state, views, id, vm)))
     })
     .await
 }

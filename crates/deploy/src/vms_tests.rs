@@ -45,6 +45,7 @@ fn spec(name: &str, volume: u32) -> VmSpec {
         placement: VmPlacement::Anywhere,
         anti_affinity: None,
         volumes: vec![VolumeId(volume)],
+        saves_to: None,
         nics: Vec::new(),
     }
 }
@@ -176,7 +177,10 @@ fn a_drain_is_refused_naming_who_is_in_the_way_unless_that_is_saved() {
     let refused = to_drain(&state, &both, &node, Leftover::Stays).unwrap_err();
     let why = std::error::Error::source(&refused).unwrap().to_string();
     assert!(why.contains("vm-1 `one` on node-1 is in the way"), "{why}");
-    let saved = to_drain(&state, &both, &node, Leftover::Saved).unwrap();
+    assert!(to_drain(&state, &both, &node, Leftover::Saved).is_err(), "it has no volume for its memory");
+    let mut savable = state.clone();
+    savable.vms.all.get_mut(&VM).unwrap().spec.saves_to = Some(VolumeId(1));
+    let saved = to_drain(&savable, &both, &node, Leftover::Saved).unwrap();
     assert!(saved.foreseen.saved.contains_key(&VM) && saved.nodes == BTreeSet::from([NodeId(1)]));
     let movable = running(VmPlacement::Anywhere);
     let rack = Drained::Rack("rack1".parse().unwrap());

@@ -43,11 +43,28 @@ pub struct VmSpec {
     pub placement: VmPlacement,
     /// Those of one group are kept apart: in both racks where their homes leave the choice, and on different nodes.
     pub anti_affinity: Option<GroupName>,
-    /// Its disks. No other virtual machine has any of them.
+    /// Its volumes: its disks, in order, and the one that its memory is saved on. No other virtual machine has any of them.
     pub volumes: Vec<VolumeId>,
+    /// Which of them its memory is saved on: no disk of its. Without one it can't be saved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saves_to: Option<VolumeId>,
     /// Its NICs, in order; at most [`VmNic::MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nics: Vec<VmNic>,
+}
+
+impl VmSpec {
+    /// Its disks, in order: it boots from the first.
+    pub fn disks(&self) -> impl Iterator<Item = VolumeId> {
+        self.volumes.iter().copied().filter(|volume| self.saves_to != Some(*volume))
+    }
+
+    /// What a volume must have, bytes, for the memory of one with so much to be saved on it: what is sent is each page with a few bytes around it, what its board has in ROM and its
+    /// devices' state; and there is a header.
+    pub const fn saved_bytes_max(memory_bytes: u64) -> u64 {
+        const REST: u64 = 32 << 20;
+        (memory_bytes + memory_bytes / 64).next_multiple_of(1 << 20) + REST
+    }
 }
 
 /// A NIC of a virtual machine: a port of the compute bridge of whichever node it runs on.
@@ -139,6 +156,22 @@ mod tests {
         let spec: VmSpec = serde_json::from_str(old).unwrap();
         assert_eq!(spec.nics, []);
         assert_eq!(serde_json::to_string(&spec).unwrap(), old);
+    }
+
+    #[test]
+    fn what_a_memory_is_saved_on_is_no_disk() {
+        let json = r#"{"name":"a","memory_bytes":1,"cores":1,"placement":"anywhere","anti_affinity":null,"volumes":[3,1,2],"saves_to":1}"#;
+        let spec: VmSpec = serde_json::from_str(json).unwrap();
+        assert_eq!(spec.disks().collect::<Vec<_>>(), [VolumeId(3), VolumeId(2)]);
+        assert_eq!(serde_json::to_string(&spec).unwrap(), json);
+    }
+
+    #[test]
+    fn a_volume_for_a_memory_has_more_than_its_pages() {
+        for mib in [1, 16, 1000, 1 << 20] {
+            let (memory, volume) = (mib << 20, VmSpec::saved_bytes_max(mib << 20));
+            assert!(volume > memory + memory / 100 && volume.is_multiple_of(4096), "{mib}");
+        }
     }
 
     proptest! {

@@ -207,9 +207,9 @@ impl Runner<'_> {
     pub(super) async fn vm_step(&mut self, step: &VmStep) -> Result<Seen, RunError> {
         let ms = Duration::from_millis;
         Ok(match step {
-            VmStep::Make { room, tie, memory_mib, within_ms } => {
-                let placement = self.home(*room, *tie);
-                let made = self.make_vm(*room, placement, *memory_mib, ms(*within_ms)).await;
+            VmStep::Make { room, tie, memory_mib, can_be_saved, within_ms } => {
+                let (placement, size) = (self.home(*room, *tie), (*memory_mib, *can_be_saved));
+                let made = self.make_vm(*room, placement, size, ms(*within_ms)).await;
                 super::or_failure(made)
             }
             VmStep::SetPlacement { room, tie, within_ms } => {
@@ -238,7 +238,8 @@ impl Runner<'_> {
                 self.end_drain(*room, ms(*within_ms), ms(*gap_at_most_ms)).await?
             }
             VmStep::Beats { gap_at_most_ms } => self.vm_beats(ms(*gap_at_most_ms))?,
-            VmStep::Stop { within_ms } => super::or_failure(self.stop_vm(ms(*within_ms)).await),
+            // It has the rest of the list.
+            _ => self.save_step(step).await?,
         })
     }
 
@@ -258,7 +259,7 @@ impl Runner<'_> {
     }
 
     /// When the last fault was; now, if there is none.
-    fn last_fault(&self) -> Instant {
+    pub(super) fn last_fault(&self) -> Instant {
         self.faulted.map_or_else(Instant::now, |(_, last)| last)
     }
 
@@ -266,7 +267,7 @@ impl Runner<'_> {
         &mut self,
         room: Room,
         placement: VmPlacement,
-        memory_mib: u32,
+        (memory_mib, can_be_saved): (u32, bool),
         bound: Duration,
     ) -> Result<Seen, DeployError> {
         let begun = Instant::now();
@@ -281,9 +282,14 @@ impl Runner<'_> {
         let nics: Vec<_> =
             self.cluster.spec.compute_vlans.first().map(|vlan| VmNic { vlan: *vlan }).into_iter().collect();
         let has_nic = !nics.is_empty();
-        let spec = VmSpec { name, memory_bytes, cores: 1, placement, anti_affinity: None, volumes, nics };
+        let (anti_affinity, saves_to) = (None, None);
+        let spec = VmSpec { name, memory_bytes, cores: 1, placement, anti_affinity, volumes, saves_to, nics };
         let members = &self.cluster.members;
-        let id = deploy::vms::create(members, &spec, bound).await?;
+        let id = if can_be_saved {
+            deploy::vms::create_with_memory(members, &spec, bound).await?
+        } else {
+            deploy::vms::create(members, &spec, bound).await?
+        };
         let image = match pulse::image(&pulse_for(id, self.lab.seed())) {
             Ok(image) => image,
             Err(error) => return Ok(Seen::not(crate::chain(&error))),
@@ -355,7 +361,7 @@ impl Runner<'_> {
         Ok(Seen::held(format!("after {} ms", milliseconds(begun.elapsed()))))
     }
 
-    /// The ledger has it off within a bound from a moment; from then on, for so long, it is seated nowhere and nothing of it is seen or heard.
+    /// The ledger has it off, or saved, within a bound from a moment; from then on, for so long, it is seated nowhere and nothing of it is seen or heard.
     async fn vm_is_off(
         &mut self,
         since: Instant,
@@ -370,7 +376,7 @@ impl Runner<'_> {
             let Some(guest) = &self.guest else { return Ok(Seen::not("there is no virtual machine")) };
             let phase = newest(&views).and_then(|view| view.state.vms.all.get(&guest.id)).map(|vm| vm.phase);
             let Some((from, beats_before)) = off else {
-                if phase == Some(VmPhase::Off) {
+                if phase.is_some_and(|phase| phase.seat().is_none()) {
                     off = Some((Instant::now(), beats));
                 } else if since.elapsed() >= within {
                     return Ok(Seen::not(format!("it is {phase:?}; {}", guest.last_words())));
@@ -379,7 +385,7 @@ impl Runner<'_> {
                 continue;
             };
             let writes = guest.acknowledged_since(from).count();
-            let is_seated = phase.is_some_and(|phase| phase != VmPhase::Off);
+            let is_seated = phase.is_some_and(|phase| phase.seat().is_some());
             if is_seated || writes > 0 || beats > beats_before {
                 let what = format!("{writes} writes, {} beats, it is {phase:?}", beats - beats_before);
                 return Ok(Seen::not(format!("{what}; {}", guest.last_words())));
@@ -444,7 +450,7 @@ impl Runner<'_> {
     }
 
     /// What is ordered is done, and meanwhile it moves to that room alive.
-    async fn moves_by<T>(
+    pub(super) async fn moves_by<T>(
         &mut self,
         order: impl Future<Output = Result<T, VmsError>>,
         room: Room,
@@ -506,17 +512,6 @@ impl Runner<'_> {
             }
             sleep(READ_EVERY).await;
         }
-    }
-
-    async fn stop_vm(&mut self, within: Duration) -> Result<Seen, DeployError> {
-        let begun = Instant::now();
-        let Some(id) = self.guest.as_ref().map(|guest| guest.id) else {
-            return Ok(Seen::not("there is no virtual machine"));
-        };
-        let members = self.working().members;
-        deploy::vms::want(&members, id, Wanted::Stopped, within, |_| {}).await?;
-        self.read_consoles().await;
-        Ok(Seen::held(format!("after {} ms", milliseconds(begun.elapsed()))))
     }
 }
 

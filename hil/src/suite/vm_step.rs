@@ -40,6 +40,9 @@ pub enum VmStep {
         tie: Tie,
         /// Its memory, MiB.
         memory_mib: u32,
+        /// Whether it has a volume for its memory.
+        #[serde(default)]
+        can_be_saved: bool,
         /// The bound, milliseconds.
         within_ms: u64,
     },
@@ -59,7 +62,7 @@ pub enum VmStep {
         /// The bound, milliseconds.
         within_ms: u64,
     },
-    /// It is off, within a bound from the last fault, and stays so for a while: it is seated nowhere, has no write acknowledged, and is not heard.
+    /// It is off, or saved, within a bound from the last fault, and stays so for a while: it is seated nowhere, has no write acknowledged, and is not heard.
     Off {
         /// The bound, milliseconds.
         within_ms: u64,
@@ -120,15 +123,50 @@ pub enum VmStep {
         /// The bound, milliseconds.
         within_ms: u64,
     },
+    /// Its memory is saved by command, within a bound.
+    Save {
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// It is said that it is to be saved, and nothing is waited for but that the ledger has that.
+    BeginSaving {
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// It is saved within a bound from the last fault, whatever has happened on the way.
+    Saved {
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// It is said that it is to run again, and nothing is waited for but that the ledger has that.
+    BeginRestoring {
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// One that is saved is started by command: it writes in a room within a bound, without having booted anew.
+    Restore {
+        /// The room.
+        room: Room,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// The rack where it runs is drained as an operator would, with what can't leave being saved; it is saved within a bound.
+    DrainSaving {
+        /// The rack's room.
+        room: Room,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
 }
 
 impl fmt::Display for VmStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Make { room, tie, memory_mib, within_ms } => {
+            Self::Make { room, tie, memory_mib, can_be_saved, within_ms } => {
+                let savable = if *can_be_saved { ", that can be saved," } else { "" };
                 write!(
                     f,
-                    "a virtual machine of {memory_mib} MiB at home in {room} ({tie}) writes there within {within_ms} ms"
+                    "a virtual machine of {memory_mib} MiB{savable} at home in {room} ({tie}) writes there within {within_ms} ms"
                 )
             }
             Self::SetPlacement { room, tie, within_ms } => {
@@ -141,7 +179,7 @@ impl fmt::Display for VmStep {
             Self::Off { within_ms, for_ms } => {
                 write!(
                     f,
-                    "the virtual machine is off within {within_ms} ms, and nothing of it is seen for {for_ms} ms"
+                    "the virtual machine is off, or saved, within {within_ms} ms, and nothing of it is seen for {for_ms} ms"
                 )
             }
             Self::Writes { room: Some(room), within_ms } => {
@@ -173,6 +211,20 @@ impl fmt::Display for VmStep {
                 )
             }
             Self::Stop { within_ms } => write!(f, "the virtual machine is shut down within {within_ms} ms"),
+            Self::Save { within_ms } => write!(f, "the virtual machine is saved within {within_ms} ms"),
+            Self::BeginSaving { .. } => f.write_str("the virtual machine is to be saved"),
+            Self::Saved { within_ms } => {
+                write!(f, "the virtual machine is saved within {within_ms} ms all the same")
+            }
+            Self::BeginRestoring { .. } => f.write_str("the virtual machine is to run again"),
+            Self::Restore { room, within_ms } => write!(
+                f,
+                "the virtual machine that was saved goes on in {room}: it writes there within {within_ms} ms, without having booted"
+            ),
+            Self::DrainSaving { room, within_ms } => write!(
+                f,
+                "{room} is drained, what can't leave being saved: within {within_ms} ms the virtual machine is"
+            ),
         }
     }
 }

@@ -78,6 +78,7 @@ fn vm(id: u32, zones: &[ZoneName; 2]) -> Option<(VmId, Vm)> {
         placement,
         anti_affinity: group.transpose().ok()?,
         volumes: vec![VolumeId(id)],
+        saves_to: None,
         nics: Vec::new(),
     };
     Some((VmId(id), Vm { spec, now: Now::Off(None) }))

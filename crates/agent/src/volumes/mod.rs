@@ -40,6 +40,7 @@ pub(crate) use contents::contents;
 pub(crate) use guard::guard;
 pub(crate) use left_users::LeftUsers;
 pub(crate) use renewal::start as renew_lease;
+pub(crate) use vms::keep_memory;
 
 use crate::store::{Store, StoreError};
 use api::{
@@ -159,8 +160,8 @@ pub(crate) enum VolumesError {
     NotAwaited(model::VmId),
     #[error("a virtual machine's memory did not come through: {why}")]
     Wire { why: String },
-    #[error("this agent can't do it yet: {0}")]
-    NotYet(&'static str),
+    #[error("{0} has no volume to save its memory on")]
+    NowhereToSave(model::VmId),
     #[error(transparent)]
     Vm(Box<::vm::instance::InstanceError>),
     #[error(transparent)]

@@ -3,14 +3,13 @@
 //! Purpose: one task for each, which carries out one order after the other and says what has come of it ([`one`]). Nothing here decides whether one runs.
 //!
 //! Invariants: an order to end one waits for nothing: whatever its task is at is dropped. What an earlier run of the agent has left is taken up only if it surely
-//! runs, or stands still on one side of a migration; anything else is killed, and control is told that it has ended. Nothing of a virtual machine is remembered but what is in its folder, which
+//! runs, or stands still on one side of a migration, saved or restored; anything else is killed, and control is told that it has ended. Nothing of a virtual machine is remembered but what is in its folder, which
 //! ends with the node's boot.
 //!
 //! On failure: what can't be started or goes wrong is killed, and control told that it has ended; the ledger's leader decides what comes next.
-//!
-//! Not here yet: saving (docs/virtual-machines.md); an order for it is answered as one that failed.
 
 mod disks;
+mod memory;
 mod one;
 mod taps;
 mod wire;
@@ -227,6 +226,11 @@ pub(super) async fn kill(id: VmId) -> Result<(), VolumesError> {
         }
     })
     .await
+}
+
+/// What a process is that has a device open on which memory is saved.
+pub(crate) fn keep_memory(device: &Path) -> std::io::Result<()> {
+    memory::keep(device)
 }
 
 /// What control is to hear of one.

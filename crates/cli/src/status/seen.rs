@@ -418,13 +418,14 @@ pub(crate) mod tests {
             placement,
             anti_affinity: None,
             volumes,
+            saves_to: None,
             nics: Vec::new(),
         };
         let at = Seat { node: NodeId(1), boot: BootId(1), generation: Generation(1) };
         let phase = if runs { VmPhase::Running { at } } else { VmPhase::Off };
         let (generation, yielding) = (Generation(1), BTreeMap::new());
         let wanted = Wanted::Running;
-        let vm = Vm { spec, wanted, generation, phase, last: None, yielding, setbacks: 0 };
+        let vm = Vm { spec, wanted, generation, phase, last: None, yielding, setbacks: 0, saved: None };
         for node in [1, 2] {
             state.vms.rooms.insert(NodeId(node), Room { memory_bytes: 4 << 30, cores: 4 });
         }

@@ -145,6 +145,8 @@ pub(super) struct Shown {
     cores: u32,
     group: Option<String>,
     volumes: Vec<Disk>,
+    /// Which of them its memory is saved on.
+    saves_to: Option<String>,
     nics: Vec<Nic>,
     /// Nodes where an earlier run of it may go on: it is not started before they have yielded.
     yielding: Vec<String>,
@@ -192,6 +194,7 @@ impl Shown {
             cores: vm.spec.cores,
             group: vm.spec.anti_affinity.as_ref().map(ToString::to_string),
             volumes: vm.spec.volumes.iter().filter_map(disk).collect(),
+            saves_to: vm.spec.saves_to.map(|id| id.to_string()),
             nics: (0..).zip(&vm.spec.nics).map(nic).collect(),
             yielding: vm.yielding.keys().map(|node| name_of(state, *node)).collect(),
         })
@@ -214,6 +217,9 @@ impl fmt::Display for Shown {
         for Nic { vlan, mac } in &self.nics {
             let mac = mac.map_or_else(|| "-".to_owned(), |mac| mac.to_string());
             writeln!(f, "  NIC         {mac} in VLAN {vlan}")?;
+        }
+        if let Some(volume) = &self.saves_to {
+            writeln!(f, "  is saved on {volume}")?;
         }
         for node in &self.yielding {
             writeln!(f, "  an earlier run on {node} is not known to be over")?;

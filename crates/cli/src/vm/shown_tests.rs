@@ -30,10 +30,20 @@ fn state() -> State {
             placement,
             anti_affinity: Some("front".parse().unwrap()),
             volumes: Vec::new(),
+            saves_to: None,
             nics: if id == 1 { vec![VmNic { vlan }] } else { Vec::new() },
         };
         let (generation, yielding) = (Generation(3), BTreeMap::new());
-        let vm = Vm { spec, wanted: Wanted::Running, generation, phase, last: None, yielding, setbacks: 0 };
+        let vm = Vm {
+            spec,
+            wanted: Wanted::Running,
+            generation,
+            phase,
+            last: None,
+            yielding,
+            setbacks: 0,
+            saved: None,
+        };
         state.vms.all.insert(VmId(id), vm);
     }
     state

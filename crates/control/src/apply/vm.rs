@@ -15,7 +15,13 @@ pub(super) fn apply_all(state: &mut State, command: &VmsCommand) -> Result<Vec<E
     match command {
         C::Create(spec) => return create(state, spec),
         C::Delete(id) => return delete(state, *id),
-        C::Want(id, wanted) => found(state, *id)?.wanted = *wanted,
+        C::Want(id, wanted) => {
+            let vm = found(state, *id)?;
+            if *wanted == Wanted::Saved && vm.spec.saves_to.is_none() {
+                return Err(VmRejected::NowhereToSave.into());
+            }
+            vm.wanted = *wanted;
+        }
         C::SetPlacement(id, placement) => {
             has_zone(state, placement)?;
             found(state, *id)?.spec.placement = placement.clone();
@@ -81,6 +87,9 @@ fn create(state: &mut State, spec: &VmSpec) -> Result<Vec<Event>, Rejected> {
             return Err(VmRejected::Disk(*volume).into());
         }
     }
+    if let Some(volume) = spec.saves_to.filter(|volume| !own.contains(volume)) {
+        return Err(VmRejected::NotItsVolume(volume).into());
+    }
     let id = state.vms.minted.next();
     state.vms.minted = id;
     let vm = Vm {
@@ -91,6 +100,7 @@ fn create(state: &mut State, spec: &VmSpec) -> Result<Vec<Event>, Rejected> {
         last: None,
         yielding: BTreeMap::new(),
         setbacks: 0,
+        saved: None,
     };
     state.vms.all.insert(id, vm);
     Ok(vec![Event::VmCreated(id)])
@@ -154,6 +164,7 @@ impl Edit<'_> {
                 Some(at) => self.go(vm, VmCause::Stop, VmPhase::Stopping { at }),
                 None => self.go(vm, VmCause::Stop, VmPhase::Off),
             },
+            C::Save if vm.spec.saves_to.is_none() => Err(VmRejected::NowhereToSave.into()),
             C::Save => match vm.phase.seat() {
                 Some(at) => self.go(vm, VmCause::Save, VmPhase::Saving { at }),
                 None => self.go(vm, VmCause::Save, VmPhase::Saved),
@@ -167,11 +178,15 @@ impl Edit<'_> {
             }
             C::Switch { volumes } => self.switch(vm, volumes),
             C::Cancel => {
-                let VmPhase::Migrating { from, .. } = vm.phase else {
+                let (VmPhase::Migrating { from: at, .. } | VmPhase::Saving { at }) = vm.phase else {
                     return Err(cannot(vm, VmCause::Cancelled));
                 };
+                if matches!(vm.phase, VmPhase::Saving { .. }) && vm.wanted == Wanted::Saved {
+                    // Else it would be tried again and again, and whoever asked for it would hear nothing.
+                    vm.wanted = Wanted::Running;
+                }
                 vm.setbacks = vm.setbacks.saturating_add(1);
-                self.go(vm, VmCause::Cancelled, VmPhase::Running { at: from })
+                self.go(vm, VmCause::Cancelled, VmPhase::Running { at })
             }
             C::Yielded { node, boot } => {
                 if vm.yielding.get(node) != Some(boot) {
@@ -183,9 +198,15 @@ impl Edit<'_> {
         }
     }
 
-    /// Changes the phase, if the table has it.
+    /// Changes the phase, if the table has it. What was saved is kept as long as it may be restored.
     fn go(&mut self, vm: &mut Vm, cause: VmCause, to: VmPhase) -> Result<(), Rejected> {
         transition::vm(&vm.phase, cause, &to)?;
+        vm.saved = match (&vm.phase, &to) {
+            (VmPhase::Saving { at }, VmPhase::Saved) => Some(at.generation),
+            (_, VmPhase::Saved | VmPhase::Restoring { .. }) => vm.saved,
+            // Its node has to know what it is to use up.
+            _ => None,
+        };
         self.events.push(Event::Vm(self.id, vm.generation, vm.phase.kind(), cause, to.kind()));
         vm.phase = to;
         Ok(())
@@ -255,6 +276,7 @@ impl Edit<'_> {
     fn ended(&mut self, vm: &mut Vm, how: How) -> Result<(), Rejected> {
         let (cause, to) = match (how, &vm.phase) {
             (How::Saved, VmPhase::Saving { .. }) => (VmCause::Saved, VmPhase::Saved),
+            (How::Spoilt, VmPhase::Restoring { .. }) => (VmCause::Spoilt, VmPhase::Off),
             (_, VmPhase::Restoring { .. }) => (VmCause::Ended, VmPhase::Saved),
             _ => (VmCause::Ended, VmPhase::Off),
         };

@@ -204,6 +204,7 @@ fn a_volume_that_has_parted_moves_with_its_virtual_machine_without_another_look(
         placement: VmPlacement::Anywhere,
         anti_affinity: None,
         volumes: vec![VOLUME],
+        saves_to: None,
         nics: Vec::new(),
     };
     let about = |generation, command| Command::Vm(vm, Generation(generation), command);

@@ -29,6 +29,9 @@ pub enum Broken {
     /// What runs goes elsewhere only together with all its volumes.
     #[error("{0} has moved, and not all its volumes with it")]
     WithoutVolumes(VmId),
+    /// What was saved is kept by who may be restored, and by nobody else.
+    #[error("what was saved of {0} is missing, or is kept by one that has gone on")]
+    Saved(VmId),
     /// A strict one is put nowhere but in its home zone.
     #[error("{0} was put on {1}, outside the zone that it never leaves")]
     OutsideZone(VmId, NodeId),
@@ -49,6 +52,14 @@ pub fn check(state: &State) -> Vec<Broken> {
         }
         if !seats_are_sound(state, vm) {
             broken.push(Broken::Seat(*id));
+        }
+        let keeps = matches!(vm.phase, VmPhase::Saved | VmPhase::Restoring { .. });
+        let earlier = match vm.phase {
+            VmPhase::Restoring { at } => vm.saved < Some(at.generation),
+            _ => vm.saved <= Some(vm.generation),
+        };
+        if keeps != vm.saved.is_some() || !earlier {
+            broken.push(Broken::Saved(*id));
         }
         let begun = matches!(
             vm.phase,

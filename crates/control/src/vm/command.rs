@@ -73,7 +73,7 @@ pub enum VmCommand {
         /// Each of its volumes, as it was closed.
         volumes: BTreeMap<VolumeId, Closed>,
     },
-    /// Either side, or the decider: it stays where it runs.
+    /// Either side, or the decider: it stays where it runs. Its node: it can't be saved, and runs on; it is wanted running, then.
     Cancel,
     /// Nothing of an earlier run goes on there: the decider, since the lease is over or the node has booted anew; or that node itself.
     Yielded {
@@ -101,8 +101,10 @@ pub enum How {
     Died,
     /// It shut itself down.
     PoweredOff,
-    /// Its memory is saved.
+    /// Its memory is saved. What is left of it stands still, and is ended as soon as the ledger has it.
     Saved,
+    /// It was to be restored, and what was saved is not whole, or another run's.
+    Spoilt,
 }
 
 /// Why something about a virtual machine was refused. Nothing has changed.
@@ -141,6 +143,12 @@ pub enum VmRejected {
     /// One of its disks is named twice, or is another's, or is not there.
     #[error("{0} can't be its disk: it is named twice, another's, or not there")]
     Disk(VolumeId),
+    /// It has no volume for its memory.
+    #[error("it has no volume to save its memory on")]
+    NowhereToSave,
+    /// Its memory is saved on a volume that is not its own.
+    #[error("{0}, which its memory is to be saved on, is not one of its volumes")]
+    NotItsVolume(VolumeId),
     /// No node is in the zone.
     #[error("there is no zone `{0}`")]
     NoSuchZone(ZoneName),

@@ -146,8 +146,10 @@ impl Deciding {
         }
         for (id, held) in &plan.held {
             let saves = ledger.vms.draining.get(&held.on) == Some(&Leftover::Saved);
-            let runs = |vm: &&Vm| matches!(vm.phase, VmPhase::Running { .. });
-            if let Some(vm) = ledger.vms.all.get(id).filter(runs).filter(|_| saves) {
+            let can = |vm: &&Vm| matches!(vm.phase, VmPhase::Running { .. }) && vm.spec.saves_to.is_some();
+            if let Some(vm) = ledger.vms.all.get(id).filter(can).filter(|_| saves)
+                && self.is_patient(alive.now, *id, vm)
+            {
                 asked.push(Command::Vm(*id, vm.generation, VmCommand::Save));
             }
         }

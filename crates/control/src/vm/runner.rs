@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!  a start       Start(Run) ─► Ready        volumes open, nobody yields ─► Resume ─► Started ─► Began
+//!  a save        Stop { save } ─► Saved ─► Ended(Saved), seen ─► End            or Failed ─► Cancel, seen ─► Resume ─► Started
 //!  a restore     Start(Restore) ─► Ready ─► Began, seen ─► Resume ─► Started
 //!  a migration   there: Start(Incoming) ─► Ready ─► IncomingReady        Switch, seen, volumes open ─► Resume ─► Started ─► Began
 //!                here:                       seen ─► Send ─► Paused ─► volumes parted ─► Switch … seen ─► Continue … Began, seen ─► End
@@ -16,6 +17,7 @@
 //!   users are let in to all its volumes here. What only waits, paused and without disks, is started before that: it takes time, which volumes take as well.
 //! - Whatever the ledger does not name here, or has lost a volume, or whose node has lost its lease, is ended at once.
 //! - A restored memory runs only when the ledger says that it is used up.
+//! - What is said to be saved counts only of one that has not lost a volume meanwhile; it never runs again here unless the ledger says that it was not saved.
 //! - What has paused for a switch runs again only when the ledger says that it stays, and its volumes are back. After the switch it never does. While the outcome
 //!   is not known both sides stay paused.
 //!
@@ -63,6 +65,8 @@ pub enum Stage {
     Running,
     /// It runs, and shuts down, or is being saved.
     Stopping,
+    /// It stands still, and its memory is saved.
+    Saved,
     /// It runs, and its memory is sent to this generation.
     Sending(Generation),
     /// It is paused with all but the last of its memory sent, and has closed its disks.
@@ -99,7 +103,9 @@ pub enum Event {
     Ready(VmId, Generation),
     /// It is paused, all but the last of its memory is sent, and its disks are closed.
     Paused(VmId, Generation),
-    /// The migration of this one does not go on. It runs, or is paused.
+    /// It stands still, its disks are flushed, and its memory is saved.
+    Saved(VmId, Generation),
+    /// The migration of this one does not go on, or it can't be saved. It runs, or is paused.
     Failed(VmId, Generation),
     /// Nothing of it is left here.
     Ended(VmId, Generation, How),
@@ -116,7 +122,7 @@ pub enum Effect {
     Continue(VmId, Generation),
     /// Let it run, on the volumes that are open here now, whatever it waits for; a migration that goes on is given up. Say [`Event::Started`].
     Resume(VmId, Generation),
-    /// Ask it to shut down and kill it if it does not, or save its memory; say [`Event::Ended`].
+    /// Ask it to shut down, kill it if it does not, and say [`Event::Ended`]; or save its memory, and say [`Event::Saved`] or [`Event::Failed`].
     Stop {
         /// Which.
         vm: VmId,
@@ -282,6 +288,11 @@ impl Runner {
                     self.reached(id, generation, Stage::Paused(to));
                 }
             }
+            Event::Saved(id, generation) => {
+                if self.stage(id) == Some(Stage::Stopping) {
+                    self.reached(id, generation, Stage::Saved);
+                }
+            }
             Event::Failed(id, generation) => {
                 if self.instances.get(&id).is_some_and(|found| found.generation == generation) {
                     self.failed.insert(id);
@@ -326,7 +337,7 @@ impl Runner {
             self.end(id, effects);
         }
         self.ended.retain(|ended, (generation, _)| *ended != id || Some(*generation) == named);
-        if !matches!(part, Some(Part::Sends(..))) {
+        if !matches!(part, Some(Part::Sends(..) | Part::Stops(_, true))) {
             self.failed.remove(&id);
         }
         match part {
@@ -380,8 +391,20 @@ impl Runner {
                     self.resume(sight, effects);
                 }
             }
-            (Part::Goes(_), Stage::Ready(_) | Stage::Sending(_) | Stage::Paused(_))
+            // One that was stopping or saved could not be saved, and runs on.
+            (
+                Part::Goes(_),
+                Stage::Ready(_) | Stage::Sending(_) | Stage::Paused(_) | Stage::Stopping | Stage::Saved,
+            )
             | (Part::Starts(_) | Part::Lands(_), Stage::Ready(_)) => self.resume(sight, effects),
+            (Part::Stops(_, true), Stage::Stopping) if self.failed.contains(&id) => {
+                effects.push(sight.propose(VmCommand::Cancel));
+            }
+            (Part::Stops(_, true), Stage::Saved) => {
+                effects.push(sight.propose(VmCommand::Ended(How::Saved)));
+            }
+            // It may have sent all already, and then runs for a moment before it sends it anew.
+            (Part::Stops(_, true), Stage::Sending(_)) if !self.may_start(sight) => {}
             (Part::Stops(_, save), stage) if stage.may_run() && stage != Stage::Stopping => {
                 self.reached(id, generation, Stage::Stopping);
                 effects.push(Effect::Stop { vm: id, generation, save });

@@ -36,6 +36,7 @@ fn spec(name: &str, placement: VmPlacement, volumes: &[VolumeId]) -> VmSpec {
         placement,
         anti_affinity: None,
         volumes: volumes.to_vec(),
+        saves_to: volumes.last().copied(),
         nics: Vec::new(),
     }
 }
@@ -246,6 +247,20 @@ fn a_saved_memory_is_used_once_and_given_up_with_its_disks() {
     does(&mut state, C::Began);
     does(&mut state, C::Lost);
     assert_eq!(the_vm(&state).phase, VmPhase::Off, "it may have run");
+}
+
+#[test]
+fn one_without_a_volume_for_its_memory_is_not_saved() {
+    let mut state = running(VmPlacement::Anywhere);
+    state.vms.all.get_mut(&VM).unwrap().spec.saves_to = None;
+    assert_eq!(refused(&state, C::Save), VmRejected::NowhereToSave.into());
+    let wanted = Command::Vms(VmsCommand::Want(VM, Wanted::Saved));
+    assert_eq!(state.apply(&wanted), Err(VmRejected::NowhereToSave.into()));
+    let mut none = ledger(VmPlacement::Anywhere);
+    must(&mut none, &Command::Vms(VmsCommand::Delete(VM)));
+    let other = VmSpec { saves_to: Some(VolumeId(9)), ..spec("one", VmPlacement::Anywhere, &[VOLUME]) };
+    let create = Command::Vms(VmsCommand::Create(Box::new(other)));
+    assert_eq!(none.apply(&create), Err(VmRejected::NotItsVolume(VolumeId(9)).into()));
 }
 
 #[test]

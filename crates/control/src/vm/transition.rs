@@ -51,14 +51,16 @@ pub enum VmCause {
     IncomingReady,
     /// Side and volumes have moved.
     Switched,
-    /// It stays where it runs.
+    /// It stays where it runs; or can't be saved, and runs on.
     Cancelled,
+    /// What was saved is not whole, or another run's.
+    Spoilt,
     /// An operator declared a leg of one of its volumes good, or forced a quorum: what was saved may not fit to them any more.
     VolumeOverridden,
 }
 
 /// All that may happen to a virtual machine.
-pub const VMS: [(VmKind, VmCause, VmKind); 30] = {
+pub const VMS: [(VmKind, VmCause, VmKind); 32] = {
     use VmCause as C;
     use VmKind::{Landing, Migrating, Off, Restoring, Running, Saved, Saving, Starting, Stopping};
     [
@@ -75,6 +77,8 @@ pub const VMS: [(VmKind, VmCause, VmKind); 30] = {
         (Migrating, C::Ended, Off),
         (Landing, C::Ended, Off),
         (Saving, C::Saved, Saved),
+        (Saving, C::Cancelled, Running),
+        (Restoring, C::Spoilt, Off),
         (Starting, C::Lost, Off),
         (Restoring, C::Lost, Saved),
         (Running, C::Lost, Off),

@@ -23,7 +23,7 @@ pub enum Drained {
 pub enum Leftover {
     /// They are in the way: the drain is refused, and nothing moves.
     Refuse,
-    /// They are saved: the operator has said so.
+    /// They are saved: the operator has said so. Those that have no volume for their memory are in the way.
     Save,
 }
 
@@ -85,6 +85,8 @@ pub enum Help {
     NotStrict,
     /// To stop it, or to order the drain with what can't move being saved.
     Save,
+    /// To stop it: it has no volume for its memory.
+    Stop,
 }
 
 impl fmt::Display for Help {
@@ -99,6 +101,7 @@ impl fmt::Display for Help {
             }
             Self::NotStrict => f.write_str("make it non-strict"),
             Self::Save => f.write_str("stop it, or drain with what can't move being saved"),
+            Self::Stop => f.write_str("stop it (it has no volume to save its memory on)"),
         }
     }
 }
@@ -138,20 +141,22 @@ pub fn drain(cluster: &Cluster, vms: &Vms, what: &Drained, leftover: Leftover) -
     let stuck = planned.without.iter().filter(|asked| asked.because.is_live() && is_there(asked.vm));
     let mut in_the_way = Vec::new();
     for asked in stuck {
-        let Some(held) = planned.plan.held.get(&asked.vm) else { continue };
-        match leftover {
-            Leftover::Save => {
-                drain.saved.insert(asked.vm, held.reasons.clone());
-            }
-            Leftover::Refuse => in_the_way.extend(vms.get(&asked.vm).map(|vm| InTheWay {
-                vm: asked.vm,
-                name: vm.spec.name.clone(),
-                on: held.on,
-                last_home: last_home(vm, &held.reasons),
-                reasons: held.reasons.clone(),
-                helps: helps(&after, &drained, &planned.rooms, asked, &held.reasons),
-            })),
+        let (Some(held), Some(vm)) = (planned.plan.held.get(&asked.vm), vms.get(&asked.vm)) else { continue };
+        let can_be_saved = vm.spec.saves_to.is_some();
+        if leftover == Leftover::Save && can_be_saved {
+            drain.saved.insert(asked.vm, held.reasons.clone());
+            continue;
         }
+        let mut helps = helps(&after, &drained, &planned.rooms, asked, &held.reasons);
+        helps.push(if can_be_saved { Help::Save } else { Help::Stop });
+        in_the_way.push(InTheWay {
+            vm: asked.vm,
+            name: vm.spec.name.clone(),
+            on: held.on,
+            last_home: last_home(vm, &held.reasons),
+            reasons: held.reasons.clone(),
+            helps,
+        });
     }
     in_the_way.sort_by_key(|found| found.vm);
     if in_the_way.is_empty() { Ok(drain) } else { Err(NotDrained::InTheWay(in_the_way)) }
@@ -204,6 +209,5 @@ fn helps(
     if asked.only.is_some() && rooms.reasons(&anywhere).len() < after.nodes.len() {
         helps.push(Help::NotStrict);
     }
-    helps.push(Help::Save);
     helps
 }

@@ -61,6 +61,7 @@ fn vm(id: u32, gib: u64, placement: VmPlacement, now: Now) -> (VmId, Vm) {
         placement,
         anti_affinity: None,
         volumes: vec![VolumeId(id)],
+        saves_to: Some(VolumeId(id)),
         nics: Vec::new(),
     };
     (VmId(id), Vm { spec, now })

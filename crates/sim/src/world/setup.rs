@@ -155,6 +155,7 @@ fn machines_of(state: &mut State, schedule: &Schedule) -> Result<(), String> {
             placement: vm::placement(machine.home),
             anti_affinity: None,
             volumes: machine.volumes.iter().map(|volume| volume_id(*volume)).collect(),
+            saves_to: machine.volumes.last().map(|volume| volume_id(*volume)),
             nics: Vec::new(),
         };
         ask(VmsCommand::Create(Box::new(spec)))?;

@@ -90,9 +90,11 @@ impl World {
     pub(super) fn found_guests(&self, machine: usize) -> BTreeMap<VmId, Instance> {
         let found = |(id, guest): (&VmId, &Guest)| {
             let mut instance = guest.instance;
-            // Whether it was asked to go, nobody knows any more.
-            if instance.stage == Stage::Stopping {
-                instance.stage = Stage::Running;
+            // Whether it was asked to go, or is saved, nobody knows any more.
+            match instance.stage {
+                Stage::Stopping => instance.stage = Stage::Running,
+                Stage::Saved => instance.stage = Stage::Sending(Generation(0)),
+                _ => {}
             }
             (*id, instance)
         };
@@ -157,6 +159,10 @@ impl World {
                 self.after(delay, machine, vm, generation, Step::Resume(agents, 0));
             }
             Effect::Stop { vm, generation, save } => {
+                // It has sent all, and runs for a moment before it does so again.
+                if self.stage(machine, vm, generation) == Some(Stage::Saved) {
+                    self.goes_on(machine, vm, generation);
+                }
                 self.set_stage(machine, vm, generation, Stage::Stopping);
                 let delay = self.random_vm.u64(50..1_200) * MS;
                 self.after(delay, machine, vm, generation, Step::Goes(save));
@@ -211,27 +217,48 @@ impl World {
                 if self.stage(machine, vm, generation) != Some(Stage::Stopping) {
                     return;
                 }
-                let how = match save {
-                    true if self.random_vm.u8(..) < 25 => How::Died,
-                    true => How::Saved,
-                    false => How::PoweredOff,
-                };
-                if how == How::Saved {
-                    let known = &mut self.vms[vm_index(vm)].known;
-                    known.image = Some(known.lives);
+                match save.then(|| self.random_vm.u8(..)) {
+                    None => self.guest_ends(machine, vm, generation, How::PoweredOff),
+                    Some(..12) => self.guest_ends(machine, vm, generation, How::Died),
+                    Some(chance) => self.saved(machine, vm, generation, chance >= 25),
                 }
-                self.guest_ends(machine, vm, generation, how);
             }
         }
     }
 
     fn launched(&mut self, machine: usize, vm: VmId, generation: Generation) {
         let Some(Stage::Launched(role)) = self.stage(machine, vm, generation) else { return };
-        if self.random_vm.u8(..) < 10 {
-            return self.guest_ends(machine, vm, generation, How::Died);
+        match self.random_vm.u8(..) {
+            ..10 => return self.guest_ends(machine, vm, generation, How::Died),
+            10..16 if role == Role::Restore => {
+                return self.guest_ends(machine, vm, generation, How::Spoilt);
+            }
+            _ => {}
         }
         self.set_stage(machine, vm, generation, Stage::Ready(role));
         self.tell_runner(machine, &runner::Event::Ready(vm, generation));
+    }
+
+    /// It stands still, its memory saved; or it can't be saved.
+    fn saved(&mut self, machine: usize, vm: VmId, generation: Generation, is_saved: bool) {
+        self.users_go(machine, vm);
+        self.set_stage(machine, vm, generation, Stage::Saved);
+        let known = &mut self.vms[vm_index(vm)].known;
+        known.image = is_saved.then_some(known.lives);
+        let what = if is_saved { "is saved" } else { "can't be saved" };
+        self.tell(|_| format!("{vm} {generation} {what} on node-{}", machine + 1));
+        let event = if is_saved { runner::Event::Saved } else { runner::Event::Failed };
+        self.tell_runner(machine, &event(vm, generation));
+    }
+
+    /// One that stood still writes again, and what was saved of it is worth nothing.
+    fn goes_on(&mut self, machine: usize, vm: VmId, generation: Generation) {
+        self.judge_begin(machine, vm, generation);
+        self.judge_disks(machine, vm, true);
+        self.vms[vm_index(vm)].known.image = None;
+        for volume in self.vms[vm_index(vm)].volumes.clone() {
+            self.users_come(machine, volume);
+        }
     }
 
     /// It runs from now on, and writes.
@@ -248,6 +275,9 @@ impl World {
         }
         let known = &mut self.vms[vm_index(vm)].known;
         known.lives += u64::from(!goes_on);
+        if was == Some(Stage::Saved) {
+            known.image = None;
+        }
         self.set_stage(machine, vm, generation, Stage::Running);
         self.tell(|_| format!("{vm} {generation} runs on node-{}", machine + 1));
         for volume in self.vms[vm_index(vm)].volumes.clone() {
@@ -352,11 +382,15 @@ impl World {
                 }
                 self.after(20 * MS, machine, vm, generation, Step::Resume(agents, tries + 1));
             }
-            Some(Stage::Ready(_) | Stage::Paused(_) | Stage::Sending(_)) if !self.has_disks(machine, vm) => {
+            Some(Stage::Ready(_) | Stage::Paused(_) | Stage::Sending(_) | Stage::Saved)
+                if !self.has_disks(machine, vm) =>
+            {
                 self.guest_ends(machine, vm, generation, How::Died);
             }
             Some(Stage::Ready(role)) => self.begins(machine, vm, generation, role == Role::Incoming),
-            Some(Stage::Paused(_) | Stage::Sending(_)) => self.begins(machine, vm, generation, true),
+            Some(Stage::Paused(_) | Stage::Sending(_) | Stage::Saved) => {
+                self.begins(machine, vm, generation, true);
+            }
             _ => {}
         }
     }

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!  a start       Start(Run) ─ disks that lead nowhere, QEMU stands still ─► Ready        Resume: disks lead to the volumes, it runs
+//!  a save        Stop { save } ─ it stands still, its memory goes to its volume ─► Saved, or Failed: Resume        … End        ([`super::memory`])
+//!  a restore     Start(Restore) ─ as a start, then what was saved is loaded ─► Ready        Resume: what was saved is wiped, disks lead to the volumes, it runs
 //!  a migration   there: Start(Incoming) ─ disks that lead nowhere, QEMU listens ─► Ready        all received ─► answered        Resume: disks lead to the volumes, it runs
 //!                here:  Send ─ QEMU sends, through a wire ─► all sent, and answered ─► disks lead nowhere ─► Paused        … End
 //! ```
@@ -70,9 +72,9 @@ pub(super) enum Order {
 #[derive(Debug)]
 pub(super) struct Watched {
     pub(super) generation: Generation,
-    instance: Instance,
+    pub(super) instance: Instance,
     /// Whether it was ordered to run: only then does it go on by itself after a disk's error.
-    runs: bool,
+    pub(super) runs: bool,
     sends: Option<Sends>,
 }
 
@@ -83,7 +85,7 @@ struct Sends {
     deadline: Instant,
 }
 
-/// One that an earlier run of the agent has left, and how far it surely is: it runs, stands still with all of it elsewhere, or waits for another node's.
+/// One that an earlier run of the agent has left, and how far it surely is: it runs, stands still with all of it elsewhere or saved, was restored, or waits for another node's.
 pub(super) async fn find(id: VmId) -> Option<(Watched, Stage)> {
     let found = async {
         let Some(mut instance) = Instance::find(&places(id)).await? else { return Ok(None) };
@@ -115,18 +117,20 @@ fn stage_of(phase: Phase, role: Role, sending: &Sending) -> Option<Stage> {
     match phase {
         Phase::Running => Some(Stage::Running),
         Phase::New => Some(Stage::Ready(runner::Role::Run)),
-        // To a generation that nobody has: what the ledger says of it now decides.
+        // To a generation that nobody has, or to where it is saved: what the ledger says of it now decides.
         Phase::Sent => Some(Stage::Sending(Generation(0))),
         Phase::Still if matches!(sending, Sending::Failed(_)) => Some(Stage::Sending(Generation(0))),
         Phase::Waiting | Phase::Still if role == Role::Incoming => Some(Stage::Ready(runner::Role::Incoming)),
+        // All of it was looked through before any was given to it. One that waits yet has perhaps not all of it, and is begun anew.
+        Phase::Still if role == Role::Restore => Some(Stage::Ready(runner::Role::Restore)),
         _ => None,
     }
 }
 
 /// The task.
 pub(super) struct One {
-    id: VmId,
-    shared: Shared,
+    pub(super) id: VmId,
+    pub(super) shared: Shared,
     watched: Option<Watched>,
     disks: Disks,
     /// Whose disks were made here.
@@ -136,11 +140,11 @@ pub(super) struct One {
 }
 
 /// What became of an order, or of looking.
-type Seen = Result<Option<How>, VolumesError>;
+pub(super) type Seen = Result<Option<How>, VolumesError>;
 
 impl One {
     pub(super) fn new(id: VmId, shared: Shared, watched: Option<Watched>) -> Self {
-        let known = shared.ledger.now().vms.all.get(&id).map(|vm| vm.spec.volumes.clone());
+        let known = shared.ledger.now().vms.all.get(&id).map(|vm| vm.spec.disks().collect());
         let volumes = watched.as_ref().and(known).unwrap_or_default();
         let disks = Disks::new(Arc::clone(&shared.place));
         Self { id, shared, watched, disks, volumes, starts: None }
@@ -240,14 +244,20 @@ impl One {
         let role = match as_what {
             runner::Role::Run => Role::Run,
             runner::Role::Incoming => Role::Incoming,
-            runner::Role::Restore => return Err(VolumesError::NotYet("what was saved")),
+            runner::Role::Restore => Role::Restore,
         };
         let machine = self.machine(generation).await?;
         let instance = Instance::attach(self.process(machine, role).await?).await?;
         let watched = self.watched.insert(Watched { generation, instance, runs: false, sends: None });
         info!("{} is begun in {generation}", self.id);
-        if role == Role::Incoming {
-            watched.instance.listen().await?;
+        match role {
+            Role::Run => {}
+            Role::Incoming => watched.instance.listen().await?,
+            Role::Restore => {
+                if let Some(spoilt) = self.load(generation).await? {
+                    return Ok(Some(spoilt));
+                }
+            }
         }
         tell(&self.shared.told, Event::Ready(self.id, generation));
         Ok(None)
@@ -268,7 +278,7 @@ impl One {
     /// What is started: what the ledger says of it, on disks that lead nowhere yet.
     async fn machine(&mut self, generation: Generation) -> Result<Machine, VolumesError> {
         let vm = self.known()?;
-        self.volumes.clone_from(&vm.spec.volumes);
+        self.volumes = vm.spec.disks().collect();
         Ok(Machine {
             vm: self.id,
             generation,
@@ -280,22 +290,26 @@ impl One {
         })
     }
 
-    fn known(&self) -> Result<Vm, VolumesError> {
+    pub(super) fn known(&self) -> Result<Vm, VolumesError> {
         self.shared.ledger.now().vms.all.get(&self.id).cloned().ok_or(VolumesError::NoVm(self.id))
     }
 
     /// Has its disks lead somewhere; they are made if there are none.
     async fn lead(&self, vm: &Vm, lead: Lead) -> Result<Vec<Disk>, VolumesError> {
         let state = self.shared.ledger.now();
-        let size = |id: &VolumeId| {
-            let found = state.volumes.get(id).ok_or(VolumesError::NotHere(*id))?;
-            Ok::<_, VolumesError>((*id, found.size_bytes))
+        let size = |id: VolumeId| {
+            let found = state.volumes.get(&id).ok_or(VolumesError::NotHere(id))?;
+            Ok::<_, VolumesError>((id, found.size_bytes))
         };
-        let volumes = vm.spec.volumes.iter().map(size).collect::<Result<_, _>>()?;
+        let volumes = vm.spec.disks().map(size).collect::<Result<_, _>>()?;
         self.disks.lead(volumes, lead).await
     }
 
-    fn of(&mut self, named: Generation) -> Option<&mut Watched> {
+    pub(super) async fn lead_to_volumes(&self, vm: &Vm) -> Result<Vec<Disk>, VolumesError> {
+        self.lead(vm, Lead::Volume).await
+    }
+
+    pub(super) fn of(&mut self, named: Generation) -> Option<&mut Watched> {
         self.watched.as_mut().filter(|watched| watched.generation == named)
     }
 
@@ -310,6 +324,11 @@ impl One {
         let disks = self.lead(&vm, Lead::Volume).await?;
         let Some(watched) = self.of(named) else { return Ok(None) };
         has_its_disks(watched.instance.process().pid(), disks).await?;
+        let is_restored = watched.instance.process().record.role == Role::Restore;
+        if is_restored && watched.instance.phase().await? == Phase::Still {
+            self.use_up(vm.spec.saves_to).await?;
+        }
+        let Some(watched) = self.of(named) else { return Ok(None) };
         watched.instance.resume().await?;
         watched.runs = true;
         info!("{} runs, in {named}", self.id);
@@ -397,7 +416,7 @@ impl One {
 
     async fn stop(&mut self, named: Generation, save: bool) -> Seen {
         if save {
-            return Err(VolumesError::NotYet("saving"));
+            return self.save(named).await;
         }
         let Some(Watched { instance, .. }) = self.of(named) else { return Ok(None) };
         let by_itself = instance.shut_down(SHUT_DOWN_MAX).await?;
@@ -433,7 +452,7 @@ impl One {
 }
 
 /// It was started with numbers of devices (`/dev/dm-N`), and one may have been another device's when it opened it. It does not run with that.
-async fn has_its_disks(pid: Pid, disks: Vec<Disk>) -> Result<(), VolumesError> {
+pub(super) async fn has_its_disks(pid: Pid, disks: Vec<Disk>) -> Result<(), VolumesError> {
     blocking(move || match openers::not_open(pid, disks.iter().map(|disk| disk.path.as_path())) {
         Some(disk) => Err(VolumesError::AtOdds(format!("its QEMU does not have {} open", disk.display()))),
         None => Ok(()),
@@ -498,6 +517,14 @@ mod tests {
         assert_eq!(stage_of(Phase::Still, Role::Incoming, &failed), Some(sent));
         assert_eq!(stage_of(Phase::Still, Role::Incoming, &Sending::Done), Some(waits), "all of it has come");
         assert_eq!(stage_of(Phase::Waiting, Role::Incoming, &Sending::Not), Some(waits));
+        let restored = Stage::Ready(runner::Role::Restore);
+        assert_eq!(stage_of(Phase::Still, Role::Restore, &Sending::Done), Some(restored));
+        assert_eq!(
+            stage_of(Phase::Still, Role::Restore, &failed),
+            Some(sent),
+            "it has run, and was about to be saved again"
+        );
+        assert_eq!(stage_of(Phase::Waiting, Role::Restore, &Sending::Not), None, "perhaps not all has come");
         assert_eq!(stage_of(Phase::Still, Role::Run, &Sending::Not), None, "stopped, and nobody knows why");
         assert_eq!(
             stage_of(Phase::New, Role::Run, &Sending::Not),

@@ -120,6 +120,7 @@ mod tests {
             placement: VmPlacement::Anywhere,
             anti_affinity: None,
             volumes: Vec::new(),
+            saves_to: None,
             nics: vec![nic("8"), nic("9")],
         };
         let found: Vec<_> = wanted(VmId(7), &spec, MacRange::of_cluster(0)).collect();

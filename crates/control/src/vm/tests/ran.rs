@@ -134,6 +134,84 @@ fn a_restored_memory_runs_only_when_the_ledger_says_that_it_is_used_up() {
 }
 
 #[test]
+fn what_is_saved_stands_still_until_the_ledger_has_it_and_then_is_ended() {
+    let mut state = running(VmPlacement::Anywhere);
+    does(&mut state, C::Save);
+    let fresh = || {
+        let mut node = Node { hold: Hold::Users, ..Node::found(ONE, G1, Stage::Running) };
+        assert_eq!(node.says(&state, &Said::Leased), [Effect::Stop { vm: VM, generation: G1, save: true }]);
+        node
+    };
+    let mut node = fresh();
+    assert_eq!(node.looks(&state, Hold::Users), [], "once");
+    let saved = asks(&state, C::Ended(How::Saved));
+    assert_eq!(node.says(&state, &Said::Saved(VM, G1)), std::slice::from_ref(&saved));
+    assert_eq!(node.looks(&state, Hold::Users), [saved], "it stays until the ledger knows");
+    let mut after = state.clone();
+    does(&mut after, C::Ended(How::Saved));
+    assert_eq!(the_vm(&after).saved, Some(G1));
+    assert_eq!(node.looks(&after, Hold::Users), [Effect::End(VM, G1)]);
+    assert_eq!(node.says(&after, &Said::Ended(VM, G1, How::Died)), []);
+
+    // What it was told of its writes is worth nothing once it has lost a volume.
+    let mut lost = fresh();
+    assert_eq!(lost.looks(&state, Hold::Nothing), [Effect::End(VM, G1)]);
+    assert_eq!(lost.says(&state, &Said::Saved(VM, G1)), []);
+    assert_eq!(lost.says(&state, &Said::Ended(VM, G1, How::Died)), [asks(&state, C::Ended(How::Died))]);
+}
+
+#[test]
+fn one_that_cant_be_saved_runs_on_and_is_wanted_running() {
+    let mut state = running(VmPlacement::Anywhere);
+    must(&mut state, &Command::Vms(VmsCommand::Want(VM, Wanted::Saved)));
+    does(&mut state, C::Save);
+    let mut node = Node { hold: Hold::Users, ..Node::found(ONE, G1, Stage::Running) };
+    let _ = node.says(&state, &Said::Leased);
+    assert_eq!(node.says(&state, &Said::Failed(VM, G1)), [asks(&state, C::Cancel)]);
+    does(&mut state, C::Cancel);
+    assert_eq!((the_vm(&state).wanted, the_vm(&state).setbacks), (Wanted::Running, 1));
+    assert_eq!(node.looks(&state, Hold::Users), [Effect::Resume(VM, G1)]);
+    assert_eq!(node.says(&state, &Said::Started(VM, G1)), []);
+    does(&mut state, C::Save);
+    let saves = Effect::Stop { vm: VM, generation: G1, save: true };
+    assert_eq!(node.looks(&state, Hold::Users), [saves], "it may be tried again");
+}
+
+#[test]
+fn an_agent_that_starts_saves_what_stands_still_only_where_that_may_run() {
+    let mut state = running(VmPlacement::Anywhere);
+    does(&mut state, C::Save);
+    let mut node = Node { hold: Hold::Users, ..Node::found(ONE, G1, Stage::Sending(Generation(0))) };
+    assert_eq!(node.looks(&state, Hold::Users), [], "it has no lease yet");
+    let saves = Effect::Stop { vm: VM, generation: G1, save: true };
+    assert_eq!(node.says(&state, &Said::Leased), [saves]);
+}
+
+#[test]
+fn a_memory_that_is_not_whole_is_given_up_and_it_boots() {
+    let mut state = running(VmPlacement::Anywhere);
+    does(&mut state, C::Save);
+    does(&mut state, C::Ended(How::Saved));
+    does(&mut state, C::Place { on: ONE });
+    assert_eq!(the_vm(&state).saved, Some(G1));
+    let mut node = Node::new(ONE);
+    assert_eq!(node.looks(&state, Hold::Users), [Effect::Start(VM, G2, Role::Restore)]);
+    let mut failed = state.clone();
+    does(&mut failed, C::Ended(How::Died));
+    assert_eq!(
+        (the_vm(&failed).phase, the_vm(&failed).saved),
+        (VmPhase::Saved, Some(G1)),
+        "it may be loaded yet"
+    );
+    let spoilt = node.says(&state, &Said::Ended(VM, G2, How::Spoilt));
+    assert_eq!(spoilt, [asks(&state, C::Ended(How::Spoilt))]);
+    does(&mut state, C::Ended(How::Spoilt));
+    assert_eq!((the_vm(&state).phase, the_vm(&state).saved), (VmPhase::Off, None));
+    does(&mut state, C::Place { on: ONE });
+    assert_eq!(the_vm(&state).phase.kind(), VmKind::Starting);
+}
+
+#[test]
 fn a_migration_is_asked_for_step_by_step_on_both_sides() {
     let mut state = running(VmPlacement::Anywhere);
     let mut here = Node { hold: Hold::Users, ..Node::found(ONE, G1, Stage::Running) };

@@ -1,0 +1,180 @@
+//! A virtual machine's memory, saved on the volume that it has for that ([`model::VmSpec::saves_to`]) and loaded from there ([`vm::saved`]).
+//!
+//! Invariants: the volume has no disk in front of it, and only a process of this agent's opens it, for as long as it saves, loads or wipes. It is a user of the volume like any other, and is killed
+//! with them when the volume is lost (`openers`): what it was told of its writes, nobody hears then. What is saved is whole, flushed on every copy, and fits to the
+//! disks: QEMU stands still, has flushed them, and is not let run before the ledger says so. What was loaded is wiped before it runs, beside the ledger's saying that it is used up: so it is
+//! loaded by nobody a second time.
+//!
+//! On failure: what can't be saved runs on when the ledger says so. What is saved and not whole, or another run's, is told as spoilt: it boots from its disks. Whatever else fails is tried again.
+
+use super::super::VolumesError;
+use super::super::place::Place;
+use super::super::shell::blocking;
+use super::one::{One, Seen, has_its_disks};
+use super::tell;
+use ::vm::instance::{InstanceError, Phase, Sending};
+use ::vm::saved::{self, Header, SavedError};
+use control::vm::How;
+use control::vm::runner::Event;
+use model::{Generation, VolumeId};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+/// How long users may take to be let in to the volume, or an earlier try to end, and how often that is looked at.
+const OPEN_MAX: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How long saving or loading may take with hardly any memory, and how much more of it there may be for each second beyond.
+const FEW_BYTES_MAX: Duration = Duration::from_mins(1);
+const BYTES_A_SECOND_MIN: u64 = 8 << 20;
+
+fn bound(memory_bytes: u64) -> Duration {
+    FEW_BYTES_MAX + Duration::from_secs(memory_bytes / BYTES_A_SECOND_MIN)
+}
+
+/// Opens the volume. Control orders that users are let in and what needs that in one step: it is waited for, a little.
+async fn open(place: &Arc<Place>, volume: VolumeId) -> Result<saved::Place, VolumesError> {
+    let deadline = Instant::now() + OPEN_MAX;
+    loop {
+        match open_once(place, volume).await {
+            Err(error) if is_passing(&error) && Instant::now() < deadline => sleep(LOOK_AGAIN).await,
+            done => return done,
+        }
+    }
+}
+
+fn is_passing(error: &VolumesError) -> bool {
+    match error {
+        VolumesError::NotHere(_) => true,
+        VolumesError::Vm(error) => matches!(**error, InstanceError::Saved(SavedError::Busy { .. })),
+        _ => false,
+    }
+}
+
+async fn open_once(place: &Arc<Place>, volume: VolumeId) -> Result<saved::Place, VolumesError> {
+    let device = device(place, volume).await?;
+    let mut keeper = Command::new("/proc/self/exe");
+    keeper.arg("--keep-memory").arg(&device);
+    let opened = saved::Place::open(&device, keeper).await?;
+    // Its number may have been given to another device before it was opened; from then on it is not.
+    if self::device(place, volume).await? == device { Ok(opened) } else { Err(VolumesError::NotHere(volume)) }
+}
+
+async fn device(place: &Arc<Place>, volume: VolumeId) -> Result<PathBuf, VolumesError> {
+    let place = Arc::clone(place);
+    blocking(move || place.own_engine()?.top(volume)?.ok_or(VolumesError::NotHere(volume))).await
+}
+
+/// The process that has the device open ([`saved::keep`]), until whoever began it has no more to do.
+pub(super) fn keep(device: &Path) -> std::io::Result<()> {
+    saved::keep(device)
+}
+
+impl One {
+    /// Saves its memory, and says what has come of it. It stands still then, or runs; what becomes of it is the ledger's.
+    pub(super) async fn save(&mut self, named: Generation) -> Seen {
+        let begun = Instant::now();
+        let event = match self.save_memory(named).await {
+            Ok(Some(header)) => {
+                let (bytes, ms) = (header.bytes, begun.elapsed().as_millis());
+                info!("{} in {named} is saved: {bytes} bytes after {ms} ms", self.id);
+                Event::Saved(self.id, named)
+            }
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                warn!("{} in {named} can't be saved: {}", self.id, crate::chain(&error));
+                let Some(watched) = self.of(named) else { return Ok(None) };
+                if watched.instance.phase().await? == Phase::Off {
+                    return Ok(Some(How::PoweredOff));
+                }
+                if let Sending::Copying(_) | Sending::Finishing = watched.instance.sending().await? {
+                    watched.instance.cancel().await?;
+                }
+                Event::Failed(self.id, named)
+            }
+        };
+        tell(&self.shared.told, event);
+        Ok(None)
+    }
+
+    async fn save_memory(&mut self, named: Generation) -> Result<Option<Header>, VolumesError> {
+        let vm = self.known()?;
+        let volume = vm.spec.saves_to.ok_or(VolumesError::NowhereToSave(self.id))?;
+        let Some(watched) = self.of(named) else { return Ok(None) };
+        let phase = watched.instance.phase().await?;
+        match phase {
+            Phase::Running => {}
+            // An earlier run of the agent has saved it, or was about to. It may have to run for a moment.
+            Phase::Still | Phase::Sent => {
+                let disks = self.lead_to_volumes(&vm).await?;
+                let Some(watched) = self.of(named) else { return Ok(None) };
+                has_its_disks(watched.instance.process().pid(), disks).await?;
+            }
+            _ => return Err(InstanceError::Phase { phase, what: "saved" }.into()),
+        }
+        let mut place = open(&self.shared.place, volume).await?;
+        let Some(watched) = self.of(named) else { return Ok(None) };
+        watched.runs = false;
+        Ok(Some(saved::save(&mut watched.instance, &mut place, bound(vm.spec.memory_bytes)).await?))
+    }
+
+    /// Loads what was saved into one that has just been started for that.
+    pub(super) async fn load(&mut self, named: Generation) -> Seen {
+        let vm = self.known()?;
+        let volume = vm.spec.saves_to.ok_or(VolumesError::NowhereToSave(self.id))?;
+        let Some(saved_in) = vm.saved else {
+            return Err(VolumesError::AtOdds("the ledger does not say what was saved".to_owned()));
+        };
+        let (id, begun) = (self.id, Instant::now());
+        let mut place = open(&self.shared.place, volume).await?;
+        let Some(watched) = self.of(named) else { return Ok(None) };
+        match saved::load(&mut watched.instance, &mut place, saved_in, bound(vm.spec.memory_bytes)).await {
+            Ok(header) => {
+                let (bytes, ms) = (header.bytes, begun.elapsed().as_millis());
+                info!(
+                    "{id} in {named} stands still with what was saved in {saved_in}: {bytes} bytes after {ms} ms"
+                );
+                Ok(None)
+            }
+            Err(InstanceError::Saved(why)) if why.is_final() => {
+                warn!("{id} boots from its disks: what was saved of it in {saved_in} can't be used: {why}");
+                Ok(Some(How::Spoilt))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Wipes what was loaded into one that is about to run.
+    pub(super) async fn use_up(&self, volume: Option<VolumeId>) -> Result<(), VolumesError> {
+        let volume = volume.ok_or(VolumesError::NowhereToSave(self.id))?;
+        Ok(open(&self.shared.place, volume).await?.wipe().await?)
+    }
+}
+
+impl From<SavedError> for VolumesError {
+    fn from(error: SavedError) -> Self {
+        InstanceError::from(error).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_by_itself_is_waited_for() {
+        let path = PathBuf::from("/dev/dm-7");
+        assert!(is_passing(&VolumesError::NotHere(VolumeId(3))));
+        assert!(is_passing(&SavedError::Busy { path: path.clone() }.into()));
+        assert!(!is_passing(&SavedError::Damaged { path }.into()));
+    }
+
+    #[test]
+    fn much_memory_has_more_time() {
+        assert_eq!(bound(1), FEW_BYTES_MAX);
+        assert_eq!(bound(64 << 30), FEW_BYTES_MAX + Duration::from_secs(8192));
+    }
+}
