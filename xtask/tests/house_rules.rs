@@ -28,7 +28,7 @@ const EDGES: [(&str, &[&str]); 22] = [
     ("deploy", &["api", "control", "model", "network", "placement"]),
     ("fabric", &["model", "network"]),
     ("drives", &["model"]),
-    ("cli", &["api", "control", "deploy", "markup", "model", "placement", "template", "vm"]),
+    ("cli", &["api", "control", "deploy", "markup", "model", "network", "placement", "template", "vm"]),
     (
         "hil",
         &[

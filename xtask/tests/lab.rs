@@ -179,7 +179,7 @@ fn the_plain_run_is_good_and_leaves_nothing() {
     let summary = place.summary();
     assert_eq!(summary["good"], true);
     assert_eq!(summary["schema"], "twinrack.hil.summary/1");
-    assert_eq!(summary["suites"].as_array().unwrap().len(), 7);
+    assert_eq!(summary["suites"].as_array().unwrap().len(), 8);
     assert!(
         fs::read_to_string(place.out().join("junit.xml")).unwrap().contains("failures=\"0\" errors=\"0\"")
     );

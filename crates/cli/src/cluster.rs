@@ -69,6 +69,8 @@ pub(crate) enum ClusterError {
     Deployment { error: Box<DeploymentError>, told: String },
     #[error(transparent)]
     NoAgent(NoAgent),
+    #[error("nothing is done: the nodes are not any more as they were when that was confirmed")]
+    Changed,
     /// What an operator must have read first; one line each.
     #[error("nothing is done without --yes:\n{}", .0.trim_end())]
     NeedsYes(String),
@@ -115,6 +117,9 @@ impl From<VmsError> for ClusterError {
 impl ClusterError {
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
+            Self::Deployment { error, .. } if matches!(**error, DeploymentError::Journal(_)) => {
+                Outcome::Unreadable
+            }
             Self::Access(_) | Self::NoTerminal | Self::Write { .. } | Self::Image { .. } => {
                 Outcome::Unreadable
             }
@@ -126,6 +131,7 @@ impl ClusterError {
             | Self::Vms(_)
             | Self::Deployment { .. }
             | Self::NoAgent(_)
+            | Self::Changed
             | Self::NoVm(_)
             | Self::NeedsYes(_)
             | Self::NoVolume(_)
@@ -153,6 +159,7 @@ impl ClusterError {
             Self::Vms(error) => error.help(),
             Self::Image { source, .. } => source.help(),
             Self::Deployment { error, .. } => error.help(),
+            Self::Changed => "give the command again: it shows what would be changed now",
             Self::NoAgent(_) => "add it to the access file, or give the template that the access file is for",
             Self::NoVm(_) => "`twinrack vm list` shows names and ids",
             Self::NeedsYes(_) => "give it again with --yes if that may be",

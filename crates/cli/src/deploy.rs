@@ -17,6 +17,7 @@ use deploy::deployment::{self, DeploymentError, Order, Plan, Wishes};
 use deploy::journal::{Journal, Past};
 use deploy::recorder::{Recorder, Stage};
 use model::{ClusterSpec, DeploymentMode, DriveSerial};
+use network::measure::Machines;
 use progress::Progress;
 use shown::{Done, Failed, Planned};
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
@@ -105,22 +106,20 @@ pub(crate) fn run(args: &DeployArgs) -> io::Result<Outcome> {
         Err(error) => return cluster::tell(&ClusterError::Runtime(error)),
     };
     let deployment = Deployment { args, journal: &journal };
-    let work = deployment.carry_out(spec);
     let done = runtime.block_on(async {
         tokio::select! {
-            done = work => Some(done),
+            done = deployment.carry_out(spec) => Some(done),
             _ = tokio::signal::ctrl_c() => None,
         }
     });
+    // Somebody may be asked yet: nobody waits for the answer.
+    runtime.shutdown_background();
     match done {
         Some(Ok(outcome)) => outcome,
         Some(Err(error)) => cluster::tell(&error),
         None => {
-            writeln!(
-                io::stderr(),
-                "interrupted: what was done stands, and {} says what. Give the command again to go on.",
-                journal.display()
-            )?;
+            let what = "interrupted: what was done stands. Give the command again to go on.";
+            writeln!(io::stderr(), "{what}")?;
             Ok(Outcome::Interrupted)
         }
     }
@@ -143,12 +142,7 @@ impl Deployment<'_> {
         let (agents, machines) = deploy::access(&self.args.access).map_err(ClusterError::Access)?;
         let mut cluster = Cluster::of(spec, &agents).map_err(ClusterError::NoAgent)?;
         let progress = Progress::new();
-        progress.begins("preflight", "looks at every node: hardware, drives, cables, ledger");
-        let look = deployment::look(&mut cluster).await.map_err(stage)?;
-        let wishes = Wishes { wipe: self.args.wipe.iter().cloned().collect() };
-        let planned = deployment::plan(&cluster, &look, &wishes, machines);
-        progress.clear();
-        let plan = planned.map_err(DeploymentError::InTheWay)?;
+        let plan = self.plan(&mut cluster, machines, &progress).await?;
         let only_looks = self.args.validate_only || cluster.spec.mode == DeploymentMode::Validate;
         if only_looks || self.args.stop_after == Until::Preflight {
             let planned = Planned::of(&cluster.spec, &plan);
@@ -158,8 +152,15 @@ impl Deployment<'_> {
         }
         let journal = Journal::open(self.journal).map_err(DeploymentError::Journal)?;
         let past = journal.past().clone();
-        if let Some(answer) = self.confirm(&cluster.spec, &plan, &past)? {
-            return Ok(Ok(answer));
+        show(&cluster.spec, &plan, &past).map_err(ClusterError::Terminal)?;
+        if !plan.changes.is_empty() && !self.args.yes {
+            if !confirmed().await? {
+                return Ok(writeln!(io::stderr(), "nothing was changed").map(|()| Outcome::Violated));
+            }
+            // It may have been a long time: what was confirmed must be what is done.
+            if self.plan(&mut cluster, machines, &progress).await? != plan {
+                return Err(ClusterError::Changed);
+            }
         }
         let order = Order {
             template: deployment::digest(&cluster.spec),
@@ -181,40 +182,58 @@ impl Deployment<'_> {
             }
             Err(error) => {
                 let failed = Failed::of(&past, did, failed_in, order.until, self.journal);
+                if self.args.json {
+                    let text = json(&failed.with(&error));
+                    io::stdout().lock().write_all(text.as_bytes()).map_err(ClusterError::Terminal)?;
+                }
                 Err(ClusterError::Deployment { error: Box::new(error), told: failed.to_string() })
             }
         }
     }
 
-    /// Shows the plan and has it confirmed; an outcome, if it was not.
-    fn confirm(&self, spec: &ClusterSpec, plan: &Plan, past: &Past) -> Result<Option<Outcome>, ClusterError> {
-        let mut out = io::stderr().lock();
-        let terminal = |error| ClusterError::Terminal(error);
-        write!(out, "{}", Planned::of(spec, plan)).map_err(terminal)?;
-        if let Some(since) = past.unfinished_since {
-            let cut_off = past
-                .cut_off_in
-                .as_ref()
-                .map(|step| format!(", cut off in the middle of: {step}"))
-                .unwrap_or_default();
-            writeln!(out, "\ngoes on with the deployment that began at {since}{cut_off}")
-                .map_err(terminal)?;
-        }
-        if plan.changes.is_empty() || self.args.yes {
-            return Ok(None);
-        }
-        if !io::stdin().is_terminal() {
-            return Err(ClusterError::NeedsYes("the changes above would be made\n".to_owned()));
-        }
-        write!(out, "\nMake these changes? [y/N] ").and_then(|()| out.flush()).map_err(terminal)?;
-        let mut answer = String::new();
-        io::stdin().lock().read_line(&mut answer).map_err(terminal)?;
-        if matches!(answer.trim(), "y" | "Y" | "yes") {
-            return Ok(None);
-        }
-        writeln!(out, "nothing was changed").map_err(terminal)?;
-        Ok(Some(Outcome::Violated))
+    /// Looks, and decides what would be done.
+    async fn plan(
+        &self,
+        cluster: &mut Cluster,
+        machines: Machines,
+        progress: &Progress,
+    ) -> Result<Plan, ClusterError> {
+        progress.begins(Stage::Preflight.name(), "looks at every node: hardware, drives, cables, ledger");
+        let looked = deployment::look(cluster).await;
+        progress.clear();
+        let look = looked.map_err(DeploymentError::from)?;
+        let wishes = Wishes { wipe: self.args.wipe.iter().cloned().collect() };
+        Ok(deployment::plan(cluster, &look, &wishes, machines).map_err(DeploymentError::InTheWay)?)
     }
+}
+
+fn show(spec: &ClusterSpec, plan: &Plan, past: &Past) -> io::Result<()> {
+    let mut out = io::stderr().lock();
+    write!(out, "{}", Planned::of(spec, plan))?;
+    let Some(since) = past.unfinished_since else { return Ok(()) };
+    let cut_off = past.cut_off_in.as_ref();
+    let cut_off = cut_off.map(|step| format!(", cut off in the middle of: {step}")).unwrap_or_default();
+    let is_other = past.template.as_ref().is_some_and(|template| *template != deployment::digest(spec));
+    let other = if is_other { ", which was of another template" } else { "" };
+    writeln!(out, "\ngoes on with the deployment that began at {since}{other}{cut_off}")
+}
+
+/// Whether somebody at the terminal says yes. A thread of its own waits for that, so that Ctrl-C is heard meanwhile.
+async fn confirmed() -> Result<bool, ClusterError> {
+    if !io::stdin().is_terminal() {
+        return Err(ClusterError::NeedsYes("the changes above would be made\n".to_owned()));
+    }
+    let asked = tokio::task::spawn_blocking(|| {
+        let mut out = io::stderr().lock();
+        write!(out, "\nMake these changes? [y/N] ").and_then(|()| out.flush())?;
+        let mut answer = String::new();
+        io::stdin().lock().read_line(&mut answer)?;
+        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    });
+    asked
+        .await
+        .map_err(|error| ClusterError::Terminal(io::Error::other(error)))?
+        .map_err(ClusterError::Terminal)
 }
 
 #[cfg(test)]

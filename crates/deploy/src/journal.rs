@@ -22,6 +22,9 @@ use std::path::{Path, PathBuf};
 /// A journal longer than this is none of ours: a run writes some kilobytes.
 const BYTES_MAX: u64 = 64 << 20;
 
+/// How every entry begins.
+const BEGINNING: &[u8] = b"{\"at\":\"";
+
 /// The journal can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
@@ -196,6 +199,10 @@ impl Journal {
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         let failed = |verb| move |source| JournalError::File { verb, path: path.to_owned(), source };
         let is_new = !path.exists();
+        // To open a pipe would wait for whoever writes to it.
+        if !is_new && !path.is_file() {
+            return Err(failed("use")(io::Error::other("it is no file")));
+        }
         let opened = OpenOptions::new().read(true).append(true).create(true).open(path);
         let mut file = opened.map_err(failed("open"))?;
         flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
@@ -206,10 +213,19 @@ impl Journal {
             sync_folder(path).map_err(failed("keep"))?;
         }
         let mut text = Vec::new();
-        (&file).take(BYTES_MAX).read_to_end(&mut text).map_err(failed("read"))?;
+        (&file).take(BYTES_MAX + 1).read_to_end(&mut text).map_err(failed("read"))?;
+        if text.len() as u64 > BYTES_MAX {
+            return Err(failed("read")(io::ErrorKind::FileTooLarge.into()));
+        }
         // Whoever wrote the last line was killed before it was whole.
         let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let entries = entries(path, &text[..whole])?;
+        let rest = &text[whole..];
+        if !rest.iter().zip(BEGINNING).all(|(found, ours)| found == ours) {
+            // Somebody else's: a line of ours begins otherwise.
+            let source = serde::de::Error::custom("it begins otherwise than an entry");
+            return Err(JournalError::NoJournal { path: path.to_owned(), line: entries.len() + 1, source });
+        }
         if whole < text.len() {
             file.set_len(whole as u64).and_then(|()| file.sync_all()).map_err(failed("mend"))?;
             file.seek(SeekFrom::End(0)).map_err(failed("mend"))?;
@@ -228,7 +244,12 @@ impl Journal {
         let failed = |source| JournalError::File { verb: "write to", path: self.path.clone(), source };
         let mut line = serde_json::to_vec(&entry).map_err(|error| failed(error.into()))?;
         line.push(b'\n');
-        (&self.file).write_all(&line).and_then(|()| self.file.sync_data()).map_err(failed)
+        let before = self.file.metadata().map_err(failed)?.len();
+        (&self.file).write_all(&line).and_then(|()| self.file.sync_data()).map_err(|error| {
+            // Half a line would make the next one unreadable. If it can't be taken off either, the next run says so.
+            self.file.set_len(before).ok();
+            failed(error)
+        })
     }
 }
 
@@ -331,9 +352,15 @@ mod tests {
     fn what_is_no_journal_is_let_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("precious");
-        fs::write(&path, "precious\nmore").unwrap();
-        assert!(matches!(Journal::open(&path), Err(JournalError::NoJournal { line: 1, .. })));
-        assert_eq!(fs::read_to_string(&path).unwrap(), "precious\nmore");
+        for precious in ["precious\nmore", "precious", "{\"at\": 7}", "x"] {
+            fs::write(&path, precious).unwrap();
+            assert!(
+                matches!(Journal::open(&path), Err(JournalError::NoJournal { line: 1, .. })),
+                "{precious}"
+            );
+            assert_eq!(fs::read_to_string(&path).unwrap(), precious);
+        }
+        assert!(matches!(Journal::open(folder.path()), Err(JournalError::File { verb: "use", .. })));
         let missing = folder.path().join("no/such");
         assert!(matches!(Journal::open(&missing), Err(JournalError::File { verb: "open", .. })));
     }

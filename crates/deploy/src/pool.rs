@@ -12,6 +12,7 @@
 
 mod choose;
 mod delete;
+mod drives;
 mod grow;
 mod hand_over;
 mod moves;
@@ -21,6 +22,7 @@ mod volume;
 
 pub use choose::{Difference, NoPlace, Voting, breaches, choose, differences, voting};
 pub use delete::delete;
+pub use drives::{add_one_drive, drives};
 pub use grow::{CantGrow, Growth, grow, next_of_growth};
 pub use hand_over::{NoHandOver, hand_over};
 pub use moves::{CantMove, Move, move_copy, next_of_move, remove_drive, replace_drive, volumes_on};
@@ -34,16 +36,13 @@ use crate::journal::JournalError;
 use crate::recorder::Recorder;
 use crate::{Cluster, Member};
 use api::{
-    BeginRequest, ClaimRequest, ClientError, ClusterView, Failure, InviteRequest, JoinRequest,
-    ProposeRequest, VotersRequest,
+    BeginRequest, ClientError, ClusterView, Failure, InviteRequest, JoinRequest, NodeLedger, ProposeRequest,
+    VotersRequest,
 };
-use control::state::Cache;
-use control::{ClusterCommand, Command, State};
+use control::{Command, State};
 use futures_util::future::join_all;
 use model::rules::{self, Rule};
-use model::{
-    DriveClass, DriveId, DriveSerial, Inventory, NodeId, NodeName, PowerCycles, VolumeId, VolumeName,
-};
+use model::{DriveId, DriveSerial, NodeId, NodeName, VolumeId, VolumeName};
 use placement::{Lack, Refused};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -103,6 +102,12 @@ pub enum PoolError {
     /// The cluster has nobody to begin with.
     #[error("the cluster has no node to begin a ledger on")]
     NoNode,
+    /// A node has another cluster's ledger.
+    #[error("{node} has the ledger of another cluster")]
+    OtherCluster {
+        /// Which.
+        node: NodeName,
+    },
     /// Nobody has a ledger.
     #[error("no member that answers has a ledger")]
     NoLedger,
@@ -193,6 +198,9 @@ impl PoolError {
             Self::Rate(_) => "name rates of which the one is no more than the other",
             Self::NoAddress { .. } => "give it an address in the template (management_ip)",
             Self::NoNode => "give the template nodes",
+            Self::OtherCluster { .. } => {
+                "somebody else deploys the same nodes, or they belong to another cluster: `twinrack ledger show` says what each has"
+            }
             Self::NoDrive { .. } => "see that the drive is plugged in and answers",
             Self::NoPlace(NoPlace::Breach(_)) => "report it: the choice of drives broke its own rule",
             Self::NoPlace(NoPlace::Room(Refused::Racks(lacks)))
@@ -254,35 +262,6 @@ pub async fn quorum(
     }
     recorder.step("everybody votes", stage.vote(contact)).await?;
     stage.names(contact).await
-}
-
-/// Takes the drives of each node into the pool. Those of `wipe` are taken whatever they hold, and all of that is lost.
-pub async fn drives(
-    cluster: &Cluster,
-    drives: &BTreeMap<NodeName, BTreeSet<DriveSerial>>,
-    wipe: &BTreeSet<DriveSerial>,
-    recorder: &mut Recorder<'_>,
-) -> Result<(), PoolError> {
-    let (contact, state) = confirmed(&cluster.members, STEP_BOUND).await?;
-    let nodes = newest_ids(&state);
-    for member in cluster.members.iter().filter(|member| member.zone.is_some()) {
-        let serials = drives.get(&member.name).into_iter().flatten();
-        let mut inventory = None;
-        for serial in serials {
-            let node = *nodes.get(&member.name).ok_or(PoolError::NoLedger)?;
-            if inventory.is_none() {
-                inventory = Some(registered(member, STEP_BOUND).await?);
-            }
-            let Some(inventory) = &inventory else { continue };
-            let claim = name_and_claim(contact, (member, node), inventory, (serial, wipe.contains(serial)));
-            let step = async {
-                let did = claim.await?.then(|| format!("drive {serial} of {} was added", member.name));
-                Ok::<_, PoolError>(((), did))
-            };
-            recorder.step(format!("drive {serial} of {}", member.name), step).await?;
-        }
-    }
-    Ok(())
 }
 
 /// Everybody's id: the last under a name is the present one.
@@ -378,6 +357,12 @@ impl<'a> Stage<'a> {
 
     async fn join(&self, contact: &Member, member: &Member) -> Step<()> {
         let mut did = None;
+        if let (NodeLedger::Open(own), NodeLedger::Open(ours)) =
+            (member.client.ledger().await?, contact.client.ledger().await?)
+            && own.cluster != ours.cluster
+        {
+            return Err(PoolError::OtherCluster { node: member.name.clone() });
+        }
         if view(member).await?.is_none() {
             let invite = InviteRequest { node: member.name.clone(), zone: member.zone.clone() };
             let what = format!("an invitation for {}", member.name);
@@ -437,83 +422,6 @@ impl<'a> Stage<'a> {
             of_node.or(witness).ok_or_else(|| PoolError::NoAddress { node: member.name.clone() })?;
         Ok(SocketAddr::new(IpAddr::V4(address), self.agent_port))
     }
-}
-
-/// Takes one more drive of a node into the pool, and gives its id. One that is refused, as it holds something, does not stay in the ledger.
-///
-/// `wipe`: it is taken whatever it holds, and all of that is lost.
-pub async fn add_one_drive(
-    members: &[Member],
-    member: &Member,
-    (serial, wipe): (&DriveSerial, bool),
-    bound: Duration,
-) -> Result<DriveId, PoolError> {
-    let (contact, before) = confirmed(members, bound).await?;
-    // The last id under a name is the present one.
-    let node = before.nodes.iter().filter(|(_, node)| node.name == member.name).map(|(id, _)| *id).max();
-    let node = node.ok_or(PoolError::NoLedger)?;
-    let inventory = registered(member, bound).await?;
-    let claimed = name_and_claim(contact, (member, node), &inventory, (serial, wipe)).await;
-    let (_, state) = confirmed(members, bound).await?;
-    let found = state.drives.iter().find(|(_, drive)| drive.serial == *serial).map(|(id, _)| *id);
-    if let (Err(PoolError::NotClaimed { .. }), Some(drive)) = (&claimed, found)
-        && !before.drives.contains_key(&drive)
-    {
-        // Nothing may be put on it.
-        remove_drive(members, drive, bound).await?;
-    }
-    claimed?;
-    found.ok_or_else(|| PoolError::NoDrive { node: member.name.clone(), serial: serial.clone() })
-}
-
-/// What a node has, once it takes part in the ledger in this boot.
-async fn registered(member: &Member, bound: Duration) -> Result<Inventory, PoolError> {
-    let what = format!("{} to register", member.name);
-    until(member, &what, bound, |view| {
-        view.state.nodes.get(&view.node).is_some_and(|node| node.boot.is_some())
-    })
-    .await?;
-    Ok(member.client.inventory().await?)
-}
-
-/// Names a drive in the ledger, if it is not, and has its node claim it; whether it was new.
-async fn name_and_claim(
-    contact: &Member,
-    (member, node): (&Member, NodeId),
-    inventory: &Inventory,
-    (serial, wipe): (&DriveSerial, bool),
-) -> Result<bool, PoolError> {
-    let command = add_drive(&member.name, node, inventory, serial)?;
-    let has = |state: &State| state.drives.values().any(|drive| drive.serial == *serial);
-    let what = format!("drive {serial} of {} in the ledger", member.name);
-    let is_new = settle(contact, &what, STEP_BOUND, &Command::Cluster(command), has).await?;
-    // The node must have heard of it before it can claim it.
-    until(member, &what, STEP_BOUND, |view| has(&view.state)).await?;
-    let claim = ClaimRequest { serial: serial.clone(), wipe };
-    match insist(&format!("drive {serial} to be claimed"), || member.client.claim(&claim)).await {
-        Err(PoolError::Ask(source)) if says(&source, NOT_CLAIMED) => {
-            Err(PoolError::NotClaimed { serial: serial.clone(), source: Box::new(source) })
-        }
-        claimed => claimed.map(|()| is_new),
-    }
-}
-
-/// The command that names a drive in the ledger. Nobody reads how often it was switched on: its node registers that, and the ledger
-/// takes only counts that are not lower, so it begins at 0.
-fn add_drive(
-    name: &NodeName,
-    node: NodeId,
-    inventory: &Inventory,
-    serial: &DriveSerial,
-) -> Result<ClusterCommand, PoolError> {
-    let drive = inventory.drives.iter().find(|drive| drive.serial == *serial);
-    let drive = drive.ok_or_else(|| PoolError::NoDrive { node: name.clone(), serial: serial.clone() })?;
-    // An NVMe drive's cache is turned off when it is claimed, and again before each leg is given out; where that can't be, no leg is.
-    // Of others, what nobody knows to be safe may forget.
-    let is_safe = drive.class == DriveClass::Nvme || drive.volatile_write_cache == Some(false);
-    let cache = if is_safe { Cache::Safe } else { Cache::Volatile };
-    let (serial, size_bytes) = (serial.clone(), drive.size_bytes);
-    Ok(ClusterCommand::AddDrive { node, serial, size_bytes, cache, power_cycles: PowerCycles(0) })
 }
 
 /// Waits until a member's view is as wanted.

@@ -1,11 +1,12 @@
 //! What stages make of what agents say.
 
+use super::drives::add_drive;
 use super::*;
-use control::state::Settings;
-use control::{LegRef, VolumeCommand};
+use control::state::{Cache, Settings};
+use control::{ClusterCommand, LegRef, VolumeCommand};
 use model::{
-    BootId, CpuInfo, Drive, DriveClass, KernelInfo, LegId, MacRange, MapSequence, MemoryInfo, Mirror,
-    Provision, VolumeId,
+    BootId, CpuInfo, Drive, DriveClass, Inventory, KernelInfo, LegId, MacRange, MapSequence, MemoryInfo,
+    Mirror, PowerCycles, Provision, VolumeId,
 };
 
 fn member_view(

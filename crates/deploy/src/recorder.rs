@@ -179,13 +179,15 @@ impl<'a> Recorder<'a> {
         let ms = milliseconds(begun);
         match result {
             Ok((found, did)) => {
-                self.write(&step, StepIs::Done { ms, did: did.clone() })?;
+                // It was done, whether that can be written down or not.
                 self.did.extend(did.clone());
+                self.write(&step, StepIs::Done { ms, did: did.clone() })?;
                 (self.told)(&Told::Done { stage, step, ms, did });
                 Ok(found)
             }
             Err(error) => {
-                self.write(&step, StepIs::Failed { ms, why: chain(&error) })?;
+                // What it failed with is worth more than that this can't be written down.
+                self.write(&step, StepIs::Failed { ms, why: chain(&error) }).ok();
                 Err(error)
             }
         }

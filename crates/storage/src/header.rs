@@ -218,6 +218,9 @@ pub enum Refused {
         /// What was wanted.
         wanted: DriveHeader,
     },
+    /// It is mounted, or something stands on it.
+    #[error("the system uses the drive: it is mounted, or something stands on it")]
+    InUse,
     /// A header that can't be read: it may hold legs.
     #[error("the drive belonged to a pool; say `wipe` to lose what it holds")]
     Unreadable(#[source] HeaderError),

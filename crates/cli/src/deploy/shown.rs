@@ -1,7 +1,7 @@
 //! What is shown of a deployment: what would be changed, what was, and what a failure leaves. Pure.
 
 use crate::shown::VERSION;
-use deploy::deployment::{Change, Plan};
+use deploy::deployment::{Change, DeploymentError, Plan};
 use deploy::journal::Past;
 use deploy::recorder::{Stage, StageTook};
 use model::ClusterSpec;
@@ -165,8 +165,14 @@ fn or_none(names: &[String]) -> String {
 }
 
 /// What a failure leaves.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub(super) struct Failed {
+    version: u32,
+    /// What it failed with, and what to do about that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    help: Option<&'static str>,
     did: Vec<String>,
     not: Vec<&'static str>,
     journal: String,
@@ -176,19 +182,27 @@ impl Failed {
     pub(super) fn of(past: &Past, did: Vec<String>, failed_in: Stage, until: Stage, journal: &Path) -> Self {
         let not = Stage::ALL.into_iter().filter(|stage| *stage >= failed_in && *stage <= until);
         let did = past.did.iter().cloned().chain(did).collect();
-        Self { did, not: not.map(Stage::name).collect(), journal: journal.display().to_string() }
+        let (not, journal) = (not.map(Stage::name).collect(), journal.display().to_string());
+        Self { version: VERSION, error: None, help: None, did, not, journal }
+    }
+
+    /// The same, with what it failed with, for programs.
+    pub(super) fn with(&self, error: &DeploymentError) -> Self {
+        let (did, not, journal) = (self.did.clone(), self.not.clone(), self.journal.clone());
+        let (error, help) = (Some(error.to_string()), Some(error.help()));
+        Self { version: VERSION, error, help, did, not, journal }
     }
 }
 
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.did.is_empty() {
-            writeln!(f, "nothing was changed so far")?;
+            writeln!(f, "no step has changed anything so far")?;
         } else {
             writeln!(f, "done so far:")?;
             self.did.iter().try_for_each(|did| writeln!(f, "  {did}"))?;
         }
-        writeln!(f, "not done: {}", self.not.join(", "))?;
+        writeln!(f, "not done: {}; of the step that failed a part may have been done", self.not.join(", "))?;
         write!(
             f,
             "to go on: see to what is said above and give the command again; what is done is found and let alone. The journal is {}",

@@ -11,11 +11,16 @@ use model::{Inventory, NodeName};
 use network::Op;
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
 /// How long the first neighbours may take to be heard: switches announce themselves every 30 s (IEEE 802.1AB-2016, 9.2.5.7), and new neighbours at once.
 pub(super) const NEIGHBOURS_PATIENCE: Duration = Duration::from_secs(35);
 /// How long a ledger that is there may take to say what it says.
 const LEDGER_BOUND: Duration = Duration::from_secs(30);
+
+/// How long nodes of a cluster may take until their links are as they were planned.
+const LINKS_BOUND: Duration = Duration::from_secs(15);
+const LINKS_POLL: Duration = Duration::from_millis(500);
 
 /// What there is.
 #[derive(Debug)]
@@ -59,6 +64,19 @@ pub async fn look(cluster: &mut Cluster) -> Result<Look, DeployError> {
         None
     };
     let cabling = cabling(cluster, NEIGHBOURS_PATIENCE).await?;
-    let links = read_back(cluster).await.map_err(|error| chain(&error));
+    let links = links(cluster, ledger.is_some()).await;
     Ok(Look { inventories, contents, cabling, links, ledgers, ledger })
+}
+
+/// What links lack. Nodes that are part of a cluster make them by themselves, after a start or a drift: that is waited for.
+async fn links(cluster: &Cluster, is_cluster: bool) -> Result<Vec<(NodeName, Vec<Op>)>, String> {
+    let deadline = Instant::now() + LINKS_BOUND;
+    loop {
+        let lack = read_back(cluster).await.map_err(|error| chain(&error))?;
+        let is_made = lack.iter().all(|(_, ops)| ops.is_empty());
+        if is_made || !is_cluster || Instant::now() >= deadline {
+            return Ok(lack);
+        }
+        sleep(LINKS_POLL).await;
+    }
 }

@@ -263,8 +263,13 @@ async fn round_trips(cluster: &Cluster, machines: Machines) -> Step<Vec<String>>
     let ways: Vec<Way> = trips.iter().filter_map(way).collect();
     let judged = latency::judge(&ways, machines);
     let lost = trips.iter().filter(|trip| !trip.is_complete()).map(said);
-    let wrong =
-        lost.chain(judged.findings.iter().map(|finding| format!("{finding} ({})", finding.id()))).collect();
+    let far: Vec<String> =
+        judged.findings.iter().map(|finding| format!("{finding} ({})", finding.id())).collect();
+    // What emulated machines take is their host's: who deploys on them is told, and not refused.
+    let (wrong, worth): (Vec<_>, Vec<_>) = match machines {
+        Machines::Real => (lost.chain(far).collect(), Vec::new()),
+        Machines::Emulated => (lost.collect(), far),
+    };
     unless(
         wrong,
         "the racks are too far from each other",
@@ -275,7 +280,8 @@ async fn round_trips(cluster: &Cluster, machines: Machines) -> Step<Vec<String>>
     let figures = between.zip(p99).map(|(median, p99)| {
         format!("round trips between the racks: median of the slowest way {median} µs, worst 99th percentile {p99} µs")
     });
-    Ok((figures.into_iter().collect(), None))
+    let worth = worth.into_iter().map(|far| format!("note: {far}"));
+    Ok((figures.into_iter().chain(worth).collect(), None))
 }
 
 async fn bandwidth_between(cluster: &Cluster, machines: Machines) -> Step<Vec<String>> {

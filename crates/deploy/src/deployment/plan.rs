@@ -122,6 +122,10 @@ pub fn plan(cluster: &Cluster, look: &Look, wishes: &Wishes, machines: Machines)
         },
         Clone::clone,
     );
+    if let Some(ledger) = ledger {
+        what_serves(cluster, look, ledger, &links, &mut way);
+        way.others.extend(fates.iter().filter_map(|fate| erased(fate, ledger)));
+    }
     let volumes = volumes(&cluster.spec, &fates, ledger, &mut way);
     if !way.is_nothing() {
         return Err(way);
@@ -174,6 +178,52 @@ pub fn plan(cluster: &Cluster, look: &Look, wishes: &Wishes, machines: Machines)
 
 fn has_ledger(look: &Look, member: &Member) -> bool {
     matches!(look.ledgers.get(&member.name), Some(NodeLedger::Open(_)))
+}
+
+/// What a deployment does not do to a cluster that is there already: its ledger goes over its networks, and users may be on its volumes.
+fn what_serves(
+    cluster: &Cluster,
+    look: &Look,
+    ledger: &State,
+    links: &[(NodeName, Vec<Op>)],
+    way: &mut InTheWay,
+) {
+    let members = cluster.members.iter().filter(|member| has_ledger(look, member));
+    for member in members {
+        let ops = links.iter().find(|(node, _)| *node == member.name).map_or(0, |(_, ops)| ops.len());
+        if ops > 0 {
+            let what = format!(
+                "{ops} changes of {}'s links are asked for, and it is part of a cluster that runs on them",
+                member.name
+            );
+            let help = "give the template that the cluster was deployed with; `twinrack verify` says whether its links are as planned";
+            way.others.push((what, help));
+        }
+    }
+    let without = cluster.members.iter().filter(|member| !has_ledger(look, member));
+    for name in without.map(|member| &member.name) {
+        // The last under a name is the present one. One that was invited and has not joined has never registered.
+        let known = ledger.nodes.values().rfind(|node| node.name == *name);
+        if known.is_some_and(|node| node.boot.is_some()) {
+            let what = format!("{name} is in the ledger, and has none itself");
+            way.others.push((what, "`twinrack ledger rejoin` brings it back"));
+        } else if !ledger.volumes.is_empty() {
+            let what = format!("{name} is not in the ledger of a cluster that has volumes");
+            way.others.push((what, "a deployment adds no nodes to a cluster that serves"));
+        }
+    }
+}
+
+/// A drive that is blank, and copies of volumes were on it.
+fn erased(fate: &Fate, ledger: &State) -> Option<(String, &'static str)> {
+    let serial = &fate.drive.serial;
+    let drive = ledger.drives.iter().find(|(_, drive)| drive.serial == *serial).map(|(id, _)| *id)?;
+    let has_legs =
+        ledger.volumes.values().flat_map(|volume| volume.legs.values()).any(|leg| leg.drive == drive);
+    let what =
+        format!("drive {serial} of {} is blank, and the ledger has copies of volumes on it", fate.node);
+    let help = "`twinrack drive replace` makes them anew on other drives";
+    (has_legs && !fate.is_ours).then_some((what, help))
 }
 
 /// The ledger that there is, if it is this cluster's and can be used.
@@ -291,7 +341,10 @@ impl Fate {
         let rule: &Rule = rules::DRIVE_FOREIGN_DATA;
         let Self { node, drive: Drive { serial, .. }, .. } = self;
         let message = format!("drive {serial} of {node} is not taken: it holds {}", self.held());
-        let help = format!("{}; if it may be lost: --wipe {serial}", rule.help);
+        let help = match &self.holds {
+            Holds::Unread { .. } => "see why it can't be read, or take it out of the node".to_owned(),
+            _ => format!("{}; if it may be lost: --wipe {serial}", rule.help),
+        };
         Some(Diagnostic {
             rule: rule.id,
             severity: rule.severity,
@@ -315,14 +368,16 @@ impl Fate {
 }
 
 fn fates(look: &Look, wishes: &Wishes) -> Vec<Fate> {
-    let ours: BTreeSet<&String> = look
-        .ledgers
-        .values()
-        .filter_map(|ledger| if let NodeLedger::Open(open) = ledger { Some(&open.cluster) } else { None })
-        .collect();
     let ledger = look.ledger.as_ref().and_then(|ledger| ledger.as_ref().ok());
-    let named: BTreeSet<&DriveSerial> =
-        ledger.into_iter().flat_map(|state| state.drives.values().map(|drive| &drive.serial)).collect();
+    // By its header, by the ledger, and in the node that the ledger says: nothing less makes it ours.
+    let is_ours = |node: &NodeName, serial: &DriveSerial, holds: &Holds| {
+        let (Holds::Pool { cluster, drive }, Some(state)) = (holds, ledger) else { return false };
+        let is_cluster =
+            |found: &NodeLedger| matches!(found, NodeLedger::Open(open) if open.cluster == *cluster);
+        let named = state.drives.get(drive).filter(|named| named.serial == *serial);
+        let home = named.and_then(|named| state.nodes.get(&named.node));
+        home.is_some_and(|home| home.name == *node) && look.ledgers.values().any(is_cluster)
+    };
     let mut fates = Vec::new();
     for (node, contents) in &look.contents {
         let drives = look.inventories.get(node).into_iter().flat_map(|inventory| &inventory.drives);
@@ -330,8 +385,7 @@ fn fates(look: &Look, wishes: &Wishes) -> Vec<Fate> {
             let holds =
                 contents.iter().find(|found| found.serial == drive.serial).map(|found| found.holds.clone());
             let holds = holds.unwrap_or_else(|| Holds::Unread { why: "nobody said".to_owned() });
-            let is_known = named.contains(&drive.serial);
-            let is_ours = matches!(&holds, Holds::Pool { cluster, .. } if ours.contains(cluster)) && is_known;
+            let is_ours = is_ours(node, &drive.serial, &holds);
             let wipe = wishes.wipe.contains(&drive.serial);
             fates.push(Fate { node: node.clone(), drive: drive.clone(), holds, wipe, is_ours });
         }

@@ -191,10 +191,62 @@ fn a_drive_that_was_named_and_not_claimed_is_gone_on_with() {
     let cluster = cluster();
     let first = planned(&cluster, &blank(&cluster), &[]).unwrap();
     let mut look = done(&cluster, &first);
+    ledger(&mut look).volumes.clear();
     set(&mut look, "a1", 1, Holds::Nothing {});
     let changes = planned(&cluster, &look, &[]).unwrap().changes;
-    assert_eq!(changes.len(), 1, "{changes:?}");
-    assert!(changes[0].what.starts_with("take drive a1-1 "), "{changes:?}");
+    let pool: Vec<_> = changes.iter().filter(|change| change.stage == Stage::Pool).collect();
+    assert_eq!(pool.len(), 1, "{changes:?}");
+    assert!(pool[0].what.starts_with("take drive a1-1 "), "{changes:?}");
+}
+
+#[test]
+fn a_drive_that_was_named_anew_and_not_wiped_yet_is_wiped_once_more() {
+    let cluster = cluster();
+    let first = planned(&cluster, &blank(&cluster), &[]).unwrap();
+    let mut look = done(&cluster, &first);
+    ledger(&mut look).volumes.clear();
+    // It was another of this cluster's before.
+    set(&mut look, "a1", 1, Holds::Pool { cluster: OURS.to_owned(), drive: DriveId(99) });
+    assert!(planned(&cluster, &look, &[]).is_err());
+    let serial = "a1-1".parse().unwrap();
+    assert_eq!(planned(&cluster, &look, &[&serial]).unwrap().wipe, BTreeSet::from([serial]));
+}
+
+#[test]
+fn a_blank_drive_that_had_copies_is_in_the_way() {
+    let cluster = cluster();
+    let first = planned(&cluster, &blank(&cluster), &[]).unwrap();
+    let mut look = done(&cluster, &first);
+    let with_legs = ledger(&mut look).volumes.values().next().unwrap().legs.values().next().unwrap().drive;
+    let serial = ledger(&mut look).drives[&with_legs].serial.clone();
+    for contents in look.contents.values_mut() {
+        for found in contents.iter_mut().filter(|found| found.serial == serial) {
+            found.holds = Holds::Nothing {};
+        }
+    }
+    let refused = planned(&cluster, &look, &[]).unwrap_err().to_string();
+    assert!(refused.contains("is blank, and the ledger has copies of volumes on it"), "{refused}");
+}
+
+#[test]
+fn what_serves_is_not_changed_under_its_users() {
+    let cluster = cluster();
+    let first = planned(&cluster, &blank(&cluster), &[]).unwrap();
+    let mut look = done(&cluster, &first);
+    look.links = blank(&cluster).links;
+    let refused = planned(&cluster, &look, &[]).unwrap_err();
+    assert_eq!(refused.others.len(), 3, "{refused}");
+    // A node that lost its ledger, and one that never had one.
+    let mut look = done(&cluster, &first);
+    look.ledgers.insert("b1".parse().unwrap(), NodeLedger::None {});
+    let lost = planned(&cluster, &look, &[]).unwrap_err().to_string();
+    assert!(lost.contains("b1 is in the ledger, and has none itself"), "{lost}");
+    let b1 = ledger(&mut look).nodes.values_mut().find(|node| node.name.as_str() == "b1").unwrap();
+    b1.boot = None;
+    let never = planned(&cluster, &look, &[]).unwrap_err().to_string();
+    assert!(never.contains("b1 is not in the ledger of a cluster that has volumes"), "{never}");
+    ledger(&mut look).volumes.clear();
+    assert!(planned(&cluster, &look, &[]).is_ok(), "it was invited, and whoever deployed was killed");
 }
 
 #[test]

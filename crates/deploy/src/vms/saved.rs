@@ -52,9 +52,7 @@ impl NotSaved {
     /// What to do about it.
     pub const fn help(&self) -> &'static str {
         match self {
-            Self::Nowhere => {
-                "stop it: `twinrack vm stop`; one that is made with `--can-be-saved` has a volume for its memory"
-            }
+            Self::Nowhere => "stop it: `twinrack vm stop`",
             Self::TooSmall { .. } => "make the volume larger: `twinrack volume grow`",
             Self::Name(_) => "give it a shorter name",
             Self::NotRunning { .. } => "`twinrack vm list` shows what is running",

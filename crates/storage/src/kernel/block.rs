@@ -57,13 +57,13 @@ impl Block {
         Ok(Self { file: file.map_err(failed("open", path))?, path: path.to_owned() })
     }
 
-    /// Whether the system uses a block device or a part of it: mounted, or something stands on it. The kernel then refuses to let another have it for itself
+    /// Has a block device for itself, as long as what this gives lives; `None`: the system uses it or a part of it, as it is mounted or something stands on it
     /// (`O_EXCL`, open(2); `bd_may_claim` of the kernel's block/bdev.c).
-    pub(super) fn is_in_use(path: &Path) -> Result<bool, FileError> {
+    pub(super) fn hold(path: &Path) -> Result<Option<File>, FileError> {
         let flags = i32::try_from((OFlags::EXCL | OFlags::CLOEXEC).bits()).unwrap_or(0);
         match File::options().read(true).custom_flags(flags).open(path) {
-            Ok(_) => Ok(false),
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(true),
+            Ok(held) => Ok(Some(held)),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(None),
             Err(error) => Err(failed("open", path)(error)),
         }
     }

@@ -189,11 +189,15 @@ pub enum Contents {
 
 /// Looks at a drive's beginning and end.
 fn examine(drive: &Block) -> Result<Content, FileError> {
-    let len = usize::try_from(drive.len_bytes()?).unwrap_or(usize::MAX);
+    let [(first_at, first), (last_at, last)] = ends(drive)?;
+    Ok(header::examine(&drive.read(first_at, first)?, &drive.read(last_at, last)?))
+}
+
+/// Where a drive's beginning and its end are, and how long they are: whole blocks.
+fn ends(drive: &Block) -> Result<[(u64, usize); 2], FileError> {
+    let len = usize::try_from(drive.len_bytes()?).unwrap_or(usize::MAX) / 4096 * 4096;
     let looked = EXAMINED_BYTES.min(len);
-    let first = drive.read(0, looked)?;
-    let last = drive.read((len - looked) as u64 / 4096 * 4096, looked)?;
-    Ok(header::examine(&first, &last))
+    Ok([(0, looked), ((len - looked) as u64, looked)])
 }
 
 /// This node's storage in the kernel.
@@ -223,17 +227,29 @@ impl Engine {
         Self { bugs, ..self }
     }
 
-    /// Writes a drive's header, unless it holds what may not be lost.
+    /// Writes a drive's header, unless it holds what may not be lost or the system uses it. Of what is wiped no mark stays: neither its beginning nor its end would say what it was.
     pub fn claim(
         &self,
         path: &std::path::Path,
         header: DriveHeader,
         wipe: bool,
     ) -> Result<Claim, ClaimError> {
+        let refused = |source| ClaimError::Refused { path: path.display().to_string(), source };
         let drive = Block::open(path)?;
-        let claim = header::claim(&examine(&drive)?, header, wipe)
-            .map_err(|source| ClaimError::Refused { path: path.display().to_string(), source })?;
+        // One that is ours already is used by us.
+        if header::claim(&examine(&drive)?, header, wipe).map_err(refused)? == Claim::Done {
+            return Ok(Claim::Done);
+        }
+        // Nobody mounts it meanwhile. What it holds by now is what counts.
+        let Some(_held) = Block::hold(path)? else { return Err(refused(Refused::InUse)) };
+        let content = examine(&drive)?;
+        let claim = header::claim(&content, header, wipe).map_err(refused)?;
         if claim == Claim::Write {
+            if content != Content::Blank {
+                for (at, len) in ends(&drive)? {
+                    drive.write(at, &vec![0; len])?;
+                }
+            }
             drive.write_and_check(0, &header.encode())?;
         }
         Ok(claim)
@@ -243,7 +259,7 @@ impl Engine {
     pub fn contents(&self, path: &std::path::Path) -> Result<Contents, StepError> {
         match examine(&Block::open_to_read(path)?)? {
             content @ Content::Pool(_) => Ok(Contents::Holds(content)),
-            _ if Block::is_in_use(path)? => Ok(Contents::InUse),
+            _ if Block::hold(path)?.is_none() => Ok(Contents::InUse),
             content => Ok(Contents::Holds(content)),
         }
     }

@@ -16,9 +16,16 @@ pub(super) fn drive_folder(serial: &DriveSerial) -> Result<PathBuf, StepError> {
     found.ok_or_else(|| StepError::Missing { what: format!("drive {serial}") })
 }
 
-/// Whether that is the folder of the drive with that serial number.
+/// Whether that is the folder of the drive with that serial number: of an NVMe, a virtio or a SCSI one (SPC-4, 7.8.15: the page has four bytes before the number). A path below a multipath
+/// device is none.
 fn is_drive(folder: &Path, serial: &DriveSerial) -> bool {
-    sysfs::read_if_there(&folder.join("device/serial")).is_some_and(|found| found.trim() == serial.as_str())
+    if sysfs::read_if_there(&folder.join("hidden")).as_deref() == Some("1") {
+        return false;
+    }
+    let page = std::fs::read(folder.join("device/vpd_pg80")).unwrap_or_default();
+    let of_page = String::from_utf8_lossy(page.get(4..).unwrap_or_default()).into_owned();
+    let said = ["device/serial", "serial"].map(|file| sysfs::read_if_there(&folder.join(file)));
+    said.into_iter().flatten().chain([of_page]).any(|found| found.trim() == serial.as_str())
 }
 
 pub(super) fn drive(serial: &DriveSerial) -> Result<PathBuf, StepError> {
