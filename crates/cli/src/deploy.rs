@@ -141,8 +141,7 @@ impl Deployment<'_> {
         deploy::place_witness(&mut spec).map_err(stage)?;
         let (agents, machines) = deploy::access(&self.args.access).map_err(ClusterError::Access)?;
         let mut cluster = Cluster::of(spec, &agents).map_err(ClusterError::NoAgent)?;
-        let progress = Progress::new();
-        let plan = self.plan(&mut cluster, machines, &progress).await?;
+        let plan = self.plan(&mut cluster, machines).await?;
         let only_looks = self.args.validate_only || cluster.spec.mode == DeploymentMode::Validate;
         if only_looks || self.args.stop_after == Until::Preflight {
             let planned = Planned::of(&cluster.spec, &plan);
@@ -158,7 +157,7 @@ impl Deployment<'_> {
                 return Ok(writeln!(io::stderr(), "nothing was changed").map(|()| Outcome::Violated));
             }
             // It may have been a long time: what was confirmed must be what is done.
-            if self.plan(&mut cluster, machines, &progress).await? != plan {
+            if self.plan(&mut cluster, machines).await? != plan {
                 return Err(ClusterError::Changed);
             }
         }
@@ -168,6 +167,7 @@ impl Deployment<'_> {
             agent_port: self.args.agent_port,
             machines,
         };
+        let progress = Progress::new();
         let mut recorder = Recorder::new(Some(journal), |told| progress.told(told));
         let result = deployment::deploy(&cluster, &plan, &order, &mut recorder).await;
         let (did, stages, failed_in) =
@@ -192,12 +192,8 @@ impl Deployment<'_> {
     }
 
     /// Looks, and decides what would be done.
-    async fn plan(
-        &self,
-        cluster: &mut Cluster,
-        machines: Machines,
-        progress: &Progress,
-    ) -> Result<Plan, ClusterError> {
+    async fn plan(&self, cluster: &mut Cluster, machines: Machines) -> Result<Plan, ClusterError> {
+        let progress = Progress::new();
         progress.begins(Stage::Preflight.name(), "looks at every node: hardware, drives, cables, ledger");
         let looked = deployment::look(cluster).await;
         progress.clear();

@@ -37,7 +37,7 @@ pub use access::{AccessError, NoAgent, access};
 pub use cabling::{Cabling, cabling};
 pub use cluster::{Cluster, Member, place_witness};
 pub use isolation::{Crossing, crossings};
-pub use mesh::{MeshProbe, Networks, Over, RoundTrip, mesh};
+pub use mesh::{MeshProbe, Networks, Over, RoundTrip, mesh, storage_ways};
 pub use network_stage::{NetworkApplied, NetworkStage, network, plan_for, read_back, start_paths};
 pub use throughput::{Load, StoragePath, Transfer};
 

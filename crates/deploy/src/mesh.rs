@@ -5,6 +5,7 @@ use api::{PingAnswer, PingRequest};
 use futures_util::future::try_join_all;
 use model::rules::{self, Rule};
 use model::{ClusterSpec, Mtu, Node, NodeName, Priority, StorageNetwork, StorageNetworkIndex};
+use network::measure::latency::Way;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -218,4 +219,20 @@ fn request(way: &Probe, probe: MeshProbe, peers: u32) -> PingRequest {
         priority: way.priority,
         deadline_ms: SLACK_MS + u32::from(probe.count) * (PROBE_MS + peers * INTERVAL_US / 1000),
     }
+}
+
+/// What of a mesh is judged: its ways on storage networks.
+pub fn storage_ways(cluster: &Cluster, trips: &[RoundTrip]) -> Vec<Way> {
+    let way = |trip: &RoundTrip| match trip.over {
+        Over::Management => None,
+        Over::Storage(network) => Some(Way {
+            from: trip.from.clone(),
+            to: trip.to.clone(),
+            network,
+            between_rooms: cluster.zone_of(&trip.from) != cluster.zone_of(&trip.to),
+            answered: trip.answer.received,
+            median_us: trip.answer.median_us,
+        }),
+    };
+    trips.iter().filter_map(way).collect()
 }

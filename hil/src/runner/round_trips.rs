@@ -4,7 +4,7 @@ use super::checks::incomplete;
 use super::{Runner, Seen};
 use crate::events::{Event, RoundTrips};
 use deploy::{Cluster, DeployError, MeshProbe, Over, RoundTrip};
-use network::measure::latency::{self, Way};
+use network::measure::latency;
 use std::collections::BTreeMap;
 
 impl Runner<'_> {
@@ -16,7 +16,7 @@ impl Runner<'_> {
             self.log.log(Event::RoundTrips(measured));
         }
         let mut wrong = incomplete(&trips);
-        let judgement = latency::judge(&ways(&self.cluster, &trips), self.lab.machines());
+        let judgement = latency::judge(&deploy::storage_ways(&self.cluster, &trips), self.lab.machines());
         wrong.extend(judgement.findings.iter().map(|finding| format!("{}: {finding}", finding.id())));
         let mut said = vec![table(&self.cluster, &trips)];
         let limits = judgement.limits.iter();
@@ -43,22 +43,6 @@ fn medians(trips: &[RoundTrip]) -> String {
     }
     let line = |(over, ways): (Over, Vec<String>)| format!("{over}, medians in µs: {}", ways.join(", "));
     by_network.into_iter().map(line).collect::<Vec<_>>().join("\n")
-}
-
-/// What is judged of a mesh.
-fn ways(cluster: &Cluster, trips: &[RoundTrip]) -> Vec<Way> {
-    let way = |trip: &RoundTrip| match trip.over {
-        Over::Management => None,
-        Over::Storage(network) => Some(Way {
-            from: trip.from.clone(),
-            to: trip.to.clone(),
-            network,
-            between_rooms: cluster.zone_of(&trip.from) != cluster.zone_of(&trip.to),
-            answered: trip.answer.received,
-            median_us: trip.answer.median_us,
-        }),
-    };
-    trips.iter().filter_map(way).collect()
 }
 
 /// Medians and 99th percentiles, within the rooms and between them.

@@ -26,12 +26,13 @@ use crate::pool::{self, PoolError, VolumeRequest, volume};
 use crate::recorder::{Recorder, Stage};
 use crate::verify::{Check, facts, verify};
 use crate::{
-    Cluster, DeployError, Load, MeshProbe, NetworkStage, Over, RoundTrip, crossings, mesh, start_paths,
+    Cluster, DeployError, Load, MeshProbe, NetworkStage, RoundTrip, crossings, mesh, start_paths,
+    storage_ways,
 };
 use api::Outcome;
 use look::NEIGHBOURS_PATIENCE;
 use model::{ClusterSpec, Severity};
-use network::measure::latency::{self, PROBES_MIN, Way};
+use network::measure::latency::{self, PROBES_MIN};
 use network::measure::{Machines, bandwidth};
 use sha2::{Digest as _, Sha256};
 use std::time::Duration;
@@ -249,18 +250,7 @@ async fn isolation(cluster: &Cluster) -> Step<()> {
 
 async fn round_trips(cluster: &Cluster, machines: Machines) -> Step<Vec<String>> {
     let trips = mesh(cluster, MeshProbe::round_trips(u16::try_from(PROBES_MIN).unwrap_or(u16::MAX))).await?;
-    let way = |trip: &RoundTrip| match trip.over {
-        Over::Management => None,
-        Over::Storage(network) => Some(Way {
-            from: trip.from.clone(),
-            to: trip.to.clone(),
-            network,
-            between_rooms: cluster.zone_of(&trip.from) != cluster.zone_of(&trip.to),
-            answered: trip.answer.received,
-            median_us: trip.answer.median_us,
-        }),
-    };
-    let ways: Vec<Way> = trips.iter().filter_map(way).collect();
+    let ways = storage_ways(cluster, &trips);
     let judged = latency::judge(&ways, machines);
     let lost = trips.iter().filter(|trip| !trip.is_complete()).map(said);
     let far: Vec<String> =
