@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long anything in a lab may take to become true; a cold image build is part of the first test.
-const PATIENCE: Duration = Duration::from_mins(8);
+/// How long anything in a lab may take to become true; a cold image build, with the ledger and volumes, is part of the first test.
+const PATIENCE: Duration = Duration::from_mins(16);
 /// How long a lab may take to be gone after its harness is.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 
