@@ -27,6 +27,9 @@ mod throughput;
 mod tls;
 mod vms;
 
+/// The port on which agents listen, unless their configuration says otherwise.
+pub const AGENT_PORT: u16 = 7443;
+
 #[cfg(feature = "client")]
 pub use client::{Client, ClientError, Endpoint, Failure};
 pub use cluster::{

@@ -11,7 +11,9 @@ use crate::Outcome;
 use crate::cluster::{self, ClusterError};
 use crate::shown::json;
 use crate::validate::{self, FileArgs};
-use clap::{Args, ValueEnum};
+use api::AGENT_PORT;
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use deploy::Cluster;
 use deploy::deployment::{self, DeploymentError, Order, Plan, Wishes};
 use deploy::journal::{Journal, Past};
@@ -41,9 +43,6 @@ Examples:
 
 Exit codes: 0 good; 1 a rule is violated, something is in the way or a step failed; 2 a file or the command line can't be read; 130 interrupted.";
 
-/// The port on which agents listen.
-const AGENT_PORT: u16 = 7443;
-
 /// Deploy a cluster from its template.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -57,8 +56,8 @@ pub(crate) struct DeployArgs {
     #[arg(long)]
     validate_only: bool,
     /// Go no further than this stage.
-    #[arg(long, value_enum, value_name = "STAGE", default_value_t = Until::Verification)]
-    stop_after: Until,
+    #[arg(long, value_name = "STAGE", value_parser = stages(), default_value_t = Stage::Verification)]
+    stop_after: Stage,
     /// Do not ask before anything is changed.
     #[arg(long)]
     yes: bool,
@@ -76,22 +75,11 @@ pub(crate) struct DeployArgs {
     json: bool,
 }
 
-/// A stage that can be the last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Until {
-    Preflight,
-    Network,
-    NetworkValidation,
-    Quorum,
-    Pool,
-    Volumes,
-    Verification,
-}
-
-impl Until {
-    fn stage(self) -> Stage {
-        Stage::ALL[self as usize]
-    }
+/// The stages by their names.
+fn stages() -> impl TypedValueParser<Value = Stage> {
+    PossibleValuesParser::new(Stage::ALL.map(Stage::name)).try_map(|name| {
+        Stage::ALL.into_iter().find(|stage| stage.name() == name).ok_or("there is no such stage")
+    })
 }
 
 pub(crate) fn run(args: &DeployArgs) -> io::Result<Outcome> {
@@ -143,7 +131,7 @@ impl Deployment<'_> {
         let mut cluster = Cluster::of(spec, &agents).map_err(ClusterError::NoAgent)?;
         let plan = self.plan(&mut cluster, machines).await?;
         let only_looks = self.args.validate_only || cluster.spec.mode == DeploymentMode::Validate;
-        if only_looks || self.args.stop_after == Until::Preflight {
+        if only_looks || self.args.stop_after == Stage::Preflight {
             let planned = Planned::of(&cluster.spec, &plan);
             let text =
                 if self.args.json { json(&planned) } else { format!("{planned}\nnothing was changed\n") };
@@ -163,7 +151,7 @@ impl Deployment<'_> {
         }
         let order = Order {
             template: deployment::digest(&cluster.spec),
-            until: self.args.stop_after.stage(),
+            until: self.args.stop_after,
             agent_port: self.args.agent_port,
             machines,
         };
@@ -181,9 +169,9 @@ impl Deployment<'_> {
                 Ok(io::stdout().lock().write_all(text.as_bytes()).map(|()| Outcome::Good))
             }
             Err(error) => {
-                let failed = Failed::of(&past, did, failed_in, order.until, self.journal);
+                let failed = Failed::of(&past, did, (failed_in, order.until), self.journal, &error);
                 if self.args.json {
-                    let text = json(&failed.with(&error));
+                    let text = json(&failed);
                     io::stdout().lock().write_all(text.as_bytes()).map_err(ClusterError::Terminal)?;
                 }
                 Err(ClusterError::Deployment { error: Box::new(error), told: failed.to_string() })
@@ -236,13 +224,22 @@ async fn confirmed() -> Result<bool, ClusterError> {
 mod tests {
     use super::*;
 
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: DeployArgs,
+    }
+
     #[test]
     fn every_stage_can_be_the_last() {
-        for (until, stage) in Until::value_variants().iter().zip(Stage::ALL) {
-            let name = until.to_possible_value().unwrap().get_name().to_owned();
-            assert_eq!((until.stage(), name.as_str()), (stage, stage.name()));
+        let until = |words: &[&str]| {
+            let line = ["deploy", "plant.toml", "--access", "access.json"].iter().chain(words);
+            <Line as clap::Parser>::try_parse_from(line).map(|line| line.args.stop_after).ok()
+        };
+        for stage in Stage::ALL {
+            assert_eq!(until(&["--stop-after", stage.name()]), Some(stage));
         }
-        assert_eq!(Until::value_variants().len(), Stage::ALL.len());
+        assert_eq!((until(&[]), until(&["--stop-after", "never"])), (Some(Stage::Verification), None));
     }
 
     #[test]

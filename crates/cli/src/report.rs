@@ -7,7 +7,7 @@ mod page;
 use crate::Outcome;
 use crate::cluster::{self, ClusterArgs, ClusterError};
 use crate::shown::{VERSION, json};
-use crate::status;
+use crate::status::seen::Status;
 use clap::Args;
 use deploy::verify;
 use page::Report;
@@ -49,8 +49,9 @@ struct Written {
 
 pub(crate) fn run(args: &ReportArgs) -> io::Result<Outcome> {
     cluster::run(&args.cluster, |members| async move {
-        let status = status::ask(&members).await?;
+        // Asked once: what is shown and what is checked are of one moment.
         let facts = verify::facts(&members).await;
+        let status = Status::of(&facts.asked, &facts.views).ok_or(ClusterError::NobodyAnswers)?;
         let checks = verify::verify(&facts);
         let ledger = deploy::pool::newest(&facts.views).map(|view| &view.state);
         let report = Report { status: &status, checks: &checks, ledger, at: jiff::Timestamp::now() };

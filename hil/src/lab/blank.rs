@@ -4,9 +4,10 @@
 //!
 //! On failure: [`LabError`].
 
-use super::plan::DriveRole;
+use super::plan::{DriveRole, NodePlan};
+use super::qemu::NodeFiles;
 use super::{Lab, LabError, LabNode, state_drive};
-use std::fs::OpenOptions;
+use std::fs::File;
 
 impl Lab {
     /// Makes every drive of every node blank; the boot drive gets an empty file system. All of them are off.
@@ -24,16 +25,19 @@ impl LabNode {
                 said: "it has power".to_owned(),
             });
         }
-        for (index, drive) in self.plan.drives.iter().enumerate() {
-            let path = self.files.drive(index);
-            // The same file, of which all is taken away: whoever serves it has it open.
-            let file = OpenOptions::new().write(true).open(&path);
-            let blank = file.and_then(|file| file.set_len(0).and_then(|()| file.set_len(drive.size_bytes)));
-            blank.map_err(|source| LabError::Write { path: path.clone(), source })?;
-            if drive.role == DriveRole::Boot {
-                state_drive::format(&path).map_err(|source| LabError::StateDrive { path, source })?;
-            }
-        }
-        Ok(())
+        blank_drives(&self.plan, &self.files)
     }
+}
+
+/// Makes a node's drives as long as they are and blank, the boot drive with an empty file system. Of those that are there the files stay the same ones: whoever serves them has them open.
+pub(super) fn blank_drives(plan: &NodePlan, files: &NodeFiles) -> Result<(), LabError> {
+    for (index, drive) in plan.drives.iter().enumerate() {
+        let path = files.drive(index);
+        let made = File::create(&path).and_then(|file| file.set_len(drive.size_bytes));
+        made.map_err(|source| LabError::Write { path: path.clone(), source })?;
+        if drive.role == DriveRole::Boot {
+            state_drive::format(&path).map_err(|source| LabError::StateDrive { path, source })?;
+        }
+    }
+    Ok(())
 }

@@ -3,18 +3,19 @@
 //! A node's power comes on in two steps, the first time as any other: its QEMU is started and stands still, and
 //! [`release`] lets it go once its cables are as the fabric has them.
 
+use super::blank::blank_drives;
 use super::error::{tail, tail_of};
 use super::handle::{Ended, Keeper};
 use super::keeper::Process;
-use super::plan::{DriveRole, NodePlan};
+use super::plan::NodePlan;
 use super::power::{Machine, Power};
-use super::qemu::{AGENT_PORT, NodeFiles, OUT_OF_BAND_ADDRESS};
+use super::qemu::{NodeFiles, OUT_OF_BAND_ADDRESS};
 use super::topology::Cables;
-use super::{LabError, LabNode, state_drive};
+use super::{LabError, LabNode};
 use crate::progress::Progress;
 use crate::ui::{Line, Ui};
 use api::pki::Ca;
-use api::{Client, NodeConfig, OutOfBand, Role};
+use api::{AGENT_PORT, Client, NodeConfig, OutOfBand, Role};
 use drives::DriveConfig;
 use fabric::{Control, NicId};
 use futures_util::future::try_join_all;
@@ -22,7 +23,7 @@ use ipnet::Ipv4Net;
 use model::NodeName;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
@@ -131,15 +132,7 @@ pub(super) fn prepare(plan: &NodePlan, files: &NodeFiles, ca: &Ca) -> Result<(),
     };
     let config = serde_json::to_vec(&config).unwrap_or_default();
     write(&files.config(), &config, 0o600)?;
-    for (index, drive) in plan.drives.iter().enumerate() {
-        let path = files.drive(index);
-        let made = File::create(&path).and_then(|file| file.set_len(drive.size_bytes));
-        made.map_err(|source| LabError::Write { path: path.clone(), source })?;
-        if drive.role == DriveRole::Boot {
-            state_drive::format(&path).map_err(|source| LabError::StateDrive { path, source })?;
-        }
-    }
-    Ok(())
+    blank_drives(plan, files)
 }
 
 /// Waits until every agent answers and every QEMU takes orders.

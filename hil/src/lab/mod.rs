@@ -57,7 +57,6 @@ use model::{AdapterName, ClusterSpec, DriveSerial, MacAddress, NodeName};
 use network::measure::Machines;
 use plan::{LabPlan, NodePlan};
 use power::{Machine, Power};
-pub(crate) use qemu::AGENT_PORT;
 pub use qemu::Kept;
 use qemu::{BootFiles, NodeFiles};
 use std::collections::{BTreeMap, BTreeSet};

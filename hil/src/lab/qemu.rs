@@ -11,6 +11,7 @@ use super::plan::{DriveRole, NodePlan};
 use crate::accel::Accel;
 use crate::image::NodeImage;
 use ::vm::arguments::{Arguments, value};
+use api::AGENT_PORT;
 use fabric::SocketError;
 use model::DriveSerial;
 use serde_json::{Value, json};
@@ -19,8 +20,6 @@ use std::path::{Path, PathBuf};
 
 /// The address that QEMU's user networking gives its guest, and the prefix length (QEMU's `net/slirp.c`).
 pub(crate) const OUT_OF_BAND_ADDRESS: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 0, 2, 15), 24);
-/// The port on which a node's agent listens.
-pub(crate) const AGENT_PORT: u16 = 7443;
 
 /// What every node's kernel is told. `no_timer_check` (the kernel's `kernel-parameters.txt`): at boot it else counts timer
 /// interrupts over a few milliseconds, and panics ("IO-APIC + timer doesn't work!") where a busy host runs an emulated

@@ -9,11 +9,12 @@
 
 use super::{POLL, Runner, Seen, milliseconds};
 use crate::host::bound_to_us;
-use crate::lab::{AGENT_PORT, LabError};
+use crate::lab::LabError;
 use crate::run::RunError;
 use crate::suite::DeployStep;
+use api::AGENT_PORT;
 use deploy::deployment::{self, DeploymentError, Order, Wishes};
-use deploy::journal::{Journal, JournalError};
+use deploy::journal::{Journal, JournalError, Said, StepIs, said_so_far};
 use deploy::recorder::{Recorder, Stage, Told};
 use deploy::{AccessError, Cluster, NoAgent};
 use model::{ClusterSpec, NodeName};
@@ -118,17 +119,17 @@ struct Files {
 impl Files {
     /// Steps that have begun so far, of all runs.
     fn begun(&self) -> Vec<String> {
-        let text = fs::read_to_string(&self.journal).unwrap_or_default();
-        let steps = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let begun = steps.filter(|entry| entry["is"] == "begun");
-        begun.filter_map(|entry| entry["step"].as_str().map(str::to_owned)).collect()
+        let begun = |said| match said {
+            Said::Step { step, is: StepIs::Begun, .. } => Some(step),
+            _ => None,
+        };
+        said_so_far(&self.journal).into_iter().filter_map(begun).collect()
     }
 
-    /// What was changed, of all runs.
+    /// How much was changed, of all runs.
     fn did(&self) -> usize {
-        let text = fs::read_to_string(&self.journal).unwrap_or_default();
-        let steps = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        steps.filter(|entry| entry["did"].is_string()).count()
+        let did = |said: &Said| matches!(said, Said::Step { is: StepIs::Done { did: Some(_), .. }, .. });
+        said_so_far(&self.journal).iter().filter(|said| did(said)).count()
     }
 
     /// The last lines of what it said.

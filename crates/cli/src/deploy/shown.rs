@@ -169,28 +169,25 @@ fn or_none(names: &[String]) -> String {
 pub(super) struct Failed {
     version: u32,
     /// What it failed with, and what to do about that.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    help: Option<&'static str>,
+    error: String,
+    help: &'static str,
     did: Vec<String>,
     not: Vec<&'static str>,
     journal: String,
 }
 
 impl Failed {
-    pub(super) fn of(past: &Past, did: Vec<String>, failed_in: Stage, until: Stage, journal: &Path) -> Self {
+    pub(super) fn of(
+        past: &Past,
+        did: Vec<String>,
+        (failed_in, until): (Stage, Stage),
+        journal: &Path,
+        error: &DeploymentError,
+    ) -> Self {
         let not = Stage::ALL.into_iter().filter(|stage| *stage >= failed_in && *stage <= until);
         let did = past.did.iter().cloned().chain(did).collect();
         let (not, journal) = (not.map(Stage::name).collect(), journal.display().to_string());
-        Self { version: VERSION, error: None, help: None, did, not, journal }
-    }
-
-    /// The same, with what it failed with, for programs.
-    pub(super) fn with(&self, error: &DeploymentError) -> Self {
-        let (did, not, journal) = (self.did.clone(), self.not.clone(), self.journal.clone());
-        let (error, help) = (Some(error.to_string()), Some(error.help()));
-        Self { version: VERSION, error, help, did, not, journal }
+        Self { version: VERSION, error: error.to_string(), help: error.help(), did, not, journal }
     }
 }
 
@@ -271,8 +268,10 @@ mod tests {
     fn a_failure_says_what_stands_and_how_to_go_on() {
         let past = Past { did: vec!["the ledger began on a1".to_owned()], ..Past::default() };
         let did = vec!["a2 joined".to_owned()];
-        let failed =
-            Failed::of(&past, did, Stage::Quorum, Stage::Volumes, Path::new("plant.deployment.jsonl"));
+        let error =
+            DeploymentError::NotAsItHasToBe { what: "it is not", wrong: Vec::new(), help: "see to it" };
+        let (stages, journal) = ((Stage::Quorum, Stage::Volumes), Path::new("plant.deployment.jsonl"));
+        let failed = Failed::of(&past, did, stages, journal, &error);
         insta::assert_snapshot!(failed.to_string());
     }
 }

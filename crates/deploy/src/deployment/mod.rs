@@ -303,9 +303,9 @@ async fn volumes(
     asked: &[VolumeRequest],
     recorder: &mut Recorder<'_>,
 ) -> Result<(), DeploymentError> {
+    let (_, before) = pool::confirmed(&cluster.members, VOLUME_BOUND).await?;
     for request in asked {
         let step = async {
-            let (_, before) = pool::confirmed(&cluster.members, VOLUME_BOUND).await?;
             let was_there = before.volumes.values().any(|volume| volume.name == request.name);
             let ready = volume(&cluster.members, request, VOLUME_BOUND).await?;
             let did = format!(

@@ -19,6 +19,9 @@ use network::measure::Machines;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+/// What the links of each node lack.
+type Links = [(NodeName, Vec<Op>)];
+
 /// What is wanted besides the template.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wishes {
@@ -109,21 +112,9 @@ pub fn plan(cluster: &Cluster, look: &Look, wishes: &Wishes, machines: Machines)
         let help = "name a drive by its serial number, as this plan and `twinrack drive list` show it";
         way.others.push((format!("no node has a drive {serial} that could be wiped"), help));
     }
-    let links = look.links.as_ref().map_or_else(
-        |why| {
-            let nic_is_missing = way.diagnostics.iter().any(|found| found.rule == rules::NIC_MISSING.id);
-            if !nic_is_missing {
-                way.others.push((
-                    format!("no plan can be made for the links: {why}"),
-                    "see what the node's NICs are",
-                ));
-            }
-            Vec::new()
-        },
-        Clone::clone,
-    );
+    let links = links(look, &mut way);
     if let Some(ledger) = ledger {
-        what_serves(cluster, look, ledger, &links, &mut way);
+        what_serves(cluster, look, ledger, links, &mut way);
         way.others.extend(fates.iter().filter_map(|fate| erased(fate, ledger)));
     }
     let volumes = volumes(&cluster.spec, &fates, ledger, &mut way);
@@ -133,6 +124,34 @@ pub fn plan(cluster: &Cluster, look: &Look, wishes: &Wishes, machines: Machines)
     let worth = way.diagnostics.iter().filter(|found| found.severity < Severity::Error);
     notes.extend(worth.map(|found| format!("{}: {} ({})", found.severity, found.message, found.rule)));
     notes.extend(fates.iter().filter_map(Fate::note));
+    let changes = changes(cluster, look, ledger, (links, &fates, &volumes));
+    let wipe = fates.iter().filter(|fate| fate.is_wiped()).map(|fate| fate.drive.serial.clone()).collect();
+    let is_idle = ledger.is_none_or(|ledger| ledger.volumes.is_empty());
+    Ok(Plan { changes, drives, wipe, volumes, notes, is_idle })
+}
+
+/// What links lack; nothing where that can't be said, which is then in the way.
+fn links<'a>(look: &'a Look, way: &mut InTheWay) -> &'a Links {
+    match &look.links {
+        Ok(links) => links,
+        Err(why) => {
+            // A NIC that is missing has been told.
+            if way.diagnostics.iter().all(|found| found.rule != rules::NIC_MISSING.id) {
+                let what = format!("no plan can be made for the links: {why}");
+                way.others.push((what, "see what the node's NICs are"));
+            }
+            &[]
+        }
+    }
+}
+
+/// Every change, in the order of stages.
+fn changes(
+    cluster: &Cluster,
+    look: &Look,
+    ledger: Option<&State>,
+    (links, fates, volumes): (&Links, &[Fate], &[VolumeRequest]),
+) -> Vec<Change> {
     let of_link = |(node, op): (&NodeName, &Op)| Change {
         stage: Stage::Network,
         of: node.to_string(),
@@ -171,9 +190,7 @@ pub fn plan(cluster: &Cluster, look: &Look, wishes: &Wishes, machines: Machines)
             format!("make a thin volume of {mib} MiB with {copies} copies{rack}"),
         );
     }
-    let wipe = fates.iter().filter(|fate| fate.is_wiped()).map(|fate| fate.drive.serial.clone()).collect();
-    let is_idle = ledger.is_none_or(|ledger| ledger.volumes.is_empty());
-    Ok(Plan { changes, drives, wipe, volumes, notes, is_idle })
+    changes
 }
 
 fn has_ledger(look: &Look, member: &Member) -> bool {
@@ -181,13 +198,7 @@ fn has_ledger(look: &Look, member: &Member) -> bool {
 }
 
 /// What a deployment does not do to a cluster that is there already: its ledger goes over its networks, and users may be on its volumes.
-fn what_serves(
-    cluster: &Cluster,
-    look: &Look,
-    ledger: &State,
-    links: &[(NodeName, Vec<Op>)],
-    way: &mut InTheWay,
-) {
+fn what_serves(cluster: &Cluster, look: &Look, ledger: &State, links: &Links, way: &mut InTheWay) {
     let members = cluster.members.iter().filter(|member| has_ledger(look, member));
     for member in members {
         let ops = links.iter().find(|(node, _)| *node == member.name).map_or(0, |(_, ops)| ops.len());
