@@ -24,7 +24,7 @@ pub enum Broken {
     /// Legs are on drives of the pool, each on its own.
     #[error("{0}: the drive of {1} is not its own")]
     Drives(VolumeId, LegId),
-    /// A leg in sync replaces nothing; what is replaced is there.
+    /// A leg in sync replaces nothing, and has had everything; what is replaced is there.
     #[error("{0}: {1} replaces what it may not")]
     Replaces(VolumeId, LegId),
     /// The owner is a node with drives; the virtual machine runs there.
@@ -39,6 +39,9 @@ pub enum Broken {
     /// Voters are nodes of this ledger, and odd.
     #[error("the voters are no set of voters")]
     Voters,
+    /// What is dissolved holds nothing.
+    #[error("the cluster is dissolved and holds something")]
+    Dissolved,
     /// Epochs, incarnations, map sequences, sizes and generations only grow.
     #[error("{0} went back")]
     WentBack(String),
@@ -99,6 +102,10 @@ pub fn check(state: &State) -> Vec<Broken> {
     let known = voters.iter().all(|id| state.is_member(*id));
     if !known || (!voters.is_empty() && voters.len().is_multiple_of(2)) {
         broken.push(Broken::Voters);
+    }
+    let holds = !(state.volumes.is_empty() && state.drives.is_empty() && state.vms.all.is_empty());
+    if state.dissolved && holds {
+        broken.push(Broken::Dissolved);
     }
     broken
 }
@@ -235,7 +242,8 @@ fn check_volume(state: &State, id: VolumeId, volume: &Volume, broken: &mut Vec<B
         }
         let replaces_nothing =
             leg.replaces.is_none_or(|old| old != *leg_id && volume.legs.contains_key(&old));
-        if !replaces_nothing || (leg.replaces.is_some() && leg.state == LegState::InSync) {
+        let is_whole = leg.replaces.is_none() && leg.held_all;
+        if !replaces_nothing || (leg.state == LegState::InSync && !is_whole) {
             broken.push(Broken::Replaces(id, *leg_id));
         }
     }

@@ -3,7 +3,7 @@
 //! Purpose: [`State`] is what the ledger says, [`State::apply`] how it changes, [`transition`] has the pictures and the table.
 //! [`target`], [`owner`] and [`decider`] hold what a node has against it and order what leads from one to the other; [`lease`]
 //! says who may run anything, [`vm`] where virtual machines run, [`voters`] who shall vote, [`rebuild`] which leg is next,
-//! [`retire`] where the legs of a retired drive go, [`slow`]
+//! [`retire`] where the legs of a retired drive go, [`rebalance`] which move when nodes were added, [`slow`]
 //! which drives are slow beside others, [`stall`] which answer nothing, [`thin`] which extents of a thin volume are mapped next.
 //!
 //! Invariants: sans-IO. Nothing here reads a clock, opens a file, starts a task or knows Raft, NVMe or md. [`check()`] and
@@ -25,7 +25,9 @@ mod model_check;
 pub mod moment;
 pub mod owner;
 pub mod pool;
+pub mod rebalance;
 pub mod rebuild;
+mod rejected;
 pub mod retire;
 pub mod slow;
 pub mod stall;

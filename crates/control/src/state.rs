@@ -43,6 +43,9 @@ pub struct State {
     /// Every virtual machine, and what is wanted of nodes and zones for them.
     #[serde(default)]
     pub vms: Vms,
+    /// The cluster has ended: it holds nothing, and never will again.
+    #[serde(default)]
+    pub dissolved: bool,
 }
 
 /// The specification and its generation.
@@ -294,6 +297,14 @@ pub struct Leg {
     pub state: LegState,
     /// The leg that goes as soon as this one is in sync.
     pub replaces: Option<LegId>,
+    /// Whether it has ever had everything: one that was added, or is made in another's place, has not until it is in sync.
+    #[serde(default = "held_all")]
+    pub held_all: bool,
+}
+
+/// What a ledger of before says of its legs; those that replace one are told apart by that.
+fn held_all() -> bool {
+    true
 }
 
 /// What the ledger says of a leg's content.
@@ -420,6 +431,7 @@ impl State {
             overrides: Vec::new(),
             minted: Minted::default(),
             vms: Vms::default(),
+            dissolved: false,
         }
     }
 

@@ -48,7 +48,7 @@ pub struct Request {
     /// (a number) to every process of that name and says their process ids; `["@connect", ADDRESS:PORT]` calls a TCP port and
     /// hangs up; `["@start", PROGRAM, …]` starts a program that goes on behind the answer and says its process id;
     /// `["@port", NAME]` says the device of the serial port of that name; `["@skew", SECONDS]` sets the machine's clock forward by
-    /// so much (or back) and says what it is then, in seconds since 1970; `["@usage", NAME]` says of every process of that name its process id, the
+    /// so much (or back) and says what it is then, in seconds since 1970; `["@list", FOLDER, …]` says the paths of what is in them; `["@usage", NAME]` says of every process of that name its process id, the
     /// time it has had of processors (milliseconds) and the memory it holds (KiB).
     pub argv: Vec<String>,
     /// The command's standard input.

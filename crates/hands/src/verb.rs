@@ -43,6 +43,7 @@ pub(crate) fn carry_out(verb: &str, arguments: &[String]) -> Answer {
         ("skew", [seconds]) => skew(seconds, set_clock),
         ("usage", [name]) => usage(Path::new("/proc"), name),
         ("usage", _) => failure(None, "@usage wants a process's name".to_owned()),
+        ("list", folders) => list(folders),
         ("fill", [path]) => fill(Path::new(path)),
         ("fill", _) => failure(None, "@fill wants a file's path".to_owned()),
         ("remove", [path]) => remove(Path::new(path)),
@@ -79,6 +80,20 @@ fn start(program: &str, arguments: &[String]) -> Answer {
         Ok(_) => answer,
         Err(error) => failure(None, format!("{program} runs, and nobody waits for its end: {error}")),
     }
+}
+
+/// Says what is in these folders, path by path, in order. One that is not there has nothing in it.
+fn list(folders: &[String]) -> Answer {
+    let mut answer = Answer { status: Some(0), ..Answer::default() };
+    for folder in folders {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
+        paths.sort_unstable();
+        for path in &paths {
+            add_line(&mut answer.stdout, path.display());
+        }
+    }
+    answer
 }
 
 /// Says the device of the serial port of that name; status 1 if there is none.
@@ -246,6 +261,17 @@ fn is_kernel_thread(stat: &str) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_in_folders_is_listed_and_what_is_not_there_has_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["b", "a"] {
+            fs::write(directory.path().join(name), "").unwrap();
+        }
+        let here = directory.path().display().to_string();
+        let answer = carry_out("list", &[format!("{here}/none"), here.clone()]);
+        assert_eq!((answer.status, answer.stdout), (Some(0), format!("{here}/a\n{here}/b\n")));
+    }
 
     #[test]
     fn what_is_no_verb_is_refused() {

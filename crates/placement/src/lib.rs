@@ -1,7 +1,7 @@
 //! Where the legs of a volume go: racks first, then nodes, then drives, balanced. Where virtual machines run: [`vm`].
 //!
 //! Purpose: [`place`] gives a new volume its legs, [`replace`] a leg another drive, [`extend`] a leg more slabs; each from the pool and
-//! the legs that are there. [`capacity`] says what is left. [`check()`] and [`check_reserve`] hold a result against the rule: they
+//! the legs that are there. [`rebalance()`] says which legs move when nodes were added. [`capacity`] says what is left. [`check()`] and [`check_reserve`] hold a result against the rule: they
 //! share no code with the placer.
 //!
 //! Rules:
@@ -18,6 +18,7 @@
 //! On failure: [`Refused`] says of each rack that can't take its legs what is missing.
 
 mod check;
+mod rebalance;
 mod room;
 #[cfg(test)]
 mod tests;
@@ -25,8 +26,9 @@ pub mod vm;
 
 pub use check::{Broken, check, check_reserve};
 use model::{DriveId, Extent, LegId, NodeId, PlacedLeg, Pool, VolumeId, VolumeSize, ZoneName};
+pub use rebalance::{Fixed, LegMove, NodeBalance, RackBalance, Rebalance, rebalance};
 use room::Room;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Why there is no place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -177,6 +179,37 @@ pub fn replace(
         .map_err(|lack| Refused::Racks(vec![lack]))?;
     let (drive, extents) = chosen.pop().ok_or(missing)?;
     Ok(PlacedLeg { volume, leg: new, drive, extents })
+}
+
+/// Legs that make a two-way volume a four-way one: one more in each rack that it has one in, on another node, of so many slabs. They are numbered after `last`.
+pub fn widen(
+    pool: &Pool,
+    legs: &[PlacedLeg],
+    (volume, last): (VolumeId, LegId),
+    slabs: u64,
+) -> Result<Vec<PlacedLeg>, Refused> {
+    let own = legs.iter().filter(|leg| leg.volume == volume);
+    let taken: BTreeMap<NodeId, &ZoneName> =
+        own.filter_map(|leg| pool.drive(leg.drive)).map(|(node, _)| (node.id, &node.zone)).collect();
+    let zones: BTreeSet<&ZoneName> = taken.values().copied().collect();
+    if zones.len() != 2 {
+        return Err(Refused::NotTwoRacks(zones.len()));
+    }
+    let rooms = room::rooms(pool, legs);
+    let (mut placed, mut lacks) = (Vec::new(), Vec::new());
+    for zone in zones {
+        let may = |room: &&Room<'_>| room.node.zone == *zone && !taken.contains_key(&room.node.id);
+        match choose(pool, zone, rooms.iter().filter(may).collect(), 1, slabs.max(1), Kept::Reserve) {
+            Ok(chosen) => placed.extend(chosen),
+            Err(lack) => lacks.push(lack),
+        }
+    }
+    if !lacks.is_empty() {
+        return Err(Refused::Racks(lacks));
+    }
+    let number = |at: usize| LegId(last.0.saturating_add(u16::try_from(at + 1).unwrap_or(u16::MAX)));
+    let leg = |(at, (drive, extents))| PlacedLeg { volume, leg: number(at), drive, extents };
+    Ok(placed.into_iter().enumerate().map(leg).collect())
 }
 
 /// More slabs for a leg on the drive that it is on: of a thin volume that is written, or one that grows.

@@ -62,6 +62,11 @@ impl Room<'_> {
         self.drives.remove(&drive);
     }
 
+    /// Its usable drives, in ascending order.
+    pub(crate) fn drives(&self) -> impl Iterator<Item = DriveId> {
+        self.drives.keys().copied()
+    }
+
     /// Slabs of its drives.
     pub(crate) fn total(&self) -> u64 {
         self.drives.values().map(|space| space.total).sum()

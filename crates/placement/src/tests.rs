@@ -5,12 +5,12 @@ use model::{Mirror, PoolDrive, PoolNode, Provision};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
-const SLAB: u64 = 2 << 20;
+pub(crate) const SLAB: u64 = 2 << 20;
 /// What a leg of a small volume has beside its data.
 const METADATA: u64 = 1 << 20;
 
 /// Nodes in turns in rack 1 and 2; the drives' sizes in slabs.
-fn pool(nodes: &[Vec<u64>]) -> Pool {
+pub(crate) fn pool(nodes: &[Vec<u64>]) -> Pool {
     let mut drives = 0;
     let mut node = |(at, sizes): (usize, &Vec<u64>)| PoolNode {
         id: NodeId(u32::try_from(at).unwrap() + 1),
@@ -32,7 +32,7 @@ fn pool(nodes: &[Vec<u64>]) -> Pool {
     Pool { slab_bytes: SLAB, header_bytes: 4096, chunk_bytes: 16 << 20, nodes }
 }
 
-fn size(mirror: Mirror, slabs: u64) -> VolumeSize {
+pub(crate) fn size(mirror: Mirror, slabs: u64) -> VolumeSize {
     VolumeSize::new(mirror, Provision::Fixed, slabs * SLAB - METADATA)
 }
 
@@ -51,7 +51,7 @@ fn sizes() -> impl Strategy<Value = VolumeSize> {
 }
 
 /// Places as many as find room.
-fn fill(pool: &Pool, wanted: &[VolumeSize]) -> (BTreeMap<VolumeId, VolumeSize>, Vec<PlacedLeg>) {
+pub(crate) fn fill(pool: &Pool, wanted: &[VolumeSize]) -> (BTreeMap<VolumeId, VolumeSize>, Vec<PlacedLeg>) {
     let (mut volumes, mut legs) = (BTreeMap::new(), Vec::new());
     for (at, size) in wanted.iter().enumerate() {
         let volume = VolumeId(u32::try_from(at).unwrap() + 1);

@@ -97,6 +97,8 @@ pub enum What {
     Close(usize),
     /// A leg is moved to another drive in its rack.
     MoveLeg(usize, u16),
+    /// A two-way volume becomes a four-way one, if there are nodes for that.
+    Widen(usize),
     /// A volume is made larger.
     Grow(usize),
     /// An operator takes a volume over by force.
@@ -362,7 +364,8 @@ fn fault(random: &mut fastrand::Rng, kind: Kind, at_ms: u64) -> Fault {
         82..85 => What::Loss,
         85..90 => What::HandOver(volume, node),
         90..93 => What::Close(volume),
-        93..95 => What::MoveLeg(volume, leg),
+        93..94 => What::MoveLeg(volume, leg),
+        94..95 => What::Widen(volume),
         95..97 => What::Takeover(volume, node),
         97..98 => What::Override(volume, leg),
         _ => What::Wipe(random.usize(..=nodes)),
@@ -431,6 +434,7 @@ impl fmt::Display for Fault {
             }
             What::Close(volume) => write!(f, "volume-{} closed", volume + 1),
             What::MoveLeg(volume, leg) => write!(f, "volume-{}: leg-{} moved", volume + 1, leg + 1),
+            What::Widen(volume) => write!(f, "volume-{} gets four legs", volume + 1),
             What::Grow(volume) => write!(f, "volume-{} grows", volume + 1),
             What::Takeover(volume, node) => {
                 write!(f, "volume-{} taken over by node-{}", volume + 1, node + 1)

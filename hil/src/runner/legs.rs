@@ -233,6 +233,7 @@ mod tests {
             run: None,
             state: LegState::InSync,
             replaces: None,
+            held_all: true,
             to_lay: 0,
             extents: Vec::new(),
         };

@@ -96,6 +96,7 @@ mod tests {
                 run: None,
                 state: LegState::InSync,
                 replaces: None,
+                held_all: true,
             };
             volume.legs.insert(LegId(2 + u16::try_from(number).unwrap()), leg);
         }

@@ -488,6 +488,7 @@ mod tests {
             run: None,
             state,
             replaces: None,
+            held_all: true,
         };
         let stale = LegState::Stale { base: control::state::Base::Changes, back: false };
         let mut volume = super::super::owner::a_volume();

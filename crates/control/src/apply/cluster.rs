@@ -16,6 +16,13 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Applies a command about the cluster. On an error the state may be half changed: the caller gives a copy.
 pub(super) fn apply(state: &mut State, command: &ClusterCommand) -> Result<Vec<Event>, Rejected> {
     use ClusterCommand as C;
+    let adds = matches!(
+        command,
+        C::AddNode { .. } | C::ReplaceNode { .. } | C::AddDrive { .. } | C::CreateVolume { .. }
+    );
+    if state.dissolved && adds {
+        return Err(Rejected::Dissolved);
+    }
     match command {
         C::SetSpec { from_generation, cluster } => {
             let present = state.spec.as_ref().map_or(0, |spec| spec.generation);
@@ -80,8 +87,23 @@ pub(super) fn apply(state: &mut State, command: &ClusterCommand) -> Result<Vec<E
         C::ForceQuorum { incarnation, voters, by, loses } => {
             return force_quorum(state, *incarnation, voters, (by, loses));
         }
+        C::Dissolve { nodes } => dissolve(state, nodes)?,
     }
     Ok(vec![Event::Changed])
+}
+
+/// What its drives hold is nobody's from then on. Slabs of legs that are leaving may still be written to.
+fn dissolve(state: &mut State, nodes: &BTreeSet<NodeId>) -> Result<(), Rejected> {
+    if !state.nodes.keys().eq(nodes) {
+        return Err(Rejected::OtherNodes);
+    }
+    let leaving = state.drives.values().any(|drive| !drive.leaving.is_empty());
+    if leaving || !state.volumes.is_empty() || !state.vms.all.is_empty() {
+        return Err(Rejected::InUse);
+    }
+    state.drives.clear();
+    state.dissolved = true;
+    Ok(())
 }
 
 /// Keeps an override; the oldest goes when there are too many.

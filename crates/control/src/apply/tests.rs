@@ -1,5 +1,7 @@
 //! The state machine by example, by random sequences, and by its table.
 
+mod whole;
+
 use crate::bug::{Bug, Bugs};
 use crate::command::{ClusterCommand, Command, Event, LegRef, Rejected, VolumeCommand as V};
 use crate::state::{Base, Cache, Doubt, Leaving, Leg, LegState, Phase, RebuildRate, State, Subject, Voters};

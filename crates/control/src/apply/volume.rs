@@ -16,7 +16,7 @@ use crate::state::{
     Volume,
 };
 use crate::transition::{self, LegCause, VolumeCause};
-use model::{BootId, DriveId, Epoch, Incarnation, LegId, MapSequence, NodeId, VolumeId};
+use model::{BootId, DriveId, Epoch, Incarnation, LegId, MapSequence, Mirror, NodeId, VolumeId};
 use std::collections::BTreeMap;
 
 /// Applies a command about a volume.
@@ -155,6 +155,7 @@ impl<'a> Edit<'a> {
             C::Map { extents } => self.map(extents),
             C::Laid { leg, run, slabs } => self.laid(*leg, *run, *slabs),
             C::MoveLeg { leg, to } => self.move_leg(*leg, *to),
+            C::Widen { drives } => self.widen(drives),
             C::Delete => Err(Rejected::wrong_phase(&self.volume.phase)),
         }
     }
@@ -458,7 +459,7 @@ impl<'a> Edit<'a> {
         let replaces = found.replaces;
         self.is_laid(leg)?;
         self.go(leg.id, LegCause::Rebuilt, LegState::InSync)?;
-        self.volume.legs.entry(leg.id).and_modify(|leg| leg.replaces = None);
+        self.volume.legs.entry(leg.id).and_modify(|leg| (leg.replaces, leg.held_all) = (None, true));
         if let Some(old) = replaces {
             self.remove_leg(old);
         }
@@ -483,9 +484,12 @@ impl<'a> Edit<'a> {
 
     /// The leg's target still has to confirm the fence under the new epoch.
     fn declare_good(&mut self, leg: LegRef, owner: NodeId, by: &str, loses: &str) -> Result<(), Rejected> {
-        // One that was being made in another's place never had everything.
-        if self.leg(leg)?.replaces.is_some() {
+        let found = self.leg(leg)?;
+        if found.replaces.is_some() {
             return Err(Rejected::Moving);
+        }
+        if !found.held_all {
+            return Err(Rejected::NeverHeldAll(leg.id));
         }
         self.can_own(owner)?;
         for (id, state) in self.states() {
@@ -516,6 +520,27 @@ impl<'a> Edit<'a> {
         self.add_leg(to, LegState::Stale { base: Base::Scratch, back: false }, replaces)
     }
 
+    fn widen(&mut self, drives: &[DriveId]) -> Result<(), Rejected> {
+        self.is_open()?;
+        if self.volume.mirror == Mirror::FourWay {
+            return Err(Rejected::IsFourWay);
+        }
+        if self.volume.legs.values().any(|leg| leg.replaces.is_some()) {
+            return Err(Rejected::Moving);
+        }
+        self.volume.mirror = Mirror::FourWay;
+        let needed = self.volume.mirror.legs();
+        if self.volume.legs.len() + drives.len() != needed {
+            return Err(Rejected::WrongLegCount { needed });
+        }
+        let slabs = pool::needed(&self.volume, self.volume.array_to_be());
+        self.state.keeps_reserve(drives.iter().map(|drive| (*drive, slabs)))?;
+        for drive in drives {
+            self.add_leg(*drive, LegState::Stale { base: Base::Scratch, back: false }, None)?;
+        }
+        Ok(())
+    }
+
     fn add_leg(&mut self, drive: DriveId, state: LegState, replaces: Option<LegId>) -> Result<(), Rejected> {
         let found = self.state.drives.get(&drive).ok_or(Rejected::NoSuchDrive(drive))?;
         if found.retired {
@@ -531,7 +556,8 @@ impl<'a> Edit<'a> {
         self.volume.leg_minted = id;
         // All of it is filled with zeros when it is made.
         let (to_lay, incarnation) = (0, Incarnation(1));
-        let leg = Leg { drive, extents, to_lay, incarnation, run: None, state, replaces };
+        let held_all = state == LegState::InSync;
+        let leg = Leg { drive, extents, to_lay, incarnation, run: None, state, replaces, held_all };
         self.volume.legs.insert(id, leg);
         self.events.push(Event::LegAdded(self.id, id));
         Ok(())

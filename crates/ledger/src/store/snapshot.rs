@@ -51,6 +51,17 @@ impl Applier {
         self.published.subscribe()
     }
 
+    /// That the cluster is dissolved must be known after a restart, too, when nobody else is left to say how far the log is committed.
+    async fn remember_the_end(&self) -> Result<(), Fault> {
+        let (true, Some(last)) = (self.machine.state.dissolved, self.last) else { return Ok(()) };
+        let remember = move |store: &Store| {
+            store.write(Durability::Immediate, |txn| {
+                record::put(&mut txn.open_table(META)?, Meta::Committed, &last)
+            })
+        };
+        self.store.run(remember).await
+    }
+
     fn publish(&self) {
         self.published.send_replace(Arc::clone(&self.machine.state));
     }
@@ -119,6 +130,7 @@ impl RaftStateMachine<Types> for Applier {
             });
         }
         if changed {
+            self.remember_the_end().await.map_err(|fault| snapshots(&fault))?;
             self.publish();
         }
         Ok(answers)

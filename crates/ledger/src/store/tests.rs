@@ -285,3 +285,25 @@ async fn a_purge_that_overtakes_its_snapshot_waits_for_it() {
 fn entry_at(store: &Store, index: u64) -> Entry {
     store.entries(index..=index, usize::MAX).unwrap().remove(0)
 }
+
+/// When everybody else has left, nobody says how far the log is committed.
+#[tokio::test(start_paused = true)]
+async fn that_the_cluster_is_dissolved_is_known_after_a_power_cut_with_nobody_left_to_tell() {
+    let disk = SimDisk::new(7);
+    let db = open_backend(disk.plugged()).unwrap();
+    fill(&db, Path::new("sim"), &identity(), None).unwrap();
+    let (mut store, _) = Store::over(db, Path::new("sim"), Work::Here, Bugs::default()).unwrap();
+    let mut applier = Applier::new(store.clone()).unwrap();
+    let dissolve = control::ClusterCommand::Dissolve { nodes: std::collections::BTreeSet::new() };
+    let request = crate::machine::Request::Control(control::Command::Cluster(dissolve));
+    let end = Entry { log_id: log_id(0), payload: EntryPayload::Normal(request) };
+    store.blocking_append([end.clone()]).await.unwrap();
+    store.save_committed(Some(log_id(0))).await.unwrap();
+    applier.apply([end]).await.unwrap();
+    assert!(applier.watch().borrow().dissolved);
+    drop((store, applier));
+    disk.cut();
+    let db = open_backend(disk.plugged()).unwrap();
+    let (mut store, _) = Store::over(db, Path::new("sim"), Work::Here, Bugs::default()).unwrap();
+    assert_eq!(store.read_committed().await.unwrap(), Some(log_id(0)));
+}

@@ -61,6 +61,7 @@ impl World {
                 }
             }
             What::MoveLeg(volume, leg) => self.move_leg(volume, LegId(leg + 1)),
+            What::Widen(volume) => self.widen(volume),
             What::Grow(volume) => self.grow(volume),
             What::Takeover(volume, node) => {
                 let owner = self.machines[node].node;
@@ -355,6 +356,21 @@ impl World {
         let command = VolumeCommand::MoveLeg { leg, to: placed.drive };
         self.planned.push(placed);
         self.ask(volume, command);
+    }
+
+    /// Placement finds two legs more a place each.
+    fn widen(&mut self, volume: usize) {
+        let ledger = self.ledger();
+        let Some(found) = ledger.volumes.get(&volume_id(volume)) else { return };
+        let slabs = found.legs.values().map(control::state::Leg::slabs).max().unwrap_or(0);
+        let taken: Vec<_> = ledger.placed().into_iter().chain(self.planned.iter().cloned()).collect();
+        let last = found.leg_minted;
+        let Ok(placed) = placement::widen(&ledger.pool(), &taken, (volume_id(volume), last), slabs) else {
+            return;
+        };
+        let drives = placed.iter().map(|leg| leg.drive).collect();
+        self.planned.extend(placed);
+        self.ask(volume, VolumeCommand::Widen { drives });
     }
 
     pub(super) fn override_by_force(&mut self, volume: usize, leg: LegId) {

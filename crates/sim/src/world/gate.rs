@@ -135,7 +135,13 @@ impl World {
     /// md clears the bits of chunks that have been idle, if no leg is missing.
     fn clear_bits(&mut self, machine: usize, volume: usize) {
         let now = self.now;
-        let legs = self.sees(machine).volumes.get(&volume_id(volume)).map_or(0, |found| found.mirror.legs());
+        // An array has no place for a leg that was never added to it.
+        let has_place = |leg: &&control::state::Leg| leg.held_all && leg.replaces.is_none();
+        let ledger = self.sees(machine);
+        let legs = ledger
+            .volumes
+            .get(&volume_id(volume))
+            .map_or(0, |found| found.legs.values().filter(has_place).count());
         let Some(array) = self.machines[machine].arrays[volume].as_mut() else { return };
         let whole = array.members.values().filter(|m| !m.failed && !m.recovering && m.path).count() >= legs;
         if !whole || array.stopping {

@@ -3,10 +3,10 @@
 use super::block::Block;
 use super::dm::Target;
 use super::sysfs::FileError;
-use super::{Engine, StepError, sysfs};
+use super::{Engine, Settings, StepError, sysfs};
 use crate::header::ClusterId;
 use crate::leg::{BLOCK_BYTES, LegError, LegHeader, Sizes};
-use crate::name::GivenLeg;
+use crate::name::{GivenLeg, node_of_host};
 use crate::slab::Extent;
 use crate::target::{NAMESPACE, Step, TCP_PORT};
 use std::collections::BTreeMap;
@@ -120,6 +120,24 @@ fn make_port(number: u16, address: IpAddr) -> Result<(), StepError> {
     }
     // Last: a port with an address is a whole one.
     Ok(sysfs::write(&folder.join("addr_traddr"), &address.to_string())?)
+}
+
+/// Ports and hosts stay when nothing is given out any more: this takes them away, of this cluster alone.
+pub(super) fn withdraw(engine: &Engine) -> Result<(), StepError> {
+    let Settings { cluster, own, .. } = &engine.settings;
+    for (number, address) in own {
+        let folder = port(*number);
+        let is_ours =
+            sysfs::read_if_there(&folder.join("addr_traddr")).as_deref() == Some(&address.to_string());
+        if is_ours && sysfs::names(&folder.join("subsystems")).is_empty() {
+            sysfs::remove(&folder)?;
+        }
+    }
+    let hosts = sysfs::names(&PathBuf::from(NVMET).join("hosts"));
+    for name in hosts.iter().filter(|name| node_of_host(*cluster, name).is_some()) {
+        sysfs::remove(&host(name))?;
+    }
+    Ok(())
 }
 
 /// Fills a leg that was never made with zeros, whole slabs, so that all legs of a volume begin equal, and says so in its header at last.

@@ -255,6 +255,35 @@ impl Engine {
         Ok(claim)
     }
 
+    /// Whether a drive says that it is one of this cluster's pool, whichever.
+    pub fn is_of_cluster(&self, path: &std::path::Path) -> Result<bool, StepError> {
+        let content = examine(&Block::open_to_read(path)?)?;
+        Ok(matches!(content, Content::Pool(header) if header.cluster == self.settings.cluster))
+    }
+
+    /// Makes a drive of this cluster's pool blank: neither its beginning nor its end says any more what it was. Any other drive is let alone.
+    ///
+    /// Nobody may use the pool any more: one that is in use is refused.
+    pub fn give_back(&self, path: &std::path::Path) -> Result<(), ClaimError> {
+        let refused = |source| ClaimError::Refused { path: path.display().to_string(), source };
+        let Some(_held) = Block::hold(path)? else { return Err(refused(Refused::InUse)) };
+        let drive = Block::open(path)?;
+        // What it holds by now is what counts.
+        if !matches!(examine(&drive)?, Content::Pool(header) if header.cluster == self.settings.cluster) {
+            return Ok(());
+        }
+        // The header last: whoever is killed before it finds it again.
+        for (at, len) in ends(&drive)?.into_iter().rev() {
+            drive.write(at, &vec![0; len])?;
+        }
+        Ok(drive.flush()?)
+    }
+
+    /// Takes away what targets of this node left for the next leg: ports at its own addresses that nothing is given out at, and hosts of its cluster.
+    pub fn withdraw(&self) -> Result<(), StepError> {
+        carry_target::withdraw(self)
+    }
+
     /// What is on a drive. One that is no pool's is also looked at for whether the system uses it; a pool's is used by the pool.
     pub fn contents(&self, path: &std::path::Path) -> Result<Contents, StepError> {
         match examine(&Block::open_to_read(path)?)? {
