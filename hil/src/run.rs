@@ -16,7 +16,7 @@ mod setup;
 mod storage_bench;
 mod vm_bench;
 
-pub use crate::runner::{DeploymentProcessError, deployment_process};
+pub use crate::runner::{DeploymentProcessError, ProcessTask, deployment_process};
 pub use apply_bench::{ApplyBench, PROGRAMS, Round, bench_apply, median};
 pub use setup::Options;
 pub use storage_bench::{Figures, Load, Loss, StorageBench, StorageOrder, System, bench_storage};

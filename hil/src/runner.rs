@@ -20,6 +20,7 @@ mod drives;
 mod flapping;
 mod forced;
 mod former;
+mod given_back;
 mod hand_over;
 mod inventory;
 mod isolation;
@@ -44,7 +45,7 @@ mod vms;
 mod volume;
 mod writers;
 
-pub use deployment::{DeploymentProcessError, deployment_process};
+pub use deployment::{DeploymentProcessError, ProcessTask, deployment_process};
 
 use crate::events::{Counters, Event, EventLog, Topology, Verdict};
 use crate::lab::faults::{Made, Stop};
@@ -61,6 +62,7 @@ use flapping::Namings;
 use model::{ClusterSpec, NodeName};
 use network::AdapterSpeeds;
 use network::diagnose::Thresholds;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,6 +148,8 @@ pub(crate) struct Runner<'a> {
     /// The run's folder, and the program that has the harness's hidden commands.
     folder: PathBuf,
     program: PathBuf,
+    /// What nodes were like when all were blank.
+    found: BTreeMap<NodeName, given_back::Found>,
     /// What moments are drawn from.
     draws: fastrand::Rng,
 }
@@ -218,6 +222,7 @@ impl<'a> Runner<'a> {
             raw: drives::Raw::default(),
             folder: folder.to_owned(),
             program: program.to_owned(),
+            found: BTreeMap::new(),
             draws,
         };
         let health = runner.well_by(Instant::now() + FIRST_HEALTH).await;

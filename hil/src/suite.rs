@@ -30,7 +30,7 @@ use model::ClusterSpec;
 use serde::Deserialize;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 50] = [
+const BUILT_IN: [(&str, &str); 51] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -83,6 +83,7 @@ const BUILT_IN: [(&str, &str); 50] = [
     // These make everything blank, and leave the volumes of a whole cluster.
     ("deploy", include_str!("../suites/deploy.toml")),
     ("deploy-killed", include_str!("../suites/deploy-killed.toml")),
+    ("scale-out", include_str!("../suites/scale-out.toml")),
 ];
 
 /// A suite file.

@@ -10,7 +10,9 @@ mod report_command;
 mod sim_command;
 mod test_command;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
+use hil::run::ProcessTask;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -50,7 +52,7 @@ enum Command {
         /// Where the sockets go.
         sockets: PathBuf,
     },
-    /// Deploys the cluster of a lab; started by `hil`
+    /// Deploys the cluster of a lab, or gives it back; started by `hil`
     #[command(hide = true)]
     LabDeploy {
         /// What is to be deployed, a JSON file.
@@ -59,6 +61,9 @@ enum Command {
         access: PathBuf,
         /// The journal.
         journal: PathBuf,
+        /// What is done.
+        #[arg(long, value_parser = tasks())]
+        task: ProcessTask,
     },
     /// The lab's data drives; started by `hil`
     #[command(hide = true)]
@@ -77,12 +82,19 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::BenchProcess(process) => exit(process.run()),
         Command::LabKeeper { parent } => exit(hil::lab::keeper::run(&parent)),
-        Command::LabDeploy { spec, access, journal } => {
-            exit(hil::run::deployment_process(&spec, &access, &journal))
+        Command::LabDeploy { spec, access, journal, task } => {
+            exit(hil::run::deployment_process((&spec, &access, &journal), task))
         }
         Command::LabDrives { config, dir } => exit(hil::lab::drives_process(&config, &dir)),
         Command::LabFabric { topology, sockets } => exit(hil::lab::fabric_process(&topology, &sockets)),
     }
+}
+
+/// What is done about a deployment, by its name.
+fn tasks() -> impl TypedValueParser<Value = ProcessTask> {
+    PossibleValuesParser::new(ProcessTask::ALL.map(ProcessTask::name)).try_map(|name| {
+        ProcessTask::ALL.into_iter().find(|task| task.name() == name).ok_or("there is no such task")
+    })
 }
 
 /// For the lab's and a measurement's own processes, whose errors go to their logs.

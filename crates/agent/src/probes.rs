@@ -89,6 +89,10 @@ impl Probes {
             return Err(ProbeError::OutOfRange { what: "interval_ms", expected: "10 to 60000" });
         }
         let mut greeted = self.greeted.lock().await;
+        // Sockets that are as they shall be are not closed for a moment.
+        if greeted.as_ref() == Some(request) && (request.networks.is_empty() || self.hellos().is_some()) {
+            return Ok(());
+        }
         let done = match self.replace(request).await {
             Ok(()) => self.store.save(FILE, &Some(request)).map_err(ProbeError::from),
             Err(error) => Err(error.into()),
@@ -103,6 +107,17 @@ impl Probes {
             (Err(_), None) => self.stop().await,
         }
         done
+    }
+
+    /// Greets nobody any more, and forgets that it ever did.
+    pub(crate) async fn forget(&self) -> Result<(), StoreError> {
+        let mut greeted = self.greeted.lock().await;
+        self.store.save(FILE, &None::<PathsRequest>)?;
+        self.stop().await;
+        *greeted = None;
+        #[cfg(feature = "volumes")]
+        self.told.send_replace(None);
+        Ok(())
     }
 
     /// The old sockets have the same addresses: they must be closed before there can be new ones.

@@ -13,10 +13,11 @@ mod tests;
 
 use crate::{
     Applied, ApplyRequest, BeginRequest, ClaimRequest, CloseRequest, ClusterView, CommitRequest, Console,
-    ForceRequest, ForcedQuorum, GiveUpRequest, HandOverRequest, Health, Hello, IdentityError, InviteRequest,
-    Invited, JoinRequest, Joined, LinkChanges, Neighbours, NetworkState, NodeLedger, PathsRequest,
-    PingAnswer, PingRequest, PoolDrives, PowerAction, PowerRequest, Problem, ProposeRequest, Proposed,
-    ReceiveAnswer, ReceiveRequest, SendAnswer, SendRequest, TlsIdentity, VotersRequest, path, server_name,
+    DrivesGivenBack, ForceRequest, ForcedQuorum, GiveUpRequest, GivenBack, HandOverRequest, Health, Hello,
+    IdentityError, InviteRequest, Invited, JoinRequest, Joined, LinkChanges, Neighbours, NetworkState,
+    NodeLedger, PathsRequest, PingAnswer, PingRequest, PoolDrives, PowerAction, PowerRequest, Problem,
+    ProposeRequest, Proposed, ReceiveAnswer, ReceiveRequest, SendAnswer, SendRequest, TlsIdentity,
+    VotersRequest, WayHome, path, server_name,
 };
 use model::{Inventory, NodeName, VmId, VolumeId};
 use network::Generation;
@@ -231,6 +232,16 @@ impl Client {
         self.ask(Method::POST, path::NETWORK_COMMIT, Some(&CommitRequest { generation }), QUICK).await
     }
 
+    /// `GET /v1/network/give-back`.
+    pub async fn way_home(&self) -> Result<WayHome, ClientError> {
+        self.ask(Method::GET, path::NETWORK_GIVE_BACK, None::<&()>, QUICK).await
+    }
+
+    /// `POST /v1/network/give-back`.
+    pub async fn give_links_back(&self) -> Result<GivenBack, ClientError> {
+        self.ask(Method::POST, path::NETWORK_GIVE_BACK, None::<&()>, SLOW).await
+    }
+
     /// `GET /v1/netlink-changes?since=N`.
     pub async fn netlink_changes(&self, since: u64) -> Result<LinkChanges, ClientError> {
         let path = format!("{}?since={since}", path::NETLINK_CHANGES);
@@ -277,6 +288,11 @@ impl Client {
     /// `POST /v1/cluster/give-up`.
     pub async fn give_up_ledger(&self, request: &GiveUpRequest) -> Result<(), ClientError> {
         self.ask(Method::POST, path::CLUSTER_GIVE_UP, Some(request), SLOW).await
+    }
+
+    /// `POST /v1/cluster/give-back`.
+    pub async fn give_drives_back(&self, request: &GiveUpRequest) -> Result<DrivesGivenBack, ClientError> {
+        self.ask(Method::POST, path::CLUSTER_GIVE_BACK, Some(request), SLOW).await
     }
 
     /// `POST /v1/cluster/force-quorum`.

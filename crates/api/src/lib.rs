@@ -42,11 +42,13 @@ pub use config::{ConfigError, NodeConfig, OutOfBand, Role};
 pub use drift::{Drift, DriftGlance, Drifts, Repair};
 pub use health::{Health, Neighbours, NicState};
 pub use links::{
-    Applied, ApplyRequest, ChangesGap, ChangesSince, CommitRequest, Committed, ConfirmWithin, LinkChange,
-    LinkChanges, NetworkState, Outcome, TakenBack,
+    Applied, ApplyRequest, ChangesGap, ChangesSince, CommitRequest, Committed, ConfirmWithin, GivenBack,
+    LinkChange, LinkChanges, NetworkState, Outcome, TakenBack, WayHome,
 };
 pub use messages::{Hello, PowerAction, PowerRequest, Problem};
-pub use node_ledger::{ForceRequest, ForcedQuorum, GiveUpRequest, LogPlace, NodeLedger, OpenLedger};
+pub use node_ledger::{
+    DrivesGivenBack, ForceRequest, ForcedQuorum, GiveUpRequest, LogPlace, NodeLedger, OpenLedger,
+};
 pub use probes::{PathNetwork, PathPeer, PathsRequest, PingAnswer, PingRequest};
 pub use throughput::{ArrivedBytes, ReceiveAnswer, ReceiveRequest, SendAnswer, SendRequest};
 pub use tls::{IdentityError, PeerCertificate, PrivateKeyPem, TlsIdentity, server_name};

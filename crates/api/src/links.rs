@@ -97,6 +97,25 @@ pub struct CommitRequest {
     pub generation: Generation,
 }
 
+/// What leads from a node's links to those that were found there, before the first plan in this boot.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WayHome {
+    /// The operations, in order; none: the links are as they were found.
+    pub ops: Vec<Op>,
+    /// Why nobody knows the way, if it is so.
+    pub unknown: Option<String>,
+}
+
+/// A node's links were given back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenBack {
+    /// Whether anything was to be given back.
+    pub changed: bool,
+    /// Why links stay as they are until the node's next restart, if they do: nobody knows how they were.
+    #[serde(default)]
+    pub unknown: Option<String>,
+}
+
 /// A node's links and where it stands with its plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkState {

@@ -1,6 +1,6 @@
 //! How one node's ledger is, and what an operator asks of it. The cluster's own word is [`crate::ClusterView`].
 
-use model::{LedgerIncarnation, NodeId, NodeName};
+use model::{DriveSerial, LedgerIncarnation, NodeId, NodeName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -73,6 +73,13 @@ pub struct GiveUpRequest {
     pub node: NodeId,
     /// Its incarnation.
     pub incarnation: LedgerIncarnation,
+}
+
+/// Drives that were a dissolved cluster's, and are blank.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrivesGivenBack {
+    /// Which.
+    pub drives: Vec<DriveSerial>,
 }
 
 /// Goes on with what this node has of the ledger, without the others.

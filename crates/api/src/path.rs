@@ -14,6 +14,9 @@ pub const NEIGHBOURS: &str = "/v1/neighbours";
 pub const NETWORK: &str = "/v1/network";
 /// `POST` [`crate::CommitRequest`]: the pending plan stays.
 pub const NETWORK_COMMIT: &str = "/v1/network/commit";
+/// `GET`: what would lead back to the links as they were found ([`crate::WayHome`]). `POST`: goes there, and forgets the plan and whom to greet. Answers [`crate::GivenBack`]. Only for a node without a
+/// ledger.
+pub const NETWORK_GIVE_BACK: &str = "/v1/network/give-back";
 /// `GET`, with `?since=N` ([`crate::ChangesSince`]): what changed in the kernel. Answers [`crate::LinkChanges`].
 pub const NETLINK_CHANGES: &str = "/v1/netlink-changes";
 /// `PUT` [`crate::PathsRequest`]: whom to greet.
@@ -34,6 +37,9 @@ pub const CLUSTER_CONFIRMED: &str = "/v1/cluster/confirmed";
 pub const CLUSTER_LEDGER: &str = "/v1/cluster/ledger";
 /// `POST` [`crate::GiveUpRequest`]: give this node's ledger up. The agent begins anew after the answer.
 pub const CLUSTER_GIVE_UP: &str = "/v1/cluster/give-up";
+/// `POST` [`crate::GiveUpRequest`], where the ledger says that the cluster is dissolved: its drives of this node become blank, and its ledger is removed. Answers [`crate::DrivesGivenBack`]; the agent begins anew
+/// after the answer.
+pub const CLUSTER_GIVE_BACK: &str = "/v1/cluster/give-back";
 /// `POST` [`crate::ForceRequest`]: go on without a quorum. Answers [`crate::ForcedQuorum`]; the agent begins anew after the answer.
 pub const CLUSTER_FORCE_QUORUM: &str = "/v1/cluster/force-quorum";
 /// `POST` [`crate::BeginRequest`]: begin a new cluster's ledger here. Answers [`crate::Joined`].

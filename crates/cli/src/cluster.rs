@@ -16,7 +16,7 @@ use deploy::vms::VmsError;
 use deploy::{AccessError, Member, NoAgent};
 use model::{DriveId, NodeId};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Which cluster is asked, and how.
@@ -34,6 +34,11 @@ pub(crate) struct ClusterArgs {
 }
 
 impl ClusterArgs {
+    /// Where the agents are, and who asks.
+    pub(crate) fn access(&self) -> &Path {
+        &self.access
+    }
+
     /// How long to wait for the cluster.
     pub(crate) fn bound(&self) -> Duration {
         Duration::from_secs(self.within)
@@ -214,6 +219,33 @@ where
             Ok(outcome)
         }
         Err(error) => tell(&error),
+    }
+}
+
+/// Carries something out that goes on where it was interrupted, until it is done or somebody interrupts it.
+pub(crate) fn until_interrupted(
+    work: impl Future<Output = Result<io::Result<Outcome>, ClusterError>>,
+) -> io::Result<Outcome> {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return tell(&ClusterError::Runtime(error)),
+    };
+    let done = runtime.block_on(async {
+        tokio::select! {
+            done = work => Some(done),
+            _ = tokio::signal::ctrl_c() => None,
+        }
+    });
+    // Somebody may be asked yet: nobody waits for the answer.
+    runtime.shutdown_background();
+    match done {
+        Some(Ok(outcome)) => outcome,
+        Some(Err(error)) => tell(&error),
+        None => {
+            let what = "interrupted: what was done stands. Give the command again to go on.";
+            writeln!(io::stderr(), "{what}")?;
+            Ok(Outcome::Interrupted)
+        }
     }
 }
 

@@ -4,11 +4,11 @@
 //!
 //! On failure: `ClusterError`, with what was done, what was not, and how to go on. Exit code 2 if a file or the command line can't be read, 1 otherwise, 130 when interrupted.
 
-mod progress;
-mod shown;
+pub(crate) mod progress;
+pub(crate) mod shown;
 
 use crate::Outcome;
-use crate::cluster::{self, ClusterError};
+use crate::cluster::{self, ClusterArgs, ClusterError};
 use crate::shown::json;
 use crate::validate::{self, FileArgs};
 use api::AGENT_PORT;
@@ -43,6 +43,9 @@ Examples:
 
 Exit codes: 0 good; 1 a rule is violated, something is in the way or a step failed; 2 a file or the command line can't be read; 130 interrupted.";
 
+/// What the journal's name ends with.
+const JOURNAL: &str = "deployment.jsonl";
+
 /// Deploy a cluster from its template.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -75,6 +78,44 @@ pub(crate) struct DeployArgs {
     json: bool,
 }
 
+/// What adding nodes takes beside where the cluster is.
+#[derive(Debug, Args)]
+pub(crate) struct AddArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// Show what would be changed, and change nothing.
+    #[arg(long)]
+    validate_only: bool,
+    /// Do not ask before anything is changed.
+    #[arg(long)]
+    yes: bool,
+    /// Take this drive of a new node whatever it holds, and lose that; may be given several times.
+    #[arg(long, value_name = "SERIAL")]
+    wipe: Vec<DriveSerial>,
+    /// Where the journal is; without it: beside the template, NAME.deployment.jsonl.
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+    /// The port on which agents listen on their management addresses.
+    #[arg(long, default_value_t = AGENT_PORT, value_name = "PORT")]
+    agent_port: u16,
+}
+
+/// Adds a node to each rack: the stages of a deployment, of which the nodes that are there need nothing.
+pub(crate) fn add_nodes(cluster: &ClusterArgs, args: &AddArgs) -> io::Result<Outcome> {
+    let deployment = DeployArgs {
+        file: args.file.clone(),
+        access: cluster.access().to_owned(),
+        validate_only: args.validate_only,
+        stop_after: Stage::Verification,
+        yes: args.yes,
+        wipe: args.wipe.clone(),
+        journal: args.journal.clone(),
+        agent_port: args.agent_port,
+        json: cluster.json,
+    };
+    carry_out(&deployment, true)
+}
+
 /// The stages by their names.
 fn stages() -> impl TypedValueParser<Value = Stage> {
     PossibleValuesParser::new(Stage::ALL.map(Stage::name)).try_map(|name| {
@@ -83,44 +124,29 @@ fn stages() -> impl TypedValueParser<Value = Stage> {
 }
 
 pub(crate) fn run(args: &DeployArgs) -> io::Result<Outcome> {
-    let journal = args.journal.clone().unwrap_or_else(|| beside(args.file.path()));
+    carry_out(args, false)
+}
+
+/// A deployment, or nodes that are added to what was deployed.
+fn carry_out(args: &DeployArgs, grows: bool) -> io::Result<Outcome> {
+    let journal = args.journal.clone().unwrap_or_else(|| beside(args.file.path(), JOURNAL));
     let (source, reading) = match validate::read_or_report(&args.file)? {
         Ok(read) => read,
         Err(outcome) => return Ok(outcome),
     };
     let Some(spec) = reading.spec.clone() else { return validate::report_violations(&source, &reading) };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return cluster::tell(&ClusterError::Runtime(error)),
-    };
-    let deployment = Deployment { args, journal: &journal };
-    let done = runtime.block_on(async {
-        tokio::select! {
-            done = deployment.carry_out(spec) => Some(done),
-            _ = tokio::signal::ctrl_c() => None,
-        }
-    });
-    // Somebody may be asked yet: nobody waits for the answer.
-    runtime.shutdown_background();
-    match done {
-        Some(Ok(outcome)) => outcome,
-        Some(Err(error)) => cluster::tell(&error),
-        None => {
-            let what = "interrupted: what was done stands. Give the command again to go on.";
-            writeln!(io::stderr(), "{what}")?;
-            Ok(Outcome::Interrupted)
-        }
-    }
+    cluster::until_interrupted(Deployment { args, journal: &journal, grows }.carry_out(spec))
 }
 
 /// The template's own path, with another end.
-fn beside(template: &Path) -> PathBuf {
-    template.with_extension("deployment.jsonl")
+pub(crate) fn beside(template: &Path, end: &str) -> PathBuf {
+    template.with_extension(end)
 }
 
 struct Deployment<'a> {
     args: &'a DeployArgs,
     journal: &'a Path,
+    grows: bool,
 }
 
 impl Deployment<'_> {
@@ -132,7 +158,7 @@ impl Deployment<'_> {
         let plan = self.plan(&mut cluster, machines).await?;
         let only_looks = self.args.validate_only || cluster.spec.mode == DeploymentMode::Validate;
         if only_looks || self.args.stop_after == Stage::Preflight {
-            let planned = Planned::of(&cluster.spec, &plan);
+            let planned = Planned::of(&cluster.spec, &plan.changes, &plan.notes);
             let text =
                 if self.args.json { json(&planned) } else { format!("{planned}\nnothing was changed\n") };
             return Ok(io::stdout().lock().write_all(text.as_bytes()).map(|()| Outcome::Good));
@@ -186,14 +212,14 @@ impl Deployment<'_> {
         let looked = deployment::look(cluster).await;
         progress.clear();
         let look = looked.map_err(DeploymentError::from)?;
-        let wishes = Wishes { wipe: self.args.wipe.iter().cloned().collect() };
+        let wishes = Wishes { wipe: self.args.wipe.iter().cloned().collect(), grows: self.grows };
         Ok(deployment::plan(cluster, &look, &wishes, machines).map_err(DeploymentError::InTheWay)?)
     }
 }
 
 fn show(spec: &ClusterSpec, plan: &Plan, past: &Past) -> io::Result<()> {
     let mut out = io::stderr().lock();
-    write!(out, "{}", Planned::of(spec, plan))?;
+    write!(out, "{}", Planned::of(spec, &plan.changes, &plan.notes))?;
     let Some(since) = past.unfinished_since else { return Ok(()) };
     let cut_off = past.cut_off_in.as_ref();
     let cut_off = cut_off.map(|step| format!(", cut off in the middle of: {step}")).unwrap_or_default();
@@ -244,9 +270,9 @@ mod tests {
 
     #[test]
     fn the_journal_is_beside_the_template() {
-        assert_eq!(beside(Path::new("a/plant.toml")), Path::new("a/plant.deployment.jsonl"));
+        assert_eq!(beside(Path::new("a/plant.toml"), JOURNAL), Path::new("a/plant.deployment.jsonl"));
         assert_eq!(
-            beside(Path::new("azuredeploy.parameters.json")),
+            beside(Path::new("azuredeploy.parameters.json"), JOURNAL),
             Path::new("azuredeploy.parameters.deployment.jsonl")
         );
     }

@@ -7,6 +7,7 @@
 
 mod cluster;
 mod deploy;
+mod destroy;
 mod drive;
 mod json;
 mod ledger;
@@ -97,6 +98,8 @@ enum Task {
     },
     /// Deploy a cluster from its template: look, show what would be changed, do it, and look again.
     Deploy(Box<deploy::DeployArgs>),
+    /// Give a whole cluster back: every node as it was found, and everything on it lost.
+    Destroy(Box<destroy::DestroyArgs>),
     /// List the rules, where each is checked, and which can be overridden at what cost.
     Rules(rules::RulesArgs),
     /// Explain a rule: what must hold, why, what a violation says, what to change.
@@ -123,7 +126,7 @@ enum Task {
     Ledger(ledger::LedgerArgs),
     /// List, show, make, start, stop, place and delete virtual machines, see what they say, and write images to their volumes.
     Vm(vm::VmArgs),
-    /// Show what nodes have for virtual machines, and empty them for maintenance.
+    /// Show what nodes have for virtual machines, empty them for maintenance, and add nodes to both racks.
     Node(node::NodeArgs),
 }
 
@@ -159,6 +162,7 @@ fn main() -> ExitCode {
         Task::Validate { file, format } => validate::run(file, format),
         Task::Convert { file, to: ConvertFormat::Toml } => validate::convert(&file),
         Task::Deploy(args) => deploy::run(&args),
+        Task::Destroy(args) => destroy::run(&args),
         Task::Rules(args) => rules::list(&args),
         Task::Explain { id } => rules::explain(&id),
         Task::Status(args) => status::run(&args),

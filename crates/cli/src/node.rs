@@ -4,13 +4,14 @@
 
 use crate::Outcome;
 use crate::cluster::{self, ClusterArgs, ClusterError};
+use crate::deploy::{self, AddArgs};
 use crate::shown::json;
 use crate::vm::shown::{Drained, Nodes};
 use crate::vm::waits;
+use ::deploy::{Member, pool, vms};
 use clap::{Args, Subcommand};
 use control::State;
 use control::vm::Leftover;
-use deploy::{Member, pool, vms};
 use model::{NodeId, ZoneName};
 use std::collections::BTreeSet;
 use std::io;
@@ -27,7 +28,18 @@ Examples:
 
 Exit codes: 0 good; 1 the cluster refused or did not answer; 2 the access file or the command line can't be read.";
 
-/// Nodes and virtual machines: list, drain, end-drain.
+const ADD_EXAMPLES: &str = "\
+The template is that of the cluster as it shall be: the one that it was deployed with, and one node more in each rack. Nodes that are there keep their ordinals (say them where the new ones come between: a node's
+storage addresses follow from its ordinal), and nothing of theirs is changed. The new nodes are looked at, connected and measured as in a deployment; they join the ledger and vote, and their drives become the pool's. A
+1+1 cluster's two-way volumes get two copies more, and are four-way mirrors then. The access file names all nodes. It goes on where it was interrupted when it is given again, and changes nothing when all is done.
+
+Examples:
+  twinrack node --access access.json add plant-2x2.toml --validate-only
+  twinrack node --access access.json add plant-2x2.toml
+
+Exit codes: 0 good; 1 a rule is violated, something is in the way or a step failed; 2 a file or the command line can't be read; 130 interrupted.";
+
+/// Nodes and virtual machines: list, drain, end-drain, add.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct NodeArgs {
@@ -54,6 +66,9 @@ enum Task {
         #[command(flatten)]
         which: Which,
     },
+    /// Add a node to each rack, and spread copies over all of them, while the cluster serves.
+    #[command(after_help = ADD_EXAMPLES)]
+    Add(Box<AddArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -90,6 +105,9 @@ impl Which {
 }
 
 pub(crate) fn run(args: &NodeArgs) -> io::Result<Outcome> {
+    if let Task::Add(add) = &args.task {
+        return deploy::add_nodes(&args.cluster, add);
+    }
     cluster::run(&args.cluster, |members| async move { carry_out(args, &members).await })
 }
 
@@ -107,6 +125,8 @@ async fn carry_out(args: &NodeArgs, members: &[Member]) -> Result<String, Cluste
             let drained = Drained::new(&state, &drains);
             Ok(if args.cluster.json { json(&drained) } else { drained.to_string() })
         }
+        // It has no cluster yet that it could ask: it is carried out by itself.
+        Task::Add(_) => Ok(String::new()),
         Task::EndDrain { which } => {
             let nodes = which.nodes(&state)?;
             vms::end_drain(members, &nodes, bound).await?;

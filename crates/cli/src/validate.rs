@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use template::{Problem, ReadOptions, Reading, Source, Unreadable, read, render, to_toml};
 
 /// A file, the ARM template beside it, and what is accepted of it.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct FileArgs {
     /// A twinrack TOML template or an ARM deployment parameters file.
     file: PathBuf,

@@ -29,6 +29,7 @@ Examples:
   twinrack volume --access access.json show data
   twinrack volume --access access.json create data --size 10GiB --mirror two-way
   twinrack volume --access access.json grow data --size 20GiB
+  twinrack volume --access access.json widen data
   twinrack volume --access access.json move data --from drive-1
   twinrack volume --access access.json hand-over data --to node-b1
   twinrack volume --access access.json override data --by anna --yes
@@ -36,7 +37,7 @@ Examples:
 
 Exit codes: 0 good; 1 the cluster refused or did not answer; 2 the access file or the command line can't be read.";
 
-/// Volumes: list, show, create, grow, move, hand over, override, delete.
+/// Volumes: list, show, create, grow, widen, move, hand over, override, delete.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct VolumeArgs {
@@ -82,6 +83,11 @@ enum Task {
         /// The size that it shall have: a number with KiB, MiB, GiB or TiB, or of bytes; whole blocks of 4096 bytes.
         #[arg(long, value_parser = size)]
         size: u64,
+    },
+    /// Have two copies more made of a two-way volume while it is used, one in each rack on another node, and wait until all four are in sync. What it waits for is told as it changes.
+    Widen {
+        /// Its name or its id.
+        volume: String,
     },
     /// Move a volume's copy to another drive of its rack while it is used, and wait until the old one is gone. The volume never has fewer
     /// copies in sync meanwhile.
@@ -189,6 +195,12 @@ async fn carry_out(args: &VolumeArgs, members: &[Member]) -> Result<String, Clus
             let (_, state) = pool::confirmed(members, bound).await?;
             let id = find(&state, volume).ok_or_else(|| ClusterError::NoVolume(volume.clone()))?;
             pool::grow(members, id, *size, bound, waits).await?;
+            show(args, members, bound, &id.to_string()).await
+        }
+        Task::Widen { volume } => {
+            let (_, state) = pool::confirmed(members, bound).await?;
+            let id = find(&state, volume).ok_or_else(|| ClusterError::NoVolume(volume.clone()))?;
+            pool::widen(members, id, bound, waits).await?;
             show(args, members, bound, &id.to_string()).await
         }
         Task::Move { volume, from, to } => {

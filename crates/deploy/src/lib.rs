@@ -20,6 +20,7 @@ mod access;
 mod cabling;
 mod cluster;
 pub mod deployment;
+pub mod destruction;
 pub mod hardware;
 mod isolation;
 pub mod journal;
@@ -38,7 +39,9 @@ pub use cabling::{Cabling, cabling};
 pub use cluster::{Cluster, Member, place_witness};
 pub use isolation::{Crossing, crossings};
 pub use mesh::{MeshProbe, Networks, Over, RoundTrip, mesh, storage_ways};
-pub use network_stage::{NetworkApplied, NetworkStage, network, plan_for, read_back, start_paths};
+pub use network_stage::{
+    NetworkApplied, NetworkStage, network, network_beside, plan_for, read_back, start_paths,
+};
 pub use throughput::{Load, StoragePath, Transfer};
 
 use api::ClientError;

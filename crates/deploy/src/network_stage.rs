@@ -17,6 +17,7 @@ use crate::{Cabling, Cluster, DeployError, Member};
 use api::{Applied, ApplyRequest, ConfirmWithin, Outcome, PathsRequest};
 use model::NodeName;
 use network::{Generation, NetworkPlan, Op, diff, plan_at, plan_witness};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -74,11 +75,20 @@ impl NetworkApplied {
 /// Looks at the cables and, if they are what the template says, makes all members' links as planned. Doing it again
 /// changes nothing. Neighbours that are missing are waited for at most `patience`.
 pub async fn network(cluster: &Cluster, patience: Duration) -> Result<NetworkStage, DeployError> {
+    network_beside(cluster, &BTreeSet::new(), patience).await
+}
+
+/// The same of those who do not serve yet. What serves is let alone, whatever becomes of the others; they must reach it.
+pub async fn network_beside(
+    cluster: &Cluster,
+    serving: &BTreeSet<NodeName>,
+    patience: Duration,
+) -> Result<NetworkStage, DeployError> {
     let cabling = crate::cabling(cluster, patience).await?;
     if cabling.errors().next().is_some() {
         return Ok(NetworkStage::Refused(cabling));
     }
-    let pending = apply(cluster).await?;
+    let pending = apply(cluster, serving).await?;
     if !pending.applied.failures().is_empty() {
         return Ok(NetworkStage::Applied { cabling, applied: pending.applied });
     }
@@ -96,17 +106,21 @@ struct Pending {
     applied: NetworkApplied,
 }
 
-async fn apply(cluster: &Cluster) -> Result<Pending, DeployError> {
+async fn apply(cluster: &Cluster, serving: &BTreeSet<NodeName>) -> Result<Pending, DeployError> {
     let newest = wait_for_none_pending(cluster).await?;
     let generation = Generation(newest.map_or(1, |newest| newest.0 + 1));
     let confirm_within_ms = ConfirmWithin::try_from(CONFIRM_WITHIN_MS).ok();
     let members = cluster
         .ask_all(|member| async move {
+            if serving.contains(&member.name) {
+                return Ok(None);
+            }
             let request = ApplyRequest { plan: plan_for(cluster, member, generation)?, confirm_within_ms };
             let applied = member.client.apply(&request).await?;
-            Ok::<_, DeployError>((member.name.clone(), applied))
+            Ok::<_, DeployError>(Some((member.name.clone(), applied)))
         })
         .await?;
+    let members = members.into_iter().flatten().collect();
     let mut applied = NetworkApplied { members, unreached: Vec::new() };
     if applied.failures().is_empty() {
         applied.unreached = unreached(cluster).await?;

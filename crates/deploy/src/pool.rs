@@ -19,6 +19,7 @@ mod moves;
 mod override_volume;
 mod rate;
 mod volume;
+mod widen;
 
 pub use choose::{Difference, NoPlace, Voting, breaches, choose, differences, voting};
 pub use delete::delete;
@@ -29,8 +30,10 @@ pub use moves::{CantMove, Move, move_copy, next_of_move, remove_drive, replace_d
 pub use override_volume::{CantOverride, OverridePlan, answering, choose_override, override_volume};
 pub use rate::set_rebuild_rate;
 pub use volume::{
-    VolumeReady, VolumeRequest, confirmed, in_words, leg_in_words, newest, opened, phase_in_words, volume,
+    VolumeReady, VolumeRequest, confirmed, in_words, leg_in_words, named, newest, opened, phase_in_words,
+    ready, volume,
 };
+pub use widen::{CantWiden, Widening, next_of_widening, widen};
 
 use crate::journal::JournalError;
 use crate::recorder::Recorder;
@@ -153,6 +156,9 @@ pub enum PoolError {
     /// A volume can't grow as it was asked for.
     #[error("the volume can't grow")]
     CantGrow(#[from] CantGrow),
+    /// A volume can't have four copies.
+    #[error("the volume can't have four copies")]
+    CantWiden(#[from] CantWiden),
     /// A volume can't be handed over as it was asked for.
     #[error("the volume can't be handed over")]
     NoHandOver(#[from] NoHandOver),
@@ -230,6 +236,7 @@ impl PoolError {
                 "`twinrack volume show` says on which drives a volume's copies are"
             }
             Self::CantGrow(error) => error.help(),
+            Self::CantWiden(error) => error.help(),
             Self::NoHandOver(error) => error.help(),
             Self::HoldsCopies { .. } => "`twinrack drive replace` moves them to others first",
             Self::EvenMembers { .. } => {
@@ -425,7 +432,7 @@ impl<'a> Stage<'a> {
 }
 
 /// Waits until a member's view is as wanted.
-async fn until(
+pub(crate) async fn until(
     member: &Member,
     what: &str,
     bound: Duration,

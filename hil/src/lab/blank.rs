@@ -7,7 +7,12 @@
 use super::plan::{DriveRole, NodePlan};
 use super::qemu::NodeFiles;
 use super::{Lab, LabError, LabNode, state_drive};
+use model::DriveSerial;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+/// How much of a drive is looked at, at either end, to tell whether it holds anything.
+const ENDS_BYTES: usize = 1 << 20;
 
 impl Lab {
     /// Makes every drive of every node blank; the boot drive gets an empty file system. All of them are off.
@@ -17,6 +22,24 @@ impl Lab {
 }
 
 impl LabNode {
+    /// Its data drives that hold something where anybody looks first: in their first and last MiB. Read from outside, past caches of theirs that a loss of power would empty.
+    pub(crate) fn drives_that_hold(&self) -> Result<Vec<DriveSerial>, LabError> {
+        let mut hold = Vec::new();
+        for (index, drive) in self.plan.data_drives() {
+            let path = self.files.drive(index);
+            let read = |source| LabError::Read { path: path.clone(), source };
+            let file = File::open(&path).map_err(read)?;
+            let mut bytes = vec![0; ENDS_BYTES];
+            for at in [0, drive.size_bytes.saturating_sub(ENDS_BYTES as u64)] {
+                file.read_exact_at(&mut bytes, at).map_err(read)?;
+                if bytes.iter().any(|byte| *byte != 0) && !hold.contains(&drive.serial) {
+                    hold.push(drive.serial.clone());
+                }
+            }
+        }
+        Ok(hold)
+    }
+
     fn make_blank(&self) -> Result<(), LabError> {
         if self.has_power() {
             return Err(LabError::Refused {

@@ -59,6 +59,15 @@ pub enum LabError {
         #[source]
         source: io::Error,
     },
+    /// A file can't be read.
+    #[error("cannot read {}", .path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The file system for a node's state could not be made.
     #[error("cannot make the file system on {}", .path.display())]
     StateDrive {
@@ -234,6 +243,7 @@ impl LabError {
             }
             Self::NoRoom { .. } => "make room there, or set TMPDIR to a place that has it",
             Self::Deployment { .. } => "see that the host has processes left",
+            Self::Read { .. } => "see that it is there and that this user may read it",
             Self::Write { .. } | Self::StateDrive { .. } => {
                 "make room there, or see that this user may write there"
             }

@@ -14,10 +14,12 @@ use crate::run::RunError;
 use crate::suite::DeployStep;
 use api::AGENT_PORT;
 use deploy::deployment::{self, DeploymentError, Order, Wishes};
+use deploy::destruction;
 use deploy::journal::{Journal, JournalError, Said, StepIs, said_so_far};
 use deploy::recorder::{Recorder, Stage, Told};
 use deploy::{AccessError, Cluster, NoAgent};
 use model::{ClusterSpec, NodeName};
+use network::measure::Machines;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -26,7 +28,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// A step that is interrupted is given so long at most before, ms: most take less, and are interrupted in the middle.
-const INTO_STEP_MAX_MS: u64 = 600;
+pub(super) const INTO_STEP_MAX_MS: u64 = 600;
 
 /// What the process that deploys ended with.
 #[derive(Debug, thiserror::Error)]
@@ -63,27 +65,88 @@ impl From<DeploymentError> for DeploymentProcessError {
     }
 }
 
-/// The main function of the process that deploys. It tells of everything on standard output.
-pub fn deployment_process(spec: &Path, access: &Path, journal: &Path) -> Result<(), DeploymentProcessError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(DeploymentProcessError::Start)?.block_on(deploy_it(spec, access, journal))
+/// What such a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProcessTask {
+    /// It deploys a cluster.
+    Deploy,
+    /// It adds nodes to one.
+    Add,
+    /// It gives one back.
+    Destroy,
 }
 
-async fn deploy_it(spec: &Path, access: &Path, journal: &Path) -> Result<(), DeploymentProcessError> {
+impl ProcessTask {
+    /// All.
+    pub const ALL: [Self; 3] = [Self::Deploy, Self::Add, Self::Destroy];
+
+    /// As the hidden command is told.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Deploy => "deploy",
+            Self::Add => "add",
+            Self::Destroy => "destroy",
+        }
+    }
+}
+
+/// The main function of the process that deploys a cluster (its specification, the access file, the journal), adds nodes to it, or gives it back. It tells of everything on standard output.
+pub fn deployment_process(
+    files: (&Path, &Path, &Path),
+    task: ProcessTask,
+) -> Result<(), DeploymentProcessError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(DeploymentProcessError::Start)?.block_on(async {
+        let (cluster, machines) = cluster_of(files.0, files.1)?;
+        match task {
+            ProcessTask::Destroy => destroy_it(&cluster, files.2).await,
+            ProcessTask::Deploy => deploy_it(cluster, machines, (files.2, false)).await,
+            ProcessTask::Add => deploy_it(cluster, machines, (files.2, true)).await,
+        }
+    })
+}
+
+fn cluster_of(spec: &Path, access: &Path) -> Result<(Cluster, Machines), DeploymentProcessError> {
     let unread = |source| DeploymentProcessError::Spec { path: spec.to_owned(), source };
     let text = fs::read(spec).map_err(unread)?;
     let asked: ClusterSpec = serde_json::from_slice(&text).map_err(|error| unread(error.into()))?;
     let (agents, machines) = deploy::access(access)?;
-    let mut cluster = Cluster::of(asked, &agents)?;
+    Ok((Cluster::of(asked, &agents)?, machines))
+}
+
+async fn destroy_it(cluster: &Cluster, journal: &Path) -> Result<(), DeploymentProcessError> {
+    let journal = Journal::open(journal)?;
+    let look = destruction::look(cluster).await.map_err(DeploymentError::from)?;
+    let plan = destruction::plan(cluster, &look).map_err(DeploymentError::InTheWay)?;
+    plan.notes.iter().for_each(|note| println!("{note}"));
+    println!("{} changes are planned", plan.changes.len());
+    let mut recorder = Recorder::new(Some(journal), tell);
+    destruction::destroy(cluster, &plan, &mut recorder).await?;
+    println!("given back; {}", times(&recorder));
+    Ok(())
+}
+
+async fn deploy_it(
+    mut cluster: Cluster,
+    machines: Machines,
+    (journal, grows): (&Path, bool),
+) -> Result<(), DeploymentProcessError> {
     let journal = Journal::open(journal)?;
     let look = deployment::look(&mut cluster).await.map_err(DeploymentError::from)?;
-    let plan = deployment::plan(&cluster, &look, &Wishes::default(), machines);
+    let plan = deployment::plan(&cluster, &look, &Wishes { grows, ..Wishes::default() }, machines);
     let plan = plan.map_err(DeploymentError::InTheWay)?;
     plan.notes.iter().for_each(|note| println!("{note}"));
     println!("{} changes are planned", plan.changes.len());
     let (template, until) = (deployment::digest(&cluster.spec), Stage::Verification);
     let order = Order { template, until, agent_port: AGENT_PORT, machines };
-    let mut recorder = Recorder::new(Some(journal), |told| match told {
+    let mut recorder = Recorder::new(Some(journal), tell);
+    deployment::deploy(&cluster, &plan, &order, &mut recorder).await?;
+    println!("deployed; {}", times(&recorder));
+    Ok(())
+}
+
+fn tell(told: &Told) {
+    match told {
         Told::Stage(stage) => println!("{stage}"),
         Told::Begun { .. } => {}
         Told::Done { step, ms, did, .. } => {
@@ -91,15 +154,16 @@ async fn deploy_it(spec: &Path, access: &Path, journal: &Path) -> Result<(), Dep
             println!("  {step}: {ms} ms{did}");
         }
         Told::Note(note) => println!("  {note}"),
-    });
-    deployment::deploy(&cluster, &plan, &order, &mut recorder).await?;
+    }
+}
+
+fn times(recorder: &Recorder<'_>) -> String {
     let stages = recorder.stages().iter().map(|took| format!("{} {} ms", took.stage, took.ms));
-    println!("deployed; {}", stages.collect::<Vec<_>>().join(", "));
-    Ok(())
+    stages.collect::<Vec<_>>().join(", ")
 }
 
 /// How a process that deploys ended.
-enum End {
+pub(super) enum End {
     /// By itself.
     Itself(ExitStatus),
     /// It was killed in this step.
@@ -108,8 +172,9 @@ enum End {
     Late,
 }
 
-/// The files of a deployment in the lab.
-struct Files {
+/// The files of a deployment in the lab, or of giving it back.
+pub(super) struct Files {
+    task: ProcessTask,
     spec: PathBuf,
     access: PathBuf,
     journal: PathBuf,
@@ -127,7 +192,7 @@ impl Files {
     }
 
     /// How much was changed, of all runs.
-    fn did(&self) -> usize {
+    pub(super) fn did(&self) -> usize {
         let did = |said: &Said| matches!(said, Said::Step { is: StepIs::Done { did: Some(_), .. }, .. });
         said_so_far(&self.journal).iter().filter(|said| did(said)).count()
     }
@@ -146,8 +211,20 @@ impl Runner<'_> {
         let ms = Duration::from_millis;
         match step {
             DeployStep::Blank { within_ms } => self.blank(ms(*within_ms)).await,
-            DeployStep::Deploy { kills, within_ms } => self.deploy_whole(*kills, ms(*within_ms)).await,
-            DeployStep::ChangesNothing { within_ms } => self.deploy_again(ms(*within_ms)).await,
+            DeployStep::Deploy { kills, leaves_out, within_ms } => {
+                let files = self.deployment_files(*leaves_out)?;
+                self.deploy_whole(&files, *kills, ms(*within_ms)).await
+            }
+            DeployStep::AddNodes { kills, within_ms } => {
+                let files = Files { task: ProcessTask::Add, ..self.deployment_files(0)? };
+                let seen = self.deploy_whole(&files, *kills, ms(*within_ms)).await?;
+                if seen.good { self.again(&files, ms(*within_ms), seen).await } else { Ok(seen) }
+            }
+            DeployStep::ChangesNothing { within_ms } => {
+                let files = self.deployment_files(0)?;
+                self.again(&files, ms(*within_ms), Seen::held("")).await
+            }
+            DeployStep::Destroy { kills, within_ms } => self.destroy_whole(*kills, ms(*within_ms)).await,
             DeployStep::LosesANode { within_ms } => self.deploy_and_lose(ms(*within_ms)).await,
         }
     }
@@ -165,11 +242,12 @@ impl Runner<'_> {
                 return Ok(Seen::not(crate::chain(&error)));
             }
         }
-        Ok(Seen::held(format!("after {} ms", begun.elapsed().as_millis())))
+        let after = begun.elapsed().as_millis();
+        self.found = self.found().await?;
+        Ok(Seen::held(format!("after {after} ms")))
     }
 
-    async fn deploy_whole(&mut self, kills: u32, bound: Duration) -> Result<Seen, RunError> {
-        let files = self.deployment_files()?;
+    async fn deploy_whole(&mut self, files: &Files, kills: u32, bound: Duration) -> Result<Seen, RunError> {
         let begun = Instant::now();
         let mut killed = Vec::new();
         let steps = self.steps_of_a_deployment();
@@ -180,7 +258,7 @@ impl Runner<'_> {
             let mut step = self.draw(u64::from(from)..u64::from(to));
             let mut into = Duration::from_millis(self.draw(0..INTO_STEP_MAX_MS));
             loop {
-                match self.run_deployment(&files, Some((step, into)), begun + bound).await? {
+                match self.run_deployment(files, Some((step, into)), begun + bound).await? {
                     End::Killed(step) => {
                         killed.push(step);
                         break;
@@ -189,16 +267,16 @@ impl Runner<'_> {
                     End::Itself(status) if status.success() && step > 0 => {
                         (step, into) = (step - 1, Duration::ZERO);
                     }
-                    End::Itself(status) => return Ok(failed(&files, status, &killed)),
-                    End::Late => return Ok(late(&files, bound, &killed)),
+                    End::Itself(status) => return Ok(failed(files, status, &killed)),
+                    End::Late => return Ok(late(files, bound, &killed)),
                 }
             }
         }
-        let ended = self.run_deployment(&files, None, begun + bound).await?;
+        let ended = self.run_deployment(files, None, begun + bound).await?;
         match ended {
             End::Itself(status) if status.success() => {}
-            End::Itself(status) => return Ok(failed(&files, status, &killed)),
-            End::Killed(_) | End::Late => return Ok(late(&files, bound, &killed)),
+            End::Itself(status) => return Ok(failed(files, status, &killed)),
+            End::Killed(_) | End::Late => return Ok(late(files, bound, &killed)),
         }
         let took = milliseconds(begun.elapsed());
         let said = files.tail();
@@ -217,22 +295,24 @@ impl Runner<'_> {
         Ok(Seen::of(in_time && all_killed, seen).measuring(took))
     }
 
-    async fn deploy_again(&mut self, bound: Duration) -> Result<Seen, RunError> {
-        let files = self.deployment_files()?;
+    /// The same once more, which changes nothing; what was seen before is told, too.
+    async fn again(&mut self, files: &Files, bound: Duration, before_it: Seen) -> Result<Seen, RunError> {
         let (begun, before) = (Instant::now(), files.did());
-        match self.run_deployment(&files, None, begun + bound).await? {
+        match self.run_deployment(files, None, begun + bound).await? {
             End::Itself(status) if status.success() => {
                 let changes = files.did() - before;
-                let seen = format!("after {} ms: {changes} changes", begun.elapsed().as_millis());
-                Ok(Seen::of(changes == 0, seen))
+                let once_more =
+                    format!("once more: {changes} changes after {} ms", begun.elapsed().as_millis());
+                let what = [before_it.what.as_str(), &once_more].join("\n");
+                Ok(Seen { good: changes == 0, what: what.trim_start().to_owned(), ..before_it })
             }
-            End::Itself(status) => Ok(failed(&files, status, &[])),
-            End::Killed(_) | End::Late => Ok(late(&files, bound, &[])),
+            End::Itself(status) => Ok(failed(files, status, &[])),
+            End::Killed(_) | End::Late => Ok(late(files, bound, &[])),
         }
     }
 
     async fn deploy_and_lose(&mut self, bound: Duration) -> Result<Seen, RunError> {
-        let files = self.deployment_files()?;
+        let files = self.deployment_files(0)?;
         let begun = Instant::now();
         // Where it is in somebody's way, and more than one node is in the ledger.
         let Some(lost) = self.cluster.nodes().last().map(|(member, _)| member.name.clone()) else {
@@ -277,16 +357,38 @@ impl Runner<'_> {
         }
     }
 
-    fn deployment_files(&self) -> Result<Files, RunError> {
+    /// Without so many nodes of each rack, the last ones.
+    fn deployment_files(&self, leaves_out: usize) -> Result<Files, RunError> {
         let dir = self.keeper.dir.clone();
         let (spec, access) = (dir.join("deployment.spec.json"), self.lab.write_access(&dir)?);
-        let text = serde_json::to_vec(&self.cluster.spec).unwrap_or_default();
+        let mut asked = self.cluster.spec.clone();
+        for zone in &mut asked.zones {
+            zone.nodes.truncate(zone.nodes.len().saturating_sub(leaves_out));
+        }
+        let text = serde_json::to_vec(&asked).unwrap_or_default();
         fs::write(&spec, text).map_err(|source| LabError::Write { path: spec.clone(), source })?;
         let journal = self.folder.join("deployment.jsonl");
-        Ok(Files { spec, access, journal, output: self.folder.join("deployment.log") })
+        Ok(Files {
+            task: ProcessTask::Deploy,
+            spec,
+            access,
+            journal,
+            output: self.folder.join("deployment.log"),
+        })
     }
 
-    /// As many as there are in a run that finds volumes: the network, four that look at it (bandwidth is measured without), the ledger on all, their votes, drives, volumes, the last look.
+    pub(super) fn destruction_files(&self) -> Result<Files, RunError> {
+        let (journal, output) = (self.folder.join("destruction.jsonl"), self.folder.join("destruction.log"));
+        Ok(Files { task: ProcessTask::Destroy, journal, output, ..self.deployment_files(0)? })
+    }
+
+    /// Volumes, that the cluster is dissolved, each member, links, the last look.
+    pub(super) fn steps_of_a_destruction(&self) -> u32 {
+        let volumes = 1 + self.cluster.spec.nodes().count();
+        u32::try_from(volumes + 1 + self.cluster.members.len() + 2).unwrap_or(u32::MAX)
+    }
+
+    /// As many as there are in a run that finds volumes: the network, four that look at it (bandwidth is measured without), the ledger on all, their votes, drives, volumes (named, and then open), the last look.
     fn steps_of_a_deployment(&self) -> u32 {
         let drives: usize = self
             .lab
@@ -296,10 +398,10 @@ impl Runner<'_> {
             .map(|node| node.data_drives().len())
             .sum();
         let volumes = 1 + self.cluster.spec.nodes().count();
-        u32::try_from(1 + 4 + 2 + self.cluster.members.len() + drives + volumes + 1).unwrap_or(u32::MAX)
+        u32::try_from(1 + 4 + 2 + self.cluster.members.len() + drives + 2 * volumes + 1).unwrap_or(u32::MAX)
     }
 
-    fn draw(&mut self, from: std::ops::Range<u64>) -> u64 {
+    pub(super) fn draw(&mut self, from: std::ops::Range<u64>) -> u64 {
         self.draws.u64(from)
     }
 
@@ -308,13 +410,14 @@ impl Runner<'_> {
             let errors = output.try_clone()?;
             let mut command = bound_to_us(self.program.as_os_str());
             command.arg("lab-deploy").args([&files.spec, &files.access, &files.journal]);
+            command.args(["--task", files.task.name()]);
             command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn()
         });
         Ok(started.map_err(|source| LabError::Write { path: files.output.clone(), source })?)
     }
 
     /// Starts one, and kills it so long into the step of that number, if that is asked for.
-    async fn run_deployment(
+    pub(super) async fn run_deployment(
         &mut self,
         files: &Files,
         kill: Option<(u64, Duration)>,
@@ -365,11 +468,11 @@ fn end(child: &mut Child) -> Result<(), RunError> {
     Ok(ended.map_err(|source| LabError::Deployment { source })?)
 }
 
-fn failed(files: &Files, status: ExitStatus, killed: &[String]) -> Seen {
+pub(super) fn failed(files: &Files, status: ExitStatus, killed: &[String]) -> Seen {
     Seen::not(format!("it ended with {status}, after {} kills: {}", killed.len(), files.tail()))
 }
 
-fn late(files: &Files, bound: Duration, killed: &[String]) -> Seen {
+pub(super) fn late(files: &Files, bound: Duration, killed: &[String]) -> Seen {
     let step = files.begun().last().cloned().unwrap_or_default();
     Seen::not(format!(
         "not after {} ms, with {} kills; in `{step}`: {}",

@@ -17,12 +17,33 @@ pub enum DeployStep {
         /// How often it is killed.
         #[serde(default)]
         kills: u32,
+        /// How many nodes of each rack, the last ones, stay blank.
+        #[serde(default)]
+        leaves_out: usize,
+        /// The bound for all of it, milliseconds.
+        within_ms: u64,
+    },
+    /// The nodes of each rack that are not deployed yet, one in each, are added as `twinrack node add` does it, by a process that is killed and started again in the same way. Then all that `twinrack verify` looks at holds of
+    /// the larger cluster; once more changes nothing.
+    AddNodes {
+        /// How often it is killed.
+        #[serde(default)]
+        kills: u32,
         /// The bound for all of it, milliseconds.
         within_ms: u64,
     },
     /// It is deployed once more, which changes nothing.
     ChangesNothing {
         /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// The cluster is given back as `twinrack destroy` does it, by a process that is killed and started again in the same way: then no node has a ledger, all links are as they were when it was blank, the kernel has
+    /// nothing left of the cluster, and every data drive is blank. Once more changes nothing.
+    Destroy {
+        /// How often it is killed.
+        #[serde(default)]
+        kills: u32,
+        /// The bound for all of it, milliseconds.
         within_ms: u64,
     },
     /// A node loses its power in the middle of it: the deployment ends and names that node. With the node back it is gone on with, to its end.
@@ -36,22 +57,34 @@ impl fmt::Display for DeployStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Blank { within_ms } => write!(f, "all nodes are blank, and answer within {within_ms} ms"),
-            Self::Deploy { kills: 0, within_ms } => {
-                write!(f, "the cluster is deployed within {within_ms} ms")
+            Self::Deploy { kills, leaves_out, within_ms } => {
+                let what = match leaves_out {
+                    0 => "the cluster is deployed".to_owned(),
+                    1 => "the cluster is deployed without the last node of each rack".to_owned(),
+                    nodes => format!("the cluster is deployed without the last {nodes} nodes of each rack"),
+                };
+                let by = killed(*kills);
+                write!(f, "{what} within {within_ms} ms{by}")
             }
-            Self::Deploy { kills, within_ms } => {
-                write!(
-                    f,
-                    "the cluster is deployed within {within_ms} ms, by a process that is killed {kills} times on the way"
-                )
+            Self::AddNodes { kills, within_ms } => {
+                let by = killed(*kills);
+                write!(f, "a node is added to each rack within {within_ms} ms{by}")
             }
             Self::ChangesNothing { within_ms } => {
                 write!(f, "it is deployed once more within {within_ms} ms, which changes nothing")
             }
+            Self::Destroy { kills, within_ms } => write!(
+                f,
+                "the cluster is given back within {within_ms} ms, by a process that is killed {kills} times on the way, and all nodes are as they were found"
+            ),
             Self::LosesANode { within_ms } => write!(
                 f,
                 "a node loses its power in the middle of the deployment, which names it; with the node back it is gone on with, all within {within_ms} ms"
             ),
         }
     }
+}
+
+fn killed(times: u32) -> String {
+    if times == 0 { String::new() } else { format!(", by a process that is killed {times} times on the way") }
 }

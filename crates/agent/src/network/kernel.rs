@@ -3,7 +3,7 @@
 use api::{Applied, Outcome};
 use network::kernel::{ApplyError, ApplyOutcome, ApplyReport, Netlink, NetlinkError, apply, restore};
 use network::link::AdapterMap;
-use network::{CurrentLinks, Difference, NetworkPlan, ResolveError, diff, differences};
+use network::{CurrentLinks, Difference, NetworkPlan, Op, ResolveError, diff, differences, revert};
 
 /// What observes and changes links.
 pub(crate) trait Executor: Send + Sync + 'static {
@@ -12,6 +12,13 @@ pub(crate) trait Executor: Send + Sync + 'static {
     fn check(&self, now: &CurrentLinks, plan: &NetworkPlan) -> Result<(), ApplyError>;
     /// What of these links is not as planned. Touches nothing.
     fn differences(&self, now: &CurrentLinks, plan: &NetworkPlan) -> Result<Vec<Difference>, ResolveError>;
+    /// What leads from these links to those of before a plan. Touches nothing.
+    fn way_back(
+        &self,
+        now: &CurrentLinks,
+        before: &CurrentLinks,
+        plan: &NetworkPlan,
+    ) -> Result<Vec<Op>, ApplyError>;
     fn apply(&self, plan: &NetworkPlan) -> impl Future<Output = Result<Applied, ApplyError>> + Send;
     fn restore(
         &self,
@@ -45,6 +52,15 @@ impl Executor for Kernel {
 
     fn differences(&self, now: &CurrentLinks, plan: &NetworkPlan) -> Result<Vec<Difference>, ResolveError> {
         differences(now, plan, &self.adapters)
+    }
+
+    fn way_back(
+        &self,
+        now: &CurrentLinks,
+        before: &CurrentLinks,
+        plan: &NetworkPlan,
+    ) -> Result<Vec<Op>, ApplyError> {
+        Ok(revert(now, before, plan, &self.adapters)?.ops)
     }
 
     async fn apply(&self, plan: &NetworkPlan) -> Result<Applied, ApplyError> {

@@ -41,6 +41,7 @@
 mod admit;
 mod changes;
 mod drift;
+mod give_back;
 mod kernel;
 mod saved;
 #[cfg(test)]
@@ -58,7 +59,7 @@ use model::NodeName;
 use network::kernel::{ApplyError, NetlinkError};
 use network::{CurrentLinks, Generation, NetworkPlan};
 pub(crate) use saved::BootId;
-use saved::{Disk, Saved, Stage};
+use saved::{Disk, Found, Saved, Stage};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -84,6 +85,8 @@ pub(crate) enum ChangeError {
     Apply(#[source] ApplyError),
     #[error("can't remember what becomes of the plan")]
     Store(#[from] StoreError),
+    #[error("the links are not given back: {0}")]
+    NotGivenBack(String),
 }
 
 /// The node's links.
@@ -224,8 +227,9 @@ impl<E: Executor, D: Disk> Network<E, D> {
             Stage::Open { before, .. } => (before.clone(), true),
             Stage::Settled | Stage::TakenBack { .. } => (now, false),
         };
+        let found = self.found(&links.saved, &before);
         let stage = Stage::Open { before, boot: Some(self.boot.clone()) };
-        let saved = Saved { plan: Some(plan.clone()), stage, ..links.saved.clone() };
+        let saved = Saved { plan: Some(plan.clone()), stage, found, ..links.saved.clone() };
         self.save(&mut links, saved)?;
         let unfinished = confirm_within_ms.map_or(UNFINISHED, confirm_within);
         links.next = Next::TakeBack { timer: self.arm(unfinished), stands: false };
@@ -304,7 +308,9 @@ impl<E: Executor, D: Disk> Network<E, D> {
     fn settle(&self, links: &mut Links) -> Result<(), StoreError> {
         let plan = links.saved.plan.clone();
         let made_in = Some(self.boot.clone());
-        self.save(links, Saved { committed: plan.clone(), plan, stage: Stage::Settled, made_in })?;
+        let saved =
+            Saved { committed: plan.clone(), plan, stage: Stage::Settled, made_in, ..links.saved.clone() };
+        self.save(links, saved)?;
         links.next = Next::Nothing;
         Ok(())
     }
@@ -362,8 +368,13 @@ impl<E: Executor, D: Disk> Network<E, D> {
     }
 
     async fn make(&self, links: &mut Links) -> Result<(), String> {
-        if let Some(plan) = &links.saved.committed {
-            let report = self.executor.apply(plan).await.map_err(|error| chain(&error))?;
+        if let Some(plan) = links.saved.committed.clone() {
+            if links.saved.found_in(&self.boot).is_none() {
+                let now = self.executor.observe().await.map_err(|error| chain(&error))?;
+                let found = self.found(&links.saved, &now);
+                self.save(links, Saved { found, ..links.saved.clone() }).map_err(|error| chain(&error))?;
+            }
+            let report = self.executor.apply(&plan).await.map_err(|error| chain(&error))?;
             if let Some(why) = reason(&report.outcome) {
                 return Err(why.to_owned());
             }

@@ -55,6 +55,19 @@ pub(crate) struct Saved {
     /// The boot in which `committed` was last made.
     #[serde(default)]
     pub(super) made_in: Option<BootId>,
+    /// The links as they were before the first plan that was made in a boot, until they are given back.
+    #[serde(default)]
+    pub(super) found: Option<Found>,
+}
+
+/// Links that nobody here had touched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Found {
+    /// They.
+    pub(super) links: CurrentLinks,
+    /// In which boot.
+    pub(super) boot: BootId,
 }
 
 /// What became of the newest plan.
@@ -103,6 +116,17 @@ impl Saved {
         let is_committed = self.plan == self.committed;
         self.stage = if is_committed { Stage::Settled } else { Stage::TakenBack { why } };
         self
+    }
+
+    /// What this boot's links were before any plan; `None`: nobody has written it down.
+    pub(super) fn found_in(&self, here: &BootId) -> Option<&CurrentLinks> {
+        self.found.as_ref().filter(|found| found.boot == *here).map(|found| &found.links)
+    }
+
+    /// Whether a plan is in force in this boot, or may be half-way: then what is there now is not what was found.
+    pub(super) fn is_touched_in(&self, here: &BootId) -> bool {
+        let is_open = matches!(self.stage, Stage::Open { .. });
+        is_open || (self.committed.is_some() && self.is_made_in(here))
     }
 
     /// Whether the committed plan was made in this boot.

@@ -3,6 +3,7 @@
 mod deaths;
 mod drifts;
 mod every_step;
+mod given_back;
 
 use super::*;
 use model::{AdapterName, MacAddress, Mtu, Qos, VlanId};
@@ -93,6 +94,15 @@ impl Executor for Simulated {
 
     fn differences(&self, now: &CurrentLinks, plan: &NetworkPlan) -> Result<Vec<Difference>, ResolveError> {
         network::differences(now, plan, &adapters())
+    }
+
+    fn way_back(
+        &self,
+        now: &CurrentLinks,
+        before: &CurrentLinks,
+        plan: &NetworkPlan,
+    ) -> Result<Vec<Op>, ApplyError> {
+        Ok(revert(now, before, plan, &adapters())?.ops)
     }
 
     async fn apply(&self, plan: &NetworkPlan) -> Result<Applied, ApplyError> {
@@ -464,7 +474,7 @@ async fn a_committed_plan_that_was_being_sent_again_when_the_machine_died_is_in_
     let before = bench.kernel.links();
     let open = Stage::Open { before, boot: Some(bench.boot()) };
     let made_in = Some(bench.boot());
-    let saved = Saved { plan: Some(one.clone()), stage: open, committed: Some(one), made_in };
+    let saved = Saved { plan: Some(one.clone()), stage: open, committed: Some(one), made_in, found: None };
     Store::in_directory(bench.directory.path()).save("network.json", &saved).unwrap();
     bench.reboot();
     let agent = bench.agent().await;

@@ -7,8 +7,8 @@ use crate::chain;
 use crate::network::{ChangeError, NotWatching, Refused};
 use crate::probes::ProbeError;
 use api::{
-    Applied, ApplyRequest, ChangesSince, CommitRequest, LinkChanges, NetworkState, PathsRequest, PingAnswer,
-    PingRequest, ReceiveAnswer, ReceiveRequest, SendAnswer, SendRequest,
+    Applied, ApplyRequest, ChangesSince, CommitRequest, GivenBack, LinkChanges, NetworkState, PathsRequest,
+    PingAnswer, PingRequest, ReceiveAnswer, ReceiveRequest, SendAnswer, SendRequest, WayHome,
 };
 use axum::Json;
 use axum::extract::State as Shared;
@@ -34,6 +34,29 @@ pub(super) async fn commit(
     Body(request): Body<CommitRequest>,
 ) -> Result<Json<()>, Refusal> {
     Ok(Json(state.network.commit(request.generation).await?))
+}
+
+pub(super) async fn way_home(Shared(state): Daemon) -> Result<Json<WayHome>, Refusal> {
+    Ok(Json(state.network.way_home().await?))
+}
+
+/// Whoever is part of a cluster needs its links for that.
+pub(super) async fn give_back(Shared(state): Daemon) -> Result<Json<GivenBack>, Refusal> {
+    #[cfg(feature = "volumes")]
+    if !matches!(state.volumes.ledger().await, api::NodeLedger::None {}) {
+        let (message, help) = (
+            "this node is part of a cluster, which runs on its links",
+            "`twinrack destroy` gives a whole cluster back",
+        );
+        return Err(Refusal::new(StatusCode::CONFLICT, "has-ledger", message.to_owned(), help));
+    }
+    // A task of its own: a client that goes away, as its way here does, must not stop it half-way.
+    let given = tokio::spawn(async move {
+        let given = state.network.give_back().await?;
+        state.probes.forget().await.map_err(ChangeError::from)?;
+        Ok::<_, ChangeError>(given)
+    });
+    Ok(Json(given.await.map_err(|error| Refusal::bug(&error))??))
 }
 
 pub(super) async fn changes(
@@ -89,6 +112,11 @@ impl From<ChangeError> for Refusal {
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "plan-does-not-fit",
                 "compare the plan's adapters with the node's configuration and inventory",
+            ),
+            ChangeError::NotGivenBack(_) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "not-given-back",
+                "look at the node's kernel log; it is tried again by itself where there is a way",
             ),
             ChangeError::Observe(_) | ChangeError::Apply(_) => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "kernel-refused", "look at the node's kernel log")

@@ -35,6 +35,7 @@ pub(super) fn all(state: Arc<State>) -> Router {
         .route(path::NEIGHBOURS, get(neighbours))
         .route(path::NETWORK, get(network::state).put(network::apply))
         .route(path::NETWORK_COMMIT, post(network::commit))
+        .route(path::NETWORK_GIVE_BACK, get(network::way_home).post(network::give_back))
         .route(path::NETLINK_CHANGES, get(network::changes))
         .route(path::PATHS, put(network::greet))
         .route(path::PING, post(network::ping))

@@ -9,9 +9,9 @@ use crate::state::State;
 use crate::volumes::{self, VolumesError};
 use api::{
     BeginRequest, ClaimRequest, CloseRequest, ClusterView, Console, ConsoleQuery, DigestsRequest,
-    ForceRequest, ForcedQuorum, GiveUpRequest, GivenLegRequest, HandOverRequest, ImageQuery, IncomingQuery,
-    InviteRequest, Invited, JoinRequest, Joined, LeaseAnswer, LeaseRequest, NodeLedger, PeerCertificate,
-    PoolDrives, ProposeRequest, Proposed, VotersRequest, path,
+    DrivesGivenBack, ForceRequest, ForcedQuorum, GiveUpRequest, GivenLegRequest, HandOverRequest, ImageQuery,
+    IncomingQuery, InviteRequest, Invited, JoinRequest, Joined, LeaseAnswer, LeaseRequest, NodeLedger,
+    PeerCertificate, PoolDrives, ProposeRequest, Proposed, VotersRequest, path,
 };
 use axum::body::Bytes;
 use axum::extract::{Request, State as Shared};
@@ -31,6 +31,7 @@ pub(super) fn routes(router: Router<Arc<State>>) -> Router<Arc<State>> {
         .route(path::CLUSTER_CONFIRMED, get(confirmed))
         .route(path::CLUSTER_LEDGER, get(ledger))
         .route(path::CLUSTER_GIVE_UP, post(give_up))
+        .route(path::CLUSTER_GIVE_BACK, post(give_back))
         .route(path::CLUSTER_FORCE_QUORUM, post(force_quorum))
         .route(path::CLUSTER_BEGIN, post(begin))
         .route(path::CLUSTER_INVITE, post(invite))
@@ -85,6 +86,14 @@ async fn give_up(Shared(state): Daemon, Body(request): Body<GiveUpRequest>) -> R
     let given = tokio::spawn(async move { state.volumes.give_up(request).await });
     given.await.map_err(|error| Refusal::bug(&error))??;
     Ok(Json(()))
+}
+
+async fn give_back(
+    Shared(state): Daemon,
+    Body(request): Body<GiveUpRequest>,
+) -> Result<Json<DrivesGivenBack>, Refusal> {
+    let given = tokio::spawn(async move { state.volumes.give_back(request).await });
+    Ok(Json(given.await.map_err(|error| Refusal::bug(&error))??))
 }
 
 async fn force_quorum(
@@ -236,6 +245,9 @@ impl From<VolumesError> for Refusal {
             ),
             VolumesError::OtherLedger { .. } => {
                 (StatusCode::CONFLICT, "other-ledger", "look at `twinrack ledger show`, and ask again")
+            }
+            VolumesError::NotDissolved => {
+                (StatusCode::CONFLICT, "not-dissolved", "`twinrack destroy` gives a whole cluster back")
             }
             VolumesError::QuorumAnswers => (
                 StatusCode::CONFLICT,

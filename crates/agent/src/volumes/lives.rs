@@ -29,7 +29,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-const FILE: &str = "drives.json";
+pub(super) const FILE: &str = "drives.json";
 /// The count of a drive that has none in the ledger.
 const FIRST_COUNT: PowerCycles = PowerCycles(1);
 /// How often a drive that does not answer is asked again, and after how many tries it counts as one that was away.

@@ -15,6 +15,7 @@ mod beside;
 mod bounce;
 mod contents;
 mod digests;
+mod give_back;
 mod guard;
 mod hand_over;
 mod image;
@@ -115,10 +116,14 @@ pub(crate) enum VolumesError {
     FloorsLost,
     #[error("this node's ledger stays closed: {0}")]
     Closed(String),
+    #[error("can't remove what is left of the ledger")]
+    Remove(#[source] std::io::Error),
     #[error("can't set this node's ledger aside")]
     SetAside(#[source] ledger::StoreError),
     #[error("this node's ledger is {node}'s of incarnation {incarnation}, not the one that was named")]
     OtherLedger { node: NodeId, incarnation: LedgerIncarnation },
+    #[error("this node's ledger does not say that the cluster is dissolved")]
+    NotDissolved,
     #[error("a quorum answers: none is forced")]
     QuorumAnswers,
     #[error("the log ends at entry {index} of term {term}, which is not where it was said to end")]
@@ -262,6 +267,9 @@ impl Volumes {
         let volumes =
             Arc::new(Self { name, boot, store, transport, paths, heard, left, running, closed, ends });
         if !volumes.folder().join(ledger::FILE).exists() {
+            if let Err(error) = give_back::tidy(&volumes.folder()) {
+                warn!("what is left of a ledger can't be removed: {error}");
+            }
             volumes.left.are_none();
         } else if let Err(error) = volumes.open().await {
             // The node goes on without: it can be told to join again, or its disk may take writes again.

@@ -33,7 +33,7 @@ use tokio::sync::watch;
 /// How long a request may stall on a path. Emulated nodes that were starved lost both paths again and again with one second.
 pub(super) const STALL_MAX: Duration = Duration::from_secs(2);
 
-const FILE: &str = "floors.json";
+pub(super) const FILE: &str = "floors.json";
 
 /// What must outlive the agent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +58,8 @@ pub(super) struct Place {
     saved: Mutex<Saved>,
     pub(super) seeded: Seeded,
     pub(super) lives: Lives,
+    /// Held while drives are claimed, or given back.
+    pub(super) claims: tokio::sync::Mutex<()>,
     /// How many legs were given out since the agent began: who waits for one need not guess when.
     pub(super) given_out: watch::Sender<u64>,
 }
@@ -90,7 +92,17 @@ impl Place {
         }
         let (seeded, lives) = (seeded::of_this_node()?, Lives::load(store.clone())?);
         let given_out = watch::Sender::new(0);
-        Ok(Self { cluster, node, store, paths, saved: Mutex::new(saved), seeded, lives, given_out })
+        Ok(Self {
+            cluster,
+            node,
+            store,
+            paths,
+            saved: Mutex::new(saved),
+            seeded,
+            lives,
+            claims: tokio::sync::Mutex::default(),
+            given_out,
+        })
     }
 
     /// Which MAC addresses this cluster's virtual machines have.
@@ -223,6 +235,7 @@ impl Place {
         serial: DriveSerial,
         wipe: bool,
     ) -> Result<(), VolumesError> {
+        let _alone = self.claims.lock().await;
         let state = Arc::clone(&ledger.state().borrow());
         let own = state.drives.iter().find(|(_, drive)| drive.node == self.node && drive.serial == serial);
         let drive = own.map(|(id, _)| *id).ok_or_else(|| VolumesError::NoDrive(serial.clone()))?;

@@ -93,6 +93,11 @@ fn has_room(directory: &Path) -> io::Result<()> {
 }
 
 impl Volumes {
+    /// The agent ends, and its next run begins with what there is.
+    pub(super) fn begin_anew(&self) {
+        self.ends.begin_anew();
+    }
+
     /// Returns when the agent must end, so that its next run begins anew with the ledger.
     pub(crate) async fn begins_anew(&self) {
         let mut anew = self.ends.anew.subscribe();

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_millis(120);
 const STYLE: &str = "{spinner:.cyan} {prefix:<18} {elapsed:>4} {wide_msg}";
 
-pub(super) struct Progress {
+pub(crate) struct Progress {
     started: Instant,
     bar: Option<ProgressBar>,
 }
 
 impl Progress {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new_spinner();
             bar.set_style(
@@ -28,7 +28,7 @@ impl Progress {
     }
 
     /// Something is under way.
-    pub(super) fn begins(&self, stage: &str, what: &str) {
+    pub(crate) fn begins(&self, stage: &str, what: &str) {
         match &self.bar {
             Some(bar) => {
                 bar.set_prefix(stage.to_owned());
@@ -38,7 +38,7 @@ impl Progress {
         }
     }
 
-    pub(super) fn told(&self, told: &Told) {
+    pub(crate) fn told(&self, told: &Told) {
         match told {
             Told::Begun { stage, step } if self.bar.is_some() => self.begins(stage.name(), step),
             Told::Stage(_) | Told::Begun { .. } => {}
@@ -60,7 +60,7 @@ impl Progress {
     }
 
     /// What moves goes; what stays, stays.
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

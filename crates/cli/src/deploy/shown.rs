@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// What would be changed.
 #[derive(Debug, Serialize)]
-pub(super) struct Planned {
+pub(crate) struct Planned {
     version: u32,
     cluster: String,
     shape: String,
@@ -21,7 +21,7 @@ pub(super) struct Planned {
 
 /// The same change of one or several nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Line {
+pub(crate) struct Line {
     stage: &'static str,
     of: Vec<String>,
     what: String,
@@ -30,9 +30,9 @@ pub(super) struct Line {
 }
 
 impl Planned {
-    pub(super) fn of(spec: &ClusterSpec, plan: &Plan) -> Self {
+    pub(crate) fn of(spec: &ClusterSpec, changes: &[Change], notes: &[String]) -> Self {
         let (cluster, shape) = (spec.name.to_string(), spec.shape().to_string());
-        Self { version: VERSION, cluster, shape, changes: lines(&plan.changes), notes: plan.notes.clone() }
+        Self { version: VERSION, cluster, shape, changes: lines(changes), notes: notes.to_vec() }
     }
 }
 

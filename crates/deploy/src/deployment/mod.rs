@@ -12,34 +12,36 @@
 //! On failure: [`DeploymentError`]: what failed and what to do; what was done is in the journal, and stands.
 
 mod express;
+mod growth;
 mod look;
 mod plan;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use express::CantSize;
 pub use look::{Look, look};
 pub use plan::{Change, InTheWay, Plan, Wishes, plan};
 
 use crate::journal::{JournalError, RunIs, Said};
-use crate::pool::{self, PoolError, VolumeRequest, volume};
+use crate::pool::{self, PoolError, VolumeRequest};
 use crate::recorder::{Recorder, Stage};
 use crate::verify::{Check, facts, verify};
 use crate::{
-    Cluster, DeployError, Load, MeshProbe, NetworkStage, RoundTrip, crossings, mesh, start_paths,
-    storage_ways,
+    Cluster, DeployError, Load, MeshProbe, NetworkStage, RoundTrip, crossings, mesh, network_beside,
+    start_paths, storage_ways,
 };
 use api::Outcome;
 use look::NEIGHBOURS_PATIENCE;
-use model::{ClusterSpec, Severity};
+use model::{ClusterSpec, NodeName, Severity};
 use network::measure::latency::{self, PROBES_MIN};
 use network::measure::{Machines, bandwidth};
 use sha2::{Digest as _, Sha256};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How long a volume may take until it is open with every copy in sync; an emulated node takes seconds.
-const VOLUME_BOUND: Duration = Duration::from_mins(1);
+/// How long a volume may take until it is open with every copy in sync; emulated nodes take seconds for each, and all are made at once.
+const VOLUME_BOUND: Duration = Duration::from_mins(2);
 /// How long it may take until a cluster that was just made is as it has to be: paths are heard and leases taken within seconds.
 const VERIFY_BOUND: Duration = Duration::from_secs(30);
 const VERIFY_POLL: Duration = Duration::from_millis(500);
@@ -65,7 +67,7 @@ pub struct Order {
 #[derive(Debug, thiserror::Error)]
 pub enum DeploymentError {
     /// Nothing was begun.
-    #[error("nothing is deployed: this is in the way\n{0}")]
+    #[error("nothing is changed: this is in the way\n{0}")]
     InTheWay(InTheWay),
     /// A node could not be asked, or a stage be carried out.
     #[error(transparent)]
@@ -149,11 +151,13 @@ async fn stages(
         match stage {
             Stage::Preflight => {}
             Stage::Network => {
-                recorder.step("links, priorities and bandwidth of every node", network(cluster)).await?;
+                let links = network(cluster, &plan.serving);
+                recorder.step("links, priorities and bandwidth of every node", links).await?;
             }
             Stage::NetworkValidation => validate_network(cluster, plan, order.machines, recorder).await?,
             Stage::Quorum => drop(pool::quorum(cluster, order.agent_port, recorder).await?),
             Stage::Pool => pool::drives(cluster, &plan.drives, &plan.wipe, recorder).await?,
+            Stage::Volumes if plan.spreads => growth::spread(cluster, recorder).await?,
             Stage::Volumes => volumes(cluster, &plan.volumes, recorder).await?,
             Stage::Verification => {
                 recorder
@@ -168,10 +172,10 @@ async fn stages(
 /// What a step found, and what it changed in words.
 type Step<T> = Result<(T, Option<String>), DeploymentError>;
 
-async fn network(cluster: &Cluster) -> Step<()> {
+async fn network(cluster: &Cluster, serving: &BTreeSet<NodeName>) -> Step<()> {
     let (what, help) =
         ("a cable contradicts the template", "see to the cables, or to the template's zones and wiring");
-    match crate::network(cluster, NEIGHBOURS_PATIENCE).await? {
+    match network_beside(cluster, serving, NEIGHBOURS_PATIENCE).await? {
         NetworkStage::Refused(cabling) => {
             let wrong = cabling.errors().map(ToString::to_string).collect();
             Err(DeploymentError::NotAsItHasToBe { what, wrong, help })
@@ -303,18 +307,22 @@ async fn volumes(
     asked: &[VolumeRequest],
     recorder: &mut Recorder<'_>,
 ) -> Result<(), DeploymentError> {
-    let (_, before) = pool::confirmed(&cluster.members, VOLUME_BOUND).await?;
+    // All are named first: nodes make them side by side.
     for request in asked {
         let step = async {
-            let was_there = before.volumes.values().any(|volume| volume.name == request.name);
-            let ready = volume(&cluster.members, request, VOLUME_BOUND).await?;
-            let did = format!(
-                "volume {} was made, open on {} with {} copies",
-                request.name, ready.owner, ready.legs
-            );
-            Ok::<_, PoolError>(((), (!was_there).then_some(did)))
+            let is_new = pool::named(&cluster.members, request, VOLUME_BOUND).await?;
+            let copies = request.mirror.legs();
+            let did = format!("volume {} was made, with {copies} copies", request.name);
+            Ok::<_, PoolError>(((), is_new.then_some(did)))
         };
-        recorder.step(format!("volume {}", request.name), step).await?;
+        recorder.step(format!("volume {} in the ledger", request.name), step).await?;
+    }
+    for VolumeRequest { name, .. } in asked {
+        let step = async {
+            pool::ready(&cluster.members, name, VOLUME_BOUND).await?;
+            Ok::<_, PoolError>(((), None))
+        };
+        recorder.step(format!("volume {name} open, with every copy in sync"), step).await?;
     }
     Ok(())
 }

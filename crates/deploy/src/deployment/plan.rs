@@ -5,6 +5,7 @@
 //! On failure: [`InTheWay`]; nothing has changed.
 
 use super::express::{self, PoolDrive};
+use super::growth;
 use super::look::Look;
 use crate::hardware::{self, NodeHardware};
 use crate::pool::{VolumeRequest, Voting, voting};
@@ -27,6 +28,8 @@ type Links = [(NodeName, Vec<Op>)];
 pub struct Wishes {
     /// Drives that are taken whatever they hold.
     pub wipe: BTreeSet<DriveSerial>,
+    /// Nodes that the ledger has not are added to its cluster.
+    pub grows: bool,
 }
 
 /// What will be done.
@@ -38,8 +41,12 @@ pub struct Plan {
     pub drives: BTreeMap<NodeName, BTreeSet<DriveSerial>>,
     /// Those of them whose data is lost.
     pub wipe: BTreeSet<DriveSerial>,
-    /// The volumes that there will be.
+    /// The volumes that there will be; those that there are when nodes are added are none of it.
     pub volumes: Vec<VolumeRequest>,
+    /// Nodes of the cluster that others are added to: their links are let alone.
+    pub serving: BTreeSet<NodeName>,
+    /// Whether copies are spread over nodes that are added.
+    pub spreads: bool,
     /// What is worth knowing: warnings, drives that are let alone.
     pub notes: Vec<String>,
     /// Whether no volume is there yet that anybody could use: then storage networks may be loaded to measure them.
@@ -75,7 +82,7 @@ pub struct InTheWay {
 }
 
 impl InTheWay {
-    fn is_nothing(&self) -> bool {
+    pub(crate) fn is_nothing(&self) -> bool {
         self.others.is_empty() && self.diagnostics.iter().all(|found| found.severity < Severity::Error)
     }
 }
@@ -101,7 +108,7 @@ impl fmt::Display for InTheWay {
 pub fn plan(cluster: &Cluster, look: &Look, wishes: &Wishes, machines: Machines) -> Result<Plan, InTheWay> {
     let mut way = InTheWay::default();
     let mut notes = Vec::new();
-    let (fates, ledger) = (fates(look, wishes), ledger(cluster, look, &mut way));
+    let (mut fates, ledger) = (fates(look, wishes), ledger(cluster, look, &mut way));
     let drives = taken(&fates);
     way.diagnostics.extend(look.cabling.findings.iter().map(network::wiring::WiringFinding::diagnostic));
     let hardware = hardware(cluster, look, &drives);
@@ -113,21 +120,40 @@ pub fn plan(cluster: &Cluster, look: &Look, wishes: &Wishes, machines: Machines)
         way.others.push((format!("no node has a drive {serial} that could be wiped"), help));
     }
     let links = links(look, &mut way);
+    let mut drives = drives;
+    if wishes.grows {
+        growth::may_grow(cluster, ledger, &mut way);
+        if let Some(ledger) = ledger {
+            growth::only_new(&mut fates, ledger, wishes, &mut way);
+            drives = taken(&fates);
+        }
+    }
     if let Some(ledger) = ledger {
-        what_serves(cluster, look, ledger, links, &mut way);
+        what_serves(cluster, look, ledger, (links, wishes.grows), &mut way);
         way.others.extend(fates.iter().filter_map(|fate| erased(fate, ledger)));
     }
-    let volumes = volumes(&cluster.spec, &fates, ledger, &mut way);
+    let enlarged = ledger.filter(|_| wishes.grows);
+    let imagined =
+        enlarged.and_then(|ledger| growth::imagined(cluster, ledger, &pool_drives(&fates), &mut way));
+    let volumes = match enlarged {
+        Some(_) => Vec::new(),
+        None => volumes(&cluster.spec, &fates, ledger, &mut way),
+    };
     if !way.is_nothing() {
         return Err(way);
     }
     let worth = way.diagnostics.iter().filter(|found| found.severity < Severity::Error);
     notes.extend(worth.map(|found| format!("{}: {} ({})", found.severity, found.message, found.rule)));
     notes.extend(fates.iter().filter_map(Fate::note));
-    let changes = changes(cluster, look, ledger, (links, &fates, &volumes));
+    let mut changes = changes(cluster, look, ledger, (links, &fates, &volumes));
+    if let (Some(ledger), Some(imagined)) = (enlarged, &imagined) {
+        changes.extend(growth::changes(cluster, ledger, imagined));
+    }
     let wipe = fates.iter().filter(|fate| fate.is_wiped()).map(|fate| fate.drive.serial.clone()).collect();
     let is_idle = ledger.is_none_or(|ledger| ledger.volumes.is_empty());
-    Ok(Plan { changes, drives, wipe, volumes, notes, is_idle })
+    let serve = cluster.members.iter().filter(|member| wishes.grows && has_ledger(look, member));
+    let serving = serve.map(|member| member.name.clone()).collect();
+    Ok(Plan { changes, drives, wipe, volumes, serving, spreads: wishes.grows, notes, is_idle })
 }
 
 /// What links lack; nothing where that can't be said, which is then in the way.
@@ -198,7 +224,13 @@ fn has_ledger(look: &Look, member: &Member) -> bool {
 }
 
 /// What a deployment does not do to a cluster that is there already: its ledger goes over its networks, and users may be on its volumes.
-fn what_serves(cluster: &Cluster, look: &Look, ledger: &State, links: &Links, way: &mut InTheWay) {
+fn what_serves(
+    cluster: &Cluster,
+    look: &Look,
+    ledger: &State,
+    (links, grows): (&Links, bool),
+    way: &mut InTheWay,
+) {
     let members = cluster.members.iter().filter(|member| has_ledger(look, member));
     for member in members {
         let ops = links.iter().find(|(node, _)| *node == member.name).map_or(0, |(_, ops)| ops.len());
@@ -207,7 +239,7 @@ fn what_serves(cluster: &Cluster, look: &Look, ledger: &State, links: &Links, wa
                 "{ops} changes of {}'s links are asked for, and it is part of a cluster that runs on them",
                 member.name
             );
-            let help = "give the template that the cluster was deployed with; `twinrack verify` says whether its links are as planned";
+            let help = "give the template that the cluster was deployed with, nodes with the ordinals that they had; `twinrack verify` says whether its links are as planned";
             way.others.push((what, help));
         }
     }
@@ -218,9 +250,9 @@ fn what_serves(cluster: &Cluster, look: &Look, ledger: &State, links: &Links, wa
         if known.is_some_and(|node| node.boot.is_some()) {
             let what = format!("{name} is in the ledger, and has none itself");
             way.others.push((what, "`twinrack ledger rejoin` brings it back"));
-        } else if !ledger.volumes.is_empty() {
+        } else if !ledger.volumes.is_empty() && !grows {
             let what = format!("{name} is not in the ledger of a cluster that has volumes");
-            way.others.push((what, "a deployment adds no nodes to a cluster that serves"));
+            way.others.push((what, "`twinrack node add` adds a node to each rack of a cluster that serves"));
         }
     }
 }
@@ -262,6 +294,12 @@ fn ledger<'a>(cluster: &Cluster, look: &'a Look, way: &mut InTheWay) -> Option<&
             return None;
         }
     };
+    if state.dissolved {
+        let what = "there is a ledger that says that its cluster is dissolved".to_owned();
+        way.others
+            .push((what, "`twinrack destroy` gives back what is left of it, and then there can be another"));
+        return None;
+    }
     // The last under a name is the present one.
     let present: BTreeMap<&NodeName, _> = state.nodes.values().map(|node| (&node.name, &node.zone)).collect();
     for (name, zone) in present {
@@ -288,13 +326,13 @@ fn ledger<'a>(cluster: &Cluster, look: &'a Look, way: &mut InTheWay) -> Option<&
 }
 
 /// A drive, and what becomes of it.
-struct Fate {
-    node: NodeName,
-    drive: Drive,
+pub(super) struct Fate {
+    pub(super) node: NodeName,
+    pub(super) drive: Drive,
     holds: Holds,
     wipe: bool,
     /// It is one of this cluster's pool, by its header and by the ledger.
-    is_ours: bool,
+    pub(super) is_ours: bool,
 }
 
 impl Fate {
@@ -434,11 +472,7 @@ fn volumes(
     ledger: Option<&State>,
     way: &mut InTheWay,
 ) -> Vec<VolumeRequest> {
-    let mut drives: BTreeMap<NodeName, Vec<PoolDrive>> = BTreeMap::new();
-    for fate in fates.iter().filter(|fate| fate.is_taken()) {
-        let (serial, size_bytes) = (fate.drive.serial.clone(), fate.drive.size_bytes);
-        drives.entry(fate.node.clone()).or_default().push(PoolDrive { serial, size_bytes });
-    }
+    let drives = pool_drives(fates);
     let imagined = express::imagined(spec, &drives, ledger).map_err(express::CantSize::from);
     match imagined.and_then(|imagined| express::volumes(spec, &imagined)) {
         Ok(volumes) => volumes,
@@ -450,4 +484,14 @@ fn volumes(
             Vec::new()
         }
     }
+}
+
+/// The drives that will be the pool's, those that are it included.
+fn pool_drives(fates: &[Fate]) -> BTreeMap<NodeName, Vec<PoolDrive>> {
+    let mut drives: BTreeMap<NodeName, Vec<PoolDrive>> = BTreeMap::new();
+    for fate in fates.iter().filter(|fate| fate.is_taken()) {
+        let (serial, size_bytes) = (fate.drive.serial.clone(), fate.drive.size_bytes);
+        drives.entry(fate.node.clone()).or_default().push(PoolDrive { serial, size_bytes });
+    }
+    drives
 }

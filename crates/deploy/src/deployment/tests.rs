@@ -17,9 +17,16 @@ const TEMPLATE: &str = include_str!("../../../../hil/templates/1+1.toml");
 const GIB: u64 = 1 << 30;
 const OURS: &str = "00000000000000000000000000000007";
 
-fn cluster() -> Cluster {
-    let source = template::Source::new("1+1.toml", TEMPLATE);
-    let spec = template::read(&source, &template::ReadOptions::default()).unwrap().spec.unwrap();
+pub(crate) fn cluster() -> Cluster {
+    cluster_of(spec_of(TEMPLATE))
+}
+
+pub(super) fn spec_of(template: &str) -> ClusterSpec {
+    let source = template::Source::new("any.toml", template);
+    template::read(&source, &template::ReadOptions::default()).unwrap().spec.unwrap()
+}
+
+pub(super) fn cluster_of(spec: ClusterSpec) -> Cluster {
     let identity = api::pki::Ca::new("test", Duration::from_hours(1)).unwrap().issue_client("test").unwrap();
     let names = spec.nodes().map(|(_, node)| node.name.clone()).chain([spec.witness.name.clone()]);
     let agent = |node: NodeName| {
@@ -79,7 +86,7 @@ fn serial(node: &NodeName, at: usize) -> model::DriveSerial {
 }
 
 /// Blank nodes with a boot drive and two data drives each, well cabled, with links to be made.
-fn blank(cluster: &Cluster) -> Look {
+pub(super) fn blank(cluster: &Cluster) -> Look {
     let inventories = cluster.members.iter().map(|member| (member.name.clone(), inventory(member))).collect();
     let contents = cluster.nodes().map(|(member, _)| {
         let holds = [Holds::System {}, Holds::Nothing {}, Holds::Nothing {}].into_iter().enumerate();
@@ -122,13 +129,17 @@ fn open(cluster: &str, node: NodeId) -> NodeLedger {
     })
 }
 
-fn planned(cluster: &Cluster, look: &Look, wipe: &[&model::DriveSerial]) -> Result<Plan, InTheWay> {
-    let wishes = Wishes { wipe: wipe.iter().map(|&serial| serial.clone()).collect() };
+pub(super) fn planned(
+    cluster: &Cluster,
+    look: &Look,
+    wipe: &[&model::DriveSerial],
+) -> Result<Plan, InTheWay> {
+    let wishes = Wishes { wipe: wipe.iter().map(|&serial| serial.clone()).collect(), grows: false };
     plan(cluster, look, &wishes, Machines::Real)
 }
 
 /// The same cluster once all of a plan is done.
-fn done(cluster: &Cluster, plan: &Plan) -> Look {
+pub(super) fn done(cluster: &Cluster, plan: &Plan) -> Look {
     let mut look = blank(cluster);
     look.links = Ok(cluster.members.iter().map(|member| (member.name.clone(), Vec::new())).collect());
     let drives = plan.drives.iter().map(|(node, serials)| {
@@ -158,7 +169,7 @@ fn done(cluster: &Cluster, plan: &Plan) -> Look {
     look
 }
 
-fn ledger(look: &mut Look) -> &mut State {
+pub(super) fn ledger(look: &mut Look) -> &mut State {
     look.ledger.as_mut().unwrap().as_mut().unwrap()
 }
 

@@ -59,6 +59,9 @@ pub enum CantOverride {
     /// It never had everything.
     #[error("{0} is being made in the place of another copy: it never had everything")]
     Moving(LegId),
+    /// It has never had everything.
+    #[error("{0} was added and has never had everything: nothing of it can be taken for good")]
+    NeverHeldAll(LegId),
     /// Nobody who answers has a copy, or not the one that was named.
     #[error("no node that answers has {what}")]
     Silent {
@@ -75,7 +78,9 @@ impl CantOverride {
                 "nothing is to be overridden; `twinrack volume show` says what it waits for"
             }
             Self::Silent { .. } => "give power to a node that has a copy, or name another with --leg",
-            Self::NoVolume(_) | Self::NoLeg(..) | Self::Moving(_) => "`twinrack volume show` has the copies",
+            Self::NoVolume(_) | Self::NoLeg(..) | Self::Moving(_) | Self::NeverHeldAll(_) => {
+                "`twinrack volume show` has the copies"
+            }
         }
     }
 }
@@ -125,11 +130,15 @@ pub fn choose_override(
         if leg.replaces.is_some() {
             return Err(CantOverride::Moving(named));
         }
+        if !leg.held_all {
+            return Err(CantOverride::NeverHeldAll(named));
+        }
     }
     let there = volume
         .legs
         .iter()
-        .filter(|(leg, found)| found.replaces.is_none() && named.is_none_or(|named| named == **leg));
+        .filter(|(_, found)| found.replaces.is_none() && found.held_all)
+        .filter(|(leg, _)| named.is_none_or(|named| named == **leg));
     let there = there.filter_map(|(leg, found)| {
         let node = state.node_of(found).filter(|node| answering.contains(node) && state.is_member(*node))?;
         Some((lacks(found.state), *leg, node, found))

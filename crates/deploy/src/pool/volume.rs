@@ -58,24 +58,32 @@ pub async fn volume(
     request: &VolumeRequest,
     bound: Duration,
 ) -> Result<VolumeReady, PoolError> {
-    let begun = Instant::now();
+    named(members, request, bound).await?;
+    ready(members, &request.name, bound).await
+}
+
+/// Names a volume in the ledger, where it is to lie; whether it was new. It is made from then on, by the nodes.
+pub async fn named(members: &[Member], request: &VolumeRequest, bound: Duration) -> Result<bool, PoolError> {
     let (contact, state) = confirmed(members, bound).await?;
     if let Some(found) = find(&state, &request.name) {
         let (name, differs) = (request.name.clone(), differences(&state, found, request.size()));
-        if !differs.is_empty() {
-            return Err(PoolError::Another { name, differs });
-        }
-    } else {
-        let create = choose(&state, &request.name, request.size(), request.rack.as_ref())?;
-        let what = format!("volume {} in the ledger", request.name);
-        let there = |state: &State| find(state, &request.name).is_some();
-        settle(contact, &what, bound, &Command::Cluster(create), there).await?;
+        return if differs.is_empty() { Ok(false) } else { Err(PoolError::Another { name, differs }) };
     }
+    let create = choose(&state, &request.name, request.size(), request.rack.as_ref())?;
+    let what = format!("volume {} in the ledger", request.name);
+    let there = |state: &State| find(state, &request.name).is_some();
+    settle(contact, &what, bound, &Command::Cluster(create), there).await?;
+    Ok(true)
+}
+
+/// Waits until a volume that is in the ledger can be used, with every leg in sync.
+pub async fn ready(members: &[Member], name: &VolumeName, bound: Duration) -> Result<VolumeReady, PoolError> {
+    let begun = Instant::now();
     let mut last = NOBODY.to_owned();
     while begun.elapsed() < bound {
         let views = views(members).await;
         let state = newest(&views).map(|view| &view.state);
-        let id = state.and_then(|state| find(state, &request.name)).map(|(id, _)| id);
+        let id = state.and_then(|state| find(state, name)).map(|(id, _)| id);
         match id.map(|id| opened(&views, id)) {
             Some(Ok(ready)) if ready.in_sync == ready.legs => return Ok(ready),
             Some(Ok(ready)) => last = format!("{} of {} legs are in sync", ready.in_sync, ready.legs),
@@ -84,7 +92,7 @@ pub async fn volume(
         }
         sleep(super::POLL).await;
     }
-    let what = format!("volume {} to be open with all its legs in sync", request.name);
+    let what = format!("volume {name} to be open with all its legs in sync");
     Err(PoolError::Late { what, bound, last: Some(last) })
 }
 

@@ -34,7 +34,7 @@ const STORIES: [Story; 8] = [
 
 /// What dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Death {
+pub(super) enum Death {
     Agent,
     /// Its links are bare in the next boot.
     Machine,
@@ -42,14 +42,14 @@ enum Death {
 
 /// When an agent dies: between two of its steps. All clones are one agent's.
 #[derive(Debug, Clone)]
-struct Life {
+pub(super) struct Life {
     steps_left: Arc<AtomicUsize>,
     /// Not the agent dies, but the task that took the step.
     only_a_task: bool,
 }
 
 impl Life {
-    fn of(steps: usize) -> Self {
+    pub(super) fn of(steps: usize) -> Self {
         Self { steps_left: Arc::new(AtomicUsize::new(steps)), only_a_task: false }
     }
 
@@ -66,7 +66,7 @@ impl Life {
         }
     }
 
-    fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         match self.steps_left.load(SeqCst) {
             0 => true,
             left => self.only_a_task && left > usize::MAX / 2,
@@ -76,8 +76,8 @@ impl Life {
 
 /// What outlives agents, and what one of them does with it.
 #[derive(Debug, Clone)]
-struct Mortal {
-    kernel: Simulated,
+pub(super) struct Mortal {
+    pub(super) kernel: Simulated,
     file: Arc<StdMutex<Option<Vec<u8>>>>,
     life: Life,
     /// So many saves succeed, then one fails.
@@ -106,6 +106,15 @@ impl Executor for Mortal {
 
     fn check(&self, now: &CurrentLinks, plan: &NetworkPlan) -> Result<(), ApplyError> {
         self.kernel.check(now, plan)
+    }
+
+    fn way_back(
+        &self,
+        now: &CurrentLinks,
+        before: &CurrentLinks,
+        plan: &NetworkPlan,
+    ) -> Result<Vec<Op>, ApplyError> {
+        self.kernel.way_back(now, before, plan)
     }
 
     async fn apply(&self, plan: &NetworkPlan) -> Result<Applied, ApplyError> {
@@ -154,26 +163,26 @@ impl Disk for Mortal {
     }
 }
 
-type Agent = Arc<Network<Mortal, Mortal>>;
+pub(super) type Agent = Arc<Network<Mortal, Mortal>>;
 
 /// A node, and what its client knows.
-struct World {
-    outlives: Mortal,
+pub(super) struct World {
+    pub(super) outlives: Mortal,
     boots: AtomicUsize,
-    old: CurrentLinks,
+    pub(super) old: CurrentLinks,
     new: CurrentLinks,
     asked_to_keep: Arc<AtomicBool>,
     told_kept: Arc<AtomicBool>,
 }
 
 /// Links are the same if they have been made anew: then they have other numbers.
-fn unnumbered(mut links: CurrentLinks) -> CurrentLinks {
+pub(super) fn unnumbered(mut links: CurrentLinks) -> CurrentLinks {
     links.links.values_mut().for_each(|link| link.index = 0);
     links
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let outlives = Mortal {
             kernel: Simulated::new(),
             file: Arc::default(),
@@ -193,7 +202,7 @@ impl World {
     }
 
     /// What else goes when an agent with this life ends.
-    fn after(&self, life: &Life, death: Death) {
+    pub(super) fn after(&self, life: &Life, death: Death) {
         // One that outlived its story dies now.
         life.steps_left.store(0, SeqCst);
         if death == Death::Machine {
@@ -203,7 +212,7 @@ impl World {
     }
 
     /// An agent with this life; none if it dies while it starts.
-    async fn agent(&self, life: &Life) -> Option<Agent> {
+    pub(super) async fn agent(&self, life: &Life) -> Option<Agent> {
         let mortal = Mortal { life: life.clone(), ..self.outlives.clone() };
         let boot = BootId::of(u32::try_from(self.boots.load(SeqCst)).unwrap());
         tokio::spawn(Network::start(node(), boot, mortal.clone(), mortal)).await.ok().map(Result::unwrap)

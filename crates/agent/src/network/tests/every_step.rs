@@ -83,6 +83,15 @@ impl Executor for Mortal {
         network::differences(now, plan, &self.adapters)
     }
 
+    fn way_back(
+        &self,
+        now: &CurrentLinks,
+        before: &CurrentLinks,
+        plan: &NetworkPlan,
+    ) -> Result<Vec<Op>, ApplyError> {
+        Ok(revert(now, before, plan, &self.adapters)?.ops)
+    }
+
     async fn apply(&self, plan: &NetworkPlan) -> Result<Applied, ApplyError> {
         self.life.step("apply: observe");
         let ops = diff(&self.links(), plan, &self.adapters)?;
