@@ -36,7 +36,7 @@ pub mod transition;
 
 use crate::state::State;
 pub use command::{Closed, How, VmCommand, VmRejected, VmsCommand};
-use model::{BootId, Generation, NodeId, VmId, VmSpec, VolumeId, ZoneName};
+use model::{BootId, Generation, NodeId, SaveTry, VmId, VmSpec, VolumeId, ZoneName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -128,6 +128,9 @@ pub struct Vm {
     /// Which run of it was saved, as long as its memory may be restored: no other one's is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saved: Option<Generation>,
+    /// The last try at saving it. Only grows: what is heard of an earlier one is void, and what that one has left is never loaded.
+    #[serde(default)]
+    pub saves: SaveTry,
 }
 
 /// Where it may run: a node in one boot.

@@ -40,5 +40,5 @@ pub use spec::{
 pub use vm::{MacRange, VmNic, VmPlacement, VmSpec};
 pub use volume::{
     BootId, DriveId, Epoch, Generation, Incarnation, LedgerIncarnation, LegId, MapSequence, NodeId,
-    PowerCycles, Provision, VmId, VolumeId,
+    PowerCycles, Provision, SaveTry, VmId, VolumeId,
 };

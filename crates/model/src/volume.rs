@@ -48,6 +48,10 @@ number! {
     Generation(u32), "g"
 }
 number! {
+    /// A try at saving a virtual machine's memory, counted as long as there is that machine.
+    SaveTry(u32), "try-"
+}
+number! {
     /// A volume.
     VolumeId(u32), "volume-"
 }

@@ -7,7 +7,8 @@
 //! | 12 | 4 | generation that was saved |
 //! | 16 | 8 | length of what follows from byte 4096 on |
 //! | 24 | 4 | its CRC-32 |
-//! | 28 | 4 | CRC-32 of the 28 bytes before |
+//! | 28 | 4 | which try at saving it that was |
+//! | 32 | 4 | CRC-32 of the 32 bytes before |
 //! | 4096 | | what QEMU sends when a machine moves |
 //!
 //! Purpose: [`device`] writes and reads it, in a process of its own ([`keeper`]): one that waits for a device can be killed, as anybody who has a device open can, and what it is told of its writes is told to nobody then.
@@ -22,8 +23,9 @@ mod keeper;
 
 use crate::instance::{Instance, InstanceError, Limits, Phase, Sending, Switchover};
 pub use keeper::{Place, keep};
-use model::{Generation, VmId};
+use model::{Generation, SaveTry, VmId};
 use serde::{Deserialize, Serialize};
+use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -66,8 +68,8 @@ pub enum SavedError {
         /// Where.
         path: PathBuf,
     },
-    /// It is another's, or another run's.
-    #[error("{} holds {found}, saved in {generation}", .path.display())]
+    /// It is another's, another run's, or another try's.
+    #[error("{} holds {found}, saved in {generation} by {which}", .path.display())]
     Other {
         /// Where.
         path: PathBuf,
@@ -75,7 +77,12 @@ pub enum SavedError {
         found: VmId,
         /// Which run of it.
         generation: Generation,
+        /// Which try.
+        which: SaveTry,
     },
+    /// Whoever wanted it saved wants it no more.
+    #[error("it shall not be saved any more")]
+    BrokenOff,
     /// It is not what was written.
     #[error("{} is damaged", .path.display())]
     Damaged {
@@ -103,6 +110,8 @@ pub struct Header {
     pub vm: VmId,
     /// Which run of it.
     pub generation: Generation,
+    /// Which try at saving it.
+    pub which: SaveTry,
     /// How much, bytes.
     pub bytes: u64,
     sum: u32,
@@ -116,40 +125,52 @@ impl Header {
         header[12..16].copy_from_slice(&self.generation.0.to_le_bytes());
         header[16..24].copy_from_slice(&self.bytes.to_le_bytes());
         header[24..28].copy_from_slice(&self.sum.to_le_bytes());
-        let sum = crc32fast::hash(&header[..28]);
-        header[28..32].copy_from_slice(&sum.to_le_bytes());
+        header[28..32].copy_from_slice(&self.which.0.to_le_bytes());
+        let sum = crc32fast::hash(&header[..32]);
+        header[32..36].copy_from_slice(&sum.to_le_bytes());
         header
     }
 
     fn decode(header: &[u8]) -> Option<Self> {
         let word = |at: usize| header.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
-        if !header.starts_with(&MAGIC) || word(28)? != crc32fast::hash(&header[..28]) {
+        if !header.starts_with(&MAGIC) || word(32)? != crc32fast::hash(&header[..32]) {
             return None;
         }
         let bytes = u64::from(word(16)?) | u64::from(word(20)?) << 32;
-        Some(Self { vm: VmId(word(8)?), generation: Generation(word(12)?), bytes, sum: word(24)? })
+        let (vm, generation) = (VmId(word(8)?), Generation(word(12)?));
+        Some(Self { vm, generation, which: SaveTry(word(28)?), bytes, sum: word(24)? })
     }
 }
 
 /// Makes it stand still and saves its memory. At the end it is [`Phase::Sent`]: it can be killed, or let run, after which what was saved is worth nothing.
 ///
-/// One that has sent all of it before is let run for a moment, since QEMU sends nothing twice: whoever saves it sees to it that it may run.
+/// One that has sent all of it before is let run for a moment, since QEMU sends nothing twice: whoever saves it sees to it that it may run. What this try has saved already is left as it is. As long as nothing has been closed
+/// it may be broken off. Whatever comes of it, [`Place::may_hold`] says whether what is there must be wiped before the machine runs.
 pub async fn save(
     instance: &mut Instance,
     place: &mut Place,
+    which: SaveTry,
     within: Duration,
+    broken_off: impl Future<Output = ()>,
 ) -> Result<Header, InstanceError> {
     let late = || InstanceError::Late { what: "saving", bound: within };
-    place.wipe().await?;
+    if let Some(header) = saved_before(instance, place, which, within).await? {
+        return Ok(header);
+    }
+    timeout(within, place.wipe()).await.map_err(|_| late())??;
     if instance.phase().await? == Phase::Sent {
         instance.resume().await?;
     }
     let socket = instance.process().places().outgoing();
-    place.listen(&socket).await?;
+    timeout(within, place.listen(&socket)).await.map_err(|_| late())??;
     // It is told to send before it stands still: one that stands still and was told nothing would be nobody's, were whoever saves it killed now.
     instance.send(&socket, Switchover::AtOnce, LIMITS).await?;
     instance.pause().await?;
-    let (bytes, sum) = timeout(within, place.take_in()).await.map_err(|_| late())??;
+    let (bytes, sum) = tokio::select! {
+        biased;
+        () = broken_off => return Err(SavedError::BrokenOff.into()),
+        taken = timeout(within, place.take_in()) => taken.map_err(|_| late())??,
+    };
     match instance.sent(within).await? {
         Sending::Done => {}
         Sending::Failed(why) => return Err(InstanceError::Migration { status: "failed".to_owned(), why }),
@@ -161,23 +182,43 @@ pub async fn save(
         }
     }
     let record = &instance.process().record;
-    let header = Header { vm: record.machine.vm, generation: record.generation(), bytes, sum };
+    let header = Header { vm: record.machine.vm, generation: record.generation(), which, bytes, sum };
     timeout(within, place.close(header)).await.map_err(|_| late())??;
     Ok(header)
 }
 
-/// Gives a machine that was started to be restored what was saved of it in that run. At the end it stands still, complete, and may be let run once.
+/// What this very try has saved of it before whoever did that was killed, or was told to do it once more. It has not run since: what is there is wiped before it does.
+async fn saved_before(
+    instance: &mut Instance,
+    place: &mut Place,
+    which: SaveTry,
+    within: Duration,
+) -> Result<Option<Header>, InstanceError> {
+    if instance.phase().await? != Phase::Sent {
+        return Ok(None);
+    }
+    let late = || InstanceError::Late { what: "saving", bound: within };
+    let record = &instance.process().record;
+    let (vm, generation) = (record.machine.vm, record.generation());
+    match timeout(within, place.header()).await.map_err(|_| late())? {
+        Ok(found) if (found.vm, found.generation, found.which) == (vm, generation, which) => Ok(Some(found)),
+        Ok(_) | Err(SavedError::Nothing { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives a machine that was started to be restored what was saved of it in that run by that try. At the end it stands still, complete, and may be let run once.
 pub async fn load(
     instance: &mut Instance,
     place: &mut Place,
-    saved_in: Generation,
+    (saved_in, saved_by): (Generation, SaveTry),
     within: Duration,
 ) -> Result<Header, InstanceError> {
     let late = || InstanceError::Late { what: "loading", bound: within };
     let header = timeout(within, place.header()).await.map_err(|_| late())??;
-    let Header { vm: found, generation, bytes, sum } = header;
-    if found != instance.process().record.machine.vm || generation != saved_in {
-        return Err(SavedError::Other { path: place.path().to_owned(), found, generation }.into());
+    let Header { vm: found, generation, which, bytes, sum } = header;
+    if found != instance.process().record.machine.vm || (generation, which) != (saved_in, saved_by) {
+        return Err(SavedError::Other { path: place.path().to_owned(), found, generation, which }.into());
     }
     if instance.phase().await? == Phase::Still {
         return Ok(header);
@@ -190,7 +231,10 @@ pub async fn load(
     let socket = instance.process().places().incoming();
     timeout(within, place.give(bytes, &socket)).await.map_err(|_| late())??;
     instance.received(within).await?;
-    Ok(header)
+    match instance.phase().await? {
+        Phase::Still => Ok(header),
+        phase => Err(InstanceError::Phase { phase, what: "restored" }),
+    }
 }
 
 #[cfg(test)]
@@ -199,10 +243,11 @@ mod tests {
 
     #[test]
     fn a_header_comes_back_and_one_wrong_bit_is_seen() {
-        let header = Header { vm: VmId(7), generation: Generation(3), bytes: 1 << 33, sum: 5 };
+        let header =
+            Header { vm: VmId(7), generation: Generation(3), which: SaveTry(4), bytes: 1 << 33, sum: 5 };
         let bytes = header.encode();
         assert_eq!(Header::decode(&bytes), Some(header));
-        for bit in 0..32 * 8 {
+        for bit in 0..36 * 8 {
             let mut bad = bytes;
             bad[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(Header::decode(&bad), None);

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
-use model::{Generation, VmId};
+use model::{Generation, SaveTry, VmId};
 use pulse::format::{BLOCK_BYTES, DATA_OFFSET, Params, Said};
 use pulse::{image, records};
 use std::fs::{self, File};
@@ -240,6 +240,17 @@ impl Rack {
     }
 }
 
+const FIRST: SaveTry = SaveTry(1);
+const SECOND: SaveTry = SaveTry(2);
+
+async fn save(
+    instance: &mut Instance,
+    place: &mut saved::Place,
+    which: SaveTry,
+) -> Result<saved::Header, InstanceError> {
+    saved::save(instance, place, which, BOUND, std::future::pending()).await
+}
+
 #[tokio::test]
 async fn it_is_saved_and_goes_on_where_it_was() {
     let rack = Rack::new();
@@ -248,7 +259,7 @@ async fn it_is_saved_and_goes_on_where_it_was() {
     let mut instance = rack.start("a", 1, Role::Run).await.unwrap();
     instance.resume().await.unwrap();
     rack.writes("a", 20).await;
-    let header = saved::save(&mut instance, &mut place, BOUND).await.unwrap();
+    let header = save(&mut instance, &mut place, FIRST).await.unwrap();
     assert_eq!(instance.phase().await.unwrap(), Phase::Sent);
     instance.kill(KILL).await.unwrap();
     let beats = rack.said("a").len();
@@ -260,15 +271,17 @@ async fn it_is_saved_and_goes_on_where_it_was() {
     fs::write(&file, &damaged).unwrap();
     let mut restored = rack.start("a", 2, Role::Restore).await.unwrap();
     let (first, second) = (Generation(1), Generation(2));
-    let error = saved::load(&mut restored, &mut place, first, BOUND).await.unwrap_err();
+    let error = saved::load(&mut restored, &mut place, (first, FIRST), BOUND).await.unwrap_err();
     assert!(matches!(error, InstanceError::Saved(saved::SavedError::Damaged { .. })), "{error}");
     assert!(matches!(restored.resume().await, Err(InstanceError::Phase { .. })));
     fs::write(&file, &whole).unwrap();
-    let error = saved::load(&mut restored, &mut place, second, BOUND).await.unwrap_err();
-    assert!(matches!(error, InstanceError::Saved(saved::SavedError::Other { .. })), "{error}");
-    assert_eq!(saved::load(&mut restored, &mut place, first, BOUND).await.unwrap(), header);
+    for other in [(second, FIRST), (first, SECOND)] {
+        let error = saved::load(&mut restored, &mut place, other, BOUND).await.unwrap_err();
+        assert!(matches!(error, InstanceError::Saved(saved::SavedError::Other { .. })), "{error}");
+    }
+    assert_eq!(saved::load(&mut restored, &mut place, (first, FIRST), BOUND).await.unwrap(), header);
     // The agent may have been killed before it knew.
-    assert_eq!(saved::load(&mut restored, &mut place, first, BOUND).await.unwrap(), header);
+    assert_eq!(saved::load(&mut restored, &mut place, (first, FIRST), BOUND).await.unwrap(), header);
     assert_eq!(rack.said("a").len(), beats);
     place.wipe().await.unwrap();
     restored.resume().await.unwrap();
@@ -288,20 +301,30 @@ async fn one_that_was_saved_runs_on_if_it_is_told_to_and_can_be_saved_again_in_a
     let mut instance = rack.start("a", 1, Role::Run).await.unwrap();
     instance.resume().await.unwrap();
     rack.writes("a", 20).await;
-    saved::save(&mut instance, &mut place, BOUND).await.unwrap();
+    let header = save(&mut instance, &mut place, FIRST).await.unwrap();
+    assert_eq!(place.may_hold(), Some(true), "it must be wiped before it runs");
     // As an agent that was killed before it could say so.
     drop(instance);
     let mut instance = rack.find("a").await;
     assert_eq!(instance.phase().await.unwrap(), Phase::Sent);
-    let header = saved::save(&mut instance, &mut place, BOUND).await.unwrap();
-    assert_eq!(place.header().await.unwrap(), header);
+    assert_eq!(save(&mut instance, &mut place, FIRST).await.unwrap(), header, "it was saved by that try");
+    let again = save(&mut instance, &mut place, SECOND).await.unwrap();
+    assert!(again.which == SECOND && place.header().await.unwrap() == again);
+    place.wipe().await.unwrap();
+    assert_eq!(place.may_hold(), Some(false));
+    let off = saved::save(&mut instance, &mut place, SECOND, BOUND, std::future::ready(())).await;
+    assert!(matches!(off, Err(InstanceError::Saved(saved::SavedError::BrokenOff))), "{off:?}");
+    assert_eq!(place.may_hold(), Some(false));
+    drop(place);
+    instance.cancel().await.unwrap();
+    let mut place = rack.open_saved().await.unwrap();
     instance.resume().await.unwrap();
     let before = rack.acknowledged("a");
     rack.writes("a", before + 20).await;
-    saved::save(&mut instance, &mut place, BOUND).await.unwrap();
+    save(&mut instance, &mut place, SECOND).await.unwrap();
     instance.kill(KILL).await.unwrap();
     let mut restored = rack.start("b", 2, Role::Restore).await.unwrap();
-    saved::load(&mut restored, &mut place, Generation(1), BOUND).await.unwrap();
+    saved::load(&mut restored, &mut place, (Generation(1), SECOND), BOUND).await.unwrap();
     restored.resume().await.unwrap();
     rack.writes("b", 20).await;
     restored.kill(KILL).await.unwrap();
@@ -318,7 +341,7 @@ async fn what_was_saving_is_killed_and_the_machine_is_found_runs_on_and_is_saved
         instance.resume().await.unwrap();
         rack.writes("a", 5).await;
         // What it was doing is dropped, and with it the socket.
-        let saves = tokio::time::timeout(after, saved::save(&mut instance, &mut place, BOUND)).await;
+        let saves = tokio::time::timeout(after, save(&mut instance, &mut place, FIRST)).await;
         drop((instance, place));
         let mut found = rack.find("a").await;
         let phase = found.phase().await.unwrap();
@@ -332,10 +355,10 @@ async fn what_was_saving_is_killed_and_the_machine_is_found_runs_on_and_is_saved
         if let Sending::Copying(_) = found.sending().await.unwrap() {
             found.cancel().await.unwrap();
         }
-        saved::save(&mut found, &mut place, BOUND).await.unwrap_or_else(|error| panic!("{phase:?}: {error}"));
+        save(&mut found, &mut place, FIRST).await.unwrap_or_else(|error| panic!("{phase:?}: {error}"));
         found.kill(KILL).await.unwrap();
         let mut restored = rack.start("b", 2, Role::Restore).await.unwrap();
-        saved::load(&mut restored, &mut place, Generation(1), BOUND).await.unwrap();
+        saved::load(&mut restored, &mut place, (Generation(1), FIRST), BOUND).await.unwrap();
         restored.resume().await.unwrap();
         rack.writes("b", 5).await;
         restored.kill(KILL).await.unwrap();

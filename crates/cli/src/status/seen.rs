@@ -425,7 +425,17 @@ pub(crate) mod tests {
         let phase = if runs { VmPhase::Running { at } } else { VmPhase::Off };
         let (generation, yielding) = (Generation(1), BTreeMap::new());
         let wanted = Wanted::Running;
-        let vm = Vm { spec, wanted, generation, phase, last: None, yielding, setbacks: 0, saved: None };
+        let vm = Vm {
+            spec,
+            wanted,
+            generation,
+            phase,
+            last: None,
+            yielding,
+            setbacks: 0,
+            saved: None,
+            saves: model::SaveTry(0),
+        };
         for node in [1, 2] {
             state.vms.rooms.insert(NodeId(node), Room { memory_bytes: 4 << 30, cores: 4 });
         }

@@ -42,6 +42,7 @@ fn state() -> State {
             last: None,
             yielding,
             setbacks: 0,
+            saves: model::SaveTry(0),
             saved: None,
         };
         state.vms.all.insert(VmId(id), vm);

@@ -6,7 +6,7 @@ use crate::command::{Event, Rejected, VolumeCommand};
 use crate::state::{Phase, State};
 use crate::vm::transition::{self, VmCause};
 use crate::vm::{Closed, How, Policy, Seat, Vm, VmCommand, VmPhase, VmRejected, VmsCommand, Wanted};
-use model::{Generation, NodeId, VmId, VmNic, VmPlacement, VmSpec, VolumeId};
+use model::{Generation, NodeId, SaveTry, VmId, VmNic, VmPlacement, VmSpec, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Applies a command of an operator or a node. On an error the state may be half changed: the caller gives a copy.
@@ -101,6 +101,7 @@ fn create(state: &mut State, spec: &VmSpec) -> Result<Vec<Event>, Rejected> {
         yielding: BTreeMap::new(),
         setbacks: 0,
         saved: None,
+        saves: SaveTry(0),
     };
     state.vms.all.insert(id, vm);
     Ok(vec![Event::VmCreated(id)])
@@ -166,8 +167,11 @@ impl Edit<'_> {
             },
             C::Save if vm.spec.saves_to.is_none() => Err(VmRejected::NowhereToSave.into()),
             C::Save => match vm.phase.seat() {
-                Some(at) => self.go(vm, VmCause::Save, VmPhase::Saving { at }),
-                None => self.go(vm, VmCause::Save, VmPhase::Saved),
+                Some(at) => {
+                    vm.saves = vm.saves.next();
+                    self.go(vm, VmCause::Save, VmPhase::Saving { at })
+                }
+                None => Err(cannot(vm, VmCause::Save)),
             },
             C::Migrate { to } => self.migrate(vm, *to),
             C::IncomingReady => {
@@ -178,16 +182,13 @@ impl Edit<'_> {
             }
             C::Switch { volumes } => self.switch(vm, volumes),
             C::Cancel => {
-                let (VmPhase::Migrating { from: at, .. } | VmPhase::Saving { at }) = vm.phase else {
+                let VmPhase::Migrating { from: at, .. } = vm.phase else {
                     return Err(cannot(vm, VmCause::Cancelled));
                 };
-                if matches!(vm.phase, VmPhase::Saving { .. }) && vm.wanted == Wanted::Saved {
-                    // Else it would be tried again and again, and whoever asked for it would hear nothing.
-                    vm.wanted = Wanted::Running;
-                }
                 vm.setbacks = vm.setbacks.saturating_add(1);
                 self.go(vm, VmCause::Cancelled, VmPhase::Running { at })
             }
+            C::GiveUpSaving(which) => self.give_up_saving(vm, *which),
             C::Yielded { node, boot } => {
                 if vm.yielding.get(node) != Some(boot) {
                     return Err(VmRejected::NothingToYield(*node).into());
@@ -210,6 +211,22 @@ impl Edit<'_> {
         self.events.push(Event::Vm(self.id, vm.generation, vm.phase.kind(), cause, to.kind()));
         vm.phase = to;
         Ok(())
+    }
+
+    /// Where it is being saved, by that try. What is told of another one, or late, changes nothing: it may run again, and what is saved be older than its disks.
+    fn being_saved(vm: &Vm, which: SaveTry) -> Result<Seat, Rejected> {
+        match vm.phase {
+            VmPhase::Saving { at } if vm.saves == which => Ok(at),
+            _ => Err(VmRejected::NotThatTry(which).into()),
+        }
+    }
+
+    fn give_up_saving(&mut self, vm: &mut Vm, which: SaveTry) -> Result<(), Rejected> {
+        let at = Self::being_saved(vm, which)?;
+        // Else it would be tried again and again, and whoever asked for it would hear nothing.
+        want_no_memory(vm);
+        vm.setbacks = vm.setbacks.saturating_add(1);
+        self.go(vm, VmCause::Cancelled, VmPhase::Running { at })
     }
 
     /// A new seat on a node that may have it, under the next generation.
@@ -275,13 +292,19 @@ impl Edit<'_> {
 
     fn ended(&mut self, vm: &mut Vm, how: How) -> Result<(), Rejected> {
         let (cause, to) = match (how, &vm.phase) {
-            (How::Saved, VmPhase::Saving { .. }) => (VmCause::Saved, VmPhase::Saved),
+            (How::Saved(which), _) => {
+                Self::being_saved(vm, which)?;
+                (VmCause::Saved, VmPhase::Saved)
+            }
             (How::Spoilt, VmPhase::Restoring { .. }) => (VmCause::Spoilt, VmPhase::Off),
             (_, VmPhase::Restoring { .. }) => (VmCause::Ended, VmPhase::Saved),
             _ => (VmCause::Ended, VmPhase::Off),
         };
         let by_itself = matches!(vm.phase, VmPhase::Stopping { .. } | VmPhase::Saving { .. });
         self.go(vm, cause, to)?;
+        if to == VmPhase::Off {
+            want_no_memory(vm);
+        }
         if how == How::PoweredOff && vm.wanted == Wanted::Running {
             vm.wanted = Wanted::Stopped;
         } else if !by_itself {
@@ -296,6 +319,9 @@ impl Edit<'_> {
         let restoring = matches!(vm.phase, VmPhase::Restoring { .. });
         let to = if restoring { VmPhase::Saved } else { VmPhase::Off };
         self.go(vm, VmCause::Lost, to)?;
+        if to == VmPhase::Off {
+            want_no_memory(vm);
+        }
         // One that has left the ledger may run on.
         if self.state.nodes.get(&seat.node).is_none_or(|node| node.boot == Some(seat.boot)) {
             vm.yielding.insert(seat.node, seat.boot);
@@ -344,6 +370,13 @@ impl Edit<'_> {
         }
         vm.last = Some(to.node);
         self.go(vm, VmCause::Switched, VmPhase::Landing { from, at: to })
+    }
+}
+
+/// There is no memory of it that could be kept: who was wanted saved is wanted running, and boots; nobody would start it otherwise.
+fn want_no_memory(vm: &mut Vm) {
+    if vm.wanted == Wanted::Saved {
+        vm.wanted = Wanted::Running;
     }
 }
 

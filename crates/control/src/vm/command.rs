@@ -6,7 +6,9 @@
 use super::transition::{VmCause, VmKind};
 use super::{Leftover, Policy, Room, Wanted};
 use crate::command::LegRef;
-use model::{BootId, Epoch, Generation, NodeId, VmId, VmNic, VmPlacement, VmSpec, VolumeId, ZoneName};
+use model::{
+    BootId, Epoch, Generation, NodeId, SaveTry, VmId, VmNic, VmPlacement, VmSpec, VolumeId, ZoneName,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,7 +61,7 @@ pub enum VmCommand {
     Lost,
     /// The decider: shut it down; or give up what was saved.
     Stop,
-    /// The decider: save it.
+    /// The decider: save it, which is the next try at that.
     Save,
     /// The decider, or an operator: it shall go on there, under the next generation.
     Migrate {
@@ -73,8 +75,10 @@ pub enum VmCommand {
         /// Each of its volumes, as it was closed.
         volumes: BTreeMap<VolumeId, Closed>,
     },
-    /// Either side, or the decider: it stays where it runs. Its node: it can't be saved, and runs on; it is wanted running, then.
+    /// Either side, or the decider: it stays where it runs.
     Cancel,
+    /// Its node: it can't be saved. The decider: it shall not be any more. Either way it runs on, and is not wanted saved.
+    GiveUpSaving(SaveTry),
     /// Nothing of an earlier run goes on there: the decider, since the lease is over or the node has booted anew; or that node itself.
     Yielded {
         /// Which node.
@@ -102,7 +106,7 @@ pub enum How {
     /// It shut itself down.
     PoweredOff,
     /// Its memory is saved. What is left of it stands still, and is ended as soon as the ledger has it.
-    Saved,
+    Saved(SaveTry),
     /// It was to be restored, and what was saved is not whole, or another run's.
     Spoilt,
 }
@@ -146,6 +150,9 @@ pub enum VmRejected {
     /// It has no volume for its memory.
     #[error("it has no volume to save its memory on")]
     NowhereToSave,
+    /// It is not being saved, or by a later try.
+    #[error("that try at saving it is over")]
+    NotThatTry(SaveTry),
     /// Its memory is saved on a volume that is not its own.
     #[error("{0}, which its memory is to be saved on, is not one of its volumes")]
     NotItsVolume(VolumeId),

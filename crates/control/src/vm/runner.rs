@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!  a start       Start(Run) ─► Ready        volumes open, nobody yields ─► Resume ─► Started ─► Began
-//!  a save        Stop { save } ─► Saved ─► Ended(Saved), seen ─► End            or Failed ─► Cancel, seen ─► Resume ─► Started
+//!  a save        Stop { save } ─► Saved ─► Ended(Saved), seen ─► End            or NotSaved ─► GiveUpSaving, seen ─► Resume ─► Started
 //!  a restore     Start(Restore) ─► Ready ─► Began, seen ─► Resume ─► Started
 //!  a migration   there: Start(Incoming) ─► Ready ─► IncomingReady        Switch, seen, volumes open ─► Resume ─► Started ─► Began
 //!                here:                       seen ─► Send ─► Paused ─► volumes parted ─► Switch … seen ─► Continue … Began, seen ─► End
@@ -17,7 +17,9 @@
 //!   users are let in to all its volumes here. What only waits, paused and without disks, is started before that: it takes time, which volumes take as well.
 //! - Whatever the ledger does not name here, or has lost a volume, or whose node has lost its lease, is ended at once.
 //! - A restored memory runs only when the ledger says that it is used up.
-//! - What is said to be saved counts only of one that has not lost a volume meanwhile; it never runs again here unless the ledger says that it was not saved.
+//! - What is said to be saved counts only of the try that the ledger says, and of one that has not lost a volume meanwhile; it never runs again here unless the ledger says that it was not saved, or wants the
+//!   next try.
+//! - What has yet to run, or may stand still, is saved only where it may run: it may have to run for a moment.
 //! - What has paused for a switch runs again only when the ledger says that it stays, and its volumes are back. After the switch it never does. While the outcome
 //!   is not known both sides stay paused.
 //!
@@ -29,7 +31,7 @@ use crate::command::Command;
 use crate::moment::Moment;
 use crate::owner::{self, Hold};
 use crate::state::{State, Volume};
-use model::{BootId, Generation, NodeId, VmId, VolumeId};
+use model::{BootId, Generation, NodeId, SaveTry, VmId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What something is started as.
@@ -63,10 +65,14 @@ pub enum Stage {
     Resumed,
     /// It runs.
     Running,
-    /// It runs, and shuts down, or is being saved.
+    /// It runs, and shuts down.
     Stopping,
+    /// It runs, or stands still already, and is being saved.
+    Saving(SaveTry),
+    /// It could not be saved. It runs, or stands still.
+    NotSaved(SaveTry),
     /// It stands still, and its memory is saved.
-    Saved,
+    Saved(SaveTry),
     /// It runs, and its memory is sent to this generation.
     Sending(Generation),
     /// It is paused with all but the last of its memory sent, and has closed its disks.
@@ -80,7 +86,15 @@ pub enum Stage {
 impl Stage {
     /// Whether it runs, or may by now.
     pub const fn may_run(self) -> bool {
-        matches!(self, Self::Resumed | Self::Running | Self::Stopping | Self::Sending(_))
+        matches!(
+            self,
+            Self::Resumed
+                | Self::Running
+                | Self::Stopping
+                | Self::Saving(_)
+                | Self::NotSaved(_)
+                | Self::Sending(_)
+        )
     }
 }
 
@@ -104,8 +118,10 @@ pub enum Event {
     /// It is paused, all but the last of its memory is sent, and its disks are closed.
     Paused(VmId, Generation),
     /// It stands still, its disks are flushed, and its memory is saved.
-    Saved(VmId, Generation),
-    /// The migration of this one does not go on, or it can't be saved. It runs, or is paused.
+    Saved(VmId, Generation, SaveTry),
+    /// It can't be saved. It runs, or stands still.
+    NotSaved(VmId, Generation, SaveTry),
+    /// The migration of this one does not go on. It runs, or is paused.
     Failed(VmId, Generation),
     /// Nothing of it is left here.
     Ended(VmId, Generation, How),
@@ -120,16 +136,16 @@ pub enum Effect {
     Send(VmId, Generation, NodeId, Generation),
     /// It has moved: send the last of its memory. It must not run again.
     Continue(VmId, Generation),
-    /// Let it run, on the volumes that are open here now, whatever it waits for; a migration that goes on is given up. Say [`Event::Started`].
+    /// Let it run, on the volumes that are open here now, whatever it waits for; a migration that goes on, and a try at saving it, are given up. Say [`Event::Started`].
     Resume(VmId, Generation),
-    /// Ask it to shut down, kill it if it does not, and say [`Event::Ended`]; or save its memory, and say [`Event::Saved`] or [`Event::Failed`].
+    /// Ask it to shut down, kill it if it does not, and say [`Event::Ended`]; or save its memory, and say [`Event::Saved`] or [`Event::NotSaved`].
     Stop {
         /// Which.
         vm: VmId,
         /// Which run.
         generation: Generation,
-        /// Whether its memory is saved.
-        save: bool,
+        /// Whether its memory is saved, and which try that is.
+        save: Option<SaveTry>,
     },
     /// Kill it, and say [`Event::Ended`].
     End(VmId, Generation),
@@ -145,7 +161,8 @@ enum Part {
     Starts(Seat),
     Restores(Seat),
     Goes(Seat),
-    Stops(Seat, bool),
+    Stops(Seat),
+    Saves(Seat, SaveTry),
     Sends(Seat, Seat, bool),
     Receives(Seat, bool),
     Lands(Seat),
@@ -159,8 +176,8 @@ impl Part {
             VmPhase::Starting { at } if own(at) => Some(Self::Starts(at)),
             VmPhase::Restoring { at } if own(at) => Some(Self::Restores(at)),
             VmPhase::Running { at } if own(at) => Some(Self::Goes(at)),
-            VmPhase::Stopping { at } if own(at) => Some(Self::Stops(at, false)),
-            VmPhase::Saving { at } if own(at) => Some(Self::Stops(at, true)),
+            VmPhase::Stopping { at } if own(at) => Some(Self::Stops(at)),
+            VmPhase::Saving { at } if own(at) => Some(Self::Saves(at, vm.saves)),
             VmPhase::Migrating { from, to, ready } if own(from) => Some(Self::Sends(from, to, ready)),
             VmPhase::Migrating { to, ready, .. } if own(to) => Some(Self::Receives(to, ready)),
             VmPhase::Landing { at, .. } if own(at) => Some(Self::Lands(at)),
@@ -174,7 +191,8 @@ impl Part {
             Self::Starts(seat)
             | Self::Restores(seat)
             | Self::Goes(seat)
-            | Self::Stops(seat, _)
+            | Self::Stops(seat)
+            | Self::Saves(seat, _)
             | Self::Sends(seat, ..)
             | Self::Receives(seat, _)
             | Self::Lands(seat)
@@ -277,7 +295,12 @@ impl Runner {
             }
             Event::Silent(node) => drop(self.silent.insert(node)),
             Event::Heard(node) => drop(self.silent.remove(&node)),
-            Event::Started(id, generation) => self.reached(id, generation, Stage::Running),
+            Event::Started(id, generation) => {
+                // Whatever was ordered since then counts more.
+                if self.stage(id) == Some(Stage::Resumed) {
+                    self.reached(id, generation, Stage::Running);
+                }
+            }
             Event::Ready(id, generation) => {
                 if let Some(Instance { stage: Stage::Launched(role), .. }) = self.instances.get(&id) {
                     self.reached(id, generation, Stage::Ready(*role));
@@ -288,13 +311,19 @@ impl Runner {
                     self.reached(id, generation, Stage::Paused(to));
                 }
             }
-            Event::Saved(id, generation) => {
-                if self.stage(id) == Some(Stage::Stopping) {
-                    self.reached(id, generation, Stage::Saved);
+            Event::Saved(id, generation, which) => {
+                if self.stage(id) == Some(Stage::Saving(which)) {
+                    self.reached(id, generation, Stage::Saved(which));
+                }
+            }
+            Event::NotSaved(id, generation, which) => {
+                if self.stage(id) == Some(Stage::Saving(which)) {
+                    self.reached(id, generation, Stage::NotSaved(which));
                 }
             }
             Event::Failed(id, generation) => {
-                if self.instances.get(&id).is_some_and(|found| found.generation == generation) {
+                let sends = matches!(self.stage(id), Some(Stage::Sending(_) | Stage::Paused(_)));
+                if sends && self.instances.get(&id).is_some_and(|found| found.generation == generation) {
                     self.failed.insert(id);
                 }
             }
@@ -337,7 +366,7 @@ impl Runner {
             self.end(id, effects);
         }
         self.ended.retain(|ended, (generation, _)| *ended != id || Some(*generation) == named);
-        if !matches!(part, Some(Part::Sends(..) | Part::Stops(_, true))) {
+        if !matches!(part, Some(Part::Sends(..))) {
             self.failed.remove(&id);
         }
         match part {
@@ -365,7 +394,7 @@ impl Runner {
                 Some(Role::Incoming).filter(|_| self.leased)
             }
             Part::Hands(_) => return,
-            Part::Goes(_) | Part::Stops(..) | Part::Sends(..) | Part::Lands(_) => {
+            Part::Goes(_) | Part::Stops(_) | Part::Saves(..) | Part::Sends(..) | Part::Lands(_) => {
                 effects.push(sight.propose(VmCommand::Ended(ended.unwrap_or(How::Died))));
                 return;
             }
@@ -391,35 +420,28 @@ impl Runner {
                     self.resume(sight, effects);
                 }
             }
-            // One that was stopping or saved could not be saved, and runs on.
-            (
-                Part::Goes(_),
-                Stage::Ready(_) | Stage::Sending(_) | Stage::Paused(_) | Stage::Stopping | Stage::Saved,
-            )
+            // One that could not be saved, or shall not be any more, runs on.
+            (Part::Goes(_) | Part::Sends(..), Stage::Saving(_) | Stage::NotSaved(_) | Stage::Saved(_))
+            | (Part::Goes(_), Stage::Ready(_) | Stage::Sending(_) | Stage::Paused(_))
             | (Part::Starts(_) | Part::Lands(_), Stage::Ready(_)) => self.resume(sight, effects),
-            (Part::Stops(_, true), Stage::Stopping) if self.failed.contains(&id) => {
-                effects.push(sight.propose(VmCommand::Cancel));
-            }
-            (Part::Stops(_, true), Stage::Saved) => {
-                effects.push(sight.propose(VmCommand::Ended(How::Saved)));
-            }
-            // It may have sent all already, and then runs for a moment before it sends it anew.
-            (Part::Stops(_, true), Stage::Sending(_)) if !self.may_start(sight) => {}
-            (Part::Stops(_, save), stage) if stage.may_run() && stage != Stage::Stopping => {
+            (Part::Saves(_, which), stage) => self.save(sight, which, (generation, stage), effects),
+            (Part::Stops(_), stage) if stage.may_run() && stage != Stage::Stopping => {
                 self.reached(id, generation, Stage::Stopping);
-                effects.push(Effect::Stop { vm: id, generation, save });
+                effects.push(Effect::Stop { vm: id, generation, save: None });
             }
-            (Part::Stops(..), stage) if stage != Stage::Stopping => self.end(id, effects),
+            (Part::Stops(_), stage) if stage != Stage::Stopping => self.end(id, effects),
             // Of a migration before this one.
             (Part::Sends(_, to, _), Stage::Sending(known) | Stage::Paused(known))
                 if known != to.generation =>
             {
+                self.failed.remove(&id);
                 self.resume(sight, effects);
             }
             (Part::Sends(..), _) if self.failed.contains(&id) => {
                 effects.push(sight.propose(VmCommand::Cancel));
             }
             (Part::Sends(_, to, true), Stage::Running) => {
+                self.failed.remove(&id);
                 self.reached(id, generation, Stage::Sending(to.generation));
                 effects.push(Effect::Send(id, generation, to.node, to.generation));
             }
@@ -436,6 +458,46 @@ impl Runner {
                 effects.push(Effect::Continue(id, generation));
             }
             _ => {}
+        }
+    }
+
+    /// It is to be saved, by this try.
+    fn save(
+        &mut self,
+        sight: &Sight<'_>,
+        which: SaveTry,
+        (generation, stage): (Generation, Stage),
+        effects: &mut Vec<Effect>,
+    ) {
+        match stage {
+            Stage::Saving(known) if known == which => {}
+            Stage::NotSaved(known) if known == which => {
+                effects.push(sight.propose(VmCommand::GiveUpSaving(which)));
+            }
+            Stage::Saved(known) if known == which => {
+                effects.push(sight.propose(VmCommand::Ended(How::Saved(which))));
+            }
+            // It will say that it runs, or end.
+            Stage::Resumed => {}
+            // QEMU can't send what it has never let run.
+            Stage::Ready(_) => self.resume(sight, effects),
+            // It may have sent all already, for a migration or an earlier try, and then runs for a moment before it sends it anew.
+            Stage::Saving(_)
+            | Stage::NotSaved(_)
+            | Stage::Saved(_)
+            | Stage::Sending(_)
+            | Stage::Paused(_)
+                if !self.may_start(sight) => {}
+            Stage::Running
+            | Stage::Saving(_)
+            | Stage::NotSaved(_)
+            | Stage::Saved(_)
+            | Stage::Sending(_)
+            | Stage::Paused(_) => {
+                self.reached(sight.id, generation, Stage::Saving(which));
+                effects.push(Effect::Stop { vm: sight.id, generation, save: Some(which) });
+            }
+            Stage::Launched(_) | Stage::Stopping | Stage::Sent | Stage::Ending => self.end(sight.id, effects),
         }
     }
 

@@ -14,7 +14,8 @@ use crate::vm::{
 };
 use crate::{Broken, check, check_step, vm};
 use model::{
-    BootId, Generation, LedgerIncarnation, LegId, Mirror, NodeId, VmId, VmNic, VmPlacement, VmSpec, VolumeId,
+    BootId, Generation, LedgerIncarnation, LegId, Mirror, NodeId, SaveTry, VmId, VmNic, VmPlacement, VmSpec,
+    VolumeId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +23,8 @@ const VM: VmId = VmId(1);
 const ONE: NodeId = NodeId(1);
 const TWO: NodeId = NodeId(2);
 const THREE: NodeId = NodeId(3);
+const FIRST: SaveTry = SaveTry(1);
+const SECOND: SaveTry = SaveTry(2);
 
 fn zone(number: u32) -> model::ZoneName {
     format!("zone{number}").parse().unwrap()
@@ -221,7 +224,7 @@ fn a_saved_memory_is_used_once_and_given_up_with_its_disks() {
     let mut state = running(VmPlacement::Anywhere);
     must(&mut state, &Command::Vms(VmsCommand::Want(VM, Wanted::Saved)));
     does(&mut state, C::Save);
-    does(&mut state, C::Ended(How::Saved));
+    does(&mut state, C::Ended(How::Saved(FIRST)));
     must(&mut state, &Command::Vms(VmsCommand::Want(VM, Wanted::Running)));
     let overridden = |state: &State| {
         let mut state = state.clone();
@@ -261,6 +264,29 @@ fn one_without_a_volume_for_its_memory_is_not_saved() {
     let other = VmSpec { saves_to: Some(VolumeId(9)), ..spec("one", VmPlacement::Anywhere, &[VOLUME]) };
     let create = Command::Vms(VmsCommand::Create(Box::new(other)));
     assert_eq!(none.apply(&create), Err(VmRejected::NotItsVolume(VolumeId(9)).into()));
+}
+
+#[test]
+fn one_that_is_lost_or_dies_while_it_is_saved_is_wanted_running() {
+    for (command, wanted) in [
+        (C::Lost, Wanted::Running),
+        (C::Ended(How::Died), Wanted::Running),
+        (C::Ended(How::PoweredOff), Wanted::Stopped),
+    ] {
+        let mut state = running(VmPlacement::Anywhere);
+        must(&mut state, &Command::Vms(VmsCommand::Want(VM, Wanted::Saved)));
+        does(&mut state, C::Save);
+        does(&mut state, command);
+        assert_eq!((the_vm(&state).phase, the_vm(&state).wanted), (VmPhase::Off, wanted));
+    }
+}
+
+#[test]
+fn a_ledger_from_before_tries_were_counted_is_read() {
+    let state = running(VmPlacement::Anywhere);
+    let mut written = serde_json::to_value(&state.vms).unwrap();
+    written["all"]["1"].as_object_mut().unwrap().remove("saves").unwrap();
+    assert_eq!(serde_json::from_value::<vm::Vms>(written).unwrap(), state.vms);
 }
 
 #[test]

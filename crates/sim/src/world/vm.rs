@@ -3,6 +3,8 @@
 //! Who runs writes to its volumes; memory is how often it has run, which is what a saved one must agree with. A migration takes its time and then pauses its
 //! source as soon as nothing of it is in flight; it needs the way between the two, and the source until the last of it is sent.
 
+mod saves;
+
 use super::{Event, MS, World, node_index, volume_id, volume_index};
 use crate::schedule::{Home, Plane, Then, When};
 use control::Command;
@@ -10,7 +12,7 @@ use control::owner::{self, Hold};
 use control::vm::runner::{self, Effect, Instance, Role, Stage};
 use control::vm::transition::VmKind;
 use control::vm::{How, VmCommand, VmPhase, VmsCommand, Wanted};
-use model::{Generation, NodeId, VmId, VmPlacement, VolumeId};
+use model::{Generation, NodeId, SaveTry, VmId, VmPlacement, VolumeId};
 use std::collections::BTreeMap;
 
 /// One on a node.
@@ -32,8 +34,8 @@ pub(crate) enum Step {
     Received,
     /// It is let run; so often this was tried.
     Resume(u32, u32),
-    /// It goes by itself, its memory saved or not.
-    Goes(bool),
+    /// It goes by itself; or its memory is saved by this try, or not.
+    Goes(Option<SaveTry>),
     /// Its end is told.
     Told(How),
 }
@@ -45,8 +47,8 @@ pub(crate) struct Known {
     ran: Option<(Generation, usize, u32)>,
     /// How often something has become of its disks that a saved memory does not know.
     lives: u64,
-    /// The lives when its memory was saved.
-    image: Option<u64>,
+    /// Which run of it was saved, by which try, and its lives then.
+    image: Option<(Generation, SaveTry, u64)>,
     /// The placement was changed: where it runs is the ledger's to judge.
     moved_home: bool,
 }
@@ -82,7 +84,8 @@ impl World {
 
     fn runs(&self, machine: usize, vm: VmId) -> bool {
         let found = self.machines[machine].guests.get(&vm);
-        let runs = |stage| matches!(stage, Stage::Running | Stage::Stopping | Stage::Sending(_));
+        let runs =
+            |stage| matches!(stage, Stage::Running | Stage::Stopping | Stage::Saving(_) | Stage::Sending(_));
         found.is_some_and(|guest| runs(guest.instance.stage))
     }
 
@@ -92,8 +95,8 @@ impl World {
             let mut instance = guest.instance;
             // Whether it was asked to go, or is saved, nobody knows any more.
             match instance.stage {
-                Stage::Stopping => instance.stage = Stage::Running,
-                Stage::Saved => instance.stage = Stage::Sending(Generation(0)),
+                Stage::Stopping | Stage::Saving(_) => instance.stage = Stage::Running,
+                Stage::NotSaved(_) | Stage::Saved(_) => instance.stage = Stage::Sending(Generation(0)),
                 _ => {}
             }
             (*id, instance)
@@ -159,13 +162,7 @@ impl World {
                 self.after(delay, machine, vm, generation, Step::Resume(agents, 0));
             }
             Effect::Stop { vm, generation, save } => {
-                // It has sent all, and runs for a moment before it does so again.
-                if self.stage(machine, vm, generation) == Some(Stage::Saved) {
-                    self.goes_on(machine, vm, generation);
-                }
-                self.set_stage(machine, vm, generation, Stage::Stopping);
-                let delay = self.random_vm.u64(50..1_200) * MS;
-                self.after(delay, machine, vm, generation, Step::Goes(save));
+                self.stop_guest(machine, vm, generation, save);
             }
             Effect::End(vm, generation) => self.guest_ends(machine, vm, generation, How::Died),
             Effect::Owner(volume, event) => self.tell_owner(machine, volume_index(volume), event),
@@ -214,14 +211,7 @@ impl World {
             }
             Step::Resume(agents, tries) => self.resume(machine, vm, generation, (agents, tries)),
             Step::Goes(save) => {
-                if self.stage(machine, vm, generation) != Some(Stage::Stopping) {
-                    return;
-                }
-                match save.then(|| self.random_vm.u8(..)) {
-                    None => self.guest_ends(machine, vm, generation, How::PoweredOff),
-                    Some(..12) => self.guest_ends(machine, vm, generation, How::Died),
-                    Some(chance) => self.saved(machine, vm, generation, chance >= 25),
-                }
+                self.guest_goes(machine, vm, generation, save);
             }
         }
     }
@@ -235,30 +225,11 @@ impl World {
             }
             _ => {}
         }
+        if role == Role::Restore {
+            self.judge_image(machine, vm, generation);
+        }
         self.set_stage(machine, vm, generation, Stage::Ready(role));
         self.tell_runner(machine, &runner::Event::Ready(vm, generation));
-    }
-
-    /// It stands still, its memory saved; or it can't be saved.
-    fn saved(&mut self, machine: usize, vm: VmId, generation: Generation, is_saved: bool) {
-        self.users_go(machine, vm);
-        self.set_stage(machine, vm, generation, Stage::Saved);
-        let known = &mut self.vms[vm_index(vm)].known;
-        known.image = is_saved.then_some(known.lives);
-        let what = if is_saved { "is saved" } else { "can't be saved" };
-        self.tell(|_| format!("{vm} {generation} {what} on node-{}", machine + 1));
-        let event = if is_saved { runner::Event::Saved } else { runner::Event::Failed };
-        self.tell_runner(machine, &event(vm, generation));
-    }
-
-    /// One that stood still writes again, and what was saved of it is worth nothing.
-    fn goes_on(&mut self, machine: usize, vm: VmId, generation: Generation) {
-        self.judge_begin(machine, vm, generation);
-        self.judge_disks(machine, vm, true);
-        self.vms[vm_index(vm)].known.image = None;
-        for volume in self.vms[vm_index(vm)].volumes.clone() {
-            self.users_come(machine, volume);
-        }
     }
 
     /// It runs from now on, and writes.
@@ -266,7 +237,8 @@ impl World {
         let was = self.stage(machine, vm, generation);
         self.judge_begin(machine, vm, generation);
         let known = &mut self.vms[vm_index(vm)].known;
-        if was == Some(Stage::Ready(Role::Restore)) && known.image != Some(known.lives) {
+        let lives = known.image.map(|(_, _, lives)| lives);
+        if was == Some(Stage::Ready(Role::Restore)) && lives != Some(known.lives) {
             let why = format!(
                 "{vm} is restored on node-{} from a memory that is older than its disks",
                 machine + 1
@@ -275,7 +247,7 @@ impl World {
         }
         let known = &mut self.vms[vm_index(vm)].known;
         known.lives += u64::from(!goes_on);
-        if was == Some(Stage::Saved) {
+        if matches!(was, Some(Stage::Saved(_))) {
             known.image = None;
         }
         self.set_stage(machine, vm, generation, Stage::Running);
@@ -382,13 +354,24 @@ impl World {
                 }
                 self.after(20 * MS, machine, vm, generation, Step::Resume(agents, tries + 1));
             }
-            Some(Stage::Ready(_) | Stage::Paused(_) | Stage::Sending(_) | Stage::Saved)
-                if !self.has_disks(machine, vm) =>
-            {
+            Some(
+                Stage::Ready(_)
+                | Stage::Paused(_)
+                | Stage::Sending(_)
+                | Stage::Saving(_)
+                | Stage::NotSaved(_)
+                | Stage::Saved(_),
+            ) if !self.has_disks(machine, vm) => {
                 self.guest_ends(machine, vm, generation, How::Died);
             }
             Some(Stage::Ready(role)) => self.begins(machine, vm, generation, role == Role::Incoming),
-            Some(Stage::Paused(_) | Stage::Sending(_) | Stage::Saved) => {
+            Some(
+                Stage::Paused(_)
+                | Stage::Sending(_)
+                | Stage::Saving(_)
+                | Stage::NotSaved(_)
+                | Stage::Saved(_),
+            ) => {
                 self.begins(machine, vm, generation, true);
             }
             _ => {}

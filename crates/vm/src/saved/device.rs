@@ -151,7 +151,7 @@ fn fill(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{Generation, VmId};
+    use model::{Generation, SaveTry, VmId};
 
     #[test]
     fn what_was_taken_in_is_given_away_and_one_at_a_time_is_there() {
@@ -167,7 +167,7 @@ mod tests {
         let (bytes, sum) = device.take_in(all.as_slice()).unwrap();
         assert_eq!((bytes, sum), (all.len() as u64, crc32fast::hash(&all)));
         assert!(matches!(device.header(), Err(SavedError::Nothing { .. })), "it was not said to be whole");
-        let header = Header { vm: VmId(7), generation: Generation(3), bytes, sum };
+        let header = Header { vm: VmId(7), generation: Generation(3), which: SaveTry(1), bytes, sum };
         device.close(header).unwrap();
         assert_eq!((device.header().unwrap(), device.sum(bytes).unwrap()), (header, sum));
         let mut back = Vec::new();

@@ -56,7 +56,8 @@ impl From<SavedError> for Answer {
             SavedError::Busy { .. } => Self::Busy,
             SavedError::Nothing { .. } => Self::Nothing,
             SavedError::Damaged { .. } => Self::Damaged,
-            SavedError::Ended { path } | SavedError::Other { path, .. } => {
+            SavedError::Ended { .. } | SavedError::Other { .. } | SavedError::BrokenOff => {
+                let path = PathBuf::new();
                 let what = "do what it was told with".to_owned();
                 Self::Failed { what, path, why: "it was told nonsense".to_owned() }
             }
@@ -103,7 +104,7 @@ fn obey(
         }
         Order::TakeIn => {
             let Some((socket, listener)) = kept.take() else { return Ok(Answer::Nothing) };
-            let (qemu, _) = listener.accept().map_err(failed("listen at", &socket))?;
+            let qemu = accept(&listener).map_err(failed("listen at", &socket))?;
             let (bytes, sum) = device.take_in(Wanted(qemu))?;
             Answer::Taken(bytes, sum)
         }
@@ -127,6 +128,20 @@ impl<T: Read> Read for Wanted<T> {
     }
 }
 
+/// QEMU, when it comes; it may never.
+fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
+    let stdin = io::stdin();
+    loop {
+        let mut polled = [PollFd::new(listener, PollFlags::IN), PollFd::new(&stdin, PollFlags::empty())];
+        poll(&mut polled, None)?;
+        let comes = polled[0].revents().contains(PollFlags::IN);
+        is_wanted()?;
+        if comes {
+            return listener.accept().map(|(qemu, _)| qemu);
+        }
+    }
+}
+
 /// Whoever gives the orders is there.
 fn is_wanted() -> io::Result<()> {
     let stdin = io::stdin();
@@ -143,6 +158,8 @@ pub struct Place {
     /// Killed when it is dropped, and waited for by the runtime.
     _child: Child,
     orders: BufReader<tokio::net::UnixStream>,
+    /// Whether something whole may be there; `None`: what was there before is.
+    may_hold: Option<bool>,
 }
 
 impl Place {
@@ -158,7 +175,7 @@ impl Place {
         let child = spawned.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(&begin)?;
         own.set_nonblocking(true).map_err(&begin)?;
         let orders = BufReader::new(tokio::net::UnixStream::from_std(own).map_err(&begin)?);
-        let mut place = Self { path: path.to_owned(), _child: child, orders };
+        let mut place = Self { path: path.to_owned(), _child: child, orders, may_hold: None };
         place.done().await?;
         Ok(place)
     }
@@ -166,6 +183,11 @@ impl Place {
     /// The device.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether something whole may be there by what was done here: it was begun to be closed, and has not been wiped since. `None`: nothing was done that changes that.
+    pub const fn may_hold(&self) -> Option<bool> {
+        self.may_hold
     }
 
     /// What is saved there.
@@ -178,7 +200,9 @@ impl Place {
 
     /// Makes what is saved there, if anything is, unusable, for good.
     pub async fn wipe(&mut self) -> Result<(), SavedError> {
-        self.do_it(&Order::Wipe).await
+        self.do_it(&Order::Wipe).await?;
+        self.may_hold = Some(false);
+        Ok(())
     }
 
     /// Listens for what is to be taken in.
@@ -196,6 +220,7 @@ impl Place {
 
     /// Says that all is there.
     pub(super) async fn close(&mut self, header: Header) -> Result<(), SavedError> {
+        self.may_hold = Some(true);
         self.do_it(&Order::Close(header)).await
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  a start       Start(Run) ─ disks that lead nowhere, QEMU stands still ─► Ready        Resume: disks lead to the volumes, it runs
-//!  a save        Stop { save } ─ it stands still, its memory goes to its volume ─► Saved, or Failed: Resume        … End        ([`super::memory`])
+//!  a save        Stop { save } ─ it stands still, its memory goes to its volume ─► Saved, or NotSaved: Resume        … End        ([`super::memory`])
 //!  a restore     Start(Restore) ─ as a start, then what was saved is loaded ─► Ready        Resume: what was saved is wiped, disks lead to the volumes, it runs
 //!  a migration   there: Start(Incoming) ─ disks that lead nowhere, QEMU listens ─► Ready        all received ─► answered        Resume: disks lead to the volumes, it runs
 //!                here:  Send ─ QEMU sends, through a wire ─► all sent, and answered ─► disks lead nowhere ─► Paused        … End
@@ -16,6 +16,7 @@
 use super::super::shell::blocking;
 use super::super::{VolumesError, openers};
 use super::disks::{Disks, Lead};
+use super::memory::may_be_saved;
 use super::wire::Wire;
 use super::{ACCEL, QEMU, Shared, kill, places, taps, tell};
 use ::vm::console;
@@ -25,7 +26,7 @@ use ::vm::process::{self, Process, ProcessError};
 use api::IncomingQuery;
 use control::vm::runner::{self, Event, Stage};
 use control::vm::{How, Vm};
-use model::{Generation, NodeId, VmId, VolumeId};
+use model::{Generation, NodeId, SaveTry, VmId, VolumeId};
 use rustix::process::Pid;
 use std::path::Path;
 use std::sync::Arc;
@@ -63,7 +64,7 @@ pub(super) enum Order {
     Received(Generation, oneshot::Sender<bool>),
     Stop {
         generation: Generation,
-        save: bool,
+        save: Option<SaveTry>,
     },
     End(Generation),
 }
@@ -75,6 +76,8 @@ pub(super) struct Watched {
     pub(super) instance: Instance,
     /// Whether it was ordered to run: only then does it go on by itself after a disk's error.
     pub(super) runs: bool,
+    /// Whether what it has in memory may be, whole, on the volume for that: it was restored from there, or was saved, and has not run since. It is wiped before it runs.
+    pub(super) may_be_saved: bool,
     sends: Option<Sends>,
 }
 
@@ -98,13 +101,16 @@ pub(super) async fn find(id: VmId) -> Option<(Watched, Stage)> {
             instance.cancel().await?;
         }
         let phase = instance.phase().await?;
-        let Some(stage) = stage_of(phase, role, &instance.sending().await?) else {
+        let sending = instance.sending().await?;
+        let Some(stage) = stage_of(phase, role, &sending) else {
             warn!("{id}, begun as {role:?}, is {phase:?}: it is killed");
             return Ok(None);
         };
         let generation = instance.process().record.generation();
         let runs = stage == Stage::Running;
-        Ok::<_, InstanceError>(Some((Watched { generation, instance, runs, sends: None }, stage)))
+        let may_be_saved = may_be_saved(phase, role, &sending);
+        let watched = Watched { generation, instance, runs, may_be_saved, sends: None };
+        Ok::<_, InstanceError>(Some((watched, stage)))
     };
     found.await.unwrap_or_else(|error| {
         warn!("{id} can't be taken up: {}", crate::chain(&error));
@@ -137,6 +143,8 @@ pub(super) struct One {
     volumes: Vec<VolumeId>,
     /// Its process, while that is being started.
     starts: Option<JoinHandle<Result<Process, ProcessError>>>,
+    /// The order that has broken saving off.
+    pub(super) next: Option<Order>,
 }
 
 /// What became of an order, or of looking.
@@ -147,7 +155,7 @@ impl One {
         let known = shared.ledger.now().vms.all.get(&id).map(|vm| vm.spec.disks().collect());
         let volumes = watched.as_ref().and(known).unwrap_or_default();
         let disks = Disks::new(Arc::clone(&shared.place));
-        Self { id, shared, watched, disks, volumes, starts: None }
+        Self { id, shared, watched, disks, volumes, starts: None, next: None }
     }
 
     pub(super) async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>, end: Arc<Notify>) {
@@ -181,6 +189,7 @@ impl One {
                 }
             };
             self.watched = None;
+            self.next = None;
             if let Some(starts) = self.starts.take() {
                 // Whatever comes of it is found then.
                 let _ = starts.await;
@@ -206,6 +215,9 @@ impl One {
         orders: &mut mpsc::UnboundedReceiver<Order>,
         generation: &mut Option<Generation>,
     ) -> Option<Seen> {
+        if let Some(order) = self.next.take() {
+            return Some(self.carry_out(order, orders, generation).await);
+        }
         let order = match &mut self.watched {
             None => orders.recv().await?,
             Some(watched) => tokio::select! {
@@ -217,10 +229,15 @@ impl One {
                 }),
             },
         };
-        Some(self.carry_out(order, generation).await)
+        Some(self.carry_out(order, orders, generation).await)
     }
 
-    async fn carry_out(&mut self, order: Order, generation: &mut Option<Generation>) -> Seen {
+    async fn carry_out(
+        &mut self,
+        order: Order,
+        orders: &mut mpsc::UnboundedReceiver<Order>,
+        generation: &mut Option<Generation>,
+    ) -> Seen {
         match order {
             Order::Start(begun, as_what) => {
                 *generation = Some(begun);
@@ -234,7 +251,8 @@ impl One {
                 let _ = answer.send(matches!(complete, Ok(true)));
                 complete.map(|_| None)
             }
-            Order::Stop { generation: named, save } => self.stop(named, save).await,
+            Order::Stop { generation: named, save: Some(which) } => self.save(named, which, orders).await,
+            Order::Stop { generation: named, save: None } => self.stop(named).await,
             // What was to be ended has been, or it is ended now.
             Order::End(named) => Ok((*generation == Some(named)).then_some(How::Died)),
         }
@@ -248,7 +266,8 @@ impl One {
         };
         let machine = self.machine(generation).await?;
         let instance = Instance::attach(self.process(machine, role).await?).await?;
-        let watched = self.watched.insert(Watched { generation, instance, runs: false, sends: None });
+        let watched = Watched { generation, instance, runs: false, may_be_saved: false, sends: None };
+        let watched = self.watched.insert(watched);
         info!("{} is begun in {generation}", self.id);
         match role {
             Role::Run => {}
@@ -316,19 +335,18 @@ impl One {
     /// Lets it run, on its volumes; a migration that goes on is given up.
     async fn resume(&mut self, named: Generation) -> Seen {
         let Some(watched) = self.of(named) else { return Ok(None) };
-        if watched.sends.take().is_some() {
-            let was = watched.instance.cancel().await?;
-            info!("{} is not sent any more: {was:?}", self.id);
+        if watched.is_not_sent_any_more().await? {
+            info!("{} is not sent any more", self.id);
         }
         let vm = self.known()?;
         let disks = self.lead(&vm, Lead::Volume).await?;
         let Some(watched) = self.of(named) else { return Ok(None) };
         has_its_disks(watched.instance.process().pid(), disks).await?;
-        let is_restored = watched.instance.process().record.role == Role::Restore;
-        if is_restored && watched.instance.phase().await? == Phase::Still {
+        if watched.may_be_saved && vm.spec.saves_to.is_some() {
             self.use_up(vm.spec.saves_to).await?;
         }
         let Some(watched) = self.of(named) else { return Ok(None) };
+        watched.may_be_saved = false;
         watched.instance.resume().await?;
         watched.runs = true;
         info!("{} runs, in {named}", self.id);
@@ -414,10 +432,7 @@ impl One {
         Ok(None)
     }
 
-    async fn stop(&mut self, named: Generation, save: bool) -> Seen {
-        if save {
-            return self.save(named).await;
-        }
+    async fn stop(&mut self, named: Generation) -> Seen {
         let Some(Watched { instance, .. }) = self.of(named) else { return Ok(None) };
         let by_itself = instance.shut_down(SHUT_DOWN_MAX).await?;
         Ok(Some(if by_itself { How::PoweredOff } else { How::Died }))
@@ -486,6 +501,13 @@ impl Watched {
             return Err(InstanceError::Phase { phase, what: "sent" });
         }
         self.instance.send(socket, Switchover::AtOnce, LIMITS).await
+    }
+
+    /// A migration that goes on is given up; whether there was one.
+    pub(super) async fn is_not_sent_any_more(&mut self) -> Result<bool, InstanceError> {
+        let Some(sends) = self.sends.take() else { return Ok(false) };
+        drop(sends);
+        self.instance.cancel().await.map(|_| true)
     }
 
     fn look_every(&self) -> Duration {

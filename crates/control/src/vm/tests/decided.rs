@@ -163,11 +163,24 @@ fn a_drain_is_refused_at_once_with_who_is_in_the_way_or_saves_them() {
     let (nodes, leftover) = (BTreeSet::from([ONE, THREE]), Leftover::Saved);
     must(&mut cluster.ledger, &Command::Vms(VmsCommand::Drain { nodes: nodes.clone(), leftover }));
     assert_eq!(cluster.steps(3000), ["Save"]);
-    does(&mut cluster.ledger, C::Ended(How::Saved));
+    does(&mut cluster.ledger, C::Ended(How::Saved(FIRST)));
     assert_eq!(cluster.steps(3000), Vec::<String>::new(), "it stays saved");
     must(&mut cluster.ledger, &Command::Vms(VmsCommand::EndDrain { nodes }));
     assert_eq!(cluster.steps(100).len(), 1);
     assert_eq!(the_vm(&cluster.ledger).phase.kind(), VmKind::Restoring, "and goes on when there is a place");
+}
+
+#[test]
+fn a_save_that_nobody_wants_any_more_is_given_up() {
+    let mut cluster = Cluster::new(running(VmPlacement::Anywhere));
+    let wants = |cluster: &mut Cluster, wanted| {
+        must(&mut cluster.ledger, &Command::Vms(VmsCommand::Want(VM, wanted)));
+        cluster.steps(500)
+    };
+    assert_eq!(wants(&mut cluster, Wanted::Saved), ["Save"]);
+    assert_eq!(wants(&mut cluster, Wanted::Running), ["GiveUpSaving(SaveTry(1))"]);
+    assert_eq!(wants(&mut cluster, Wanted::Saved), ["Save"]);
+    assert_eq!(wants(&mut cluster, Wanted::Stopped), ["GiveUpSaving(SaveTry(2))", "Stop"]);
 }
 
 #[test]

@@ -124,7 +124,7 @@ fn a_volume_goes_where_its_virtual_machine_is_to_run() {
 fn a_restored_memory_runs_only_when_the_ledger_says_that_it_is_used_up() {
     let mut state = running(VmPlacement::Anywhere);
     does(&mut state, C::Save);
-    does(&mut state, C::Ended(How::Saved));
+    does(&mut state, C::Ended(How::Saved(FIRST)));
     does(&mut state, C::Place { on: ONE });
     let mut node = Node::new(ONE);
     assert_eq!(node.looks(&state, Hold::Users), [Effect::Start(VM, G2, Role::Restore)]);
@@ -139,16 +139,19 @@ fn what_is_saved_stands_still_until_the_ledger_has_it_and_then_is_ended() {
     does(&mut state, C::Save);
     let fresh = || {
         let mut node = Node { hold: Hold::Users, ..Node::found(ONE, G1, Stage::Running) };
-        assert_eq!(node.says(&state, &Said::Leased), [Effect::Stop { vm: VM, generation: G1, save: true }]);
+        assert_eq!(
+            node.says(&state, &Said::Leased),
+            [Effect::Stop { vm: VM, generation: G1, save: Some(FIRST) }]
+        );
         node
     };
     let mut node = fresh();
     assert_eq!(node.looks(&state, Hold::Users), [], "once");
-    let saved = asks(&state, C::Ended(How::Saved));
-    assert_eq!(node.says(&state, &Said::Saved(VM, G1)), std::slice::from_ref(&saved));
+    let saved = asks(&state, C::Ended(How::Saved(FIRST)));
+    assert_eq!(node.says(&state, &Said::Saved(VM, G1, FIRST)), std::slice::from_ref(&saved));
     assert_eq!(node.looks(&state, Hold::Users), [saved], "it stays until the ledger knows");
     let mut after = state.clone();
-    does(&mut after, C::Ended(How::Saved));
+    does(&mut after, C::Ended(How::Saved(FIRST)));
     assert_eq!(the_vm(&after).saved, Some(G1));
     assert_eq!(node.looks(&after, Hold::Users), [Effect::End(VM, G1)]);
     assert_eq!(node.says(&after, &Said::Ended(VM, G1, How::Died)), []);
@@ -156,7 +159,7 @@ fn what_is_saved_stands_still_until_the_ledger_has_it_and_then_is_ended() {
     // What it was told of its writes is worth nothing once it has lost a volume.
     let mut lost = fresh();
     assert_eq!(lost.looks(&state, Hold::Nothing), [Effect::End(VM, G1)]);
-    assert_eq!(lost.says(&state, &Said::Saved(VM, G1)), []);
+    assert_eq!(lost.says(&state, &Said::Saved(VM, G1, FIRST)), []);
     assert_eq!(lost.says(&state, &Said::Ended(VM, G1, How::Died)), [asks(&state, C::Ended(How::Died))]);
 }
 
@@ -167,14 +170,134 @@ fn one_that_cant_be_saved_runs_on_and_is_wanted_running() {
     does(&mut state, C::Save);
     let mut node = Node { hold: Hold::Users, ..Node::found(ONE, G1, Stage::Running) };
     let _ = node.says(&state, &Said::Leased);
-    assert_eq!(node.says(&state, &Said::Failed(VM, G1)), [asks(&state, C::Cancel)]);
-    does(&mut state, C::Cancel);
+    assert_eq!(node.says(&state, &Said::NotSaved(VM, G1, FIRST)), [asks(&state, C::GiveUpSaving(FIRST))]);
+    does(&mut state, C::GiveUpSaving(FIRST));
     assert_eq!((the_vm(&state).wanted, the_vm(&state).setbacks), (Wanted::Running, 1));
     assert_eq!(node.looks(&state, Hold::Users), [Effect::Resume(VM, G1)]);
     assert_eq!(node.says(&state, &Said::Started(VM, G1)), []);
     does(&mut state, C::Save);
-    let saves = Effect::Stop { vm: VM, generation: G1, save: true };
+    let saves = Effect::Stop { vm: VM, generation: G1, save: Some(SECOND) };
     assert_eq!(node.looks(&state, Hold::Users), [saves], "it may be tried again");
+}
+
+fn saves(which: SaveTry) -> Effect {
+    Effect::Stop { vm: VM, generation: G1, save: Some(which) }
+}
+
+/// A try that was given up late may have ended well, and what it has saved be older than the disks by the time that the ledger hears of it.
+#[test]
+fn one_try_at_saving_is_never_taken_for_another() {
+    let mut state = running(VmPlacement::Anywhere);
+    does(&mut state, C::Save);
+    let mut node = Node { hold: Hold::Users, ..Node::found(ONE, G1, Stage::Running) };
+    assert_eq!(node.says(&state, &Said::Leased), [saves(FIRST)]);
+    let (late, late_too) =
+        (about(&state, C::Ended(How::Saved(FIRST))), about(&state, C::GiveUpSaving(FIRST)));
+    must(&mut state, &late_too);
+    assert_eq!(node.looks(&state, Hold::Users), [Effect::Resume(VM, G1)]);
+    let over = Err(VmRejected::NotThatTry(FIRST).into());
+    assert_eq!(state.clone().apply(&late), over, "one that runs is not ended by it");
+    does(&mut state, C::Save);
+    assert_eq!(node.looks(&state, Hold::Users), [], "it is being let run");
+    assert_eq!(node.says(&state, &Said::Saved(VM, G1, FIRST)), []);
+    assert_eq!(node.says(&state, &Said::Started(VM, G1)), [saves(SECOND)]);
+    for said in [Said::Saved(VM, G1, FIRST), Said::NotSaved(VM, G1, FIRST)] {
+        assert_eq!(node.says(&state, &said), []);
+    }
+    assert_eq!((state.clone().apply(&late), state.clone().apply(&late_too)), (over.clone(), over));
+    let saved = asks(&state, C::Ended(How::Saved(SECOND)));
+    assert_eq!(node.says(&state, &Said::Saved(VM, G1, SECOND)), [saved]);
+    does(&mut state, C::Ended(How::Saved(SECOND)));
+    assert_eq!((the_vm(&state).saved, the_vm(&state).saves), (Some(G1), SECOND));
+}
+
+/// The node has seen nothing of what the ledger said in between.
+#[test]
+fn one_that_was_saved_by_an_earlier_try_is_saved_anew() {
+    let mut state = running(VmPlacement::Anywhere);
+    does(&mut state, C::Save);
+    for said in [None, Some(Said::Saved(VM, G1, FIRST))] {
+        let mut state = state.clone();
+        let mut node = Node { hold: Hold::Users, ..Node::found(ONE, G1, Stage::Running) };
+        let _ = node.says(&state, &Said::Leased);
+        if let Some(said) = said {
+            let _ = node.says(&state, &said);
+        }
+        does(&mut state, C::GiveUpSaving(FIRST));
+        does(&mut state, C::Save);
+        assert_eq!(node.looks(&state, Hold::Array), [], "it may have to run for a moment");
+        assert_eq!(node.looks(&state, Hold::Users), [saves(SECOND)]);
+    }
+}
+
+#[test]
+fn that_it_runs_counts_only_of_what_was_just_let_run() {
+    let mut state = placed(ONE);
+    let mut node = Node { hold: Hold::Users, ..Node::found(ONE, G1, Stage::Ready(Role::Run)) };
+    assert_eq!(node.says(&state, &Said::Leased), [Effect::Resume(VM, G1)]);
+    does(&mut state, C::Stop);
+    let stops = Effect::Stop { vm: VM, generation: G1, save: None };
+    assert_eq!(node.looks(&state, Hold::Users), [stops]);
+    assert_eq!(node.says(&state, &Said::Started(VM, G1)), [], "it is not stopped twice");
+
+    let mut state = running(VmPlacement::Anywhere);
+    let mut node = Node { hold: Hold::Users, ..Node::found(ONE, G1, Stage::Running) };
+    does(&mut state, C::Save);
+    assert_eq!(node.says(&state, &Said::Leased), [saves(FIRST)]);
+    assert_eq!(node.says(&state, &Said::Started(VM, G1)), [], "nor saved twice by one try");
+}
+
+#[test]
+fn one_that_stands_still_for_a_migration_or_has_not_run_is_saved_and_not_killed() {
+    let mut state = migrating();
+    let mut node = Node { hold: Hold::Parted, ..Node::found(ONE, G1, Stage::Paused(G2)) };
+    let _ = node.says(&state, &Said::Leased);
+    does(&mut state, C::Cancel);
+    does(&mut state, C::Save);
+    let back = Effect::Owner(VOLUME, owner::Event::HandOver(ONE));
+    assert_eq!(node.looks(&state, Hold::Parted), [back]);
+    assert_eq!(node.looks(&state, Hold::Nothing), []);
+    assert_eq!(node.looks(&state, Hold::Users), [saves(FIRST)]);
+
+    let mut state = running(VmPlacement::Anywhere);
+    does(&mut state, C::Save);
+    for role in [Role::Run, Role::Restore] {
+        let mut node = Node { hold: Hold::Users, ..Node::found(ONE, G1, Stage::Ready(role)) };
+        assert_eq!(node.says(&state, &Said::Leased), [Effect::Resume(VM, G1)]);
+        assert_eq!(node.says(&state, &Said::Started(VM, G1)), [saves(FIRST)]);
+    }
+}
+
+/// The ledger goes on to the next before the node looks.
+#[test]
+fn what_has_failed_is_not_held_against_the_next_order() {
+    let state = migrating();
+    let fresh = || {
+        let mut node = Node { hold: Hold::Users, ..Node::found(ONE, G1, Stage::Running) };
+        assert_eq!(node.says(&state, &Said::Leased), [Effect::Send(VM, G1, TWO, G2)]);
+        assert_eq!(node.says(&state, &Said::Failed(VM, G1)), [asks(&state, C::Cancel)]);
+        node
+    };
+    let mut cancelled = state.clone();
+    does(&mut cancelled, C::Cancel);
+    let (mut node, mut saved) = (fresh(), cancelled.clone());
+    does(&mut saved, C::Save);
+    assert_eq!(node.looks(&saved, Hold::Users), [saves(FIRST)]);
+    assert_eq!(node.looks(&saved, Hold::Users), []);
+
+    let (mut node, mut again) = (fresh(), cancelled);
+    does(&mut again, C::Migrate { to: TWO });
+    does(&mut again, C::IncomingReady);
+    assert_eq!(node.looks(&again, Hold::Users), [Effect::Resume(VM, G1)]);
+    let sends = Effect::Send(VM, G1, TWO, Generation(3));
+    assert_eq!(node.says(&again, &Said::Started(VM, G1)), [sends]);
+
+    let mut node = Node { hold: Hold::Users, ..Node::found(ONE, G1, Stage::Running) };
+    assert_eq!(node.says(&saved, &Said::Leased), [saves(FIRST)]);
+    let _ = node.says(&saved, &Said::NotSaved(VM, G1, FIRST));
+    does(&mut saved, C::GiveUpSaving(FIRST));
+    does(&mut saved, C::Migrate { to: TWO });
+    assert_eq!(node.looks(&saved, Hold::Users), [Effect::Resume(VM, G1)], "and it is sent then");
 }
 
 #[test]
@@ -183,7 +306,7 @@ fn an_agent_that_starts_saves_what_stands_still_only_where_that_may_run() {
     does(&mut state, C::Save);
     let mut node = Node { hold: Hold::Users, ..Node::found(ONE, G1, Stage::Sending(Generation(0))) };
     assert_eq!(node.looks(&state, Hold::Users), [], "it has no lease yet");
-    let saves = Effect::Stop { vm: VM, generation: G1, save: true };
+    let saves = Effect::Stop { vm: VM, generation: G1, save: Some(FIRST) };
     assert_eq!(node.says(&state, &Said::Leased), [saves]);
 }
 
@@ -191,7 +314,7 @@ fn an_agent_that_starts_saves_what_stands_still_only_where_that_may_run() {
 fn a_memory_that_is_not_whole_is_given_up_and_it_boots() {
     let mut state = running(VmPlacement::Anywhere);
     does(&mut state, C::Save);
-    does(&mut state, C::Ended(How::Saved));
+    does(&mut state, C::Ended(How::Saved(FIRST)));
     does(&mut state, C::Place { on: ONE });
     assert_eq!(the_vm(&state).saved, Some(G1));
     let mut node = Node::new(ONE);
