@@ -107,6 +107,22 @@ pub enum Wanted {
     Saved,
 }
 
+/// Why a try at saving one came to nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhyNotSaved {
+    /// It is wanted otherwise by now.
+    Unwanted,
+    /// The volume for its memory did not take it in time: it does not answer, or the pool has no room.
+    Late,
+    /// The volume for its memory is not there, or failed.
+    Volume,
+    /// The machine itself could not be made to stand still, or to give its memory away.
+    Machine,
+    /// It was lost, or ended, before it was saved.
+    Lost,
+}
+
 /// A virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Vm {
@@ -131,6 +147,12 @@ pub struct Vm {
     /// The last try at saving it. Only grows: what is heard of an earlier one is void, and what that one has left is never loaded.
     #[serde(default)]
     pub saves: SaveTry,
+    /// How much was saved last, bytes.
+    #[serde(default)]
+    pub saved_bytes: u64,
+    /// Why the last try came to nothing, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_saved: Option<WhyNotSaved>,
 }
 
 /// Where it may run: a node in one boot.

@@ -35,6 +35,8 @@ const MAGIC: [u8; 8] = *b"twrsaved";
 const HEADER_BYTES: usize = 4096;
 /// As fast as it goes: it stands still meanwhile.
 const LIMITS: Limits = Limits { bandwidth: 1 << 40, downtime: Duration::from_secs(1) };
+/// How long a device may take to be opened, or for a header: to read, to wipe, to write with all before it flushed.
+pub const HEADER_MAX: Duration = Duration::from_secs(30);
 
 /// Why it could not be saved or loaded.
 #[derive(Debug, thiserror::Error)]
@@ -145,7 +147,7 @@ impl Header {
 /// Makes it stand still and saves its memory. At the end it is [`Phase::Sent`]: it can be killed, or let run, after which what was saved is worth nothing.
 ///
 /// One that has sent all of it before is let run for a moment, since QEMU sends nothing twice: whoever saves it sees to it that it may run. What this try has saved already is left as it is. As long as nothing has been closed
-/// it may be broken off. Whatever comes of it, [`Place::may_hold`] says whether what is there must be wiped before the machine runs.
+/// it may be broken off, whatever it waits for. Whatever comes of it, [`Place::may_hold`] says whether what is there must be wiped before the machine runs.
 pub async fn save(
     instance: &mut Instance,
     place: &mut Place,
@@ -153,24 +155,47 @@ pub async fn save(
     within: Duration,
     broken_off: impl Future<Output = ()>,
 ) -> Result<Header, InstanceError> {
-    let late = || InstanceError::Late { what: "saving", bound: within };
+    let header = tokio::select! {
+        biased;
+        () = broken_off => return Err(SavedError::BrokenOff.into()),
+        sent = all_sent(instance, place, which, within) => match sent? {
+            Sent::Before(header) => return Ok(header),
+            Sent::Now(header) => header,
+        },
+    };
+    soon(within, place.close(header)).await?;
+    Ok(header)
+}
+
+/// All of it is there.
+enum Sent {
+    /// And that was said, by this very try.
+    Before(Header),
+    /// And has to be said yet.
+    Now(Header),
+}
+
+/// What is written before anything is said of it.
+async fn all_sent(
+    instance: &mut Instance,
+    place: &mut Place,
+    which: SaveTry,
+    within: Duration,
+) -> Result<Sent, InstanceError> {
     if let Some(header) = saved_before(instance, place, which, within).await? {
-        return Ok(header);
+        return Ok(Sent::Before(header));
     }
-    timeout(within, place.wipe()).await.map_err(|_| late())??;
+    soon(within, place.wipe()).await?;
     if instance.phase().await? == Phase::Sent {
         instance.resume().await?;
     }
     let socket = instance.process().places().outgoing();
-    timeout(within, place.listen(&socket)).await.map_err(|_| late())??;
+    soon(within, place.listen(&socket)).await?;
     // It is told to send before it stands still: one that stands still and was told nothing would be nobody's, were whoever saves it killed now.
     instance.send(&socket, Switchover::AtOnce, LIMITS).await?;
     instance.pause().await?;
-    let (bytes, sum) = tokio::select! {
-        biased;
-        () = broken_off => return Err(SavedError::BrokenOff.into()),
-        taken = timeout(within, place.take_in()) => taken.map_err(|_| late())??,
-    };
+    let late = || InstanceError::Late { what: "saving", bound: within };
+    let (bytes, sum) = timeout(within, place.take_in()).await.map_err(|_| late())??;
     match instance.sent(within).await? {
         Sending::Done => {}
         Sending::Failed(why) => return Err(InstanceError::Migration { status: "failed".to_owned(), why }),
@@ -182,9 +207,17 @@ pub async fn save(
         }
     }
     let record = &instance.process().record;
-    let header = Header { vm: record.machine.vm, generation: record.generation(), which, bytes, sum };
-    timeout(within, place.close(header)).await.map_err(|_| late())??;
-    Ok(header)
+    Ok(Sent::Now(Header { vm: record.machine.vm, generation: record.generation(), which, bytes, sum }))
+}
+
+/// What takes no time on a device that answers; one that takes longer is as good as not there.
+async fn soon<T>(
+    within: Duration,
+    asked: impl Future<Output = Result<T, SavedError>>,
+) -> Result<T, InstanceError> {
+    let bound = within.min(HEADER_MAX);
+    let late = |_| InstanceError::Late { what: "the volume for its memory", bound };
+    Ok(timeout(bound, asked).await.map_err(late)??)
 }
 
 /// What this very try has saved of it before whoever did that was killed, or was told to do it once more. It has not run since: what is there is wiped before it does.
@@ -197,13 +230,12 @@ async fn saved_before(
     if instance.phase().await? != Phase::Sent {
         return Ok(None);
     }
-    let late = || InstanceError::Late { what: "saving", bound: within };
     let record = &instance.process().record;
     let (vm, generation) = (record.machine.vm, record.generation());
-    match timeout(within, place.header()).await.map_err(|_| late())? {
+    match soon(within, place.header()).await {
         Ok(found) if (found.vm, found.generation, found.which) == (vm, generation, which) => Ok(Some(found)),
-        Ok(_) | Err(SavedError::Nothing { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
+        Ok(_) | Err(InstanceError::Saved(SavedError::Nothing { .. })) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -215,7 +247,7 @@ pub async fn load(
     within: Duration,
 ) -> Result<Header, InstanceError> {
     let late = || InstanceError::Late { what: "loading", bound: within };
-    let header = timeout(within, place.header()).await.map_err(|_| late())??;
+    let header = soon(within, place.header()).await?;
     let Header { vm: found, generation, which, bytes, sum } = header;
     if found != instance.process().record.machine.vm || (generation, which) != (saved_in, saved_by) {
         return Err(SavedError::Other { path: place.path().to_owned(), found, generation, which }.into());

@@ -435,6 +435,8 @@ pub(crate) mod tests {
             setbacks: 0,
             saved: None,
             saves: model::SaveTry(0),
+            saved_bytes: 0,
+            not_saved: None,
         };
         for node in [1, 2] {
             state.vms.rooms.insert(NodeId(node), Room { memory_bytes: 4 << 30, cores: 4 });

@@ -43,6 +43,8 @@ fn state() -> State {
             yielding,
             setbacks: 0,
             saves: model::SaveTry(0),
+            saved_bytes: 0,
+            not_saved: None,
             saved: None,
         };
         state.vms.all.insert(VmId(id), vm);

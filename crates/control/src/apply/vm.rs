@@ -5,7 +5,9 @@ use crate::bug::{Bug, Bugs};
 use crate::command::{Event, Rejected, VolumeCommand};
 use crate::state::{Phase, State};
 use crate::vm::transition::{self, VmCause};
-use crate::vm::{Closed, How, Policy, Seat, Vm, VmCommand, VmPhase, VmRejected, VmsCommand, Wanted};
+use crate::vm::{
+    Closed, How, Policy, Seat, Vm, VmCommand, VmPhase, VmRejected, VmsCommand, Wanted, WhyNotSaved,
+};
 use model::{Generation, NodeId, SaveTry, VmId, VmNic, VmPlacement, VmSpec, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +21,10 @@ pub(super) fn apply_all(state: &mut State, command: &VmsCommand) -> Result<Vec<E
             let vm = found(state, *id)?;
             if *wanted == Wanted::Saved && vm.spec.saves_to.is_none() {
                 return Err(VmRejected::NowhereToSave.into());
+            }
+            // What has no memory, or soon will have none, would be off for good, or be started for that alone.
+            if *wanted == Wanted::Saved && matches!(vm.phase, VmPhase::Off | VmPhase::Stopping { .. }) {
+                return Err(cannot(vm, VmCause::Save));
             }
             vm.wanted = *wanted;
         }
@@ -102,6 +108,8 @@ fn create(state: &mut State, spec: &VmSpec) -> Result<Vec<Event>, Rejected> {
         setbacks: 0,
         saved: None,
         saves: SaveTry(0),
+        saved_bytes: 0,
+        not_saved: None,
     };
     state.vms.all.insert(id, vm);
     Ok(vec![Event::VmCreated(id)])
@@ -169,6 +177,7 @@ impl Edit<'_> {
             C::Save => match vm.phase.seat() {
                 Some(at) => {
                     vm.saves = vm.saves.next();
+                    vm.not_saved = None;
                     self.go(vm, VmCause::Save, VmPhase::Saving { at })
                 }
                 None => Err(cannot(vm, VmCause::Save)),
@@ -188,7 +197,7 @@ impl Edit<'_> {
                 vm.setbacks = vm.setbacks.saturating_add(1);
                 self.go(vm, VmCause::Cancelled, VmPhase::Running { at })
             }
-            C::GiveUpSaving(which) => self.give_up_saving(vm, *which),
+            C::GiveUpSaving(which, why) => self.give_up_saving(vm, *which, *why),
             C::Yielded { node, boot } => {
                 if vm.yielding.get(node) != Some(boot) {
                     return Err(VmRejected::NothingToYield(*node).into());
@@ -221,10 +230,11 @@ impl Edit<'_> {
         }
     }
 
-    fn give_up_saving(&mut self, vm: &mut Vm, which: SaveTry) -> Result<(), Rejected> {
+    fn give_up_saving(&mut self, vm: &mut Vm, which: SaveTry, why: WhyNotSaved) -> Result<(), Rejected> {
         let at = Self::being_saved(vm, which)?;
         // Else it would be tried again and again, and whoever asked for it would hear nothing.
-        want_no_memory(vm);
+        want_no_memory(vm, why);
+        vm.not_saved = Some(why);
         vm.setbacks = vm.setbacks.saturating_add(1);
         self.go(vm, VmCause::Cancelled, VmPhase::Running { at })
     }
@@ -292,8 +302,9 @@ impl Edit<'_> {
 
     fn ended(&mut self, vm: &mut Vm, how: How) -> Result<(), Rejected> {
         let (cause, to) = match (how, &vm.phase) {
-            (How::Saved(which), _) => {
+            (How::Saved(which, bytes), _) => {
                 Self::being_saved(vm, which)?;
+                vm.saved_bytes = bytes;
                 (VmCause::Saved, VmPhase::Saved)
             }
             (How::Spoilt, VmPhase::Restoring { .. }) => (VmCause::Spoilt, VmPhase::Off),
@@ -303,7 +314,7 @@ impl Edit<'_> {
         let by_itself = matches!(vm.phase, VmPhase::Stopping { .. } | VmPhase::Saving { .. });
         self.go(vm, cause, to)?;
         if to == VmPhase::Off {
-            want_no_memory(vm);
+            want_no_memory(vm, WhyNotSaved::Lost);
         }
         if how == How::PoweredOff && vm.wanted == Wanted::Running {
             vm.wanted = Wanted::Stopped;
@@ -320,7 +331,7 @@ impl Edit<'_> {
         let to = if restoring { VmPhase::Saved } else { VmPhase::Off };
         self.go(vm, VmCause::Lost, to)?;
         if to == VmPhase::Off {
-            want_no_memory(vm);
+            want_no_memory(vm, WhyNotSaved::Lost);
         }
         // One that has left the ledger may run on.
         if self.state.nodes.get(&seat.node).is_none_or(|node| node.boot == Some(seat.boot)) {
@@ -374,9 +385,17 @@ impl Edit<'_> {
 }
 
 /// There is no memory of it that could be kept: who was wanted saved is wanted running, and boots; nobody would start it otherwise.
-fn want_no_memory(vm: &mut Vm) {
+fn want_no_memory(vm: &mut Vm, why: WhyNotSaved) {
     if vm.wanted == Wanted::Saved {
         vm.wanted = Wanted::Running;
+        vm.not_saved = Some(why);
+    }
+}
+
+/// Its memory is given up while nothing of it runs: who was to stay saved stays off.
+fn stays_off(vm: &mut Vm) {
+    if vm.wanted == Wanted::Saved {
+        vm.wanted = Wanted::Stopped;
     }
 }
 
@@ -396,6 +415,7 @@ pub(super) fn volume_overridden(state: &mut State, volume: VolumeId) -> Result<V
     }
     if vm.phase == VmPhase::Saved {
         edit.go(&mut vm, VmCause::VolumeOverridden, VmPhase::Off)?;
+        stays_off(&mut vm);
     }
     state.vms.all.insert(id, vm);
     Ok(events)
@@ -416,6 +436,7 @@ pub(super) fn quorum_forced(state: &mut State) -> Result<Vec<Event>, Rejected> {
         vm.yielding.extend(other.map(|seat| (seat.node, seat.boot)));
         if vm.phase == VmPhase::Saved {
             edit.go(&mut vm, VmCause::VolumeOverridden, VmPhase::Off)?;
+            stays_off(&mut vm);
         }
         state.vms.all.insert(id, vm);
     }

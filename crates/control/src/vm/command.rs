@@ -4,7 +4,7 @@
 //! harmless. What operators ask names none: it says what is wanted, whatever goes on.
 
 use super::transition::{VmCause, VmKind};
-use super::{Leftover, Policy, Room, Wanted};
+use super::{Leftover, Policy, Room, Wanted, WhyNotSaved};
 use crate::command::LegRef;
 use model::{
     BootId, Epoch, Generation, NodeId, SaveTry, VmId, VmNic, VmPlacement, VmSpec, VolumeId, ZoneName,
@@ -78,7 +78,7 @@ pub enum VmCommand {
     /// Either side, or the decider: it stays where it runs.
     Cancel,
     /// Its node: it can't be saved. The decider: it shall not be any more. Either way it runs on, and is not wanted saved.
-    GiveUpSaving(SaveTry),
+    GiveUpSaving(SaveTry, WhyNotSaved),
     /// Nothing of an earlier run goes on there: the decider, since the lease is over or the node has booted anew; or that node itself.
     Yielded {
         /// Which node.
@@ -105,8 +105,8 @@ pub enum How {
     Died,
     /// It shut itself down.
     PoweredOff,
-    /// Its memory is saved. What is left of it stands still, and is ended as soon as the ledger has it.
-    Saved(SaveTry),
+    /// Its memory is saved, by this try: so many bytes. What is left of it stands still, and is ended as soon as the ledger has it.
+    Saved(SaveTry, u64),
     /// It was to be restored, and what was saved is not whole, or another run's.
     Spoilt,
 }

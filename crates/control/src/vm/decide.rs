@@ -15,7 +15,7 @@
 //!
 //! On failure: what can't be placed stays off, with a reason a node ([`Deciding::plan`]).
 
-use super::{Leftover, Seat, Vm, VmCommand, VmPhase, VmsCommand, Wanted, placing};
+use super::{Leftover, Seat, Vm, VmCommand, VmPhase, VmsCommand, Wanted, WhyNotSaved, placing};
 use crate::command::{Command, VolumeCommand};
 use crate::moment::Moment;
 use crate::state::{LegState, Phase, State};
@@ -235,7 +235,7 @@ fn next(alive: &Alive<'_>, vm: &Vm) -> Option<VmCommand> {
         (wanted, VmPhase::Saving { at }) => {
             let drains = alive.ledger.vms.draining.get(&at.node) == Some(&Leftover::Saved);
             let off = wanted == Wanted::Stopped || (wanted == Wanted::Running && !drains);
-            off.then_some(VmCommand::GiveUpSaving(vm.saves))
+            off.then_some(VmCommand::GiveUpSaving(vm.saves, WhyNotSaved::Unwanted))
         }
         _ => None,
     }

@@ -25,7 +25,7 @@
 //!
 //! On failure: what ends is told, and the ledger's leader decides on.
 
-use super::{Closed, How, Seat, Vm, VmCommand, VmPhase};
+use super::{Closed, How, Seat, Vm, VmCommand, VmPhase, WhyNotSaved};
 use crate::bug::{Bug, Bugs};
 use crate::command::Command;
 use crate::moment::Moment;
@@ -70,9 +70,9 @@ pub enum Stage {
     /// It runs, or stands still already, and is being saved.
     Saving(SaveTry),
     /// It could not be saved. It runs, or stands still.
-    NotSaved(SaveTry),
-    /// It stands still, and its memory is saved.
-    Saved(SaveTry),
+    NotSaved(SaveTry, WhyNotSaved),
+    /// It stands still, and its memory is saved: so many bytes.
+    Saved(SaveTry, u64),
     /// It runs, and its memory is sent to this generation.
     Sending(Generation),
     /// It is paused with all but the last of its memory sent, and has closed its disks.
@@ -92,7 +92,7 @@ impl Stage {
                 | Self::Running
                 | Self::Stopping
                 | Self::Saving(_)
-                | Self::NotSaved(_)
+                | Self::NotSaved(..)
                 | Self::Sending(_)
         )
     }
@@ -117,10 +117,10 @@ pub enum Event {
     Ready(VmId, Generation),
     /// It is paused, all but the last of its memory is sent, and its disks are closed.
     Paused(VmId, Generation),
-    /// It stands still, its disks are flushed, and its memory is saved.
-    Saved(VmId, Generation, SaveTry),
+    /// It stands still, its disks are flushed, and its memory is saved: so many bytes.
+    Saved(VmId, Generation, SaveTry, u64),
     /// It can't be saved. It runs, or stands still.
-    NotSaved(VmId, Generation, SaveTry),
+    NotSaved(VmId, Generation, SaveTry, WhyNotSaved),
     /// The migration of this one does not go on. It runs, or is paused.
     Failed(VmId, Generation),
     /// Nothing of it is left here.
@@ -311,14 +311,14 @@ impl Runner {
                     self.reached(id, generation, Stage::Paused(to));
                 }
             }
-            Event::Saved(id, generation, which) => {
+            Event::Saved(id, generation, which, bytes) => {
                 if self.stage(id) == Some(Stage::Saving(which)) {
-                    self.reached(id, generation, Stage::Saved(which));
+                    self.reached(id, generation, Stage::Saved(which, bytes));
                 }
             }
-            Event::NotSaved(id, generation, which) => {
+            Event::NotSaved(id, generation, which, why) => {
                 if self.stage(id) == Some(Stage::Saving(which)) {
-                    self.reached(id, generation, Stage::NotSaved(which));
+                    self.reached(id, generation, Stage::NotSaved(which, why));
                 }
             }
             Event::Failed(id, generation) => {
@@ -421,7 +421,7 @@ impl Runner {
                 }
             }
             // One that could not be saved, or shall not be any more, runs on.
-            (Part::Goes(_) | Part::Sends(..), Stage::Saving(_) | Stage::NotSaved(_) | Stage::Saved(_))
+            (Part::Goes(_) | Part::Sends(..), Stage::Saving(_) | Stage::NotSaved(..) | Stage::Saved(..))
             | (Part::Goes(_), Stage::Ready(_) | Stage::Sending(_) | Stage::Paused(_))
             | (Part::Starts(_) | Part::Lands(_), Stage::Ready(_)) => self.resume(sight, effects),
             (Part::Saves(_, which), stage) => self.save(sight, which, (generation, stage), effects),
@@ -471,11 +471,11 @@ impl Runner {
     ) {
         match stage {
             Stage::Saving(known) if known == which => {}
-            Stage::NotSaved(known) if known == which => {
-                effects.push(sight.propose(VmCommand::GiveUpSaving(which)));
+            Stage::NotSaved(known, why) if known == which => {
+                effects.push(sight.propose(VmCommand::GiveUpSaving(which, why)));
             }
-            Stage::Saved(known) if known == which => {
-                effects.push(sight.propose(VmCommand::Ended(How::Saved(which))));
+            Stage::Saved(known, bytes) if known == which => {
+                effects.push(sight.propose(VmCommand::Ended(How::Saved(which, bytes))));
             }
             // It will say that it runs, or end.
             Stage::Resumed => {}
@@ -483,15 +483,15 @@ impl Runner {
             Stage::Ready(_) => self.resume(sight, effects),
             // It may have sent all already, for a migration or an earlier try, and then runs for a moment before it sends it anew.
             Stage::Saving(_)
-            | Stage::NotSaved(_)
-            | Stage::Saved(_)
+            | Stage::NotSaved(..)
+            | Stage::Saved(..)
             | Stage::Sending(_)
             | Stage::Paused(_)
                 if !self.may_start(sight) => {}
             Stage::Running
             | Stage::Saving(_)
-            | Stage::NotSaved(_)
-            | Stage::Saved(_)
+            | Stage::NotSaved(..)
+            | Stage::Saved(..)
             | Stage::Sending(_)
             | Stage::Paused(_) => {
                 self.reached(sight.id, generation, Stage::Saving(which));

@@ -11,6 +11,7 @@ use crate::vm::check::Broken as B;
 use crate::vm::transition::{VmCause, VmKind};
 use crate::vm::{
     Closed, How, Leftover, Room, Seat, Vm, VmCommand as C, VmPhase, VmRejected, VmsCommand, Wanted,
+    WhyNotSaved,
 };
 use crate::{Broken, check, check_step, vm};
 use model::{
@@ -25,6 +26,8 @@ const TWO: NodeId = NodeId(2);
 const THREE: NodeId = NodeId(3);
 const FIRST: SaveTry = SaveTry(1);
 const SECOND: SaveTry = SaveTry(2);
+/// How much is saved.
+const BYTES: u64 = 7 << 20;
 
 fn zone(number: u32) -> model::ZoneName {
     format!("zone{number}").parse().unwrap()
@@ -224,7 +227,7 @@ fn a_saved_memory_is_used_once_and_given_up_with_its_disks() {
     let mut state = running(VmPlacement::Anywhere);
     must(&mut state, &Command::Vms(VmsCommand::Want(VM, Wanted::Saved)));
     does(&mut state, C::Save);
-    does(&mut state, C::Ended(How::Saved(FIRST)));
+    does(&mut state, C::Ended(How::Saved(FIRST, BYTES)));
     must(&mut state, &Command::Vms(VmsCommand::Want(VM, Wanted::Running)));
     let overridden = |state: &State| {
         let mut state = state.clone();
@@ -237,6 +240,9 @@ fn a_saved_memory_is_used_once_and_given_up_with_its_disks() {
         state
     };
     assert_eq!(the_vm(&overridden(&state)).phase, VmPhase::Off);
+    let mut kept = state.clone();
+    must(&mut kept, &Command::Vms(VmsCommand::Want(VM, Wanted::Saved)));
+    assert_eq!(the_vm(&overridden(&kept)).wanted, Wanted::Stopped, "it stays off, as it was");
     does(&mut state, C::Place { on: ONE });
     assert_eq!(the_vm(&state).phase.kind(), VmKind::Restoring);
     assert_eq!(the_vm(&overridden(&state)).phase, VmPhase::Off);
@@ -278,7 +284,24 @@ fn one_that_is_lost_or_dies_while_it_is_saved_is_wanted_running() {
         does(&mut state, C::Save);
         does(&mut state, command);
         assert_eq!((the_vm(&state).phase, the_vm(&state).wanted), (VmPhase::Off, wanted));
+        assert_eq!(the_vm(&state).not_saved, Some(WhyNotSaved::Lost));
     }
+}
+
+#[test]
+fn what_does_not_run_is_not_wanted_saved() {
+    let mut state = running(VmPlacement::Anywhere);
+    let wanted = Command::Vms(VmsCommand::Want(VM, Wanted::Saved));
+    let refused = |state: &State, phase| {
+        let why = VmRejected::Cannot { phase, cause: VmCause::Save };
+        assert_eq!(state.clone().apply(&wanted), Err(why.into()));
+    };
+    must(&mut state, &Command::Vms(VmsCommand::Want(VM, Wanted::Stopped)));
+    does(&mut state, C::Stop);
+    refused(&state, VmKind::Stopping);
+    does(&mut state, C::Ended(How::PoweredOff));
+    refused(&state, VmKind::Off);
+    assert_eq!(the_vm(&state).not_saved, None, "nobody wanted that");
 }
 
 #[test]

@@ -96,7 +96,7 @@ impl World {
             // Whether it was asked to go, or is saved, nobody knows any more.
             match instance.stage {
                 Stage::Stopping | Stage::Saving(_) => instance.stage = Stage::Running,
-                Stage::NotSaved(_) | Stage::Saved(_) => instance.stage = Stage::Sending(Generation(0)),
+                Stage::NotSaved(..) | Stage::Saved(..) => instance.stage = Stage::Sending(Generation(0)),
                 _ => {}
             }
             (*id, instance)
@@ -247,7 +247,7 @@ impl World {
         }
         let known = &mut self.vms[vm_index(vm)].known;
         known.lives += u64::from(!goes_on);
-        if matches!(was, Some(Stage::Saved(_))) {
+        if matches!(was, Some(Stage::Saved(..))) {
             known.image = None;
         }
         self.set_stage(machine, vm, generation, Stage::Running);
@@ -359,8 +359,8 @@ impl World {
                 | Stage::Paused(_)
                 | Stage::Sending(_)
                 | Stage::Saving(_)
-                | Stage::NotSaved(_)
-                | Stage::Saved(_),
+                | Stage::NotSaved(..)
+                | Stage::Saved(..),
             ) if !self.has_disks(machine, vm) => {
                 self.guest_ends(machine, vm, generation, How::Died);
             }
@@ -369,8 +369,8 @@ impl World {
                 Stage::Paused(_)
                 | Stage::Sending(_)
                 | Stage::Saving(_)
-                | Stage::NotSaved(_)
-                | Stage::Saved(_),
+                | Stage::NotSaved(..)
+                | Stage::Saved(..),
             ) => {
                 self.begins(machine, vm, generation, true);
             }

@@ -14,11 +14,12 @@ use super::one::{One, Order, Seen, has_its_disks};
 use super::tell;
 use ::vm::instance::{InstanceError, Phase, Sending};
 use ::vm::machine::Role;
-use ::vm::saved::{self, Header, SavedError};
-use control::vm::How;
+use ::vm::saved::{self, HEADER_MAX, Header, SavedError};
 use control::vm::runner::Event;
+use control::vm::{How, WhyNotSaved};
 use model::{Generation, SaveTry, VolumeId};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,8 +30,6 @@ use tracing::{info, warn};
 /// How long users may take to be let in to the volume, or an earlier try to end, and how often that is looked at.
 const OPEN_MAX: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
-/// How long a volume may take to be opened, or to take a header. One that takes longer is as good as not there.
-const HEADER_MAX: Duration = Duration::from_secs(30);
 /// How long saving or loading may take with hardly any memory, and how much more of it there may be for each second beyond.
 const FEW_BYTES_MAX: Duration = Duration::from_mins(1);
 const BYTES_A_SECOND_MIN: u64 = 8 << 20;
@@ -102,7 +101,7 @@ impl One {
             Ok(Some(header)) => {
                 let (bytes, ms) = (header.bytes, begun.elapsed().as_millis());
                 info!("{} in {named} is saved by {which}: {bytes} bytes after {ms} ms", self.id);
-                Event::Saved(self.id, named, which)
+                Event::Saved(self.id, named, which, bytes)
             }
             Ok(None) => return Ok(None),
             Err(error) => {
@@ -117,7 +116,7 @@ impl One {
                 // One that runs on goes on after a disk's error, as before.
                 let phase = watched.instance.phase().await?;
                 watched.runs = ran && matches!(phase, Phase::Running | Phase::DiskError);
-                Event::NotSaved(self.id, named, which)
+                Event::NotSaved(self.id, named, which, why_not(&error))
             }
         };
         tell(&self.shared.told, event);
@@ -148,7 +147,12 @@ impl One {
             }
             _ => return Err(InstanceError::Phase { phase, what: "saved" }.into()),
         }
-        let mut place = open(&self.shared.place, volume).await?;
+        let mut broken_off = pin!(broken_off);
+        let mut place = tokio::select! {
+            biased;
+            () = broken_off.as_mut() => return Err(SavedError::BrokenOff.into()),
+            opened = open(&self.shared.place, volume) => opened?,
+        };
         let Some(watched) = self.of(named) else { return Ok(None) };
         watched.runs = false;
         let bound = bound(vm.spec.memory_bytes);
@@ -193,6 +197,21 @@ impl One {
     }
 }
 
+/// Why one could not be saved, as the ledger has it.
+fn why_not(error: &VolumesError) -> WhyNotSaved {
+    match error {
+        VolumesError::NotHere(_) => WhyNotSaved::Volume,
+        VolumesError::Vm(error) => match &**error {
+            InstanceError::Saved(SavedError::BrokenOff) => WhyNotSaved::Unwanted,
+            // It waits for what an earlier try has begun to write.
+            InstanceError::Saved(SavedError::Busy { .. }) | InstanceError::Late { .. } => WhyNotSaved::Late,
+            InstanceError::Saved(_) => WhyNotSaved::Volume,
+            _ => WhyNotSaved::Machine,
+        },
+        _ => WhyNotSaved::Machine,
+    }
+}
+
 /// Whether one that an earlier run of the agent has left may be on its volume, whole: it was restored and has not run, or has sent all of it. What was about to be sent has run.
 pub(super) fn may_be_saved(phase: Phase, role: Role, sending: &Sending) -> bool {
     let restored = role == Role::Restore && !matches!(sending, Sending::Failed(_));
@@ -229,6 +248,22 @@ mod tests {
         assert!(is_passing(&VolumesError::NotHere(VolumeId(3))));
         assert!(is_passing(&SavedError::Busy { path: path.clone() }.into()));
         assert!(!is_passing(&SavedError::Damaged { path }.into()));
+    }
+
+    #[test]
+    fn why_it_was_not_saved_is_told() {
+        let path = PathBuf::from("/dev/dm-7");
+        let late = InstanceError::Late { what: "saving", bound: FEW_BYTES_MAX };
+        for (error, why) in [
+            (SavedError::BrokenOff.into(), WhyNotSaved::Unwanted),
+            (late.into(), WhyNotSaved::Late),
+            (SavedError::Busy { path: path.clone() }.into(), WhyNotSaved::Late),
+            (SavedError::Ended { path }.into(), WhyNotSaved::Volume),
+            (VolumesError::NotHere(VolumeId(3)), WhyNotSaved::Volume),
+            (InstanceError::Phase { phase: Phase::Broken, what: "saved" }.into(), WhyNotSaved::Machine),
+        ] {
+            assert_eq!(why_not(&error), why, "{error}");
+        }
     }
 
     #[test]

@@ -163,7 +163,7 @@ fn a_drain_is_refused_at_once_with_who_is_in_the_way_or_saves_them() {
     let (nodes, leftover) = (BTreeSet::from([ONE, THREE]), Leftover::Saved);
     must(&mut cluster.ledger, &Command::Vms(VmsCommand::Drain { nodes: nodes.clone(), leftover }));
     assert_eq!(cluster.steps(3000), ["Save"]);
-    does(&mut cluster.ledger, C::Ended(How::Saved(FIRST)));
+    does(&mut cluster.ledger, C::Ended(How::Saved(FIRST, BYTES)));
     assert_eq!(cluster.steps(3000), Vec::<String>::new(), "it stays saved");
     must(&mut cluster.ledger, &Command::Vms(VmsCommand::EndDrain { nodes }));
     assert_eq!(cluster.steps(100).len(), 1);
@@ -178,9 +178,9 @@ fn a_save_that_nobody_wants_any_more_is_given_up() {
         cluster.steps(500)
     };
     assert_eq!(wants(&mut cluster, Wanted::Saved), ["Save"]);
-    assert_eq!(wants(&mut cluster, Wanted::Running), ["GiveUpSaving(SaveTry(1))"]);
+    assert_eq!(wants(&mut cluster, Wanted::Running), ["GiveUpSaving(SaveTry(1), Unwanted)"]);
     assert_eq!(wants(&mut cluster, Wanted::Saved), ["Save"]);
-    assert_eq!(wants(&mut cluster, Wanted::Stopped), ["GiveUpSaving(SaveTry(2))", "Stop"]);
+    assert_eq!(wants(&mut cluster, Wanted::Stopped), ["GiveUpSaving(SaveTry(2), Unwanted)", "Stop"]);
 }
 
 #[test]

@@ -124,7 +124,7 @@ fn a_volume_goes_where_its_virtual_machine_is_to_run() {
 fn a_restored_memory_runs_only_when_the_ledger_says_that_it_is_used_up() {
     let mut state = running(VmPlacement::Anywhere);
     does(&mut state, C::Save);
-    does(&mut state, C::Ended(How::Saved(FIRST)));
+    does(&mut state, C::Ended(How::Saved(FIRST, BYTES)));
     does(&mut state, C::Place { on: ONE });
     let mut node = Node::new(ONE);
     assert_eq!(node.looks(&state, Hold::Users), [Effect::Start(VM, G2, Role::Restore)]);
@@ -147,11 +147,11 @@ fn what_is_saved_stands_still_until_the_ledger_has_it_and_then_is_ended() {
     };
     let mut node = fresh();
     assert_eq!(node.looks(&state, Hold::Users), [], "once");
-    let saved = asks(&state, C::Ended(How::Saved(FIRST)));
-    assert_eq!(node.says(&state, &Said::Saved(VM, G1, FIRST)), std::slice::from_ref(&saved));
+    let saved = asks(&state, C::Ended(How::Saved(FIRST, BYTES)));
+    assert_eq!(node.says(&state, &Said::Saved(VM, G1, FIRST, BYTES)), std::slice::from_ref(&saved));
     assert_eq!(node.looks(&state, Hold::Users), [saved], "it stays until the ledger knows");
     let mut after = state.clone();
-    does(&mut after, C::Ended(How::Saved(FIRST)));
+    does(&mut after, C::Ended(How::Saved(FIRST, BYTES)));
     assert_eq!(the_vm(&after).saved, Some(G1));
     assert_eq!(node.looks(&after, Hold::Users), [Effect::End(VM, G1)]);
     assert_eq!(node.says(&after, &Said::Ended(VM, G1, How::Died)), []);
@@ -159,7 +159,7 @@ fn what_is_saved_stands_still_until_the_ledger_has_it_and_then_is_ended() {
     // What it was told of its writes is worth nothing once it has lost a volume.
     let mut lost = fresh();
     assert_eq!(lost.looks(&state, Hold::Nothing), [Effect::End(VM, G1)]);
-    assert_eq!(lost.says(&state, &Said::Saved(VM, G1, FIRST)), []);
+    assert_eq!(lost.says(&state, &Said::Saved(VM, G1, FIRST, BYTES)), []);
     assert_eq!(lost.says(&state, &Said::Ended(VM, G1, How::Died)), [asks(&state, C::Ended(How::Died))]);
 }
 
@@ -170,9 +170,13 @@ fn one_that_cant_be_saved_runs_on_and_is_wanted_running() {
     does(&mut state, C::Save);
     let mut node = Node { hold: Hold::Users, ..Node::found(ONE, G1, Stage::Running) };
     let _ = node.says(&state, &Said::Leased);
-    assert_eq!(node.says(&state, &Said::NotSaved(VM, G1, FIRST)), [asks(&state, C::GiveUpSaving(FIRST))]);
-    does(&mut state, C::GiveUpSaving(FIRST));
+    assert_eq!(
+        node.says(&state, &Said::NotSaved(VM, G1, FIRST, WhyNotSaved::Late)),
+        [asks(&state, C::GiveUpSaving(FIRST, WhyNotSaved::Late))]
+    );
+    does(&mut state, C::GiveUpSaving(FIRST, WhyNotSaved::Late));
     assert_eq!((the_vm(&state).wanted, the_vm(&state).setbacks), (Wanted::Running, 1));
+    assert_eq!(the_vm(&state).not_saved, Some(WhyNotSaved::Late));
     assert_eq!(node.looks(&state, Hold::Users), [Effect::Resume(VM, G1)]);
     assert_eq!(node.says(&state, &Said::Started(VM, G1)), []);
     does(&mut state, C::Save);
@@ -191,24 +195,27 @@ fn one_try_at_saving_is_never_taken_for_another() {
     does(&mut state, C::Save);
     let mut node = Node { hold: Hold::Users, ..Node::found(ONE, G1, Stage::Running) };
     assert_eq!(node.says(&state, &Said::Leased), [saves(FIRST)]);
-    let (late, late_too) =
-        (about(&state, C::Ended(How::Saved(FIRST))), about(&state, C::GiveUpSaving(FIRST)));
+    let (late, late_too) = (
+        about(&state, C::Ended(How::Saved(FIRST, BYTES))),
+        about(&state, C::GiveUpSaving(FIRST, WhyNotSaved::Late)),
+    );
     must(&mut state, &late_too);
     assert_eq!(node.looks(&state, Hold::Users), [Effect::Resume(VM, G1)]);
     let over = Err(VmRejected::NotThatTry(FIRST).into());
     assert_eq!(state.clone().apply(&late), over, "one that runs is not ended by it");
     does(&mut state, C::Save);
     assert_eq!(node.looks(&state, Hold::Users), [], "it is being let run");
-    assert_eq!(node.says(&state, &Said::Saved(VM, G1, FIRST)), []);
+    assert_eq!(node.says(&state, &Said::Saved(VM, G1, FIRST, BYTES)), []);
     assert_eq!(node.says(&state, &Said::Started(VM, G1)), [saves(SECOND)]);
-    for said in [Said::Saved(VM, G1, FIRST), Said::NotSaved(VM, G1, FIRST)] {
+    for said in [Said::Saved(VM, G1, FIRST, BYTES), Said::NotSaved(VM, G1, FIRST, WhyNotSaved::Late)] {
         assert_eq!(node.says(&state, &said), []);
     }
     assert_eq!((state.clone().apply(&late), state.clone().apply(&late_too)), (over.clone(), over));
-    let saved = asks(&state, C::Ended(How::Saved(SECOND)));
-    assert_eq!(node.says(&state, &Said::Saved(VM, G1, SECOND)), [saved]);
-    does(&mut state, C::Ended(How::Saved(SECOND)));
+    let saved = asks(&state, C::Ended(How::Saved(SECOND, BYTES)));
+    assert_eq!(node.says(&state, &Said::Saved(VM, G1, SECOND, BYTES)), [saved]);
+    does(&mut state, C::Ended(How::Saved(SECOND, BYTES)));
     assert_eq!((the_vm(&state).saved, the_vm(&state).saves), (Some(G1), SECOND));
+    assert_eq!((the_vm(&state).saved_bytes, the_vm(&state).not_saved), (BYTES, None));
 }
 
 /// The node has seen nothing of what the ledger said in between.
@@ -216,14 +223,14 @@ fn one_try_at_saving_is_never_taken_for_another() {
 fn one_that_was_saved_by_an_earlier_try_is_saved_anew() {
     let mut state = running(VmPlacement::Anywhere);
     does(&mut state, C::Save);
-    for said in [None, Some(Said::Saved(VM, G1, FIRST))] {
+    for said in [None, Some(Said::Saved(VM, G1, FIRST, BYTES))] {
         let mut state = state.clone();
         let mut node = Node { hold: Hold::Users, ..Node::found(ONE, G1, Stage::Running) };
         let _ = node.says(&state, &Said::Leased);
         if let Some(said) = said {
             let _ = node.says(&state, &said);
         }
-        does(&mut state, C::GiveUpSaving(FIRST));
+        does(&mut state, C::GiveUpSaving(FIRST, WhyNotSaved::Late));
         does(&mut state, C::Save);
         assert_eq!(node.looks(&state, Hold::Array), [], "it may have to run for a moment");
         assert_eq!(node.looks(&state, Hold::Users), [saves(SECOND)]);
@@ -294,8 +301,8 @@ fn what_has_failed_is_not_held_against_the_next_order() {
 
     let mut node = Node { hold: Hold::Users, ..Node::found(ONE, G1, Stage::Running) };
     assert_eq!(node.says(&saved, &Said::Leased), [saves(FIRST)]);
-    let _ = node.says(&saved, &Said::NotSaved(VM, G1, FIRST));
-    does(&mut saved, C::GiveUpSaving(FIRST));
+    let _ = node.says(&saved, &Said::NotSaved(VM, G1, FIRST, WhyNotSaved::Late));
+    does(&mut saved, C::GiveUpSaving(FIRST, WhyNotSaved::Late));
     does(&mut saved, C::Migrate { to: TWO });
     assert_eq!(node.looks(&saved, Hold::Users), [Effect::Resume(VM, G1)], "and it is sent then");
 }
@@ -314,7 +321,7 @@ fn an_agent_that_starts_saves_what_stands_still_only_where_that_may_run() {
 fn a_memory_that_is_not_whole_is_given_up_and_it_boots() {
     let mut state = running(VmPlacement::Anywhere);
     does(&mut state, C::Save);
-    does(&mut state, C::Ended(How::Saved(FIRST)));
+    does(&mut state, C::Ended(How::Saved(FIRST, BYTES)));
     does(&mut state, C::Place { on: ONE });
     assert_eq!(the_vm(&state).saved, Some(G1));
     let mut node = Node::new(ONE);

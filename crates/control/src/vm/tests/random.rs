@@ -46,7 +46,7 @@ fn command(state: &State, log: &[Command], [what, a, b, c]: [u8; 4]) -> Command 
         }),
         VmPhase::Migrating { .. } if what < 90 && c % 4 == 0 => Some(C::Cancel),
         VmPhase::Migrating { .. } if what < 90 => Some(C::IncomingReady),
-        VmPhase::Saving { .. } if what < 20 => Some(C::GiveUpSaving(vm.saves)),
+        VmPhase::Saving { .. } if what < 20 => Some(C::GiveUpSaving(vm.saves, WhyNotSaved::Late)),
         VmPhase::Restoring { .. } if what < 20 => Some(C::Ended(How::Spoilt)),
         VmPhase::Landing { .. } if what < 60 => {
             Some([C::Began, C::Ended(How::Died), C::Lost][usize::from(c % 3)].clone())
@@ -79,12 +79,13 @@ fn command(state: &State, log: &[Command], [what, a, b, c]: [u8; 4]) -> Command 
         17..20 => C::Place { on: node },
         20..25 => C::Began,
         25 => C::Ended(
-            [How::Died, How::PoweredOff, How::Saved(SaveTry(u32::from(b))), How::Spoilt][usize::from(c % 4)],
+            [How::Died, How::PoweredOff, How::Saved(SaveTry(u32::from(b)), 0), How::Spoilt]
+                [usize::from(c % 4)],
         ),
         26 => C::Lost,
         27 => C::Stop,
         28 | 29 => C::Save,
-        30 => C::Ended(How::Saved(vm.saves)),
+        30 => C::Ended(How::Saved(vm.saves, 1)),
         31..34 => C::Migrate { to: node },
         34 | 35 => C::IncomingReady,
         36 | 37 => switch_of(state, vm),

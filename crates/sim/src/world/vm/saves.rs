@@ -3,8 +3,11 @@
 use super::super::{MS, World};
 use super::{Step, vm_index};
 use control::vm::runner::{self, Stage};
-use control::vm::{How, VmPhase};
+use control::vm::{How, VmPhase, WhyNotSaved};
 use model::{Generation, SaveTry, VmId};
+
+/// How much each saves.
+const SAVED_BYTES: u64 = 1 << 20;
 
 impl World {
     /// It is asked to go, or to be saved by this try.
@@ -16,13 +19,13 @@ impl World {
         save: Option<SaveTry>,
     ) {
         let stage = self.stage(machine, vm, generation);
-        if let (Some(known), Some(Stage::Saved(_))) = (save, stage)
+        if let (Some(known), Some(Stage::Saved(..))) = (save, stage)
             && self.is_image(vm, generation, known)
         {
             return self.tell_saved(machine, vm, generation, known);
         }
         // It has sent all, and runs for a moment before it does so again.
-        if matches!(stage, Some(Stage::Saved(_) | Stage::NotSaved(_) | Stage::Paused(_))) {
+        if matches!(stage, Some(Stage::Saved(..) | Stage::NotSaved(..) | Stage::Paused(_))) {
             self.goes_on(machine, vm, generation);
         }
         self.set_stage(machine, vm, generation, save.map_or(Stage::Stopping, Stage::Saving));
@@ -69,20 +72,20 @@ impl World {
     ) {
         self.users_go(machine, vm);
         if is_saved {
-            self.set_stage(machine, vm, generation, Stage::Saved(which));
+            self.set_stage(machine, vm, generation, Stage::Saved(which, SAVED_BYTES));
             let known = &mut self.vms[vm_index(vm)].known;
             known.image = Some((generation, which, known.lives));
             return self.tell_saved(machine, vm, generation, which);
         }
-        self.set_stage(machine, vm, generation, Stage::NotSaved(which));
+        self.set_stage(machine, vm, generation, Stage::NotSaved(which, WhyNotSaved::Late));
         self.vms[vm_index(vm)].known.image = None;
         self.tell(|_| format!("{vm} {generation} can't be saved on node-{} by {which}", machine + 1));
-        self.tell_runner(machine, &runner::Event::NotSaved(vm, generation, which));
+        self.tell_runner(machine, &runner::Event::NotSaved(vm, generation, which, WhyNotSaved::Late));
     }
 
     fn tell_saved(&mut self, machine: usize, vm: VmId, generation: Generation, which: SaveTry) {
         self.tell(|_| format!("{vm} {generation} is saved on node-{} by {which}", machine + 1));
-        self.tell_runner(machine, &runner::Event::Saved(vm, generation, which));
+        self.tell_runner(machine, &runner::Event::Saved(vm, generation, which, SAVED_BYTES));
     }
 
     /// Whether what is on its volume is this run's, by this try.

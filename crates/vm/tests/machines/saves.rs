@@ -1,0 +1,212 @@
+//! Their memory is saved, and they go on where they were.
+
+use super::*;
+use model::SaveTry;
+use vm::saved;
+
+/// Tells the test of that name which file it is to keep open, as a process of an agent's.
+const KEEPER: &str = "TWINRACK_TEST_KEEPER";
+
+/// The process of the next tests that has open what they save to.
+#[test]
+fn as_a_keeper() {
+    let Ok(device) = std::env::var(KEEPER) else { return };
+    saved::keep(Path::new(&device)).unwrap();
+}
+
+impl Rack {
+    /// Where it is saved: what is opened past the page cache is not on a tmpfs.
+    fn saved(&self) -> PathBuf {
+        self.disks.path().join("saved")
+    }
+
+    async fn open_saved(&self) -> Result<saved::Place, saved::SavedError> {
+        let file = self.saved();
+        File::options().create(true).append(true).open(&file).unwrap();
+        let mut keeper = Command::new(std::env::current_exe().unwrap());
+        keeper.args(["--exact", "saves::as_a_keeper"]).env(KEEPER, &file);
+        saved::Place::open(&file, keeper).await
+    }
+
+    /// One whose process says so often that it has done what it was told, that it has the device open first, and then nothing any more.
+    async fn open_what_answers(&self, times: u32) -> saved::Place {
+        let mut keeper = Command::new("sh");
+        let says =
+            format!("for at in $(seq {times}); do echo '\"Done\"' >&0; read order; done; exec sleep 1000");
+        keeper.args(["-c", &says]);
+        saved::Place::open(&self.saved(), keeper).await.unwrap()
+    }
+}
+
+const FIRST: SaveTry = SaveTry(1);
+const SECOND: SaveTry = SaveTry(2);
+
+async fn save(
+    instance: &mut Instance,
+    place: &mut saved::Place,
+    which: SaveTry,
+) -> Result<saved::Header, InstanceError> {
+    saved::save(instance, place, which, BOUND, std::future::pending()).await
+}
+
+#[tokio::test]
+async fn it_is_saved_and_goes_on_where_it_was() {
+    let rack = Rack::new();
+    let (file, mut place) = (rack.saved(), rack.open_saved().await.unwrap());
+    assert!(matches!(rack.open_saved().await, Err(saved::SavedError::Busy { .. })));
+    let mut instance = rack.start("a", 1, Role::Run).await.unwrap();
+    instance.resume().await.unwrap();
+    rack.writes("a", 20).await;
+    let header = save(&mut instance, &mut place, FIRST).await.unwrap();
+    assert_eq!(instance.phase().await.unwrap(), Phase::Sent);
+    instance.kill(KILL).await.unwrap();
+    let beats = rack.said("a").len();
+
+    // Nothing of what is damaged, or of another run, is given to QEMU.
+    let whole = fs::read(&file).unwrap();
+    let mut damaged = whole.clone();
+    damaged[5000] ^= 1;
+    fs::write(&file, &damaged).unwrap();
+    let mut restored = rack.start("a", 2, Role::Restore).await.unwrap();
+    let (first, second) = (Generation(1), Generation(2));
+    let error = saved::load(&mut restored, &mut place, (first, FIRST), BOUND).await.unwrap_err();
+    assert!(matches!(error, InstanceError::Saved(saved::SavedError::Damaged { .. })), "{error}");
+    assert!(matches!(restored.resume().await, Err(InstanceError::Phase { .. })));
+    fs::write(&file, &whole).unwrap();
+    for other in [(second, FIRST), (first, SECOND)] {
+        let error = saved::load(&mut restored, &mut place, other, BOUND).await.unwrap_err();
+        assert!(matches!(error, InstanceError::Saved(saved::SavedError::Other { .. })), "{error}");
+    }
+    assert_eq!(saved::load(&mut restored, &mut place, (first, FIRST), BOUND).await.unwrap(), header);
+    // The agent may have been killed before it knew.
+    assert_eq!(saved::load(&mut restored, &mut place, (first, FIRST), BOUND).await.unwrap(), header);
+    assert_eq!(rack.said("a").len(), beats);
+    place.wipe().await.unwrap();
+    restored.resume().await.unwrap();
+    let before = rack.acknowledged("a");
+    rack.writes("a", before + 20).await;
+    restored.kill(KILL).await.unwrap();
+    let said = rack.said("a");
+    assert_eq!(said.iter().filter(|said| matches!(said, Said::Started { .. })).count(), 1);
+    in_order(&said);
+    rack.judge(&["a"]);
+}
+
+#[tokio::test]
+async fn one_that_was_saved_runs_on_if_it_is_told_to_and_can_be_saved_again_in_any_case() {
+    let rack = Rack::new();
+    let mut place = rack.open_saved().await.unwrap();
+    let mut instance = rack.start("a", 1, Role::Run).await.unwrap();
+    instance.resume().await.unwrap();
+    rack.writes("a", 20).await;
+    let header = save(&mut instance, &mut place, FIRST).await.unwrap();
+    assert_eq!(place.may_hold(), Some(true), "it must be wiped before it runs");
+    // As an agent that was killed before it could say so.
+    drop(instance);
+    let mut instance = rack.find("a").await;
+    assert_eq!(instance.phase().await.unwrap(), Phase::Sent);
+    assert_eq!(save(&mut instance, &mut place, FIRST).await.unwrap(), header, "it was saved by that try");
+    let again = save(&mut instance, &mut place, SECOND).await.unwrap();
+    assert!(again.which == SECOND && place.header().await.unwrap() == again);
+    place.wipe().await.unwrap();
+    assert_eq!(place.may_hold(), Some(false));
+    let off = saved::save(&mut instance, &mut place, SECOND, BOUND, std::future::ready(())).await;
+    assert!(matches!(off, Err(InstanceError::Saved(saved::SavedError::BrokenOff))), "{off:?}");
+    assert_eq!(place.may_hold(), Some(false));
+    drop(place);
+    instance.cancel().await.unwrap();
+    let mut place = rack.open_saved().await.unwrap();
+    instance.resume().await.unwrap();
+    let before = rack.acknowledged("a");
+    rack.writes("a", before + 20).await;
+    save(&mut instance, &mut place, SECOND).await.unwrap();
+    instance.kill(KILL).await.unwrap();
+    let mut restored = rack.start("b", 2, Role::Restore).await.unwrap();
+    saved::load(&mut restored, &mut place, (Generation(1), SECOND), BOUND).await.unwrap();
+    restored.resume().await.unwrap();
+    rack.writes("b", 20).await;
+    restored.kill(KILL).await.unwrap();
+    in_order(&[rack.said("a"), rack.said("b")].concat());
+    rack.judge(&["a", "b"]);
+}
+
+#[tokio::test]
+async fn one_that_was_restored_runs_on_when_its_next_save_is_broken_off_or_late() {
+    let rack = Rack::new();
+    let mut place = rack.open_saved().await.unwrap();
+    let mut instance = rack.start("a", 1, Role::Run).await.unwrap();
+    instance.resume().await.unwrap();
+    rack.writes("a", 20).await;
+    save(&mut instance, &mut place, FIRST).await.unwrap();
+    instance.kill(KILL).await.unwrap();
+    let mut restored = rack.start("b", 2, Role::Restore).await.unwrap();
+    saved::load(&mut restored, &mut place, (Generation(1), FIRST), BOUND).await.unwrap();
+    place.wipe().await.unwrap();
+    restored.resume().await.unwrap();
+
+    // The device answers nothing, as one whose pool has no room: it is broken off at once, or ends by itself, and the machine has not stood still for it.
+    let soon = Duration::from_millis(200);
+    for within in [BOUND, soon] {
+        let mut dead = rack.open_what_answers(1).await;
+        let off = tokio::time::sleep(if within == soon { BOUND } else { soon });
+        let error = saved::save(&mut restored, &mut dead, SECOND, within, off).await.unwrap_err();
+        let broken_off = matches!(error, InstanceError::Saved(saved::SavedError::BrokenOff));
+        let late = matches!(error, InstanceError::Late { .. });
+        assert!(if within == soon { late } else { broken_off }, "{error}");
+        assert_eq!(dead.may_hold(), None, "nothing was done there");
+        assert_eq!(restored.phase().await.unwrap(), Phase::Running);
+    }
+    // It wipes and listens, and is broken off when QEMU has sent all.
+    let mut stuck = rack.open_what_answers(3).await;
+    let listener = tokio::net::UnixListener::bind(rack.places("b").outgoing()).unwrap();
+    let all_sent = async {
+        let (mut qemu, _) = listener.accept().await.unwrap();
+        tokio::io::copy(&mut qemu, &mut tokio::io::sink()).await.unwrap();
+    };
+    let off = saved::save(&mut restored, &mut stuck, SECOND, BOUND, all_sent).await;
+    assert!(matches!(off, Err(InstanceError::Saved(saved::SavedError::BrokenOff))), "{off:?}");
+    assert_eq!(stuck.may_hold(), Some(false), "it runs on without the volume for its memory");
+    assert_eq!(restored.sent(BOUND).await.unwrap(), Sending::Done);
+    assert_eq!(restored.phase().await.unwrap(), Phase::Sent);
+    restored.resume().await.unwrap();
+    rack.writes("b", 20).await;
+    restored.kill(KILL).await.unwrap();
+    in_order(&[rack.said("a"), rack.said("b")].concat());
+    rack.judge(&["a", "b"]);
+}
+
+#[tokio::test]
+async fn what_was_saving_is_killed_and_the_machine_is_found_runs_on_and_is_saved_by_the_next() {
+    for after in [0, 1, 5, 20, 60, 150, 400].map(Duration::from_millis) {
+        let rack = Rack::new();
+        let mut place = rack.open_saved().await.unwrap();
+        let mut instance = rack.start("a", 1, Role::Run).await.unwrap();
+        instance.resume().await.unwrap();
+        rack.writes("a", 5).await;
+        // What it was doing is dropped, and with it the socket.
+        let saves = tokio::time::timeout(after, save(&mut instance, &mut place, FIRST)).await;
+        drop((instance, place));
+        let mut found = rack.find("a").await;
+        let phase = found.phase().await.unwrap();
+        let deadline = Instant::now() + BOUND;
+        let mut place = loop {
+            match rack.open_saved().await {
+                Ok(place) => break place,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+        };
+        if let Sending::Copying(_) = found.sending().await.unwrap() {
+            found.cancel().await.unwrap();
+        }
+        save(&mut found, &mut place, FIRST).await.unwrap_or_else(|error| panic!("{phase:?}: {error}"));
+        found.kill(KILL).await.unwrap();
+        let mut restored = rack.start("b", 2, Role::Restore).await.unwrap();
+        saved::load(&mut restored, &mut place, (Generation(1), FIRST), BOUND).await.unwrap();
+        restored.resume().await.unwrap();
+        rack.writes("b", 5).await;
+        restored.kill(KILL).await.unwrap();
+        in_order(&[rack.said("a"), rack.said("b")].concat());
+        rack.judge(&["a", "b"]);
+        drop(saves);
+    }
+}
