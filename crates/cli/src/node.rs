@@ -18,7 +18,7 @@ use std::io;
 
 const EXAMPLES: &str = "\
 A node in maintenance takes no virtual machines, and those on it leave, live. If one can't leave, the maintenance is refused, and who is in the way is named, with what would
-help; with --save what can't leave is saved, and goes on where it was when there is a place again. A rack is emptied with --rack. The access file is that of `twinrack volume`.
+help; with --save what can't leave is saved, if it was made with --can-be-saved, and goes on where it was when there is a place again. A rack is emptied with --rack. The access file is that of `twinrack volume`.
 
 Examples:
   twinrack node --access access.json list
@@ -57,7 +57,7 @@ enum Task {
     Drain {
         #[command(flatten)]
         which: Which,
-        /// Save what can't leave. Without it, that is in the way, and nothing is moved.
+        /// Save what can't leave. Without it, that is in the way, and nothing is moved; what was made without --can-be-saved is in the way all the same.
         #[arg(long)]
         save: bool,
     },

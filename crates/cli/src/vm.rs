@@ -25,7 +25,7 @@ use std::time::Duration;
 
 const EXAMPLES: &str = "\
 A virtual machine runs on one node at a time, on volumes that are its own. When its node or rack is lost, it is started on another. One with a home zone goes home
-when that is well again; a strict one never leaves it. One is made only if all that there are run with either rack lost, but those that are strict there.
+when that is well again; a strict one never leaves it. One that was made with --can-be-saved has a volume more, for its memory: it can be saved, by name or when its node is drained, and goes on later where it was. One is made only if all that there are run with either rack lost, but those that are strict there.
 The access file is that of `twinrack volume`.
 
 Examples:
@@ -36,13 +36,14 @@ Examples:
   twinrack vm --access access.json console web --follow
   twinrack vm --access access.json set-placement web --zone room-2 --strict
   twinrack vm --access access.json migrate web --to host-2
+  twinrack vm --access access.json save web --within 300
   twinrack vm --access access.json start web
   twinrack vm --access access.json stop web
   twinrack vm --access access.json delete web
 
 Exit codes: 0 good; 1 the cluster refused or did not answer; 2 the access file or the command line can't be read.";
 
-/// Virtual machines: create, list, show, start, stop, migrate, set-placement, delete, console, import.
+/// Virtual machines: create, list, show, start, stop, save, migrate, set-placement, delete, console, import.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct VmArgs {
@@ -63,13 +64,18 @@ enum Task {
         /// Its name or its id (`vm-1`).
         vm: String,
     },
-    /// Have one run, and wait until it does.
+    /// Have one run, and wait until it does. One that is saved goes on where it was, wherever there is a place; one that is being saved runs on.
     Start {
         /// Its name or its id.
         vm: String,
     },
     /// Have one shut down (killed if it does not), and wait until nothing of it runs. What was saved of its memory is given up.
     Stop {
+        /// Its name or its id.
+        vm: String,
+    },
+    /// Have the memory of one saved, and wait until it is and nothing of it runs. It must have been made with --can-be-saved. One that can't be saved runs on, and it is said why.
+    Save {
         /// Its name or its id.
         vm: String,
     },
@@ -144,6 +150,9 @@ struct CreateArgs {
         default_missing_value = NicVlan::FIRST,
     )]
     nics: Vec<NicVlan>,
+    /// Make a thin volume for its memory, too (NAME-memory), so that it can be saved.
+    #[arg(long)]
+    can_be_saved: bool,
     /// Start it, and wait until it runs.
     #[arg(long)]
     start: bool,
@@ -196,7 +205,11 @@ async fn carry_out(args: &VmArgs, members: &[Member]) -> Result<String, ClusterE
         Task::Create(create) => {
             let known = if create.nics.is_empty() { Vec::new() } else { vms::compute_vlans(members).await };
             let asked = asked(&state, create, &known)?;
-            let id = vms::create(members, &asked, bound).await?;
+            let id = if create.can_be_saved {
+                vms::create_with_memory(members, &asked, bound).await?
+            } else {
+                vms::create(members, &asked, bound).await?
+            };
             if create.start {
                 vms::want(members, id, Wanted::Running, bound, waits).await?;
             }
@@ -206,6 +219,9 @@ async fn carry_out(args: &VmArgs, members: &[Member]) -> Result<String, ClusterE
         Task::Show { vm } => show(args, members, find(&state, vm)?).await,
         Task::Start { vm } => {
             let id = find(&state, vm)?;
+            if let Some(goes_on) = shown::goes_on(&state, id) {
+                waits(&goes_on);
+            }
             vms::want(members, id, Wanted::Running, bound, waits).await?;
             show(args, members, id).await
         }
@@ -213,6 +229,12 @@ async fn carry_out(args: &VmArgs, members: &[Member]) -> Result<String, ClusterE
             let id = find(&state, vm)?;
             vms::want(members, id, Wanted::Stopped, bound, waits).await?;
             Ok(said(args, &Done::new(id, "off")))
+        }
+        Task::Save { vm } => {
+            let id = find(&state, vm)?;
+            vms::want(members, id, Wanted::Saved, bound, waits).await?;
+            let (_, state) = pool::confirmed(members, bound).await?;
+            Ok(said(args, &Done::saved(&state, id)))
         }
         Task::Migrate { vm, to } => {
             let id = find(&state, vm)?;
@@ -377,6 +399,20 @@ mod tests {
     }
 
     #[test]
+    fn one_can_be_saved_only_if_that_was_asked_for() {
+        for (more, can_be_saved) in [("", false), (" --can-be-saved", true)] {
+            let Ok(Task::Create(create)) =
+                line(&format!("create --name a --memory-mib 1 --cores 1 --volume v{more}"))
+            else {
+                panic!("it is refused");
+            };
+            assert_eq!(create.can_be_saved, can_be_saved);
+        }
+        let Ok(Task::Save { vm }) = line("save web --within 300") else { panic!("it is refused") };
+        assert_eq!(vm, "web");
+    }
+
+    #[test]
     fn what_makes_no_sense_is_no_command() {
         for bad in [
             "create --name a --memory-mib 0 --cores 1 --volume v",
@@ -386,6 +422,7 @@ mod tests {
             "set-placement a",
             "set-placement a --anywhere --zone z",
             "console a --follow --json",
+            "save",
         ] {
             assert!(line(bad).is_err(), "{bad}");
         }

@@ -22,7 +22,9 @@ pub use image::{NotWritten, write};
 pub use migrate::{NotMoved, migrate};
 pub use networks::{NotConnected, compute_vlans, nics};
 pub use saved::{NotSaved, create_with_memory};
-pub use told::{phase_in_words, placement_in_words, reasons_in_words, wanted_in_words, why_not};
+pub use told::{
+    phase_in_words, placement_in_words, reasons_in_words, wanted_in_words, why_not, why_not_saved_in_words,
+};
 
 use crate::Member;
 use crate::pool::{self, POLL, PoolError, confirmed, settle};
@@ -166,7 +168,7 @@ impl VmsError {
             Self::NoVm(_) => "`twinrack vm list` shows names and ids",
             Self::NotOff { .. } => "stop it first: `twinrack vm stop`",
             Self::NotDrained(NotDrained::InTheWay(_)) => {
-                "what would help stands with each; nothing was moved"
+                "what would help stands with each; with `--save` those are saved that were made with `--can-be-saved`; nothing was moved"
             }
             Self::NotDrained(_) | Self::NoZone(_) => "`twinrack node list` shows the nodes and their zones",
             Self::NotMoved { why: NotMoved::OutsideZone(_) | NotMoved::WouldGoHome, .. } => {

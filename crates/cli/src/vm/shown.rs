@@ -43,6 +43,8 @@ pub(crate) struct Row {
     pub(crate) strict: bool,
     /// Which run of it is the last.
     pub(crate) generation: u32,
+    /// How much of its memory is saved, bytes; `None`: none is.
+    pub(crate) saved_bytes: Option<u64>,
     /// Why it does not run where it should, or at all: one reason for each node; none if nothing is in its way.
     pub(crate) reasons: BTreeMap<String, String>,
 }
@@ -63,6 +65,7 @@ impl Row {
             placement: vms::placement_in_words(&vm.spec.placement),
             strict: vm.spec.placement.is_strict(),
             generation: vm.generation.0,
+            saved_bytes: vm.saved.map(|_| vm.saved_bytes),
             reasons: reasons
                 .map(|reasons| vms::reasons_in_words(state, reasons).into_iter().collect())
                 .unwrap_or_default(),
@@ -100,7 +103,9 @@ impl Row {
             _ => "-".to_owned(),
         };
         let home = self.home.clone().unwrap_or_else(|| "-".to_owned());
-        let (name, wanted, phase) = (self.name.clone(), self.wanted.to_owned(), self.phase.clone());
+        let saved = self.saved_bytes.map(|bytes| format!(" ({})", size(bytes))).unwrap_or_default();
+        let (name, wanted, phase) =
+            (self.name.clone(), self.wanted.to_owned(), format!("{}{saved}", self.phase));
         [name, wanted, phase, node, home, self.placement.clone()]
     }
 }
@@ -145,8 +150,10 @@ pub(super) struct Shown {
     cores: u32,
     group: Option<String>,
     volumes: Vec<Disk>,
-    /// Which of them its memory is saved on.
+    /// Which of them its memory is saved on; `None`: it can't be saved.
     saves_to: Option<String>,
+    /// Why the last try at saving it came to nothing.
+    not_saved: Option<&'static str>,
     nics: Vec<Nic>,
     /// Nodes where an earlier run of it may go on: it is not started before they have yielded.
     yielding: Vec<String>,
@@ -195,6 +202,7 @@ impl Shown {
             group: vm.spec.anti_affinity.as_ref().map(ToString::to_string),
             volumes: vm.spec.volumes.iter().filter_map(disk).collect(),
             saves_to: vm.spec.saves_to.map(|id| id.to_string()),
+            not_saved: vm.not_saved.map(vms::why_not_saved_in_words),
             nics: (0..).zip(&vm.spec.nics).map(nic).collect(),
             yielding: vm.yielding.keys().map(|node| name_of(state, *node)).collect(),
         })
@@ -219,7 +227,13 @@ impl fmt::Display for Shown {
             writeln!(f, "  NIC         {mac} in VLAN {vlan}")?;
         }
         if let Some(volume) = &self.saves_to {
-            writeln!(f, "  is saved on {volume}")?;
+            match self.row.saved_bytes {
+                Some(bytes) => writeln!(f, "  memory      {} are saved on {volume}", size(bytes))?,
+                None => writeln!(f, "  memory      can be saved on {volume}")?,
+            }
+        }
+        if let Some(why) = self.not_saved {
+            writeln!(f, "  the last try at saving it came to nothing: {why}")?;
         }
         for node in &self.yielding {
             writeln!(f, "  an earlier run on {node} is not known to be over")?;
@@ -241,17 +255,28 @@ pub(super) struct Done {
     version: u32,
     vm: String,
     is: &'static str,
+    /// How much of its memory is saved, bytes, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    saved_bytes: Option<u64>,
 }
 
 impl Done {
     pub(super) fn new(id: VmId, is: &'static str) -> Self {
-        Self { version: VERSION, vm: id.to_string(), is }
+        Self { version: VERSION, vm: id.to_string(), is, saved_bytes: None }
+    }
+
+    /// One that is saved, and how much that is.
+    pub(super) fn saved(state: &State, id: VmId) -> Self {
+        let vm = state.vms.all.get(&id);
+        let saved_bytes = vm.and_then(|vm| vm.saved.map(|_| vm.saved_bytes));
+        Self { saved_bytes, ..Self::new(id, "saved") }
     }
 }
 
 impl fmt::Display for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} is {}", self.vm, self.is)
+        let much = self.saved_bytes.map(|bytes| format!(": {}", size(bytes))).unwrap_or_default();
+        writeln!(f, "{} is {}{much}", self.vm, self.is)
     }
 }
 
@@ -392,6 +417,12 @@ impl fmt::Display for Drained {
         }
         Ok(())
     }
+}
+
+/// What becomes of one that is saved when it is started; `None`: it is not, and boots.
+pub(super) fn goes_on(state: &State, id: VmId) -> Option<String> {
+    let vm = state.vms.all.get(&id).filter(|vm| vm.saved.is_some())?;
+    Some(format!("{} of its memory are saved: it goes on where it was", size(vm.saved_bytes)))
 }
 
 /// By name, then by id.

@@ -1,7 +1,7 @@
 //! Virtual machines as they are printed.
 
 use super::*;
-use control::vm::{Room, Seat, VmsCommand};
+use control::vm::{Room, Seat, VmsCommand, WhyNotSaved};
 use control::{ClusterCommand, Command};
 use model::{BootId, Generation, MacRange, VmNic, VmPlacement, VmSpec};
 use std::collections::BTreeSet;
@@ -80,6 +80,28 @@ fn they_are_listed_with_what_keeps_them_off() {
     insta::assert_snapshot!("off", Shown::of(&state, &views, VmId(2)).unwrap().to_string());
     insta::assert_snapshot!("running", Shown::of(&state, &views, VmId(1)).unwrap().to_string());
     assert!(Shown::of(&state, &views, VmId(3)).is_none());
+}
+
+#[test]
+fn what_is_saved_is_shown_with_how_much_and_what_is_not_with_why() {
+    let mut state = state();
+    let vm = state.vms.all.get_mut(&VmId(1)).unwrap();
+    vm.spec.saves_to = Some(model::VolumeId(9));
+    vm.not_saved = Some(WhyNotSaved::Late);
+    insta::assert_snapshot!("not_saved", Shown::of(&state, &views(&state), VmId(1)).unwrap().to_string());
+    assert_eq!(goes_on(&state, VmId(1)), None, "it runs");
+
+    let vm = state.vms.all.get_mut(&VmId(1)).unwrap();
+    (vm.phase, vm.wanted, vm.not_saved) = (VmPhase::Saved, Wanted::Saved, None);
+    (vm.saved, vm.saved_bytes) = (Some(Generation(3)), 700 << 20);
+    let views = views(&state);
+    insta::assert_snapshot!("saved", Shown::of(&state, &views, VmId(1)).unwrap().to_string());
+    insta::assert_json_snapshot!("saved_json", Shown::of(&state, &views, VmId(1)).unwrap());
+    insta::assert_snapshot!("saved_listed", Listed::of(&state, &views).to_string());
+    insta::assert_snapshot!("saved_done", Done::saved(&state, VmId(1)).to_string());
+    insta::assert_snapshot!("saved_starts", goes_on(&state, VmId(1)).unwrap());
+    let row = &rows(&state, &views)[0];
+    assert_eq!(row.troubles(&state.vms.all[&VmId(1)]), Vec::<String>::new(), "it was asked for");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::{VmsError, named, to_make, told};
 use crate::Member;
 use crate::pool::{VolumeRequest, confirmed, volume};
 use control::State;
-use control::vm::{Vm, VmPhase, Wanted};
+use control::vm::{Vm, VmPhase, Wanted, WhyNotSaved};
 use model::{Provision, VmId, VmSpec, VolumeId, VolumeName};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -39,12 +39,14 @@ pub enum NotSaved {
         phase: String,
     },
     /// Something else came of it.
-    #[error("it is {phase}, and wanted {wanted}")]
+    #[error("it is {phase}, and wanted {wanted}{}", because(*.why))]
     Otherwise {
         /// What it is doing.
         phase: String,
         /// What is wanted of it.
         wanted: &'static str,
+        /// Why the try came to nothing, if the ledger says so.
+        why: Option<WhyNotSaved>,
     },
 }
 
@@ -52,13 +54,28 @@ impl NotSaved {
     /// What to do about it.
     pub const fn help(&self) -> &'static str {
         match self {
-            Self::Nowhere => "stop it: `twinrack vm stop`",
+            Self::Nowhere => {
+                "stop it: `twinrack vm stop`; one that is made with `twinrack vm create --can-be-saved` can be saved"
+            }
             Self::TooSmall { .. } => "make the volume larger: `twinrack volume grow`",
             Self::Name(_) => "give it a shorter name",
             Self::NotRunning { .. } => "`twinrack vm list` shows what is running",
-            Self::Otherwise { .. } => "the log of its node's agent says why it could not be saved",
+            Self::Otherwise { why: Some(WhyNotSaved::Unwanted), .. } => {
+                "somebody has wanted it otherwise meanwhile; give the command again if it shall be saved all the same"
+            }
+            Self::Otherwise { why: Some(WhyNotSaved::Lost), .. } => {
+                "there is no memory of it that could be kept: it boots from its disks, if it is wanted running"
+            }
+            Self::Otherwise { why: Some(WhyNotSaved::Late), .. } => {
+                "see that the pool has room (`twinrack drive list`) and its volumes are well (`twinrack status`), and give the command again"
+            }
+            Self::Otherwise { .. } => "the log of its node's agent says more",
         }
     }
+}
+
+fn because(why: Option<WhyNotSaved>) -> String {
+    why.map(|why| format!(": {}", told::why_not_saved_in_words(why))).unwrap_or_default()
 }
 
 /// What the volume for a memory is called.
@@ -125,7 +142,7 @@ pub(super) fn is_being_saved(state: &State, vm: &Vm) -> Result<(), NotSaved> {
         return Ok(());
     }
     let (phase, wanted) = (told::phase_in_words(state, &vm.phase), told::wanted_in_words(vm.wanted));
-    Err(NotSaved::Otherwise { phase, wanted })
+    Err(NotSaved::Otherwise { phase, wanted, why: vm.not_saved })
 }
 
 #[cfg(test)]
@@ -133,6 +150,7 @@ mod tests {
     use super::super::tests::{VM, running};
     use super::*;
     use model::VmPlacement;
+    use std::collections::BTreeSet;
 
     #[test]
     fn what_does_not_run_or_has_no_room_for_its_memory_is_not_saved() {
@@ -158,10 +176,23 @@ mod tests {
         let mut state = running(VmPlacement::Anywhere);
         let is = |state: &State| is_being_saved(state, &state.vms.all[&VM]).map_err(|why| why.to_string());
         assert_eq!(is(&state), Err("it is running, and wanted running".to_owned()), "it could not be saved");
+        state.vms.all.get_mut(&VM).unwrap().not_saved = Some(WhyNotSaved::Late);
+        insta::assert_snapshot!(is(&state).unwrap_err(), @"it is running, and wanted running: the volume for its memory did not take it in time, since it does not answer, or the pool has no room");
+        let every = [
+            WhyNotSaved::Unwanted,
+            WhyNotSaved::Late,
+            WhyNotSaved::Volume,
+            WhyNotSaved::Machine,
+            WhyNotSaved::Lost,
+        ];
+        let helps =
+            every.map(|why| NotSaved::Otherwise { phase: String::new(), wanted: "", why: Some(why) }.help());
+        assert_eq!(helps.into_iter().collect::<BTreeSet<_>>().len(), 4, "each says what to do");
         state.vms.all.get_mut(&VM).unwrap().wanted = Wanted::Saved;
         assert_eq!(is(&state), Ok(()));
         state.vms.all.get_mut(&VM).unwrap().phase = VmPhase::Off;
-        assert_eq!(is(&state), Err("it is off, and wanted saved".to_owned()), "its node is lost");
+        state.vms.all.get_mut(&VM).unwrap().not_saved = None;
+        assert_eq!(is(&state), Err("it is off, and wanted saved".to_owned()));
     }
 
     #[test]

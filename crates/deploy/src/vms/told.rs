@@ -1,7 +1,7 @@
 //! Virtual machines in words. Pure.
 
 use control::State;
-use control::vm::{VmPhase, Wanted};
+use control::vm::{VmPhase, Wanted, WhyNotSaved};
 use model::{NodeId, VmId, VmPlacement};
 use placement::vm::{Plan, Reasons, Why};
 
@@ -30,6 +30,19 @@ pub const fn wanted_in_words(wanted: Wanted) -> &'static str {
         Wanted::Running => "running",
         Wanted::Stopped => "stopped",
         Wanted::Saved => "saved",
+    }
+}
+
+/// Why a try at saving one came to nothing.
+pub const fn why_not_saved_in_words(why: WhyNotSaved) -> &'static str {
+    match why {
+        WhyNotSaved::Unwanted => "it was wanted otherwise before it was saved",
+        WhyNotSaved::Late => {
+            "the volume for its memory did not take it in time, since it does not answer, or the pool has no room"
+        }
+        WhyNotSaved::Volume => "the volume for its memory is not there, or failed",
+        WhyNotSaved::Machine => "it could not be made to stand still, or to give its memory away",
+        WhyNotSaved::Lost => "its node was lost, or it ended, before it was saved",
     }
 }
 
