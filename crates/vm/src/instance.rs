@@ -16,6 +16,8 @@
 //! be wrong: were the last of it to fail after the decision, the sender would run on by itself, against it.) Who waits does not open its disks for writing before
 //! it is resumed (`late-block-activate`).
 //!
+//! What was asked and not answered, or by somebody who is gone, poisons nothing: the next question goes over a new connection, which QEMU takes when it has done that.
+//!
 //! On failure: [`InstanceError`]; a machine that is worth nothing is ended with [`Instance::kill`], which needs no answer of QEMU's.
 
 use crate::machine::{Accel, Machine, Places, Role};
@@ -30,6 +32,8 @@ use tokio::time::Instant;
 
 /// How long QEMU may take to answer anything.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// How long it may take to stand still: its disks are flushed for that, and a volume that has just lost a copy answers nothing for seconds.
+const STAND_STILL_MAX: Duration = Duration::from_mins(1);
 /// How long QEMU may take from its start to its control socket: three seconds where a processor is emulated twice.
 const READY_MAX: Duration = Duration::from_secs(30);
 /// How often what QEMU does not say by itself is asked.
@@ -143,7 +147,8 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Instance {
     process: Process,
-    qmp: Qmp,
+    /// `None` while it is being connected anew.
+    qmp: Option<Qmp>,
 }
 
 impl Instance {
@@ -169,24 +174,8 @@ impl Instance {
 
     /// Of a process, once its QEMU answers.
     pub async fn attach(process: Process) -> Result<Self, InstanceError> {
-        let deadline = Instant::now() + READY_MAX;
-        let socket = process.places().qmp();
-        loop {
-            let why = match Qmp::connect(&socket, ANSWER_MAX).await {
-                Ok(qmp) => return Ok(Self { process, qmp }),
-                Err(why) => why,
-            };
-            // Not in `has_ended`: whoever waits in it has its whole thread wait, and a QEMU takes seconds to answer.
-            tokio::time::sleep(LOOK_AGAIN).await;
-            // Whatever was seen of one that ends is only that it ends.
-            if process.has_ended(Duration::ZERO)? {
-                return Err(ended(process.places()));
-            }
-            // Else it is not there yet, or another's connection was just closed.
-            if !matches!(why, QmpError::Connect { .. }) || Instant::now() > deadline {
-                return Err(why.into());
-            }
-        }
+        let qmp = Some(connect(&process).await?);
+        Ok(Self { process, qmp })
     }
 
     /// Its process.
@@ -214,7 +203,13 @@ impl Instance {
 
     /// Waits until QEMU tells of something, for this long at most; whether it has. May be dropped. One that ended is [`InstanceError::Ended`].
     pub async fn stirs(&mut self, within: Duration) -> Result<bool, InstanceError> {
-        match self.qmp.event(within).await {
+        // What it told of over the last connection is not known.
+        let anew = self.qmp.as_ref().is_none_or(|qmp| !qmp.is_sound());
+        let qmp = self.qmp().await?;
+        if anew {
+            return Ok(true);
+        }
+        match qmp.event(within).await {
             Ok(event) => Ok(event.is_some()),
             Err(_) if self.process.has_ended(LOOK_AGAIN)? => Err(ended(self.process.places())),
             Err(error) => Err(error.into()),
@@ -236,9 +231,9 @@ impl Instance {
         }
     }
 
-    /// Makes it stand still.
+    /// Makes it stand still, if it runs. Why it does then, [`Instance::phase`] says.
     pub async fn pause(&mut self) -> Result<(), InstanceError> {
-        self.ask("stop", Value::Null).await.map(drop)
+        self.ask_within("stop", Value::Null, STAND_STILL_MAX).await.map(drop)
     }
 
     /// Presses its power button. What it makes of that shows in [`Instance::phase`].
@@ -258,7 +253,7 @@ impl Instance {
                 Err(_) if self.process.has_ended(Duration::ZERO)? => return Ok(false),
                 Err(error) => return Err(error),
             }
-            self.qmp.event(LOOK_AGAIN).await?;
+            self.qmp().await?.event(LOOK_AGAIN).await?;
         }
     }
 
@@ -281,7 +276,7 @@ impl Instance {
             if Instant::now() > deadline {
                 return Err(InstanceError::Late { what: "receiving", bound: within });
             }
-            self.qmp.event(LOOK_AGAIN).await?;
+            self.qmp().await?.event(LOOK_AGAIN).await?;
         }
         Ok(())
     }
@@ -332,7 +327,7 @@ impl Instance {
             if Instant::now() > deadline {
                 return Err(InstanceError::Late { what: "sending", bound: within });
             }
-            self.qmp.event(LOOK_AGAIN).await?;
+            self.qmp().await?.event(LOOK_AGAIN).await?;
         }
     }
 
@@ -344,7 +339,7 @@ impl Instance {
             if Instant::now() > deadline {
                 return Err(InstanceError::Late { what: "going on", bound: ANSWER_MAX });
             }
-            self.qmp.event(LOOK_AGAIN).await?;
+            self.qmp().await?.event(LOOK_AGAIN).await?;
         }
         Ok(())
     }
@@ -353,6 +348,23 @@ impl Instance {
     pub async fn cancel(&mut self) -> Result<Sending, InstanceError> {
         self.ask("migrate_cancel", Value::Null).await?;
         self.sent(ANSWER_MAX).await
+    }
+
+    /// Gives up what is being sent of it, and says how it is then. It may be at what it was told last for as long as a flush of its disks takes, whether anybody waits for that or not: so much longer it may take.
+    pub async fn come_to_rest(&mut self) -> Result<Phase, InstanceError> {
+        let deadline = Instant::now() + STAND_STILL_MAX;
+        loop {
+            match self.phase().await {
+                Ok(_) => break,
+                Err(InstanceError::Qmp(_)) if Instant::now() < deadline => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match self.sending().await? {
+            Sending::Copying(_) | Sending::Held | Sending::Finishing => self.cancel().await?,
+            Sending::Not | Sending::Done | Sending::Failed(_) => self.sent(ANSWER_MAX).await?,
+        };
+        self.phase().await
     }
 
     /// Kills it, and sees it gone within this time. For good: the process is all that there was of it.
@@ -376,7 +388,16 @@ impl Instance {
 
     /// An answer; if there is none since QEMU has ended, that.
     async fn ask(&mut self, command: &str, arguments: Value) -> Result<Value, InstanceError> {
-        match self.qmp.execute(command, arguments).await {
+        self.ask_within(command, arguments, ANSWER_MAX).await
+    }
+
+    async fn ask_within(
+        &mut self,
+        command: &str,
+        arguments: Value,
+        bound: Duration,
+    ) -> Result<Value, InstanceError> {
+        match self.qmp().await?.execute_within(command, arguments, bound).await {
             Ok(answer) => Ok(answer),
             Err(refused @ QmpError::Refused { .. }) => Err(refused.into()),
             Err(error) if self.process.has_ended(LOOK_AGAIN)? => {
@@ -384,6 +405,37 @@ impl Instance {
                 Err(ended(self.process.places()))
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The connection; a new one if something was not answered, or nobody waited for that.
+    async fn qmp(&mut self) -> Result<&mut Qmp, InstanceError> {
+        let qmp = match self.qmp.take().filter(Qmp::is_sound) {
+            Some(qmp) => qmp,
+            None => connect(&self.process).await?,
+        };
+        Ok(self.qmp.insert(qmp))
+    }
+}
+
+/// Connects to its QEMU, once that answers.
+async fn connect(process: &Process) -> Result<Qmp, InstanceError> {
+    let deadline = Instant::now() + READY_MAX;
+    let socket = process.places().qmp();
+    loop {
+        let why = match Qmp::connect(&socket, ANSWER_MAX).await {
+            Ok(qmp) => return Ok(qmp),
+            Err(why) => why,
+        };
+        // Not in `has_ended`: whoever waits in it has its whole thread wait, and a QEMU takes seconds to answer.
+        tokio::time::sleep(LOOK_AGAIN).await;
+        // Whatever was seen of one that ends is only that it ends.
+        if process.has_ended(Duration::ZERO)? {
+            return Err(ended(process.places()));
+        }
+        // Else it is not there yet, or another's connection was just closed.
+        if !matches!(why, QmpError::Connect { .. }) || Instant::now() > deadline {
+            return Err(why.into());
         }
     }
 }

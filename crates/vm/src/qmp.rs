@@ -4,7 +4,7 @@
 //!
 //! Invariants: answers are matched to commands by id. Of events only the last few names are kept: state is asked for, never put together from
 //! them. A client whose answer did not come in time is poisoned: every later call fails, so that a late answer is never taken for
-//! another command's.
+//! another command's. [`Qmp::is_sound`] says whether it is: its user connects anew.
 //!
 //! On failure: [`QmpError`] names the socket and the command.
 
@@ -109,14 +109,28 @@ impl Qmp {
         Ok(qmp)
     }
 
+    /// Whether every command was answered. One that was not may be carried out yet: QEMU takes the next connection's commands after that.
+    pub const fn is_sound(&self) -> bool {
+        !self.poisoned
+    }
+
     /// Runs one command and returns what QEMU returns. `arguments` is an object, or null for none.
     pub async fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+        self.execute_within(command, arguments, self.bound).await
+    }
+
+    /// The same, of a command that may take another time to be answered.
+    pub async fn execute_within(
+        &mut self,
+        command: &str,
+        arguments: Value,
+        bound: Duration,
+    ) -> Result<Value, QmpError> {
         if self.poisoned {
             return Err(self.broken(command, io::Error::other("an earlier command was not answered")));
         }
         // Set until the answer is in: a caller that drops this future half-way leaves a poisoned client too.
         self.poisoned = true;
-        let bound = self.bound;
         let answer = tokio::time::timeout(bound, self.exchange(command, arguments))
             .await
             .map_err(|_| QmpError::Timeout { command: command.to_owned(), bound })?;
@@ -262,7 +276,9 @@ mod tests {
     async fn a_late_answer_is_never_taken_for_another_commands() {
         let (_dir, qmp) = with_server(vec![vec![ok(1)], vec![], vec![ok(2)]]).await;
         let mut qmp = qmp.unwrap();
+        assert!(qmp.is_sound());
         assert!(matches!(qmp.set_link("nic0", true).await, Err(QmpError::Timeout { .. })));
+        assert!(!qmp.is_sound());
         assert!(matches!(qmp.set_link("nic0", true).await, Err(QmpError::Broken { .. })));
     }
 

@@ -2,6 +2,9 @@
 
 use super::*;
 use model::SaveTry;
+use std::sync::Mutex;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
 use vm::saved;
 
 /// Tells the test of that name which file it is to keep open, as a process of an agent's.
@@ -26,6 +29,17 @@ impl Rack {
         let mut keeper = Command::new(std::env::current_exe().unwrap());
         keeper.args(["--exact", "saves::as_a_keeper"]).env(KEEPER, &file);
         saved::Place::open(&file, keeper).await
+    }
+
+    /// As soon as nobody else is at it.
+    async fn open_saved_soon(&self) -> saved::Place {
+        let deadline = Instant::now() + BOUND;
+        loop {
+            match self.open_saved().await {
+                Ok(place) => return place,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+        }
     }
 
     /// One whose process says so often that it has done what it was told, that it has the device open first, and then nothing any more.
@@ -158,7 +172,7 @@ async fn one_that_was_restored_runs_on_when_its_next_save_is_broken_off_or_late(
     }
     // It wipes and listens, and is broken off when QEMU has sent all.
     let mut stuck = rack.open_what_answers(3).await;
-    let listener = tokio::net::UnixListener::bind(rack.places("b").outgoing()).unwrap();
+    let listener = UnixListener::bind(rack.places("b").outgoing()).unwrap();
     let all_sent = async {
         let (mut qemu, _) = listener.accept().await.unwrap();
         tokio::io::copy(&mut qemu, &mut tokio::io::sink()).await.unwrap();
@@ -188,13 +202,7 @@ async fn what_was_saving_is_killed_and_the_machine_is_found_runs_on_and_is_saved
         drop((instance, place));
         let mut found = rack.find("a").await;
         let phase = found.phase().await.unwrap();
-        let deadline = Instant::now() + BOUND;
-        let mut place = loop {
-            match rack.open_saved().await {
-                Ok(place) => break place,
-                Err(error) => assert!(Instant::now() < deadline, "{error}"),
-            }
-        };
+        let mut place = rack.open_saved_soon().await;
         if let Sending::Copying(_) = found.sending().await.unwrap() {
             found.cancel().await.unwrap();
         }
@@ -208,5 +216,98 @@ async fn what_was_saving_is_killed_and_the_machine_is_found_runs_on_and_is_saved
         in_order(&[rack.said("a"), rack.said("b")].concat());
         rack.judge(&["a", "b"]);
         drop(saves);
+    }
+}
+
+#[tokio::test]
+async fn one_whose_save_is_broken_off_at_any_moment_runs_on() {
+    let rack = Rack::new();
+    let mut instance = rack.start("a", 1, Role::Run).await.unwrap();
+    instance.resume().await.unwrap();
+    let mut saved = 0;
+    for after in (0..=50).map(|step| Duration::from_millis(step * step / 5)) {
+        let before = rack.acknowledged("a");
+        rack.writes("a", before + 2).await;
+        let mut place = rack.open_saved_soon().await;
+        let off = tokio::time::sleep(after);
+        let broken_off = saved::save(&mut instance, &mut place, FIRST, BOUND, off).await;
+        match broken_off {
+            Ok(_) => saved += 1,
+            Err(InstanceError::Saved(saved::SavedError::BrokenOff)) => {}
+            Err(error) => panic!("after {after:?}: {error}"),
+        }
+        let phase = instance.come_to_rest().await.unwrap_or_else(|error| panic!("after {after:?}: {error}"));
+        assert!(matches!(phase, Phase::Running | Phase::Still | Phase::Sent), "after {after:?}: {phase:?}");
+        drop(place);
+        instance.resume().await.unwrap();
+    }
+    eprintln!("{saved} of them were saved before");
+    let before = rack.acknowledged("a");
+    rack.writes("a", before + 20).await;
+    instance.kill(KILL).await.unwrap();
+    in_order(&rack.said("a"));
+    rack.judge(&["a"]);
+}
+
+/// Between whoever asks and QEMU: the first `stop` takes that long, and nothing is answered before, whoever asks.
+async fn holds_stop(listener: UnixListener, qemu: PathBuf, takes: Duration) {
+    let until = Mutex::new(None);
+    let held = || until.lock().unwrap().unwrap_or_else(Instant::now);
+    while let Ok((client, _)) = listener.accept().await {
+        tokio::time::sleep_until(held().into()).await;
+        let (asks, mut hears) = client.into_split();
+        let (says, mut told) = UnixStream::connect(&qemu).await.unwrap().into_split();
+        let (mut asks, mut says) = (BufReader::new(asks).lines(), BufReader::new(says).lines());
+        let ask = async {
+            while let Ok(Some(line)) = asks.next_line().await {
+                if line.contains("\"stop\"") {
+                    until.lock().unwrap().get_or_insert_with(|| Instant::now() + takes);
+                }
+                told.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+            }
+        };
+        let say = async {
+            while let Ok(Some(line)) = says.next_line().await {
+                tokio::time::sleep_until(held().into()).await;
+                if hears.write_all(format!("{line}\n").as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! { () = ask => {}, () = say => {} }
+    }
+}
+
+#[tokio::test]
+async fn one_that_takes_long_to_stand_still_is_saved_or_runs_on_when_that_is_broken_off() {
+    // As long as a volume that has lost a copy may answer nothing; longer than QEMU has for anything else.
+    for (takes, after) in [(Duration::from_secs(11), BOUND), (Duration::from_secs(2), BOUND / 120)] {
+        let rack = Rack::new();
+        let mut instance = rack.start("a", 1, Role::Run).await.unwrap();
+        instance.resume().await.unwrap();
+        rack.writes("a", 5).await;
+        drop(instance);
+        let (socket, qemu) = (rack.places("a").qmp(), rack.folder.path().join("qemu"));
+        fs::rename(&socket, &qemu).unwrap();
+        let between = tokio::spawn(holds_stop(UnixListener::bind(&socket).unwrap(), qemu, takes));
+        let mut instance = rack.find("a").await;
+        let mut place = rack.open_saved().await.unwrap();
+        let off = tokio::time::sleep(after);
+        let saved = saved::save(&mut instance, &mut place, FIRST, BOUND, off).await;
+        if after > takes {
+            saved.unwrap();
+        } else {
+            let broken_off = matches!(saved, Err(InstanceError::Saved(saved::SavedError::BrokenOff)));
+            assert!(broken_off, "{saved:?}");
+        }
+        let phase = instance.come_to_rest().await.unwrap();
+        assert!(matches!(phase, Phase::Still | Phase::Sent), "{phase:?}");
+        place.wipe().await.unwrap();
+        instance.resume().await.unwrap();
+        let before = rack.acknowledged("a");
+        rack.writes("a", before + 10).await;
+        instance.kill(KILL).await.unwrap();
+        between.abort();
+        rack.judge(&["a"]);
     }
 }

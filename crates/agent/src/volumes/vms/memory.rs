@@ -107,15 +107,13 @@ impl One {
             Err(error) => {
                 warn!("{} in {named} can't be saved by {which}: {}", self.id, crate::chain(&error));
                 let Some(watched) = self.of(named) else { return Ok(None) };
-                if watched.instance.phase().await? == Phase::Off {
+                // Whatever QEMU was asked when that was broken off, it does first.
+                let phase = watched.instance.come_to_rest().await?;
+                if phase == Phase::Off {
                     return Ok(Some(How::PoweredOff));
                 }
-                if let Sending::Copying(_) | Sending::Finishing = watched.instance.sending().await? {
-                    watched.instance.cancel().await?;
-                }
                 // One that runs on goes on after a disk's error, as before.
-                let phase = watched.instance.phase().await?;
-                watched.runs = ran && matches!(phase, Phase::Running | Phase::DiskError);
+                watched.runs = phase == Phase::Running || ran && phase == Phase::DiskError;
                 Event::NotSaved(self.id, named, which, why_not(&error))
             }
         };

@@ -93,14 +93,11 @@ pub(super) async fn find(id: VmId) -> Option<(Watched, Stage)> {
     let found = async {
         let Some(mut instance) = Instance::find(&places(id)).await? else { return Ok(None) };
         let role = instance.process().record.role;
-        // One that waits says how far its receiving is.
-        if instance.phase().await? != Phase::Waiting
-            && let Sending::Copying(_) = instance.sending().await?
-        {
-            // What carried it has ended with the agent.
-            instance.cancel().await?;
+        let mut phase = instance.phase().await?;
+        // One that waits says how far its receiving is. What carried what is sent has ended with the agent.
+        if phase != Phase::Waiting {
+            phase = instance.come_to_rest().await?;
         }
-        let phase = instance.phase().await?;
         let sending = instance.sending().await?;
         let Some(stage) = stage_of(phase, role, &sending) else {
             warn!("{id}, begun as {role:?}, is {phase:?}: it is killed");
