@@ -290,10 +290,15 @@ impl Instance {
     ) -> Result<(), InstanceError> {
         let held = switchover == Switchover::Held;
         self.capabilities(&[("events", true), ("pause-before-switchover", held)]).await?;
+        self.limit(limits).await?;
+        self.ask("migrate", json!({ "uri": format!("unix:{}", socket.display()) })).await.map(drop)
+    }
+
+    /// What sending may cost from now on.
+    pub async fn limit(&mut self, limits: Limits) -> Result<(), InstanceError> {
         let downtime_ms = u64::try_from(limits.downtime.as_millis()).unwrap_or(u64::MAX);
         let limits = json!({ "max-bandwidth": limits.bandwidth, "downtime-limit": downtime_ms });
-        self.ask("migrate-set-parameters", limits).await?;
-        self.ask("migrate", json!({ "uri": format!("unix:{}", socket.display()) })).await.map(drop)
+        self.ask("migrate-set-parameters", limits).await.map(drop)
     }
 
     /// How far that is.

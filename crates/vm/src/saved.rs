@@ -33,10 +33,15 @@ use tokio::time::timeout;
 
 const MAGIC: [u8; 8] = *b"twrsaved";
 const HEADER_BYTES: usize = 4096;
-/// As fast as it goes: it stands still meanwhile.
-const LIMITS: Limits = Limits { bandwidth: 1 << 40, downtime: Duration::from_secs(1) };
+/// As long as it may run: a few pages at a time, so that it is looked at before all is sent.
+const LIMITS: Limits = Limits { bandwidth: 40 << 10, downtime: Duration::ZERO };
+/// As fast as it goes, once it stands still.
+const FAST: Limits = Limits { bandwidth: 1 << 40, downtime: Duration::from_secs(1) };
 /// How long a device may take to be opened, or for a header: to read, to wipe, to write with all before it flushed.
 pub const HEADER_MAX: Duration = Duration::from_secs(30);
+
+/// How long nothing may come, or be written, while it is saved: it stands still for that.
+const STALL_MAX: Duration = Duration::from_secs(30);
 
 /// Why it could not be saved or loaded.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +87,14 @@ pub enum SavedError {
         /// Which try.
         which: SaveTry,
     },
+    /// What was saved does not run any more: it had switched itself off, or had broken.
+    #[error("{} holds a machine that is {phase:?}", .path.display())]
+    Over {
+        /// Where.
+        path: PathBuf,
+        /// How it is.
+        phase: Phase,
+    },
     /// Whoever wanted it saved wants it no more.
     #[error("it shall not be saved any more")]
     BrokenOff,
@@ -96,7 +109,7 @@ pub enum SavedError {
 impl SavedError {
     /// Whether what is there will never do: trying again would not help.
     pub const fn is_final(&self) -> bool {
-        matches!(self, Self::Nothing { .. } | Self::Other { .. } | Self::Damaged { .. })
+        matches!(self, Self::Nothing { .. } | Self::Other { .. } | Self::Damaged { .. } | Self::Over { .. })
     }
 }
 
@@ -194,8 +207,17 @@ async fn all_sent(
     // It is told to send before it stands still: one that stands still and was told nothing would be nobody's, were whoever saves it killed now.
     instance.send(&socket, Switchover::AtOnce, LIMITS).await?;
     instance.pause().await?;
+    // Why it stands still is a part of what is saved. One that switched itself off, broke, or waits for a disk since it was asked last would be restored as that; and one that has sent all can't be asked any more.
+    match instance.phase().await? {
+        Phase::Still => {}
+        phase => return Err(InstanceError::Phase { phase, what: "saved" }),
+    }
+    instance.limit(FAST).await?;
     let late = || InstanceError::Late { what: "saving", bound: within };
-    let (bytes, sum) = timeout(within, place.take_in()).await.map_err(|_| late())??;
+    let stalls = within.min(STALL_MAX);
+    let taken = timeout(within, place.take_in(stalls)).await.map_err(|_| late())??;
+    let stalled = || InstanceError::Late { what: "the volume for its memory", bound: stalls };
+    let (bytes, sum) = taken.ok_or_else(stalled)?;
     match instance.sent(within).await? {
         Sending::Done => {}
         Sending::Failed(why) => return Err(InstanceError::Migration { status: "failed".to_owned(), why }),
@@ -252,7 +274,7 @@ pub async fn load(
     if found != instance.process().record.machine.vm || (generation, which) != (saved_in, saved_by) {
         return Err(SavedError::Other { path: place.path().to_owned(), found, generation, which }.into());
     }
-    if instance.phase().await? == Phase::Still {
+    if is_loaded(instance.phase().await?) {
         return Ok(header);
     }
     // Before QEMU is given any of it: it runs what it is given.
@@ -264,14 +286,32 @@ pub async fn load(
     timeout(within, place.give(bytes, &socket)).await.map_err(|_| late())??;
     instance.received(within).await?;
     match instance.phase().await? {
-        Phase::Still => Ok(header),
+        phase if is_loaded(phase) => Ok(header),
+        // It would be that again, however often it is loaded.
+        phase @ (Phase::Off | Phase::Broken) => {
+            Err(SavedError::Over { path: place.path().to_owned(), phase }.into())
+        }
         phase => Err(InstanceError::Phase { phase, what: "restored" }),
     }
+}
+
+/// Whether all of it is there, and goes on when it is told to. What waits for a disk asks that again.
+const fn is_loaded(phase: Phase) -> bool {
+    matches!(phase, Phase::Still | Phase::DiskError)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_does_not_run_any_more_is_not_loaded_again_and_what_waits_for_a_disk_is_loaded() {
+        assert!(is_loaded(Phase::Still) && is_loaded(Phase::DiskError));
+        assert!(!is_loaded(Phase::Off) && !is_loaded(Phase::Broken) && !is_loaded(Phase::Waiting));
+        let over = SavedError::Over { path: PathBuf::from("saved"), phase: Phase::Off };
+        assert!(over.is_final());
+        assert!(!SavedError::BrokenOff.is_final());
+    }
 
     #[test]
     fn a_header_comes_back_and_one_wrong_bit_is_seen() {

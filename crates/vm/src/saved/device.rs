@@ -65,8 +65,12 @@ impl Device {
         written.map_err(failed("write", &self.path))
     }
 
-    /// What somebody says, to behind the header: how much, and its sum.
-    pub(super) fn take_in(&self, mut from: impl Read) -> Result<(u64, u32), SavedError> {
+    /// What somebody says, to behind the header: how much, and its sum. Each piece that is there is told.
+    pub(super) fn take_in(
+        &self,
+        mut from: impl Read,
+        mut tell: impl FnMut() -> io::Result<()>,
+    ) -> Result<(u64, u32), SavedError> {
         let (mut piece, mut total, mut sum) = (Piece::new(PIECE_BYTES), 0, crc32fast::Hasher::new());
         loop {
             let bytes = piece.bytes();
@@ -80,6 +84,7 @@ impl Device {
             let written = self.file.write_all_at(&bytes[..whole], HEADER_BYTES as u64 + total);
             written.map_err(failed("write", &self.path))?;
             total += len as u64;
+            tell().map_err(failed("tell of", &self.path))?;
         }
     }
 
@@ -164,7 +169,14 @@ mod tests {
         assert!(matches!(Device::open(&path), Err(SavedError::Busy { .. })));
         assert!(matches!(device.header(), Err(SavedError::Nothing { .. })));
         let all: Vec<u8> = (0..PIECE_BYTES + 5000).map(|at| u8::try_from(at % 251).unwrap()).collect();
-        let (bytes, sum) = device.take_in(all.as_slice()).unwrap();
+        let mut pieces = 0;
+        let (bytes, sum) = device
+            .take_in(all.as_slice(), || {
+                pieces += 1;
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(pieces, 2);
         assert_eq!((bytes, sum), (all.len() as u64, crc32fast::hash(&all)));
         assert!(matches!(device.header(), Err(SavedError::Nothing { .. })), "it was not said to be whole");
         let header = Header { vm: VmId(7), generation: Generation(3), which: SaveTry(1), bytes, sum };

@@ -11,6 +11,7 @@
 
 use super::device::Device;
 use super::{Header, SavedError, failed};
+use model::VmId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::setpriority_process;
 use serde::{Deserialize, Serialize};
@@ -19,9 +20,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Child;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 /// Its nice value: that of any process, and of QEMU.
 const USUAL_PRIORITY: i32 = 0;
@@ -41,9 +44,15 @@ enum Order {
 enum Answer {
     Done,
     Header(Header),
+    /// A piece more was taken in.
+    Piece,
     Taken(u64, u32),
     Sum(u32),
-    Failed { what: String, path: PathBuf, why: String },
+    Failed {
+        what: String,
+        path: PathBuf,
+        why: String,
+    },
     Busy,
     Nothing,
     Damaged,
@@ -56,7 +65,10 @@ impl From<SavedError> for Answer {
             SavedError::Busy { .. } => Self::Busy,
             SavedError::Nothing { .. } => Self::Nothing,
             SavedError::Damaged { .. } => Self::Damaged,
-            SavedError::Ended { .. } | SavedError::Other { .. } | SavedError::BrokenOff => {
+            SavedError::Ended { .. }
+            | SavedError::Other { .. }
+            | SavedError::Over { .. }
+            | SavedError::BrokenOff => {
                 let path = PathBuf::new();
                 let what = "do what it was told with".to_owned();
                 Self::Failed { what, path, why: "it was told nonsense".to_owned() }
@@ -82,7 +94,7 @@ pub fn keep(device: &Path) -> io::Result<()> {
     };
     say(Answer::Done)?;
     for line in io::BufReader::new(&orders).lines() {
-        say(obey(&device, &mut kept, serde_json::from_str(&line?)?).unwrap_or_else(Answer::from))?;
+        say(obey(&device, &mut kept, serde_json::from_str(&line?)?, say).unwrap_or_else(Answer::from))?;
     }
     Ok(())
 }
@@ -91,6 +103,7 @@ fn obey(
     device: &Device,
     kept: &mut Option<(PathBuf, UnixListener)>,
     order: Order,
+    say: impl Fn(Answer) -> io::Result<()>,
 ) -> Result<Answer, SavedError> {
     Ok(match order {
         Order::Wipe => device.wipe().map(|()| Answer::Done)?,
@@ -105,7 +118,7 @@ fn obey(
         Order::TakeIn => {
             let Some((socket, listener)) = kept.take() else { return Ok(Answer::Nothing) };
             let qemu = accept(&listener).map_err(failed("listen at", &socket))?;
-            let (bytes, sum) = device.take_in(Wanted(qemu))?;
+            let (bytes, sum) = device.take_in(Wanted(qemu), || say(Answer::Piece))?;
             Answer::Taken(bytes, sum)
         }
         Order::Close(header) => device.close(header).map(|()| Answer::Done)?,
@@ -205,16 +218,32 @@ impl Place {
         Ok(())
     }
 
+    /// Wipes what is saved there of a machine, if anything is. Else nothing is written: a block of a volume that was never written to may have to wait for room.
+    pub async fn use_up(&mut self, vm: VmId) -> Result<(), SavedError> {
+        match self.header().await {
+            Ok(header) if header.vm == vm => self.wipe().await,
+            Ok(_) | Err(SavedError::Nothing { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Listens for what is to be taken in.
     pub(super) async fn listen(&mut self, socket: &Path) -> Result<(), SavedError> {
         self.do_it(&Order::Listen(socket.to_owned())).await
     }
 
-    /// Takes in what comes there: how much, and its sum.
-    pub(super) async fn take_in(&mut self) -> Result<(u64, u32), SavedError> {
-        match self.tell(&Order::TakeIn).await? {
-            Answer::Taken(bytes, sum) => Ok((bytes, sum)),
-            _ => Err(self.ended()),
+    /// Takes in what comes there: how much, and its sum. `None`: nothing came, or was written, for so long.
+    pub(super) async fn take_in(&mut self, stalls: Duration) -> Result<Option<(u64, u32)>, SavedError> {
+        let mut heard = timeout(stalls, self.tell(&Order::TakeIn)).await;
+        loop {
+            match heard {
+                Err(_) => return Ok(None),
+                Ok(answer) => match answer? {
+                    Answer::Piece => heard = timeout(stalls, self.hear()).await,
+                    Answer::Taken(bytes, sum) => return Ok(Some((bytes, sum))),
+                    _ => return Err(self.ended()),
+                },
+            }
         }
     }
 
@@ -272,5 +301,33 @@ impl Place {
 
     fn ended(&self) -> SavedError {
         SavedError::Ended { path: self.path.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    /// One whose process says so often, every tenth of a second, that a piece was taken in, and then that.
+    async fn says(pieces: u32, then: &str) -> Place {
+        let mut keeper = Command::new("sh");
+        let piece = "sleep 0.1; echo '\"Piece\"' >&0;";
+        let says = format!(
+            "echo '\"Done\"' >&0; read order; for at in $(seq {pieces}); do {piece} done; {then}; exec sleep 1000"
+        );
+        keeper.args(["-c", &says]);
+        Place::open(Path::new("saved"), keeper).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_goes_on_is_waited_for_and_what_stalls_is_not() {
+        let stalls = Duration::from_millis(700);
+        let begun = Instant::now();
+        let mut goes_on = says(12, "echo '{\"Taken\":[5,6]}' >&0").await;
+        assert_eq!(goes_on.take_in(stalls).await.unwrap(), Some((5, 6)));
+        assert!(begun.elapsed() > stalls, "it had longer than one may stall");
+        let mut stuck = says(2, "true").await;
+        assert_eq!(stuck.take_in(stalls).await.unwrap(), None);
     }
 }

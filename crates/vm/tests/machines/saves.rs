@@ -75,6 +75,8 @@ async fn it_is_saved_and_goes_on_where_it_was() {
     assert_eq!(instance.phase().await.unwrap(), Phase::Sent);
     instance.kill(KILL).await.unwrap();
     let beats = rack.said("a").len();
+    place.use_up(VmId(VM + 1)).await.unwrap();
+    assert_eq!(place.header().await.unwrap(), header, "it is another's");
 
     // Nothing of what is damaged, or of another run, is given to QEMU.
     let whole = fs::read(&file).unwrap();
@@ -95,7 +97,8 @@ async fn it_is_saved_and_goes_on_where_it_was() {
     // The agent may have been killed before it knew.
     assert_eq!(saved::load(&mut restored, &mut place, (first, FIRST), BOUND).await.unwrap(), header);
     assert_eq!(rack.said("a").len(), beats);
-    place.wipe().await.unwrap();
+    place.use_up(VmId(VM)).await.unwrap();
+    assert!(matches!(place.header().await, Err(saved::SavedError::Nothing { .. })));
     restored.resume().await.unwrap();
     let before = rack.acknowledged("a");
     rack.writes("a", before + 20).await;
@@ -247,6 +250,34 @@ async fn one_whose_save_is_broken_off_at_any_moment_runs_on() {
     instance.kill(KILL).await.unwrap();
     in_order(&rack.said("a"));
     rack.judge(&["a"]);
+}
+
+#[tokio::test]
+async fn nothing_is_written_to_use_up_what_was_never_saved() {
+    let rack = Rack::new();
+    let mut place = rack.open_saved().await.unwrap();
+    place.use_up(VmId(VM)).await.unwrap();
+    assert_eq!(fs::metadata(rack.saved()).unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn one_that_switches_itself_off_as_it_is_saved_is_off_and_not_saved() {
+    let rack = Rack::new();
+    let mut place = rack.open_saved().await.unwrap();
+    let mut instance = rack.start("a", 1, Role::Run).await.unwrap();
+    instance.resume().await.unwrap();
+    rack.writes("a", 5).await;
+    instance.press_power().await.unwrap();
+    let deadline = Instant::now() + BOUND;
+    while instance.phase().await.unwrap() != Phase::Off {
+        assert!(Instant::now() < deadline);
+        instance.stirs(KILL).await.unwrap();
+    }
+    let error = save(&mut instance, &mut place, FIRST).await.unwrap_err();
+    assert!(matches!(error, InstanceError::Phase { phase: Phase::Off, .. }), "{error}");
+    assert_eq!(place.may_hold(), Some(false));
+    assert_eq!(instance.come_to_rest().await.unwrap(), Phase::Off);
+    instance.kill(KILL).await.unwrap();
 }
 
 /// Between whoever asks and QEMU: the first `stop` takes that long, and nothing is answered before, whoever asks.

@@ -187,11 +187,11 @@ impl One {
         }
     }
 
-    /// Wipes what is saved of one that is about to run.
+    /// Wipes what is saved of one that is about to run, if anything is.
     pub(super) async fn use_up(&self, volume: Option<VolumeId>) -> Result<(), VolumesError> {
         let volume = volume.ok_or(VolumesError::NowhereToSave(self.id))?;
         let mut place = open(&self.shared.place, volume).await?;
-        within(place.wipe()).await
+        within(place.use_up(self.id)).await
     }
 }
 

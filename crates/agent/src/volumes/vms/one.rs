@@ -443,10 +443,12 @@ impl One {
         }
         console::trim(&places(self.id)).map_err(|source| VolumesError::Console { id: self.id, source })?;
         self.shared.taps.hold(self.id, &self.shared.ledger.now()).await;
-        let Some(Watched { instance, runs, .. }) = &mut self.watched else { return Ok(None) };
+        let Some(Watched { instance, runs, may_be_saved, .. }) = &mut self.watched else { return Ok(None) };
         match instance.phase().await? {
             Phase::Off => Ok(Some(How::PoweredOff)),
             phase @ Phase::Broken => Err(InstanceError::Phase { phase, what: "let run on" }.into()),
+            // It was restored so, and waits to be let run.
+            Phase::DiskError if *may_be_saved => Ok(None),
             phase @ Phase::DiskError if !*runs => {
                 Err(InstanceError::Phase { phase, what: "let run on" }.into())
             }
