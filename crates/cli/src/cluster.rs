@@ -9,6 +9,7 @@ use crate::Outcome;
 use clap::Args;
 use control::State;
 use control::state::Drive;
+use control::vm::MemoryLost;
 use deploy::deployment::DeploymentError;
 use deploy::ledger::LedgerError;
 use deploy::pool::PoolError;
@@ -79,6 +80,9 @@ pub(crate) enum ClusterError {
     /// What an operator must have read first; one line each.
     #[error("nothing is done without --yes:\n{}", .0.trim_end())]
     NeedsYes(String),
+    /// It was to go on where it was.
+    #[error("{vm} runs, but has booted from its disks, and its memory is lost: {}", deploy::vms::memory_lost_in_words(*why))]
+    HasBooted { vm: String, why: MemoryLost },
     #[error("there is no virtual machine {0}")]
     NoVm(String),
     #[error("there is no volume {0}")]
@@ -137,6 +141,7 @@ impl ClusterError {
             | Self::Deployment { .. }
             | Self::NoAgent(_)
             | Self::Changed
+            | Self::HasBooted { .. }
             | Self::NoVm(_)
             | Self::NeedsYes(_)
             | Self::NoVolume(_)
@@ -165,6 +170,9 @@ impl ClusterError {
             Self::Image { source, .. } => source.help(),
             Self::Deployment { error, .. } => error.help(),
             Self::Changed => "give the command again: it shows what would be changed now",
+            Self::HasBooted { .. } => {
+                "see to what runs in it; `twinrack vm show` says it until it is saved anew, or stopped"
+            }
             Self::NoAgent(_) => "add it to the access file, or give the template that the access file is for",
             Self::NoVm(_) => "`twinrack vm list` shows names and ids",
             Self::NeedsYes(_) => "give it again with --yes if that may be",

@@ -219,10 +219,13 @@ async fn carry_out(args: &VmArgs, members: &[Member]) -> Result<String, ClusterE
         Task::Show { vm } => show(args, members, find(&state, vm)?).await,
         Task::Start { vm } => {
             let id = find(&state, vm)?;
-            if let Some(goes_on) = shown::goes_on(&state, id) {
+            if let Some(goes_on) = vms::goes_on(&state, id) {
                 waits(&goes_on);
             }
             vms::want(members, id, Wanted::Running, bound, waits).await?;
+            let (_, now) = pool::confirmed(members, bound).await?;
+            vms::has_gone_on(&state, &now, id)
+                .map_err(|why| ClusterError::HasBooted { vm: vm.clone(), why })?;
             show(args, members, id).await
         }
         Task::Stop { vm } => {

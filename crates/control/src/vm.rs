@@ -123,6 +123,20 @@ pub enum WhyNotSaved {
     Lost,
 }
 
+/// Why memory that was saved, or was about to be, is gone, though nobody gave it up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemoryLost {
+    /// What was saved is not whole, or does not run any more.
+    Spoilt,
+    /// It was loaded, and could not be wiped: so it was not let run with that.
+    NotUsedUp,
+    /// A quorum was forced, or a leg of one of its volumes declared good: what was saved does not surely fit to its disks.
+    Overridden,
+    /// It was lost, or ended, while it was being saved.
+    Unsaved,
+}
+
 /// A virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Vm {
@@ -153,6 +167,9 @@ pub struct Vm {
     /// Why the last try came to nothing, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_saved: Option<WhyNotSaved>,
+    /// Why it has not the memory any more with which it was to go on; until it is saved anew, or is wanted stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_lost: Option<MemoryLost>,
 }
 
 /// Where it may run: a node in one boot.
@@ -253,6 +270,15 @@ impl Vms {
     pub fn of_volume(&self, volume: VolumeId) -> Option<(VmId, &Vm)> {
         let found = self.all.iter().find(|(_, vm)| vm.spec.volumes.contains(&volume));
         found.map(|(id, vm)| (*id, vm))
+    }
+
+    /// Whether one that is there is to be saved: what a drain saves is wanted running.
+    pub fn saves(&self, vm: &Vm, on: NodeId) -> bool {
+        match vm.wanted {
+            Wanted::Saved => true,
+            Wanted::Running => self.draining.get(&on) == Some(&Leftover::Saved),
+            Wanted::Stopped => false,
+        }
     }
 
     /// Whether anything of one is on a node, or is to be.

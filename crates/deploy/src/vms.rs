@@ -21,9 +21,10 @@ pub use console::{Heard, hear};
 pub use image::{NotWritten, write};
 pub use migrate::{NotMoved, migrate};
 pub use networks::{NotConnected, compute_vlans, nics};
-pub use saved::{NotSaved, create_with_memory};
+pub use saved::{NotSaved, create_with_memory, goes_on, has_gone_on};
 pub use told::{
-    phase_in_words, placement_in_words, reasons_in_words, wanted_in_words, why_not, why_not_saved_in_words,
+    memory_lost_in_words, phase_in_words, placement_in_words, reasons_in_words, wanted_in_words, why_not,
+    why_not_saved_in_words,
 };
 
 use crate::Member;
@@ -89,6 +90,9 @@ pub enum VmsError {
         /// What it is doing.
         phase: String,
     },
+    /// What is saved of it would be forgotten.
+    #[error("{0} is saved")]
+    HoldsMemory(VmId),
     /// These can't leave.
     #[error("it can't be emptied")]
     NotDrained(#[source] NotDrained),
@@ -167,6 +171,7 @@ impl VmsError {
             Self::NoVolume => "make one first: `twinrack volume create`",
             Self::NoVm(_) => "`twinrack vm list` shows names and ids",
             Self::NotOff { .. } => "stop it first: `twinrack vm stop`",
+            Self::HoldsMemory(_) => "stop it first, which gives its memory up: `twinrack vm stop`",
             Self::NotDrained(NotDrained::InTheWay(_)) => {
                 "what would help stands with each; with `--save` those are saved that were made with `--can-be-saved`; nothing was moved"
             }
@@ -379,8 +384,9 @@ pub async fn delete(members: &[Member], id: VmId, bound: Duration) -> Result<(),
 /// One that is wanted running would be started the next moment; the ledger alone would let it be deleted in between.
 fn may_be_deleted(state: &State, id: VmId, vm: &Vm) -> Result<(), VmsError> {
     let phase = match vm.phase {
-        VmPhase::Off | VmPhase::Saved if vm.wanted == Wanted::Running => "wanted running".to_owned(),
-        VmPhase::Off | VmPhase::Saved => match vm.yielding.keys().next() {
+        VmPhase::Saved => return Err(VmsError::HoldsMemory(id)),
+        VmPhase::Off if vm.wanted == Wanted::Running => "wanted running".to_owned(),
+        VmPhase::Off => match vm.yielding.keys().next() {
             None => return Ok(()),
             Some(node) => format!("perhaps still running on {}", told::name_of(state, *node)),
         },

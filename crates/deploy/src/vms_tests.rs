@@ -167,6 +167,8 @@ fn what_runs_or_shall_run_is_not_deleted() {
     assert!(may_be_deleted(&state, VM, &state.vms.all[&VM]).is_ok());
     state.vms.all.get_mut(&VM).unwrap().yielding.insert(NodeId(1), BootId(1));
     assert_eq!(refused(&state), "vm-1 is perhaps still running on a1");
+    state.vms.all.get_mut(&VM).unwrap().phase = VmPhase::Saved;
+    assert_eq!(refused(&state), "vm-1 is saved");
 }
 
 #[test]

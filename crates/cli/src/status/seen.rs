@@ -437,6 +437,7 @@ pub(crate) mod tests {
             saves: model::SaveTry(0),
             saved_bytes: 0,
             not_saved: None,
+            memory_lost: None,
         };
         for node in [1, 2] {
             state.vms.rooms.insert(NodeId(node), Room { memory_bytes: 4 << 30, cores: 4 });

@@ -45,6 +45,8 @@ pub(crate) struct Row {
     pub(crate) generation: u32,
     /// How much of its memory is saved, bytes; `None`: none is.
     pub(crate) saved_bytes: Option<u64>,
+    /// Why it has not the memory any more with which it was to go on; until it is saved anew, or stopped.
+    pub(crate) memory_lost: Option<&'static str>,
     /// Why it does not run where it should, or at all: one reason for each node; none if nothing is in its way.
     pub(crate) reasons: BTreeMap<String, String>,
 }
@@ -66,6 +68,7 @@ impl Row {
             strict: vm.spec.placement.is_strict(),
             generation: vm.generation.0,
             saved_bytes: vm.saved.map(|_| vm.saved_bytes),
+            memory_lost: vm.memory_lost.map(vms::memory_lost_in_words),
             reasons: reasons
                 .map(|reasons| vms::reasons_in_words(state, reasons).into_iter().collect())
                 .unwrap_or_default(),
@@ -92,6 +95,11 @@ impl Row {
             && zone != home
         {
             troubles.push(format!("virtual machine {name} runs in {zone}, away from its home {home}{why}"));
+        }
+        if let Some(why) = self.memory_lost {
+            troubles.push(format!(
+                "virtual machine {name} does not go on where it was, and has booted, or will: {why}"
+            ));
         }
         troubles
     }
@@ -234,6 +242,9 @@ impl fmt::Display for Shown {
         }
         if let Some(why) = self.not_saved {
             writeln!(f, "  the last try at saving it came to nothing: {why}")?;
+        }
+        if let Some(why) = self.row.memory_lost {
+            writeln!(f, "  it does not go on where it was, and has booted, or will: {why}")?;
         }
         for node in &self.yielding {
             writeln!(f, "  an earlier run on {node} is not known to be over")?;
@@ -417,12 +428,6 @@ impl fmt::Display for Drained {
         }
         Ok(())
     }
-}
-
-/// What becomes of one that is saved when it is started; `None`: it is not, and boots.
-pub(super) fn goes_on(state: &State, id: VmId) -> Option<String> {
-    let vm = state.vms.all.get(&id).filter(|vm| vm.saved.is_some())?;
-    Some(format!("{} of its memory are saved: it goes on where it was", size(vm.saved_bytes)))
 }
 
 /// By name, then by id.

@@ -1,7 +1,7 @@
 //! Virtual machines as they are printed.
 
 use super::*;
-use control::vm::{Room, Seat, VmsCommand, WhyNotSaved};
+use control::vm::{MemoryLost, Room, Seat, VmsCommand, WhyNotSaved};
 use control::{ClusterCommand, Command};
 use model::{BootId, Generation, MacRange, VmNic, VmPlacement, VmSpec};
 use std::collections::BTreeSet;
@@ -45,6 +45,7 @@ fn state() -> State {
             saves: model::SaveTry(0),
             saved_bytes: 0,
             not_saved: None,
+            memory_lost: None,
             saved: None,
         };
         state.vms.all.insert(VmId(id), vm);
@@ -89,7 +90,7 @@ fn what_is_saved_is_shown_with_how_much_and_what_is_not_with_why() {
     vm.spec.saves_to = Some(model::VolumeId(9));
     vm.not_saved = Some(WhyNotSaved::Late);
     insta::assert_snapshot!("not_saved", Shown::of(&state, &views(&state), VmId(1)).unwrap().to_string());
-    assert_eq!(goes_on(&state, VmId(1)), None, "it runs");
+    assert_eq!(vms::goes_on(&state, VmId(1)), None, "it runs");
 
     let vm = state.vms.all.get_mut(&VmId(1)).unwrap();
     (vm.phase, vm.wanted, vm.not_saved) = (VmPhase::Saved, Wanted::Saved, None);
@@ -99,9 +100,20 @@ fn what_is_saved_is_shown_with_how_much_and_what_is_not_with_why() {
     insta::assert_json_snapshot!("saved_json", Shown::of(&state, &views, VmId(1)).unwrap());
     insta::assert_snapshot!("saved_listed", Listed::of(&state, &views).to_string());
     insta::assert_snapshot!("saved_done", Done::saved(&state, VmId(1)).to_string());
-    insta::assert_snapshot!("saved_starts", goes_on(&state, VmId(1)).unwrap());
+    insta::assert_snapshot!("saved_starts", vms::goes_on(&state, VmId(1)).unwrap());
     let row = &rows(&state, &views)[0];
     assert_eq!(row.troubles(&state.vms.all[&VmId(1)]), Vec::<String>::new(), "it was asked for");
+}
+
+#[test]
+fn memory_that_is_lost_is_shown_and_is_a_trouble() {
+    let mut state = state();
+    let vm = state.vms.all.get_mut(&VmId(1)).unwrap();
+    vm.memory_lost = Some(MemoryLost::Unsaved);
+    let views = views(&state);
+    insta::assert_snapshot!("memory_lost", Shown::of(&state, &views, VmId(1)).unwrap().to_string());
+    let row = &rows(&state, &views)[0];
+    insta::assert_snapshot!("memory_lost_trouble", row.troubles(&state.vms.all[&VmId(1)]).join("\n"));
 }
 
 #[test]

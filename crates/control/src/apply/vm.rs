@@ -6,7 +6,8 @@ use crate::command::{Event, Rejected, VolumeCommand};
 use crate::state::{Phase, State};
 use crate::vm::transition::{self, VmCause};
 use crate::vm::{
-    Closed, How, Policy, Seat, Vm, VmCommand, VmPhase, VmRejected, VmsCommand, Wanted, WhyNotSaved,
+    Closed, How, MemoryLost, Policy, Seat, Vm, VmCommand, VmPhase, VmRejected, VmsCommand, Wanted,
+    WhyNotSaved,
 };
 use model::{Generation, NodeId, SaveTry, VmId, VmNic, VmPlacement, VmSpec, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,12 @@ pub(super) fn apply_all(state: &mut State, command: &VmsCommand) -> Result<Vec<E
             // What has no memory, or soon will have none, would be off for good, or be started for that alone.
             if *wanted == Wanted::Saved && matches!(vm.phase, VmPhase::Off | VmPhase::Stopping { .. }) {
                 return Err(cannot(vm, VmCause::Save));
+            }
+            match wanted {
+                // What is told of an earlier try would be taken for this one's.
+                Wanted::Saved => vm.not_saved = None,
+                Wanted::Stopped => vm.memory_lost = None,
+                Wanted::Running => {}
             }
             vm.wanted = *wanted;
         }
@@ -110,6 +117,7 @@ fn create(state: &mut State, spec: &VmSpec) -> Result<Vec<Event>, Rejected> {
         saves: SaveTry(0),
         saved_bytes: 0,
         not_saved: None,
+        memory_lost: None,
     };
     state.vms.all.insert(id, vm);
     Ok(vec![Event::VmCreated(id)])
@@ -117,7 +125,10 @@ fn create(state: &mut State, spec: &VmSpec) -> Result<Vec<Event>, Rejected> {
 
 fn delete(state: &mut State, id: VmId) -> Result<Vec<Event>, Rejected> {
     let vm = found(state, id)?;
-    if !matches!(vm.phase, VmPhase::Off | VmPhase::Saved) || !vm.yielding.is_empty() {
+    if vm.phase == VmPhase::Saved {
+        return Err(VmRejected::HoldsMemory.into());
+    }
+    if vm.phase != VmPhase::Off || !vm.yielding.is_empty() {
         return Err(VmRejected::NotOff(vm.phase.kind()).into());
     }
     state.vms.all.remove(&id);
@@ -177,7 +188,7 @@ impl Edit<'_> {
             C::Save => match vm.phase.seat() {
                 Some(at) => {
                     vm.saves = vm.saves.next();
-                    vm.not_saved = None;
+                    (vm.not_saved, vm.memory_lost) = (None, None);
                     self.go(vm, VmCause::Save, VmPhase::Saving { at })
                 }
                 None => Err(cannot(vm, VmCause::Save)),
@@ -232,6 +243,10 @@ impl Edit<'_> {
 
     fn give_up_saving(&mut self, vm: &mut Vm, which: SaveTry, why: WhyNotSaved) -> Result<(), Rejected> {
         let at = Self::being_saved(vm, which)?;
+        // Who wanted it otherwise wants it saved again by now.
+        if why == WhyNotSaved::Unwanted && self.state.vms.saves(vm, at.node) {
+            return Err(VmRejected::SavesOn.into());
+        }
         // Else it would be tried again and again, and whoever asked for it would hear nothing.
         want_no_memory(vm, why);
         vm.not_saved = Some(why);
@@ -311,6 +326,9 @@ impl Edit<'_> {
             (_, VmPhase::Restoring { .. }) => (VmCause::Ended, VmPhase::Saved),
             _ => (VmCause::Ended, VmPhase::Off),
         };
+        if let Some(lost) = memory_lost_by_end(&vm.phase, how) {
+            vm.memory_lost = Some(lost);
+        }
         let by_itself = matches!(vm.phase, VmPhase::Stopping { .. } | VmPhase::Saving { .. });
         self.go(vm, cause, to)?;
         if to == VmPhase::Off {
@@ -329,6 +347,9 @@ impl Edit<'_> {
         let Some(seat) = vm.phase.seat() else { return Err(cannot(vm, VmCause::Lost)) };
         let restoring = matches!(vm.phase, VmPhase::Restoring { .. });
         let to = if restoring { VmPhase::Saved } else { VmPhase::Off };
+        if matches!(vm.phase, VmPhase::Saving { .. }) {
+            vm.memory_lost = Some(MemoryLost::Unsaved);
+        }
         self.go(vm, VmCause::Lost, to)?;
         if to == VmPhase::Off {
             want_no_memory(vm, WhyNotSaved::Lost);
@@ -392,8 +413,19 @@ fn want_no_memory(vm: &mut Vm, why: WhyNotSaved) {
     }
 }
 
-/// Its memory is given up while nothing of it runs: who was to stay saved stays off.
+/// The memory that is gone with a run that ended so.
+const fn memory_lost_by_end(phase: &VmPhase, how: How) -> Option<MemoryLost> {
+    match (phase, how) {
+        (VmPhase::Restoring { .. }, How::Spoilt) => Some(MemoryLost::Spoilt),
+        (_, How::Spoilt) => Some(MemoryLost::NotUsedUp),
+        (VmPhase::Saving { .. }, How::Died) => Some(MemoryLost::Unsaved),
+        _ => None,
+    }
+}
+
+/// What was saved does not surely fit to its disks: it is given up while nothing of it runs, and who was to stay saved stays off.
 fn stays_off(vm: &mut Vm) {
+    vm.memory_lost = Some(MemoryLost::Overridden);
     if vm.wanted == Wanted::Saved {
         vm.wanted = Wanted::Stopped;
     }
@@ -421,6 +453,9 @@ pub(super) fn volume_overridden(state: &mut State, volume: VolumeId) -> Result<V
     Ok(events)
 }
 
+/// How many generations, and tries at saving, a ledger that was forced may have forgotten. None is given out twice: what was begun or saved in one of those is not what comes now.
+const FORGOTTEN_MAX: u32 = 1 << 16;
+
 /// A quorum was forced: whatever ran is lost with those that ran it, and runs on there until its lease is over.
 pub(super) fn quorum_forced(state: &mut State) -> Result<Vec<Event>, Rejected> {
     let ids: Vec<VmId> = state.vms.all.keys().copied().collect();
@@ -438,6 +473,8 @@ pub(super) fn quorum_forced(state: &mut State) -> Result<Vec<Event>, Rejected> {
             edit.go(&mut vm, VmCause::VolumeOverridden, VmPhase::Off)?;
             stays_off(&mut vm);
         }
+        vm.generation = Generation(vm.generation.0.saturating_add(FORGOTTEN_MAX));
+        vm.saves = SaveTry(vm.saves.0.saturating_add(FORGOTTEN_MAX));
         state.vms.all.insert(id, vm);
     }
     Ok(events)

@@ -107,7 +107,7 @@ pub enum How {
     PoweredOff,
     /// Its memory is saved, by this try: so many bytes. What is left of it stands still, and is ended as soon as the ledger has it.
     Saved(SaveTry, u64),
-    /// It was to be restored, and what was saved is not whole, or another run's.
+    /// It was to be restored, and what was saved is not whole, or another run's; or it was, and could not be used up, and so has not run.
     Spoilt,
 }
 
@@ -153,6 +153,12 @@ pub enum VmRejected {
     /// It is not being saved, or by a later try.
     #[error("that try at saving it is over")]
     NotThatTry(SaveTry),
+    /// Saving it is given up as unwanted, and it is wanted.
+    #[error("it is to be saved")]
+    SavesOn,
+    /// What is saved of it would be forgotten.
+    #[error("its memory is saved: stop it first, which gives that up")]
+    HoldsMemory,
     /// Its memory is saved on a volume that is not its own.
     #[error("{0}, which its memory is to be saved on, is not one of its volumes")]
     NotItsVolume(VolumeId),

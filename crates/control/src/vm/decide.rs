@@ -231,11 +231,9 @@ fn next(alive: &Alive<'_>, vm: &Vm) -> Option<VmCommand> {
             VmPhase::Starting { .. } | VmPhase::Restoring { .. } | VmPhase::Running { .. } | VmPhase::Saved,
         ) => Some(VmCommand::Stop),
         (Wanted::Saved, VmPhase::Running { .. }) => Some(VmCommand::Save),
-        // Whoever wanted that wants something else by now; what a drain saves is wanted running.
-        (wanted, VmPhase::Saving { at }) => {
-            let drains = alive.ledger.vms.draining.get(&at.node) == Some(&Leftover::Saved);
-            let off = wanted == Wanted::Stopped || (wanted == Wanted::Running && !drains);
-            off.then_some(VmCommand::GiveUpSaving(vm.saves, WhyNotSaved::Unwanted))
+        // Whoever wanted that wants something else by now.
+        (_, VmPhase::Saving { at }) if !alive.ledger.vms.saves(vm, at.node) => {
+            Some(VmCommand::GiveUpSaving(vm.saves, WhyNotSaved::Unwanted))
         }
         _ => None,
     }

@@ -471,7 +471,8 @@ impl Runner {
     ) {
         match stage {
             Stage::Saving(known) if known == which => {}
-            Stage::NotSaved(known, why) if known == which => {
+            // What broke it off is void by now.
+            Stage::NotSaved(known, why) if known == which && why != WhyNotSaved::Unwanted => {
                 effects.push(sight.propose(VmCommand::GiveUpSaving(which, why)));
             }
             Stage::Saved(known, bytes) if known == which => {

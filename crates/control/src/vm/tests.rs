@@ -1,6 +1,7 @@
 //! Virtual machines in the ledger, on their nodes and with the leader: by example, and by random commands.
 
 mod decided;
+mod lost;
 mod ran;
 mod random;
 
@@ -309,6 +310,7 @@ fn a_ledger_from_before_tries_were_counted_is_read() {
     let state = running(VmPlacement::Anywhere);
     let mut written = serde_json::to_value(&state.vms).unwrap();
     written["all"]["1"].as_object_mut().unwrap().remove("saves").unwrap();
+    assert!(written["all"]["1"].get("memory_lost").is_none(), "nor whether memory was lost");
     assert_eq!(serde_json::from_value::<vm::Vms>(written).unwrap(), state.vms);
 }
 

@@ -8,7 +8,7 @@ use super::{VmsError, named, to_make, told};
 use crate::Member;
 use crate::pool::{VolumeRequest, confirmed, volume};
 use control::State;
-use control::vm::{Vm, VmPhase, Wanted, WhyNotSaved};
+use control::vm::{Leftover, MemoryLost, Vm, VmPhase, Wanted, WhyNotSaved};
 use model::{Provision, VmId, VmSpec, VolumeId, VolumeName};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -145,11 +145,48 @@ pub(super) fn is_being_saved(state: &State, vm: &Vm) -> Result<(), NotSaved> {
     Err(NotSaved::Otherwise { phase, wanted, why: vm.not_saved })
 }
 
+/// What becomes of one that is wanted running and has memory saved, or had, in words; `None`: it boots, and nothing else was to be expected. Pure.
+pub fn goes_on(state: &State, id: VmId) -> Option<String> {
+    let vm = state.vms.all.get(&id)?;
+    let saves = matches!(vm.phase, VmPhase::Saving { .. });
+    if vm.saved.is_none() && !saves {
+        let starts = matches!(vm.phase, VmPhase::Off | VmPhase::Starting { .. });
+        let lost = vm.memory_lost.filter(|_| starts).map(told::memory_lost_in_words);
+        return lost.map(|why| format!("it boots from its disks, without the memory that it had: {why}"));
+    }
+    let on = vm.phase.seat().map(|seat| seat.node).or(vm.last);
+    let drained = on.filter(|on| state.vms.draining.get(on) == Some(&Leftover::Saved));
+    let until = drained.map(|on| {
+        let node = told::name_of(state, on);
+        format!("when there is a place for it, and {node} is none before `twinrack node end-drain {node}`")
+    });
+    if saves {
+        // Else it is not saved any more as soon as it is wanted running.
+        return until.map(|until| format!("a maintenance has it saved: it goes on {until}"));
+    }
+    let much = vm.saved_bytes.div_ceil(1 << 20);
+    let when = until.map(|until| format!(", {until}")).unwrap_or_default();
+    Some(format!("{much} MiB of its memory are saved: it goes on where it was{when}"))
+}
+
+/// Whether one that runs now goes on where it was, if it was to when it was started. Pure.
+pub fn has_gone_on(before: &State, now: &State, id: VmId) -> Result<(), MemoryLost> {
+    let had = before
+        .vms
+        .all
+        .get(&id)
+        .is_some_and(|vm| vm.saved.is_some() || matches!(vm.phase, VmPhase::Saving { .. }));
+    match now.vms.all.get(&id).and_then(|vm| vm.memory_lost).filter(|_| had) {
+        Some(why) => Err(why),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::{VM, running};
     use super::*;
-    use model::VmPlacement;
+    use model::{NodeId, VmPlacement};
     use std::collections::BTreeSet;
 
     #[test]
@@ -202,5 +239,34 @@ mod tests {
         let with = with_memory(&spec, VolumeId(9));
         assert_eq!(with.disks().collect::<Vec<_>>(), spec.volumes);
         assert_eq!(name_of(&spec).unwrap().as_str(), "one-memory");
+    }
+
+    #[test]
+    fn what_becomes_of_its_memory_is_said_before_it_is_waited_for_and_when_it_is_lost_after() {
+        let mut state = running(VmPlacement::Anywhere);
+        let (at, node) = (state.vms.all[&VM].phase.seat().unwrap(), NodeId(1));
+        let set = |state: &mut State, phase, saved| {
+            let vm = state.vms.all.get_mut(&VM).unwrap();
+            (vm.phase, vm.saved, vm.saved_bytes, vm.last) = (phase, saved, 7 << 20, Some(node));
+        };
+        assert_eq!(goes_on(&state, VM), None, "it runs");
+        set(&mut state, VmPhase::Saving { at }, None);
+        assert_eq!(goes_on(&state, VM), None, "it runs on as soon as that is wanted");
+        let saving = state.clone();
+        state.vms.draining.insert(node, Leftover::Saved);
+        insta::assert_snapshot!(goes_on(&state, VM).unwrap(), @"a maintenance has it saved: it goes on when there is a place for it, and a1 is none before `twinrack node end-drain a1`");
+        set(&mut state, VmPhase::Saved, Some(at.generation));
+        insta::assert_snapshot!(goes_on(&state, VM).unwrap(), @"7 MiB of its memory are saved: it goes on where it was, when there is a place for it, and a1 is none before `twinrack node end-drain a1`");
+        state.vms.draining.clear();
+        insta::assert_snapshot!(goes_on(&state, VM).unwrap(), @"7 MiB of its memory are saved: it goes on where it was");
+        let saved = state.clone();
+        set(&mut state, VmPhase::Running { at }, None);
+        assert_eq!(has_gone_on(&saved, &state, VM), Ok(()));
+        state.vms.all.get_mut(&VM).unwrap().memory_lost = Some(MemoryLost::Spoilt);
+        assert_eq!(has_gone_on(&saved, &state, VM), Err(MemoryLost::Spoilt));
+        assert_eq!(has_gone_on(&saving, &state, VM), Err(MemoryLost::Spoilt));
+        assert_eq!(has_gone_on(&state, &state, VM), Ok(()), "it was lost before, and booted");
+        set(&mut state, VmPhase::Off, None);
+        insta::assert_snapshot!(goes_on(&state, VM).unwrap(), @"it boots from its disks, without the memory that it had: what was saved of it is not whole, or is another run's");
     }
 }

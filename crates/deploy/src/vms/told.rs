@@ -1,7 +1,7 @@
 //! Virtual machines in words. Pure.
 
 use control::State;
-use control::vm::{VmPhase, Wanted, WhyNotSaved};
+use control::vm::{MemoryLost, VmPhase, Wanted, WhyNotSaved};
 use model::{NodeId, VmId, VmPlacement};
 use placement::vm::{Plan, Reasons, Why};
 
@@ -43,6 +43,18 @@ pub const fn why_not_saved_in_words(why: WhyNotSaved) -> &'static str {
         WhyNotSaved::Volume => "the volume for its memory is not there, or failed",
         WhyNotSaved::Machine => "it could not be made to stand still, or to give its memory away",
         WhyNotSaved::Lost => "its node was lost, or it ended, before it was saved",
+    }
+}
+
+/// Why memory that was saved, or was about to be, is gone.
+pub const fn memory_lost_in_words(why: MemoryLost) -> &'static str {
+    match why {
+        MemoryLost::Spoilt => "what was saved of it is not whole, or is another run's",
+        MemoryLost::NotUsedUp => "what was saved of it could not be wiped, and it was not let run with it",
+        MemoryLost::Overridden => {
+            "a quorum was forced, or a copy of one of its volumes declared good: what was saved does not surely fit to its disks"
+        }
+        MemoryLost::Unsaved => "its node was lost, or it ended, while it was being saved",
     }
 }
 

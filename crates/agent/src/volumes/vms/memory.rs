@@ -187,8 +187,19 @@ impl One {
         }
     }
 
-    /// Wipes what is saved of one that is about to run, if anything is.
-    pub(super) async fn use_up(&self, volume: Option<VolumeId>) -> Result<(), VolumesError> {
+    /// Wipes what is saved of one that is about to run, if anything is; whether that could be done. Else it does not run with what it has in memory.
+    pub(super) async fn is_used_up(&self, volume: Option<VolumeId>) -> bool {
+        match self.use_up(volume).await {
+            Ok(()) => true,
+            Err(error) => {
+                let why = crate::chain(&error);
+                warn!("{} boots from its disks: what is saved of it can't be wiped: {why}", self.id);
+                false
+            }
+        }
+    }
+
+    async fn use_up(&self, volume: Option<VolumeId>) -> Result<(), VolumesError> {
         let volume = volume.ok_or(VolumesError::NowhereToSave(self.id))?;
         let mut place = open(&self.shared.place, volume).await?;
         within(place.use_up(self.id)).await

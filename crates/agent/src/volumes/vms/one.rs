@@ -339,8 +339,8 @@ impl One {
         let disks = self.lead(&vm, Lead::Volume).await?;
         let Some(watched) = self.of(named) else { return Ok(None) };
         has_its_disks(watched.instance.process().pid(), disks).await?;
-        if watched.may_be_saved && vm.spec.saves_to.is_some() {
-            self.use_up(vm.spec.saves_to).await?;
+        if watched.may_be_saved && vm.spec.saves_to.is_some() && !self.is_used_up(vm.spec.saves_to).await {
+            return Ok(Some(How::Spoilt));
         }
         let Some(watched) = self.of(named) else { return Ok(None) };
         watched.may_be_saved = false;

@@ -184,6 +184,17 @@ fn one_that_cant_be_saved_runs_on_and_is_wanted_running() {
     assert_eq!(node.looks(&state, Hold::Users), [saves], "it may be tried again");
 }
 
+/// What broke it off came to nothing: the ledger says still, or again, that it is saved by that try.
+#[test]
+fn one_that_was_broken_off_and_is_to_be_saved_all_the_same_is_saved() {
+    let mut state = running(VmPlacement::Anywhere);
+    must(&mut state, &Command::Vms(VmsCommand::Want(VM, Wanted::Saved)));
+    does(&mut state, C::Save);
+    let mut node = Node { hold: Hold::Users, ..Node::found(ONE, G1, Stage::Running) };
+    assert_eq!(node.says(&state, &Said::Leased), [saves(FIRST)]);
+    assert_eq!(node.says(&state, &Said::NotSaved(VM, G1, FIRST, WhyNotSaved::Unwanted)), [saves(FIRST)]);
+}
+
 fn saves(which: SaveTry) -> Effect {
     Effect::Stop { vm: VM, generation: G1, save: Some(which) }
 }
