@@ -32,6 +32,7 @@ pub mod retire;
 pub mod slow;
 pub mod stall;
 pub mod state;
+mod subject;
 pub mod target;
 #[cfg(test)]
 mod testing;

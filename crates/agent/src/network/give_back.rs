@@ -13,7 +13,8 @@ use super::{
 use api::{GivenBack, WayHome};
 use std::sync::Arc;
 
-const UNKNOWN: &str = "an agent that did not write down what it found has made them; the node finds its own again when it starts anew without a plan";
+const UNKNOWN: &str =
+    "an agent that did not write down what it found has made them; they go with the node's next restart";
 
 impl<E: Executor, D: Disk> Network<E, D> {
     /// What was found in this boot, if `now` is that, or was written down.
