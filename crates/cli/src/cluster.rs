@@ -16,7 +16,7 @@ use deploy::pool::PoolError;
 use deploy::vms::VmsError;
 use deploy::{AccessError, Member, NoAgent};
 use model::{DriveId, NodeId};
-use std::io::{self, Write};
+use std::io::{self, BufRead as _, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -255,6 +255,24 @@ pub(crate) fn until_interrupted(
             Ok(Outcome::Interrupted)
         }
     }
+}
+
+/// What somebody at the terminal answers; without one that is an error which says what would come of `--yes`. A thread of its own waits for the answer, so that Ctrl-C is heard meanwhile.
+pub(crate) async fn answer(question: String, without: &str) -> Result<String, ClusterError> {
+    if !io::stdin().is_terminal() {
+        return Err(ClusterError::NeedsYes(format!("{without}\n")));
+    }
+    let asked = tokio::task::spawn_blocking(move || {
+        let mut out = io::stderr().lock();
+        write!(out, "\n{question} ").and_then(|()| out.flush())?;
+        let mut answer = String::new();
+        io::stdin().lock().read_line(&mut answer)?;
+        Ok(answer.trim().to_owned())
+    });
+    asked
+        .await
+        .map_err(|error| ClusterError::Terminal(io::Error::other(error)))?
+        .map_err(ClusterError::Terminal)
 }
 
 /// Says what failed and what to do about it.

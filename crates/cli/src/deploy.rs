@@ -22,7 +22,7 @@ use model::{ClusterSpec, DeploymentMode, DriveSerial};
 use network::measure::Machines;
 use progress::Progress;
 use shown::{Done, Failed, Planned};
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
@@ -46,40 +46,8 @@ Exit codes: 0 good; 1 a rule is violated, something is in the way or a step fail
 /// What the journal's name ends with.
 const JOURNAL: &str = "deployment.jsonl";
 
-/// Deploy a cluster from its template.
-#[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
-pub(crate) struct DeployArgs {
-    #[command(flatten)]
-    file: FileArgs,
-    /// Where the agents are, and who asks.
-    #[arg(long, env = "TWINRACK_ACCESS", value_name = "FILE")]
-    access: PathBuf,
-    /// Show what would be changed, and change nothing.
-    #[arg(long)]
-    validate_only: bool,
-    /// Go no further than this stage.
-    #[arg(long, value_name = "STAGE", value_parser = stages(), default_value_t = Stage::Verification)]
-    stop_after: Stage,
-    /// Do not ask before anything is changed.
-    #[arg(long)]
-    yes: bool,
-    /// Take this drive whatever it holds, and lose that; may be given several times.
-    #[arg(long, value_name = "SERIAL")]
-    wipe: Vec<DriveSerial>,
-    /// Where the journal is; without it: beside the template, NAME.deployment.jsonl.
-    #[arg(long, value_name = "FILE")]
-    journal: Option<PathBuf>,
-    /// The port on which agents listen on their management addresses.
-    #[arg(long, default_value_t = AGENT_PORT, value_name = "PORT")]
-    agent_port: u16,
-    /// Print one JSON object, for programs.
-    #[arg(long)]
-    json: bool,
-}
-
-/// What adding nodes takes beside where the cluster is.
-#[derive(Debug, Args)]
+/// What a deployment and the adding of nodes have in common.
+#[derive(Debug, Clone, Args)]
 pub(crate) struct AddArgs {
     #[command(flatten)]
     file: FileArgs,
@@ -89,7 +57,7 @@ pub(crate) struct AddArgs {
     /// Do not ask before anything is changed.
     #[arg(long)]
     yes: bool,
-    /// Take this drive of a new node whatever it holds, and lose that; may be given several times.
+    /// Take this drive whatever it holds, and lose that; may be given several times. When nodes are added: a drive of a new one.
     #[arg(long, value_name = "SERIAL")]
     wipe: Vec<DriveSerial>,
     /// Where the journal is; without it: beside the template, NAME.deployment.jsonl.
@@ -100,19 +68,27 @@ pub(crate) struct AddArgs {
     agent_port: u16,
 }
 
+/// Deploy a cluster from its template.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct DeployArgs {
+    #[command(flatten)]
+    how: AddArgs,
+    /// Where the agents are, and who asks.
+    #[arg(long, env = "TWINRACK_ACCESS", value_name = "FILE")]
+    access: PathBuf,
+    /// Go no further than this stage.
+    #[arg(long, value_name = "STAGE", value_parser = stages(), default_value_t = Stage::Verification)]
+    stop_after: Stage,
+    /// Print one JSON object, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
 /// Adds a node to each rack: the stages of a deployment, of which the nodes that are there need nothing.
 pub(crate) fn add_nodes(cluster: &ClusterArgs, args: &AddArgs) -> io::Result<Outcome> {
-    let deployment = DeployArgs {
-        file: args.file.clone(),
-        access: cluster.access().to_owned(),
-        validate_only: args.validate_only,
-        stop_after: Stage::Verification,
-        yes: args.yes,
-        wipe: args.wipe.clone(),
-        journal: args.journal.clone(),
-        agent_port: args.agent_port,
-        json: cluster.json,
-    };
+    let (how, access) = (args.clone(), cluster.access().to_owned());
+    let deployment = DeployArgs { how, access, stop_after: Stage::Verification, json: cluster.json };
     carry_out(&deployment, true)
 }
 
@@ -129,8 +105,8 @@ pub(crate) fn run(args: &DeployArgs) -> io::Result<Outcome> {
 
 /// A deployment, or nodes that are added to what was deployed.
 fn carry_out(args: &DeployArgs, grows: bool) -> io::Result<Outcome> {
-    let journal = args.journal.clone().unwrap_or_else(|| beside(args.file.path(), JOURNAL));
-    let (source, reading) = match validate::read_or_report(&args.file)? {
+    let journal = args.how.journal.clone().unwrap_or_else(|| beside(args.how.file.path(), JOURNAL));
+    let (source, reading) = match validate::read_or_report(&args.how.file)? {
         Ok(read) => read,
         Err(outcome) => return Ok(outcome),
     };
@@ -156,7 +132,7 @@ impl Deployment<'_> {
         let (agents, machines) = deploy::access(&self.args.access).map_err(ClusterError::Access)?;
         let mut cluster = Cluster::of(spec, &agents).map_err(ClusterError::NoAgent)?;
         let plan = self.plan(&mut cluster, machines).await?;
-        let only_looks = self.args.validate_only || cluster.spec.mode == DeploymentMode::Validate;
+        let only_looks = self.args.how.validate_only || cluster.spec.mode == DeploymentMode::Validate;
         if only_looks || self.args.stop_after == Stage::Preflight {
             let planned = Planned::of(&cluster.spec, &plan.changes, &plan.notes);
             let text =
@@ -166,7 +142,7 @@ impl Deployment<'_> {
         let journal = Journal::open(self.journal).map_err(DeploymentError::Journal)?;
         let past = journal.past().clone();
         show(&cluster.spec, &plan, &past).map_err(ClusterError::Terminal)?;
-        if !plan.changes.is_empty() && !self.args.yes {
+        if !plan.changes.is_empty() && !self.args.how.yes {
             if !confirmed().await? {
                 return Ok(writeln!(io::stderr(), "nothing was changed").map(|()| Outcome::Violated));
             }
@@ -178,7 +154,7 @@ impl Deployment<'_> {
         let order = Order {
             template: deployment::digest(&cluster.spec),
             until: self.args.stop_after,
-            agent_port: self.args.agent_port,
+            agent_port: self.args.how.agent_port,
             machines,
         };
         let progress = Progress::new();
@@ -212,7 +188,7 @@ impl Deployment<'_> {
         let looked = deployment::look(cluster).await;
         progress.clear();
         let look = looked.map_err(DeploymentError::from)?;
-        let wishes = Wishes { wipe: self.args.wipe.iter().cloned().collect(), grows: self.grows };
+        let wishes = Wishes { wipe: self.args.how.wipe.iter().cloned().collect(), grows: self.grows };
         Ok(deployment::plan(cluster, &look, &wishes, machines).map_err(DeploymentError::InTheWay)?)
     }
 }
@@ -228,22 +204,11 @@ fn show(spec: &ClusterSpec, plan: &Plan, past: &Past) -> io::Result<()> {
     writeln!(out, "\ngoes on with the deployment that began at {since}{other}{cut_off}")
 }
 
-/// Whether somebody at the terminal says yes. A thread of its own waits for that, so that Ctrl-C is heard meanwhile.
+/// Whether somebody at the terminal says yes.
 async fn confirmed() -> Result<bool, ClusterError> {
-    if !io::stdin().is_terminal() {
-        return Err(ClusterError::NeedsYes("the changes above would be made\n".to_owned()));
-    }
-    let asked = tokio::task::spawn_blocking(|| {
-        let mut out = io::stderr().lock();
-        write!(out, "\nMake these changes? [y/N] ").and_then(|()| out.flush())?;
-        let mut answer = String::new();
-        io::stdin().lock().read_line(&mut answer)?;
-        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-    });
-    asked
-        .await
-        .map_err(|error| ClusterError::Terminal(io::Error::other(error)))?
-        .map_err(ClusterError::Terminal)
+    let question = "Make these changes? [y/N]".to_owned();
+    let answer = cluster::answer(question, "the changes above would be made").await?;
+    Ok(matches!(answer.as_str(), "y" | "Y" | "yes"))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use deploy::recorder::{Recorder, Stage, StageTook, Told};
 use model::ClusterSpec;
 use serde::Serialize;
 use std::fmt;
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
@@ -121,24 +121,11 @@ async fn look_and_plan(cluster: &Cluster) -> Result<Plan, ClusterError> {
     Ok(destruction::plan(cluster, &look).map_err(DeploymentError::InTheWay)?)
 }
 
-/// Whether somebody at the terminal says so, by the cluster's name. A thread of its own waits for that, so that Ctrl-C is heard meanwhile.
+/// Whether somebody at the terminal says so, by the cluster's name.
 async fn confirmed(spec: &ClusterSpec) -> Result<bool, ClusterError> {
-    if !io::stdin().is_terminal() {
-        return Err(ClusterError::NeedsYes("all that is shown above would be lost\n".to_owned()));
-    }
     let name = spec.name.to_string();
-    let asked = tokio::task::spawn_blocking(move || {
-        let mut out = io::stderr().lock();
-        write!(out, "\nAll of this will be LOST. To go on, type the cluster's name ({name}): ")
-            .and_then(|()| out.flush())?;
-        let mut answer = String::new();
-        io::stdin().lock().read_line(&mut answer)?;
-        Ok(answer.trim() == name)
-    });
-    asked
-        .await
-        .map_err(|error| ClusterError::Terminal(io::Error::other(error)))?
-        .map_err(ClusterError::Terminal)
+    let question = format!("All of this will be LOST. To go on, type the cluster's name ({name}):");
+    Ok(cluster::answer(question, "all that is shown above would be lost").await? == name)
 }
 
 /// What was done, and what of it failed.

@@ -4,7 +4,7 @@
 //!
 //! On failure: what the step failed with; that is written down, too.
 
-use crate::journal::{Journal, JournalError, Said, StepIs};
+use crate::journal::{Journal, JournalError, RunIs, Said, StepIs};
 use crate::pool::chain;
 use std::error::Error;
 use std::fmt;
@@ -146,8 +146,20 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    /// Writes down that a run begins or ends.
-    pub fn run(&mut self, said: Said) -> Result<(), JournalError> {
+    /// Writes down that a run begins, and what it is to change.
+    pub fn run_begins(&mut self, template: Option<String>, plan: Vec<String>) -> Result<(), JournalError> {
+        self.say(Said::Run { run: RunIs::Begun, template, plan, good: None })
+    }
+
+    /// The last stage is over, and so is the run: it is written down how it went. What it failed with is worth more than that this can't be written down.
+    pub fn run_ends<E: From<JournalError>>(&mut self, result: Result<(), E>) -> Result<(), E> {
+        self.end();
+        let good = Some(result.is_ok());
+        let ended = self.say(Said::Run { run: RunIs::Ended, template: None, plan: Vec::new(), good });
+        result.and(ended.map_err(E::from))
+    }
+
+    fn say(&mut self, said: Said) -> Result<(), JournalError> {
         self.journal.as_mut().map_or(Ok(()), |journal| journal.write(said))
     }
 
@@ -195,7 +207,7 @@ impl<'a> Recorder<'a> {
 
     fn write(&mut self, step: &str, is: StepIs) -> Result<(), JournalError> {
         let (step, stage) = (step.to_owned(), self.stage.name().to_owned());
-        self.run(Said::Step { step, stage, is })
+        self.say(Said::Step { step, stage, is })
     }
 
     /// The stage that goes on, or was last.

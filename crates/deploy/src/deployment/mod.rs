@@ -21,8 +21,9 @@ pub(crate) mod tests;
 pub use express::CantSize;
 pub use look::{Look, look};
 pub use plan::{Change, InTheWay, Plan, Wishes, plan};
+pub(crate) use plan::{usable_ledgers, what_it_says};
 
-use crate::journal::{JournalError, RunIs, Said};
+use crate::journal::JournalError;
 use crate::pool::{self, PoolError, VolumeRequest};
 use crate::recorder::{Recorder, Stage};
 use crate::verify::{Check, facts, verify};
@@ -127,13 +128,9 @@ pub async fn deploy(
     recorder: &mut Recorder<'_>,
 ) -> Result<(), DeploymentError> {
     let lines = plan.changes.iter().map(ToString::to_string).collect();
-    let template = Some(order.template.clone());
-    recorder.run(Said::Run { run: RunIs::Begun, template, plan: lines, good: None })?;
+    recorder.run_begins(Some(order.template.clone()), lines)?;
     let result = stages(cluster, plan, order, recorder).await;
-    recorder.end();
-    let good = Some(result.is_ok());
-    let ended = recorder.run(Said::Run { run: RunIs::Ended, template: None, plan: Vec::new(), good });
-    result.and(ended.map_err(DeploymentError::from))
+    recorder.run_ends(result)
 }
 
 async fn stages(

@@ -269,31 +269,50 @@ fn erased(fate: &Fate, ledger: &State) -> Option<(String, &'static str)> {
     (has_legs && !fate.is_ours).then_some((what, help))
 }
 
-/// The ledger that there is, if it is this cluster's and can be used.
-fn ledger<'a>(cluster: &Cluster, look: &'a Look, way: &mut InTheWay) -> Option<&'a State> {
-    let mut clusters = BTreeSet::new();
-    for (node, ledger) in &look.ledgers {
+/// Who has a ledger that can be used, and of which cluster. One that can't be, with what to do about it, and two clusters are in the way.
+pub(crate) fn usable_ledgers(
+    ledgers: &BTreeMap<NodeName, NodeLedger>,
+    help: &'static str,
+    way: &mut InTheWay,
+) -> BTreeMap<NodeName, String> {
+    let mut usable = BTreeMap::new();
+    for (node, ledger) in ledgers {
         match ledger {
             NodeLedger::None {} => {}
-            NodeLedger::Open(open) => drop(clusters.insert(&open.cluster)),
-            NodeLedger::Closed { why, .. } => way.others.push((
-                format!("the ledger of {node} can't be used: {why}"),
-                "`twinrack ledger show` says how it is, `twinrack ledger rejoin` brings one back that is lost",
-            )),
+            NodeLedger::Open(open) => drop(usable.insert(node.clone(), open.cluster.clone())),
+            NodeLedger::Closed { why, .. } => {
+                way.others.push((format!("the ledger of {node} can't be used: {why}"), help));
+            }
         }
     }
+    let clusters: BTreeSet<&String> = usable.values().collect();
     if clusters.len() > 1 {
         let what = format!("the nodes have ledgers of {} clusters", clusters.len());
         way.others.push((what, "see that the access file names the nodes of one cluster"));
     }
-    let state = match look.ledger.as_ref()? {
-        Ok(state) => state,
+    usable
+}
+
+/// What the ledger says, if there is one; that nobody says it is in the way.
+pub(crate) fn what_it_says<'a>(
+    ledger: Option<&'a Result<State, String>>,
+    way: &mut InTheWay,
+) -> Option<&'a State> {
+    match ledger? {
+        Ok(state) => Some(state),
         Err(why) => {
             let what = format!("there is a ledger, and nobody says what is in it: {why}");
             way.others.push((what, "`twinrack ledger show` says how it is on each node"));
-            return None;
+            None
         }
-    };
+    }
+}
+
+/// The ledger that there is, if it is this cluster's and can be used.
+fn ledger<'a>(cluster: &Cluster, look: &'a Look, way: &mut InTheWay) -> Option<&'a State> {
+    let lost = "`twinrack ledger show` says how it is, `twinrack ledger rejoin` brings one back that is lost";
+    usable_ledgers(&look.ledgers, lost, way);
+    let state = what_it_says(look.ledger.as_ref(), way)?;
     if state.dissolved {
         let what = "there is a ledger that says that its cluster is dissolved".to_owned();
         way.others

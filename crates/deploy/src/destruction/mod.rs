@@ -19,7 +19,6 @@ mod tests;
 pub use plan::{Plan, plan};
 
 use crate::deployment::DeploymentError;
-use crate::journal::{RunIs, Said};
 use crate::pool::{self, POLL, PoolError, chain, confirmed, settle, until, view};
 use crate::recorder::{Recorder, Stage};
 use crate::{Cluster, DeployError, Member, vms};
@@ -112,13 +111,9 @@ pub async fn destroy(
     plan: &Plan,
     recorder: &mut Recorder<'_>,
 ) -> Result<(), DeploymentError> {
-    let lines = plan.changes.iter().map(ToString::to_string).collect();
-    recorder.run(Said::Run { run: RunIs::Begun, template: None, plan: lines, good: None })?;
+    recorder.run_begins(None, plan.changes.iter().map(ToString::to_string).collect())?;
     let result = stages(cluster, plan, recorder).await;
-    recorder.end();
-    let good = Some(result.is_ok());
-    let ended = recorder.run(Said::Run { run: RunIs::Ended, template: None, plan: Vec::new(), good });
-    result.and(ended.map_err(DeploymentError::from))
+    recorder.run_ends(result)
 }
 
 async fn stages(cluster: &Cluster, plan: &Plan, recorder: &mut Recorder<'_>) -> Result<(), DeploymentError> {

@@ -6,7 +6,7 @@
 
 use super::Look;
 use crate::Cluster;
-use crate::deployment::{Change, InTheWay};
+use crate::deployment::{Change, InTheWay, usable_ledgers, what_it_says};
 use crate::recorder::Stage;
 use api::{Holds, NodeLedger};
 use control::State;
@@ -33,7 +33,9 @@ pub struct Plan {
 /// Decides.
 pub fn plan(cluster: &Cluster, look: &Look) -> Result<Plan, InTheWay> {
     let mut way = InTheWay::default();
-    let (members, ledger) = (members(look, &mut way), ledger(cluster, look, &mut way));
+    let lost = "`twinrack ledger rejoin` brings it back; then the cluster can be given back";
+    let members = usable_ledgers(&look.ledgers, lost, &mut way);
+    let ledger = ledger(cluster, look, &mut way);
     if !way.is_nothing() {
         return Err(way);
     }
@@ -89,37 +91,9 @@ fn holdings(state: &State) -> (BTreeMap<VmId, VmName>, BTreeMap<VolumeId, Volume
     (vms.collect(), volumes.collect())
 }
 
-/// Who has a ledger that can be used, and of which cluster.
-fn members(look: &Look, way: &mut InTheWay) -> BTreeMap<NodeName, String> {
-    let mut members = BTreeMap::new();
-    for (node, ledger) in &look.ledgers {
-        match ledger {
-            NodeLedger::None {} => {}
-            NodeLedger::Open(open) => drop(members.insert(node.clone(), open.cluster.clone())),
-            NodeLedger::Closed { why, .. } => way.others.push((
-                format!("the ledger of {node} can't be used: {why}"),
-                "`twinrack ledger rejoin` brings it back; then the cluster can be given back",
-            )),
-        }
-    }
-    let clusters: BTreeSet<&String> = members.values().collect();
-    if clusters.len() > 1 {
-        let what = format!("the nodes have ledgers of {} clusters", clusters.len());
-        way.others.push((what, "see that the access file names the nodes of one cluster"));
-    }
-    members
-}
-
 /// The ledger that there is, if everybody in it is one of the template's and is there.
 fn ledger<'a>(cluster: &Cluster, look: &'a Look, way: &mut InTheWay) -> Option<&'a State> {
-    let state = match look.ledger.as_ref()? {
-        Ok(state) => state,
-        Err(why) => {
-            let what = format!("there is a ledger, and nobody says what is in it: {why}");
-            way.others.push((what, "`twinrack ledger show` says how it is on each node"));
-            return None;
-        }
-    };
+    let state = what_it_says(look.ledger.as_ref(), way)?;
     let known: BTreeSet<&NodeName> = cluster.members.iter().map(|member| &member.name).collect();
     // The last under a name is the present one. One that was invited and has not joined has never registered.
     let present: BTreeMap<&NodeName, bool> =
