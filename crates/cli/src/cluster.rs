@@ -188,10 +188,11 @@ impl ClusterError {
     }
 }
 
-/// A drive of the pool, by its id or its serial number.
+/// A drive of the pool, by its id or its serial number; one that is lost, which another may be called like by now, only where there is no other.
 pub(crate) fn drive(state: &State, drive: &str) -> Result<DriveId, ClusterError> {
     let is = |(id, found): &(&DriveId, &Drive)| id.to_string() == drive || found.serial.to_string() == drive;
-    let found = state.drives.iter().find(is).map(|(id, _)| *id);
+    let present = drive.parse().ok().and_then(|serial| state.drive_of(&serial)).map(|(id, _)| id);
+    let found = present.or_else(|| state.drives.iter().find(is).map(|(id, _)| *id));
     found.ok_or_else(|| ClusterError::NoDrive(drive.to_owned()))
 }
 

@@ -233,6 +233,9 @@ pub enum ClusterCommand {
     RetireDrive(DriveId),
     /// The decider: a drive is slow beside the others. It is retired.
     DriveSlow(DriveId),
+    /// An operator: a drive is gone for good, with all that was on it. It is retired, and leaves the pool without a word of its node as soon as no leg is
+    /// there. Refused while a leg there counts in a volume that is in use, or is the last in sync of one.
+    DriveLost(DriveId),
     /// An operator: whatever a drive has shown, it is good again, and no longer retired.
     ReadmitDrive(DriveId),
     /// Retire a drive and move all its legs to another.
@@ -311,6 +314,8 @@ pub enum Event {
     DriveErred(DriveId),
     /// A drive is slow beside the others, and is retired.
     DriveSlow(DriveId),
+    /// A drive is gone for good.
+    DriveLost(DriveId),
     /// A volume has its id.
     VolumeCreated(VolumeId),
     /// A leg has its number.

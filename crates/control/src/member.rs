@@ -177,6 +177,11 @@ impl Member {
     /// Something happened, and the ledger is this now.
     pub fn step(&mut self, now: Moment, ledger: &State, input: Input) -> Vec<Output> {
         let mut out = Vec::new();
+        // A node that stood still may hear of anything first when it goes on: nobody is let in before it has seen that its lease is over. A grant says itself how
+        // long the lease is.
+        if !matches!(input, Input::Granted(_)) {
+            self.keep_lease(now, ledger, None, &mut out);
+        }
         self.know_volumes(now, ledger, &mut out);
         match input {
             Input::Look => self.look(now, ledger, &mut out),
@@ -219,7 +224,6 @@ impl Member {
     }
 
     fn look(&mut self, now: Moment, ledger: &State, out: &mut Vec<Output>) {
-        self.keep_lease(now, ledger, None, out);
         self.with_target(now, ledger, target::Event::Look, out);
         self.with_owners(now, ledger, &owner::Event::Look, out);
         self.with_runner(now, ledger, &runner::Event::Look, out);

@@ -7,6 +7,8 @@
 //! A leg on a drive that erred is not brought up to date in its place while it can go elsewhere ([`leaves`]): what it would hold is in
 //! doubt again with the next error. Where it can't go anywhere, a copy that may err is better than none.
 //!
+//! A drive that an operator says is lost ([`Health::Lost`]) is retired, too, and in no run any more: what was there is made elsewhere, from other legs.
+//!
 //! A drive that is slow beside the others ([`Health::Slow`]) is retired, too, one a rack. Where the volume can spare it its leg is taken out at once
 //! ([`dispensable`]), stays out while it can, and is made elsewhere; else it stays in, and an operator is told.
 //!
@@ -82,7 +84,7 @@ pub fn leaves(ledger: &State, id: LegOf) -> bool {
     match ledger.drives.get(&leg.drive).map_or(Health::Good, |drive| drive.health) {
         Health::Good => false,
         Health::Slow => is_replaced(ledger, id) || spares(ledger, volume, id.1),
-        Health::Erred => is_replaced(ledger, id) || refuge(ledger, id, |_| true).is_some(),
+        Health::Erred | Health::Lost => is_replaced(ledger, id) || refuge(ledger, id, |_| true).is_some(),
     }
 }
 

@@ -179,6 +179,8 @@ pub enum Health {
     Slow,
     /// It reported an error on a leg. It is retired by the commit that says so, and stays that.
     Erred,
+    /// An operator says that it is gone for good, with all that was on it. It is in no run any more: nothing of it is given out, and no word of it counts.
+    Lost,
 }
 
 /// A leg that the ledger knows no more and its target may still have given out.
@@ -427,6 +429,18 @@ impl State {
         let drive = self.drives.get(&drive)?;
         let boot = self.nodes.get(&drive.node)?.boot?;
         Some(Run { boot, power_cycles: drive.power_cycles? })
+    }
+
+    /// The drive that calls itself so; none that is lost, whose name another may have by now.
+    pub fn drive_of(&self, serial: &DriveSerial) -> Option<(DriveId, &Drive)> {
+        let mut present = self.drives.iter().filter(|(_, drive)| drive.health != Health::Lost);
+        present.find(|(_, drive)| drive.serial == *serial).map(|(id, drive)| (*id, drive))
+    }
+
+    /// The drives that a node has; none that is lost.
+    pub fn drives_in(&self, node: NodeId) -> impl Iterator<Item = (DriveId, &Drive)> {
+        let own = move |(_, drive): &(&DriveId, &Drive)| drive.node == node && drive.health != Health::Lost;
+        self.drives.iter().filter(own).map(|(id, drive)| (*id, drive))
     }
 
     /// The node that a leg is on.

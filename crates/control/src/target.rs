@@ -19,9 +19,12 @@
 //!   is acted on ([`Effect::Remember`]); it only rises, also over a restart.
 //! - A fence is confirmed when the barrier is through, never before; a leg given out in an earlier run is fenced first.
 //! - What a leg's slabs that came later hold is filled with zeros once, by what its target remembers of that ([`Laid`]); a fence ends it first.
+//! - A forced quorum may give slabs to other legs than those that have them by what is lost: nothing is made, filled or given out under a ledger before all
+//!   that an earlier one has given out here is fenced.
 //! - The slabs of a leg that the ledger has dropped are said to be free when it is fenced, never before; no key of it is given out after that.
 //!
-//! On failure: a fence that hangs stays `Fencing` and is not confirmed; the ledger goes on without the leg. A leg that can't be
+//! On failure: a fence that hangs stays `Fencing` and is not confirmed; the ledger goes on without the leg (after a forced quorum, without this node's, until it
+//! has restarted). A leg that can't be
 //! given out goes back to `Unknown`.
 
 mod lay;
@@ -30,8 +33,8 @@ use crate::bug::{Bug, Bugs};
 use crate::command::{ClusterCommand, Command, LegRef, VolumeCommand};
 use crate::moment::Moment;
 use crate::retire;
-use crate::state::{Leaving, Leg, LegState, Phase, Run, State, Volume};
-use model::{BootId, DriveId, Epoch, Incarnation, LegId, NodeId, PowerCycles, VolumeId};
+use crate::state::{Health, Leaving, Leg, LegState, Phase, Run, State, Volume};
+use model::{BootId, DriveId, Epoch, Incarnation, LedgerIncarnation, LegId, NodeId, PowerCycles, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -134,6 +137,8 @@ pub struct Target {
     boot: BootId,
     drives: BTreeMap<DriveId, PowerCycles>,
     guards: BTreeMap<LegOf, Guard>,
+    /// Under which ledger a leg was given out, or its slabs filled, that has not been fenced since: something may still be written to it.
+    standing: BTreeMap<LegOf, LedgerIncarnation>,
     floors: BTreeMap<LegOf, Key>,
     errored: BTreeMap<LegOf, bool>,
     laid: BTreeMap<LegOf, lay::Known>,
@@ -151,10 +156,12 @@ impl Target {
         (floors, laid): (BTreeMap<LegOf, Key>, BTreeMap<LegOf, Laid>),
         found: BTreeMap<LegOf, (Key, NodeId)>,
     ) -> Self {
+        let standing = found.iter().map(|(leg, (key, _))| (*leg, key.epoch.ledger)).collect();
         let given = found.into_iter().map(|(leg, (key, to))| (leg, Guard::Given { key, to }));
         let (guards, errored, laying) = (given.collect(), BTreeMap::new(), BTreeSet::new());
         let laid = laid.into_iter().map(|(leg, laid)| (leg, lay::Known { laid, mapped: false })).collect();
-        Self { node, boot, drives, guards, floors, errored, laid, laying, bugs: Bugs::default() }
+        let bugs = Bugs::default();
+        Self { node, boot, drives, guards, standing, floors, errored, laid, laying, bugs }
     }
 
     /// With rules broken on purpose.
@@ -176,6 +183,7 @@ impl Target {
             Event::Fenced { leg, floor, errored } => {
                 if self.guard(leg) == (Guard::Fencing { floor }) {
                     self.guards.insert(leg, Guard::Fenced { floor });
+                    self.standing.remove(&leg);
                     self.errored.insert(leg, errored);
                 }
             }
@@ -209,9 +217,12 @@ impl Target {
                 return;
             }
         }
+        if self.is_of_before(ledger, effects) {
+            return;
+        }
         for (id, volume) in &ledger.volumes {
             for (leg_id, leg) in &volume.legs {
-                if self.drives.contains_key(&leg.drive) {
+                if self.has(ledger, leg.drive) {
                     self.look_at(ledger, (*id, *leg_id), volume, leg, effects);
                     self.lay(ledger, (*id, *leg_id), effects);
                 }
@@ -219,7 +230,7 @@ impl Target {
         }
         let mut leaving = Vec::new();
         for (drive, found) in &ledger.drives {
-            let own = self.drives.contains_key(drive);
+            let own = self.has(ledger, *drive);
             for gone in found.leaving.iter().filter(|_| own) {
                 leaving.push((gone.volume, gone.leg));
                 self.see_off(*drive, gone, effects);
@@ -227,12 +238,41 @@ impl Target {
         }
         let known = |id: &LegOf| {
             let leg = ledger.volumes.get(&id.0).and_then(|volume| volume.legs.get(&id.1));
-            leg.is_some_and(|leg| self.drives.contains_key(&leg.drive)) || leaving.contains(id)
+            leg.is_some_and(|leg| self.has(ledger, leg.drive)) || leaving.contains(id)
         };
         let gone: Vec<LegOf> = self.guards.keys().filter(|leg| !known(leg)).copied().collect();
         for leg in gone {
             self.let_go_for_good(leg, effects);
         }
+    }
+
+    /// Fences what was given out under an earlier ledger. Whether there is any: what it has may be another leg's by this one.
+    fn is_of_before(&mut self, ledger: &State, effects: &mut Vec<Effect>) -> bool {
+        let earlier = self.standing.iter().filter(|(_, under)| **under < ledger.incarnation);
+        let earlier: Vec<LegOf> = earlier.map(|(leg, _)| *leg).collect();
+        for id in &earlier {
+            let next = |key: Key| Key { incarnation: key.incarnation.next(), ..key };
+            let own = match self.guard(*id) {
+                Guard::Fencing { .. } => continue,
+                Guard::Given { key, .. } => Some(next(key)),
+                Guard::Fenced { floor } => Some(floor),
+                Guard::Unknown => self.floors.get(id).copied(),
+            };
+            let volume = ledger.volumes.get(&id.0);
+            let leg = volume.and_then(|volume| Some((volume, volume.legs.get(&id.1)?)));
+            let known =
+                leg.map(|(volume, leg)| floor_for(volume, leg, self.wanted(ledger, volume, (id.1, leg))));
+            if let Some(floor) = known.or(own) {
+                self.fence(*id, floor, effects);
+            }
+        }
+        !earlier.is_empty()
+    }
+
+    /// Whether a drive is here that is not lost: what stands of one that is, is fenced and forgotten.
+    fn has(&self, ledger: &State, drive: DriveId) -> bool {
+        let is_lost = ledger.drives.get(&drive).is_some_and(|found| found.health == Health::Lost);
+        !is_lost && self.drives.contains_key(&drive)
     }
 
     fn is_registered(&self, ledger: &State) -> bool {
@@ -245,8 +285,7 @@ impl Target {
 
     /// The drives that the ledger has of this node: it refuses to hear of one that has left the pool.
     fn registrable(&self, ledger: &State) -> impl Iterator<Item = (DriveId, PowerCycles)> {
-        let own = |id: &DriveId| ledger.drives.get(id).is_some_and(|drive| drive.node == self.node);
-        self.drives.iter().filter(move |(id, _)| own(id)).map(|(id, count)| (*id, *count))
+        ledger.drives_in(self.node).filter_map(|(id, _)| Some((id, *self.drives.get(&id)?)))
     }
 
     fn look_at(&mut self, ledger: &State, id: LegOf, volume: &Volume, leg: &Leg, effects: &mut Vec<Effect>) {
@@ -375,6 +414,7 @@ impl Target {
         }
         self.remember(id, key, effects);
         self.guards.insert(id, Guard::Given { key, to });
+        self.standing.insert(id, key.epoch.ledger);
         effects.push(Effect::GiveOut(id, key, to));
     }
 
@@ -403,6 +443,7 @@ impl Target {
             Guard::Fenced { floor } if self.laying.contains(&id) => self.fence(id, floor, effects),
             Guard::Fenced { .. } => {
                 self.guards.remove(&id);
+                self.standing.remove(&id);
                 self.errored.remove(&id);
                 self.floors.remove(&id);
                 self.laid.remove(&id);

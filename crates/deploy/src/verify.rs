@@ -352,6 +352,7 @@ impl<'a> Seen<'a> {
                 DriveHealth::Erred => {
                     wrong.push(format!("drive {} of {node} reported an error", drive.serial));
                 }
+                DriveHealth::Lost => wrong.push(format!("drive {} of {node} is lost", drive.serial)),
             }
         }
         let most = per_node.values().copied().max().unwrap_or(0);

@@ -273,13 +273,16 @@ pub fn found(
     seen.devices.iter().filter_map(whole).collect()
 }
 
-/// Legs of which something stands that [`found`] did not tell of: they are to be fenced before anything else.
-pub fn leftovers(seen: &Seen, found: &BTreeMap<LegOf, (Key, NodeId)>) -> BTreeSet<LegOf> {
+/// Legs of which something stands that [`found`] did not tell of, with the greatest key: they are to be fenced before anything else.
+pub fn leftovers(seen: &Seen, found: &BTreeMap<LegOf, (Key, NodeId)>) -> BTreeMap<LegOf, Key> {
     let linked = seen.ports.values().flat_map(|port| &port.links);
     let all = seen.exports.keys().chain(&seen.devices).chain(linked);
-    all.filter(|given| found.get(&given.leg).is_none_or(|(key, _)| *key != given.key))
-        .map(|given| given.leg)
-        .collect()
+    let mut left: BTreeMap<LegOf, Key> = BTreeMap::new();
+    for given in all.filter(|given| found.get(&given.leg).is_none_or(|(key, _)| *key != given.key)) {
+        let greatest = left.entry(given.leg).or_insert(given.key);
+        *greatest = given.key.max(*greatest);
+    }
+    left
 }
 
 #[cfg(test)]

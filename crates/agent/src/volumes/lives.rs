@@ -289,7 +289,7 @@ impl One {
 }
 
 fn own(state: &State, node: NodeId) -> impl Iterator<Item = (DriveId, &Drive)> {
-    state.drives.iter().filter(move |(_, drive)| drive.node == node).map(|(id, drive)| (*id, drive))
+    state.drives_in(node)
 }
 
 #[cfg(test)]

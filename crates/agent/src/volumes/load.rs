@@ -62,8 +62,7 @@ async fn measure(
 
 /// The drives of this node.
 pub(super) fn own(state: &State, node: NodeId) -> BTreeMap<DriveId, DriveSerial> {
-    let own = state.drives.iter().filter(|(_, drive)| drive.node == node);
-    own.map(|(id, drive)| (*id, drive.serial.clone())).collect()
+    state.drives_in(node).map(|(id, drive)| (id, drive.serial.clone())).collect()
 }
 
 /// Has counters of drives looked at, and gives them back: at once if all are open, since they are in memory and to read them waits for no drive; else on a

@@ -396,6 +396,7 @@ impl One {
                 let _open = self.door.lock().await;
                 if self.orders.load(Ordering::SeqCst) == seen {
                     let layout = self.layout(reach)?;
+                    self.shared.place.is_leased()?;
                     let plan = move |site: &Site, seen: &owner::Seen, epoch| {
                         owner::admit(site, seen, epoch, &layout)
                     };

@@ -10,16 +10,18 @@ use super::VolumesError;
 use super::lives::Lives;
 use super::seeded::{self, Seeded};
 use super::shell::blocking;
+use crate::clock;
 use crate::store::Store;
 use api::{LegPlace, PathsRequest, Piece};
-use control::State;
-use control::state::{Leg, Reach, Volume};
+use control::state::{Drive, Health, Leg, Reach, Volume};
 use control::target::{Key, Laid, LegOf};
+use control::{Moment, State};
 use ledger::Ledger;
 use model::{CHUNK_BYTES, DriveId, DriveSerial, MacRange, NodeId, Provision, SLAB_BYTES, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use storage::header::{ClusterId, DriveHeader};
@@ -62,6 +64,8 @@ pub(super) struct Place {
     pub(super) claims: tokio::sync::Mutex<()>,
     /// How many legs were given out since the agent began: who waits for one need not guess when.
     pub(super) given_out: watch::Sender<u64>,
+    /// The end of this node's last lease, ms on [`clock::uptime_ms`].
+    leased_until_ms: AtomicU64,
 }
 
 /// Before this node gets a ledger: from then on it has floors. Those that it has stay: they may be of the cluster that it joins.
@@ -102,7 +106,19 @@ impl Place {
             lives,
             claims: tokio::sync::Mutex::default(),
             given_out,
+            leased_until_ms: AtomicU64::new(0),
         })
+    }
+
+    /// This node has a lease until then. Answers may come out of order: the latest end counts.
+    pub(super) fn leased_until(&self, Moment(end_ms): Moment) {
+        self.leased_until_ms.fetch_max(end_ms, Ordering::Relaxed);
+    }
+
+    /// Asked just before users are let in or a virtual machine runs: since control ordered that, the node may have stood still.
+    pub(super) fn is_leased(&self) -> Result<(), VolumesError> {
+        let leased = clock::uptime_ms() < self.leased_until_ms.load(Ordering::Relaxed);
+        if leased { Ok(()) } else { Err(VolumesError::NoLease(self.node)) }
     }
 
     /// Which MAC addresses this cluster's virtual machines have.
@@ -237,8 +253,8 @@ impl Place {
     ) -> Result<(), VolumesError> {
         let _alone = self.claims.lock().await;
         let state = Arc::clone(&ledger.state().borrow());
-        let own = state.drives.iter().find(|(_, drive)| drive.node == self.node && drive.serial == serial);
-        let drive = own.map(|(id, _)| *id).ok_or_else(|| VolumesError::NoDrive(serial.clone()))?;
+        let own = state.drive_of(&serial).filter(|(_, drive)| drive.node == self.node);
+        let drive = own.map(|(id, _)| id).ok_or_else(|| VolumesError::NoDrive(serial.clone()))?;
         let place = Arc::clone(self);
         blocking(move || {
             let engine = place.engine(&state)?;
@@ -261,7 +277,8 @@ impl Place {
         for (volume, known) in &state.volumes {
             let geometry = self.site(*volume, sizes(known))?.geometry;
             for (leg, found) in &known.legs {
-                if let Some(drive) = state.drives.get(&found.drive).filter(|drive| drive.node == self.node) {
+                let is_own = |drive: &&Drive| drive.node == self.node && drive.health != Health::Lost;
+                if let Some(drive) = state.drives.get(&found.drive).filter(is_own) {
                     legs.push(leg_place((*volume, *leg), &drive.serial, found, known, &geometry));
                 }
             }

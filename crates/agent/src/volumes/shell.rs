@@ -261,6 +261,7 @@ impl Shell {
         }
         let lease = users.taken_over(boot).map_err(VolumesError::LeaseNote)?;
         vms.leased_until(lease.end());
+        place.leased_until(lease.end());
         let watch = lives::Watch {
             place: Arc::clone(&place),
             ledger: Ledgers(ledger.clone()),
@@ -326,6 +327,7 @@ impl Shell {
             return warn!("a lease that can't be noted is not taken: {error}");
         }
         self.vms.leased_until(self.lease.end());
+        self.place.leased_until(self.lease.end());
         let leased = self.member.is_leased();
         let outputs = self.member.step(Moment(clock::uptime_ms()), &state, input);
         match (leased, self.member.is_leased()) {

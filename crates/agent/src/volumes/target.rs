@@ -14,7 +14,7 @@ use super::place::{Place, SIZES_OF_NONE, sizes};
 use super::shell::{Ledgers, Told, blocking};
 use control::State;
 use control::member::Input;
-use control::state::{LegState, Volume};
+use control::state::{Health, LegState, Volume};
 use control::target::{Effect, Event, Key, Laid, LegOf};
 use model::{MapSequence, NodeId};
 use std::collections::BTreeMap;
@@ -312,10 +312,11 @@ fn ask_count(place: &Arc<Place>, ledger: &Ledgers, leg: LegOf, asked: &Asked) ->
     Ok(())
 }
 
-/// What the drive of a leg has counted. A drive that is not there or does not answer is an error: nothing is known of what it has.
+/// What the drive of a leg has counted. A drive that is not there or does not answer is an error: nothing is known of what it has; of one that is lost nobody asks.
 fn media_errors(engine: &Engine, state: &State, leg: LegOf) -> Result<MediaErrors, VolumesError> {
     let found = state.volumes.get(&leg.0).and_then(|volume| volume.legs.get(&leg.1));
-    let Some(drive) = found.and_then(|found| state.drives.get(&found.drive)) else { return Ok(None) };
+    let drive = found.and_then(|found| state.drives.get(&found.drive));
+    let Some(drive) = drive.filter(|drive| drive.health != Health::Lost) else { return Ok(None) };
     Ok(engine.health(&engine.drive(&drive.serial)?)?.map(|health| health.media_errors))
 }
 

@@ -149,6 +149,7 @@ fn drives(ledger: &State) -> Element {
             Health::Good => "good",
             Health::Slow => "slow",
             Health::Erred => "reported an error",
+            Health::Lost => "lost",
         };
         let retired = if drive.retired { ", retired" } else { "" };
         [

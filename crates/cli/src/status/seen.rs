@@ -277,6 +277,7 @@ fn drive_troubles(state: &State) -> impl Iterator<Item = String> {
             Health::Good => return None,
             Health::Slow => "is slow",
             Health::Erred => "reported an error",
+            Health::Lost => "is lost",
         };
         let node = name_of(state, drive.node);
         Some(format!(

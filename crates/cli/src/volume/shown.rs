@@ -219,6 +219,7 @@ const IN_USE: &str = "in use";
 fn drive_in_words(drive: &Drive) -> &'static str {
     match drive.health {
         Health::Erred => "erred, retired",
+        Health::Lost => "lost",
         Health::Slow => "slow, retired",
         Health::Good if drive.retired => "retired",
         Health::Good => IN_USE,

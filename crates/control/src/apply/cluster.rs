@@ -49,7 +49,12 @@ pub(super) fn apply(state: &mut State, command: &ClusterCommand) -> Result<Vec<E
         C::AddDrive { .. } => return add_drive(state, command),
         C::RetireDrive(id) => drive_mut(state, *id)?.retired = true,
         C::DriveSlow(id) => return drive_slow(state, *id),
+        C::DriveLost(id) => return drive_lost(state, *id),
         C::ReadmitDrive(id) => {
+            let serial = drive_mut(state, *id)?.serial.clone();
+            if state.drive_of(&serial).is_some_and(|(present, _)| present != *id) {
+                return Err(Rejected::NameTaken);
+            }
             let drive = drive_mut(state, *id)?;
             (drive.health, drive.retired) = (Health::Good, false);
         }
@@ -60,8 +65,9 @@ pub(super) fn apply(state: &mut State, command: &ClusterCommand) -> Result<Vec<E
             return Ok(events);
         }
         C::RemoveDrive(id) => {
-            // What is leaving may still be written to: nothing else may come to lie there before.
-            let leaving = !drive_mut(state, *id)?.leaving.is_empty();
+            // What is leaving may still be written to: nothing else may come to lie there before. On one that is lost nothing ever does.
+            let drive = drive_mut(state, *id)?;
+            let leaving = drive.health != Health::Lost && !drive.leaving.is_empty();
             let holds = |volume: &Volume| volume.legs.values().any(|leg| leg.drive == *id);
             if leaving || state.volumes.values().any(holds) {
                 return Err(Rejected::InUse);
@@ -97,8 +103,8 @@ fn dissolve(state: &mut State, nodes: &BTreeSet<NodeId>) -> Result<(), Rejected>
     if !state.nodes.keys().eq(nodes) {
         return Err(Rejected::OtherNodes);
     }
-    let leaving = state.drives.values().any(|drive| !drive.leaving.is_empty());
-    if leaving || !state.volumes.is_empty() || !state.vms.all.is_empty() {
+    let lets_go = |drive: &Drive| drive.health == Health::Lost || drive.leaving.is_empty();
+    if !state.drives.values().all(lets_go) || !state.volumes.is_empty() || !state.vms.all.is_empty() {
         return Err(Rejected::InUse);
     }
     state.drives.clear();
@@ -122,7 +128,7 @@ fn add_drive(state: &mut State, command: &ClusterCommand) -> Result<Vec<Event>, 
     if host.zone.is_none() {
         return Err(Rejected::CannotOwn(*node));
     }
-    if state.drives.values().any(|drive| drive.serial == *serial) {
+    if state.drive_of(serial).is_some() {
         return Err(Rejected::NameTaken);
     }
     state.minted.drive = state.minted.drive.next();
@@ -151,6 +157,38 @@ fn drive_slow(state: &mut State, id: DriveId) -> Result<Vec<Event>, Rejected> {
     }
     (drive.health, drive.retired) = (Health::Slow, true);
     Ok(vec![Event::DriveSlow(id)])
+}
+
+/// It is in no run from then on: whoever has something of it from its node is cut off, and confirmations that were made count no more. Nothing there counts from then
+/// on, of a closed volume neither: of two that are lost one after the other the second may have the last good copy.
+fn drive_lost(state: &mut State, id: DriveId) -> Result<Vec<Event>, Rejected> {
+    let mut events = vec![Event::DriveLost(id)];
+    for (volume_id, volume) in &mut state.volumes {
+        let is_closed = volume.phase == Phase::Closed;
+        let on_it: Vec<LegId> =
+            volume.legs.iter().filter(|(_, leg)| leg.drive == id).map(|(leg, _)| *leg).collect();
+        for leg in on_it {
+            let is_last = volume.is_last_in_sync(leg);
+            let Some(found) = volume.legs.get_mut(&leg) else { continue };
+            match found.state {
+                // An override decides first, from what there is.
+                _ if volume.phase == Phase::Offline => return Err(Rejected::InUse),
+                LegState::InSync if is_last => return Err(Rejected::NoInSyncLegLeft),
+                LegState::InSync | LegState::Rebuilding { .. } if !is_closed => return Err(Rejected::InUse),
+                LegState::InSync | LegState::Rebuilding { .. } => {
+                    let to = LegState::Stale { base: Base::Scratch, back: false };
+                    transition::leg(found.state, LegCause::Lost, to)?;
+                    let named = LegRef { id: leg, incarnation: found.incarnation };
+                    events.push(Event::Leg(*volume_id, named, found.state.kind(), LegCause::Lost, to.kind()));
+                    found.state = to;
+                }
+                LegState::Stale { .. } | LegState::Suspect { .. } => {}
+            }
+        }
+    }
+    let drive = drive_mut(state, id)?;
+    (drive.health, drive.retired, drive.power_cycles) = (Health::Lost, true, None);
+    Ok(events)
 }
 
 fn drive_mut(state: &mut State, id: DriveId) -> Result<&mut Drive, Rejected> {
@@ -209,7 +247,7 @@ fn register(
     found.boot = Some(boot);
     for (id, power_cycles) in drives {
         let drive = drive_mut(state, *id)?;
-        if drive.node != node {
+        if drive.node != node || drive.health == Health::Lost {
             return Err(Rejected::NoSuchDrive(*id));
         }
         if drive.power_cycles.is_some_and(|known| known > *power_cycles) {

@@ -1,5 +1,6 @@
 //! The state machine by example, by random sequences, and by its table.
 
+mod lost;
 mod whole;
 
 use crate::bug::{Bug, Bugs};
@@ -388,6 +389,16 @@ fn no_more_legs_are_rebuilt_on_a_node_than_may_be() {
     assert_eq!(refused(&state, V::BeginRebuild(leg)), Rejected::RebuildLimit(NodeId(2)));
 }
 
+/// What an operator, or the decider, says of a drive.
+fn about_drive(drive: DriveId, (b, c): (u8, u8)) -> ClusterCommand {
+    match c % 4 {
+        0 if b < 40 => ClusterCommand::DriveLost(drive),
+        0 => ClusterCommand::RetireDrive(drive),
+        1 => ClusterCommand::DriveSlow(drive),
+        _ => ClusterCommand::ReadmitDrive(drive),
+    }
+}
+
 /// A command that some participant of this state could send, or one from long ago, from a few random bytes.
 fn command(state: &State, log: &[Command], pick: [u8; 4]) -> Command {
     let ([what, a, b, c], node) = (pick, NodeId(1 + u32::from(pick[1] % 5)));
@@ -420,14 +431,7 @@ fn command(state: &State, log: &[Command], pick: [u8; 4]) -> Command {
         2 if c >= 200 => return cluster(ClusterCommand::ReplaceNode { lost: node }),
         3 => return cluster(ClusterCommand::ChangeVoters((1..=u32::from(a % 6)).map(NodeId).collect())),
         4 => return cluster(ClusterCommand::VotersSettled),
-        5 => {
-            let drive = DriveId(u32::from(a % 9));
-            return cluster(match c % 4 {
-                0 => ClusterCommand::RetireDrive(drive),
-                1 => ClusterCommand::DriveSlow(drive),
-                _ => ClusterCommand::ReadmitDrive(drive),
-            });
-        }
+        5 => return cluster(about_drive(DriveId(u32::from(a % 9)), (b, c))),
         6 => {
             let (drive, with) = (DriveId(u32::from(a % 9)), DriveId(u32::from(b % 9)));
             return cluster(ClusterCommand::ReplaceDrive { drive, with });

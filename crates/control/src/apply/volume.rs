@@ -240,7 +240,7 @@ impl<'a> Edit<'a> {
     fn leg_suspect(&mut self, leg: LegRef, why: Doubt) -> Result<(), Rejected> {
         let drive = self.leg(leg)?.drive;
         self.go(leg.id, why.cause(), LegState::Suspect { why })?;
-        let is_new = |drive: &Drive| drive.health != Health::Erred;
+        let is_new = |drive: &Drive| matches!(drive.health, Health::Good | Health::Slow);
         if why == Doubt::Errored && self.state.drives.get(&drive).is_some_and(is_new) {
             self.erred = Some(drive);
         }
@@ -490,6 +490,9 @@ impl<'a> Edit<'a> {
         }
         if !found.held_all {
             return Err(Rejected::NeverHeldAll(leg.id));
+        }
+        if self.state.drives.get(&found.drive).is_some_and(|drive| drive.health == Health::Lost) {
+            return Err(Rejected::DriveRetired(found.drive));
         }
         self.can_own(owner)?;
         for (id, state) in self.states() {

@@ -122,6 +122,10 @@ impl Cluster {
         }
     }
 
+    fn member_is_leased(&self, node: NodeId) -> bool {
+        self.members[&node].is_leased()
+    }
+
     fn is_open_at(&self, node: NodeId) -> bool {
         let volume = volume(&self.ledger);
         let stage = self.members.get(&node).and_then(|member| member.stage(VOLUME));
@@ -156,6 +160,20 @@ fn a_node_without_lease_closes_what_it_owns() {
     cluster.members.remove(&WITNESS);
     cluster.until(3000, |cluster| !cluster.members[&NodeId(1)].is_leased());
     assert_eq!(cluster.arrays[&NodeId(1)], BTreeSet::new());
+}
+
+/// It has stood still between hearing that its volume is open and letting users in: what it hears first when it goes on is not the time.
+#[test]
+fn a_node_that_stood_still_lets_nobody_in_by_a_lease_that_is_over() {
+    let mut cluster = Cluster::new();
+    let owner = NodeId(1);
+    cluster.until(4000, |cluster| cluster.member_is_leased(owner));
+    cluster.now = cluster.now.after(std::time::Duration::from_secs(8));
+    let (now, ledger) = (cluster.now, cluster.ledger.clone());
+    let look = Input::Owner(VOLUME, owner::Event::Looked(Look::default()));
+    let mut member = cluster.members.remove(&owner).unwrap();
+    member.step(now, &ledger, look);
+    assert!(!member.is_leased());
 }
 
 #[test]

@@ -45,6 +45,7 @@ impl Target {
             let command = VolumeCommand::Laid { leg: named, run, slabs: wanted.slabs };
             effects.push(Effect::Propose(Command::Volume(id.0, volume.epoch, command)));
         } else if self.laying.insert(id) {
+            self.standing.insert(id, wanted.ledger);
             let known = known.filter(|_| !self.bugs.has(Bug::LayAgain));
             // After a forced quorum nobody knows what was laid and written: an operator may have declared this leg good for just that. Nothing is
             // filled then; any other leg is made from scratch.

@@ -354,3 +354,36 @@ fn a_leg_whose_drive_has_counted_errors_is_not_given_out_as_it_was() {
         "{effects:?}"
     );
 }
+
+/// What an earlier ledger has given out may be on slabs that this one gives to another leg.
+#[test]
+fn after_a_forced_quorum_nothing_is_made_before_all_that_stood_is_fenced() {
+    let mut target = target();
+    let mut ledger = given(&mut target);
+    let (by, loses) = ("operator".to_owned(), "what the others had".to_owned());
+    let (incarnation, voters) = (ledger.incarnation.next(), [NodeId(1)].into());
+    must(&mut ledger, &Command::Cluster(ClusterCommand::ForceQuorum { incarnation, voters, by, loses }));
+    let create = ClusterCommand::CreateVolume {
+        name: "other".parse().unwrap(),
+        mirror: Mirror::TwoWay,
+        provision: Provision::Fixed,
+        size_bytes: SLAB_BYTES,
+        drives: vec![DriveId(1), DriveId(2)],
+        owner: NodeId(1),
+    };
+    must(&mut ledger, &Command::Cluster(create));
+    let other = *ledger.volumes.last_key_value().unwrap().0;
+    let fences = |effects: &[Effect]| -> Vec<VolumeId> {
+        let fences = effects.iter().filter_map(|effect| match effect {
+            Effect::Fence((volume, _), _) => Some(*volume),
+            _ => None,
+        });
+        fences.collect()
+    };
+    let effects = look(&mut target, &ledger);
+    assert_eq!(fences(&effects), [VOLUME]);
+    // It hangs.
+    assert_eq!(fences(&look(&mut target, &ledger)), []);
+    let effects = fenced(&mut target, &ledger, &effects);
+    assert_eq!(fences(&effects), [other], "a leg is made by its first fence");
+}

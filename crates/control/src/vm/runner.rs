@@ -445,7 +445,7 @@ impl Runner {
                 self.reached(id, generation, Stage::Sending(to.generation));
                 effects.push(Effect::Send(id, generation, to.node, to.generation));
             }
-            (Part::Sends(..), Stage::Paused(_)) => Self::part(sight, effects),
+            (Part::Sends(..), Stage::Paused(_)) => self.part(sight, effects),
             (Part::Receives(_, false), Stage::Ready(_)) => {
                 effects.push(sight.propose(VmCommand::IncomingReady));
             }
@@ -502,8 +502,12 @@ impl Runner {
         }
     }
 
-    /// Each volume is closed in order; when all are, they and the side move at once.
-    fn part(sight: &Sight<'_>, effects: &mut Vec<Effect>) {
+    /// Each volume is closed in order; when all are, they and the side move at once. One that another node has taken over meanwhile never is: it comes back first.
+    fn part(&self, sight: &Sight<'_>, effects: &mut Vec<Effect>) {
+        if sight.volumes().any(|(_, volume)| volume.owner != self.node) {
+            effects.push(sight.propose(VmCommand::Cancel));
+            return;
+        }
         if sight.all(Hold::Parted) {
             // Of a volume that has parted all that are in sync are among those that were flushed.
             let closed = |(id, volume): (VolumeId, &Volume)| {

@@ -92,7 +92,7 @@ pub(super) fn imagined(
             state.apply(&Command::Cluster(register))?;
         }
         for PoolDrive { serial, size_bytes } in drives.get(&node.name).into_iter().flatten() {
-            if state.drives.values().all(|drive| drive.serial != *serial) {
+            if state.drive_of(serial).is_none() {
                 let (serial, size_bytes, power_cycles) = (serial.clone(), *size_bytes, PowerCycles(0));
                 let cache = Cache::Safe;
                 let add = ClusterCommand::AddDrive { node: id, serial, size_bytes, cache, power_cycles };

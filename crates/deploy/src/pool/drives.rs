@@ -34,7 +34,7 @@ pub async fn drives(
                 inventory = Some(registered(member, STEP_BOUND).await?);
             }
             let Some(inventory) = &inventory else { continue };
-            let was_named = state.drives.values().any(|drive| drive.serial == *serial);
+            let was_named = state.drive_of(serial).is_some();
             let claim = name_and_claim(contact, (member, node), inventory, (serial, wipe.contains(serial)));
             let step = async {
                 match claim.await {
@@ -57,8 +57,8 @@ pub async fn drives(
 /// Takes a drive out of the ledger that its node refuses to claim: nothing may be put on it.
 async fn unname(members: &[Member], serial: &DriveSerial) -> Result<(), PoolError> {
     let (_, state) = confirmed(members, STEP_BOUND).await?;
-    match state.drives.iter().find(|(_, drive)| drive.serial == *serial) {
-        Some((drive, _)) => remove_drive(members, *drive, STEP_BOUND).await,
+    match state.drive_of(serial) {
+        Some((drive, _)) => remove_drive(members, drive, STEP_BOUND).await,
         None => Ok(()),
     }
 }
@@ -79,7 +79,7 @@ pub async fn add_one_drive(
     let inventory = registered(member, bound).await?;
     let claimed = name_and_claim(contact, (member, node), &inventory, (serial, wipe)).await;
     let (_, state) = confirmed(members, bound).await?;
-    let found = state.drives.iter().find(|(_, drive)| drive.serial == *serial).map(|(id, _)| *id);
+    let found = state.drive_of(serial).map(|(id, _)| id);
     if let (Err(PoolError::NotClaimed { .. }), Some(drive)) = (&claimed, found)
         && !before.drives.contains_key(&drive)
     {
@@ -108,7 +108,7 @@ async fn name_and_claim(
     (serial, wipe): (&DriveSerial, bool),
 ) -> Result<bool, PoolError> {
     let command = add_drive(&member.name, node, inventory, serial)?;
-    let has = |state: &State| state.drives.values().any(|drive| drive.serial == *serial);
+    let has = |state: &State| state.drive_of(serial).is_some();
     let what = format!("drive {serial} of {} in the ledger", member.name);
     let is_new = settle(contact, &what, STEP_BOUND, &Command::Cluster(command), has).await?;
     // The node must have heard of it before it can claim it.

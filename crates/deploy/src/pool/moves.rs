@@ -132,18 +132,21 @@ pub async fn move_copy(
     bound: Duration,
 ) -> Result<DriveId, PoolError> {
     let deadline = Instant::now() + bound;
-    let mut to = to;
+    let mut goes = None;
     loop {
         let (contact, state) = confirmed(members, bound).await?;
+        // Where nobody said where to, the cluster may turn it elsewhere; when the old one is gone it is where it went last.
+        let is_gone = !volumes_on(&state, from).contains(&id);
+        let to = to.or(goes.filter(|_| is_gone));
         let last = match next_of_move(&state, id, from, to)? {
             Move::There(drive) => return Ok(drive),
             Move::Waits { to: going, why } => {
-                to = Some(going);
+                goes = Some(going);
                 Some(why)
             }
             // The epoch may have changed meanwhile, or a leader: the ledger is looked at before it is asked again.
             Move::Ask { to: going, command } => {
-                to = Some(going);
+                goes = Some(going);
                 let asked = contact.client.propose(&ProposeRequest { command }).await;
                 asked.err().map(|error| chain(&error))
             }

@@ -9,7 +9,7 @@ use super::thin;
 use super::{BLOCKS, CHUNK, Event, MS, Value, World, volume_id, volume_index};
 use control::state::Reach;
 use control::target::{self, Laid, LegOf};
-use model::{Extent, SLAB_BYTES, VolumeId};
+use model::{Extent, SLAB_BYTES};
 
 /// What volumes begin with: one slab of each leg has room for it.
 pub(crate) const FIRST_BYTES: u64 = 1 << 20;
@@ -61,19 +61,15 @@ impl Disk {
     }
 }
 
-fn slabs(extents: &[Extent]) -> u64 {
-    extents.iter().map(|extent| extent.count).sum()
-}
-
-/// The last so many slabs of these.
-fn last(extents: &[Extent], mut count: u64) -> Vec<Extent> {
-    let mut last = Vec::new();
-    for extent in extents.iter().rev() {
+/// The first so many slabs of these.
+fn first(extents: &[Extent], mut count: u64) -> Vec<Extent> {
+    let mut first = Vec::new();
+    for extent in extents {
         let taken = extent.count.min(count);
-        last.extend((taken > 0).then(|| Extent { first: extent.end() - taken, count: taken }));
+        first.extend((taken > 0).then_some(Extent { first: extent.first, count: taken }));
         count -= taken;
     }
-    last
+    first
 }
 
 impl World {
@@ -90,17 +86,14 @@ impl World {
         (1 << (blocks / CHUNK)) - 1
     }
 
-    /// The ledger has given a volume's legs more slabs.
-    pub(super) fn legs_grow(&mut self, id: VolumeId) {
-        let (volume, ledger) = (volume_index(id), self.ledger());
-        let Some(found) = ledger.volumes.get(&id) else { return };
-        for (leg, state) in &found.legs {
-            let Some(disk) = self.disks[volume].get(&leg.0) else { continue };
-            let (drive, more) = (disk.drive, slabs(&state.extents) - slabs(&disk.extents));
-            if more > 0 {
-                self.judge_slabs(drive, &last(&state.extents, more));
-                self.disk(volume, leg.0).extents.clone_from(&state.extents);
-            }
+    /// A leg's device has so many of the slabs that its machine sees the ledger give it, or gets them now.
+    pub(super) fn has_slabs(&mut self, machine: usize, leg: LegOf, count: u64) {
+        let ledger = self.sees(machine);
+        let found = ledger.volumes.get(&leg.0).and_then(|volume| volume.legs.get(&leg.1));
+        if let Some(extents) = found.map(|found| first(&found.extents, count)) {
+            let (volume, number) = (volume_index(leg.0), leg.1.0);
+            self.disk(volume, number).extents = extents;
+            self.judge_slabs(volume, number);
         }
     }
 
@@ -143,6 +136,7 @@ impl World {
             self.lay_no_more(machine, leg);
             return self.tell_target(machine, target::Event::NotLaid(leg));
         }
+        self.has_slabs(machine, leg, laid.slabs);
         if next < laid.slabs {
             let disk = self.disk(volume, number);
             for block in disk.blocks_on(next)..disk.blocks_on(next + 1) {

@@ -12,7 +12,7 @@ use super::{BLOCKS, PROGRESS_US, Value, World, node_index, thin, volume_id};
 use control::state::{Leg, LegState, Phase, Reach, Run, State, Volume};
 use control::target::Key;
 use control::transition::VolumeCause;
-use control::{Command, Event, VolumeCommand};
+use control::{Command, Event};
 use model::{Epoch, Extent, LegId, PowerCycles};
 
 /// What is known of a volume's content.
@@ -257,22 +257,23 @@ impl World {
         }
     }
 
-    /// Slabs are given to a leg: nothing of another that had them may be written any more.
-    pub(super) fn judge_slabs(&mut self, drive: usize, extents: &[Extent]) {
+    /// A leg's device has its slabs: nothing of another that had them may be written any more.
+    pub(super) fn judge_slabs(&mut self, volume: usize, leg: u16) {
+        let Some(own) = self.disks[volume].get(&leg) else { return };
         let shares =
-            |other: &Extent| extents.iter().any(|own| own.first < other.end() && other.first < own.end());
-        let mut standing = None;
-        for (volume, disks) in self.disks.iter().enumerate() {
-            let on_them =
-                disks.iter().filter(|(_, disk)| disk.drive == drive && disk.extents.iter().any(shares));
-            let stands = on_them.map(|(leg, _)| *leg).find(|leg| self.stands(volume, *leg));
-            standing = standing.or(stands.map(|leg| (volume, leg)));
-        }
-        if let Some((volume, leg)) = standing {
+            |other: &Extent| own.extents.iter().any(|own| own.first < other.end() && other.first < own.end());
+        let others = self
+            .disks
+            .iter()
+            .enumerate()
+            .flat_map(|(volume, disks)| disks.iter().map(move |(leg, disk)| ((volume, *leg), disk)));
+        let mut others = others.filter(|(other, disk)| *other != (volume, leg) && disk.drive == own.drive);
+        let standing = others
+            .find(|((volume, leg), disk)| disk.extents.iter().any(shares) && self.stands(*volume, *leg));
+        if let Some(((other, number), _)) = standing {
+            let (drive, volume, other) = (own.drive + 1, volume + 1, other + 1);
             self.broke(format!(
-                "slabs of drive-{} are given to another leg while leg-{leg} of volume-{} may be written",
-                drive + 1,
-                volume + 1
+                "slabs of drive-{drive} are filled for leg-{leg} of volume-{volume} while leg-{number} of volume-{other} may be written"
             ));
         }
     }
@@ -355,9 +356,6 @@ impl World {
                 }
                 _ => {}
             }
-        }
-        if let Command::Volume(id, _, VolumeCommand::Grow { .. } | VolumeCommand::Map { .. }) = command {
-            self.legs_grow(*id);
         }
         for volume in self.about(command) {
             self.judge_volume(volume);

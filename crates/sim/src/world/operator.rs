@@ -116,7 +116,7 @@ impl World {
         }
     }
 
-    /// A leg that was made in place of another: nobody may still write to its slabs.
+    /// A leg that is to be made in place of another.
     pub(super) fn leg_added(&mut self, volume: VolumeId, leg: LegId) {
         let at = super::volume_index(volume);
         let ledger = self.ledger();
@@ -124,7 +124,6 @@ impl World {
         let thin = found.provision == model::Provision::Thin;
         let Some(found) = found.legs.get(&leg) else { return };
         let index = found.drive.0 as usize - 1;
-        self.judge_slabs(index, &found.extents);
         self.disks[at].insert(leg.0, super::target::Disk::new(index, found.extents.clone(), thin));
     }
 

@@ -114,7 +114,6 @@ impl World {
         self.raft_tick(machine);
         self.listen(machine);
         if self.machines[machine].rack.is_some() {
-            self.tell_holder(machine, None);
             self.stalled(machine);
             for volume in 0..self.truths.len() {
                 self.say_unmapped(machine, volume);
@@ -199,6 +198,13 @@ impl World {
         }
     }
 
+    /// Whatever an agent hears, it sees first whether its lease is over: it may have stood still.
+    pub(super) fn see_lease(&mut self, machine: usize) {
+        if self.machines[machine].rack.is_some() {
+            self.tell_holder(machine, None);
+        }
+    }
+
     pub(super) fn tell_holder(&mut self, machine: usize, granted: Option<u64>) {
         let (now, ledger) = (self.clock(machine), self.sees(machine));
         let found = &mut self.machines[machine];
@@ -263,6 +269,7 @@ impl World {
     }
 
     pub(crate) fn tell_owner(&mut self, machine: usize, volume: usize, event: owner::Event) {
+        self.see_lease(machine);
         let (now, ledger) = (self.clock(machine), self.sees(machine));
         let Some(agent) = self.machines[machine].agent.as_mut() else { return };
         let stopped = matches!(event, owner::Event::Stopped { .. });

@@ -34,8 +34,10 @@ pub(crate) struct Disk {
     pub(crate) drive: usize,
     /// Whether it is a thin volume's.
     pub(crate) thin: bool,
-    /// The leg's slabs there.
+    /// The slabs there that its device has.
     pub(crate) extents: Vec<Extent>,
+    /// Whether its slabs have been filled with zeros: its first fence does that.
+    made: bool,
     /// How many of them its device maps; behind them it swallows what is written.
     pub(crate) mapped: u64,
     pub(crate) value: [Value; BLOCKS],
@@ -68,6 +70,7 @@ impl Disk {
             drive,
             thin,
             extents,
+            made: false,
             mapped,
             value,
             durable: value,
@@ -210,7 +213,11 @@ impl World {
             return;
         }
         let errored = drive.errors > disk.errors_then;
-        self.disk(volume, leg).fencing = None;
+        let disk = self.disk(volume, leg);
+        disk.fencing = None;
+        if !std::mem::replace(&mut disk.made, true) {
+            self.judge_slabs(volume, leg);
+        }
         let leg = (volume_id(volume), LegId(leg));
         self.tell_target(machine, target::Event::Fenced { leg, floor, errored });
     }
@@ -243,6 +250,7 @@ impl World {
         let Some(mapped) = self.maps(machine, (volume_id(volume), LegId(leg))) else {
             return self.post(10 * MS, Event::NotGiven(machine, volume, leg));
         };
+        self.has_slabs(machine, (volume_id(volume), LegId(leg)), mapped);
         let errors = self.drives[drive].errors;
         let disk = self.disk(volume, leg);
         disk.mapped = mapped;

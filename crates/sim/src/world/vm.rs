@@ -127,6 +127,7 @@ impl World {
         if self.vms.is_empty() || self.machines[machine].rack.is_none() {
             return;
         }
+        self.see_lease(machine);
         let (now, ledger) = (self.clock(machine), self.sees(machine));
         let Some(agent) = self.machines[machine].agent.as_mut() else { return };
         let holds: BTreeMap<VolumeId, Hold> = agent
@@ -234,6 +235,10 @@ impl World {
 
     /// It runs from now on, and writes.
     fn begins(&mut self, machine: usize, vm: VmId, generation: Generation, goes_on: bool) {
+        // The agent looks just before: since that was ordered its machine may have stood still.
+        if self.clock(machine) >= self.machines[machine].lease_note {
+            return self.guest_ends(machine, vm, generation, How::Died);
+        }
         let was = self.stage(machine, vm, generation);
         self.judge_begin(machine, vm, generation);
         let known = &mut self.vms[vm_index(vm)].known;

@@ -12,6 +12,9 @@ use control::{Moment, State};
 use model::{NodeId, VolumeId};
 use std::collections::BTreeMap;
 
+/// No node has this id.
+const NOBODY: NodeId = NodeId(0);
+
 pub(super) type Left = (BTreeMap<LegOf, (Key, NodeId)>, BTreeMap<VolumeId, Up>);
 
 /// What an earlier run of the agent in this boot has left: legs that are given out, and arrays.
@@ -19,7 +22,11 @@ pub(super) fn left_by_another(place: &Place, state: &State, now: Moment) -> Resu
     let engine = place.engine(state)?;
     let (own, _) = place.addresses(state);
     let seen = engine.seen_target()?;
-    let given = storage::target::found(&seen, place.cluster, place.node, &own);
+    let mut given = storage::target::found(&seen, place.cluster, place.node, &own);
+    // What is half given out, or half taken back, is nobody's, and is fenced before anything else.
+    for (leg, key) in storage::target::leftovers(&seen, &given) {
+        given.insert(leg, (key, NOBODY));
+    }
     let mut arrays = BTreeMap::new();
     // One that the ledger does not call open yet is assembled anew: nobody was let in. Any other is used, or is to be stopped.
     let is_for_control =

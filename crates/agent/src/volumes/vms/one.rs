@@ -337,13 +337,17 @@ impl One {
         }
         let vm = self.known()?;
         let disks = self.lead(&vm, Lead::Volume).await?;
+        // Asked before what is saved is used up, and again just before it runs.
+        self.shared.place.is_leased()?;
         let Some(watched) = self.of(named) else { return Ok(None) };
         has_its_disks(watched.instance.process().pid(), disks).await?;
         if watched.may_be_saved && vm.spec.saves_to.is_some() && !self.is_used_up(vm.spec.saves_to).await {
             return Ok(Some(How::Spoilt));
         }
+        let place = Arc::clone(&self.shared.place);
         let Some(watched) = self.of(named) else { return Ok(None) };
         watched.may_be_saved = false;
+        place.is_leased()?;
         watched.instance.resume().await?;
         watched.runs = true;
         info!("{} runs, in {named}", self.id);
@@ -455,6 +459,7 @@ impl One {
             Phase::DiskError => {
                 warn!("{} stands still: a disk failed", self.id);
                 tokio::time::sleep(Duration::from_secs(1)).await;
+                self.shared.place.is_leased()?;
                 instance.resume().await?;
                 Ok(None)
             }

@@ -396,6 +396,22 @@ fn a_cancelled_one_gets_its_volumes_back_and_goes_on_where_it_was() {
     assert_eq!(there.looks(&state, Hold::Nothing), [Effect::End(VM, G2)]);
 }
 
+/// It is paused, and one of its volumes is another node's by now, which will not part with it.
+#[test]
+fn one_whose_volume_was_taken_over_while_it_parts_is_cancelled_and_gets_it_back() {
+    let mut state = migrating();
+    let mut here = Node::found(ONE, G1, Stage::Paused(G2));
+    let _ = here.says(&state, &Said::Leased);
+    let takeover = now(&state, VolumeCommand::Takeover { owner: TWO, lease_over: true });
+    must(&mut state, &takeover);
+    assert_eq!(here.looks(&state, Hold::Nothing), [asks(&state, C::Cancel)]);
+    does(&mut state, C::Cancel);
+    assert_eq!(here.looks(&state, Hold::Nothing), [], "it waits for its volume");
+    let mut there = Node::new(TWO);
+    let back = Effect::Owner(VOLUME, owner::Event::HandOver(ONE));
+    assert!(there.looks(&state, Hold::Users).contains(&back));
+}
+
 #[test]
 fn after_the_switch_the_source_only_sends_whatever_fails() {
     let mut state = migrating();
