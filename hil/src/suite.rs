@@ -30,7 +30,7 @@ use model::ClusterSpec;
 use serde::Deserialize;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 51] = [
+const BUILT_IN: [(&str, &str); 52] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -81,6 +81,7 @@ const BUILT_IN: [(&str, &str); 51] = [
     // A drive leaves the pool in it, and what a lab's pool takes in is never wiped: no volume is made behind it.
     ("volume-online", include_str!("../suites/volume-online.toml")),
     // These make everything blank, and leave the volumes of a whole cluster.
+    ("node-repair", include_str!("../suites/node-repair.toml")),
     ("deploy", include_str!("../suites/deploy.toml")),
     ("deploy-killed", include_str!("../suites/deploy-killed.toml")),
     ("scale-out", include_str!("../suites/scale-out.toml")),

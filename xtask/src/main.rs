@@ -64,6 +64,9 @@ enum Command {
         /// What is done.
         #[arg(long, value_parser = tasks())]
         task: ProcessTask,
+        /// The node that is repaired.
+        #[arg(long)]
+        node: Option<model::NodeName>,
     },
     /// The lab's data drives; started by `hil`
     #[command(hide = true)]
@@ -82,8 +85,8 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::BenchProcess(process) => exit(process.run()),
         Command::LabKeeper { parent } => exit(hil::lab::keeper::run(&parent)),
-        Command::LabDeploy { spec, access, journal, task } => {
-            exit(hil::run::deployment_process((&spec, &access, &journal), task))
+        Command::LabDeploy { spec, access, journal, task, node } => {
+            exit(hil::run::deployment_process((&spec, &access, &journal), task, node))
         }
         Command::LabDrives { config, dir } => exit(hil::lab::drives_process(&config, &dir)),
         Command::LabFabric { topology, sockets } => exit(hil::lab::fabric_process(&topology, &sockets)),

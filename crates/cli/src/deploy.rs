@@ -15,7 +15,7 @@ use api::AGENT_PORT;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use deploy::Cluster;
-use deploy::deployment::{self, DeploymentError, Order, Plan, Wishes};
+use deploy::deployment::{self, Aim, DeploymentError, Order, Plan, Wishes};
 use deploy::journal::{Journal, Past};
 use deploy::recorder::{Recorder, Stage};
 use model::{ClusterSpec, DeploymentMode, DriveSerial};
@@ -46,7 +46,7 @@ Exit codes: 0 good; 1 a rule is violated, something is in the way or a step fail
 /// What the journal's name ends with.
 const JOURNAL: &str = "deployment.jsonl";
 
-/// What a deployment and the adding of nodes have in common.
+/// What a deployment, the adding of nodes and the repair of one have in common.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AddArgs {
     #[command(flatten)]
@@ -57,7 +57,7 @@ pub(crate) struct AddArgs {
     /// Do not ask before anything is changed.
     #[arg(long)]
     yes: bool,
-    /// Take this drive whatever it holds, and lose that; may be given several times. When nodes are added: a drive of a new one.
+    /// Take this drive whatever it holds, and lose that; may be given several times. When nodes are added or one is repaired: a drive of theirs.
     #[arg(long, value_name = "SERIAL")]
     wipe: Vec<DriveSerial>,
     /// Where the journal is; without it: beside the template, NAME.deployment.jsonl.
@@ -85,11 +85,11 @@ pub(crate) struct DeployArgs {
     json: bool,
 }
 
-/// Adds a node to each rack: the stages of a deployment, of which the nodes that are there need nothing.
-pub(crate) fn add_nodes(cluster: &ClusterArgs, args: &AddArgs) -> io::Result<Outcome> {
+/// Adds a node to each rack, or repairs one: the stages of a deployment, of which the other nodes need nothing.
+pub(crate) fn beside_others(cluster: &ClusterArgs, args: &AddArgs, aim: Aim) -> io::Result<Outcome> {
     let (how, access) = (args.clone(), cluster.access().to_owned());
     let deployment = DeployArgs { how, access, stop_after: Stage::Verification, json: cluster.json };
-    carry_out(&deployment, true)
+    carry_out(&deployment, aim)
 }
 
 /// The stages by their names.
@@ -100,18 +100,18 @@ fn stages() -> impl TypedValueParser<Value = Stage> {
 }
 
 pub(crate) fn run(args: &DeployArgs) -> io::Result<Outcome> {
-    carry_out(args, false)
+    carry_out(args, Aim::Deploy)
 }
 
-/// A deployment, or nodes that are added to what was deployed.
-fn carry_out(args: &DeployArgs, grows: bool) -> io::Result<Outcome> {
+/// A deployment, or what is done about nodes of what was deployed.
+fn carry_out(args: &DeployArgs, aim: Aim) -> io::Result<Outcome> {
     let journal = args.how.journal.clone().unwrap_or_else(|| beside(args.how.file.path(), JOURNAL));
     let (source, reading) = match validate::read_or_report(&args.how.file)? {
         Ok(read) => read,
         Err(outcome) => return Ok(outcome),
     };
     let Some(spec) = reading.spec.clone() else { return validate::report_violations(&source, &reading) };
-    cluster::until_interrupted(Deployment { args, journal: &journal, grows }.carry_out(spec))
+    cluster::until_interrupted(Deployment { args, journal: &journal, aim }.carry_out(spec))
 }
 
 /// The template's own path, with another end.
@@ -122,7 +122,7 @@ pub(crate) fn beside(template: &Path, end: &str) -> PathBuf {
 struct Deployment<'a> {
     args: &'a DeployArgs,
     journal: &'a Path,
-    grows: bool,
+    aim: Aim,
 }
 
 impl Deployment<'_> {
@@ -188,7 +188,7 @@ impl Deployment<'_> {
         let looked = deployment::look(cluster).await;
         progress.clear();
         let look = looked.map_err(DeploymentError::from)?;
-        let wishes = Wishes { wipe: self.args.how.wipe.iter().cloned().collect(), grows: self.grows };
+        let wishes = Wishes { wipe: self.args.how.wipe.iter().cloned().collect(), aim: self.aim.clone() };
         Ok(deployment::plan(cluster, &look, &wishes, machines).map_err(DeploymentError::InTheWay)?)
     }
 }

@@ -8,11 +8,12 @@ use crate::deploy::{self, AddArgs};
 use crate::shown::json;
 use crate::vm::shown::{Drained, Nodes};
 use crate::vm::waits;
+use ::deploy::deployment::Aim;
 use ::deploy::{Member, pool, vms};
 use clap::{Args, Subcommand};
 use control::State;
 use control::vm::Leftover;
-use model::{NodeId, ZoneName};
+use model::{NodeId, NodeName, ZoneName};
 use std::collections::BTreeSet;
 use std::io;
 
@@ -39,7 +40,19 @@ Examples:
 
 Exit codes: 0 good; 1 a rule is violated, something is in the way or a step failed; 2 a file or the command line can't be read; 130 interrupted.";
 
-/// Nodes and virtual machines: list, drain, end-drain, add.
+const REPAIR_EXAMPLES: &str = "\
+The template is that of the cluster. The node answers at the address that the access file and the template have for it: it is another machine with the dead one's name and place, or the same one with an empty system disk. It is looked
+at, connected and measured as in a deployment, and joins the ledger again, under a new id. Drives that it still has, with their header, keep what they hold, and are brought up to date. Drives that the ledger has of it and that it has not any more, or
+that are empty, are given up for lost: that is shown, and confirmed, before. Their copies are made anew on the drives that it has, from the others. Refused while one of them has the last good copy of a volume. Other nodes
+are let alone, and volumes stay in use. It goes on where it was interrupted when it is given again, and changes nothing when all is done.
+
+Examples:
+  twinrack node --access access.json repair plant.toml --node a1 --validate-only
+  twinrack node --access access.json repair plant.toml --node a1
+
+Exit codes: 0 good; 1 a rule is violated, something is in the way or a step failed; 2 a file or the command line can't be read; 130 interrupted.";
+
+/// Nodes and virtual machines: list, drain, end-drain, add, repair.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct NodeArgs {
@@ -69,6 +82,18 @@ enum Task {
     /// Add a node to each rack, and spread copies over all of them, while the cluster serves.
     #[command(after_help = ADD_EXAMPLES)]
     Add(Box<AddArgs>),
+    /// Put a new node in the place of one that is dead, or bring one back that has lost what it had, while the cluster serves.
+    #[command(after_help = REPAIR_EXAMPLES)]
+    Repair(Box<RepairArgs>),
+}
+
+#[derive(Debug, Args)]
+struct RepairArgs {
+    /// Which: its name in the template.
+    #[arg(long, value_name = "NAME")]
+    node: NodeName,
+    #[command(flatten)]
+    how: AddArgs,
 }
 
 #[derive(Debug, Args)]
@@ -106,7 +131,10 @@ impl Which {
 
 pub(crate) fn run(args: &NodeArgs) -> io::Result<Outcome> {
     if let Task::Add(add) = &args.task {
-        return deploy::add_nodes(&args.cluster, add);
+        return deploy::beside_others(&args.cluster, add, Aim::Grow);
+    }
+    if let Task::Repair(repair) = &args.task {
+        return deploy::beside_others(&args.cluster, &repair.how, Aim::Repair(repair.node.clone()));
     }
     cluster::run(&args.cluster, |members| async move { carry_out(args, &members).await })
 }
@@ -125,8 +153,8 @@ async fn carry_out(args: &NodeArgs, members: &[Member]) -> Result<String, Cluste
             let drained = Drained::new(&state, &drains);
             Ok(if args.cluster.json { json(&drained) } else { drained.to_string() })
         }
-        // It has no cluster yet that it could ask: it is carried out by itself.
-        Task::Add(_) => Ok(String::new()),
+        // These look at the cluster by themselves.
+        Task::Add(_) | Task::Repair(_) => Ok(String::new()),
         Task::EndDrain { which } => {
             let nodes = which.nodes(&state)?;
             vms::end_drain(members, &nodes, bound).await?;

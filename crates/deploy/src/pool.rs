@@ -114,6 +114,12 @@ pub enum PoolError {
     /// Nobody has a ledger.
     #[error("no member that answers has a ledger")]
     NoLedger,
+    /// A drive that was to be given up for lost is there, as it was.
+    #[error("drive {serial} is there after all, with what it held")]
+    Returned {
+        /// The drive.
+        serial: DriveSerial,
+    },
     /// A drive that was asked for is not there.
     #[error("node {node} has no drive with serial number {serial}")]
     NoDrive {
@@ -208,6 +214,7 @@ impl PoolError {
                 "somebody else deploys the same nodes, or they belong to another cluster: `twinrack ledger show` says what each has"
             }
             Self::NoDrive { .. } => "see that the drive is plugged in and answers",
+            Self::Returned { .. } => "give the command again: it looks at the node anew",
             Self::NoPlace(NoPlace::Breach(_)) => "report it: the choice of drives broke its own rule",
             Self::NoPlace(NoPlace::Room(Refused::Racks(lacks)))
                 if lacks.iter().any(|lack| matches!(lack, Lack::Nodes { .. })) =>
@@ -419,16 +426,18 @@ impl<'a> Stage<'a> {
         Ok(insist(&what, || member.client.confirmed_cluster()).await?.state)
     }
 
-    /// Where other members reach one's agent.
     fn address(&self, member: &Member) -> Result<SocketAddr, PoolError> {
-        let spec = &self.cluster.spec;
-        let of_node =
-            spec.nodes().find(|(_, node)| node.name == member.name).map(|(_, node)| node.management_ip);
-        let witness = spec.witness.management_ip.filter(|_| member.zone.is_none());
-        let address =
-            of_node.or(witness).ok_or_else(|| PoolError::NoAddress { node: member.name.clone() })?;
-        Ok(SocketAddr::new(IpAddr::V4(address), self.agent_port))
+        address(self.cluster, member, self.agent_port)
     }
+}
+
+/// Where other members reach one's agent.
+pub(crate) fn address(cluster: &Cluster, member: &Member, agent_port: u16) -> Result<SocketAddr, PoolError> {
+    let spec = &cluster.spec;
+    let of_node = spec.nodes().find(|(_, node)| node.name == member.name).map(|(_, node)| node.management_ip);
+    let witness = spec.witness.management_ip.filter(|_| member.zone.is_none());
+    let address = of_node.or(witness).ok_or_else(|| PoolError::NoAddress { node: member.name.clone() })?;
+    Ok(SocketAddr::new(IpAddr::V4(address), agent_port))
 }
 
 /// Waits until a member's view is as wanted.

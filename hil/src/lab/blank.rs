@@ -7,7 +7,7 @@
 use super::plan::{DriveRole, NodePlan};
 use super::qemu::NodeFiles;
 use super::{Lab, LabError, LabNode, state_drive};
-use model::DriveSerial;
+use model::{DriveSerial, NodeName};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -15,9 +15,14 @@ use std::os::unix::fs::FileExt;
 const ENDS_BYTES: usize = 1 << 20;
 
 impl Lab {
-    /// Makes every drive of every node blank; the boot drive gets an empty file system. All of them are off.
-    pub(crate) fn make_blank(&self) -> Result<(), LabError> {
-        self.nodes.values().try_for_each(LabNode::make_blank)
+    /// Makes every drive of some nodes blank, or their boot drives alone; those get an empty file system. All of them are off.
+    pub(crate) fn make_blank(
+        &self,
+        which: impl Fn(&NodeName) -> bool,
+        keeps_data: bool,
+    ) -> Result<(), LabError> {
+        let mut nodes = self.nodes.iter().filter(|(name, _)| which(name));
+        nodes.try_for_each(|(_, node)| node.make_blank(keeps_data))
     }
 }
 
@@ -40,7 +45,7 @@ impl LabNode {
         Ok(hold)
     }
 
-    fn make_blank(&self) -> Result<(), LabError> {
+    fn make_blank(&self, keeps_data: bool) -> Result<(), LabError> {
         if self.has_power() {
             return Err(LabError::Refused {
                 node: self.name().to_string(),
@@ -48,13 +53,14 @@ impl LabNode {
                 said: "it has power".to_owned(),
             });
         }
-        blank_drives(&self.plan, &self.files)
+        blank_drives(&self.plan, &self.files, keeps_data)
     }
 }
 
-/// Makes a node's drives as long as they are and blank, the boot drive with an empty file system. Of those that are there the files stay the same ones: whoever serves them has them open.
-pub(super) fn blank_drives(plan: &NodePlan, files: &NodeFiles) -> Result<(), LabError> {
-    for (index, drive) in plan.drives.iter().enumerate() {
+/// Makes a node's drives (or its boot drive alone) as long as they are and blank, the boot drive with an empty file system. Of those that are there the files stay the same ones: whoever serves them has them open.
+pub(super) fn blank_drives(plan: &NodePlan, files: &NodeFiles, keeps_data: bool) -> Result<(), LabError> {
+    let goes = |drive: &DriveRole| *drive == DriveRole::Boot || !keeps_data;
+    for (index, drive) in plan.drives.iter().enumerate().filter(|(_, drive)| goes(&drive.role)) {
         let path = files.drive(index);
         let made = File::create(&path).and_then(|file| file.set_len(drive.size_bytes));
         made.map_err(|source| LabError::Write { path: path.clone(), source })?;

@@ -132,7 +132,7 @@ pub(super) fn prepare(plan: &NodePlan, files: &NodeFiles, ca: &Ca) -> Result<(),
     };
     let config = serde_json::to_vec(&config).unwrap_or_default();
     write(&files.config(), &config, 0o600)?;
-    blank_drives(plan, files)
+    blank_drives(plan, files, false)
 }
 
 /// Waits until every agent answers and every QEMU takes orders.

@@ -13,7 +13,7 @@ use crate::lab::LabError;
 use crate::run::RunError;
 use crate::suite::DeployStep;
 use api::AGENT_PORT;
-use deploy::deployment::{self, DeploymentError, Order, Wishes};
+use deploy::deployment::{self, Aim, DeploymentError, Order, Wishes};
 use deploy::destruction;
 use deploy::journal::{Journal, JournalError, Said, StepIs, said_so_far};
 use deploy::recorder::{Recorder, Stage, Told};
@@ -51,6 +51,9 @@ pub enum DeploymentProcessError {
         #[source]
         source: std::io::Error,
     },
+    /// Nobody said which node is repaired.
+    #[error("a node is to be repaired, and none is named (--node)")]
+    NoNode,
     /// The deployment.
     #[error(transparent)]
     Deployment(Box<DeploymentError>),
@@ -72,19 +75,22 @@ pub enum ProcessTask {
     Deploy,
     /// It adds nodes to one.
     Add,
+    /// It repairs a node of one.
+    Repair,
     /// It gives one back.
     Destroy,
 }
 
 impl ProcessTask {
     /// All.
-    pub const ALL: [Self; 3] = [Self::Deploy, Self::Add, Self::Destroy];
+    pub const ALL: [Self; 4] = [Self::Deploy, Self::Add, Self::Repair, Self::Destroy];
 
     /// As the hidden command is told.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Deploy => "deploy",
             Self::Add => "add",
+            Self::Repair => "repair",
             Self::Destroy => "destroy",
         }
     }
@@ -94,14 +100,19 @@ impl ProcessTask {
 pub fn deployment_process(
     files: (&Path, &Path, &Path),
     task: ProcessTask,
+    repaired: Option<NodeName>,
 ) -> Result<(), DeploymentProcessError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(DeploymentProcessError::Start)?.block_on(async {
         let (cluster, machines) = cluster_of(files.0, files.1)?;
         match task {
             ProcessTask::Destroy => destroy_it(&cluster, files.2).await,
-            ProcessTask::Deploy => deploy_it(cluster, machines, (files.2, false)).await,
-            ProcessTask::Add => deploy_it(cluster, machines, (files.2, true)).await,
+            ProcessTask::Deploy => deploy_it(cluster, machines, (files.2, Aim::Deploy)).await,
+            ProcessTask::Add => deploy_it(cluster, machines, (files.2, Aim::Grow)).await,
+            ProcessTask::Repair => {
+                let repaired = repaired.ok_or(DeploymentProcessError::NoNode)?;
+                deploy_it(cluster, machines, (files.2, Aim::Repair(repaired))).await
+            }
         }
     })
 }
@@ -129,11 +140,11 @@ async fn destroy_it(cluster: &Cluster, journal: &Path) -> Result<(), DeploymentP
 async fn deploy_it(
     mut cluster: Cluster,
     machines: Machines,
-    (journal, grows): (&Path, bool),
+    (journal, aim): (&Path, Aim),
 ) -> Result<(), DeploymentProcessError> {
     let journal = Journal::open(journal)?;
     let look = deployment::look(&mut cluster).await.map_err(DeploymentError::from)?;
-    let plan = deployment::plan(&cluster, &look, &Wishes { grows, ..Wishes::default() }, machines);
+    let plan = deployment::plan(&cluster, &look, &Wishes { aim, ..Wishes::default() }, machines);
     let plan = plan.map_err(DeploymentError::InTheWay)?;
     plan.notes.iter().for_each(|note| println!("{note}"));
     println!("{} changes are planned", plan.changes.len());
@@ -175,6 +186,7 @@ pub(super) enum End {
 /// The files of a deployment in the lab, or of giving it back.
 pub(super) struct Files {
     task: ProcessTask,
+    repaired: Option<NodeName>,
     spec: PathBuf,
     access: PathBuf,
     journal: PathBuf,
@@ -189,6 +201,14 @@ impl Files {
             _ => None,
         };
         said_so_far(&self.journal).into_iter().filter_map(begun).collect()
+    }
+
+    /// The same for a node's repair, which has a journal of its own.
+    pub(super) fn repairing(self, node: &NodeName) -> Self {
+        let task = ProcessTask::Repair;
+        let journal = self.journal.with_file_name(format!("{}.jsonl", task.file()));
+        let output = self.output.with_file_name(format!("{}.log", task.file()));
+        Self { task, repaired: Some(node.clone()), journal, output, ..self }
     }
 
     /// How much was changed, of all runs.
@@ -225,6 +245,9 @@ impl Runner<'_> {
                 self.again(&files, ms(*within_ms), Seen::held("")).await
             }
             DeployStep::Destroy { kills, within_ms } => self.destroy_whole(*kills, ms(*within_ms)).await,
+            DeployStep::Repair { room, position, keeps_drives, kills, within_ms } => {
+                self.repair((*room, *position), (*keeps_drives, *kills), ms(*within_ms)).await
+            }
             DeployStep::LosesANode { within_ms } => self.deploy_and_lose(ms(*within_ms)).await,
         }
     }
@@ -232,7 +255,7 @@ impl Runner<'_> {
     async fn blank(&mut self, bound: Duration) -> Result<Seen, RunError> {
         let all: BTreeSet<NodeName> = self.lab.nodes().keys().cloned().collect();
         self.lab.power_off(self.keeper, &all).await?;
-        self.lab.make_blank()?;
+        self.lab.make_blank(|_| true, false)?;
         (self.volume, self.guest) = (None, None);
         let begun = Instant::now();
         self.lab.power_on(self.keeper, &all).await?;
@@ -247,10 +270,18 @@ impl Runner<'_> {
         Ok(Seen::held(format!("after {after} ms")))
     }
 
-    async fn deploy_whole(&mut self, files: &Files, kills: u32, bound: Duration) -> Result<Seen, RunError> {
+    pub(super) async fn deploy_whole(
+        &mut self,
+        files: &Files,
+        kills: u32,
+        bound: Duration,
+    ) -> Result<Seen, RunError> {
         let begun = Instant::now();
         let mut killed = Vec::new();
-        let steps = self.steps_of_a_deployment();
+        let steps = match files.task {
+            ProcessTask::Repair => self.steps_of_a_repair(),
+            _ => self.steps_of_a_deployment(),
+        };
         for number in 0..kills {
             // Spread over all of them: of each part of them one, drawn.
             let (from, to) =
@@ -296,7 +327,12 @@ impl Runner<'_> {
     }
 
     /// The same once more, which changes nothing; what was seen before is told, too.
-    async fn again(&mut self, files: &Files, bound: Duration, before_it: Seen) -> Result<Seen, RunError> {
+    pub(super) async fn again(
+        &mut self,
+        files: &Files,
+        bound: Duration,
+        before_it: Seen,
+    ) -> Result<Seen, RunError> {
         let (begun, before) = (Instant::now(), files.did());
         match self.run_deployment(files, None, begun + bound).await? {
             End::Itself(status) if status.success() => {
@@ -358,7 +394,7 @@ impl Runner<'_> {
     }
 
     /// Without so many nodes of each rack, the last ones.
-    fn deployment_files(&self, leaves_out: usize) -> Result<Files, RunError> {
+    pub(super) fn deployment_files(&self, leaves_out: usize) -> Result<Files, RunError> {
         let dir = self.keeper.dir.clone();
         let (spec, access) = (dir.join("deployment.spec.json"), self.lab.write_access(&dir)?);
         let mut asked = self.cluster.spec.clone();
@@ -367,14 +403,10 @@ impl Runner<'_> {
         }
         let text = serde_json::to_vec(&asked).unwrap_or_default();
         fs::write(&spec, text).map_err(|source| LabError::Write { path: spec.clone(), source })?;
-        let journal = self.folder.join("deployment.jsonl");
-        Ok(Files {
-            task: ProcessTask::Deploy,
-            spec,
-            access,
-            journal,
-            output: self.folder.join("deployment.log"),
-        })
+        let task = ProcessTask::Deploy;
+        let journal = self.folder.join(format!("{}.jsonl", task.file()));
+        let output = self.folder.join(format!("{}.log", task.file()));
+        Ok(Files { task, repaired: None, spec, access, journal, output })
     }
 
     pub(super) fn destruction_files(&self) -> Result<Files, RunError> {
@@ -411,6 +443,9 @@ impl Runner<'_> {
             let mut command = bound_to_us(self.program.as_os_str());
             command.arg("lab-deploy").args([&files.spec, &files.access, &files.journal]);
             command.args(["--task", files.task.name()]);
+            if let Some(node) = &files.repaired {
+                command.args(["--node", node.as_str()]);
+            }
             command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn()
         });
         Ok(started.map_err(|source| LabError::Write { path: files.output.clone(), source })?)

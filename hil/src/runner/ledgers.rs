@@ -170,6 +170,15 @@ impl Runner<'_> {
         }
     }
 
+    /// A node at a position in a room, or the witness.
+    pub(super) fn member_at(&self, place: Place, position: u8) -> Option<&Member> {
+        match place {
+            Place::Room(room) => self.node_of((room, position)),
+            Place::Witness => self.cluster.members.iter().find(|member| member.zone.is_none()),
+            Place::Everywhere => None,
+        }
+    }
+
     /// The node joins again, as an operator has it.
     pub(super) async fn rejoin(
         &mut self,
@@ -177,12 +186,7 @@ impl Runner<'_> {
         votes: bool,
         bound: Duration,
     ) -> Result<Seen, RunError> {
-        let member = match place {
-            Place::Room(room) => self.node_of((room, position)),
-            Place::Witness => self.cluster.members.iter().find(|member| member.zone.is_none()),
-            Place::Everywhere => None,
-        };
-        let Some(name) = member.map(|member| member.name.clone()) else {
+        let Some(name) = self.member_at(place, position).map(|member| member.name.clone()) else {
             return Ok(Seen::not("there is no such node"));
         };
         let begun = Instant::now();

@@ -1,5 +1,6 @@
 //! What a suite does about deploying the whole cluster: `{ do = "deployment", what = … }`.
 
+use super::Place;
 use serde::Deserialize;
 use std::fmt;
 
@@ -46,6 +47,23 @@ pub enum DeployStep {
         /// The bound for all of it, milliseconds.
         within_ms: u64,
     },
+    /// A node, or the witness, dies for good: it loses its power, and a blank machine comes in its place, or one that has its drives yet. It is repaired as `twinrack node repair` does it, by a process that is killed and started
+    /// again in the same way, while whoever writes goes on; then all that `twinrack verify` looks at holds. Once more changes nothing.
+    Repair {
+        /// Where.
+        room: Place,
+        /// Its position there, from 1.
+        #[serde(default = "first")]
+        position: u8,
+        /// Whether its data drives are left as they were.
+        #[serde(default)]
+        keeps_drives: bool,
+        /// How often it is killed.
+        #[serde(default)]
+        kills: u32,
+        /// The bound for all of it, milliseconds.
+        within_ms: u64,
+    },
     /// A node loses its power in the middle of it: the deployment ends and names that node. With the node back it is gone on with, to its end.
     LosesANode {
         /// The bound for all of it, milliseconds.
@@ -77,12 +95,25 @@ impl fmt::Display for DeployStep {
                 f,
                 "the cluster is given back within {within_ms} ms, by a process that is killed {kills} times on the way, and all nodes are as they were found"
             ),
+            Self::Repair { room, position, keeps_drives, kills, within_ms } => {
+                let who = match room {
+                    Place::Room(room) => format!("node {position} of {room}"),
+                    place => place.to_string(),
+                };
+                let with = if *keeps_drives { "with its drives and an empty system disk" } else { "blank" };
+                let by = killed(*kills);
+                write!(f, "{who} dies for good, comes back {with}, and is repaired within {within_ms} ms{by}")
+            }
             Self::LosesANode { within_ms } => write!(
                 f,
                 "a node loses its power in the middle of the deployment, which names it; with the node back it is gone on with, all within {within_ms} ms"
             ),
         }
     }
+}
+
+const fn first() -> u8 {
+    1
 }
 
 fn killed(times: u32) -> String {

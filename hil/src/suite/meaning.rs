@@ -1,7 +1,7 @@
 //! What steps mean to a scenario: what they break and undo, whom they concern, what they need.
 
 use super::needs::{Need, no_network, no_node, no_switch, wiring};
-use super::{DriveAt, Place, Step, VmStep, Whom, Wrong};
+use super::{DeployStep, DriveAt, Place, Step, VmStep, Whom, Wrong};
 use crate::lab::miswiring::Miswiring;
 use model::{ClusterSpec, Mirror, Wiring};
 
@@ -112,6 +112,7 @@ impl Step {
             | Self::FillLedgerDisk { room: Some(room), position }
             | Self::LedgerIsRefused { room, position, .. }
             | Self::Rejoin { room: Place::Room(room), position, .. }
+            | Self::Deployment(DeployStep::Repair { room: Place::Room(room), position, .. })
             | Self::ForceQuorum { room, position, .. }
             | Self::OverrideVolume { room, position, .. }
             | Self::HandOver { room, position, .. }

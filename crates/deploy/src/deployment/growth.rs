@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// How long the ledger may take to say what it says.
-const LEDGER_BOUND: Duration = Duration::from_secs(30);
+pub(super) const LEDGER_BOUND: Duration = Duration::from_secs(30);
 /// How long a change of copies may take besides the copying.
 const SPREAD_BOUND: Duration = Duration::from_mins(3);
 
@@ -192,26 +192,26 @@ async fn even_out(cluster: &Cluster, recorder: &mut Recorder<'_>) -> Result<(), 
     Ok(())
 }
 
-fn is_closed(volume: &Volume) -> bool {
+pub(super) fn is_closed(volume: &Volume) -> bool {
     matches!(volume.phase, Phase::Closed | Phase::Offline)
 }
 
 /// How long copying a volume may take at the least rate that the ledger has for it, twice over.
-fn copy_bound(state: &State, volume: &Volume) -> Duration {
+pub(super) fn copy_bound(state: &State, volume: &Volume) -> Duration {
     let mib_s = u64::from(state.settings.rebuild.min_mib_s).max(1);
     SPREAD_BOUND + Duration::from_secs(2 * (volume.array_bytes() >> 20) / mib_s)
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::tests::{blank, cluster_of, done, ledger, planned, spec_of};
-    use super::super::{Look, Plan, Wishes, plan};
+    use super::super::{Aim, Look, Plan, Wishes, plan};
     use super::*;
     use api::NodeLedger;
     use model::ClusterSpec;
     use network::measure::Machines;
 
-    const TWO: &str = include_str!("../../../../hil/templates/2+2.toml");
+    pub(in crate::deployment) const TWO: &str = include_str!("../../../../hil/templates/2+2.toml");
     const THREE: &str = include_str!("../../../../hil/templates/3+3.toml");
 
     /// The same cluster with so many of each rack's nodes; ordinals stay.
@@ -221,7 +221,7 @@ mod tests {
     }
 
     /// What is seen of a larger cluster when its first nodes are deployed and the others are blank.
-    fn deployed(larger: &Cluster, nodes: usize) -> Look {
+    pub(in crate::deployment) fn deployed(larger: &Cluster, nodes: usize) -> Look {
         let small = cluster_of(smaller(larger.spec.clone(), nodes));
         let first = planned(&small, &blank(&small), &[]).unwrap();
         let (there, mut look) = (done(&small, &first), blank(larger));
@@ -241,10 +241,10 @@ mod tests {
     }
 
     fn grown(cluster: &Cluster, look: &Look) -> Result<Plan, InTheWay> {
-        plan(cluster, look, &Wishes { grows: true, ..Wishes::default() }, Machines::Real)
+        plan(cluster, look, &Wishes { aim: Aim::Grow, ..Wishes::default() }, Machines::Real)
     }
 
-    fn said(plan: &Plan) -> String {
+    pub(in crate::deployment) fn said(plan: &Plan) -> String {
         let lines = plan.changes.iter().map(|change| format!("{} {change}", change.stage));
         lines.collect::<Vec<_>>().join("\n")
     }

@@ -15,15 +15,17 @@ mod express;
 mod growth;
 mod look;
 mod plan;
+mod repair;
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use express::CantSize;
 pub use look::{Look, look};
-pub use plan::{Change, InTheWay, Plan, Wishes, plan};
+pub use plan::{Aim, Change, InTheWay, Plan, Wishes, plan};
 pub(crate) use plan::{usable_ledgers, what_it_says};
 
 use crate::journal::JournalError;
+use crate::ledger::{self, LedgerError};
 use crate::pool::{self, PoolError, VolumeRequest};
 use crate::recorder::{Recorder, Stage};
 use crate::verify::{Check, facts, verify};
@@ -43,6 +45,8 @@ use tokio::time::{Instant, sleep};
 
 /// How long a volume may take until it is open with every copy in sync; emulated nodes take seconds for each, and all are made at once.
 const VOLUME_BOUND: Duration = Duration::from_mins(2);
+/// How long a node that comes back may take to join: what it owned is taken over before, and it catches up after.
+const REJOIN_BOUND: Duration = Duration::from_mins(1);
 /// How long it may take until a cluster that was just made is as it has to be: paths are heard and leases taken within seconds.
 const VERIFY_BOUND: Duration = Duration::from_secs(30);
 const VERIFY_POLL: Duration = Duration::from_millis(500);
@@ -76,6 +80,9 @@ pub enum DeploymentError {
     /// The ledger, a drive or a volume is not as it shall be.
     #[error(transparent)]
     Pool(#[from] PoolError),
+    /// A node could not join the ledger again.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// What was done is not as it has to be.
     #[error("{what}:\n  {}", wrong.join("\n  "))]
     NotAsItHasToBe {
@@ -98,6 +105,7 @@ impl DeploymentError {
             Self::InTheWay(_) => "see to each of these, and give the command again; nothing was changed",
             Self::Stage(error) => error.help(),
             Self::Pool(error) => error.help(),
+            Self::Ledger(error) => error.help(),
             Self::NotAsItHasToBe { help, .. } => help,
             Self::Journal(error) => error.help(),
         }
@@ -108,7 +116,7 @@ impl DeploymentError {
         match self {
             Self::Stage(error) => error.rule(),
             Self::Pool(error) => error.rule(),
-            Self::InTheWay(_) | Self::NotAsItHasToBe { .. } | Self::Journal(_) => None,
+            Self::InTheWay(_) | Self::Ledger(_) | Self::NotAsItHasToBe { .. } | Self::Journal(_) => None,
         }
     }
 }
@@ -152,10 +160,25 @@ async fn stages(
                 recorder.step("links, priorities and bandwidth of every node", links).await?;
             }
             Stage::NetworkValidation => validate_network(cluster, plan, order.machines, recorder).await?,
-            Stage::Quorum => drop(pool::quorum(cluster, order.agent_port, recorder).await?),
-            Stage::Pool => pool::drives(cluster, &plan.drives, &plan.wipe, recorder).await?,
-            Stage::Volumes if plan.spreads => growth::spread(cluster, recorder).await?,
-            Stage::Volumes => volumes(cluster, &plan.volumes, recorder).await?,
+            Stage::Quorum => {
+                if let Aim::Repair(name) = &plan.aim {
+                    recorder
+                        .step(format!("{name} in the ledger again"), rejoin(cluster, name, order))
+                        .await?;
+                }
+                pool::quorum(cluster, order.agent_port, recorder).await?;
+            }
+            Stage::Pool => {
+                if let Aim::Repair(name) = &plan.aim {
+                    repair::give_up(cluster, name, &plan.lost, recorder).await?;
+                }
+                pool::drives(cluster, &plan.drives, &plan.wipe, recorder).await?;
+            }
+            Stage::Volumes => match &plan.aim {
+                Aim::Deploy => volumes(cluster, &plan.volumes, recorder).await?,
+                Aim::Grow => growth::spread(cluster, recorder).await?,
+                Aim::Repair(_) => repair::make_copies(cluster, &plan.lost, recorder).await?,
+            },
             Stage::Verification => {
                 recorder
                     .step("every check of `twinrack verify`", verification(cluster, order.machines))
@@ -168,6 +191,14 @@ async fn stages(
 
 /// What a step found, and what it changed in words.
 type Step<T> = Result<(T, Option<String>), DeploymentError>;
+
+/// A node that has no ledger any more, or one that is lost, gets one under a new id. It waits until nobody counts on what it owned.
+async fn rejoin(cluster: &Cluster, name: &NodeName, order: &Order) -> Step<()> {
+    let address = cluster.members.iter().find(|member| member.name == *name);
+    let address = address.map(|member| pool::address(cluster, member, order.agent_port)).transpose()?;
+    let rejoined = ledger::rejoin(&cluster.members, name, address, REJOIN_BOUND).await?;
+    Ok(((), (!rejoined.done.is_empty()).then(|| rejoined.done.join(", "))))
+}
 
 async fn network(cluster: &Cluster, serving: &BTreeSet<NodeName>) -> Step<()> {
     let (what, help) =

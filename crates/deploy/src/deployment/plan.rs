@@ -7,14 +7,16 @@
 use super::express::{self, PoolDrive};
 use super::growth;
 use super::look::Look;
+use super::repair;
+use crate::Cluster;
 use crate::hardware::{self, NodeHardware};
 use crate::pool::{VolumeRequest, Voting, voting};
 use crate::recorder::Stage;
-use crate::{Cluster, Member};
 use api::{Holds, NodeLedger};
 use control::State;
+use control::state::Health;
 use model::rules::{self, Rule};
-use model::{ClusterSpec, Diagnostic, Drive, DriveClass, DriveSerial, NodeName, Severity};
+use model::{ClusterSpec, Diagnostic, Drive, DriveClass, DriveId, DriveSerial, NodeName, Severity};
 use network::Op;
 use network::measure::Machines;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,8 +30,32 @@ type Links = [(NodeName, Vec<Op>)];
 pub struct Wishes {
     /// Drives that are taken whatever they hold.
     pub wipe: BTreeSet<DriveSerial>,
+    /// What for.
+    pub aim: Aim,
+}
+
+/// What a deployment is for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Aim {
+    /// A cluster that is as its template says.
+    #[default]
+    Deploy,
     /// Nodes that the ledger has not are added to its cluster.
-    pub grows: bool,
+    Grow,
+    /// This node of it is replaced, or has lost what it had.
+    Repair(NodeName),
+}
+
+impl Aim {
+    /// Whether there is a cluster that serves meanwhile.
+    fn is_beside(&self) -> bool {
+        *self != Self::Deploy
+    }
+
+    /// Whether this node is the one that is repaired.
+    fn repairs(&self, node: &NodeName) -> bool {
+        matches!(self, Self::Repair(repaired) if repaired == node)
+    }
 }
 
 /// What will be done.
@@ -43,10 +69,12 @@ pub struct Plan {
     pub wipe: BTreeSet<DriveSerial>,
     /// The volumes that there will be; those that there are when nodes are added are none of it.
     pub volumes: Vec<VolumeRequest>,
-    /// Nodes of the cluster that others are added to: their links are let alone.
+    /// Nodes of the cluster beside which this is done: their links are let alone.
     pub serving: BTreeSet<NodeName>,
-    /// Whether copies are spread over nodes that are added.
-    pub spreads: bool,
+    /// What it is for.
+    pub aim: Aim,
+    /// Drives of a repaired node that are gone for good.
+    pub lost: BTreeMap<DriveId, DriveSerial>,
     /// What is worth knowing: warnings, drives that are let alone.
     pub notes: Vec<String>,
     /// Whether no volume is there yet that anybody could use: then storage networks may be loaded to measure them.
@@ -108,7 +136,7 @@ impl fmt::Display for InTheWay {
 pub fn plan(cluster: &Cluster, look: &Look, wishes: &Wishes, machines: Machines) -> Result<Plan, InTheWay> {
     let mut way = InTheWay::default();
     let mut notes = Vec::new();
-    let (mut fates, ledger) = (fates(look, wishes), ledger(cluster, look, &mut way));
+    let (mut fates, ledger) = (fates(look, wishes), ledger(cluster, look, &wishes.aim, &mut way));
     let drives = taken(&fates);
     way.diagnostics.extend(look.cabling.findings.iter().map(network::wiring::WiringFinding::diagnostic));
     let hardware = hardware(cluster, look, &drives);
@@ -120,24 +148,19 @@ pub fn plan(cluster: &Cluster, look: &Look, wishes: &Wishes, machines: Machines)
         way.others.push((format!("no node has a drive {serial} that could be wiped"), help));
     }
     let links = links(look, &mut way);
-    let mut drives = drives;
-    if wishes.grows {
-        growth::may_grow(cluster, ledger, &mut way);
-        if let Some(ledger) = ledger {
-            growth::only_new(&mut fates, ledger, wishes, &mut way);
-            drives = taken(&fates);
-        }
-    }
     if let Some(ledger) = ledger {
-        what_serves(cluster, look, ledger, (links, wishes.grows), &mut way);
-        way.others.extend(fates.iter().filter_map(|fate| erased(fate, ledger)));
+        what_serves(cluster, look, ledger, (links, &wishes.aim), &mut way);
     }
-    let enlarged = ledger.filter(|_| wishes.grows);
-    let imagined =
-        enlarged.and_then(|ledger| growth::imagined(cluster, ledger, &pool_drives(&fates), &mut way));
-    let volumes = match enlarged {
-        Some(_) => Vec::new(),
-        None => volumes(&cluster.spec, &fates, ledger, &mut way),
+    let beside = beside(cluster, (look, ledger), wishes, &mut fates, &mut way);
+    let drives = taken(&fates);
+    if let Some(ledger) = ledger {
+        let erased = fates.iter().filter(|fate| !wishes.aim.repairs(&fate.node));
+        way.others.extend(erased.filter_map(|fate| erased_drive(fate, ledger)));
+    }
+    let volumes = if ledger.is_some() && wishes.aim.is_beside() {
+        Vec::new()
+    } else {
+        volumes(&cluster.spec, &fates, ledger, &mut way)
     };
     if !way.is_nothing() {
         return Err(way);
@@ -146,14 +169,52 @@ pub fn plan(cluster: &Cluster, look: &Look, wishes: &Wishes, machines: Machines)
     notes.extend(worth.map(|found| format!("{}: {} ({})", found.severity, found.message, found.rule)));
     notes.extend(fates.iter().filter_map(Fate::note));
     let mut changes = changes(cluster, look, ledger, (links, &fates, &volumes));
-    if let (Some(ledger), Some(imagined)) = (enlarged, &imagined) {
-        changes.extend(growth::changes(cluster, ledger, imagined));
-    }
+    changes.extend(beside.changes);
+    changes.sort_by_key(|change| change.stage);
     let wipe = fates.iter().filter(|fate| fate.is_wiped()).map(|fate| fate.drive.serial.clone()).collect();
     let is_idle = ledger.is_none_or(|ledger| ledger.volumes.is_empty());
-    let serve = cluster.members.iter().filter(|member| wishes.grows && has_ledger(look, member));
+    let serve =
+        cluster.members.iter().filter(|member| wishes.aim.is_beside() && has_ledger(look, &member.name));
     let serving = serve.map(|member| member.name.clone()).collect();
-    Ok(Plan { changes, drives, wipe, volumes, serving, spreads: wishes.grows, notes, is_idle })
+    let (aim, lost) = (wishes.aim.clone(), beside.lost);
+    Ok(Plan { changes, drives, wipe, volumes, serving, aim, lost, notes, is_idle })
+}
+
+/// What there is to do besides, where there is a cluster that serves meanwhile.
+#[derive(Default)]
+struct Beside {
+    changes: Vec<Change>,
+    lost: BTreeMap<DriveId, DriveSerial>,
+}
+
+fn beside(
+    cluster: &Cluster,
+    (look, ledger): (&Look, Option<&State>),
+    wishes: &Wishes,
+    fates: &mut Vec<Fate>,
+    way: &mut InTheWay,
+) -> Beside {
+    match &wishes.aim {
+        Aim::Deploy => return Beside::default(),
+        Aim::Grow => growth::may_grow(cluster, ledger, way),
+        Aim::Repair(name) => repair::may_repair(cluster, ledger, name, way),
+    }
+    let Some(ledger) = ledger else { return Beside::default() };
+    match &wishes.aim {
+        Aim::Repair(name) => {
+            repair::only_its(fates, name, wishes, way);
+            repair::stuck(ledger, name, has_ledger(look, name), way);
+            let lost = repair::lost(ledger, name, fates, way);
+            repair::imagined(cluster, ledger, &lost, &pool_drives(fates), way);
+            Beside { changes: repair::changes(ledger, name, &lost), lost }
+        }
+        Aim::Grow | Aim::Deploy => {
+            growth::only_new(fates, ledger, wishes, way);
+            let imagined = growth::imagined(cluster, ledger, &pool_drives(fates), way);
+            let changes = imagined.map(|imagined| growth::changes(cluster, ledger, &imagined));
+            Beside { changes: changes.unwrap_or_default(), ..Beside::default() }
+        }
+    }
 }
 
 /// What links lack; nothing where that can't be said, which is then in the way.
@@ -189,7 +250,7 @@ fn changes(
     let mut change = |stage, of: &dyn fmt::Display, what: String| {
         changes.push(Change { stage, of: of.to_string(), what, takes: false });
     };
-    let joins = cluster.members.iter().filter(|member| !has_ledger(look, member));
+    let joins = cluster.members.iter().filter(|member| !has_ledger(look, &member.name));
     for (at, member) in joins.enumerate() {
         let begins = ledger.is_none() && at == 0;
         change(
@@ -199,7 +260,7 @@ fn changes(
         );
     }
     if ledger.is_none_or(|ledger| !matches!(voting(ledger), Voting::Settled))
-        || cluster.members.iter().any(|member| !has_ledger(look, member))
+        || cluster.members.iter().any(|member| !has_ledger(look, &member.name))
     {
         change(Stage::Quorum, &cluster.spec.name, format!("let all {} vote", cluster.members.len()));
     }
@@ -219,8 +280,8 @@ fn changes(
     changes
 }
 
-fn has_ledger(look: &Look, member: &Member) -> bool {
-    matches!(look.ledgers.get(&member.name), Some(NodeLedger::Open(_)))
+fn has_ledger(look: &Look, name: &NodeName) -> bool {
+    matches!(look.ledgers.get(name), Some(NodeLedger::Open(_)))
 }
 
 /// What a deployment does not do to a cluster that is there already: its ledger goes over its networks, and users may be on its volumes.
@@ -228,10 +289,10 @@ fn what_serves(
     cluster: &Cluster,
     look: &Look,
     ledger: &State,
-    (links, grows): (&Links, bool),
+    (links, aim): (&Links, &Aim),
     way: &mut InTheWay,
 ) {
-    let members = cluster.members.iter().filter(|member| has_ledger(look, member));
+    let members = cluster.members.iter().filter(|member| has_ledger(look, &member.name));
     for member in members {
         let ops = links.iter().find(|(node, _)| *node == member.name).map_or(0, |(_, ops)| ops.len());
         if ops > 0 {
@@ -243,14 +304,17 @@ fn what_serves(
             way.others.push((what, help));
         }
     }
-    let without = cluster.members.iter().filter(|member| !has_ledger(look, member));
+    let without = cluster.members.iter().filter(|member| !has_ledger(look, &member.name));
     for name in without.map(|member| &member.name) {
         // The last under a name is the present one. One that was invited and has not joined has never registered.
         let known = ledger.nodes.values().rfind(|node| node.name == *name);
         if known.is_some_and(|node| node.boot.is_some()) {
+            if aim.repairs(name) {
+                continue;
+            }
             let what = format!("{name} is in the ledger, and has none itself");
-            way.others.push((what, "`twinrack ledger rejoin` brings it back"));
-        } else if !ledger.volumes.is_empty() && !grows {
+            way.others.push((what, "`twinrack node repair` brings it back, with the drives that it has"));
+        } else if !ledger.volumes.is_empty() && *aim != Aim::Grow {
             let what = format!("{name} is not in the ledger of a cluster that has volumes");
             way.others.push((what, "`twinrack node add` adds a node to each rack of a cluster that serves"));
         }
@@ -258,9 +322,9 @@ fn what_serves(
 }
 
 /// A drive that is blank, and copies of volumes were on it.
-fn erased(fate: &Fate, ledger: &State) -> Option<(String, &'static str)> {
+fn erased_drive(fate: &Fate, ledger: &State) -> Option<(String, &'static str)> {
     let serial = &fate.drive.serial;
-    let drive = ledger.drives.iter().find(|(_, drive)| drive.serial == *serial).map(|(id, _)| *id)?;
+    let drive = ledger.drive_of(serial)?.0;
     let has_legs =
         ledger.volumes.values().flat_map(|volume| volume.legs.values()).any(|leg| leg.drive == drive);
     let what =
@@ -309,9 +373,14 @@ pub(crate) fn what_it_says<'a>(
 }
 
 /// The ledger that there is, if it is this cluster's and can be used.
-fn ledger<'a>(cluster: &Cluster, look: &'a Look, way: &mut InTheWay) -> Option<&'a State> {
+fn ledger<'a>(cluster: &Cluster, look: &'a Look, aim: &Aim, way: &mut InTheWay) -> Option<&'a State> {
     let lost = "`twinrack ledger show` says how it is, `twinrack ledger rejoin` brings one back that is lost";
-    usable_ledgers(&look.ledgers, lost, way);
+    let mut ledgers = look.ledgers.clone();
+    // One that is lost is given up with the rest of what a repaired node had.
+    ledgers.retain(|name, found| {
+        !(aim.repairs(name) && matches!(found, NodeLedger::Closed { is_lost: true, .. }))
+    });
+    usable_ledgers(&ledgers, lost, way);
     let state = what_it_says(look.ledger.as_ref(), way)?;
     if state.dissolved {
         let what = "there is a ledger that says that its cluster is dissolved".to_owned();
@@ -348,7 +417,7 @@ fn ledger<'a>(cluster: &Cluster, look: &'a Look, way: &mut InTheWay) -> Option<&
 pub(super) struct Fate {
     pub(super) node: NodeName,
     pub(super) drive: Drive,
-    holds: Holds,
+    pub(super) holds: Holds,
     wipe: bool,
     /// It is one of this cluster's pool, by its header and by the ledger.
     pub(super) is_ours: bool,
@@ -442,7 +511,8 @@ fn fates(look: &Look, wishes: &Wishes) -> Vec<Fate> {
         let (Holds::Pool { cluster, drive }, Some(state)) = (holds, ledger) else { return false };
         let is_cluster =
             |found: &NodeLedger| matches!(found, NodeLedger::Open(open) if open.cluster == *cluster);
-        let named = state.drives.get(drive).filter(|named| named.serial == *serial);
+        let is_it = |named: &&control::state::Drive| named.serial == *serial && named.health != Health::Lost;
+        let named = state.drives.get(drive).filter(is_it);
         let home = named.and_then(|named| state.nodes.get(&named.node));
         home.is_some_and(|home| home.name == *node) && look.ledgers.values().any(is_cluster)
     };

@@ -134,7 +134,7 @@ pub(super) fn planned(
     look: &Look,
     wipe: &[&model::DriveSerial],
 ) -> Result<Plan, InTheWay> {
-    let wishes = Wishes { wipe: wipe.iter().map(|&serial| serial.clone()).collect(), grows: false };
+    let wishes = Wishes { wipe: wipe.iter().map(|&serial| serial.clone()).collect(), ..Wishes::default() };
     plan(cluster, look, &wishes, Machines::Real)
 }
 

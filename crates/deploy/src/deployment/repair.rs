@@ -1,0 +1,378 @@
+//! A node of a cluster that is replaced, or comes back without what it had (`twinrack node repair`): what is in the way of that, which of its drives are gone for good, and how what was on them is made anew. Pure, but for
+//! [`give_up`] and [`make_copies`], which ask for it.
+//!
+//! ```text
+//!   links ─► it joins the ledger again, under a new id ─► drives that it has not any more are lost, those that it has are taken ─► their copies are made on those ─► lost drives leave the pool
+//! ```
+//! Invariants: nothing of other nodes is changed. A drive is lost only if its node has looked, and has it neither as it was nor at all; never while it has the last good copy of a volume. A drive that
+//! is there as it was keeps what it holds.
+//!
+//! On failure: [`InTheWay`] before anything is changed; then [`PoolError`], and what was done stands.
+
+use super::express::{self, PoolDrive};
+use super::growth::{LEDGER_BOUND, copy_bound, is_closed};
+use super::plan::{Change, Fate, InTheWay, Wishes};
+use crate::Cluster;
+use crate::pool::{self, CantMove, Move, PoolError, chain, next_of_move, settle, volumes_on};
+use crate::recorder::{Recorder, Stage};
+use api::Holds;
+use control::state::{Drive, Health, LegState, Phase};
+use control::{ClusterCommand, Command, State};
+use model::{DriveId, DriveSerial, NodeName, SLAB_BYTES};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Whether there is such a node to repair.
+pub(super) fn may_repair(cluster: &Cluster, ledger: Option<&State>, name: &NodeName, way: &mut InTheWay) {
+    let help = "name a node of the cluster as the template and `twinrack ledger show` name it";
+    if !cluster.members.iter().any(|member| member.name == *name) {
+        way.others.push((format!("the template has no node {name}"), help));
+    }
+    match ledger {
+        // Why it says nothing, if there is one, has been told.
+        None if way.is_nothing() => {
+            way.others
+                .push(("no node has a ledger: there is no cluster to repair a node of".to_owned(), help));
+        }
+        Some(ledger) if !ledger.nodes.values().any(|node| node.name == *name) => {
+            way.others.push((format!("the ledger has no node {name}"), "`twinrack node add` adds nodes"));
+        }
+        _ => {}
+    }
+}
+
+/// Leaves drives of all others out.
+pub(super) fn only_its(fates: &mut Vec<Fate>, name: &NodeName, wishes: &Wishes, way: &mut InTheWay) {
+    let is_other = |fate: &Fate| !fate.is_ours && fate.node != *name;
+    for fate in fates.iter().filter(|fate| is_other(fate) && wishes.wipe.contains(&fate.drive.serial)) {
+        let what = format!("drive {} is in {}, which is not repaired", fate.drive.serial, fate.node);
+        way.others.push((what, "`twinrack drive add --wipe` takes a drive into a node that serves"));
+    }
+    fates.retain(|fate| !is_other(fate));
+}
+
+/// Whether there is, or was a moment ago, anything on a drive.
+fn is_used(ledger: &State, drive: DriveId) -> bool {
+    let leaving = ledger.drives.get(&drive).is_some_and(|found| !found.leaving.is_empty());
+    leaving || !volumes_on(ledger, drive).is_empty()
+}
+
+/// A node without its ledger that owns what nobody else can take over: it has the last good copy.
+pub(super) fn stuck(ledger: &State, name: &NodeName, has_ledger: bool, way: &mut InTheWay) {
+    let is_its = |node| ledger.nodes.get(&node).is_some_and(|found| found.name == *name);
+    for volume in ledger.volumes.values().filter(|volume| !has_ledger && is_its(volume.owner)) {
+        let mut holders = volume.in_sync().filter_map(|(_, leg)| ledger.node_of(leg));
+        if !matches!(volume.phase, Phase::Closed | Phase::Offline) && holders.all(is_its) {
+            let what = format!(
+                "volume {} was open at {name}, which alone has a good copy: nobody can take it over while {name} is away",
+                volume.name
+            );
+            way.others.push((what, "bring it back with the system disk that it had"));
+        }
+    }
+}
+
+/// The drives that the ledger has of a node, and it has not any more. That one has the last good copy of a volume is in the way.
+pub(super) fn lost(
+    ledger: &State,
+    name: &NodeName,
+    fates: &[Fate],
+    way: &mut InTheWay,
+) -> BTreeMap<DriveId, DriveSerial> {
+    let is_its = |drive: &Drive| ledger.nodes.get(&drive.node).is_some_and(|node| node.name == *name);
+    let fate =
+        |drive: &Drive| fates.iter().find(|fate| fate.node == *name && fate.drive.serial == drive.serial);
+    let mut lost = BTreeMap::new();
+    for (id, drive) in ledger.drives.iter().filter(|(_, drive)| is_its(drive)) {
+        let is_lost = match fate(drive) {
+            _ if drive.health == Health::Lost => true,
+            Some(fate) if fate.is_ours => false,
+            // It was named, and whoever named it was interrupted: it is claimed now.
+            Some(Fate { holds: Holds::Nothing {}, .. }) => is_used(ledger, *id),
+            Some(Fate { holds: Holds::System {}, .. }) => {
+                let what =
+                    format!("drive {} of {name} is in use, and not as this cluster's {id}", drive.serial);
+                way.others.push((what, "see what uses it; a node that has just started may need a moment"));
+                false
+            }
+            // It is gone; or what holds something else may not be taken, which has been told, unless somebody said that it may.
+            None | Some(_) => true,
+        };
+        if is_lost {
+            lost.insert(*id, drive.serial.clone());
+        }
+    }
+    for (drive, serial) in &lost {
+        for id in volumes_on(ledger, *drive) {
+            let Some(volume) = ledger.volumes.get(&id) else { continue };
+            let good =
+                |leg: &control::state::Leg| leg.state == LegState::InSync && !lost.contains_key(&leg.drive);
+            let has_other = volume.legs.values().any(good);
+            if volume.phase == Phase::Offline || !has_other {
+                let what = format!(
+                    "volume {} has no other copy that is surely good than on drive {serial}, and {name} has not got that as it was",
+                    volume.name
+                );
+                let help = "put the drive back; if it is gone, `twinrack volume override` goes on with another copy and says what is lost, `twinrack volume delete` gives the volume up";
+                way.others.push((what, help));
+            }
+        }
+    }
+    lost
+}
+
+/// The ledger as it will be: drives lost, those of the node taken, copies on their way. That they have no room is in the way.
+pub(super) fn imagined(
+    cluster: &Cluster,
+    ledger: &State,
+    lost: &BTreeMap<DriveId, DriveSerial>,
+    drives: &BTreeMap<NodeName, Vec<PoolDrive>>,
+    way: &mut InTheWay,
+) {
+    let help = "give the node drives as large, and as many, as it had";
+    let mut before = ledger.clone();
+    for (_, drive) in before.drives.iter_mut().filter(|(id, _)| lost.contains_key(id)) {
+        (drive.health, drive.retired) = (Health::Lost, true);
+    }
+    let mut state = match express::imagined(&cluster.spec, drives, Some(&before)) {
+        Ok(state) => state,
+        Err(error) => return way.others.push((error.to_string(), help)),
+    };
+    for drive in lost.keys() {
+        for id in volumes_on(&state, *drive) {
+            match next_of_move(&state, id, *drive, None) {
+                Ok(Move::Ask { command, .. }) => drop(state.apply(&command)),
+                Ok(_) | Err(CantMove::NotOpen { .. }) => {}
+                Err(error) => {
+                    let name = state
+                        .volumes
+                        .get(&id)
+                        .map_or_else(|| id.to_string(), |volume| volume.name.to_string());
+                    way.others.push((format!("volume {name}: {}", chain(&error)), help));
+                }
+            }
+        }
+    }
+}
+
+/// What is changed about lost drives and copies.
+pub(super) fn changes(ledger: &State, name: &NodeName, lost: &BTreeMap<DriveId, DriveSerial>) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for (drive, serial) in lost {
+        let copies = volumes_on(ledger, *drive).len();
+        let is_new = ledger.drives.get(drive).is_some_and(|found| found.health != Health::Lost);
+        if is_new {
+            let what = format!("give drive {serial} up for lost, and {copies} copies of volumes with it");
+            changes.push(Change { stage: Stage::Pool, of: name.to_string(), what, takes: true });
+        }
+        let legs = ledger.volumes.values().flat_map(|volume| volume.legs.values());
+        let slabs: u64 = legs.filter(|leg| leg.drive == *drive).map(control::state::Leg::slabs).sum();
+        let what = if copies == 0 {
+            format!("take drive {serial} out of the pool")
+        } else {
+            let mib = (slabs * SLAB_BYTES) >> 20;
+            format!(
+                "make the {copies} copies of drive {serial} anew ({mib} MiB), and take it out of the pool"
+            )
+        };
+        changes.push(Change { stage: Stage::Volumes, of: name.to_string(), what, takes: false });
+    }
+    changes
+}
+
+/// Has the ledger know that drives are gone for good. It is refused while an owner may still count on what is there.
+pub(super) async fn give_up(
+    cluster: &Cluster,
+    name: &NodeName,
+    lost: &BTreeMap<DriveId, DriveSerial>,
+    recorder: &mut Recorder<'_>,
+) -> Result<(), PoolError> {
+    for (drive, serial) in lost {
+        let step = async {
+            let (contact, state) = pool::confirmed(&cluster.members, LEDGER_BOUND).await?;
+            let is_new = state.drives.get(drive).is_some_and(|found| found.health != Health::Lost);
+            if is_new && is_there_after_all(cluster, name, *drive).await? {
+                return Err(PoolError::Returned { serial: serial.clone() });
+            }
+            let command = Command::Cluster(ClusterCommand::DriveLost(*drive));
+            let known =
+                |state: &State| state.drives.get(drive).is_none_or(|found| found.health == Health::Lost);
+            let what = format!("drive {serial} to be given up");
+            let is_new = settle(contact, &what, LEDGER_BOUND, &command, known).await?;
+            Ok::<_, PoolError>(((), is_new.then(|| format!("drive {serial} was given up for lost"))))
+        };
+        recorder.step(format!("drive {serial} is lost"), step).await?;
+    }
+    Ok(())
+}
+
+/// Whether a node has a drive with its header, which it had not when it was looked at.
+async fn is_there_after_all(cluster: &Cluster, name: &NodeName, drive: DriveId) -> Result<bool, PoolError> {
+    let Some(member) = cluster.members.iter().find(|member| member.name == *name) else { return Ok(false) };
+    let found = member.client.pool_drives().await?.drives;
+    Ok(found
+        .iter()
+        .any(|found| matches!(&found.holds, Holds::Pool { drive: header, .. } if *header == drive)))
+}
+
+/// Makes the copies of lost drives anew, one after the other, while volumes are used, and takes the drives out of the pool.
+pub(super) async fn make_copies(
+    cluster: &Cluster,
+    lost: &BTreeMap<DriveId, DriveSerial>,
+    recorder: &mut Recorder<'_>,
+) -> Result<(), PoolError> {
+    let members = &cluster.members;
+    for (drive, serial) in lost {
+        let (_, state) = pool::confirmed(members, LEDGER_BOUND).await?;
+        let mut waits = BTreeSet::new();
+        for id in volumes_on(&state, *drive) {
+            let Some(volume) = state.volumes.get(&id) else { continue };
+            let (name, bound) = (volume.name.clone(), copy_bound(&state, volume));
+            if is_closed(volume) {
+                waits.insert(name);
+                continue;
+            }
+            let step = async {
+                let to = match pool::move_copy(members, id, (*drive, None), bound).await {
+                    // The cluster does that by itself, too.
+                    Err(PoolError::CantMove(CantMove::NoCopy { .. })) => None,
+                    moved => Some(moved?),
+                };
+                let on = to.map_or_else(String::new, |to| format!(" on {to}"));
+                Ok::<_, PoolError>(((), Some(format!("a copy of volume {name} was made anew{on}"))))
+            };
+            recorder.step(format!("the copy of volume {name} that was on {serial}"), step).await?;
+        }
+        for name in &waits {
+            recorder.note(format!(
+                "volume {name} is not open, and has a copy less until it is; give the command again then, and drive {serial} leaves the pool"
+            ));
+        }
+        if waits.is_empty() && state.drives.contains_key(drive) {
+            let step = async {
+                pool::remove_drive(members, *drive, LEDGER_BOUND).await?;
+                Ok::<_, PoolError>(((), Some(format!("drive {serial} left the pool"))))
+            };
+            recorder.step(format!("drive {serial} out of the pool"), step).await?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::growth::tests::{TWO, deployed, said};
+    use super::super::tests::{blank, cluster_of, ledger, spec_of};
+    use super::super::{Aim, Look, Plan, plan};
+    use super::*;
+    use api::{Holds, NodeLedger};
+    use control::state::Base;
+    use network::measure::Machines;
+
+    const DEAD: &str = "b1";
+    const GONE: LegState = LegState::Stale { base: Base::Changes, back: false };
+
+    fn repaired(cluster: &Cluster, look: &Look) -> Result<Plan, InTheWay> {
+        let wishes = Wishes { aim: Aim::Repair(DEAD.parse().unwrap()), ..Wishes::default() };
+        plan(cluster, look, &wishes, Machines::Real)
+    }
+
+    /// A cluster of two racks of two, one of which has died: what was there is stale.
+    fn without_one() -> (Cluster, Look) {
+        let cluster = cluster_of(spec_of(TWO));
+        let mut look = deployed(&cluster, 2);
+        let (dead, fresh): (NodeName, _) = (DEAD.parse().unwrap(), blank(&cluster));
+        let links = fresh.links.unwrap().into_iter().find(|(node, _)| *node == dead).unwrap().1;
+        look.links.as_mut().unwrap().iter_mut().find(|(node, _)| *node == dead).unwrap().1 = links;
+        look.ledgers.insert(dead.clone(), NodeLedger::None {});
+        let state = ledger(&mut look);
+        let id = *state.nodes.iter().find(|(_, node)| node.name == dead).unwrap().0;
+        let its: Vec<DriveId> = state.drives_in(id).map(|(drive, _)| drive).collect();
+        for leg in state.volumes.values_mut().flat_map(|volume| volume.legs.values_mut()) {
+            leg.state = if its.contains(&leg.drive) { GONE } else { LegState::InSync };
+        }
+        (cluster, look)
+    }
+
+    fn empty(look: &mut Look, node: &str) {
+        for drive in look.contents.get_mut(&node.parse::<NodeName>().unwrap()).unwrap() {
+            if matches!(drive.holds, Holds::Pool { .. }) {
+                drive.holds = Holds::Nothing {};
+            }
+        }
+    }
+
+    #[test]
+    fn a_blank_machine_gets_links_a_ledger_and_drives_and_copies_are_made_anew() {
+        let (cluster, mut look) = without_one();
+        empty(&mut look, DEAD);
+        let plan = repaired(&cluster, &look).unwrap();
+        insta::assert_snapshot!(said(&plan));
+        assert_eq!(plan.lost.len(), 2);
+        assert!(!plan.serving.contains(&DEAD.parse::<NodeName>().unwrap()));
+    }
+
+    #[test]
+    fn one_that_has_its_drives_loses_nothing() {
+        let (cluster, look) = without_one();
+        let plan = repaired(&cluster, &look).unwrap();
+        assert!(plan.lost.is_empty() && plan.changes.iter().all(|change| !change.takes), "{}", said(&plan));
+        assert!(said(&plan).contains("b1: join the ledger"), "{}", said(&plan));
+    }
+
+    #[test]
+    fn a_deployment_says_what_repairs_it_and_other_nodes_are_not_repaired_beside() {
+        let (cluster, mut look) = without_one();
+        let unasked = plan(&cluster, &look, &Wishes::default(), Machines::Real).unwrap_err().to_string();
+        assert!(unasked.contains("b1 is in the ledger, and has none itself"), "{unasked}");
+        assert!(unasked.contains("`twinrack node repair`"), "{unasked}");
+        look.ledgers.insert("a2".parse().unwrap(), NodeLedger::None {});
+        let refused = repaired(&cluster, &look).unwrap_err().to_string();
+        assert!(refused.contains("a2 is in the ledger, and has none itself"), "{refused}");
+        assert!(!refused.contains("b1 is in the ledger"), "{refused}");
+    }
+
+    #[test]
+    fn the_last_good_copy_is_not_given_up() {
+        let (cluster, mut look) = without_one();
+        empty(&mut look, DEAD);
+        let state = ledger(&mut look);
+        let id = *state.nodes.iter().find(|(_, node)| node.name.as_str() == DEAD).unwrap().0;
+        let its: Vec<DriveId> = state.drives_in(id).map(|(drive, _)| drive).collect();
+        let (_, volume) = state
+            .volumes
+            .iter_mut()
+            .find(|(_, volume)| volume.legs.values().any(|leg| its.contains(&leg.drive)))
+            .unwrap();
+        for leg in volume.legs.values_mut() {
+            leg.state = if its.contains(&leg.drive) { LegState::InSync } else { GONE };
+        }
+        volume.phase = Phase::Closed;
+        let name = volume.name.clone();
+        let refused = repaired(&cluster, &look).unwrap_err().to_string();
+        assert!(refused.contains(&format!("volume {name} has no other copy")), "{refused}");
+    }
+
+    #[test]
+    fn one_that_was_interrupted_goes_on_with_drives_that_are_given_up_and_ends() {
+        let (cluster, mut look) = without_one();
+        empty(&mut look, DEAD);
+        let first = repaired(&cluster, &look).unwrap();
+        for drive in first.lost.keys() {
+            let lost = Command::Cluster(ClusterCommand::DriveLost(*drive));
+            ledger(&mut look).apply(&lost).unwrap();
+        }
+        let again = repaired(&cluster, &look).unwrap();
+        assert_eq!(again.lost, first.lost);
+        assert!(again.changes.iter().all(|change| !change.takes), "{}", said(&again));
+    }
+
+    #[test]
+    fn what_is_none_of_the_clusters_is_not_repaired() {
+        let (cluster, look) = without_one();
+        let wishes = Wishes { aim: Aim::Repair("c9".parse().unwrap()), ..Wishes::default() };
+        let refused = plan(&cluster, &look, &wishes, Machines::Real).unwrap_err().to_string();
+        assert!(refused.contains("the template has no node c9"), "{refused}");
+        let refused = repaired(&cluster, &blank(&cluster)).unwrap_err().to_string();
+        assert!(refused.contains("there is no cluster to repair a node of"), "{refused}");
+    }
+}
