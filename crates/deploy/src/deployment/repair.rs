@@ -50,10 +50,10 @@ pub(super) fn only_its(fates: &mut Vec<Fate>, name: &NodeName, wishes: &Wishes, 
     fates.retain(|fate| !is_other(fate));
 }
 
-/// Whether there is, or was a moment ago, anything on a drive.
+/// Whether a leg on a drive was ever given out, or counts. To one that was named the cluster may move legs at once, before it is claimed: they are made then.
 fn is_used(ledger: &State, drive: DriveId) -> bool {
-    let leaving = ledger.drives.get(&drive).is_some_and(|found| !found.leaving.is_empty());
-    leaving || !volumes_on(ledger, drive).is_empty()
+    let legs = ledger.volumes.values().flat_map(|volume| volume.legs.values());
+    legs.filter(|leg| leg.drive == drive).any(|leg| leg.run.is_some() || leg.state == LegState::InSync)
 }
 
 /// A node without its ledger that owns what nobody else can take over: it has the last good copy.
@@ -265,7 +265,8 @@ mod tests {
     use super::super::{Aim, Look, Plan, plan};
     use super::*;
     use api::{Holds, NodeLedger};
-    use control::state::Base;
+    use control::state::{Base, Run};
+    use model::{BootId, PowerCycles};
     use network::measure::Machines;
 
     const DEAD: &str = "b1";
@@ -289,6 +290,7 @@ mod tests {
         let its: Vec<DriveId> = state.drives_in(id).map(|(drive, _)| drive).collect();
         for leg in state.volumes.values_mut().flat_map(|volume| volume.legs.values_mut()) {
             leg.state = if its.contains(&leg.drive) { GONE } else { LegState::InSync };
+            leg.run = Some(Run { boot: BootId(1), power_cycles: PowerCycles(1) });
         }
         (cluster, look)
     }
@@ -364,6 +366,29 @@ mod tests {
         let again = repaired(&cluster, &look).unwrap();
         assert_eq!(again.lost, first.lost);
         assert!(again.changes.iter().all(|change| !change.takes), "{}", said(&again));
+    }
+
+    /// Whoever repaired it was killed between naming its new drive and claiming it, and the cluster has begun to move a copy there.
+    #[test]
+    fn a_drive_that_was_named_and_not_claimed_yet_is_not_lost() {
+        let (cluster, mut look) = without_one();
+        empty(&mut look, DEAD);
+        let first = repaired(&cluster, &look).unwrap();
+        let state = ledger(&mut look);
+        for (drive, serial) in &first.lost {
+            let Drive { node, size_bytes, cache, .. } = state.drives[drive].clone();
+            state.apply(&Command::Cluster(ClusterCommand::DriveLost(*drive))).unwrap();
+            let (serial, power_cycles) = (serial.clone(), PowerCycles(0));
+            let add = ClusterCommand::AddDrive { node, serial, size_bytes, cache, power_cycles };
+            state.apply(&Command::Cluster(add)).unwrap();
+        }
+        for drive in first.lost.keys() {
+            for id in volumes_on(state, *drive) {
+                let Ok(Move::Ask { command, .. }) = next_of_move(state, id, *drive, None) else { continue };
+                state.apply(&command).unwrap();
+            }
+        }
+        assert_eq!(repaired(&cluster, &look).unwrap().lost, first.lost);
     }
 
     #[test]
