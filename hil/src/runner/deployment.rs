@@ -166,8 +166,13 @@ fn times(recorder: &Recorder<'_>) -> String {
 pub(super) enum End {
     /// By itself.
     Itself(ExitStatus),
-    /// It was killed in this step.
-    Killed(String),
+    /// It was killed in this step, or right after it.
+    Killed {
+        /// Its name.
+        step: String,
+        /// Whether the step was not over: the process may be quicker than the one who kills.
+        in_it: bool,
+    },
     /// It was killed, as time was up.
     Late,
 }
@@ -189,6 +194,15 @@ impl Files {
             _ => None,
         };
         said_so_far(&self.journal).into_iter().filter_map(begun).collect()
+    }
+
+    /// Where a process was killed that had begun a step, by the last word of its journal.
+    fn killed(&self) -> End {
+        let is_begun = |said: &Said| matches!(said, Said::Step { is: StepIs::Begun, .. });
+        End::Killed {
+            step: self.begun().last().cloned().unwrap_or_default(),
+            in_it: said_so_far(&self.journal).last().is_some_and(is_begun),
+        }
     }
 
     /// How much was changed, of all runs.
@@ -248,7 +262,8 @@ impl Runner<'_> {
     }
 
     async fn deploy_whole(&mut self, files: &Files, kills: u32, bound: Duration) -> Result<Seen, RunError> {
-        let begun = Instant::now();
+        // The journal goes on through a whole run, whatever was deployed before.
+        let (begun, did_before) = (Instant::now(), files.did());
         let mut killed = Vec::new();
         let steps = self.steps_of_a_deployment();
         for number in 0..kills {
@@ -259,11 +274,14 @@ impl Runner<'_> {
             let mut into = Duration::from_millis(self.draw(0..INTO_STEP_MAX_MS));
             loop {
                 match self.run_deployment(files, Some((step, into)), begun + bound).await? {
-                    End::Killed(step) => {
+                    End::Killed { step, in_it: true } => {
                         killed.push(step);
                         break;
                     }
                     // It was quicker than the one who kills: an earlier step, at its beginning.
+                    End::Killed { in_it: false, .. } => {
+                        (step, into) = (step.saturating_sub(1), Duration::ZERO);
+                    }
                     End::Itself(status) if status.success() && step > 0 => {
                         (step, into) = (step - 1, Duration::ZERO);
                     }
@@ -276,7 +294,7 @@ impl Runner<'_> {
         match ended {
             End::Itself(status) if status.success() => {}
             End::Itself(status) => return Ok(failed(files, status, &killed)),
-            End::Killed(_) | End::Late => return Ok(late(files, bound, &killed)),
+            End::Killed { .. } | End::Late => return Ok(late(files, bound, &killed)),
         }
         let took = milliseconds(begun.elapsed());
         let said = files.tail();
@@ -289,7 +307,7 @@ impl Runner<'_> {
         };
         let seen = format!(
             "after {took} ms, {} changes{words}\n{}",
-            files.did(),
+            files.did() - did_before,
             said.lines().last().unwrap_or_default()
         );
         Ok(Seen::of(in_time && all_killed, seen).measuring(took))
@@ -307,7 +325,7 @@ impl Runner<'_> {
                 Ok(Seen { good: changes == 0, what: what.trim_start().to_owned(), ..before_it })
             }
             End::Itself(status) => Ok(failed(files, status, &[])),
-            End::Killed(_) | End::Late => Ok(late(files, bound, &[])),
+            End::Killed { .. } | End::Late => Ok(late(files, bound, &[])),
         }
     }
 
@@ -353,7 +371,7 @@ impl Runner<'_> {
                 )))
             }
             End::Itself(again) => Ok(failed(&files, again, &[])),
-            End::Killed(_) | End::Late => Ok(late(&files, bound, &[])),
+            End::Killed { .. } | End::Late => Ok(late(&files, bound, &[])),
         }
     }
 
@@ -448,7 +466,7 @@ impl Runner<'_> {
                     return Ok(End::Itself(status));
                 }
                 end(child)?;
-                return Ok(End::Killed(files.begun().last().cloned().unwrap_or_default()));
+                return Ok(files.killed());
             }
             if Instant::now() >= deadline {
                 end(child)?;
