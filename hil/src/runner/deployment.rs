@@ -238,6 +238,7 @@ impl Runner<'_> {
                 let files = self.deployment_files(0)?;
                 self.again(&files, ms(*within_ms), Seen::held("")).await
             }
+            DeployStep::Verifies { within_ms } => Ok(self.verifies(ms(*within_ms)).await),
             DeployStep::Destroy { kills, within_ms } => self.destroy_whole(*kills, ms(*within_ms)).await,
             DeployStep::LosesANode { within_ms } => self.deploy_and_lose(ms(*within_ms)).await,
         }
