@@ -13,6 +13,7 @@ use deploy::pool::newest;
 use deploy::verify::{Check, facts, verify};
 use model::{ClusterSpec, ConfigurationMode, DriveSerial, Mirror, NodeName, ZoneName};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -79,18 +80,32 @@ fn otherwise(spec: &ClusterSpec, drives: &Drives, state: &State) -> Vec<String> 
     }
     let volumes: BTreeMap<String, Mirror> =
         state.volumes.values().map(|volume| (volume.name.to_string(), volume.mirror)).collect();
-    let volumes_asked = volumes_asked(spec);
-    let mut wrong = Vec::new();
-    if nodes != asked {
-        wrong.push(format!("the ledger has the nodes {nodes:?}, the template asks for {asked:?}"));
-    }
-    if pool != *drives {
-        wrong.push(format!("the pool has the drives {pool:?}, the lab has {drives:?}"));
-    }
-    if volumes != volumes_asked {
-        wrong.push(format!("there are the volumes {volumes:?}, the template asks for {volumes_asked:?}"));
-    }
+    let zone = |zone: &Option<&ZoneName>| zone.map_or("no zone".to_owned(), |zone| format!("zone {zone}"));
+    let mut wrong = differences("node", &nodes, &asked, zone);
+    let serials =
+        |all: &BTreeSet<DriveSerial>| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    wrong.extend(differences("drives of", &pool, drives, serials));
+    let copies = |mirror: &Mirror| format!("{} copies", mirror.legs());
+    wrong.extend(differences("volume", &volumes, &volumes_asked(spec), copies));
     wrong
+}
+
+/// Each thing that is there otherwise than asked for, not there, or there unasked.
+fn differences<K: Ord + Display, V: PartialEq>(
+    kind: &str,
+    there: &BTreeMap<K, V>,
+    asked: &BTreeMap<K, V>,
+    in_words: impl Fn(&V) -> String,
+) -> Vec<String> {
+    let words = |found: Option<&V>| found.map_or("nothing".to_owned(), &in_words);
+    let names: BTreeSet<&K> = there.keys().chain(asked.keys()).collect();
+    let other = names.into_iter().filter(|name| there.get(name) != asked.get(name));
+    other
+        .map(|name| {
+            let (is, should) = (words(there.get(name)), words(asked.get(name)));
+            format!("{kind} {name}: the ledger has {is}, asked for is {should}")
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -155,19 +170,22 @@ mod tests {
             let zone = state.nodes[&NodeId(1)].zone.clone();
             state.nodes.get_mut(&NodeId(2)).unwrap().zone = zone;
         };
-        only(told(&zones), "the template asks for");
-        only(told(&|state| drop(state.drives.pop_last())), "the lab has");
-        only(told(&|state| state.drives.values_mut().next().unwrap().node = NodeId(2)), "the lab has");
-        only(told(&|state| drop(state.volumes.pop_last())), "there are the volumes");
+        only(told(&zones), "node b1: the ledger has zone rack-a, asked for is zone rack-b");
+        only(
+            told(&|state| drop(state.drives.pop_last())),
+            "drives of b1: the ledger has nothing, asked for is S2",
+        );
+        only(told(&|state| drop(state.volumes.pop_last())), "volume workload-2: the ledger has nothing");
         only(
             told(&|state| state.volumes.values_mut().next().unwrap().mirror = Mirror::FourWay),
-            "there are the volumes",
+            "volume infrastructure: the ledger has 4 copies, asked for is 2 copies",
         );
-        // The witness is no node of a rack.
-        only(
-            told(&|state| state.nodes.get_mut(&NodeId(3)).unwrap().zone = Some("rack-a".parse().unwrap())),
-            "the nodes",
-        );
+        let in_a_rack = |state: &mut State| {
+            state.nodes.get_mut(&NodeId(3)).unwrap().zone = Some("rack-a".parse().unwrap());
+        };
+        only(told(&in_a_rack), "node witness: the ledger has zone rack-a, asked for is no zone");
+        let strange = |state: &mut State| state.drives.values_mut().next().unwrap().node = NodeId(2);
+        assert_eq!(told(&strange).len(), 2, "one node has too many drives, the other too few");
     }
 
     #[test]
