@@ -80,8 +80,9 @@ fn otherwise(spec: &ClusterSpec, drives: &Drives, state: &State) -> Vec<String> 
     }
     let volumes: BTreeMap<String, Mirror> =
         state.volumes.values().map(|volume| (volume.name.to_string(), volume.mirror)).collect();
-    let zone = |zone: &Option<&ZoneName>| zone.map_or("no zone".to_owned(), |zone| format!("zone {zone}"));
-    let mut wrong = differences("node", &nodes, &asked, zone);
+    let mut wrong = differences("node", &nodes, &asked, |zone| {
+        zone.map_or("no zone".to_owned(), |zone| format!("zone {zone}"))
+    });
     let serials =
         |all: &BTreeSet<DriveSerial>| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     wrong.extend(differences("drives of", &pool, drives, serials));
