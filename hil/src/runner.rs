@@ -42,6 +42,7 @@ mod spine;
 mod split;
 mod storage_paths;
 mod thin;
+mod verified;
 mod vms;
 mod volume;
 mod writers;

@@ -16,6 +16,7 @@ use deploy::pool::PoolError;
 use deploy::vms::VmsError;
 use deploy::{AccessError, Member, NoAgent};
 use model::{DriveId, NodeId};
+use network::measure::Machines;
 use std::io::{self, BufRead as _, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -210,17 +211,20 @@ pub(crate) fn run<W>(args: &ClusterArgs, work: impl FnOnce(Vec<Member>) -> W) ->
 where
     W: Future<Output = Result<String, ClusterError>>,
 {
-    run_and_judge(args, |members| async { Ok((work(members).await?, Outcome::Good)) })
+    run_and_judge(args, |members, _| async { Ok((work(members).await?, Outcome::Good)) })
 }
 
-/// The same of what may be carried out and still not be good.
-pub(crate) fn run_and_judge<W>(args: &ClusterArgs, work: impl FnOnce(Vec<Member>) -> W) -> io::Result<Outcome>
+/// The same of what may be carried out and still not be good, with what figures that are measured there are worth.
+pub(crate) fn run_and_judge<W>(
+    args: &ClusterArgs,
+    work: impl FnOnce(Vec<Member>, Machines) -> W,
+) -> io::Result<Outcome>
 where
     W: Future<Output = Result<(String, Outcome), ClusterError>>,
 {
-    let done = deploy::access(&args.access).map_err(ClusterError::Access).and_then(|(members, _)| {
+    let done = deploy::access(&args.access).map_err(ClusterError::Access).and_then(|(members, machines)| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.map_err(ClusterError::Runtime)?.block_on(work(members))
+        runtime.map_err(ClusterError::Runtime)?.block_on(work(members, machines))
     });
     match done {
         Ok((text, outcome)) => {

@@ -32,7 +32,7 @@ pub(crate) struct StatusArgs {
 }
 
 pub(crate) fn run(args: &StatusArgs) -> io::Result<Outcome> {
-    cluster::run_and_judge(&args.cluster, |members| async move {
+    cluster::run_and_judge(&args.cluster, |members, _| async move {
         let status = ask(&members).await?;
         let outcome = if status.troubles.is_empty() { Outcome::Good } else { Outcome::Violated };
         Ok((if args.cluster.json { json(&status) } else { status.to_string() }, outcome))

@@ -40,7 +40,7 @@ pub(crate) struct WatchArgs {
 }
 
 pub(crate) fn run(args: &WatchArgs) -> io::Result<Outcome> {
-    cluster::run_and_judge(&args.cluster, |members| async move {
+    cluster::run_and_judge(&args.cluster, |members, _| async move {
         if args.cluster.json || !io::stdout().is_terminal() {
             return Err(ClusterError::NoTerminal);
         }

@@ -97,7 +97,10 @@ fn broken(facts: &Facts) -> Vec<(&'static str, Vec<String>)> {
 fn a_cluster_that_is_as_it_has_to_be_holds_every_check() {
     let checks = verify(&clean());
     assert!(checks.iter().all(Check::holds), "{checks:#?}");
-    let told: Vec<String> = checks.iter().map(|check| format!("{}: {}", check.id, check.found)).collect();
+    let told: Vec<String> = checks
+        .iter()
+        .flat_map(|check| [vec![format!("{}: {}", check.id, check.found)], check.each.clone()].concat())
+        .collect();
     insta::assert_snapshot!(told.join("\n"));
 }
 

@@ -177,8 +177,13 @@ fn times(recorder: &Recorder<'_>) -> String {
 pub(super) enum End {
     /// By itself.
     Itself(ExitStatus),
-    /// It was killed in this step.
-    Killed(String),
+    /// It was killed in this step, or right after it.
+    Killed {
+        /// Its name.
+        step: String,
+        /// Whether the step was not over: the process may be quicker than the one who kills.
+        in_it: bool,
+    },
     /// It was killed, as time was up.
     Late,
 }
@@ -209,6 +214,15 @@ impl Files {
         let journal = self.journal.with_file_name(format!("{}.jsonl", task.file()));
         let output = self.output.with_file_name(format!("{}.log", task.file()));
         Self { task, repaired: Some(node.clone()), journal, output, ..self }
+    }
+
+    /// Where a process was killed that had begun a step, by the last word of its journal.
+    fn killed(&self) -> End {
+        let is_begun = |said: &Said| matches!(said, Said::Step { is: StepIs::Begun, .. });
+        End::Killed {
+            step: self.begun().last().cloned().unwrap_or_default(),
+            in_it: said_so_far(&self.journal).last().is_some_and(is_begun),
+        }
     }
 
     /// How much was changed, of all runs.
@@ -244,6 +258,7 @@ impl Runner<'_> {
                 let files = self.deployment_files(0)?;
                 self.again(&files, ms(*within_ms), Seen::held("")).await
             }
+            DeployStep::Verifies { within_ms } => Ok(self.verifies(ms(*within_ms)).await),
             DeployStep::Destroy { kills, within_ms } => self.destroy_whole(*kills, ms(*within_ms)).await,
             DeployStep::Repair { room, position, keeps_drives, kills, within_ms } => {
                 self.repair((*room, *position), (*keeps_drives, *kills), ms(*within_ms)).await
@@ -276,7 +291,8 @@ impl Runner<'_> {
         kills: u32,
         bound: Duration,
     ) -> Result<Seen, RunError> {
-        let begun = Instant::now();
+        // The journal goes on through a whole run, whatever was deployed before.
+        let (begun, did_before) = (Instant::now(), files.did());
         let mut killed = Vec::new();
         let steps = match files.task {
             ProcessTask::Repair => self.steps_of_a_repair(),
@@ -290,11 +306,14 @@ impl Runner<'_> {
             let mut into = Duration::from_millis(self.draw(0..INTO_STEP_MAX_MS));
             loop {
                 match self.run_deployment(files, Some((step, into)), begun + bound).await? {
-                    End::Killed(step) => {
+                    End::Killed { step, in_it: true } => {
                         killed.push(step);
                         break;
                     }
                     // It was quicker than the one who kills: an earlier step, at its beginning.
+                    End::Killed { in_it: false, .. } => {
+                        (step, into) = (step.saturating_sub(1), Duration::ZERO);
+                    }
                     End::Itself(status) if status.success() && step > 0 => {
                         (step, into) = (step - 1, Duration::ZERO);
                     }
@@ -307,7 +326,7 @@ impl Runner<'_> {
         match ended {
             End::Itself(status) if status.success() => {}
             End::Itself(status) => return Ok(failed(files, status, &killed)),
-            End::Killed(_) | End::Late => return Ok(late(files, bound, &killed)),
+            End::Killed { .. } | End::Late => return Ok(late(files, bound, &killed)),
         }
         let took = milliseconds(begun.elapsed());
         let said = files.tail();
@@ -320,7 +339,7 @@ impl Runner<'_> {
         };
         let seen = format!(
             "after {took} ms, {} changes{words}\n{}",
-            files.did(),
+            files.did() - did_before,
             said.lines().last().unwrap_or_default()
         );
         Ok(Seen::of(in_time && all_killed, seen).measuring(took))
@@ -343,7 +362,7 @@ impl Runner<'_> {
                 Ok(Seen { good: changes == 0, what: what.trim_start().to_owned(), ..before_it })
             }
             End::Itself(status) => Ok(failed(files, status, &[])),
-            End::Killed(_) | End::Late => Ok(late(files, bound, &[])),
+            End::Killed { .. } | End::Late => Ok(late(files, bound, &[])),
         }
     }
 
@@ -389,7 +408,7 @@ impl Runner<'_> {
                 )))
             }
             End::Itself(again) => Ok(failed(&files, again, &[])),
-            End::Killed(_) | End::Late => Ok(late(&files, bound, &[])),
+            End::Killed { .. } | End::Late => Ok(late(&files, bound, &[])),
         }
     }
 
@@ -483,7 +502,7 @@ impl Runner<'_> {
                     return Ok(End::Itself(status));
                 }
                 end(child)?;
-                return Ok(End::Killed(files.begun().last().cloned().unwrap_or_default()));
+                return Ok(files.killed());
             }
             if Instant::now() >= deadline {
                 end(child)?;

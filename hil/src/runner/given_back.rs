@@ -66,7 +66,7 @@ impl Runner<'_> {
             let (steps, into_ms) = if number == 0 { (steps / 2, INTO_STEP_MAX_MS) } else { (2, 1) };
             let (step, into) = (self.draw(0..steps), Duration::from_millis(self.draw(0..into_ms)));
             match self.run_deployment(&files, Some((step, into)), begun + bound).await? {
-                End::Killed(step) => killed.push(step),
+                End::Killed { step, .. } => killed.push(step),
                 End::Itself(status) if status.success() => {
                     return Ok(Seen::not(format!(
                         "it was done before it was killed {kills} times, only in: {killed:?}"
@@ -79,7 +79,7 @@ impl Runner<'_> {
         match self.run_deployment(&files, None, begun + bound).await? {
             End::Itself(status) if status.success() => {}
             End::Itself(status) => return Ok(failed(&files, status, &killed)),
-            End::Killed(_) | End::Late => return Ok(late(&files, bound, &killed)),
+            End::Killed { .. } | End::Late => return Ok(late(&files, bound, &killed)),
         }
         let (took, changes) = (milliseconds(begun.elapsed()), files.did());
         let mut wrong = self.is_not_as_found().await?;

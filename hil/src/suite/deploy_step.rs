@@ -38,6 +38,12 @@ pub enum DeployStep {
         /// The bound, milliseconds.
         within_ms: u64,
     },
+    /// Every check of `twinrack verify` holds, asked by the harness when the deployment has ended, and the ledger has what the template asks for: each node in its zone, the witness in none, the lab's data drives, the
+    /// volumes of the configuration.
+    Verifies {
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
     /// The cluster is given back as `twinrack destroy` does it, by a process that is killed and started again in the same way: then no node has a ledger, all links are as they were when it was blank, the kernel has
     /// nothing left of the cluster, and every data drive is blank. Once more changes nothing.
     Destroy {
@@ -91,6 +97,10 @@ impl fmt::Display for DeployStep {
             Self::ChangesNothing { within_ms } => {
                 write!(f, "it is deployed once more within {within_ms} ms, which changes nothing")
             }
+            Self::Verifies { within_ms } => write!(
+                f,
+                "within {within_ms} ms every check of `twinrack verify` holds, and the ledger has what the template asks for"
+            ),
             Self::Destroy { kills, within_ms } => write!(
                 f,
                 "the cluster is given back within {within_ms} ms, by a process that is killed {kills} times on the way, and all nodes are as they were found"

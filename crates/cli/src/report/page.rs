@@ -188,6 +188,7 @@ mod tests {
             id,
             asks: "it is so",
             found: "3 nodes".to_owned(),
+            each: Vec::new(),
             wrong: wrong.iter().map(|&text| text.to_owned()).collect(),
         };
         let checks = [check("nodes", &[]), check("storage-paths", &["a1 hears <nobody>"])];

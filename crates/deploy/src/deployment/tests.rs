@@ -323,3 +323,31 @@ fn a_ledger_with_other_nodes_or_racks_is_in_the_way() {
         ]
     );
 }
+
+/// On emulated machines a connection that is given up under load says something of their host, unless nothing else came through that way.
+#[test]
+fn what_fails_under_load_is_wrong_on_real_machines_and_where_nothing_comes_through() {
+    let cluster = cluster_of(spec_of(include_str!("../../../../hil/templates/2+2.toml")));
+    let transfer = |path: &crate::StoragePath, is_lost: bool| Transfer {
+        path: path.clone(),
+        port: 4420,
+        is_storage_port: true,
+        sent_bytes: 1 << 20,
+        arrived: Some(api::ArrivedBytes { bytes: 1 << 20, took_us: 1000, bits_per_s: Some(1) }),
+        first_error: is_lost.then(|| "Connection reset by peer (os error 104)".to_owned()),
+    };
+    let paths = cluster.paths_between_rooms();
+    let of = |is_lost: &dyn Fn(&crate::StoragePath) -> bool, machines| {
+        let transfers: Vec<_> = paths.iter().map(|path| transfer(path, is_lost(path))).collect();
+        let (wrong, told) = failures(&cluster, &transfers, machines);
+        (wrong.len(), told.len())
+    };
+    let one = |path: &crate::StoragePath| *path == paths[0];
+    assert_eq!(of(&one, Machines::Real), (1, 0));
+    assert_eq!(of(&one, Machines::Emulated), (0, 1));
+    let way = |path: &crate::StoragePath| {
+        path.network == paths[0].network && cluster.zone_of(&path.from) == cluster.zone_of(&paths[0].from)
+    };
+    assert_eq!(paths.iter().filter(|path| way(path)).count(), 4);
+    assert_eq!(of(&way, Machines::Emulated), (4, 0), "nothing came through from one rack to the other");
+}
