@@ -175,7 +175,10 @@ async fn stages(
             Stage::Volumes => match &plan.aim {
                 Aim::Deploy => volumes(cluster, &plan.volumes, recorder).await?,
                 Aim::Grow => growth::spread(cluster, recorder).await?,
-                Aim::Repair(_) => repair::make_copies(cluster, &plan.lost, recorder).await?,
+                Aim::Repair(name) => {
+                    repair::make_copies(cluster, &plan.lost, recorder).await?;
+                    repair::up_to_date(cluster, name, recorder).await?;
+                }
             },
             Stage::Verification => {
                 recorder

@@ -1,5 +1,5 @@
 //! A node of a cluster that is replaced, or comes back without what it had (`twinrack node repair`): what is in the way of that, which of its drives are gone for good, and how what was on them is made anew. Pure, but for
-//! [`give_up`] and [`make_copies`], which ask for it.
+//! [`give_up`], [`make_copies`] and [`up_to_date`], which ask for it.
 //!
 //! ```text
 //!   links ─► it joins the ledger again, under a new id ─► drives that it has not any more are lost, those that it has are taken ─► their copies are made on those ─► lost drives leave the pool
@@ -13,13 +13,14 @@ use super::express::{self, PoolDrive};
 use super::growth::{LEDGER_BOUND, copy_bound, is_closed};
 use super::plan::{Change, Fate, InTheWay, Wishes};
 use crate::Cluster;
-use crate::pool::{self, CantMove, Move, PoolError, chain, next_of_move, settle, volumes_on};
+use crate::pool::{self, CantMove, Move, POLL, PoolError, chain, next_of_move, settle, volumes_on};
 use crate::recorder::{Recorder, Stage};
 use api::Holds;
-use control::state::{Drive, Health, LegState, Phase};
+use control::state::{Drive, Health, Leg, LegState, Phase, Volume};
 use control::{ClusterCommand, Command, State};
 use model::{DriveId, DriveSerial, NodeName, SLAB_BYTES};
 use std::collections::{BTreeMap, BTreeSet};
+use tokio::time::{Instant, sleep};
 
 /// Whether there is such a node to repair.
 pub(super) fn may_repair(cluster: &Cluster, ledger: Option<&State>, name: &NodeName, way: &mut InTheWay) {
@@ -104,8 +105,7 @@ pub(super) fn lost(
     for (drive, serial) in &lost {
         for id in volumes_on(ledger, *drive) {
             let Some(volume) = ledger.volumes.get(&id) else { continue };
-            let good =
-                |leg: &control::state::Leg| leg.state == LegState::InSync && !lost.contains_key(&leg.drive);
+            let good = |leg: &Leg| leg.state == LegState::InSync && !lost.contains_key(&leg.drive);
             let has_other = volume.legs.values().any(good);
             if volume.phase == Phase::Offline || !has_other {
                 let what = format!(
@@ -165,7 +165,7 @@ pub(super) fn changes(ledger: &State, name: &NodeName, lost: &BTreeMap<DriveId, 
             changes.push(Change { stage: Stage::Pool, of: name.to_string(), what, takes: true });
         }
         let legs = ledger.volumes.values().flat_map(|volume| volume.legs.values());
-        let slabs: u64 = legs.filter(|leg| leg.drive == *drive).map(control::state::Leg::slabs).sum();
+        let slabs: u64 = legs.filter(|leg| leg.drive == *drive).map(Leg::slabs).sum();
         let what = if copies == 0 {
             format!("take drive {serial} out of the pool")
         } else {
@@ -256,6 +256,47 @@ pub(super) async fn make_copies(
         }
     }
     Ok(())
+}
+
+/// Waits until copies on drives that the node has yet are in sync: what was written meanwhile is copied to them while volumes are used.
+pub(super) async fn up_to_date(
+    cluster: &Cluster,
+    name: &NodeName,
+    recorder: &mut Recorder<'_>,
+) -> Result<(), PoolError> {
+    let members = &cluster.members;
+    let (_, state) = pool::confirmed(members, LEDGER_BOUND).await?;
+    for (id, volume) in &state.volumes {
+        if is_closed(volume) || !lags(&state, volume, name) {
+            continue;
+        }
+        let bound = copy_bound(&state, volume);
+        let deadline = Instant::now() + bound;
+        let step = async {
+            loop {
+                let (_, state) = pool::confirmed(members, LEDGER_BOUND).await?;
+                if state.volumes.get(id).is_none_or(|volume| !lags(&state, volume, name)) {
+                    let did = format!("the copy of volume {} on {name} was brought up to date", volume.name);
+                    return Ok::<_, PoolError>(((), Some(did)));
+                }
+                if Instant::now() >= deadline {
+                    let what = format!("the copy of volume {} on {name} to be in sync", volume.name);
+                    return Err(PoolError::Late { what, bound, last: None });
+                }
+                sleep(POLL).await;
+            }
+        };
+        recorder.step(format!("the copy of volume {} on {name} in sync", volume.name), step).await?;
+    }
+    Ok(())
+}
+
+/// Whether a volume has a copy on a node that is not in sync.
+fn lags(state: &State, volume: &Volume, name: &NodeName) -> bool {
+    let is_on = |leg: &Leg| {
+        state.node_of(leg).and_then(|node| state.nodes.get(&node)).is_some_and(|node| node.name == *name)
+    };
+    volume.legs.values().any(|leg| leg.state != LegState::InSync && is_on(leg))
 }
 
 #[cfg(test)]

@@ -71,7 +71,9 @@ impl World {
             LegState::Stale { base: Base::Changes, .. } | LegState::Rebuilding { .. } => 1,
             LegState::Stale { base: Base::Scratch, .. } => 2,
         };
-        let there = found.legs.iter().filter_map(|(leg, state)| {
+        // What never held everything, or is on its way to another's place, is refused.
+        let may_be = found.legs.iter().filter(|(_, state)| state.held_all && state.replaces.is_none());
+        let there = may_be.filter_map(|(leg, state)| {
             let node = ledger.node_of(state).filter(|node| self.lives(node_index(*node)))?;
             Some((likely(state.state), *leg, state.incarnation, node))
         });
