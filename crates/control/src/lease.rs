@@ -237,10 +237,14 @@ impl Grantor {
         self.since
     }
 
-    /// Whether a node may have a lease, from this leader or one before it.
+    /// Whether a node may have a lease, from this leader or one before it, or get one for what it has asked: whoever takes its lease for over decides that beside a grant
+    /// that may be on its way.
     pub fn may_hold(&self, now: Moment, settings: Settings, node: NodeId) -> bool {
         let of_another = self.since.is_none_or(|since| now < since.after(longest(settings)));
-        of_another || self.ends.get(&node).is_some_and(|end| now < *end)
+        let lasts = |(_, came): &Request| now < came.after(longest(settings));
+        let asked = self.waiting.get(&node).is_some_and(lasts)
+            || self.round.as_ref().and_then(|(_, asked)| asked.get(&node)).is_some_and(lasts);
+        of_another || asked || self.ends.get(&node).is_some_and(|end| now < *end)
     }
 }
 
@@ -254,6 +258,22 @@ mod tests {
     use proptest::prelude::*;
 
     const NODE: NodeId = NodeId(2);
+
+    /// The leader is without its quorum for a while, in which what was asked waits; when the quorum is back it is granted.
+    #[test]
+    fn whose_request_waits_may_get_its_lease_yet() {
+        let (settings, mut leader) = (Settings::default(), Grantor::default());
+        let long = longest(settings);
+        leader.step(Moment(0), settings, GrantorEvent::Leading);
+        leader.step(Moment(1), settings, GrantorEvent::Confirmed(1));
+        let later = Moment(1).after(long);
+        assert!(!leader.may_hold(later, settings, NODE));
+        leader.step(later, settings, GrantorEvent::Asked(NODE, 7));
+        assert!(leader.may_hold(later, settings, NODE), "its round is under way");
+        leader.step(later, settings, GrantorEvent::Unconfirmed(2));
+        assert!(leader.may_hold(later, settings, NODE), "it waits for the next");
+        assert!(!leader.may_hold(later.after(long), settings, NODE), "a grant would be over when it comes");
+    }
 
     /// A clock that runs a little fast or slow.
     #[derive(Debug, Clone, Copy)]
