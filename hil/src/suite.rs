@@ -78,10 +78,10 @@ const BUILT_IN: [(&str, &str); 52] = [
     ("bad-apply", include_str!("../suites/bad-apply.toml")),
     ("kill-matrix", include_str!("../suites/kill-matrix.toml")),
     ("healthy-hour", include_str!("../suites/healthy-hour.toml")),
+    ("node-repair", include_str!("../suites/node-repair.toml")),
     // A drive leaves the pool in it, and what a lab's pool takes in is never wiped: no volume is made behind it.
     ("volume-online", include_str!("../suites/volume-online.toml")),
     // These make everything blank, and leave the volumes of a whole cluster.
-    ("node-repair", include_str!("../suites/node-repair.toml")),
     ("deploy", include_str!("../suites/deploy.toml")),
     ("deploy-killed", include_str!("../suites/deploy-killed.toml")),
     ("scale-out", include_str!("../suites/scale-out.toml")),
