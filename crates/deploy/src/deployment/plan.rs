@@ -195,20 +195,19 @@ fn beside(
     way: &mut InTheWay,
 ) -> Beside {
     match &wishes.aim {
-        Aim::Deploy => return Beside::default(),
-        Aim::Grow => growth::may_grow(cluster, ledger, way),
-        Aim::Repair(name) => repair::may_repair(cluster, ledger, name, way),
-    }
-    let Some(ledger) = ledger else { return Beside::default() };
-    match &wishes.aim {
+        Aim::Deploy => Beside::default(),
         Aim::Repair(name) => {
+            repair::may_repair(cluster, ledger, name, way);
+            let Some(ledger) = ledger else { return Beside::default() };
             repair::only_its(fates, name, wishes, way);
             repair::stuck(ledger, name, has_ledger(look, name), way);
             let lost = repair::lost(ledger, name, fates, way);
             repair::imagined(cluster, ledger, &lost, &pool_drives(fates), way);
             Beside { changes: repair::changes(ledger, name, &lost), lost }
         }
-        Aim::Grow | Aim::Deploy => {
+        Aim::Grow => {
+            growth::may_grow(cluster, ledger, way);
+            let Some(ledger) = ledger else { return Beside::default() };
             growth::only_new(fates, ledger, wishes, way);
             let imagined = growth::imagined(cluster, ledger, &pool_drives(fates), way);
             let changes = imagined.map(|imagined| growth::changes(cluster, ledger, &imagined));

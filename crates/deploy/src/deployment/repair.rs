@@ -18,7 +18,7 @@ use crate::recorder::{Recorder, Stage};
 use api::Holds;
 use control::state::{Drive, Health, Leg, LegState, Phase, Volume};
 use control::{ClusterCommand, Command, State};
-use model::{DriveId, DriveSerial, NodeName, SLAB_BYTES};
+use model::{DriveId, DriveSerial, NodeId, NodeName, SLAB_BYTES};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::{Instant, sleep};
 
@@ -51,6 +51,11 @@ pub(super) fn only_its(fates: &mut Vec<Fate>, name: &NodeName, wishes: &Wishes, 
     fates.retain(|fate| !is_other(fate));
 }
 
+/// Whether it is an id of the node of that name, the present one or one from before.
+fn is_named(ledger: &State, node: NodeId, name: &NodeName) -> bool {
+    ledger.nodes.get(&node).is_some_and(|found| found.name == *name)
+}
+
 /// Whether a leg on a drive was ever given out, or counts. To one that was named the cluster may move legs at once, before it is claimed: they are made then.
 fn is_used(ledger: &State, drive: DriveId) -> bool {
     let legs = ledger.volumes.values().flat_map(|volume| volume.legs.values());
@@ -59,7 +64,7 @@ fn is_used(ledger: &State, drive: DriveId) -> bool {
 
 /// A node without its ledger that owns what nobody else can take over: it has the last good copy.
 pub(super) fn stuck(ledger: &State, name: &NodeName, has_ledger: bool, way: &mut InTheWay) {
-    let is_its = |node| ledger.nodes.get(&node).is_some_and(|found| found.name == *name);
+    let is_its = |node| is_named(ledger, node, name);
     for volume in ledger.volumes.values().filter(|volume| !has_ledger && is_its(volume.owner)) {
         let mut holders = volume.in_sync().filter_map(|(_, leg)| ledger.node_of(leg));
         if !matches!(volume.phase, Phase::Closed | Phase::Offline) && holders.all(is_its) {
@@ -79,11 +84,10 @@ pub(super) fn lost(
     fates: &[Fate],
     way: &mut InTheWay,
 ) -> BTreeMap<DriveId, DriveSerial> {
-    let is_its = |drive: &Drive| ledger.nodes.get(&drive.node).is_some_and(|node| node.name == *name);
     let fate =
         |drive: &Drive| fates.iter().find(|fate| fate.node == *name && fate.drive.serial == drive.serial);
     let mut lost = BTreeMap::new();
-    for (id, drive) in ledger.drives.iter().filter(|(_, drive)| is_its(drive)) {
+    for (id, drive) in ledger.drives.iter().filter(|(_, drive)| is_named(ledger, drive.node, name)) {
         let is_lost = match fate(drive) {
             _ if drive.health == Health::Lost => true,
             Some(fate) if fate.is_ours => false,
@@ -293,9 +297,7 @@ pub(super) async fn up_to_date(
 
 /// Whether a volume has a copy on a node that is not in sync.
 fn lags(state: &State, volume: &Volume, name: &NodeName) -> bool {
-    let is_on = |leg: &Leg| {
-        state.node_of(leg).and_then(|node| state.nodes.get(&node)).is_some_and(|node| node.name == *name)
-    };
+    let is_on = |leg: &Leg| state.node_of(leg).is_some_and(|node| is_named(state, node, name));
     volume.legs.values().any(|leg| leg.state != LegState::InSync && is_on(leg))
 }
 
@@ -430,6 +432,32 @@ mod tests {
             }
         }
         assert_eq!(repaired(&cluster, &look).unwrap().lost, first.lost);
+    }
+
+    /// Nobody else could take the volume over from its old id.
+    #[test]
+    fn a_node_that_alone_has_what_was_open_there_is_not_taken_for_another() {
+        let (cluster, mut look) = without_one();
+        let state = ledger(&mut look);
+        let id = *state.nodes.iter().find(|(_, node)| node.name.as_str() == DEAD).unwrap().0;
+        let its: Vec<DriveId> = state.drives_in(id).map(|(drive, _)| drive).collect();
+        let volume = state.volumes.values_mut().next().unwrap();
+        volume.owner = id;
+        for leg in volume.legs.values_mut() {
+            leg.state = if its.contains(&leg.drive) { LegState::InSync } else { GONE };
+        }
+        let refused = repaired(&cluster, &look).unwrap_err().to_string();
+        assert!(refused.contains("nobody can take it over while b1 is away"), "{refused}");
+    }
+
+    #[test]
+    fn a_drive_that_something_uses_is_not_lost() {
+        let (cluster, mut look) = without_one();
+        for drive in look.contents.get_mut(&DEAD.parse::<NodeName>().unwrap()).unwrap() {
+            drive.holds = Holds::System {};
+        }
+        let refused = repaired(&cluster, &look).unwrap_err().to_string();
+        assert!(refused.contains("b1-1 of b1 is in use, and not as this cluster's"), "{refused}");
     }
 
     #[test]
