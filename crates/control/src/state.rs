@@ -168,6 +168,13 @@ pub struct Drive {
     pub leaving: Vec<Leaving>,
 }
 
+impl Drive {
+    /// Whether it is gone for good.
+    pub fn is_lost(&self) -> bool {
+        self.health == Health::Lost
+    }
+}
+
 /// What a drive has shown of itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -433,14 +440,19 @@ impl State {
 
     /// The drive that calls itself so; none that is lost, whose name another may have by now.
     pub fn drive_of(&self, serial: &DriveSerial) -> Option<(DriveId, &Drive)> {
-        let mut present = self.drives.iter().filter(|(_, drive)| drive.health != Health::Lost);
+        let mut present = self.drives.iter().filter(|(_, drive)| !drive.is_lost());
         present.find(|(_, drive)| drive.serial == *serial).map(|(id, drive)| (*id, drive))
     }
 
     /// The drives that a node has; none that is lost.
     pub fn drives_in(&self, node: NodeId) -> impl Iterator<Item = (DriveId, &Drive)> {
-        let own = move |(_, drive): &(&DriveId, &Drive)| drive.node == node && drive.health != Health::Lost;
+        let own = move |(_, drive): &(&DriveId, &Drive)| drive.node == node && !drive.is_lost();
         self.drives.iter().filter(own).map(|(id, drive)| (*id, drive))
+    }
+
+    /// Whether a drive is gone for good.
+    pub fn is_lost(&self, drive: DriveId) -> bool {
+        self.drives.get(&drive).is_some_and(Drive::is_lost)
     }
 
     /// The node that a leg is on.

@@ -33,7 +33,7 @@ use crate::bug::{Bug, Bugs};
 use crate::command::{ClusterCommand, Command, LegRef, VolumeCommand};
 use crate::moment::Moment;
 use crate::retire;
-use crate::state::{Health, Leaving, Leg, LegState, Phase, Run, State, Volume};
+use crate::state::{Leaving, Leg, LegState, Phase, Run, State, Volume};
 use model::{BootId, DriveId, Epoch, Incarnation, LedgerIncarnation, LegId, NodeId, PowerCycles, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -271,8 +271,7 @@ impl Target {
 
     /// Whether a drive is here that is not lost: what stands of one that is, is fenced and forgotten.
     fn has(&self, ledger: &State, drive: DriveId) -> bool {
-        let is_lost = ledger.drives.get(&drive).is_some_and(|found| found.health == Health::Lost);
-        !is_lost && self.drives.contains_key(&drive)
+        !ledger.is_lost(drive) && self.drives.contains_key(&drive)
     }
 
     fn is_registered(&self, ledger: &State) -> bool {

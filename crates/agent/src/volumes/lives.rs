@@ -20,7 +20,7 @@ use control::State;
 use control::member::Input;
 use control::state::Drive;
 use control::target::{Event, Key, LegOf};
-use model::{BootId, DriveId, DriveSerial, NodeId, PowerCycles};
+use model::{BootId, DriveId, DriveSerial, PowerCycles};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -167,7 +167,7 @@ pub(super) fn counts(
         let seen = appearance.map(|appearance| Sight { boot, appearance, power_cycles: None });
         Ok((id, place.lives.see(&drive.serial, drive.power_cycles, seen)?))
     };
-    own(state, place.node).map(count).collect()
+    state.drives_in(place.node).map(count).collect()
 }
 
 /// Looks at this node's drives whenever one of them has begun anew, or the ledger has got one more, and tells control their counts.
@@ -189,7 +189,7 @@ impl Watch {
         });
         let mut drives: BTreeMap<DriveId, Arc<Notify>> = BTreeMap::new();
         loop {
-            for (id, drive) in own(&self.ledger.now(), self.place.node) {
+            for (id, drive) in self.ledger.now().drives_in(self.place.node) {
                 drives.entry(id).or_insert_with(|| self.follow(id, drive.serial.clone()));
             }
             tokio::select! {
@@ -286,10 +286,6 @@ impl One {
         }
         Ok(())
     }
-}
-
-fn own(state: &State, node: NodeId) -> impl Iterator<Item = (DriveId, &Drive)> {
-    state.drives_in(node)
 }
 
 #[cfg(test)]

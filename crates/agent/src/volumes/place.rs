@@ -13,7 +13,7 @@ use super::shell::blocking;
 use crate::clock;
 use crate::store::Store;
 use api::{LegPlace, PathsRequest, Piece};
-use control::state::{Drive, Health, Leg, Reach, Volume};
+use control::state::{Drive, Leg, Reach, Volume};
 use control::target::{Key, Laid, LegOf};
 use control::{Moment, State};
 use ledger::Ledger;
@@ -277,7 +277,7 @@ impl Place {
         for (volume, known) in &state.volumes {
             let geometry = self.site(*volume, sizes(known))?.geometry;
             for (leg, found) in &known.legs {
-                let is_own = |drive: &&Drive| drive.node == self.node && drive.health != Health::Lost;
+                let is_own = |drive: &&Drive| drive.node == self.node && !drive.is_lost();
                 if let Some(drive) = state.drives.get(&found.drive).filter(is_own) {
                     legs.push(leg_place((*volume, *leg), &drive.serial, found, known, &geometry));
                 }

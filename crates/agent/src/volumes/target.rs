@@ -14,7 +14,7 @@ use super::place::{Place, SIZES_OF_NONE, sizes};
 use super::shell::{Ledgers, Told, blocking};
 use control::State;
 use control::member::Input;
-use control::state::{Health, LegState, Volume};
+use control::state::{LegState, Volume};
 use control::target::{Effect, Event, Key, Laid, LegOf};
 use model::{MapSequence, NodeId};
 use std::collections::BTreeMap;
@@ -316,7 +316,7 @@ fn ask_count(place: &Arc<Place>, ledger: &Ledgers, leg: LegOf, asked: &Asked) ->
 fn media_errors(engine: &Engine, state: &State, leg: LegOf) -> Result<MediaErrors, VolumesError> {
     let found = state.volumes.get(&leg.0).and_then(|volume| volume.legs.get(&leg.1));
     let drive = found.and_then(|found| state.drives.get(&found.drive));
-    let Some(drive) = drive.filter(|drive| drive.health != Health::Lost) else { return Ok(None) };
+    let Some(drive) = drive.filter(|drive| !drive.is_lost()) else { return Ok(None) };
     Ok(engine.health(&engine.drive(&drive.serial)?)?.map(|health| health.media_errors))
 }
 

@@ -1,7 +1,7 @@
 //! Commands about the cluster: nodes, drives, voters, operations, and forced quorum.
 
 use super::{vm, volume};
-use crate::command::{ClusterCommand, Event, LegRef, Rejected};
+use crate::command::{ClusterCommand, Event, Rejected};
 use crate::slow;
 use crate::state::{
     Base, Doubt, Drive, Health, LegState, Node, Overridden, Override, Phase, Spec, State, Volume, Voters,
@@ -67,7 +67,7 @@ pub(super) fn apply(state: &mut State, command: &ClusterCommand) -> Result<Vec<E
         C::RemoveDrive(id) => {
             // What is leaving may still be written to: nothing else may come to lie there before. On one that is lost nothing ever does.
             let drive = drive_mut(state, *id)?;
-            let leaving = drive.health != Health::Lost && !drive.leaving.is_empty();
+            let leaving = !drive.is_lost() && !drive.leaving.is_empty();
             let holds = |volume: &Volume| volume.legs.values().any(|leg| leg.drive == *id);
             if leaving || state.volumes.values().any(holds) {
                 return Err(Rejected::InUse);
@@ -103,7 +103,7 @@ fn dissolve(state: &mut State, nodes: &BTreeSet<NodeId>) -> Result<(), Rejected>
     if !state.nodes.keys().eq(nodes) {
         return Err(Rejected::OtherNodes);
     }
-    let lets_go = |drive: &Drive| drive.health == Health::Lost || drive.leaving.is_empty();
+    let lets_go = |drive: &Drive| drive.is_lost() || drive.leaving.is_empty();
     if !state.drives.values().all(lets_go) || !state.volumes.is_empty() || !state.vms.all.is_empty() {
         return Err(Rejected::InUse);
     }
@@ -177,10 +177,7 @@ fn drive_lost(state: &mut State, id: DriveId) -> Result<Vec<Event>, Rejected> {
                 LegState::InSync | LegState::Rebuilding { .. } if !is_closed => return Err(Rejected::InUse),
                 LegState::InSync | LegState::Rebuilding { .. } => {
                     let to = LegState::Stale { base: Base::Scratch, back: false };
-                    transition::leg(found.state, LegCause::Lost, to)?;
-                    let named = LegRef { id: leg, incarnation: found.incarnation };
-                    events.push(Event::Leg(*volume_id, named, found.state.kind(), LegCause::Lost, to.kind()));
-                    found.state = to;
+                    events.push(volume::leg_goes((*volume_id, leg), found, LegCause::Lost, to)?);
                 }
                 LegState::Stale { .. } | LegState::Suspect { .. } => {}
             }
@@ -247,7 +244,7 @@ fn register(
     found.boot = Some(boot);
     for (id, power_cycles) in drives {
         let drive = drive_mut(state, *id)?;
-        if drive.node != node || drive.health == Health::Lost {
+        if drive.node != node || drive.is_lost() {
             return Err(Rejected::NoSuchDrive(*id));
         }
         if drive.power_cycles.is_some_and(|known| known > *power_cycles) {
@@ -354,10 +351,7 @@ fn force_quorum(
                     (LegCause::Superseded, LegState::Stale { base: Base::Scratch, back: false })
                 }
             };
-            transition::leg(leg.state, cause, to)?;
-            let named = LegRef { id: *leg_id, incarnation: leg.incarnation };
-            events.push(Event::Leg(id, named, leg.state.kind(), cause, to.kind()));
-            leg.state = to;
+            events.push(volume::leg_goes((id, *leg_id), leg, cause, to)?);
         }
         let cause = VolumeCause::ForcedQuorum;
         transition::volume(&volume.phase, cause, &Phase::Offline)?;

@@ -56,6 +56,20 @@ pub(super) fn apply(
     Ok(events)
 }
 
+/// Changes the state of a leg, if the table has it.
+pub(super) fn leg_goes(
+    (volume, id): (VolumeId, LegId),
+    leg: &mut Leg,
+    cause: LegCause,
+    to: LegState,
+) -> Result<Event, Rejected> {
+    transition::leg(leg.state, cause, to)?;
+    let named = LegRef { id, incarnation: leg.incarnation };
+    let event = Event::Leg(volume, named, leg.state.kind(), cause, to.kind());
+    leg.state = to;
+    Ok(event)
+}
+
 /// Whoever has the leg may still have it: its slabs are nobody's until its target has fenced it.
 fn leave(state: &mut State, (volume, epoch): (VolumeId, Epoch), id: LegId, leg: Leg, bugs: Bugs) {
     if let Some(drive) = state.drives.get_mut(&leg.drive).filter(|_| !bugs.has(Bug::FreeAtOnce)) {
@@ -173,10 +187,7 @@ impl<'a> Edit<'a> {
     /// Changes a leg's state, if the table has it.
     fn go(&mut self, id: LegId, cause: LegCause, to: LegState) -> Result<(), Rejected> {
         let leg = self.volume.legs.get_mut(&id).ok_or(Rejected::NoSuchLeg(id))?;
-        transition::leg(leg.state, cause, to)?;
-        let named = LegRef { id, incarnation: leg.incarnation };
-        self.events.push(Event::Leg(self.id, named, leg.state.kind(), cause, to.kind()));
-        leg.state = to;
+        self.events.push(leg_goes((self.id, id), leg, cause, to)?);
         Ok(())
     }
 
@@ -491,7 +502,7 @@ impl<'a> Edit<'a> {
         if !found.held_all {
             return Err(Rejected::NeverHeldAll(leg.id));
         }
-        if self.state.drives.get(&found.drive).is_some_and(|drive| drive.health == Health::Lost) {
+        if self.state.is_lost(found.drive) {
             return Err(Rejected::DriveRetired(found.drive));
         }
         self.can_own(owner)?;

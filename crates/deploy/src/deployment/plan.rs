@@ -14,7 +14,6 @@ use crate::pool::{VolumeRequest, Voting, voting};
 use crate::recorder::Stage;
 use api::{Holds, NodeLedger};
 use control::State;
-use control::state::Health;
 use model::rules::{self, Rule};
 use model::{ClusterSpec, Diagnostic, Drive, DriveClass, DriveId, DriveSerial, NodeName, Severity};
 use network::Op;
@@ -510,7 +509,7 @@ fn fates(look: &Look, wishes: &Wishes) -> Vec<Fate> {
         let (Holds::Pool { cluster, drive }, Some(state)) = (holds, ledger) else { return false };
         let is_cluster =
             |found: &NodeLedger| matches!(found, NodeLedger::Open(open) if open.cluster == *cluster);
-        let is_it = |named: &&control::state::Drive| named.serial == *serial && named.health != Health::Lost;
+        let is_it = |named: &&control::state::Drive| named.serial == *serial && !named.is_lost();
         let named = state.drives.get(drive).filter(is_it);
         let home = named.and_then(|named| state.nodes.get(&named.node));
         home.is_some_and(|home| home.name == *node) && look.ledgers.values().any(is_cluster)

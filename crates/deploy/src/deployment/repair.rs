@@ -89,7 +89,7 @@ pub(super) fn lost(
     let mut lost = BTreeMap::new();
     for (id, drive) in ledger.drives.iter().filter(|(_, drive)| is_named(ledger, drive.node, name)) {
         let is_lost = match fate(drive) {
-            _ if drive.health == Health::Lost => true,
+            _ if drive.is_lost() => true,
             Some(fate) if fate.is_ours => false,
             // It was named, and whoever named it was interrupted: it is claimed now.
             Some(Fate { holds: Holds::Nothing {}, .. }) => is_used(ledger, *id),
@@ -163,7 +163,7 @@ pub(super) fn changes(ledger: &State, name: &NodeName, lost: &BTreeMap<DriveId, 
     let mut changes = Vec::new();
     for (drive, serial) in lost {
         let copies = volumes_on(ledger, *drive).len();
-        let is_new = ledger.drives.get(drive).is_some_and(|found| found.health != Health::Lost);
+        let is_new = ledger.drives.get(drive).is_some_and(|found| !found.is_lost());
         if is_new {
             let what = format!("give drive {serial} up for lost, and {copies} copies of volumes with it");
             changes.push(Change { stage: Stage::Pool, of: name.to_string(), what, takes: true });
@@ -193,13 +193,12 @@ pub(super) async fn give_up(
     for (drive, serial) in lost {
         let step = async {
             let (contact, state) = pool::confirmed(&cluster.members, LEDGER_BOUND).await?;
-            let is_new = state.drives.get(drive).is_some_and(|found| found.health != Health::Lost);
+            let is_new = state.drives.get(drive).is_some_and(|found| !found.is_lost());
             if is_new && is_there_after_all(cluster, name, *drive).await? {
                 return Err(PoolError::Returned { serial: serial.clone() });
             }
             let command = Command::Cluster(ClusterCommand::DriveLost(*drive));
-            let known =
-                |state: &State| state.drives.get(drive).is_none_or(|found| found.health == Health::Lost);
+            let known = |state: &State| state.drives.get(drive).is_none_or(Drive::is_lost);
             let what = format!("drive {serial} to be given up");
             let is_new = settle(contact, &what, LEDGER_BOUND, &command, known).await?;
             Ok::<_, PoolError>(((), is_new.then(|| format!("drive {serial} was given up for lost"))))

@@ -11,7 +11,7 @@
 use super::volume::{confirmed, leg_in_words, opened, phase_in_words};
 use super::{POLL, PoolError, VolumeReady, settle, views};
 use crate::Member;
-use control::state::{Base, Doubt, Health, Leg, LegState, Phase};
+use control::state::{Base, Doubt, Leg, LegState, Phase};
 use control::{Command, LegRef, State, VolumeCommand};
 use model::{Epoch, LegId, NodeId, VolumeId};
 use std::collections::BTreeSet;
@@ -137,13 +137,9 @@ pub fn choose_override(
     let there = volume
         .legs
         .iter()
-        .filter(|(_, found)| found.replaces.is_none() && found.held_all)
+        .filter(|(_, found)| found.replaces.is_none() && found.held_all && !state.is_lost(found.drive))
         .filter(|(leg, _)| named.is_none_or(|named| named == **leg));
     let there = there.filter_map(|(leg, found)| {
-        let is_lost = state.drives.get(&found.drive).is_some_and(|drive| drive.health == Health::Lost);
-        if is_lost {
-            return None;
-        }
         let node = state.node_of(found).filter(|node| answering.contains(node) && state.is_member(*node))?;
         Some((lacks(found.state), *leg, node, found))
     });

@@ -26,6 +26,15 @@ fn replaced() -> State {
     state
 }
 
+/// A volume that nobody has open, with a leg on drive 1 and one on drive 3.
+fn closed() -> State {
+    let mut state = with_volume(2, 2, Mirror::TwoWay, &[Cache::Safe]);
+    open(&mut state, &[1, 2]);
+    let closes = now(&state, close(&state));
+    must(&mut state, &closes);
+    state
+}
+
 #[test]
 fn what_was_on_it_is_made_on_another_drive_of_its_rack_and_no_word_of_it_counts_any_more() {
     let mut state = replaced();
@@ -62,10 +71,7 @@ fn a_drive_with_what_is_in_use_or_nowhere_else_is_not_lost() {
 /// Nobody has it open: what is lost counts no more, so that of two drives one after the other the second is not given up.
 #[test]
 fn of_a_closed_volume_nothing_counts_that_is_lost() {
-    let mut state = with_volume(2, 2, Mirror::TwoWay, &[Cache::Safe]);
-    open(&mut state, &[1, 2]);
-    let closes = now(&state, close(&state));
-    must(&mut state, &closes);
+    let mut state = closed();
     must(&mut state, &lost(OLD));
     assert_eq!(leg(&state, 2), LegState::Stale { base: Base::Scratch, back: false });
     assert_eq!(state.apply(&lost(DriveId(1))), Err(Rejected::NoInSyncLegLeft));
@@ -78,10 +84,7 @@ fn of_a_closed_volume_nothing_counts_that_is_lost() {
 /// All that is known of its copies is in doubt: which is good is decided before one is given up, and never for one that is.
 #[test]
 fn of_an_offline_volume_no_drive_is_lost_and_no_override_takes_a_lost_one() {
-    let mut state = with_volume(2, 2, Mirror::TwoWay, &[Cache::Safe]);
-    open(&mut state, &[1, 2]);
-    let closes = now(&state, close(&state));
-    must(&mut state, &closes);
+    let mut state = closed();
     must(&mut state, &lost(OLD));
     let (by, loses) = ("operator".to_owned(), "what the others had".to_owned());
     let (incarnation, voters) = (state.incarnation.next(), BTreeSet::from([NodeId(1)]));
