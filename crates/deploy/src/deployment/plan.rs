@@ -302,14 +302,13 @@ fn what_serves(
             way.others.push((what, help));
         }
     }
-    let without = cluster.members.iter().filter(|member| !has_ledger(look, &member.name));
+    // One that is repaired joins, whether it was the last to be invited under its name or has yet to be.
+    let is_without = |name: &NodeName| !has_ledger(look, name) && !aim.repairs(name);
+    let without = cluster.members.iter().filter(|member| is_without(&member.name));
     for name in without.map(|member| &member.name) {
         // The last under a name is the present one. One that was invited and has not joined has never registered.
         let known = ledger.nodes.values().rfind(|node| node.name == *name);
         if known.is_some_and(|node| node.boot.is_some()) {
-            if aim.repairs(name) {
-                continue;
-            }
             let what = format!("{name} is in the ledger, and has none itself");
             way.others.push((what, "`twinrack node repair` brings it back, with the drives that it has"));
         } else if !ledger.volumes.is_empty() && *aim != Aim::Grow {

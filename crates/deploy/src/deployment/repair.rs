@@ -459,6 +459,22 @@ mod tests {
         assert!(refused.contains("b1-1 of b1 is in use, and not as this cluster's"), "{refused}");
     }
 
+    /// Whoever repaired it was killed when it had its new id, and had not come under that.
+    #[test]
+    fn one_that_was_invited_and_has_not_joined_is_repaired_all_the_same() {
+        let (cluster, mut look) = without_one();
+        let state = ledger(&mut look);
+        let lost = *state.nodes.iter().find(|(_, node)| node.name.as_str() == DEAD).unwrap().0;
+        let heir = *state.nodes.keys().find(|node| **node != lost).unwrap();
+        state
+            .volumes
+            .values_mut()
+            .filter(|volume| volume.owner == lost)
+            .for_each(|volume| volume.owner = heir);
+        state.apply(&Command::Cluster(ClusterCommand::ReplaceNode { lost })).unwrap();
+        assert!(said(&repaired(&cluster, &look).unwrap()).contains("b1: join the ledger"));
+    }
+
     #[test]
     fn what_is_none_of_the_clusters_is_not_repaired() {
         let (cluster, look) = without_one();
