@@ -304,7 +304,7 @@ impl Decider {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::Cache;
+    use crate::state::{Cache, Run};
     use crate::testing::{VOLUME, leg_ref, must, now as command, open, register, run, volume, with_volume};
     use model::Mirror;
 
@@ -389,6 +389,29 @@ mod tests {
         let booted = register(&cluster.ledger, NodeId(1), run(NodeId(1), 2, 2));
         must(&mut cluster.ledger, &booted);
         assert_eq!(cluster.until(0, 0), [VolumeCommand::Takeover { owner: NodeId(1), lease_over: true }]);
+    }
+
+    /// Nobody else could go on with it, and what it has on its drives is good.
+    #[test]
+    fn one_that_lost_its_ledger_and_alone_has_what_was_open_there_gets_it_under_its_new_id() {
+        let mut cluster = Cluster::new(2, Mirror::TwoWay);
+        let stale = command(&cluster.ledger, VolumeCommand::LegStale(leg_ref(&cluster.ledger, 2)));
+        must(&mut cluster.ledger, &stale);
+        let (lost, new) = (NodeId(1), cluster.ledger.minted.node.next());
+        must(&mut cluster.ledger, &Command::Cluster(ClusterCommand::ReplaceNode { lost }));
+        cluster.live = vec![NodeId(2)];
+        assert_eq!(cluster.until(0, 6000), []);
+        let Run { boot, power_cycles } = run(new, 1, 1);
+        let drives = cluster.ledger.drives_in(new).map(|(drive, _)| (drive, power_cycles)).collect();
+        let register = ClusterCommand::Register { node: new, was: None, boot, drives };
+        must(&mut cluster.ledger, &Command::Cluster(register));
+        cluster.live.push(new);
+        let takeover = VolumeCommand::Takeover { owner: new, lease_over: true };
+        assert_eq!(cluster.until(6100, 6100), [takeover.clone()]);
+        let taken = command(&cluster.ledger, takeover);
+        must(&mut cluster.ledger, &taken);
+        must(&mut cluster.ledger, &Command::Cluster(ClusterCommand::RemoveNode(lost)));
+        assert_eq!(crate::check::check(&cluster.ledger), []);
     }
 
     #[test]

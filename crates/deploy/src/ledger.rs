@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   its ledger is lost ─────────────────────────────┐
-//!   it is of an incarnation that is over ─► give up ─┴─► others own its volumes ─► invite and join ─► catch up ─► vote
+//!   it is of an incarnation that is over ─► give up ─┴─► invite and join ─► catch up ─► vote
 //! ```
 //! What is next is decided from what the quorum and the node say, each time anew ([`next_of_rejoin`]): killed anywhere and given again, it goes on.
 //!
@@ -21,9 +21,9 @@ use crate::Member;
 use crate::pool::{NOT_NOW, POLL, PoolError, chain, confirmed, says};
 use api::{ClientError, GiveUpRequest, InviteRequest, JoinRequest, NodeLedger, OpenLedger};
 use control::State;
-use control::state::{Phase, Voters};
+use control::state::Voters;
 use futures_util::future::join_all;
-use model::{LedgerIncarnation, NodeId, NodeName, VolumeId};
+use model::{LedgerIncarnation, NodeId, NodeName};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -153,8 +153,6 @@ pub struct Rejoined {
 pub enum NextOfRejoin {
     /// Its ledger is of an incarnation that is over, or it has been replaced: it gives it up.
     GiveUp(GiveUpRequest),
-    /// A volume that the lost node may have open is to be taken over first.
-    TakeOver(VolumeId),
     /// It is invited and joins.
     Join {
         /// Where others reach its agent, by the ledger.
@@ -185,12 +183,6 @@ pub fn next_of_rejoin(
     match node {
         NodeLedger::Closed { why, is_lost: false } => Err(CantRejoin::MayOpen { why: why.clone() }),
         NodeLedger::Closed { .. } | NodeLedger::None {} => {
-            let busy = |phase: &Phase| !matches!(phase, Phase::Closed | Phase::Offline);
-            let owned =
-                state.volumes.iter().find(|(_, volume)| volume.owner == present && busy(&volume.phase));
-            if let Some((volume, _)) = owned {
-                return Ok(NextOfRejoin::TakeOver(*volume));
-            }
             Ok(NextOfRejoin::Join { address: leader.members.get(&present).copied() })
         }
         NodeLedger::Open(open) if open.cluster != leader.cluster => Err(CantRejoin::OtherCluster),
@@ -307,9 +299,6 @@ impl Rejoin<'_> {
             }
             NextOfRejoin::CatchUp => Ok(Err(format!("{name} to catch up with the ledger"))),
             NextOfRejoin::Vote => Ok(Err(format!("{name} to vote"))),
-            NextOfRejoin::TakeOver(volume) => {
-                Ok(Err(format!("another node to own {volume}, which {name} owned")))
-            }
             NextOfRejoin::GiveUp(request) => {
                 if let NodeLedger::Open(open) = &own {
                     self.address = self.address.or_else(|| open.members.get(&open.node).copied());

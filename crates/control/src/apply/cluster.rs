@@ -207,16 +207,12 @@ fn remove_node(state: &mut State, id: NodeId) -> Result<(), Rejected> {
     state.nodes.remove(&id).map(|_| ()).ok_or(Rejected::NoSuchNode(id))
 }
 
-/// Its drives are in no run until the new one has registered: nothing of them is given out, and no confirmation counts. A volume that
-/// is offline may still name the lost one as its owner: only an override, which names another, leads on from there.
+/// Its drives are in no run until the new one has registered: nothing of them is given out, and no confirmation counts. What the lost one had open stays its own until it is
+/// taken over: by whoever has a leg in sync and lives, which may be the new one alone. Of a volume that is offline only an override, which names another owner, leads on.
 fn replace_node(state: &mut State, lost: NodeId) -> Result<Vec<Event>, Rejected> {
     let old = state.nodes.get(&lost).ok_or(Rejected::NoSuchNode(lost))?;
     if state.nodes.range(lost.next()..).any(|(_, node)| node.name == old.name) {
         return Err(Rejected::NameTaken);
-    }
-    let idle = |phase: &Phase| matches!(phase, Phase::Closed | Phase::Offline);
-    if state.volumes.values().any(|volume| volume.owner == lost && !idle(&volume.phase)) {
-        return Err(Rejected::InUse);
     }
     let new = state.minted.node.next();
     let node = Node { boot: None, ledger: state.incarnation, ..old.clone() };

@@ -150,7 +150,7 @@ pub fn plan(cluster: &Cluster, look: &Look, wishes: &Wishes, machines: Machines)
     if let Some(ledger) = ledger {
         what_serves(cluster, look, ledger, (links, &wishes.aim), &mut way);
     }
-    let beside = beside(cluster, (look, ledger), wishes, &mut fates, &mut way);
+    let beside = beside(cluster, ledger, wishes, &mut fates, &mut way);
     let drives = taken(&fates);
     if let Some(ledger) = ledger {
         let erased = fates.iter().filter(|fate| !wishes.aim.repairs(&fate.node));
@@ -188,7 +188,7 @@ struct Beside {
 
 fn beside(
     cluster: &Cluster,
-    (look, ledger): (&Look, Option<&State>),
+    ledger: Option<&State>,
     wishes: &Wishes,
     fates: &mut Vec<Fate>,
     way: &mut InTheWay,
@@ -199,7 +199,6 @@ fn beside(
             repair::may_repair(cluster, ledger, name, way);
             let Some(ledger) = ledger else { return Beside::default() };
             repair::only_its(fates, name, wishes, way);
-            repair::stuck(ledger, name, has_ledger(look, name), way);
             let lost = repair::lost(ledger, name, fates, way);
             repair::imagined(cluster, ledger, &lost, &pool_drives(fates), way);
             Beside { changes: repair::changes(ledger, name, &lost), lost }

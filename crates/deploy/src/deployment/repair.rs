@@ -62,21 +62,6 @@ fn is_used(ledger: &State, drive: DriveId) -> bool {
     legs.filter(|leg| leg.drive == drive).any(|leg| leg.run.is_some() || leg.state == LegState::InSync)
 }
 
-/// A node without its ledger that owns what nobody else can take over: it has the last good copy.
-pub(super) fn stuck(ledger: &State, name: &NodeName, has_ledger: bool, way: &mut InTheWay) {
-    let is_its = |node| is_named(ledger, node, name);
-    for volume in ledger.volumes.values().filter(|volume| !has_ledger && is_its(volume.owner)) {
-        let mut holders = volume.in_sync().filter_map(|(_, leg)| ledger.node_of(leg));
-        if !matches!(volume.phase, Phase::Closed | Phase::Offline) && holders.all(is_its) {
-            let what = format!(
-                "volume {} was open at {name}, which alone has a good copy: nobody can take it over while {name} is away",
-                volume.name
-            );
-            way.others.push((what, "bring it back with the system disk that it had"));
-        }
-    }
-}
-
 /// The drives that the ledger has of a node, and it has not any more. That one has the last good copy of a volume is in the way.
 pub(super) fn lost(
     ledger: &State,
@@ -431,22 +416,6 @@ mod tests {
             }
         }
         assert_eq!(repaired(&cluster, &look).unwrap().lost, first.lost);
-    }
-
-    /// Nobody else could take the volume over from its old id.
-    #[test]
-    fn a_node_that_alone_has_what_was_open_there_is_not_taken_for_another() {
-        let (cluster, mut look) = without_one();
-        let state = ledger(&mut look);
-        let id = *state.nodes.iter().find(|(_, node)| node.name.as_str() == DEAD).unwrap().0;
-        let its: Vec<DriveId> = state.drives_in(id).map(|(drive, _)| drive).collect();
-        let volume = state.volumes.values_mut().next().unwrap();
-        volume.owner = id;
-        for leg in volume.legs.values_mut() {
-            leg.state = if its.contains(&leg.drive) { LegState::InSync } else { GONE };
-        }
-        let refused = repaired(&cluster, &look).unwrap_err().to_string();
-        assert!(refused.contains("nobody can take it over while b1 is away"), "{refused}");
     }
 
     #[test]
