@@ -407,7 +407,7 @@ mod tests {
         must(&mut cluster.ledger, &Command::Cluster(register));
         cluster.live.push(new);
         let takeover = VolumeCommand::Takeover { owner: new, lease_over: true };
-        assert_eq!(cluster.until(6100, 6100), [takeover.clone()]);
+        assert_eq!(cluster.until(6100, 6100), std::slice::from_ref(&takeover));
         let taken = command(&cluster.ledger, takeover);
         must(&mut cluster.ledger, &taken);
         must(&mut cluster.ledger, &Command::Cluster(ClusterCommand::RemoveNode(lost)));
