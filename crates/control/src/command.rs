@@ -200,7 +200,7 @@ pub enum ClusterCommand {
     /// A node is gone for good. It has no drives and no vote, and owns nothing.
     RemoveNode(NodeId),
     /// A node that lost its ledger state comes back under the next id, with the same name, rack and drives. It votes only once voters
-    /// are changed to it, and then the lost one can be removed. What it owned has been taken over before.
+    /// are changed to it. What the lost one had open is its own until that is taken over, and then the lost one can be removed.
     ReplaceNode {
         /// The id that it had, which never comes back.
         lost: NodeId,

@@ -304,7 +304,7 @@ impl Decider {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{Cache, Run};
+    use crate::state::Cache;
     use crate::testing::{VOLUME, leg_ref, must, now as command, open, register, run, volume, with_volume};
     use model::Mirror;
 
@@ -401,10 +401,8 @@ mod tests {
         must(&mut cluster.ledger, &Command::Cluster(ClusterCommand::ReplaceNode { lost }));
         cluster.live = vec![NodeId(2)];
         assert_eq!(cluster.until(0, 6000), []);
-        let Run { boot, power_cycles } = run(new, 1, 1);
-        let drives = cluster.ledger.drives_in(new).map(|(drive, _)| (drive, power_cycles)).collect();
-        let register = ClusterCommand::Register { node: new, was: None, boot, drives };
-        must(&mut cluster.ledger, &Command::Cluster(register));
+        let joined = register(&cluster.ledger, new, run(new, 1, 1));
+        must(&mut cluster.ledger, &joined);
         cluster.live.push(new);
         let takeover = VolumeCommand::Takeover { owner: new, lease_over: true };
         assert_eq!(cluster.until(6100, 6100), std::slice::from_ref(&takeover));

@@ -418,6 +418,25 @@ mod tests {
         assert_eq!(repaired(&cluster, &look).unwrap().lost, first.lost);
     }
 
+    /// Its new id gets the volume with the drives; without them that is the last good copy as any other.
+    #[test]
+    fn a_node_that_alone_has_what_was_open_there_is_repaired_with_its_drives_and_refused_without() {
+        let (cluster, mut look) = without_one();
+        let state = ledger(&mut look);
+        let id = *state.nodes.iter().find(|(_, node)| node.name.as_str() == DEAD).unwrap().0;
+        let its: Vec<DriveId> = state.drives_in(id).map(|(drive, _)| drive).collect();
+        let volume = state.volumes.values_mut().next().unwrap();
+        volume.owner = id;
+        for leg in volume.legs.values_mut() {
+            leg.state = if its.contains(&leg.drive) { LegState::InSync } else { GONE };
+        }
+        let name = volume.name.clone();
+        assert_eq!(repaired(&cluster, &look).unwrap().lost, BTreeMap::new());
+        empty(&mut look, DEAD);
+        let refused = repaired(&cluster, &look).unwrap_err().to_string();
+        assert!(refused.contains(&format!("volume {name} has no other copy")), "{refused}");
+    }
+
     #[test]
     fn a_drive_that_something_uses_is_not_lost() {
         let (cluster, mut look) = without_one();
