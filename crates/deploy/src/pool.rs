@@ -391,7 +391,7 @@ impl<'a> Stage<'a> {
         let follows = until(member, &what, STEP_BOUND, |view| {
             view.leader.is_some() && view.state.nodes.contains_key(&view.node)
         });
-        follows.await.map(|_| ((), did))
+        follows.await.map(|()| ((), did))
     }
 
     async fn names(&self, contact: &Member) -> Result<BTreeMap<NodeName, NodeId>, PoolError> {
@@ -446,12 +446,22 @@ pub(crate) async fn until(
     what: &str,
     bound: Duration,
     holds: impl Fn(&ClusterView) -> bool,
-) -> Result<ClusterView, PoolError> {
+) -> Result<(), PoolError> {
+    until_seen(member, what, bound, |view| view.is_some_and(&holds)).await
+}
+
+/// The same, where that a member has no ledger may be what is wanted.
+pub(crate) async fn until_seen(
+    member: &Member,
+    what: &str,
+    bound: Duration,
+    holds: impl Fn(Option<&ClusterView>) -> bool,
+) -> Result<(), PoolError> {
     let deadline = Instant::now() + bound;
     let mut last = None;
     loop {
         match view(member).await {
-            Ok(Some(view)) if holds(&view) => return Ok(view),
+            Ok(view) if holds(view.as_ref()) => return Ok(()),
             Ok(Some(_)) => last = Some("not yet".to_owned()),
             Ok(None) => last = Some(format!("{} has no ledger", member.name)),
             Err(error) => last = Some(chain(&error)).or(last),

@@ -19,10 +19,13 @@ mod tests;
 pub use plan::{Plan, plan};
 
 use crate::deployment::DeploymentError;
-use crate::pool::{self, POLL, PoolError, chain, confirmed, settle, until, view};
+use crate::pool::{self, POLL, PoolError, chain, confirmed, settle, until_seen, view};
 use crate::recorder::{Recorder, Stage};
 use crate::{Cluster, DeployError, Member, vms};
-use api::{ClientError, DriveContents, Failure, GiveUpRequest, GivenBack, NodeLedger, OpenLedger, WayHome};
+use api::{
+    ClientError, ClusterView, DriveContents, Failure, GiveUpRequest, GivenBack, NodeLedger, OpenLedger,
+    WayHome,
+};
 use control::vm::Wanted;
 use control::{ClusterCommand, Command, State};
 use futures_util::future::try_join_all;
@@ -164,7 +167,8 @@ async fn volume(cluster: &Cluster, id: VolumeId, name: &VolumeName) -> Step<()> 
 /// The ledger says that the cluster is dissolved, and each who has it has read that: nobody needs the others any more.
 async fn dissolve(cluster: &Cluster, plan: &Plan) -> Step<()> {
     let mut did = None;
-    if !said(cluster).await?.dissolved {
+    // Whoever said so may have left.
+    if !plan.dissolved && !said(cluster).await?.dissolved {
         let (contact, _) = confirmed(&cluster.members, STEP_BOUND).await?;
         // Refused if the ledger has another by now: nobody would tell that one.
         let command = Command::Cluster(ClusterCommand::Dissolve { nodes: plan.nodes.clone() });
@@ -172,12 +176,17 @@ async fn dissolve(cluster: &Cluster, plan: &Plan) -> Step<()> {
         settle(contact, "the cluster to be dissolved", STEP_BOUND, &command, |state| state.dissolved).await?;
         did = Some("the cluster was dissolved".to_owned());
     }
-    let knows = plan.members.keys().map(|name| async move {
+    let all = plan.members.keys().map(|name| async move {
         let what = format!("{name} to know that the cluster is dissolved");
-        until(member(cluster, name)?, &what, STEP_BOUND, |view| view.state.dissolved).await
+        until_seen(member(cluster, name)?, &what, STEP_BOUND, |view| knows(plan, view)).await
     });
-    try_join_all(knows).await?;
+    try_join_all(all).await?;
     Ok(((), did))
+}
+
+/// Whether a member knows that the cluster is dissolved. One without a ledger may have left since the plan was made, if that was known by then: a run that was killed had asked it to.
+fn knows(plan: &Plan, view: Option<&ClusterView>) -> bool {
+    view.map_or(plan.dissolved, |view| view.state.dissolved)
 }
 
 /// A node makes its drives blank, removes its ledger, and begins anew.

@@ -26,6 +26,8 @@ pub struct Plan {
     pub nodes: BTreeSet<NodeId>,
     /// Members that have the ledger, and the cluster that it is of.
     pub members: BTreeMap<NodeName, String>,
+    /// Whether the ledger says already that the cluster is dissolved. A run that was killed may then have asked members to leave.
+    pub dissolved: bool,
     /// What is worth knowing: what stays as it is, and why.
     pub notes: Vec<String>,
 }
@@ -81,7 +83,8 @@ pub fn plan(cluster: &Cluster, look: &Look) -> Result<Plan, InTheWay> {
         notes.extend(home.unknown.iter().map(|why| format!("links of {node} stay as they are: {why}")));
     }
     let known = ledger.map(|state| state.nodes.keys().copied().collect()).unwrap_or_default();
-    Ok(Plan { changes, vms, volumes, nodes: known, members, notes })
+    let dissolved = ledger.is_some_and(|state| state.dissolved);
+    Ok(Plan { changes, vms, volumes, nodes: known, members, dissolved, notes })
 }
 
 /// What a ledger has that would be lost.

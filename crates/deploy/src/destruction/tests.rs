@@ -92,12 +92,16 @@ fn one_that_was_interrupted_goes_on_with_what_is_left() {
     let gone = cluster.members[0].name.clone();
     look.ledgers.insert(gone.clone(), NodeLedger::None {});
     assert!(in_the_way(&cluster, &look).contains("has none itself"), "it may have lost it");
+    look.ledgers.insert(gone.clone(), open("c1"));
+    assert!(!knows(&plan(&cluster, &look).unwrap(), None), "nobody has asked it to leave");
+    look.ledgers.insert(gone.clone(), NodeLedger::None {});
     look.contents.insert(gone.clone(), Vec::new());
     let state = look.ledger.as_mut().unwrap().as_mut().unwrap();
     let nodes = state.nodes.keys().copied().collect();
     does(state, ClusterCommand::Dissolve { nodes });
     let left = plan(&cluster, &look).unwrap();
     assert!(!left.members.contains_key(&gone) && left.members.len() == cluster.members.len() - 1);
+    assert!(knows(&left, None), "it was asked to leave by the run before, and has since the look");
 
     // All have left; one drive's node had lost its ledger before, and links are still there.
     look.ledgers.values_mut().for_each(|ledger| *ledger = NodeLedger::None {});
