@@ -4,8 +4,8 @@
 
 use crate::state::{Cache, Drive, Leg, LegState, Phase, Run, State, Volume};
 use model::{
-    CHUNK_BYTES, DriveId, Epoch, Extent, Geometry, LegId, Provision, SLAB_BYTES, SLABS_OFFSET_BYTES, Sizes,
-    VolumeId,
+    CHUNK_BYTES, DriveId, Epoch, Extent, Geometry, LegId, NodeId, Provision, SLAB_BYTES, SLABS_OFFSET_BYTES,
+    Sizes, VolumeId,
 };
 use std::collections::BTreeSet;
 
@@ -42,6 +42,9 @@ pub enum Broken {
     /// What is dissolved holds nothing.
     #[error("the cluster is dissolved and holds something")]
     Dissolved,
+    /// One that leaves is no witness, its drives are retired, it takes no virtual machines, and that is never taken back; once it has no vote it gets none.
+    #[error("{0} leaves, and that is not kept")]
+    Leaving(NodeId),
     /// Epochs, incarnations, map sequences, sizes and generations only grow.
     #[error("{0} went back")]
     WentBack(String),
@@ -102,6 +105,12 @@ pub fn check(state: &State) -> Vec<Broken> {
     let known = voters.iter().all(|id| state.is_member(*id));
     if !known || (!voters.is_empty() && voters.len().is_multiple_of(2)) {
         broken.push(Broken::Voters);
+    }
+    for (id, node) in state.leaving() {
+        let mut own = state.drives.values().filter(|drive| drive.node == id);
+        if node.zone.is_none() || !own.all(|drive| drive.retired) || !state.vms.draining.contains_key(&id) {
+            broken.push(Broken::Leaving(id));
+        }
     }
     let holds = !(state.volumes.is_empty() && state.drives.is_empty() && state.vms.all.is_empty());
     if state.dissolved && holds {
@@ -265,6 +274,14 @@ pub fn check_step(before: &State, after: &State) -> Vec<Broken> {
     let generation = |state: &State| state.spec.as_ref().map_or(0, |spec| spec.generation);
     if after.incarnation < before.incarnation || generation(after) < generation(before) {
         broken.push(Broken::WentBack("the ledger's incarnation or generation".to_owned()));
+    }
+    for (id, _) in before.leaving().filter(|(id, _)| after.nodes.contains_key(id)) {
+        // A forced quorum goes on with whoever is left.
+        let votes_again =
+            after.may_vote(id) && !before.may_vote(id) && after.incarnation == before.incarnation;
+        if !after.leaves(id) || votes_again {
+            broken.push(Broken::Leaving(id));
+        }
     }
     for (id, new) in &after.volumes {
         let Some(old) = before.volumes.get(id) else {

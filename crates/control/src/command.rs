@@ -199,6 +199,11 @@ pub enum ClusterCommand {
     },
     /// A node is gone for good. It has no drives and no vote, and owns nothing.
     RemoveNode(NodeId),
+    /// As many nodes of each rack leave the cluster: nothing new comes to them, and they vote no more as soon as voters have changed. It is never taken back.
+    NodesLeave {
+        /// Who.
+        nodes: BTreeSet<NodeId>,
+    },
     /// A node that lost its ledger state comes back under the next id, with the same name, rack and drives. It votes only once voters
     /// are changed to it. What the lost one had open is its own until that is taken over, and then the lost one can be removed.
     ReplaceNode {

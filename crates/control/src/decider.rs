@@ -281,7 +281,7 @@ impl Decider {
         }
     }
 
-    /// To the node where its virtual machine is to run; else to the first live node that holds an in-sync leg, another than the present owner's if there is one.
+    /// To the node where its virtual machine is to run; else to the first live node that holds an in-sync leg, one that stays in the cluster and another than the present owner's if there is one.
     fn takeover(
         &self,
         now: Moment,
@@ -291,7 +291,9 @@ impl Decider {
     ) -> Result<VolumeCommand, Blocked> {
         let holders = volume.in_sync().filter_map(|(_, leg)| ledger.node_of(leg));
         let live = holders.filter(|node| self.is_live(now, *node));
-        let holder = live.min_by_key(|node| (*node == volume.owner, *node)).ok_or(Blocked::NoLeg)?;
+        let holder = live
+            .min_by_key(|node| (ledger.leaves(*node), *node == volume.owner, *node))
+            .ok_or(Blocked::NoLeg)?;
         let owner = match self.with_alive(now, ledger, |alive| self.vms.heir(alive, id)) {
             Heir::Anybody => holder,
             Heir::Node(node) => node,
@@ -410,6 +412,19 @@ mod tests {
         must(&mut cluster.ledger, &taken);
         must(&mut cluster.ledger, &Command::Cluster(ClusterCommand::RemoveNode(lost)));
         assert_eq!(crate::check::check(&cluster.ledger), []);
+    }
+
+    #[test]
+    fn a_node_that_leaves_takes_over_only_what_nobody_else_has() {
+        for (live, taker) in [(&[2, 3, 4, 5, 6][..], 4), (&[2, 3, 5, 6], 2)] {
+            let mut cluster = Cluster::new(6, Mirror::FourWay);
+            let leave = ClusterCommand::NodesLeave { nodes: [2, 3].map(NodeId).into() };
+            must(&mut cluster.ledger, &Command::Cluster(leave));
+            cluster.until(0, 2000);
+            cluster.live = live.iter().copied().map(NodeId).collect();
+            let takeover = VolumeCommand::Takeover { owner: NodeId(taker), lease_over: true };
+            assert_eq!(cluster.until(2100, 9000), [takeover], "{live:?}");
+        }
     }
 
     #[test]

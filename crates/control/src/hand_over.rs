@@ -33,6 +33,9 @@ pub enum CantHandOver {
     /// It has never said that it runs.
     #[error("{0} has not registered yet")]
     NotRegistered(NodeId),
+    /// Nothing new comes to it.
+    #[error("{0} leaves the cluster")]
+    Leaves(NodeId),
     /// Its owner is just changing.
     #[error("{volume} is being taken or opened by {owner}")]
     Changing {
@@ -54,6 +57,7 @@ impl CantHandOver {
     pub fn help(&self) -> &'static str {
         match self {
             Self::NoVolume(_) => "`twinrack volume list` shows names and ids",
+            Self::Leaves(_) => "name a node that stays",
             Self::NoNode(_) | Self::NoRack(_) => "name a node of a rack; `twinrack drive list` shows them",
             Self::NotRegistered(_) => "see that the node runs and follows the ledger, and ask again",
             Self::Changing { .. } => {
@@ -76,6 +80,7 @@ pub fn stand(ledger: &State, id: VolumeId, to: NodeId) -> Result<Stand, CantHand
         Phase::Open { .. } if owner == to => Ok(Stand::There),
         Phase::Opening { .. } | Phase::Fencing { .. } if owner == to => Ok(Stand::Opening),
         _ if node.zone.is_none() => Err(CantHandOver::NoRack(to)),
+        _ if node.leaving => Err(CantHandOver::Leaves(to)),
         _ if node.boot.is_none() => Err(CantHandOver::NotRegistered(to)),
         Phase::Opening { .. } | Phase::Fencing { .. } => Err(CantHandOver::Changing { volume: id, owner }),
         Phase::Open { .. } => Ok(Stand::OpenAt(owner)),

@@ -3,7 +3,7 @@
 //! Purpose: [`State`] is what the ledger says, [`State::apply`] how it changes, [`transition`] has the pictures and the table.
 //! [`target`], [`owner`] and [`decider`] hold what a node has against it and order what leads from one to the other; [`lease`]
 //! says who may run anything, [`vm`] where virtual machines run, [`voters`] who shall vote, [`rebuild`] which leg is next,
-//! [`retire`] where the legs of a retired drive go, [`rebalance`] which move when nodes were added, [`slow`]
+//! [`retire`] where the legs of a retired drive go, [`leaving`] when a node has left, [`rebalance`] which move when nodes were added, [`slow`]
 //! which drives are slow beside others, [`stall`] which answer nothing, [`thin`] which extents of a thin volume are mapped next.
 //!
 //! Invariants: sans-IO. Nothing here reads a clock, opens a file, starts a task or knows Raft, NVMe or md. [`check()`] and
@@ -19,6 +19,7 @@ pub mod command;
 pub mod decider;
 pub mod hand_over;
 pub mod lease;
+pub mod leaving;
 pub mod member;
 #[cfg(test)]
 mod model_check;

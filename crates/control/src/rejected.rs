@@ -5,7 +5,7 @@
 use crate::state::{Phase, RebuildRate, Run};
 use crate::transition::{LegCause, LegKind, PhaseKind, VolumeCause};
 use crate::vm::VmRejected;
-use model::{DriveId, Epoch, Incarnation, LedgerIncarnation, LegId, MapSequence, NodeId, VolumeId};
+use model::{DriveId, Epoch, Incarnation, LedgerIncarnation, LegId, MapSequence, NodeId, VolumeId, ZoneName};
 use serde::{Deserialize, Serialize};
 
 /// Why a command was refused. Nothing has changed.
@@ -24,6 +24,22 @@ pub enum Rejected {
     /// No such drive.
     #[error("there is no {0}")]
     NoSuchDrive(DriveId),
+    /// Nothing new comes to a node that leaves, and none but those who leave already leave then.
+    #[error("{0} leaves the cluster")]
+    Leaves(NodeId),
+    /// Racks stay of one size, and the witness stays.
+    #[error("not as many nodes of each rack were named, or the witness was")]
+    NotOfEachRack,
+    /// Copies in a rack are on different nodes.
+    #[error("{stay} nodes of {zone} would stay, and volumes need {needs}")]
+    TooFewStay {
+        /// Of which rack.
+        zone: ZoneName,
+        /// So many.
+        stay: usize,
+        /// What the copies of volumes need there.
+        needs: usize,
+    },
     /// The volume has gone on to another epoch.
     #[error("superseded: the volume is in epoch {present}")]
     Superseded {

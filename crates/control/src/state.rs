@@ -134,6 +134,9 @@ pub struct Node {
     /// The ledger that it takes part in. Forced quorum begins a new one with those who vote then; all others are strangers to it,
     /// whose logs may say otherwise, and have a voice again only under a new id.
     pub ledger: LedgerIncarnation,
+    /// It leaves, for good ([`crate::leaving`]).
+    #[serde(default)]
+    pub leaving: bool,
 }
 
 /// Whether what a drive has acknowledged survives its power.

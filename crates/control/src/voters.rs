@@ -8,11 +8,13 @@
 //!    that the preferred one holds an in-sync leg of every volume (it alone will go on when the other is lost). If it does not,
 //!    the witness keeps its vote instead.
 //!
+//! A node that leaves ([`crate::leaving`]) is passed over, alive or not.
+//!
 //! Invariants: odd; at most one member does not live; one change at a time, and only while a majority of the present voters lives.
 //!
 //! On failure: none; no set is no change.
 
-use crate::state::{Phase, State, Voters};
+use crate::state::{Node, Phase, State, Voters};
 use model::{NodeId, ZoneName};
 use std::collections::BTreeSet;
 
@@ -25,7 +27,10 @@ pub fn wanted(ledger: &State, live: &BTreeSet<NodeId>, preferred: &ZoneName) -> 
     }
     let zone = |node: &NodeId| ledger.nodes.get(node).and_then(|node| node.zone.as_ref());
     // Whom a forced quorum has left behind may be heard of, and has no voice.
-    let members = || ledger.nodes.keys().copied().filter(|id| ledger.is_member(*id));
+    let members = || {
+        let stays = |(id, node): &(&NodeId, &Node)| ledger.is_member(**id) && !node.leaving;
+        ledger.nodes.iter().filter(stays).map(|(id, _)| *id)
+    };
     let witness = members().find(|id| zone(id).is_none());
     let mut set: BTreeSet<NodeId> = members().filter(|id| live.contains(id)).collect();
     if set.len().is_multiple_of(2) {
@@ -34,8 +39,11 @@ pub fn wanted(ledger: &State, live: &BTreeSet<NodeId>, preferred: &ZoneName) -> 
         let others = set.iter().rev().find(|id| zone(id).is_some_and(|zone| zone != preferred)).copied();
         let one_zone = set.iter().all(|id| zone(id) == set.first().and_then(zone));
         if witness_lives {
-            let keeps =
-                present.iter().copied().find(|id| dead(&id)).or_else(|| members().find(|id| dead(&id)));
+            let keeps = present
+                .iter()
+                .copied()
+                .find(|id| dead(&id) && !ledger.leaves(*id))
+                .or_else(|| members().find(|id| dead(&id)));
             set.insert(keeps?);
         } else if one_zone || holds_every_volume(ledger, live, preferred) {
             let gives_up = others.filter(|_| !one_zone).or(set.last().copied());
@@ -158,6 +166,42 @@ mod tests {
         let live = ledger.nodes.keys().copied().collect();
         let three = Some([2, 6, 7].map(NodeId).into());
         assert_eq!(wanted(&ledger, &live, &"zone1".parse().unwrap()), three);
+    }
+
+    #[test]
+    fn who_leaves_votes_no_more_alive_or_not_and_an_odd_number_does() {
+        let (all, zone) = ((1..=7).map(NodeId).collect::<BTreeSet<_>>(), "zone1".parse().unwrap());
+        let mut ledger = cluster(6, Mirror::FourWay);
+        let nodes = [3, 4].map(NodeId).into();
+        must(&mut ledger, &Command::Cluster(ClusterCommand::NodesLeave { nodes }));
+        let stay = BTreeSet::from([1, 2, 5, 6, 7].map(NodeId));
+        assert_eq!(wanted(&ledger, &all, &zone), Some(stay.clone()));
+        assert_eq!(wanted(&ledger, &stay, &zone), Some(stay.clone()), "they are dead");
+        // Of those who stay one is dead, and keeps its vote: neither of those who leave does.
+        let without = |dead: u32| all.iter().copied().filter(|id| id.0 != dead).collect::<BTreeSet<_>>();
+        assert_eq!(wanted(&ledger, &without(6), &zone), Some(stay.clone()));
+        // Without the witness one of the other zone gives its vote up.
+        assert_eq!(wanted(&ledger, &without(7), &zone), Some([1, 2, 5].map(NodeId).into()));
+        ledger.voters = Voters::Settled(stay);
+        assert_eq!(wanted(&ledger, &all, &zone), None);
+    }
+
+    /// The last that is left may be one that leaves: a quorum was forced there.
+    #[test]
+    fn one_that_leaves_and_alone_votes_does_so_until_others_are_back() {
+        let mut ledger = cluster(4, Mirror::TwoWay);
+        let nodes = [3, 4].map(NodeId).into();
+        must(&mut ledger, &Command::Cluster(ClusterCommand::NodesLeave { nodes }));
+        let (incarnation, voters) = (ledger.incarnation.next(), BTreeSet::from([NodeId(3)]));
+        let (by, loses) = ("operator".to_owned(), "the others".to_owned());
+        must(&mut ledger, &Command::Cluster(ClusterCommand::ForceQuorum { incarnation, voters, by, loses }));
+        let (zone, one) = ("zone1".parse().unwrap(), BTreeSet::from([NodeId(3)]));
+        assert_eq!(wanted(&ledger, &one, &zone), None);
+        for lost in [1, 2, 5].map(NodeId) {
+            must(&mut ledger, &Command::Cluster(ClusterCommand::ReplaceNode { lost }));
+        }
+        let live = [3, 6, 7, 8].map(NodeId).into();
+        assert_eq!(wanted(&ledger, &live, &zone), Some([6, 7, 8].map(NodeId).into()));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! dies in between, the ledger says `Changing`, and whoever leads then calls [`Ledger::settle_voters`], which goes on from there.
 //!
 //! Invariants: one change at a time; the voters of the past that stay nodes go on as learners; a node that has been replaced is
-//! forgotten once it has no vote.
+//! forgotten once it has no vote, and a member that is no node any more as soon as the leader sees that ([`Ledger::is_unsettled`]).
 
 use crate::ledger::{Ledger, NotLeading};
 use crate::machine::Request;
@@ -13,7 +13,7 @@ use crate::propose::ProposeError;
 use crate::types::raft_id;
 use control::state::Voters;
 use control::{ClusterCommand, Command, State};
-use model::{NodeId, NodeName};
+use model::NodeId;
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, LogIdOptionExt};
 use std::collections::BTreeSet;
@@ -60,14 +60,22 @@ impl Ledger {
         self.settle(to).await
     }
 
-    /// Goes on with a change that the ledger says is in flight, as the leader; nothing if there is none.
+    /// Whether there is something to do for [`Self::settle_voters`].
+    pub fn is_unsettled(&self) -> bool {
+        let learners = self.status().learners;
+        let state = self.state();
+        let state = state.borrow();
+        matches!(state.voters, Voters::Changing { .. }) || gone(&learners, &state).next().is_some()
+    }
+
+    /// Goes on with a change that the ledger says is in flight, as the leader, or forgets members that are no nodes any more; nothing if there is neither.
     pub async fn settle_voters(&self) -> Result<(), VotersError> {
         let _one = self.changing().try_lock().map_err(|_| VotersError::Busy)?;
         self.leadership().await?;
         let voters = self.state().borrow().voters.clone();
         match voters {
             Voters::Changing { to, .. } => self.settle(&to).await,
-            Voters::Settled(_) => Ok(()),
+            Voters::Settled(_) => self.forget_gone().await,
         }
     }
 
@@ -97,10 +105,11 @@ impl Ledger {
         self.forget_replaced().await
     }
 
-    /// Removes nodes that came back under another id, and members that are no nodes any more.
+    /// Removes nodes that came back under another id, and then members that are no nodes any more.
     async fn forget_replaced(&self) -> Result<(), VotersError> {
         let state = self.state().borrow().clone();
-        for id in replaced(&state) {
+        // They have come back under a later id.
+        for id in state.nodes.keys().copied().filter(|id| state.is_replaced(*id)) {
             let remove = Command::Cluster(ClusterCommand::RemoveNode(id));
             match self.submit_here(Request::Control(remove)).await {
                 // It is in use yet: the next change of voters tries again.
@@ -108,10 +117,15 @@ impl Ledger {
                 Err(error) => return Err(error.into()),
             }
         }
-        let state = self.state().borrow().clone();
+        self.forget_gone().await
+    }
+
+    /// Removes members that are no nodes any more.
+    async fn forget_gone(&self) -> Result<(), VotersError> {
+        // In this order: whoever joins is a node first.
         let learners = self.status().learners;
-        let gone: BTreeSet<u64> =
-            learners.iter().filter(|id| !state.nodes.contains_key(id)).copied().map(raft_id).collect();
+        let state = self.state().borrow().clone();
+        let gone: BTreeSet<u64> = gone(&learners, &state).map(raft_id).collect();
         if gone.is_empty() {
             return Ok(());
         }
@@ -138,9 +152,7 @@ impl Ledger {
     }
 }
 
-/// Nodes whose name a later one has: they have come back under its id.
-fn replaced(state: &State) -> Vec<NodeId> {
-    let later =
-        |id: &NodeId, name: &NodeName| state.nodes.range(id.next()..).any(|(_, node)| node.name == *name);
-    state.nodes.iter().filter(|(id, node)| later(id, &node.name)).map(|(id, _)| *id).collect()
+/// Members without a vote that are no nodes any more.
+fn gone(learners: &BTreeSet<NodeId>, state: &State) -> impl Iterator<Item = NodeId> {
+    learners.iter().filter(|id| !state.nodes.contains_key(id)).copied()
 }

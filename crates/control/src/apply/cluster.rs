@@ -2,6 +2,7 @@
 
 use super::{vm, volume};
 use crate::command::{ClusterCommand, Event, Rejected};
+use crate::leaving;
 use crate::slow;
 use crate::state::{
     Base, Doubt, Drive, Health, LegState, Node, Overridden, Override, Phase, Spec, State, Volume, Voters,
@@ -39,11 +40,18 @@ pub(super) fn apply(state: &mut State, command: &ClusterCommand) -> Result<Vec<E
                 return Err(Rejected::NameTaken);
             }
             state.minted.node = state.minted.node.next();
-            let node = Node { name: name.clone(), zone: zone.clone(), boot: None, ledger: state.incarnation };
+            let node = Node {
+                name: name.clone(),
+                zone: zone.clone(),
+                boot: None,
+                ledger: state.incarnation,
+                leaving: false,
+            };
             state.nodes.insert(state.minted.node, node);
             return Ok(vec![Event::NodeAdded(state.minted.node)]);
         }
         C::RemoveNode(id) => remove_node(state, *id)?,
+        C::NodesLeave { nodes } => leaving::leave(state, nodes)?,
         C::ReplaceNode { lost } => return replace_node(state, *lost),
         C::Register { node, was, boot, drives } => register(state, *node, (*was, *boot), drives)?,
         C::AddDrive { .. } => return add_drive(state, command),
@@ -51,7 +59,10 @@ pub(super) fn apply(state: &mut State, command: &ClusterCommand) -> Result<Vec<E
         C::DriveSlow(id) => return drive_slow(state, *id),
         C::DriveLost(id) => return drive_lost(state, *id),
         C::ReadmitDrive(id) => {
-            let serial = drive_mut(state, *id)?.serial.clone();
+            let Drive { serial, node, .. } = drive_mut(state, *id)?.clone();
+            if state.leaves(node) {
+                return Err(Rejected::Leaves(node));
+            }
             if state.drive_of(&serial).is_some_and(|(present, _)| present != *id) {
                 return Err(Rejected::NameTaken);
             }
@@ -128,6 +139,9 @@ fn add_drive(state: &mut State, command: &ClusterCommand) -> Result<Vec<Event>, 
     if host.zone.is_none() {
         return Err(Rejected::CannotOwn(*node));
     }
+    if host.leaving {
+        return Err(Rejected::Leaves(*node));
+    }
     if state.drive_of(serial).is_some() {
         return Err(Rejected::NameTaken);
     }
@@ -193,13 +207,9 @@ fn drive_mut(state: &mut State, id: DriveId) -> Result<&mut Drive, Rejected> {
 }
 
 fn remove_node(state: &mut State, id: NodeId) -> Result<(), Rejected> {
-    let votes = match &state.voters {
-        Voters::Settled(set) => set.contains(&id),
-        Voters::Changing { from, to } => from.contains(&id) || to.contains(&id),
-    };
     let owns = |volume: &Volume| volume.owner == id && volume.phase != Phase::Closed;
     let has_drive = state.drives.values().any(|drive| drive.node == id);
-    if votes || has_drive || state.volumes.values().any(owns) || state.vms.is_on(id) {
+    if state.may_vote(id) || has_drive || state.volumes.values().any(owns) || state.vms.is_on(id) {
         return Err(Rejected::InUse);
     }
     state.vms.rooms.remove(&id);
@@ -211,12 +221,15 @@ fn remove_node(state: &mut State, id: NodeId) -> Result<(), Rejected> {
 /// taken over: by whoever has a leg in sync and lives, which may be the new one alone. Of a volume that is offline only an override, which names another owner, leads on.
 fn replace_node(state: &mut State, lost: NodeId) -> Result<Vec<Event>, Rejected> {
     let old = state.nodes.get(&lost).ok_or(Rejected::NoSuchNode(lost))?;
-    if state.nodes.range(lost.next()..).any(|(_, node)| node.name == old.name) {
+    if state.is_replaced(lost) {
         return Err(Rejected::NameTaken);
     }
     let new = state.minted.node.next();
     let node = Node { boot: None, ledger: state.incarnation, ..old.clone() };
     state.minted.node = new;
+    if let (true, Some(leftover)) = (node.leaving, state.vms.draining.get(&lost).copied()) {
+        state.vms.draining.insert(new, leftover);
+    }
     state.nodes.insert(new, node);
     for drive in state.drives.values_mut().filter(|drive| drive.node == lost) {
         drive.node = new;
@@ -308,11 +321,16 @@ fn change_voters(state: &mut State, to: &BTreeSet<NodeId>) -> Result<(), Rejecte
     if let Some(stranger) = to.iter().find(|id| !state.is_member(**id)) {
         return Err(Rejected::Stranger(*stranger));
     }
+    if let Some(leaves) = to.iter().find(|id| state.leaves(**id)) {
+        return Err(Rejected::Leaves(*leaves));
+    }
     let Voters::Settled(from) = &state.voters else { return Err(Rejected::VotersChanging) };
     state.voters = Voters::Changing { from: from.clone(), to: to.clone() };
     Ok(())
 }
 
+/// Also one that leaves may be all that is left, and go on: until it gives back what it has, it has copies.
+///
 /// What the lost majority had committed is not known: no leg is proven, and whoever was there is a stranger.
 fn force_quorum(
     state: &mut State,

@@ -428,6 +428,10 @@ fn command(state: &State, log: &[Command], pick: [u8; 4]) -> Command {
             return cluster(ClusterCommand::ForceQuorum { incarnation, voters, by: text(), loses: text() });
         }
         2 if c >= 200 => return cluster(ClusterCommand::ReplaceNode { lost: node }),
+        3 if c < 60 => {
+            let nodes = [node, NodeId(1 + u32::from(b % 5))].into();
+            return cluster(ClusterCommand::NodesLeave { nodes });
+        }
         3 => return cluster(ClusterCommand::ChangeVoters((1..=u32::from(a % 6)).map(NodeId).collect())),
         4 => return cluster(ClusterCommand::VotersSettled),
         5 => return cluster(about_drive(DriveId(u32::from(a % 9)), (b, c))),

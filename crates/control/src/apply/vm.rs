@@ -61,7 +61,12 @@ pub(super) fn apply_all(state: &mut State, command: &VmsCommand) -> Result<Vec<E
                 return Err(VmRejected::NobodyLeft.into());
             }
         }
-        C::EndDrain { nodes } => state.vms.draining.retain(|node, _| !nodes.contains(node)),
+        C::EndDrain { nodes } => {
+            if let Some(leaves) = nodes.iter().find(|node| state.leaves(**node)) {
+                return Err(Rejected::Leaves(*leaves));
+            }
+            state.vms.draining.retain(|node, _| !nodes.contains(node));
+        }
         C::ZoneReady(zone) => {
             if !state.vms.held_down.remove(zone) {
                 return Err(VmRejected::NotHeldDown(zone.clone()).into());

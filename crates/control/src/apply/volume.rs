@@ -117,7 +117,7 @@ pub(super) fn created(state: &State, volume: Volume, drives: &[DriveId]) -> Resu
     if drives.len() != needed {
         return Err(Rejected::WrongLegCount { needed });
     }
-    edit.can_own(edit.volume.owner)?;
+    edit.may_be_given_to(edit.volume.owner)?;
     let slabs = pool::slabs_of(edit.volume.size())?;
     for drive in drives {
         edit.add_leg(*drive, LegState::InSync, None)?;
@@ -206,6 +206,17 @@ impl<'a> Edit<'a> {
         found.boot.filter(|_| found.zone.is_some()).ok_or(Rejected::CannotOwn(node))
     }
 
+    /// The same of one that is chosen: nothing is given to a node that leaves.
+    fn may_be_given_to(&self, node: NodeId) -> Result<BootId, Rejected> {
+        if self.state.leaves(node) { Err(Rejected::Leaves(node)) } else { self.can_own(node) }
+    }
+
+    /// The same of one that takes what somebody has lost: one that leaves may be all that is left, if it has a copy.
+    fn may_take(&self, node: NodeId) -> Result<BootId, Rejected> {
+        let has_copy = self.volume.legs.values().any(|leg| self.state.node_of(leg) == Some(node));
+        if has_copy { self.can_own(node) } else { self.may_be_given_to(node) }
+    }
+
     /// The run that was given is the drive's present one.
     fn is_present(&self, drive: DriveId, run: Run) -> Result<(), Rejected> {
         let registered = self.state.run(drive);
@@ -266,7 +277,7 @@ impl<'a> Edit<'a> {
     }
 
     fn takeover(&mut self, owner: NodeId, lease_over: bool) -> Result<(), Rejected> {
-        self.can_own(owner)?;
+        self.may_take(owner)?;
         // Only of an open volume there are users.
         if let (Phase::Open { boot }, false) = (&self.volume.phase, lease_over) {
             self.volume.yielding.insert(self.volume.owner, *boot);
@@ -505,7 +516,7 @@ impl<'a> Edit<'a> {
         if self.state.is_lost(found.drive) {
             return Err(Rejected::DriveRetired(found.drive));
         }
-        self.can_own(owner)?;
+        self.may_take(owner)?;
         for (id, state) in self.states() {
             if id != leg.id {
                 self.go(id, LegCause::SetAside, LegState::Stale { base: Base::Scratch, back: false })?;

@@ -94,6 +94,7 @@ pub fn drain(
     // A migration to what is emptied is cancelled.
     let emptied = |node: &NodeId| match what {
         Drained::Node(id) => node == id,
+        Drained::Nodes(ids) => ids.contains(node),
         Drained::Rack(zone) => cluster.nodes.get(node).is_some_and(|found| found.zone == *zone),
     };
     let mut vms = vms(ledger);

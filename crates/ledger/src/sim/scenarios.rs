@@ -382,6 +382,51 @@ async fn a_change_of_voters_whose_leader_dies_in_it_is_settled_by_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_leaves_has_no_vote_the_leader_included_and_is_forgotten_without_another_change() {
+    let mut world = world(5, 12).await;
+    let leader = world.leader().unwrap();
+    let ledger = world.ledger(leader).clone();
+    let state = ledger.state().borrow().clone();
+    // The leader, and one of the other rack.
+    let zone = |id: &NodeId| state.nodes[id].zone.clone();
+    let mut others = state.nodes.keys().copied().filter(|id| zone(id).is_some());
+    let other = others.find(|id| zone(id) != zone(&ledger.id())).unwrap();
+    let nodes = BTreeSet::from([ledger.id(), other]);
+    let leave = Command::Cluster(ClusterCommand::NodesLeave { nodes: nodes.clone() });
+    ledger.propose(leave).await.unwrap();
+    let live: BTreeSet<NodeId> = world.running().map(|(_, ledger)| ledger.id()).collect();
+    let state = ledger.state().borrow().clone();
+    let wanted = control::voters::wanted(&state, &live, &"zone1".parse().unwrap()).unwrap();
+    assert_eq!(wanted, live.difference(&nodes).copied().collect());
+    ledger.change_voters(&wanted).await.unwrap();
+    let settled = |world: &World| {
+        world.running().all(|(_, ledger)| {
+            *ledger.state().borrow().voters.present() == wanted && ledger.raft_voters() == [wanted.clone()]
+        })
+    };
+    world.wait("all know who votes, those who leave included", settled).await;
+    assert!(!ledger.is_unsettled());
+    world.writable_again().await;
+    drop(ledger);
+    // It leads on without a vote, until both give up what they have.
+    for at in 0..5 {
+        if nodes.contains(&world.ledger(at).id()) {
+            world.crash(at).await;
+        }
+    }
+    world.writable_again().await;
+    let new = world.ledger(world.leader().unwrap()).clone();
+    assert!(wanted.contains(&new.id()));
+    for node in nodes {
+        let remove = Command::Cluster(ClusterCommand::RemoveNode(node));
+        new.propose(remove).await.unwrap();
+    }
+    assert!(new.is_unsettled());
+    new.settle_voters().await.unwrap();
+    assert!(!new.is_unsettled() && new.members().keys().eq(&wanted));
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_can_reach_no_leader_says_that_it_is_behind() {
     let mut world = world(3, 11).await;
     let leader = world.leader().unwrap();

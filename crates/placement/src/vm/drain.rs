@@ -16,6 +16,8 @@ pub enum Drained {
     Node(NodeId),
     /// All nodes of a rack.
     Rack(ZoneName),
+    /// These.
+    Nodes(BTreeSet<NodeId>),
 }
 
 /// What becomes of those that can't move.
@@ -166,6 +168,10 @@ fn nodes_of(cluster: &Cluster, what: &Drained) -> Result<BTreeSet<NodeId>, NotDr
     match what {
         Drained::Node(id) if cluster.nodes.contains_key(id) => Ok(BTreeSet::from([*id])),
         Drained::Node(id) => Err(NotDrained::NoSuchNode(*id)),
+        Drained::Nodes(ids) => {
+            let unknown = ids.iter().find(|id| !cluster.nodes.contains_key(id));
+            unknown.map_or_else(|| Ok(ids.clone()), |id| Err(NotDrained::NoSuchNode(*id)))
+        }
         Drained::Rack(zone) => {
             let nodes = cluster.nodes.iter().filter(|(_, node)| node.zone == *zone).map(|(id, _)| *id);
             let nodes: BTreeSet<NodeId> = nodes.collect();

@@ -25,7 +25,7 @@ impl Edit<'_> {
     }
 
     pub(super) fn open(&mut self, owner: NodeId) -> Result<(), Rejected> {
-        let boot = self.can_own(owner)?;
+        let boot = self.may_be_given_to(owner)?;
         if self.volume.phase != Phase::Closed {
             return Err(Rejected::wrong_phase(&self.volume.phase));
         }
@@ -38,7 +38,8 @@ impl Edit<'_> {
     }
 
     pub(super) fn hand_over(&mut self, to: NodeId, flushed: &BTreeSet<LegRef>) -> Result<(), Rejected> {
-        let boot = self.can_own(to)?;
+        // To its owner itself it is not handed over after all.
+        let boot = if to == self.volume.owner { self.can_own(to)? } else { self.may_be_given_to(to)? };
         self.is_open()?;
         self.is_flushed(flushed)?;
         self.supersede(true)?;

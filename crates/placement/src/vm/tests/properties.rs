@@ -205,15 +205,17 @@ proptest! {
     }
 
     #[test]
-    fn a_drain_speaks_of_all_that_run_there_and_of_nobody_else(cluster in clusters(1..5), vms in vms(), at in 0usize..9) {
+    fn a_drain_speaks_of_all_that_run_there_and_of_nobody_else(cluster in clusters(1..5), vms in vms(), at in 0usize..10) {
         let nodes: Vec<NodeId> = cluster.nodes.keys().copied().collect();
         let what = match at {
+            9 => Drained::Nodes([nodes[0], nodes[nodes.len() - 1]].into()),
             8 => Drained::Rack(rack(1)),
             at => Drained::Node(nodes[at % nodes.len()]),
         };
         let is_drained = |id: NodeId| match &what {
             Drained::Node(node) => *node == id,
             Drained::Rack(zone) => cluster.nodes[&id].zone == *zone,
+            Drained::Nodes(nodes) => nodes.contains(&id),
         };
         let runs = |vm: &Vm| match vm.now {
             Now::Runs(node) => cluster.nodes.get(&node).is_some_and(|n| n.state != NodeState::Down) && is_drained(node),
