@@ -75,7 +75,7 @@ pub struct GiveUpRequest {
     pub incarnation: LedgerIncarnation,
 }
 
-/// Drives that were a dissolved cluster's, and are blank.
+/// Drives that were a cluster's, which is dissolved or which their node has left, and are blank.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrivesGivenBack {
     /// Which.

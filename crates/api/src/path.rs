@@ -37,7 +37,7 @@ pub const CLUSTER_CONFIRMED: &str = "/v1/cluster/confirmed";
 pub const CLUSTER_LEDGER: &str = "/v1/cluster/ledger";
 /// `POST` [`crate::GiveUpRequest`]: give this node's ledger up. The agent begins anew after the answer.
 pub const CLUSTER_GIVE_UP: &str = "/v1/cluster/give-up";
-/// `POST` [`crate::GiveUpRequest`], where the ledger says that the cluster is dissolved: its drives of this node become blank, and its ledger is removed. Answers [`crate::DrivesGivenBack`]; the agent begins anew
+/// `POST` [`crate::GiveUpRequest`], where the ledger says that the cluster is dissolved, or that this node leaves and has nothing any more: its drives of this node become blank, and its ledger is removed. Answers [`crate::DrivesGivenBack`]; the agent begins anew
 /// after the answer.
 pub const CLUSTER_GIVE_BACK: &str = "/v1/cluster/give-back";
 /// `POST` [`crate::ForceRequest`]: go on without a quorum. Answers [`crate::ForcedQuorum`]; the agent begins anew after the answer.

@@ -46,7 +46,7 @@ pub(super) async fn give_back(Shared(state): Daemon) -> Result<Json<GivenBack>, 
     if !matches!(state.volumes.ledger().await, api::NodeLedger::None {}) {
         let (message, help) = (
             "this node is part of a cluster, which runs on its links",
-            "`twinrack destroy` gives a whole cluster back",
+            "`twinrack destroy` gives a whole cluster back, `twinrack node remove` a node of each rack",
         );
         return Err(Refusal::new(StatusCode::CONFLICT, "has-ledger", message.to_owned(), help));
     }

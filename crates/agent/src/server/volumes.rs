@@ -246,9 +246,11 @@ impl From<VolumesError> for Refusal {
             VolumesError::OtherLedger { .. } => {
                 (StatusCode::CONFLICT, "other-ledger", "look at `twinrack ledger show`, and ask again")
             }
-            VolumesError::NotDissolved => {
-                (StatusCode::CONFLICT, "not-dissolved", "`twinrack destroy` gives a whole cluster back")
-            }
+            VolumesError::NotLeft => (
+                StatusCode::CONFLICT,
+                "not-left",
+                "`twinrack destroy` gives a whole cluster back, `twinrack node remove` a node of each rack",
+            ),
             VolumesError::QuorumAnswers => (
                 StatusCode::CONFLICT,
                 "quorum-answers",

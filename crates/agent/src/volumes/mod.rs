@@ -122,8 +122,10 @@ pub(crate) enum VolumesError {
     SetAside(#[source] ledger::StoreError),
     #[error("this node's ledger is {node}'s of incarnation {incarnation}, not the one that was named")]
     OtherLedger { node: NodeId, incarnation: LedgerIncarnation },
-    #[error("this node's ledger does not say that the cluster is dissolved")]
-    NotDissolved,
+    #[error(
+        "this node's ledger says neither that the cluster is dissolved nor that this node leaves and has nothing any more"
+    )]
+    NotLeft,
     #[error("a quorum answers: none is forced")]
     QuorumAnswers,
     #[error("the log ends at entry {index} of term {term}, which is not where it was said to end")]

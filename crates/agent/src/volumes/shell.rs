@@ -380,23 +380,33 @@ impl Shell {
         }
     }
 
-    /// As the leader: sees to it that those vote who live, one change at a time. One that is not done is wanted again.
+    /// As the leader: sees to it that those vote who live, one change at a time, and that who is no node any more is no member. What is not done is wanted again.
     fn adapt_voters(&mut self) {
-        let state = Arc::clone(&self.state.borrow());
-        let Some(voters) = self.member.wanted_voters(Moment(clock::uptime_ms()), &state) else { return };
         if self.voters.as_ref().is_some_and(|change| !change.is_finished()) {
             return;
         }
+        let state = Arc::clone(&self.state.borrow());
+        let wanted = self.member.wanted_voters(Moment(clock::uptime_ms()), &state);
+        let is_unsettled = self.leads.is_some() && self.ledger.is_unsettled();
         let ledger = self.ledger.clone();
-        self.voters = Some(tokio::spawn(async move {
-            match ledger.change_voters(&voters).await {
-                Ok(()) => info!("{voters:?} vote now"),
-                Err(why) => {
-                    warn!("{voters:?} do not vote yet: {}", crate::chain(&why));
-                    sleep(LOOK_EVERY * 10).await;
+        self.voters = match wanted {
+            Some(voters) => Some(tokio::spawn(async move {
+                match ledger.change_voters(&voters).await {
+                    Ok(()) => info!("{voters:?} vote now"),
+                    Err(why) => {
+                        warn!("{voters:?} do not vote yet: {}", crate::chain(&why));
+                        sleep(LOOK_EVERY * 10).await;
+                    }
                 }
-            }
-        }));
+            })),
+            None if is_unsettled => Some(tokio::spawn(async move {
+                if let Err(why) = ledger.settle_voters().await {
+                    info!("members are not settled yet: {}", crate::chain(&why));
+                }
+                sleep(LOOK_EVERY * 10).await;
+            })),
+            None => return,
+        };
     }
 
     fn answer(&mut self, asked: Asked) {

@@ -42,7 +42,7 @@ use crate::target;
 use block::Block;
 use control::target::LegOf;
 use dm::{Dm, Info};
-use model::{DriveSerial, LegId, NodeId};
+use model::{DriveId, DriveSerial, LegId, NodeId};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -255,10 +255,12 @@ impl Engine {
         Ok(claim)
     }
 
-    /// Whether a drive says that it is one of this cluster's pool, whichever.
-    pub fn is_of_cluster(&self, path: &std::path::Path) -> Result<bool, StepError> {
-        let content = examine(&Block::open_to_read(path)?)?;
-        Ok(matches!(content, Content::Pool(header) if header.cluster == self.settings.cluster))
+    /// Which of this cluster's pool a drive says that it is; `None`: none.
+    pub fn of_cluster(&self, path: &std::path::Path) -> Result<Option<DriveId>, StepError> {
+        Ok(match examine(&Block::open_to_read(path)?)? {
+            Content::Pool(header) if header.cluster == self.settings.cluster => Some(header.drive),
+            _ => None,
+        })
     }
 
     /// Makes a drive of this cluster's pool blank: neither its beginning nor its end says any more what it was. Any other drive is let alone.
