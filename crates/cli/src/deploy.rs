@@ -205,7 +205,7 @@ fn show(spec: &ClusterSpec, plan: &Plan, past: &Past) -> io::Result<()> {
 }
 
 /// Whether somebody at the terminal says yes.
-async fn confirmed() -> Result<bool, ClusterError> {
+pub(crate) async fn confirmed() -> Result<bool, ClusterError> {
     let question = "Make these changes? [y/N]".to_owned();
     let answer = cluster::answer(question, "the changes above would be made").await?;
     Ok(matches!(answer.as_str(), "y" | "Y" | "yes"))

@@ -9,19 +9,17 @@ use crate::cluster::{self, ClusterError};
 use crate::deploy::beside;
 use crate::deploy::progress::Progress;
 use crate::deploy::shown::Planned;
-use crate::shown::{VERSION, json};
+use crate::given_back::{self, CameTo};
 use crate::validate::{self, FileArgs};
 use clap::Args;
 use deploy::Cluster;
 use deploy::deployment::DeploymentError;
 use deploy::destruction::{self, Plan};
 use deploy::journal::Journal;
-use deploy::recorder::{Recorder, Stage, StageTook, Told};
+use deploy::recorder::Stage;
 use model::ClusterSpec;
-use serde::Serialize;
-use std::fmt;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
 Every node and the witness become as they were found: virtual machines and volumes are deleted with all that is on them, the drives that the cluster took become blank (their beginning and their end; what lies between
@@ -85,30 +83,17 @@ async fn carry_out(args: &DestroyArgs, spec: ClusterSpec) -> Result<io::Result<O
     }
     let path = args.journal.clone().unwrap_or_else(|| beside(args.file.path(), JOURNAL));
     let journal = Journal::open(&path).map_err(DeploymentError::Journal)?;
-    let progress = Progress::new();
-    let mut stays = plan.notes.clone();
-    let mut recorder = Recorder::new(Some(journal), |told| {
-        if let Told::Note(note) = told {
-            stays.push(note.clone());
-        }
-        progress.told(told);
-    });
+    let told = given_back::Told::new(plan.notes.clone());
+    let mut recorder = told.recorder(journal);
     let result = destruction::destroy(&cluster, &plan, &mut recorder).await;
     let (did, stages) = (recorder.did().to_vec(), recorder.stages().to_vec());
     drop(recorder);
-    progress.clear();
-    stays.dedup();
-    let came_to = CameTo::of(&cluster.spec, (did, stays, stages), &path, result.as_ref().err());
-    let text = if args.json { json(&came_to) } else { came_to.to_string() };
-    match result {
-        Ok(()) => Ok(io::stdout().lock().write_all(text.as_bytes()).map(|()| Outcome::Good)),
-        Err(error) => {
-            if args.json {
-                io::stdout().lock().write_all(text.as_bytes()).map_err(ClusterError::Terminal)?;
-            }
-            Err(ClusterError::Deployment { error: Box::new(error), told: came_to.to_string() })
-        }
-    }
+    let name = &cluster.spec.name;
+    let now = format!("cluster {name} is no more");
+    let nothing = format!("nothing of cluster {name} is left on its nodes");
+    let (found, error) = ("its nodes are as they were found", result.as_ref().err());
+    let came_to = CameTo::of(&cluster.spec, (now, found, nothing), (did, told.stays(), stages), &path, error);
+    came_to.end(result, args.json)
 }
 
 /// Looks, and decides what would be done.
@@ -126,98 +111,4 @@ async fn confirmed(spec: &ClusterSpec) -> Result<bool, ClusterError> {
     let name = spec.name.to_string();
     let question = format!("All of this will be LOST. To go on, type the cluster's name ({name}):");
     Ok(cluster::answer(question, "all that is shown above would be lost").await? == name)
-}
-
-/// What was done, and what of it failed.
-#[derive(Debug, Serialize)]
-struct CameTo {
-    version: u32,
-    cluster: String,
-    did: Vec<String>,
-    /// What was not given back, and why.
-    stays: Vec<String>,
-    stages: Vec<Took>,
-    journal: String,
-    /// What it failed with.
-    error: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Took {
-    stage: &'static str,
-    ms: u64,
-}
-
-impl CameTo {
-    fn of(
-        spec: &ClusterSpec,
-        (did, stays, stages): (Vec<String>, Vec<String>, Vec<StageTook>),
-        journal: &Path,
-        error: Option<&DeploymentError>,
-    ) -> Self {
-        let took = |stage: StageTook| Took { stage: stage.stage.name(), ms: stage.ms };
-        Self {
-            version: VERSION,
-            cluster: spec.name.to_string(),
-            did,
-            stays,
-            stages: stages.into_iter().map(took).collect(),
-            journal: journal.display().to_string(),
-            error: error.map(ToString::to_string),
-        }
-    }
-}
-
-impl fmt::Display for CameTo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cluster, did, stays, journal, error, .. } = self;
-        match (error, did.is_empty()) {
-            (None, _) if !stays.is_empty() => {
-                writeln!(f, "cluster {cluster} is no more; this stays as it is:")?;
-                stays.iter().try_for_each(|what| writeln!(f, "  {what}"))
-            }
-            (None, true) => {
-                writeln!(f, "nothing was changed: nothing of cluster {cluster} is left on its nodes")
-            }
-            (None, false) => writeln!(f, "cluster {cluster} is no more: its nodes are as they were found"),
-            (Some(_), _) => {
-                if did.is_empty() {
-                    writeln!(f, "no step has changed anything in this run")?;
-                } else {
-                    writeln!(f, "done in this run:")?;
-                    did.iter().try_for_each(|did| writeln!(f, "  {did}"))?;
-                }
-                write!(
-                    f,
-                    "to go on: see to what is said above and give the command again; what is done is found and let alone. The journal is {journal}"
-                )
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_it_came_to_is_said() {
-        let came_to = |did: &[&str], error: Option<&str>| CameTo {
-            version: VERSION,
-            cluster: "plant".to_owned(),
-            did: did.iter().map(|&did| did.to_owned()).collect(),
-            stays: Vec::new(),
-            stages: Vec::new(),
-            journal: "plant.destruction.jsonl".to_owned(),
-            error: error.map(ToOwned::to_owned),
-        };
-        let all = [
-            came_to(&[], None),
-            came_to(&["volume a was deleted"], None),
-            came_to(&[], Some("late")),
-            came_to(&["volume a was deleted"], Some("late")),
-            CameTo { stays: vec!["links of a1 stay as they are".to_owned()], ..came_to(&[], None) },
-        ];
-        insta::assert_snapshot!(all.map(|one| one.to_string()).join("\n\n"));
-    }
 }

@@ -5,6 +5,7 @@
 use crate::Outcome;
 use crate::cluster::{self, ClusterArgs, ClusterError};
 use crate::deploy::{self, AddArgs};
+use crate::remove::{self, RemoveArgs};
 use crate::shown::json;
 use crate::vm::shown::{Drained, Nodes};
 use crate::vm::waits;
@@ -52,7 +53,7 @@ Examples:
 
 Exit codes: 0 good; 1 a rule is violated, something is in the way or a step failed; 2 a file or the command line can't be read; 130 interrupted.";
 
-/// Nodes and virtual machines: list, drain, end-drain, add, repair.
+/// Nodes and virtual machines: list, drain, end-drain, add, repair, remove.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct NodeArgs {
@@ -85,6 +86,9 @@ enum Task {
     /// Put a new node in the place of one that is dead, or bring one back that has lost what it had, while the cluster serves.
     #[command(after_help = REPAIR_EXAMPLES)]
     Repair(Box<RepairArgs>),
+    /// Have a node of each rack leave, and give both back as they were found, while the cluster serves.
+    #[command(after_help = remove::EXAMPLES)]
+    Remove(Box<RemoveArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -120,6 +124,7 @@ impl Which {
     fn nodes(&self, state: &State) -> Result<BTreeSet<NodeId>, ClusterError> {
         match self.what(state)? {
             placement::vm::Drained::Node(node) => Ok(BTreeSet::from([node])),
+            placement::vm::Drained::Nodes(nodes) => Ok(nodes),
             placement::vm::Drained::Rack(zone) => {
                 let of_zone = state.nodes.iter().filter(|(_, node)| node.zone.as_ref() == Some(&zone));
                 let nodes: BTreeSet<NodeId> = of_zone.map(|(id, _)| *id).collect();
@@ -135,6 +140,9 @@ pub(crate) fn run(args: &NodeArgs) -> io::Result<Outcome> {
     }
     if let Task::Repair(repair) = &args.task {
         return deploy::beside_others(&args.cluster, &repair.how, Aim::Repair(repair.node.clone()));
+    }
+    if let Task::Remove(removal) = &args.task {
+        return remove::run(&args.cluster, removal);
     }
     cluster::run(&args.cluster, |members| async move { carry_out(args, &members).await })
 }
@@ -154,7 +162,7 @@ async fn carry_out(args: &NodeArgs, members: &[Member]) -> Result<String, Cluste
             Ok(if args.cluster.json { json(&drained) } else { drained.to_string() })
         }
         // These look at the cluster by themselves.
-        Task::Add(_) | Task::Repair(_) => Ok(String::new()),
+        Task::Add(_) | Task::Repair(_) | Task::Remove(_) => Ok(String::new()),
         Task::EndDrain { which } => {
             let nodes = which.nodes(&state)?;
             vms::end_drain(members, &nodes, bound).await?;

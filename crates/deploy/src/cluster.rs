@@ -41,6 +41,21 @@ impl Cluster {
         })
     }
 
+    /// The same without some nodes. Ordinals stay.
+    pub(crate) fn without(&self, nodes: &BTreeSet<NodeName>) -> Self {
+        let mut rest = self.clone();
+        rest.members.retain(|member| !nodes.contains(&member.name));
+        rest.spec.zones.iter_mut().for_each(|zone| zone.nodes.retain(|node| !nodes.contains(&node.name)));
+        rest
+    }
+
+    /// The members of these names alone, with the specification of all.
+    pub(crate) fn only(&self, names: &BTreeSet<NodeName>) -> Self {
+        let mut some = self.clone();
+        some.members.retain(|member| names.contains(&member.name));
+        some
+    }
+
     /// What the intents carry on an adapter.
     pub fn traffic(&self, adapter: &AdapterName) -> BTreeSet<TrafficClass> {
         let intents = self.spec.intents.iter().filter(|intent| intent.adapters.contains(adapter));

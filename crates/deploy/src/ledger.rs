@@ -222,7 +222,8 @@ fn once_there(open: &OpenLedger, (state, leader): (&State, &OpenLedger)) -> Next
         .filter(|(id, _)| state.is_member(**id))
         .map(|(id, node)| (&node.name, *id))
         .collect();
-    if votes || last.len().is_multiple_of(2) {
+    let stay = last.into_values().filter(|id| !state.leaves(*id)).count();
+    if votes || state.leaves(open.node) || stay.is_multiple_of(2) {
         NextOfRejoin::There { node: open.node, votes }
     } else {
         NextOfRejoin::Vote

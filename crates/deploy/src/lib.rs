@@ -4,7 +4,7 @@
 //!   inventory ─► cabling ─► network (look at the cables again, apply, read back, reach) ─► watch
 //!                                     └─► pool (ledger, voters, drives) ─► volume
 //! ```
-//! [`hardware`] judges the inventory. [`ledger`] is beside it: how each node's ledger is, and bringing one back; so are [`vms`]: virtual machines, and nodes in maintenance; and [`mod@verify`]: whether what
+//! [`hardware`] judges the inventory. [`ledger`] is beside it: how each node's ledger is, and bringing one back; so are [`vms`]: virtual machines, and nodes in maintenance; [`removal`]: nodes of it given back while it serves; and [`mod@verify`]: whether what
 //! was deployed is as it has to be.
 //!
 //! Purpose: each stage is a function that can be run again at any time: it looks before it changes, and changes nothing
@@ -29,6 +29,7 @@ mod mesh;
 mod network_stage;
 pub mod pool;
 pub mod recorder;
+pub mod removal;
 mod throughput;
 pub mod verify;
 pub mod vms;

@@ -439,6 +439,7 @@ fn to_drain(
     let foreseen = foreseen.map_err(VmsError::NotDrained)?;
     let nodes: BTreeSet<NodeId> = match what {
         Drained::Node(id) => BTreeSet::from([*id]),
+        Drained::Nodes(ids) => ids.clone(),
         Drained::Rack(zone) => {
             let of_zone = state.nodes.iter().filter(|(_, node)| node.zone.as_ref() == Some(zone));
             of_zone.map(|(id, _)| *id).collect()

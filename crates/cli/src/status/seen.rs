@@ -148,9 +148,15 @@ impl Status {
         for (row, vm) in status.vms.iter().zip(state.vms.all.values()) {
             status.troubles.extend(row.troubles(vm));
         }
-        let draining = state.vms.draining.keys().map(|node| name_of(state, *node));
-        let told = draining.map(|node| {
-            format!("{node} is in maintenance: it takes no virtual machines before `twinrack node end-drain`")
+        let told = state.vms.draining.keys().map(|id| {
+            let node = name_of(state, *id);
+            if state.leaves(*id) {
+                format!("{node} leaves the cluster: `twinrack node remove`, given again, goes on with that")
+            } else {
+                format!(
+                    "{node} is in maintenance: it takes no virtual machines before `twinrack node end-drain`"
+                )
+            }
         });
         status.troubles.extend(told);
         Some(status)
@@ -546,6 +552,9 @@ pub(crate) mod tests {
             ["a1 is in maintenance: it takes no virtual machines before `twinrack node end-drain`"]
         );
         assert_eq!(status.vms[0].why().unwrap(), "a1 is being drained; b1 is outside its zone");
+        state.nodes.get_mut(&NodeId(1)).unwrap().leaving = true;
+        let leaves = seen(&[1, 2, 3].map(|node| (node, view_of(&state, node))));
+        assert!(leaves.troubles[0].starts_with("a1 leaves the cluster"), "{:?}", leaves.troubles);
         state.vms.all.get_mut(&VmId(1)).unwrap().wanted = Wanted::Stopped;
         state.vms.all.get_mut(&VmId(1)).unwrap().phase = VmPhase::Off;
         state.vms.draining.clear();

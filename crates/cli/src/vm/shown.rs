@@ -356,6 +356,7 @@ fn node_row(state: &State, views: &[(NodeName, ClusterView)], id: NodeId) -> Nod
         name: name_of(state, id),
         zone: rack_of(state, Some(id)),
         state: match leftover {
+            _ if state.leaves(id) => "leaves",
             Some(_) if there.is_empty() => "in maintenance",
             Some(_) => "drains",
             None if answers => "up",

@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// How long the ledger may take to say what it says.
-pub(super) const LEDGER_BOUND: Duration = Duration::from_secs(30);
+pub(crate) const LEDGER_BOUND: Duration = Duration::from_secs(30);
 /// How long a change of copies may take besides the copying.
 const SPREAD_BOUND: Duration = Duration::from_mins(3);
 
@@ -192,7 +192,7 @@ async fn even_out(cluster: &Cluster, recorder: &mut Recorder<'_>) -> Result<(), 
     Ok(())
 }
 
-pub(super) fn is_closed(volume: &Volume) -> bool {
+pub(crate) fn is_closed(volume: &Volume) -> bool {
     matches!(volume.phase, Phase::Closed | Phase::Offline)
 }
 
@@ -203,7 +203,7 @@ pub(super) fn copy_bound(state: &State, volume: &Volume) -> Duration {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::super::tests::{blank, cluster_of, done, ledger, planned, spec_of};
     use super::super::{Aim, Look, Plan, Wishes, plan};
     use super::*;
@@ -211,8 +211,8 @@ pub(super) mod tests {
     use model::ClusterSpec;
     use network::measure::Machines;
 
-    pub(in crate::deployment) const TWO: &str = include_str!("../../../../hil/templates/2+2.toml");
-    const THREE: &str = include_str!("../../../../hil/templates/3+3.toml");
+    pub(crate) const TWO: &str = include_str!("../../../../hil/templates/2+2.toml");
+    pub(crate) const THREE: &str = include_str!("../../../../hil/templates/3+3.toml");
 
     /// The same cluster with so many of each rack's nodes; ordinals stay.
     fn smaller(mut spec: ClusterSpec, nodes: usize) -> ClusterSpec {
@@ -221,7 +221,7 @@ pub(super) mod tests {
     }
 
     /// What is seen of a larger cluster when its first nodes are deployed and the others are blank.
-    pub(in crate::deployment) fn deployed(larger: &Cluster, nodes: usize) -> Look {
+    pub(crate) fn deployed(larger: &Cluster, nodes: usize) -> Look {
         let small = cluster_of(smaller(larger.spec.clone(), nodes));
         let first = planned(&small, &blank(&small), &[]).unwrap();
         let (there, mut look) = (done(&small, &first), blank(larger));

@@ -20,9 +20,11 @@ mod repair;
 pub(crate) mod tests;
 
 pub use express::CantSize;
+pub(crate) use growth::{LEDGER_BOUND, is_closed};
 pub use look::{Look, look};
 pub use plan::{Aim, Change, InTheWay, Plan, Wishes, plan};
 pub(crate) use plan::{usable_ledgers, what_it_says};
+pub(crate) use repair::make_copies;
 
 use crate::journal::JournalError;
 use crate::ledger::{self, LedgerError};
@@ -176,7 +178,7 @@ async fn stages(
                 Aim::Deploy => volumes(cluster, &plan.volumes, recorder).await?,
                 Aim::Grow => growth::spread(cluster, recorder).await?,
                 Aim::Repair(name) => {
-                    repair::make_copies(cluster, &plan.lost, recorder).await?;
+                    make_copies(cluster, &plan.lost, recorder).await?;
                     repair::up_to_date(cluster, name, recorder).await?;
                 }
             },
@@ -375,7 +377,7 @@ async fn volumes(
 }
 
 /// Waits until everything is as it has to be, within a bound: what was just made settles.
-async fn verification(cluster: &Cluster, machines: Machines) -> Step<()> {
+pub(crate) async fn verification(cluster: &Cluster, machines: Machines) -> Step<()> {
     let deadline = Instant::now() + VERIFY_BOUND;
     loop {
         let checks = verify(&facts(&cluster.members).await);

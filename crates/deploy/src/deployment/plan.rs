@@ -384,10 +384,15 @@ fn ledger<'a>(cluster: &Cluster, look: &'a Look, aim: &Aim, way: &mut InTheWay) 
             .push((what, "`twinrack destroy` gives back what is left of it, and then there can be another"));
         return None;
     }
+    let leaving: Vec<&str> = state.leaving().map(|(_, node)| node.name.as_str()).collect();
+    if !leaving.is_empty() && !matches!(aim, Aim::Repair(_)) {
+        let what = format!("{} leave the cluster, and have not left yet", leaving.join(" and "));
+        way.others.push((what, "`twinrack node remove`, given again, goes on with that"));
+    }
     // The last under a name is the present one.
     let present: BTreeMap<&NodeName, _> = state.nodes.values().map(|node| (&node.name, &node.zone)).collect();
     for (name, zone) in present {
-        let help = "give the template's own nodes; a node is taken out of a cluster by an operator";
+        let help = "give the template's own nodes; `twinrack node remove`, with the template that has them, takes a node of each rack out";
         match cluster.members.iter().find(|member| member.name == *name) {
             None => way
                 .others

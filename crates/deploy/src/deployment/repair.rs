@@ -202,8 +202,8 @@ async fn is_there_after_all(cluster: &Cluster, name: &NodeName, drive: DriveId) 
         .any(|found| matches!(&found.holds, Holds::Pool { drive: header, .. } if *header == drive)))
 }
 
-/// Makes the copies of lost drives anew, one after the other, while volumes are used, and takes the drives out of the pool.
-pub(super) async fn make_copies(
+/// Makes the copies of drives that are lost, or leave with their node, on others, one after the other, while volumes are used, and takes the drives out of the pool.
+pub(crate) async fn make_copies(
     cluster: &Cluster,
     lost: &BTreeMap<DriveId, DriveSerial>,
     recorder: &mut Recorder<'_>,

@@ -13,6 +13,8 @@ use network::wiring::{CablingMaps, Recognised};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
+pub(crate) use super::growth::tests::{THREE, TWO, deployed};
+
 const TEMPLATE: &str = include_str!("../../../../hil/templates/1+1.toml");
 const GIB: u64 = 1 << 30;
 const OURS: &str = "00000000000000000000000000000007";
@@ -21,12 +23,12 @@ pub(crate) fn cluster() -> Cluster {
     cluster_of(spec_of(TEMPLATE))
 }
 
-pub(super) fn spec_of(template: &str) -> ClusterSpec {
+pub(crate) fn spec_of(template: &str) -> ClusterSpec {
     let source = template::Source::new("any.toml", template);
     template::read(&source, &template::ReadOptions::default()).unwrap().spec.unwrap()
 }
 
-pub(super) fn cluster_of(spec: ClusterSpec) -> Cluster {
+pub(crate) fn cluster_of(spec: ClusterSpec) -> Cluster {
     let identity = api::pki::Ca::new("test", Duration::from_hours(1)).unwrap().issue_client("test").unwrap();
     let names = spec.nodes().map(|(_, node)| node.name.clone()).chain([spec.witness.name.clone()]);
     let agent = |node: NodeName| {

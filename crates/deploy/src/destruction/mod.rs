@@ -190,7 +190,7 @@ fn knows(plan: &Plan, view: Option<&ClusterView>) -> bool {
 }
 
 /// A node makes its drives blank, removes its ledger, and begins anew.
-async fn leave(member: &Member) -> Step<()> {
+pub(crate) async fn leave(member: &Member) -> Step<()> {
     let name = &member.name;
     let deadline = Instant::now() + STEP_BOUND;
     let mut did = None;
@@ -219,7 +219,8 @@ async fn leave(member: &Member) -> Step<()> {
     }
 }
 
-async fn links(cluster: &Cluster) -> Step<Vec<String>> {
+/// Links are as they were found; which stay as they are, is told.
+pub(crate) async fn links(cluster: &Cluster) -> Step<Vec<String>> {
     let given = try_join_all(cluster.members.iter().map(links_of)).await?;
     let (mut names, mut notes) = (Vec::new(), Vec::new());
     for (member, GivenBack { changed, unknown }) in cluster.members.iter().zip(given) {

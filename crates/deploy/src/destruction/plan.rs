@@ -10,6 +10,7 @@ use crate::deployment::{Change, InTheWay, usable_ledgers, what_it_says};
 use crate::recorder::Stage;
 use api::{Holds, NodeLedger};
 use control::State;
+use control::state::Node;
 use model::{NodeId, NodeName, VmId, VmName, VolumeId, VolumeName};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -98,9 +99,10 @@ fn holdings(state: &State) -> (BTreeMap<VmId, VmName>, BTreeMap<VolumeId, Volume
 fn ledger<'a>(cluster: &Cluster, look: &'a Look, way: &mut InTheWay) -> Option<&'a State> {
     let state = what_it_says(look.ledger.as_ref(), way)?;
     let known: BTreeSet<&NodeName> = cluster.members.iter().map(|member| &member.name).collect();
-    // The last under a name is the present one. One that was invited and has not joined has never registered.
+    // The last under a name is the present one. One that was invited and has not joined has never registered; one that has left has given its ledger back.
+    let has_to_have_one = |id, node: &Node| node.boot.is_some() && !state.has_left(id);
     let present: BTreeMap<&NodeName, bool> =
-        state.nodes.values().map(|node| (&node.name, node.boot.is_some())).collect();
+        state.nodes.iter().map(|(id, node)| (&node.name, has_to_have_one(*id, node))).collect();
     for (name, has_joined) in present {
         let is_out = matches!(look.ledgers.get(name), Some(NodeLedger::None {}));
         if !known.contains(name) {

@@ -85,6 +85,19 @@ fn one_that_is_lost_joins_catches_up_and_votes() {
 }
 
 #[test]
+fn one_that_leaves_is_there_without_a_vote() {
+    let mut state = cluster();
+    for (name, zone) in [("a2", "a"), ("b2", "b")] {
+        let (name, zone) = (name.parse().unwrap(), Some(zone.parse().unwrap()));
+        must(&mut state, ClusterCommand::AddNode { name, zone });
+    }
+    must(&mut state, ClusterCommand::NodesLeave { nodes: [1, 2].map(NodeId).into() });
+    vote(&mut state, &[3, 4, 5]);
+    let there = NextOfRejoin::There { node: NodeId(2), votes: false };
+    assert_eq!(next(&state, &NodeLedger::Open(open(2, 1)), 1), Ok(there));
+}
+
+#[test]
 fn after_a_forced_quorum_the_others_give_up_what_they_had() {
     let mut state = cluster();
     let (incarnation, voters) = (LedgerIncarnation(2), BTreeSet::from([NodeId(1)]));

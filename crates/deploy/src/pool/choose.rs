@@ -113,7 +113,7 @@ pub enum Voting {
     Even(usize),
 }
 
-/// Who votes in a whole cluster that is alive: every node and the witness, each by its last id. With racks of equal size that is an odd number.
+/// Who votes in a whole cluster that is alive: every node that stays and the witness, each by its last id. With racks of equal size that is an odd number.
 pub fn voting(ledger: &State) -> Voting {
     let Voters::Settled(present) = &ledger.voters else { return Voting::Changing };
     // The last id under a name is the present one.
@@ -123,7 +123,7 @@ pub fn voting(ledger: &State) -> Voting {
         .filter(|(id, _)| ledger.is_member(**id))
         .map(|(id, node)| (&node.name, *id))
         .collect();
-    let all: BTreeSet<NodeId> = last.into_values().collect();
+    let all: BTreeSet<NodeId> = last.into_values().filter(|id| !ledger.leaves(*id)).collect();
     match all.len() {
         _ if all == *present => Voting::Settled,
         members if members.is_multiple_of(2) => Voting::Even(members),
@@ -244,6 +244,9 @@ mod tests {
         assert_eq!(voting(&ledger), Voting::Settled);
         must(&mut ledger, ClusterCommand::ReplaceNode { lost: NodeId(2) });
         assert_eq!(voting(&ledger), Voting::Change([1, 3, 4, 5, 6].map(NodeId).into()), "its last id");
+        let mut leave = ledger.clone();
+        must(&mut leave, ClusterCommand::NodesLeave { nodes: [3, 6].map(NodeId).into() });
+        assert_eq!(voting(&leave), Voting::Change([1, 4, 5].map(NodeId).into()), "who stays");
         ledger.nodes.remove(&NodeId(5));
         assert_eq!(voting(&ledger), Voting::Even(4));
     }
