@@ -33,6 +33,7 @@ mod power;
 mod priority;
 mod records;
 mod refusal;
+mod removed;
 mod repaired;
 mod resets;
 mod rest;

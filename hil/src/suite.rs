@@ -30,7 +30,7 @@ use model::ClusterSpec;
 use serde::Deserialize;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 52] = [
+const BUILT_IN: [(&str, &str); 53] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -81,6 +81,8 @@ const BUILT_IN: [(&str, &str); 52] = [
     ("node-repair", include_str!("../suites/node-repair.toml")),
     // A drive leaves the pool in it, and what a lab's pool takes in is never wiped: no volume is made behind it.
     ("volume-online", include_str!("../suites/volume-online.toml")),
+    // A pair is blank in the middle of it, and its drives are taken in again, which have left the pool.
+    ("node-remove", include_str!("../suites/node-remove.toml")),
     // These make everything blank, and leave the volumes of a whole cluster.
     ("deploy", include_str!("../suites/deploy.toml")),
     ("deploy-killed", include_str!("../suites/deploy-killed.toml")),

@@ -64,9 +64,9 @@ enum Command {
         /// What is done.
         #[arg(long, value_parser = tasks())]
         task: ProcessTask,
-        /// The node that is repaired.
+        /// The node that is repaired, or those that are removed.
         #[arg(long)]
-        node: Option<model::NodeName>,
+        node: Vec<model::NodeName>,
     },
     /// The lab's data drives; started by `hil`
     #[command(hide = true)]

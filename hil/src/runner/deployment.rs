@@ -17,6 +17,7 @@ use deploy::deployment::{self, Aim, DeploymentError, Order, Wishes};
 use deploy::destruction;
 use deploy::journal::{Journal, JournalError, Said, StepIs, said_so_far};
 use deploy::recorder::{Recorder, Stage, Told};
+use deploy::removal;
 use deploy::{AccessError, Cluster, NoAgent};
 use model::{ClusterSpec, NodeName};
 use network::measure::Machines;
@@ -52,7 +53,7 @@ pub enum DeploymentProcessError {
         source: std::io::Error,
     },
     /// Nobody said which node is repaired.
-    #[error("a node is to be repaired, and none is named (--node)")]
+    #[error("one node is to be repaired, or one of each rack removed, and others are named (--node)")]
     NoNode,
     /// The deployment.
     #[error(transparent)]
@@ -77,13 +78,15 @@ pub enum ProcessTask {
     Add,
     /// It repairs a node of one.
     Repair,
+    /// It removes nodes from one.
+    Remove,
     /// It gives one back.
     Destroy,
 }
 
 impl ProcessTask {
     /// All.
-    pub const ALL: [Self; 4] = [Self::Deploy, Self::Add, Self::Repair, Self::Destroy];
+    pub const ALL: [Self; 5] = [Self::Deploy, Self::Add, Self::Repair, Self::Remove, Self::Destroy];
 
     /// As the hidden command is told.
     pub const fn name(self) -> &'static str {
@@ -91,6 +94,7 @@ impl ProcessTask {
             Self::Deploy => "deploy",
             Self::Add => "add",
             Self::Repair => "repair",
+            Self::Remove => "remove",
             Self::Destroy => "destroy",
         }
     }
@@ -100,7 +104,7 @@ impl ProcessTask {
 pub fn deployment_process(
     files: (&Path, &Path, &Path),
     task: ProcessTask,
-    repaired: Option<NodeName>,
+    nodes: Vec<NodeName>,
 ) -> Result<(), DeploymentProcessError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(DeploymentProcessError::Start)?.block_on(async {
@@ -110,9 +114,10 @@ pub fn deployment_process(
             ProcessTask::Deploy => deploy_it(cluster, machines, (files.2, Aim::Deploy)).await,
             ProcessTask::Add => deploy_it(cluster, machines, (files.2, Aim::Grow)).await,
             ProcessTask::Repair => {
-                let repaired = repaired.ok_or(DeploymentProcessError::NoNode)?;
+                let [repaired] = <[_; 1]>::try_from(nodes).map_err(|_| DeploymentProcessError::NoNode)?;
                 deploy_it(cluster, machines, (files.2, Aim::Repair(repaired))).await
             }
+            ProcessTask::Remove => remove_them(&cluster, machines, files.2, nodes).await,
         }
     })
 }
@@ -134,6 +139,24 @@ async fn destroy_it(cluster: &Cluster, journal: &Path) -> Result<(), DeploymentP
     let mut recorder = Recorder::new(Some(journal), tell);
     destruction::destroy(cluster, &plan, &mut recorder).await?;
     println!("given back; {}", times(&recorder));
+    Ok(())
+}
+
+async fn remove_them(
+    cluster: &Cluster,
+    machines: Machines,
+    journal: &Path,
+    nodes: Vec<NodeName>,
+) -> Result<(), DeploymentProcessError> {
+    let journal = Journal::open(journal)?;
+    let look = removal::look(cluster).await.map_err(DeploymentError::from)?;
+    let plan = removal::plan(cluster, &look, &nodes.into_iter().collect());
+    let plan = plan.map_err(DeploymentError::InTheWay)?;
+    plan.notes.iter().for_each(|note| println!("{note}"));
+    println!("{} changes are planned", plan.changes.len());
+    let mut recorder = Recorder::new(Some(journal), tell);
+    removal::remove(cluster, &plan, machines, &mut recorder).await?;
+    println!("removed; {}", times(&recorder));
     Ok(())
 }
 
@@ -191,7 +214,8 @@ pub(super) enum End {
 /// The files of a deployment in the lab, or of giving it back.
 pub(super) struct Files {
     task: ProcessTask,
-    repaired: Option<NodeName>,
+    /// Who is repaired, or removed.
+    nodes: Vec<NodeName>,
     spec: PathBuf,
     access: PathBuf,
     journal: PathBuf,
@@ -208,12 +232,11 @@ impl Files {
         said_so_far(&self.journal).into_iter().filter_map(begun).collect()
     }
 
-    /// The same for a node's repair, which has a journal of its own.
-    pub(super) fn repairing(self, node: &NodeName) -> Self {
-        let task = ProcessTask::Repair;
+    /// The same for a task about some nodes, which has a journal of its own.
+    pub(super) fn about(self, task: ProcessTask, nodes: &[NodeName]) -> Self {
         let journal = self.journal.with_file_name(format!("{}.jsonl", task.file()));
         let output = self.output.with_file_name(format!("{}.log", task.file()));
-        Self { task, repaired: Some(node.clone()), journal, output, ..self }
+        Self { task, nodes: nodes.to_vec(), journal, output, ..self }
     }
 
     /// Where a process was killed that had begun a step, by the last word of its journal.
@@ -263,6 +286,9 @@ impl Runner<'_> {
             DeployStep::Repair { room, position, keeps_drives, kills, within_ms } => {
                 self.repair((*room, *position), (*keeps_drives, *kills), ms(*within_ms)).await
             }
+            DeployStep::Removes { position, kills, within_ms } => {
+                self.remove_pair(*position, *kills, ms(*within_ms)).await
+            }
             DeployStep::LosesANode { within_ms } => self.deploy_and_lose(ms(*within_ms)).await,
         }
     }
@@ -296,6 +322,7 @@ impl Runner<'_> {
         let mut killed = Vec::new();
         let steps = match files.task {
             ProcessTask::Repair => self.steps_of_a_repair(),
+            ProcessTask::Remove => self.steps_of_a_removal(),
             _ => self.steps_of_a_deployment(),
         };
         for number in 0..kills {
@@ -425,7 +452,7 @@ impl Runner<'_> {
         let task = ProcessTask::Deploy;
         let journal = self.folder.join(format!("{}.jsonl", task.file()));
         let output = self.folder.join(format!("{}.log", task.file()));
-        Ok(Files { task, repaired: None, spec, access, journal, output })
+        Ok(Files { task, nodes: Vec::new(), spec, access, journal, output })
     }
 
     pub(super) fn destruction_files(&self) -> Result<Files, RunError> {
@@ -462,7 +489,7 @@ impl Runner<'_> {
             let mut command = bound_to_us(self.program.as_os_str());
             command.arg("lab-deploy").args([&files.spec, &files.access, &files.journal]);
             command.args(["--task", files.task.name()]);
-            if let Some(node) = &files.repaired {
+            for node in &files.nodes {
                 command.args(["--node", node.as_str()]);
             }
             command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn()

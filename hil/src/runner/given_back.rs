@@ -34,9 +34,24 @@ pub(super) struct Found {
 impl LabNode {
     /// What its kernel has, by name. A folder that is not there has nothing in it.
     async fn traces(&self) -> Result<BTreeSet<String>, LabError> {
+        self.listed(&TRACES).await
+    }
+
+    /// What its kernel has of a cluster, whatever it was found with: all that a target has, and devices that stand on others.
+    pub(super) async fn has_of_a_cluster(&self) -> Result<BTreeSet<String>, LabError> {
+        let target = self.listed(&TRACES[2..]).await?;
+        let blocks = self.listed(&TRACES[..1]).await?;
+        let stands = |name: &String| {
+            let name = name.rsplit('/').next().unwrap_or_default();
+            name.starts_with("dm-") || name.starts_with("md")
+        };
+        Ok(blocks.into_iter().filter(stands).chain(target).collect())
+    }
+
+    async fn listed(&self, folders: &[&str]) -> Result<BTreeSet<String>, LabError> {
         let failed = |source| LabError::Hands { node: self.name().to_string(), source };
         let mut hands = self.hands_or_lab_error().await?;
-        let output = hands.run(&[&["@list"][..], &TRACES].concat()).await.map_err(failed)?;
+        let output = hands.run(&[&["@list"][..], folders].concat()).await.map_err(failed)?;
         Ok(output.stdout.lines().map(str::to_owned).collect())
     }
 }

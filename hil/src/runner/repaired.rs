@@ -34,7 +34,7 @@ impl Runner<'_> {
         {
             return Ok(Seen::not(crate::chain(&error)));
         }
-        let files = self.deployment_files(0)?.repairing(&name);
+        let files = self.deployment_files(0)?.about(ProcessTask::Repair, &[name.clone()]);
         let seen = self.deploy_whole(&files, kills, bound.saturating_sub(begun.elapsed())).await?;
         let what = format!("{name}: {}", seen.what);
         let seen = Seen { what, ..seen };
@@ -59,6 +59,7 @@ impl ProcessTask {
         match self {
             Self::Deploy | Self::Add => "deployment",
             Self::Repair => "repair",
+            Self::Remove => "removal",
             Self::Destroy => "destruction",
         }
     }

@@ -70,6 +70,18 @@ pub enum DeployStep {
         /// The bound for all of it, milliseconds.
         within_ms: u64,
     },
+    /// The node of this position in each room leaves the cluster as `twinrack node remove` does it, by a process that is killed and started again in the same way, while whoever writes goes on. Then the two have no ledger, no
+    /// link of the cluster's and no drive that is not blank, and all that `twinrack verify` looks at holds of the others. Once more changes nothing.
+    Removes {
+        /// Its position there, from 1.
+        #[serde(default = "first")]
+        position: u8,
+        /// How often it is killed.
+        #[serde(default)]
+        kills: u32,
+        /// The bound for all of it, milliseconds.
+        within_ms: u64,
+    },
     /// A node loses its power in the middle of it: the deployment ends and names that node. With the node back it is gone on with, to its end.
     LosesANode {
         /// The bound for all of it, milliseconds.
@@ -113,6 +125,13 @@ impl fmt::Display for DeployStep {
                 let with = if *keeps_drives { "with its drives and an empty system disk" } else { "blank" };
                 let by = killed(*kills);
                 write!(f, "{who} dies for good, comes back {with}, and is repaired within {within_ms} ms{by}")
+            }
+            Self::Removes { position, kills, within_ms } => {
+                let by = killed(*kills);
+                write!(
+                    f,
+                    "node {position} of each room leaves the cluster, and is as it was found, within {within_ms} ms{by}"
+                )
             }
             Self::LosesANode { within_ms } => write!(
                 f,

@@ -1,7 +1,7 @@
 //! What steps mean to a scenario: what they break and undo, whom they concern, what they need.
 
 use super::needs::{Need, no_network, no_node, no_switch, wiring};
-use super::{DeployStep, DriveAt, Place, Step, VmStep, Whom, Wrong};
+use super::{DeployStep, DriveAt, Place, Room, Step, VmStep, Whom, Wrong};
 use crate::lab::miswiring::Miswiring;
 use model::{ClusterSpec, Mirror, Wiring};
 
@@ -104,6 +104,12 @@ impl Step {
                 }),
             Self::FlapCable { room, position, storage_network, .. } => {
                 no_network(spec, *storage_network).or_else(|| no_node(spec, *room, *position))
+            }
+            Self::Deployment(DeployStep::Removes { position, .. }) => {
+                // Racks are of one size.
+                let last = Need::PeersInRoom.unmet(spec);
+                let last = last.map(|_| "the last node of a room does not leave".to_owned());
+                no_node(spec, Room::default(), *position).or(last)
             }
             Self::CrossCable { room, position, .. }
             | Self::KillAgent { room, position }
