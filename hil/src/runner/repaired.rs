@@ -34,7 +34,7 @@ impl Runner<'_> {
         {
             return Ok(Seen::not(crate::chain(&error)));
         }
-        let files = self.deployment_files(0)?.about(ProcessTask::Repair, &[name.clone()]);
+        let files = self.deployment_files(0)?.about(ProcessTask::Repair, std::slice::from_ref(&name));
         let seen = self.deploy_whole(&files, kills, bound.saturating_sub(begun.elapsed())).await?;
         let what = format!("{name}: {}", seen.what);
         let seen = Seen { what, ..seen };

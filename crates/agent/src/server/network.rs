@@ -44,10 +44,8 @@ pub(super) async fn way_home(Shared(state): Daemon) -> Result<Json<WayHome>, Ref
 pub(super) async fn give_back(Shared(state): Daemon) -> Result<Json<GivenBack>, Refusal> {
     #[cfg(feature = "volumes")]
     if !matches!(state.volumes.ledger().await, api::NodeLedger::None {}) {
-        let (message, help) = (
-            "this node is part of a cluster, which runs on its links",
-            "`twinrack destroy` gives a whole cluster back, `twinrack node remove` a node of each rack",
-        );
+        let (message, help) =
+            ("this node is part of a cluster, which runs on its links", super::volumes::WHO_GIVES_BACK);
         return Err(Refusal::new(StatusCode::CONFLICT, "has-ledger", message.to_owned(), help));
     }
     // A task of its own: a client that goes away, as its way here does, must not stop it half-way.

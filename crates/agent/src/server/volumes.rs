@@ -23,6 +23,10 @@ use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
 use tower_service::Service;
 
+/// What has a node give back what it has of a cluster.
+pub(super) const WHO_GIVES_BACK: &str =
+    "`twinrack destroy` gives a whole cluster back, `twinrack node remove` a node of each rack";
+
 /// The routes.
 pub(super) fn routes(router: Router<Arc<State>>) -> Router<Arc<State>> {
     router
@@ -246,11 +250,7 @@ impl From<VolumesError> for Refusal {
             VolumesError::OtherLedger { .. } => {
                 (StatusCode::CONFLICT, "other-ledger", "look at `twinrack ledger show`, and ask again")
             }
-            VolumesError::NotLeft => (
-                StatusCode::CONFLICT,
-                "not-left",
-                "`twinrack destroy` gives a whole cluster back, `twinrack node remove` a node of each rack",
-            ),
+            VolumesError::NotLeft => (StatusCode::CONFLICT, "not-left", WHO_GIVES_BACK),
             VolumesError::QuorumAnswers => (
                 StatusCode::CONFLICT,
                 "quorum-answers",

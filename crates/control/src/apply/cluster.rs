@@ -9,8 +9,8 @@ use crate::state::{
 };
 use crate::transition::{self, LegCause, VolumeCause};
 use model::{
-    BootId, DriveId, Epoch, ExtentTable, LedgerIncarnation, LegId, MapSequence, NodeId, PowerCycles,
-    Provision, VolumeId,
+    BootId, DriveId, Epoch, ExtentTable, LedgerIncarnation, LegId, MapSequence, NodeId, NodeName,
+    PowerCycles, Provision, VolumeId, ZoneName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,21 +35,7 @@ pub(super) fn apply(state: &mut State, command: &ClusterCommand) -> Result<Vec<E
         C::SetSettings(settings) => state.settings = *settings,
         C::SetRebuildRate(rate) if rate.is_sound() => state.settings.rebuild = *rate,
         C::SetRebuildRate(rate) => return Err(Rejected::RebuildRate(*rate)),
-        C::AddNode { name, zone } => {
-            if state.nodes.values().any(|node| node.name == *name) {
-                return Err(Rejected::NameTaken);
-            }
-            state.minted.node = state.minted.node.next();
-            let node = Node {
-                name: name.clone(),
-                zone: zone.clone(),
-                boot: None,
-                ledger: state.incarnation,
-                leaving: false,
-            };
-            state.nodes.insert(state.minted.node, node);
-            return Ok(vec![Event::NodeAdded(state.minted.node)]);
-        }
+        C::AddNode { name, zone } => return add_node(state, name, zone.as_ref()),
         C::RemoveNode(id) => remove_node(state, *id)?,
         C::NodesLeave { nodes } => leaving::leave(state, nodes)?,
         C::ReplaceNode { lost } => return replace_node(state, *lost),
@@ -58,33 +44,14 @@ pub(super) fn apply(state: &mut State, command: &ClusterCommand) -> Result<Vec<E
         C::RetireDrive(id) => drive_mut(state, *id)?.retired = true,
         C::DriveSlow(id) => return drive_slow(state, *id),
         C::DriveLost(id) => return drive_lost(state, *id),
-        C::ReadmitDrive(id) => {
-            let Drive { serial, node, .. } = drive_mut(state, *id)?.clone();
-            if state.leaves(node) {
-                return Err(Rejected::Leaves(node));
-            }
-            if state.drive_of(&serial).is_some_and(|(present, _)| present != *id) {
-                return Err(Rejected::NameTaken);
-            }
-            let drive = drive_mut(state, *id)?;
-            (drive.health, drive.retired) = (Health::Good, false);
-        }
+        C::ReadmitDrive(id) => readmit_drive(state, *id)?,
         C::ReplaceDrive { drive, with } => {
             drive_mut(state, *drive)?.retired = true;
             let mut events = volume::replace_drive(state, *drive, *with)?;
             events.push(Event::Changed);
             return Ok(events);
         }
-        C::RemoveDrive(id) => {
-            // What is leaving may still be written to: nothing else may come to lie there before. On one that is lost nothing ever does.
-            let drive = drive_mut(state, *id)?;
-            let leaving = !drive.is_lost() && !drive.leaving.is_empty();
-            let holds = |volume: &Volume| volume.legs.values().any(|leg| leg.drive == *id);
-            if leaving || state.volumes.values().any(holds) {
-                return Err(Rejected::InUse);
-            }
-            state.drives.remove(id);
-        }
+        C::RemoveDrive(id) => remove_drive(state, *id)?,
         C::Freed { drive, volume, leg } => return freed(state, *drive, *volume, *leg),
         C::CreateVolume { .. } => return create_volume(state, command),
         C::ChangeVoters(to) => change_voters(state, to)?,
@@ -107,6 +74,42 @@ pub(super) fn apply(state: &mut State, command: &ClusterCommand) -> Result<Vec<E
         C::Dissolve { nodes } => dissolve(state, nodes)?,
     }
     Ok(vec![Event::Changed])
+}
+
+fn add_node(state: &mut State, name: &NodeName, zone: Option<&ZoneName>) -> Result<Vec<Event>, Rejected> {
+    if state.nodes.values().any(|node| node.name == *name) {
+        return Err(Rejected::NameTaken);
+    }
+    state.minted.node = state.minted.node.next();
+    let (name, zone) = (name.clone(), zone.cloned());
+    let node = Node { name, zone, boot: None, ledger: state.incarnation, leaving: false };
+    state.nodes.insert(state.minted.node, node);
+    Ok(vec![Event::NodeAdded(state.minted.node)])
+}
+
+fn readmit_drive(state: &mut State, id: DriveId) -> Result<(), Rejected> {
+    let Drive { serial, node, .. } = drive_mut(state, id)?.clone();
+    if state.leaves(node) {
+        return Err(Rejected::Leaves(node));
+    }
+    if state.drive_of(&serial).is_some_and(|(present, _)| present != id) {
+        return Err(Rejected::NameTaken);
+    }
+    let drive = drive_mut(state, id)?;
+    (drive.health, drive.retired) = (Health::Good, false);
+    Ok(())
+}
+
+fn remove_drive(state: &mut State, id: DriveId) -> Result<(), Rejected> {
+    // What is leaving may still be written to: nothing else may come to lie there before. On one that is lost nothing ever does.
+    let drive = drive_mut(state, id)?;
+    let leaving = !drive.is_lost() && !drive.leaving.is_empty();
+    let holds = |volume: &Volume| volume.legs.values().any(|leg| leg.drive == id);
+    if leaving || state.volumes.values().any(holds) {
+        return Err(Rejected::InUse);
+    }
+    state.drives.remove(&id);
+    Ok(())
 }
 
 /// What its drives hold is nobody's from then on. Slabs of legs that are leaving may still be written to.

@@ -200,6 +200,18 @@ fn what_is_done_is_not_planned_again() {
 }
 
 #[test]
+fn nothing_is_deployed_while_nodes_leave() {
+    let cluster = cluster_of(spec_of(THREE));
+    let mut look = deployed(&cluster, 3);
+    let state = ledger(&mut look);
+    let leave = |node: &control::state::Node| ["a3", "b3"].contains(&node.name.as_str());
+    let nodes = state.nodes.iter().filter(|(_, node)| leave(node)).map(|(id, _)| *id).collect();
+    state.apply(&Command::Cluster(ClusterCommand::NodesLeave { nodes })).unwrap();
+    let refused = planned(&cluster, &look, &[]).unwrap_err().to_string();
+    assert!(refused.contains("a3 and b3 leave the cluster, and have not left yet"), "{refused}");
+}
+
+#[test]
 fn a_drive_that_was_named_and_not_claimed_is_gone_on_with() {
     let cluster = cluster();
     let first = planned(&cluster, &blank(&cluster), &[]).unwrap();

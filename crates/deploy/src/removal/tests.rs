@@ -201,6 +201,7 @@ fn one_that_was_interrupted_goes_on_with_what_is_left() {
     let gone: NodeName = "a3".parse().unwrap();
     look.ledgers.insert(gone.clone(), NodeLedger::None {});
     look.contents.get_mut(&gone).unwrap().iter_mut().for_each(|drive| drive.holds = Holds::Nothing {});
+    assert!(destruction::plan(&cluster, &look).is_ok(), "all of it can be given back as well");
     let left = planned(&cluster, &look, &pair).unwrap();
     assert!(
         said(&left).contains("forget a3") && !said(&left).contains("a3: remove the ledger"),
