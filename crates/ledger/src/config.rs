@@ -24,6 +24,8 @@ pub struct Config {
     pub silence_ms: u32,
     /// Up to how much later a voter stands, ms: drawn each time, so that two seldom stand at once.
     pub jitter_ms: u32,
+    /// How often every other member is greeted, ms, so that the way to it stays open.
+    pub greet_ms: u32,
     /// How long a proposal may take, ms; then its outcome is unknown.
     pub propose_limit_ms: u32,
     /// How long a change of voters may take, ms, the time that new ones need to catch up included.
@@ -46,6 +48,7 @@ impl Default for Config {
             vote_limit_ms: 400,
             silence_ms: 600,
             jitter_ms: 300,
+            greet_ms: 20_000,
             propose_limit_ms: 5000,
             voters_limit_ms: 10_000,
             snapshot_after_entries: 1000,
@@ -99,6 +102,10 @@ impl Config {
 
     pub(crate) fn silence(&self) -> Duration {
         millis(self.silence_ms)
+    }
+
+    pub(crate) fn greet_every(&self) -> Duration {
+        millis(self.greet_ms)
     }
 
     pub(crate) fn propose_limit(&self) -> Duration {

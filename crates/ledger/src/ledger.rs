@@ -3,6 +3,7 @@
 use crate::bug::{Bug, Bugs};
 use crate::config::{Config, ConfigError};
 use crate::elector::{Elector, Heard, asked};
+use crate::greetings::greet;
 use crate::network::{Post, out_of_turn};
 use crate::propose::PROPOSALS_MAX;
 use crate::store::{Applier, Fault, Store, StoreError};
@@ -24,6 +25,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
+use tracing::info;
 
 /// Why a ledger is not open.
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +131,7 @@ struct Inner {
     proposals: Semaphore,
     bugs: Bugs,
     elector: AbortHandle,
+    greets: AbortHandle,
     store: Store,
     /// Whether somebody goes on with it alone: once.
     forced: AtomicBool,
@@ -144,6 +147,7 @@ impl Drop for Inner {
     /// openraft goes on without a handle. Outside a runtime there is nothing left that could go on.
     fn drop(&mut self) {
         self.elector.abort();
+        self.greets.abort();
         if let Ok(runtime) = Handle::try_current() {
             let raft = self.raft.clone();
             runtime.spawn(async move { raft.shutdown().await });
@@ -188,6 +192,8 @@ impl Ledger {
             config: config.clone(),
         };
         let elector = tokio::spawn(elector.run()).abort_handle();
+        let times = (config.greet_every(), config.request_limit());
+        let greets = tokio::spawn(greet(id, raft.clone(), post.clone(), times)).abort_handle();
         let changing = Mutex::new(());
         Ok(Self(Arc::new(Inner {
             identity,
@@ -200,6 +206,7 @@ impl Ledger {
             proposals: Semaphore::new(PROPOSALS_MAX),
             bugs,
             elector,
+            greets,
             store: kept,
             forced: AtomicBool::new(false),
         })))
@@ -276,6 +283,16 @@ impl Ledger {
         self.0.state.clone()
     }
 
+    /// Leads no more in a term, in order: the voters hear nothing of this node any longer, and one of them stands ([`crate::Config::silence_ms`]) while this node is there yet. For one that leaves; whoever
+    /// just ends would take what it was about to answer with it.
+    pub fn abdicate(&self, term: u64) {
+        // The others must be able to elect one without it.
+        if !self.0.post.has_abdicated(term) && !self.status().voters.contains(&self.id()) {
+            info!("{} leads no more in term {term}", self.id());
+            self.0.post.abdicate(term);
+        }
+    }
+
     /// Asks a quorum whether this node leads. The question goes out after this was called.
     pub async fn leadership(&self) -> Result<Leadership, NotLeading> {
         let follower = || {
@@ -285,6 +302,9 @@ impl Ledger {
         let before = self.status();
         if before.role != Role::Leader {
             return Err(follower());
+        }
+        if self.0.post.has_abdicated(before.term) {
+            return Err(NotLeading::Unconfirmed);
         }
         self.0.heard.round();
         // openraft waits a request's time for the quorum, and then for what it has committed to be applied.
@@ -367,6 +387,7 @@ impl Ledger {
     /// Stops, and waits until it has.
     pub async fn close(&self) {
         self.0.elector.abort();
+        self.0.greets.abort();
         // It fails if openraft's task has panicked: then it has ended, too.
         let _ = self.0.raft.shutdown().await;
     }
@@ -453,6 +474,7 @@ impl Ledger {
             Message::ReadIndex => {
                 Answered::ReadIndex(self.leadership().await.ok().map(|leadership| leadership.index))
             }
+            Message::Greeting => Answered::Greeting,
             Message::Join(request) => Answered::Join(self.join_for(request, false).await),
         })
     }

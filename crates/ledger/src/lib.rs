@@ -14,6 +14,7 @@ mod bug;
 mod config;
 mod elector;
 mod force;
+mod greetings;
 pub mod http;
 mod join;
 mod ledger;

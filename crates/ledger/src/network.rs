@@ -15,6 +15,7 @@ use openraft::raft::{
 use openraft::{RaftNetwork, RaftNetworkFactory};
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -25,6 +26,8 @@ pub(crate) struct Post {
     transport: Arc<dyn Transport>,
     /// How long a member that can't be reached is left alone. openraft's own half second would let a returning one wait.
     pause: Duration,
+    /// The term in which this node leads no more; 0: none.
+    abdicated: Arc<AtomicU64>,
 }
 
 /// Sends to one member.
@@ -39,7 +42,17 @@ type Rpc<T> = Result<T, RPCError<u64, Member, RaftError<u64>>>;
 
 impl Post {
     pub(crate) fn new(identity: Arc<Identity>, transport: Arc<dyn Transport>, pause: Duration) -> Self {
-        Self { identity, transport, pause }
+        Self { identity, transport, pause, abdicated: Arc::default() }
+    }
+
+    /// From now on nobody hears of this node as the leader of that term.
+    pub(crate) fn abdicate(&self, term: u64) {
+        self.abdicated.store(term, Ordering::Relaxed);
+    }
+
+    /// Whether it has given up leading in that term.
+    pub(crate) fn has_abdicated(&self, term: u64) -> bool {
+        term > 0 && self.abdicated.load(Ordering::Relaxed) == term
     }
 
     pub(crate) async fn send(
@@ -70,6 +83,20 @@ impl Line {
     async fn ask(&self, message: Message, option: &RPCOption) -> Result<Answered, TransportError> {
         self.post.send(self.to, &self.member, message, option.hard_ttl()).await
     }
+
+    /// The same as the leader of a term.
+    async fn lead(
+        &self,
+        vote: Vote,
+        message: Message,
+        option: &RPCOption,
+    ) -> Result<Answered, TransportError> {
+        if self.post.has_abdicated(vote.leader_id().term) {
+            let why = "this node leads no more".to_owned();
+            return Err(TransportError::Unreachable { node: self.member.name.clone(), why });
+        }
+        self.ask(message, option).await
+    }
 }
 
 fn failed<E: std::error::Error>(error: &TransportError) -> RPCError<u64, Member, E> {
@@ -93,7 +120,7 @@ impl RaftNetwork<Types> for Line {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<u64>> {
-        match self.ask(Message::Append(rpc), &option).await {
+        match self.lead(rpc.vote, Message::Append(rpc), &option).await {
             Ok(Answered::Append(response)) => Ok(response),
             Ok(_) => Err(failed(&out_of_turn(&self.member))),
             Err(error) => Err(failed(&error)),
@@ -118,7 +145,7 @@ impl RaftNetwork<Types> for Line {
         let message = Message::Snapshot { vote, meta: snapshot.meta, contents: snapshot.snapshot.0 };
         let answered = tokio::select! {
             closed = cancel => return Err(closed.into()),
-            answered = self.ask(message, &option) => answered,
+            answered = self.lead(vote, message, &option) => answered,
         };
         let error = match answered {
             Ok(Answered::Snapshot(response)) => return Ok(response),

@@ -148,7 +148,7 @@ impl Ledger {
             return Err(ProposeError::TooLong { bytes });
         }
         let _place = self.proposals().try_acquire().map_err(|_| ProposeError::Busy)?;
-        if self.is_unanswered() {
+        if self.is_unanswered() || self.post().has_abdicated(self.status().term) {
             return Err(ProposeError::NoLeader { leader: None });
         }
         let unknown = |why: String| Err(ProposeError::Unknown { why });

@@ -113,6 +113,8 @@ pub(crate) enum Message {
     Propose(Request),
     /// Up to where must somebody have read who is not behind?
     ReadIndex,
+    /// Nothing is wanted.
+    Greeting,
     /// A member passes on what it was asked.
     Join(JoinRequest),
 }
@@ -132,6 +134,7 @@ pub(crate) enum Answered {
     PreVote(bool),
     Propose(Result<Applied, NotApplied>),
     ReadIndex(Option<u64>),
+    Greeting,
     Join(Result<Identity, NotJoined>),
 }
 
@@ -195,6 +198,7 @@ impl Letter {
                 Message::PreVote { .. } => "pre-vote",
                 Message::Propose(_) => "propose",
                 Message::ReadIndex => "read-index",
+                Message::Greeting => "greeting",
                 Message::Join(_) => "join, passed on",
             },
         }

@@ -344,6 +344,7 @@ impl Shell {
 
     fn tick(&mut self) {
         self.see_leadership();
+        self.abdicate_to_leave();
         let (now, before) = (Moment(clock::uptime_ms()), self.ticked);
         self.ticked = now;
         // After a pause of this agent's own the hellos of the others are still to be read: their silence says nothing.
@@ -355,6 +356,17 @@ impl Shell {
         self.grantors.see(&self.ledger, self.identity.boot);
         self.vms.say_room(&self.ledger, self.identity.node);
         self.waiting.retain(|_, answer| !answer.is_closed());
+    }
+
+    /// Who leaves the cluster leads it no more once it has no vote: its end would be a dead leader's.
+    fn abdicate_to_leave(&self) {
+        let (state, id) = (self.state.borrow(), self.identity.node);
+        if let Some(term) = self.leads
+            && state.leaves(id)
+            && !state.may_vote(id)
+        {
+            self.ledger.abdicate(term);
+        }
     }
 
     fn see_leadership(&mut self) {
@@ -402,8 +414,8 @@ impl Shell {
             None if is_unsettled => Some(tokio::spawn(async move {
                 if let Err(why) = ledger.settle_voters().await {
                     info!("members are not settled yet: {}", crate::chain(&why));
+                    sleep(LOOK_EVERY * 10).await;
                 }
-                sleep(LOOK_EVERY * 10).await;
             })),
             None => return,
         };

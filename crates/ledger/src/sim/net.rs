@@ -8,7 +8,7 @@ use model::NodeName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 #[derive(Debug)]
 struct Wires {
@@ -21,6 +21,8 @@ struct Wires {
     delay_ms: u64,
     /// Snapshots that somebody has taken.
     snapshots: usize,
+    /// When one last greeted another.
+    greeted: BTreeMap<(NodeName, NodeName), Instant>,
     random: fastrand::Rng,
 }
 
@@ -46,8 +48,15 @@ impl SimNet {
             doubled_percent: 0,
             delay_ms: 5,
             snapshots: 0,
+            greeted: BTreeMap::new(),
             random,
         })))
+    }
+
+    #[cfg(test)]
+    /// Of how many ways, each direction by itself, somebody has said a greeting within so long.
+    pub(crate) fn greeted_within(&self, span: Duration) -> usize {
+        self.wires().greeted.values().filter(|at| at.elapsed() < span).count()
     }
 
     fn wires(&self) -> MutexGuard<'_, Wires> {
@@ -151,6 +160,9 @@ impl Transport for Port {
                         let _ = ledger.receive(copied(&letter), |name| *name == me).await;
                     }
                 });
+            }
+            if letter.kind() == "greeting" {
+                net.wires().greeted.insert((me.clone(), node.clone()), Instant::now());
             }
             sleep(there).await;
             let Some(ledger) = net.at(&node) else {

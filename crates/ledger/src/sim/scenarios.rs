@@ -382,6 +382,26 @@ async fn a_change_of_voters_whose_leader_dies_in_it_is_settled_by_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_that_votes_leads_on_whatever_it_is_told() {
+    let mut world = world(3, 14).await;
+    let ledger = world.ledger(world.leader().unwrap()).clone();
+    ledger.abdicate(ledger.status().term);
+    assert!(ledger.leadership().await.is_ok());
+    world.writable_again().await;
+}
+
+/// Idle connections end after 30 s.
+#[tokio::test(start_paused = true)]
+async fn every_way_between_two_is_kept_open() {
+    let world = world(5, 13).await;
+    sleep(Duration::from_secs(30)).await;
+    for _ in 0..60 {
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(world.net.greeted_within(Duration::from_secs(25)), 5 * 4);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_leaves_has_no_vote_the_leader_included_and_is_forgotten_without_another_change() {
     let mut world = world(5, 12).await;
     let leader = world.leader().unwrap();
@@ -407,8 +427,26 @@ async fn who_leaves_has_no_vote_the_leader_included_and_is_forgotten_without_ano
     world.wait("all know who votes, those who leave included", settled).await;
     assert!(!ledger.is_unsettled());
     world.writable_again().await;
+    // It leads on without a vote, until it is told not to; it is there yet, and follows.
+    let term = ledger.status().term;
+    assert!(ledger.leadership().await.is_ok());
+    ledger.abdicate(term);
+    assert!(ledger.leadership().await.is_err());
+    let asked = ledger.propose(mark(0)).await;
+    assert!(matches!(asked, Err(ProposeError::NoLeader { .. })), "surely not taken: {asked:?}");
+    let old = ledger.id();
+    let led = |world: &World| {
+        let leads = world.leader().map(|at| world.ledger(at).clone());
+        leads.is_some_and(|leads| leads.id() != old && leads.status().term > term)
+    };
+    let took = world.wait("one of those who vote leads", led).await;
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    let follows = |world: &World| {
+        world.running().all(|(_, ledger)| ledger.id() != old || ledger.status().role != Role::Leader)
+    };
+    world.wait("the old leader follows", follows).await;
+    world.writable_again().await;
     drop(ledger);
-    // It leads on without a vote, until both give up what they have.
     for at in 0..5 {
         if nodes.contains(&world.ledger(at).id()) {
             world.crash(at).await;
