@@ -12,7 +12,7 @@ use crate::shown::json;
 use api::HandOverRequest;
 use clap::{Args, Subcommand, ValueEnum};
 use deploy::Member;
-use deploy::pool::{self, VolumeRequest};
+use deploy::pool::{self, Patience, VolumeRequest};
 use model::{LegId, Mirror, Provision, VolumeName, ZoneName};
 use std::io::{self, Write};
 use std::time::Duration;
@@ -200,7 +200,7 @@ async fn carry_out(args: &VolumeArgs, members: &[Member]) -> Result<String, Clus
         Task::Widen { volume } => {
             let (_, state) = pool::confirmed(members, bound).await?;
             let id = find(&state, volume).ok_or_else(|| ClusterError::NoVolume(volume.clone()))?;
-            pool::widen(members, id, bound, waits).await?;
+            pool::widen(members, id, Patience::within(bound), waits).await?;
             show(args, members, bound, &id.to_string()).await
         }
         Task::Move { volume, from, to } => {
@@ -208,7 +208,7 @@ async fn carry_out(args: &VolumeArgs, members: &[Member]) -> Result<String, Clus
             let id = find(&state, volume).ok_or_else(|| ClusterError::NoVolume(volume.clone()))?;
             let from = cluster::drive(&state, from)?;
             let to = to.as_ref().map(|to| cluster::drive(&state, to)).transpose()?;
-            let to = pool::move_copy(members, id, (from, to), bound).await?;
+            let to = pool::move_copy(members, id, (from, to), Patience::within(bound)).await?;
             let moved = Moved::new(id, from, to);
             Ok(if args.cluster.json { json(&moved) } else { moved.to_string() })
         }

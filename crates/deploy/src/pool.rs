@@ -17,6 +17,7 @@ mod grow;
 mod hand_over;
 mod moves;
 mod override_volume;
+mod patience;
 mod rate;
 mod volume;
 mod widen;
@@ -28,10 +29,11 @@ pub use grow::{CantGrow, Growth, grow, next_of_growth};
 pub use hand_over::{NoHandOver, hand_over};
 pub use moves::{CantMove, Move, move_copy, next_of_move, remove_drive, replace_drive, volumes_on};
 pub use override_volume::{CantOverride, OverridePlan, answering, choose_override, override_volume};
+pub use patience::Patience;
 pub use rate::set_rebuild_rate;
 pub use volume::{
-    VolumeReady, VolumeRequest, confirmed, in_words, leg_in_words, named, newest, opened, phase_in_words,
-    ready, volume,
+    Followed, VolumeReady, VolumeRequest, confirmed, followed, in_words, leg_in_words, named, newest, opened,
+    phase_in_words, ready, volume,
 };
 pub use widen::{CantWiden, Widening, next_of_widening, widen};
 

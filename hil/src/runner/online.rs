@@ -10,7 +10,7 @@ use crate::run::RunError;
 use crate::suite::{Room, Step};
 use api::ProposeRequest;
 use deploy::Member;
-use deploy::pool::{self, Growth, PoolError, newest, next_of_growth};
+use deploy::pool::{self, Growth, Patience, PoolError, newest, next_of_growth};
 use model::{DriveId, NodeName, VolumeId};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -54,7 +54,7 @@ impl Runner<'_> {
         let Some((id, from)) = self.leg_at(at).await else { return Seen::not("the node has no leg") };
         let members = self.cluster.members.clone();
         let moves = async move {
-            let to = pool::move_copy(&members, id, (from, None), bound).await?;
+            let to = pool::move_copy(&members, id, (from, None), Patience::within(bound)).await?;
             Ok(format!("from {from} to {to}"))
         };
         self.while_writing(moves, gap_at_most).await
@@ -159,7 +159,7 @@ impl Runner<'_> {
         if let Err(error) = writer.look() {
             return Seen::not(crate::chain(&error));
         }
-        let mut seen = writer.wrote_since(begun, gap_at_most);
+        let mut seen = writer.wrote_since(Some(begun), gap_at_most);
         let (Some(before), Some(fewest)) = (before, fewest) else {
             return Seen::not("nobody who leads says how many legs are in sync");
         };

@@ -367,7 +367,7 @@ impl Runner<'_> {
             sleep(LOOK).await;
             writer.look()?;
         }
-        Ok(writer.wrote_since(begun, gap_at_most))
+        Ok(writer.wrote_since(Some(begun), gap_at_most))
     }
 
     /// From the first fault on so much was acknowledged, each write counted.
@@ -399,12 +399,11 @@ impl Runner<'_> {
 
     /// From the first fault on acknowledgements came.
     fn kept_writing(&mut self, gap_at_most: Duration) -> Result<Seen, JudgeError> {
-        let Some((fault, _)) = self.faulted else { return Ok(Seen::not("nothing was broken")) };
         let Some(writer) = self.volume.as_mut().and_then(|tested| tested.writer.as_mut()) else {
             return Ok(Seen::not("nobody writes"));
         };
         writer.look()?;
-        Ok(writer.wrote_since(fault, gap_at_most))
+        Ok(writer.wrote_since(self.faulted.map(|(fault, _)| fault), gap_at_most))
     }
 
     async fn legs_in_sync(&mut self, bound: Duration) -> Seen {

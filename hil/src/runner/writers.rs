@@ -80,16 +80,19 @@ impl Writer {
     }
 
     /// Whether writes were acknowledged from some moment until now, no two further apart.
-    pub(super) fn wrote_since(&self, since: Instant, gap_at_most: Duration) -> Seen {
+    /// `since`: from then on; else from its first write on.
+    pub(super) fn wrote_since(&self, since: Option<Instant>, gap_at_most: Duration) -> Seen {
         let done = acknowledged(self.records(), self.run);
-        let (since_us, now_us) = (self.clock.node_us(since), self.clock.node_us(Instant::now()));
+        let first_us = || done.first().map(|write| write.ended_us);
+        let since_us = since.map_or_else(first_us, |since| self.clock.node_us(since));
+        let now_us = self.clock.node_us(Instant::now());
         let (Some(since_us), Some(now_us)) = (since_us, now_us) else {
             return Seen::not("nothing was ever acknowledged");
         };
         let count = done.iter().filter(|write| write.ended_us >= since_us).count();
         // What comes is seen a little later.
         let gap = longest_gap(&done, since_us, now_us.saturating_sub(CLOCK_SLACK_US));
-        let longest = gap.map_or_else(|| since.elapsed(), |gap| Duration::from_micros(gap.len_us()));
+        let longest = gap.map_or(Duration::MAX, |gap| Duration::from_micros(gap.len_us()));
         let what =
             format!("{count} writes were acknowledged, no two more than {} ms apart", longest.as_millis());
         if longest <= gap_at_most && count > 0 { Seen::held(what) } else { Seen::not(what) }

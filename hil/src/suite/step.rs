@@ -450,7 +450,7 @@ pub enum Step {
         /// The bound, milliseconds.
         within_ms: u64,
     },
-    /// Since the first fault writes were acknowledged, none of two too long after the other.
+    /// Since the first fault, or the workload's first write where nothing is broken, writes were acknowledged, none of two too long after the other.
     KeptWriting {
         /// The longest time between two acknowledgements, milliseconds.
         gap_at_most_ms: u64,

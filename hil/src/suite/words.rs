@@ -241,7 +241,7 @@ fn volume(step: &Step, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Step::KeptWriting { gap_at_most_ms } => {
             write!(
                 f,
-                "since the first fault no two acknowledgements were more than {gap_at_most_ms} ms apart"
+                "since the first fault, or the first write where nothing was broken, no two acknowledgements were more than {gap_at_most_ms} ms apart"
             )
         }
         Step::AgentsRest { for_ms, processor_percent_at_most, memory_mib_at_most } => write!(

@@ -11,7 +11,7 @@
 use super::express::{self, PoolDrive};
 use super::plan::{Change, Fate, InTheWay, Wishes};
 use crate::Cluster;
-use crate::pool::{self, CantWiden, POLL, PoolError, Widening, chain, next_of_widening};
+use crate::pool::{self, CantWiden, POLL, Patience, PoolError, Widening, chain, next_of_widening};
 use crate::recorder::{Recorder, Stage};
 use control::State;
 use control::rebalance::{self, Next, Wait};
@@ -131,9 +131,9 @@ pub(super) async fn spread(cluster: &Cluster, recorder: &mut Recorder<'_>) -> Re
             ));
             continue;
         }
-        let bound = copy_bound(&state, volume);
+        let patience = copy_patience(&state, volume);
         let step = async {
-            let is_new = pool::widen(members, id, bound, |_| {}).await?;
+            let is_new = pool::widen(members, id, patience, |_| {}).await?;
             Ok::<_, PoolError>(((), is_new.then(|| format!("volume {name} has four copies"))))
         };
         recorder.step(format!("two copies more of volume {name}"), step).await?;
@@ -156,9 +156,9 @@ async fn even_out(cluster: &Cluster, recorder: &mut Recorder<'_>) -> Result<(), 
             Next::Done => break,
             Next::Moves(LegMove { volume, from, to, slabs, .. }) => {
                 let Some(found) = state.volumes.get(&volume) else { continue };
-                let (name, bound) = (found.name.clone(), copy_bound(&state, found));
+                let (name, patience) = (found.name.clone(), copy_patience(&state, found));
                 let step = async {
-                    pool::move_copy(members, volume, (from, Some(to)), bound).await?;
+                    pool::move_copy(members, volume, (from, Some(to)), patience).await?;
                     let did = format!("a copy of volume {name} went from {from} to {to}: {slabs} slabs");
                     Ok::<_, PoolError>(((), Some(did)))
                 };
@@ -196,10 +196,10 @@ pub(crate) fn is_closed(volume: &Volume) -> bool {
     matches!(volume.phase, Phase::Closed | Phase::Offline)
 }
 
-/// How long copying a volume may take at the least rate that the ledger has for it, twice over.
-pub(super) fn copy_bound(state: &State, volume: &Volume) -> Duration {
+/// A copy is waited for as long as it goes on. Where it begins nothing is told of it (its place is made blank, it waits for its turn): as long as it would take at the least rate that the ledger has for it, twice over.
+pub(super) fn copy_patience(state: &State, volume: &Volume) -> Patience {
     let mib_s = u64::from(state.settings.rebuild.min_mib_s).max(1);
-    SPREAD_BOUND + Duration::from_secs(2 * (volume.array_bytes() >> 20) / mib_s)
+    Patience::while_it_goes_on(SPREAD_BOUND + Duration::from_secs(2 * (volume.array_bytes() >> 20) / mib_s))
 }
 
 #[cfg(test)]

@@ -10,21 +10,28 @@
 //! On failure: [`InTheWay`] before anything is changed; then [`PoolError`], and what was done stands.
 
 use super::express::{self, PoolDrive};
-use super::growth::{LEDGER_BOUND, copy_bound, is_closed};
+use super::growth::{LEDGER_BOUND, copy_patience, is_closed};
 use super::plan::{Change, Fate, InTheWay, Wishes};
 use crate::Cluster;
-use crate::pool::{self, CantMove, Move, POLL, PoolError, chain, next_of_move, settle, volumes_on};
+use crate::pool::{self, CantMove, Followed, Move, POLL, PoolError, chain, next_of_move, settle, volumes_on};
 use crate::recorder::{Recorder, Stage};
 use api::Holds;
 use control::state::{Drive, Health, Leg, LegState, Phase, Volume};
 use control::{ClusterCommand, Command, State};
 use model::{DriveId, DriveSerial, NodeId, NodeName, SLAB_BYTES};
 use std::collections::{BTreeMap, BTreeSet};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 /// Whether there is such a node to repair.
 pub(super) fn may_repair(cluster: &Cluster, ledger: Option<&State>, name: &NodeName, way: &mut InTheWay) {
     let help = "name a node of the cluster as the template and `twinrack ledger show` name it";
+    let is_known = |ledger: &State| ledger.nodes.values().any(|node| node.name == *name);
+    if ledger.is_some_and(|ledger| is_known(ledger) && ledger.needs_none_of(name))
+        && !cluster.members.iter().any(|member| member.name == *name)
+    {
+        let what = format!("{name} has left the cluster, and is not out of the ledger yet");
+        return way.others.push((what, "`twinrack node remove`, given again, goes on with that"));
+    }
     if !cluster.members.iter().any(|member| member.name == *name) {
         way.others.push((format!("the template has no node {name}"), help));
     }
@@ -34,7 +41,7 @@ pub(super) fn may_repair(cluster: &Cluster, ledger: Option<&State>, name: &NodeN
             way.others
                 .push(("no node has a ledger: there is no cluster to repair a node of".to_owned(), help));
         }
-        Some(ledger) if !ledger.nodes.values().any(|node| node.name == *name) => {
+        Some(ledger) if !is_known(ledger) => {
             way.others.push((format!("the ledger has no node {name}"), "`twinrack node add` adds nodes"));
         }
         _ => {}
@@ -49,6 +56,13 @@ pub(super) fn only_its(fates: &mut Vec<Fate>, name: &NodeName, wishes: &Wishes, 
         way.others.push((what, "`twinrack drive add --wipe` takes a drive into a node that serves"));
     }
     fates.retain(|fate| !is_other(fate));
+}
+
+/// Leaves drives out that a node which leaves the cluster would be given: it is only to have what it had.
+pub(super) fn none_for_who_leaves(fates: &mut Vec<Fate>, ledger: &State, name: &NodeName) {
+    if ledger.leaving().any(|(_, node)| node.name == *name) {
+        fates.retain(|fate| fate.is_ours);
+    }
 }
 
 /// Whether it is an id of the node of that name, the present one or one from before.
@@ -214,13 +228,13 @@ pub(crate) async fn make_copies(
         let mut waits = BTreeSet::new();
         for id in volumes_on(&state, *drive) {
             let Some(volume) = state.volumes.get(&id) else { continue };
-            let (name, bound) = (volume.name.clone(), copy_bound(&state, volume));
+            let (name, patience) = (volume.name.clone(), copy_patience(&state, volume));
             if is_closed(volume) {
                 waits.insert(name);
                 continue;
             }
             let step = async {
-                let to = match pool::move_copy(members, id, (*drive, None), bound).await {
+                let to = match pool::move_copy(members, id, (*drive, None), patience).await {
                     // The cluster does that by itself, too.
                     Err(PoolError::CantMove(CantMove::NoCopy { .. })) => None,
                     moved => Some(moved?),
@@ -258,19 +272,17 @@ pub(super) async fn up_to_date(
         if is_closed(volume) || !lags(&state, volume, name) {
             continue;
         }
-        let bound = copy_bound(&state, volume);
-        let deadline = Instant::now() + bound;
+        let mut patience = copy_patience(&state, volume);
         let step = async {
             loop {
-                let (_, state) = pool::confirmed(members, LEDGER_BOUND).await?;
+                let Followed { state, rebuilds, .. } = pool::followed(members, LEDGER_BOUND).await?;
+                patience.sees(state.volumes.get(id), &rebuilds);
                 if state.volumes.get(id).is_none_or(|volume| !lags(&state, volume, name)) {
                     let did = format!("the copy of volume {} on {name} was brought up to date", volume.name);
                     return Ok::<_, PoolError>(((), Some(did)));
                 }
-                if Instant::now() >= deadline {
-                    let what = format!("the copy of volume {} on {name} to be in sync", volume.name);
-                    return Err(PoolError::Late { what, bound, last: None });
-                }
+                let what = || format!("the copy of volume {} on {name} to be in sync", volume.name);
+                patience.is_left(what, None)?;
                 sleep(POLL).await;
             }
         };
@@ -358,6 +370,45 @@ mod tests {
         let refused = repaired(&cluster, &look).unwrap_err().to_string();
         assert!(refused.contains("a2 is in the ledger, and has none itself"), "{refused}");
         assert!(!refused.contains("b1 is in the ledger"), "{refused}");
+    }
+
+    /// It is only repaired to leave in order.
+    #[test]
+    fn a_node_that_leaves_gets_no_drives() {
+        let cluster = cluster_of(spec_of(super::super::tests::THREE));
+        let mut look = deployed(&cluster, 3);
+        let state = ledger(&mut look);
+        let leave = |node: &control::state::Node| ["a1", DEAD].contains(&node.name.as_str());
+        let nodes = state.nodes.iter().filter(|(_, node)| leave(node)).map(|(id, _)| *id).collect();
+        state.apply(&Command::Cluster(ClusterCommand::NodesLeave { nodes })).unwrap();
+        for leg in state.volumes.values_mut().flat_map(|volume| volume.legs.values_mut()) {
+            leg.state = LegState::InSync;
+        }
+        look.ledgers.insert(DEAD.parse().unwrap(), NodeLedger::None {});
+        empty(&mut look, DEAD);
+        let plan = repaired(&cluster, &look).unwrap();
+        assert_eq!(plan.lost.len(), 2);
+        assert!(plan.drives.get(&DEAD.parse::<NodeName>().unwrap()).is_none_or(BTreeSet::is_empty));
+    }
+
+    /// Whoever looks leaves those out; the ledger knows them until somebody goes on with their removal, which needs the one that is repaired.
+    #[test]
+    fn one_is_repaired_while_others_have_left() {
+        let all = cluster_of(spec_of(super::super::tests::THREE));
+        let mut look = deployed(&all, 3);
+        let pair = ["a3", "b3"].map(|name| name.parse::<NodeName>().unwrap());
+        let state = ledger(&mut look);
+        let leave = state.nodes.iter().filter(|(_, node)| pair.contains(&node.name)).map(|(id, _)| *id);
+        crate::removal::tests::have_left(state, &leave.collect());
+        for leg in state.volumes.values_mut().flat_map(|volume| volume.legs.values_mut()) {
+            leg.state = LegState::InSync;
+        }
+        look.ledgers.insert(DEAD.parse().unwrap(), NodeLedger::None {});
+        let stay = all.without(&pair.iter().cloned().collect());
+        look.ledgers.retain(|name, _| !pair.contains(name));
+        look.contents.retain(|name, _| !pair.contains(name));
+        look.links.as_mut().unwrap().retain(|(name, _)| !pair.contains(name));
+        assert!(said(&repaired(&stay, &look).unwrap()).contains("b1: join the ledger"));
     }
 
     #[test]

@@ -11,8 +11,8 @@
 //! On failure: [`PoolError`]; what has begun goes on by itself.
 
 use super::choose::NoPlace;
-use super::volume::{confirmed, leg_in_words, phase_in_words};
-use super::{POLL, PoolError, chain, settle};
+use super::volume::{Followed, confirmed, followed, leg_in_words, phase_in_words};
+use super::{POLL, Patience, PoolError, chain, settle};
 use crate::Member;
 use api::ProposeRequest;
 use control::state::{Leg, Phase, Volume};
@@ -129,12 +129,12 @@ pub async fn move_copy(
     members: &[Member],
     id: VolumeId,
     (from, to): (DriveId, Option<DriveId>),
-    bound: Duration,
+    mut patience: Patience,
 ) -> Result<DriveId, PoolError> {
-    let deadline = Instant::now() + bound;
     let mut goes = None;
     loop {
-        let (contact, state) = confirmed(members, bound).await?;
+        let Followed { leader, state, rebuilds } = followed(members, patience.bound()).await?;
+        patience.sees(state.volumes.get(&id), &rebuilds);
         // Where nobody said where to, the cluster may turn it elsewhere; when the old one is gone it is where it went last.
         let is_gone = !volumes_on(&state, from).contains(&id);
         let to = to.or(goes.filter(|_| is_gone));
@@ -147,14 +147,11 @@ pub async fn move_copy(
             // The epoch may have changed meanwhile, or a leader: the ledger is looked at before it is asked again.
             Move::Ask { to: going, command } => {
                 goes = Some(going);
-                let asked = contact.client.propose(&ProposeRequest { command }).await;
+                let asked = leader.client.propose(&ProposeRequest { command }).await;
                 asked.err().map(|error| chain(&error))
             }
         };
-        if Instant::now() >= deadline {
-            let what = format!("the copy of {id} on {from} to be on another drive");
-            return Err(PoolError::Late { what, bound, last });
-        }
+        patience.is_left(|| format!("the copy of {id} on {from} to be on another drive"), last)?;
         sleep(POLL).await;
     }
 }
@@ -184,7 +181,7 @@ pub async fn replace_drive(
     settle(contact, &format!("{drive} to take nothing new"), left(), &retire, retired).await?;
     let mut moved = BTreeMap::new();
     for id in holds {
-        moved.insert(id, move_copy(members, id, (drive, with), left()).await?);
+        moved.insert(id, move_copy(members, id, (drive, with), Patience::within(left())).await?);
     }
     remove_drive(members, drive, left()).await?;
     Ok(moved)

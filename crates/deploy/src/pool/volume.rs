@@ -8,10 +8,11 @@
 use super::choose::{choose, differences};
 use super::{PoolError, settle, views};
 use crate::Member;
-use api::ClusterView;
+use api::{ClusterView, RebuildProgress};
 use control::state::{LegState, Phase, Volume};
 use control::{Command, State};
 use model::{Mirror, NodeName, Provision, VolumeId, VolumeName, VolumeSize, ZoneName};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -100,15 +101,33 @@ pub(super) const NOBODY: &str = "nobody answers who leads the ledger by the word
 
 /// What the ledger says, by the word of a quorum, and who said so.
 pub async fn confirmed(members: &[Member], bound: Duration) -> Result<(&Member, State), PoolError> {
+    followed(members, bound).await.map(|Followed { leader, state, .. }| (leader, state))
+}
+
+/// What the ledger says, and what it does not.
+#[derive(Debug)]
+pub struct Followed<'a> {
+    /// Who says so, by the word of a quorum.
+    pub leader: &'a Member,
+    /// What it says.
+    pub state: State,
+    /// How far rebuilds are, as owners say.
+    pub rebuilds: BTreeMap<VolumeId, RebuildProgress>,
+}
+
+/// The same with what owners know of rebuilds.
+pub async fn followed(members: &[Member], bound: Duration) -> Result<Followed<'_>, PoolError> {
     let begun = Instant::now();
     loop {
         let views = views(members).await;
         let found = leading(&views);
-        let contact = found.and_then(|(name, view)| {
-            Some((members.iter().find(|member| member.name == *name)?, view.state.clone()))
+        let followed = found.and_then(|(name, view)| {
+            let leader = members.iter().find(|member| member.name == *name)?;
+            let rebuilds = views.iter().flat_map(|(_, view)| view.rebuilds.clone()).collect();
+            Some(Followed { leader, state: view.state.clone(), rebuilds })
         });
-        match contact {
-            Some(found) => return Ok(found),
+        match followed {
+            Some(followed) => return Ok(followed),
             None if views.is_empty() => return Err(PoolError::NoLedger),
             None if begun.elapsed() >= bound => {
                 let what = "a quorum to say what the ledger says".to_owned();

@@ -11,15 +11,14 @@
 //! On failure: [`PoolError`]; what has begun goes on by itself.
 
 use super::choose::{NoPlace, breaches};
-use super::volume::{confirmed, in_words, phase_in_words};
-use super::{POLL, PoolError, chain};
+use super::volume::{Followed, followed, in_words, phase_in_words};
+use super::{POLL, Patience, PoolError, chain};
 use crate::Member;
 use api::ProposeRequest;
 use control::state::{Leg, Phase};
 use control::{Command, State, VolumeCommand};
 use model::{DriveId, Mirror, VolumeId};
-use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 /// What there is to do for a volume to have four copies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,20 +102,20 @@ fn keeps_rule(ledger: &State, id: VolumeId, command: &Command) -> Result<(), NoP
 pub async fn widen(
     members: &[Member],
     id: VolumeId,
-    bound: Duration,
+    mut patience: Patience,
     mut told: impl FnMut(&str),
 ) -> Result<bool, PoolError> {
-    let deadline = Instant::now() + bound;
     let (mut last, mut asked) = (String::new(), false);
     loop {
-        let (contact, state) = confirmed(members, bound).await?;
+        let Followed { leader, state, rebuilds } = followed(members, patience.bound()).await?;
+        patience.sees(state.volumes.get(&id), &rebuilds);
         let now = match next_of_widening(&state, id)? {
             Widening::There => return Ok(asked),
             Widening::Waits(why) => why,
             // The epoch may have changed meanwhile, or a leader: the ledger is looked at before it is asked again.
             Widening::Ask { command, .. } => {
                 asked = true;
-                let answer = contact.client.propose(&ProposeRequest { command }).await;
+                let answer = leader.client.propose(&ProposeRequest { command }).await;
                 answer.err().map_or_else(|| "the ledger is asked".to_owned(), |error| chain(&error))
             }
         };
@@ -124,10 +123,7 @@ pub async fn widen(
             told(&now);
             last = now;
         }
-        if Instant::now() >= deadline {
-            let what = format!("{id} to have four copies in sync");
-            return Err(PoolError::Late { what, bound, last: Some(last) });
-        }
+        patience.is_left(|| format!("{id} to have four copies in sync"), Some(last.clone()))?;
         sleep(POLL).await;
     }
 }
