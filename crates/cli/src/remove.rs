@@ -115,7 +115,7 @@ async fn carry_out(
 async fn look_and_plan(cluster: &Cluster, pair: &BTreeSet<NodeName>) -> Result<Plan, ClusterError> {
     let progress = Progress::new();
     progress.begins(Stage::Preflight.name(), "looks at every node: ledger, drives, links");
-    let looked = removal::look(cluster).await;
+    let looked = removal::look(cluster, pair).await;
     progress.clear();
     let look = looked.map_err(DeploymentError::from)?;
     Ok(removal::plan(cluster, &look, pair).map_err(DeploymentError::InTheWay)?)

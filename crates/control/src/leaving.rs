@@ -14,7 +14,7 @@
 use crate::command::Rejected;
 use crate::state::{Node, State, Voters};
 use crate::vm::{Leftover, VmRejected};
-use model::{NodeId, ZoneName};
+use model::{NodeId, NodeName, ZoneName};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl State {
@@ -37,6 +37,11 @@ impl State {
                 || (volume.owner == node && volume.phase != crate::state::Phase::Closed)
         });
         self.leaves(node) && !self.may_vote(node) && !has_drive && !owns && !self.vms.is_on(node)
+    }
+
+    /// Whether nobody needs anything of a node of that name, under no id: there is none, or it has left.
+    pub fn needs_none_of(&self, name: &NodeName) -> bool {
+        self.nodes.iter().all(|(id, node)| node.name != *name || self.has_left(*id))
     }
 
     /// Whether a node votes, or will when the change that is in flight is done.
@@ -66,6 +71,10 @@ pub(crate) fn leave(state: &mut State, nodes: &BTreeSet<NodeId>) -> Result<(), R
             return Err(Rejected::TooFewStay { zone, stay, needs });
         }
     }
+    // Nobody is placed there any more, but who is there would wait for what is refused from now on.
+    if nodes.iter().any(|id| !state.leaves(*id) && state.vms.is_on(*id)) {
+        return Err(Rejected::InUse);
+    }
     for id in nodes {
         state.nodes.entry(*id).and_modify(|node| node.leaving = true);
         state.vms.draining.entry(*id).or_insert(Leftover::Stays);
@@ -73,7 +82,7 @@ pub(crate) fn leave(state: &mut State, nodes: &BTreeSet<NodeId>) -> Result<(), R
     for drive in state.drives.values_mut().filter(|drive| nodes.contains(&drive.node)) {
         drive.retired = true;
     }
-    let mut storage = state.nodes.iter().filter(|(_, node)| node.zone.is_some());
+    let mut storage = state.nodes.iter().filter(|(id, node)| node.zone.is_some() && !state.is_replaced(**id));
     if storage.all(|(id, _)| state.vms.draining.contains_key(id)) {
         return Err(VmRejected::NobodyLeft.into());
     }

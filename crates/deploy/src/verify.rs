@@ -277,7 +277,8 @@ impl<'a> Seen<'a> {
     }
 
     fn quorum(&self) -> Check {
-        let without = self.nodes.iter().filter(|(id, _)| !self.view.voters.contains(id));
+        let shall = self.nodes.iter().filter(|(id, _)| !self.state.leaves(**id));
+        let without = shall.filter(|(id, _)| !self.view.voters.contains(id));
         let mut wrong: Vec<String> = without.map(|(_, (name, _))| format!("{name} does not vote")).collect();
         let others = self.view.voters.iter().filter(|id| !self.nodes.contains_key(id));
         wrong.extend(others.map(|id| format!("{id} votes, and is no node that is there")));
@@ -288,8 +289,9 @@ impl<'a> Seen<'a> {
 
     fn zones(&self) -> Check {
         let mut zones: BTreeMap<&ZoneName, Vec<&str>> = BTreeMap::new();
-        for (name, zone) in self.nodes.values() {
-            if let Some(zone) = zone {
+        // Of a pair that leaves one may be gone already.
+        for (id, (name, zone)) in &self.nodes {
+            if let (Some(zone), false) = (zone, self.state.leaves(*id)) {
                 zones.entry(zone).or_default().push(name.as_str());
             }
         }

@@ -141,6 +141,11 @@ pub fn host_id(cluster: ClusterId, node: NodeId) -> String {
     hyphenated(&bytes)
 }
 
+/// Whether a dm device is one of these, by how all their names begin.
+pub fn is_device(name: &str) -> bool {
+    name.starts_with("tr-")
+}
+
 /// The gate to a leg.
 pub fn gate((volume, leg): LegOf, epoch: Epoch) -> String {
     format!("tr-gate-{}-{}-{epoch}", volume.0, leg.0)

@@ -10,6 +10,7 @@ use super::{CONFIRM_LIMIT, Volumes, VolumesError, lives, openers, place};
 use crate::inventory;
 use api::{DrivesGivenBack, GiveUpRequest};
 use control::State;
+use ledger::Role;
 use model::{DriveId, DriveSerial};
 use std::fs::{self, File};
 use std::io;
@@ -33,14 +34,24 @@ impl Volumes {
             // A drive that others have lost may be in this node by now: what they have said of it until now is known then.
             running.ledger.caught_up(CONFIRM_LIMIT).await?;
             state = Arc::clone(&running.ledger.state().borrow());
-            if !state.has_left(own.node) || running.ledger.status().voters.contains(&own.node) {
+            let status = running.ledger.status();
+            if !state.has_left(own.node) || status.voters.contains(&own.node) {
                 return Err(VolumesError::NotLeft);
+            }
+            if status.role == Role::Leader {
+                return Err(VolumesError::Leads);
             }
         }
         let place = Arc::clone(&running.place);
         let drives = blocking(move || {
             let engine = place.engine(&state)?;
             openers::kill_all(&engine)?;
+            engine.remove_idle_disks()?;
+            // What another has taken is taken down by control, which does not know of it any more once the ledger is gone.
+            let standing = engine.standing()?;
+            if !standing.is_empty() {
+                return Err(VolumesError::Standing(standing));
+            }
             engine.withdraw()?;
             let is_nobodys = |drive| is_nobodys(&state, drive);
             give_drives_back(&engine, inventory::drives().into_iter().map(|drive| drive.serial), is_nobodys)

@@ -126,6 +126,10 @@ pub(crate) enum VolumesError {
         "this node's ledger says neither that the cluster is dissolved nor that this node leaves and has nothing any more"
     )]
     NotLeft,
+    #[error("this node leads the ledger yet")]
+    Leads,
+    #[error("devices of volumes stand here yet: {}", .0.join(", "))]
+    Standing(Vec<String>),
     #[error("a quorum answers: none is forced")]
     QuorumAnswers,
     #[error("the log ends at entry {index} of term {term}, which is not where it was said to end")]

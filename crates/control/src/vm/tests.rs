@@ -121,6 +121,23 @@ fn switches(state: &mut State) {
 }
 
 #[test]
+fn no_node_leaves_the_cluster_while_one_is_there() {
+    let mut state = with_volume(4, 1, Mirror::TwoWay, &[Cache::Safe]);
+    open(&mut state, &[1, 2]);
+    with_rooms(&mut state);
+    let spec = spec("one", VmPlacement::Anywhere, &[VOLUME]);
+    must(&mut state, &Command::Vms(VmsCommand::Create(Box::new(spec))));
+    must(&mut state, &Command::Vms(VmsCommand::Want(VM, Wanted::Running)));
+    does(&mut state, C::Place { on: ONE });
+    let leave = |nodes: [u32; 2]| {
+        let command = ClusterCommand::NodesLeave { nodes: nodes.map(NodeId).into() };
+        state.clone().apply(&Command::Cluster(command)).map(drop)
+    };
+    assert_eq!(leave([1, 4]), Err(Rejected::InUse));
+    assert_eq!(leave([3, 4]), Ok(()));
+}
+
+#[test]
 fn one_has_as_many_nics_as_may_be_and_no_more() {
     let state = with_volume(4, 1, Mirror::FourWay, &[Cache::Safe]);
     let nics = |count| vec![VmNic { vlan: "8".parse().unwrap() }; count];

@@ -6,10 +6,10 @@ use crate::pool::{chain, confirmed};
 use crate::{Cabling, Cluster, DeployError, cabling, read_back};
 use api::{DriveContents, NodeLedger};
 use control::State;
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use model::{Inventory, NodeName};
 use network::Op;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -41,6 +41,7 @@ pub struct Look {
 
 /// Looks. Nothing is changed.
 pub async fn look(cluster: &mut Cluster) -> Result<Look, DeployError> {
+    let (ledgers, ledger) = ledgers(cluster).await?;
     cluster.learn_adapters().await?;
     cluster.learn_speeds().await?;
     let cluster = &*cluster;
@@ -53,19 +54,41 @@ pub async fn look(cluster: &mut Cluster) -> Result<Look, DeployError> {
         Ok::<_, DeployError>((member.name.clone(), member.client.pool_drives().await?.drives))
     }));
     let contents = contents.await?.into_iter().collect();
-    let ledgers = cluster.ask_all(|member| async move {
-        Ok::<_, DeployError>((member.name.clone(), member.client.ledger().await?))
-    });
-    let ledgers: BTreeMap<NodeName, NodeLedger> = ledgers.await?.into_iter().collect();
-    let ledger = if ledgers.values().any(|ledger| !matches!(ledger, NodeLedger::None {})) {
+    let cabling = cabling(cluster, NEIGHBOURS_PATIENCE).await?;
+    let links = links(cluster, ledger.is_some()).await;
+    Ok(Look { inventories, contents, cabling, links, ledgers, ledger })
+}
+
+/// Each member's ledger, and what a quorum says. While nodes leave, one that has left, and has no ledger or does not answer, is no member any more, whatever the template says.
+async fn ledgers(
+    cluster: &mut Cluster,
+) -> Result<(BTreeMap<NodeName, NodeLedger>, Option<Result<State, String>>), DeployError> {
+    let answers = join_all(cluster.members.iter().map(|member| member.client.ledger())).await;
+    let has_one = |answer: &Result<NodeLedger, _>| {
+        matches!(answer, Ok(NodeLedger::Open(_) | NodeLedger::Closed { .. }))
+    };
+    let ledger = if answers.iter().any(has_one) {
         let said = confirmed(&cluster.members, LEDGER_BOUND).await;
         Some(said.map(|(_, state)| state).map_err(|error| chain(&error)))
     } else {
         None
     };
-    let cabling = cabling(cluster, NEIGHBOURS_PATIENCE).await?;
-    let links = links(cluster, ledger.is_some()).await;
-    Ok(Look { inventories, contents, cabling, links, ledgers, ledger })
+    let mut left = BTreeSet::new();
+    if let Some(Ok(state)) = &ledger
+        && state.leaving().next().is_some()
+    {
+        let is_there = |answer: &Result<NodeLedger, _>| !matches!(answer, Ok(NodeLedger::None {}) | Err(_));
+        let gone = cluster.members.iter().zip(&answers).filter(|(_, answer)| !is_there(answer));
+        left.extend(gone.map(|(member, _)| member.name.clone()).filter(|name| state.needs_none_of(name)));
+    }
+    let mut ledgers = BTreeMap::new();
+    for (member, answer) in cluster.members.iter().zip(answers) {
+        if !left.contains(&member.name) {
+            ledgers.insert(member.name.clone(), answer?);
+        }
+    }
+    *cluster = cluster.without(&left);
+    Ok((ledgers, ledger))
 }
 
 /// What links lack. Nodes that are part of a cluster make them by themselves, after a start or a drift: that is waited for.

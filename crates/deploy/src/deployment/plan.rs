@@ -200,6 +200,7 @@ fn beside(
             let Some(ledger) = ledger else { return Beside::default() };
             repair::only_its(fates, name, wishes, way);
             let lost = repair::lost(ledger, name, fates, way);
+            repair::none_for_who_leaves(fates, ledger, name);
             repair::imagined(cluster, ledger, &lost, &pool_drives(fates), way);
             Beside { changes: repair::changes(ledger, name, &lost), lost }
         }
@@ -386,7 +387,7 @@ fn ledger<'a>(cluster: &Cluster, look: &'a Look, aim: &Aim, way: &mut InTheWay) 
     }
     let leaving: Vec<&str> = state.leaving().map(|(_, node)| node.name.as_str()).collect();
     if !leaving.is_empty() && !matches!(aim, Aim::Repair(_)) {
-        let what = format!("{} leave the cluster, and have not left yet", leaving.join(" and "));
+        let what = format!("{} leave the cluster, and are not out of its ledger yet", leaving.join(" and "));
         way.others.push((what, "`twinrack node remove`, given again, goes on with that"));
     }
     // The last under a name is the present one.
@@ -394,6 +395,8 @@ fn ledger<'a>(cluster: &Cluster, look: &'a Look, aim: &Aim, way: &mut InTheWay) 
     for (name, zone) in present {
         let help = "give the template's own nodes; `twinrack node remove`, with the template that has them, takes a node of each rack out";
         match cluster.members.iter().find(|member| member.name == *name) {
+            // It has been left out.
+            None if state.needs_none_of(name) => {}
             None => way
                 .others
                 .push((format!("the ledger has a node {name}, the template has none of that name"), help)),

@@ -208,7 +208,7 @@ fn nothing_is_deployed_while_nodes_leave() {
     let nodes = state.nodes.iter().filter(|(_, node)| leave(node)).map(|(id, _)| *id).collect();
     state.apply(&Command::Cluster(ClusterCommand::NodesLeave { nodes })).unwrap();
     let refused = planned(&cluster, &look, &[]).unwrap_err().to_string();
-    assert!(refused.contains("a3 and b3 leave the cluster, and have not left yet"), "{refused}");
+    assert!(refused.contains("a3 and b3 leave the cluster, and are not out of its ledger yet"), "{refused}");
 }
 
 #[test]

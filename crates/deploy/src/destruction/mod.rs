@@ -55,8 +55,16 @@ pub struct Look {
 
 /// Looks. Nothing is changed.
 pub async fn look(cluster: &Cluster) -> Result<Look, DeployError> {
+    Ok(of_answers(cluster, cluster.ask_all(look_at).await?).await)
+}
+
+/// What a member answered.
+pub(crate) type Answer = (NodeLedger, WayHome, Vec<DriveContents>);
+
+/// One of each member, in their order.
+pub(crate) async fn of_answers(cluster: &Cluster, answers: Vec<Answer>) -> Look {
     let (mut ledgers, mut ways, mut contents) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-    for (member, (ledger, way, drives)) in cluster.members.iter().zip(cluster.ask_all(look_at).await?) {
+    for (member, (ledger, way, drives)) in cluster.members.iter().zip(answers) {
         ledgers.insert(member.name.clone(), ledger);
         ways.insert(member.name.clone(), way);
         if member.zone.is_some() {
@@ -68,11 +76,11 @@ pub async fn look(cluster: &Cluster) -> Result<Look, DeployError> {
     } else {
         None
     };
-    Ok(Look { ledgers, ledger, contents, ways })
+    Look { ledgers, ledger, contents, ways }
 }
 
 /// One member, whose agent may be beginning anew: it does when it has just given its ledger up.
-async fn look_at(member: &Member) -> Result<(NodeLedger, WayHome, Vec<DriveContents>), ClientError> {
+pub(crate) async fn look_at(member: &Member) -> Result<Answer, ClientError> {
     let deadline = Instant::now() + AGENTS_BOUND;
     loop {
         let asked = async {

@@ -9,15 +9,15 @@
 //! Purpose: [`look`] and [`plan`] say what would be done, [`remove`] does it.
 //!
 //! Invariants: nothing is changed before everything was looked at and nothing is in the way. What may fail for users' sake comes before the ledger says that they leave, which is never taken back. A node gives nothing back before the ledger that
-//! it has read says that it has nothing and no vote (`control::leaving`); it is removed from the ledger only when it has none itself, so that it hears of all until then. Each step is seen from what is there: whoever is killed is gone on with.
+//! it has read says that it has nothing and no vote (`control::leaving`); it is removed from the ledger only when it has none itself, so that it hears of all until then, or when it has left and does not answer: what it has then is nobody's. Each step is seen from what is there: whoever is killed is gone on with.
 //!
 //! On failure: [`DeploymentError`]; what was done stands, and the same command goes on.
 
 mod plan;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-pub use crate::destruction::{Look, look};
+pub use crate::destruction::Look;
 pub use plan::{Plan, plan};
 
 use crate::deployment::{DeploymentError, LEDGER_BOUND, make_copies, verification};
@@ -30,11 +30,33 @@ use api::{HandOverRequest, NodeLedger};
 use control::state::{Phase, Volume};
 use control::vm::Leftover;
 use control::{ClusterCommand, Command, State};
+use futures_util::future::join_all;
 use model::{NodeId, NodeName, VolumeId};
 use network::measure::Machines;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
+
+/// Looks. Nothing is changed. Of those who leave, one that has left needs not answer: it may be gone for good.
+pub async fn look(cluster: &Cluster, pair: &BTreeSet<NodeName>) -> Result<Look, DeployError> {
+    let (mut answers, mut silent) = (Vec::new(), BTreeMap::new());
+    let all = join_all(cluster.members.iter().map(destruction::look_at)).await;
+    for (member, answer) in cluster.members.iter().zip(all) {
+        match answer {
+            Ok(answer) => answers.push(answer),
+            Err(error) => drop(silent.insert(member.name.clone(), error)),
+        }
+    }
+    let look = destruction::of_answers(&cluster.without(&silent.keys().cloned().collect()), answers).await;
+    let is_needed = |name: &NodeName| match &look.ledger {
+        Some(Ok(state)) => !pair.contains(name) || !state.needs_none_of(name),
+        _ => true,
+    };
+    match silent.into_iter().find(|(name, _)| is_needed(name)) {
+        Some((_, error)) => Err(error.into()),
+        None => Ok(look),
+    }
+}
 
 /// How long one step may take: a virtual machine is copied while it runs, users of a volume are asked to end.
 const STEP_BOUND: Duration = Duration::from_mins(2);
@@ -50,7 +72,8 @@ pub async fn remove(
     recorder: &mut Recorder<'_>,
 ) -> Result<(), DeploymentError> {
     recorder.run_begins(None, plan.changes.iter().map(ToString::to_string).collect())?;
-    let removal = Removal { cluster, pair: &plan.pair, stay: cluster.without(&plan.pair) };
+    let (pair, silent) = (&plan.pair, &plan.silent);
+    let removal = Removal { cluster, pair, silent, stay: cluster.without(pair) };
     let result = removal.stages(plan, machines, recorder).await;
     recorder.run_ends(result)
 }
@@ -59,6 +82,8 @@ struct Removal<'a> {
     cluster: &'a Cluster,
     /// Who leaves.
     pair: &'a BTreeSet<NodeName>,
+    /// Those of them who have left, and do not answer.
+    silent: &'a BTreeSet<NodeName>,
     /// The others.
     stay: Cluster,
 }
@@ -77,25 +102,29 @@ impl Removal<'_> {
             self.hand_over(recorder).await?;
             recorder.begin(Stage::Quorum);
             recorder.step(format!("the ledger says that {names} leave"), self.says_so()).await?;
-            recorder.step(format!("{names} without a vote"), self.votes_no_more()).await?;
+            recorder.step(format!("{names} without a vote, and not leading"), self.votes_no_more()).await?;
             recorder.begin(Stage::Pool);
             // A takeover may have given them one meanwhile.
             self.hand_over(recorder).await?;
             make_copies(self.cluster, &plan.drives, recorder).await?;
             recorder.step(format!("{names} have no drive in the pool"), self.have_no_drive()).await?;
+            // That may have taken long.
+            self.hand_over(recorder).await?;
             recorder.step("nobody greets them on the storage networks", self.greet_less()).await?;
             for member in self.cluster.members.iter().filter(|member| self.pair.contains(&member.name)) {
                 let name = &member.name;
-                recorder.step(format!("drives and ledger of {name}"), leave(member)).await?;
+                if !self.silent.contains(name) {
+                    recorder.step(format!("drives and ledger of {name}"), leave(member)).await?;
+                }
                 recorder.step(format!("{name} out of the ledger"), self.forget(name)).await?;
             }
         }
         recorder.begin(Stage::Network);
-        let leave = self.cluster.only(self.pair);
+        let leave = self.cluster.only(&self.pair.difference(self.silent).cloned().collect());
         let notes = recorder.step(format!("links of {names}"), destruction::links(&leave)).await?;
         recorder.notes(notes);
         recorder.begin(Stage::Verification);
-        recorder.step(format!("{names} as they were found"), self.is_as_found()).await?;
+        recorder.step(format!("{names} as they were found"), self.is_as_found(plan)).await?;
         recorder.step("every check of `twinrack verify`", verification(&self.stay, machines)).await?;
         Ok(())
     }
@@ -173,10 +202,13 @@ impl Removal<'_> {
         Ok(((), is_new.then(|| format!("the ledger says that {} leave", self.names()))))
     }
 
-    /// The leader sees to that by itself; it may be one of them.
+    /// The leader sees to that by itself; it may be one of them, and leads no more then.
     async fn votes_no_more(&self) -> Step<()> {
         let what = format!("{} to vote no more", self.names());
-        self.until(what, |state, ids| {
+        self.until(what, |leader, state, ids| {
+            if self.pair.contains(leader) {
+                return Some(format!("{leader} leads yet"));
+            }
             let voters: Vec<_> = ids.iter().filter(|id| state.may_vote(**id)).collect();
             (!voters.is_empty()).then(|| format!("{voters:?} vote yet"))
         })
@@ -190,8 +222,8 @@ impl Removal<'_> {
         if left.is_empty() {
             return Ok(((), None));
         }
-        let what = "these drives have copies of volumes yet that are not open";
-        let help = "open the volumes, or delete them, and give the command again";
+        let what = "these drives are in the pool yet: they came there meanwhile, or have copies of volumes that are not open";
+        let help = "give the command again; it says which volumes are not open";
         let wrong = left.iter().map(|(id, drive)| format!("{id}, drive {}", drive.serial)).collect();
         Err(DeploymentError::NotAsItHasToBe { what, wrong, help })
     }
@@ -242,22 +274,24 @@ impl Removal<'_> {
         }
     }
 
-    async fn is_as_found(&self) -> Step<()> {
+    async fn is_as_found(&self, plan: &Plan) -> Step<()> {
         let mut wrong = Vec::new();
-        let look = look(self.cluster).await?;
+        let look = look(self.cluster, self.pair).await?;
         let said = match &look.ledger {
             Some(Ok(state)) => state.clone(),
             _ => self.said().await?,
         };
-        for name in self.pair {
-            if look.ledgers.get(name) != Some(&NodeLedger::None {}) {
-                wrong.push(format!("{name} has a ledger"));
+        for name in self.pair.difference(self.silent) {
+            match look.ledgers.get(name) {
+                Some(NodeLedger::None {}) => {}
+                Some(_) => wrong.push(format!("{name} has a ledger")),
+                None => wrong.push(format!("{name} does not answer")),
             }
             let ops = look.ways.get(name).map(|way| &way.ops[..]).unwrap_or_default();
             wrong.extend(ops.iter().map(|op| format!("{name}: {op}")));
-            let own = plan::drives_given_back((&look, &said), name, &BTreeSet::new());
-            wrong
-                .extend(own.iter().map(|serial| format!("{name}: drive {serial} has this cluster's header")));
+            let own = plan::drives_of_pool((&look, &said), name, &BTreeSet::new());
+            let own = own.into_iter().filter(|serial| !plan.kept.contains(*serial));
+            wrong.extend(own.map(|serial| format!("{name}: drive {serial} has this cluster's header")));
         }
         if wrong.is_empty() {
             return Ok(((), None));
@@ -267,16 +301,16 @@ impl Removal<'_> {
         Err(DeploymentError::NotAsItHasToBe { what, wrong, help })
     }
 
-    /// Until nothing is waited for; `waits` says what is, of their ids.
+    /// Until nothing is waited for; `waits` says what is, of the leader and their ids.
     async fn until(
         &self,
         what: String,
-        waits: impl Fn(&State, &BTreeSet<NodeId>) -> Option<String>,
+        waits: impl Fn(&NodeName, &State, &BTreeSet<NodeId>) -> Option<String>,
     ) -> Step<()> {
         let deadline = Instant::now() + STEP_BOUND;
         loop {
-            let state = self.said().await?;
-            let Some(last) = waits(&state, &self.ids(&state)) else { return Ok(((), None)) };
+            let (leader, state) = confirmed(&self.cluster.members, LEDGER_BOUND).await?;
+            let Some(last) = waits(&leader.name, &state, &self.ids(&state)) else { return Ok(((), None)) };
             if Instant::now() >= deadline {
                 return Err(PoolError::Late { what, bound: STEP_BOUND, last: Some(last) }.into());
             }

@@ -28,6 +28,10 @@ pub struct Plan {
     pub is_member: bool,
     /// Their drives in the pool.
     pub drives: BTreeMap<DriveId, DriveSerial>,
+    /// Those of them who have left, and do not answer: what they have stays there.
+    pub silent: BTreeSet<NodeName>,
+    /// Drives that stay as they are: they say that they are of the cluster's pool, and their node has no ledger any more by which they are nobody's.
+    pub kept: BTreeSet<DriveSerial>,
     /// What is worth knowing.
     pub notes: Vec<String>,
 }
@@ -55,8 +59,19 @@ pub fn plan(cluster: &Cluster, look: &Look, pair: &BTreeSet<NodeName>) -> Result
         return Err(way);
     }
     let drives = its_drives(state, &leave);
-    let (changes, notes) = changes(cluster, (look, state), pair, (&leave, &drives));
-    Ok(Plan { changes, pair: pair.clone(), is_member: !leave.is_empty(), drives, notes })
+    let is_open = |name: &NodeName| matches!(look.ledgers.get(name), Some(NodeLedger::Open(_)));
+    let without = pair.iter().filter(|name| !is_open(name));
+    let kept = without.flat_map(|name| drives_of_pool((look, state), name, &leave)).cloned().collect();
+    let (changes, mut notes) = changes(cluster, (look, state), pair, (&leave, &drives));
+    let silent: BTreeSet<NodeName> =
+        pair.iter().filter(|name| !look.ledgers.contains_key(*name)).cloned().collect();
+    notes.extend(silent.iter().map(|name| {
+        format!("{name} has left, and does not answer: what it has of the cluster stays there until its drives are wiped")
+    }));
+    notes.extend(BTreeSet::iter(&kept).map(|serial| {
+        format!("drive {serial} stays as it is: its node has no ledger that says whose it is; wipe it where it is used next")
+    }));
+    Ok(Plan { changes, pair: pair.clone(), is_member: !leave.is_empty(), drives, silent, kept, notes })
 }
 
 /// Exactly one node of each rack, and none is the last.
@@ -198,6 +213,8 @@ fn machines_move(state: &State, leave: &BTreeSet<NodeId>, way: &mut InTheWay) {
 /// Whether all copies have a place on what stays, with what shall be free there.
 fn have_room(ledger: &State, leave: &BTreeSet<NodeId>, way: &mut InTheWay) {
     let mut state = ledger.clone();
+    // Whether they can run elsewhere has been asked.
+    state.vms.all.clear();
     let nodes = leave.clone();
     // When the first of them is out, the other leaves already.
     let is_said = leave.iter().all(|id| ledger.leaves(*id));
@@ -294,10 +311,10 @@ fn changes(
         change(Stage::Pool, name_of(*node), what, true);
     }
     for name in pair {
-        for serial in drives_given_back((look, state), name, leave) {
-            change(Stage::Pool, name.as_str(), format!("give drive {serial} back, blank"), true);
-        }
         if matches!(look.ledgers.get(name), Some(NodeLedger::Open(_))) {
+            for serial in drives_of_pool((look, state), name, leave) {
+                change(Stage::Pool, name.as_str(), format!("give drive {serial} back, blank"), true);
+            }
             change(Stage::Pool, name.as_str(), "remove the ledger".to_owned(), true);
         }
         if leave.iter().any(|id| name_of(*id) == name.as_str()) {
@@ -324,7 +341,7 @@ fn slabs_on(state: &State, drive: DriveId, volumes: &[VolumeId]) -> u64 {
 }
 
 /// The drives in a node that say that they are of the cluster's pool; none that the ledger has of a node that stays: that one is in another node than it should be.
-pub(super) fn drives_given_back<'a>(
+pub(super) fn drives_of_pool<'a>(
     (look, state): (&'a Look, &State),
     name: &NodeName,
     leave: &BTreeSet<NodeId>,

@@ -159,7 +159,11 @@ fn copies_that_have_no_room_on_what_stays_are_in_the_way() {
 /// All that a removal does, up to the first that leaves its ledger.
 fn emptied(look: &mut Look, pair: &[&str]) {
     let leave = ids(look, pair);
-    let state = state(look);
+    have_left(state(look), &leave);
+}
+
+/// They have nothing any more.
+pub(crate) fn have_left(state: &mut State, leave: &BTreeSet<NodeId>) {
     let stays = *state.nodes.keys().find(|id| !leave.contains(id)).unwrap();
     let drives: BTreeSet<DriveId> =
         state.drives.iter().filter(|(_, drive)| leave.contains(&drive.node)).map(|(id, _)| *id).collect();
@@ -235,6 +239,35 @@ fn one_that_was_interrupted_goes_on_with_what_is_left() {
     other.ledgers.insert("b3".parse().unwrap(), NodeLedger::None {});
     let refused = refused(&cluster, &other, &pair);
     assert!(refused.contains("b3 is not in the ledger"), "{refused}");
+}
+
+#[test]
+fn of_one_that_has_left_and_is_gone_for_good_nothing_is_needed() {
+    let (cluster, mut look) = serving(THREE);
+    let pair = ["a3", "b3"];
+    emptied(&mut look, &pair);
+    let gone: NodeName = "a3".parse().unwrap();
+    look.ledgers.remove(&gone);
+    look.ways.remove(&gone);
+    look.contents.remove(&gone);
+    let plan = planned(&cluster, &look, &pair).unwrap();
+    assert_eq!(plan.silent, [gone].into());
+    let said = said(&plan);
+    assert!(said.contains("forget a3") && said.contains("a3 has left, and does not answer"), "{said}");
+    assert!(!said.contains("a3: remove the ledger"), "{said}");
+}
+
+#[test]
+fn drives_of_one_that_lost_its_ledger_when_it_had_left_stay_as_they_are() {
+    let (cluster, mut look) = serving(THREE);
+    let pair = ["a3", "b3"];
+    emptied(&mut look, &pair);
+    look.ledgers.insert("a3".parse().unwrap(), NodeLedger::None {});
+    let plan = planned(&cluster, &look, &pair).unwrap();
+    assert!(plan.kept.iter().all(|serial| serial.as_str().starts_with("a3-")) && plan.kept.len() == 2);
+    let said = said(&plan);
+    assert!(said.contains("drive a3-1 stays as it is") && !said.contains("give drive a3-1 back"), "{said}");
+    assert!(said.contains("give drive b3-1 back"), "{said}");
 }
 
 #[test]

@@ -512,6 +512,12 @@ impl Engine {
         Ok(names.iter().filter_map(|name| crate::name::of_top(name)).collect())
     }
 
+    /// Devices of any volume's that stand here, whoever has set them up.
+    pub fn standing(&self) -> Result<Vec<String>, StepError> {
+        let names = self.dm.names()?;
+        Ok(names.into_iter().filter(|name| crate::name::is_device(name)).collect())
+    }
+
     /// The sequence of the maps that are on every leg in sync of an array that stands, for [`crate::owner::found`]. Reads them: it may
     /// hang in a gate without path.
     pub fn maps_sequence(&self, site: &Site, epoch: model::Epoch) -> Result<model::MapSequence, StepError> {
