@@ -27,6 +27,7 @@ mod isolation;
 mod ledgers;
 mod legs;
 mod miswired;
+mod node_lost;
 mod online;
 mod partition;
 mod power;

@@ -20,7 +20,7 @@ pub use deploy_step::DeployStep;
 pub use error::SuiteError;
 pub use needs::Need;
 pub use settings::{
-    BadPlan, Damage, Death, DriveAt, Flapping, Held, Nics, Place, Room, SpineWay, SwitchFailure, Way,
+    BadPlan, Damage, Death, DriveAt, Flapping, Held, Nics, NodeAt, Place, Room, SpineWay, SwitchFailure, Way,
     WhichDrive, Whom, Wrong,
 };
 pub use step::Step;
@@ -30,7 +30,7 @@ use model::ClusterSpec;
 use serde::Deserialize;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 53] = [
+const BUILT_IN: [(&str, &str); 54] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -86,6 +86,7 @@ const BUILT_IN: [(&str, &str); 53] = [
     // These make everything blank, and leave the volumes of a whole cluster.
     ("deploy", include_str!("../suites/deploy.toml")),
     ("deploy-killed", include_str!("../suites/deploy-killed.toml")),
+    ("scale-out-loss", include_str!("../suites/scale-out-loss.toml")),
     ("scale-out", include_str!("../suites/scale-out.toml")),
 ];
 

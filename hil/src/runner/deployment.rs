@@ -149,8 +149,9 @@ async fn remove_them(
     nodes: Vec<NodeName>,
 ) -> Result<(), DeploymentProcessError> {
     let journal = Journal::open(journal)?;
-    let look = removal::look(cluster).await.map_err(DeploymentError::from)?;
-    let plan = removal::plan(cluster, &look, &nodes.into_iter().collect());
+    let pair = nodes.into_iter().collect();
+    let look = removal::look(cluster, &pair).await.map_err(DeploymentError::from)?;
+    let plan = removal::plan(cluster, &look, &pair);
     let plan = plan.map_err(DeploymentError::InTheWay)?;
     plan.notes.iter().for_each(|note| println!("{note}"));
     println!("{} changes are planned", plan.changes.len());
@@ -224,7 +225,7 @@ pub(super) struct Files {
 
 impl Files {
     /// Steps that have begun so far, of all runs.
-    fn begun(&self) -> Vec<String> {
+    pub(super) fn begun(&self) -> Vec<String> {
         let begun = |said| match said {
             Said::Step { step, is: StepIs::Begun, .. } => Some(step),
             _ => None,
@@ -255,7 +256,7 @@ impl Files {
     }
 
     /// The last lines of what it said.
-    fn tail(&self) -> String {
+    pub(super) fn tail(&self) -> String {
         let text = fs::read_to_string(&self.output).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(6)..].join("\n")
@@ -272,8 +273,11 @@ impl Runner<'_> {
                 let files = self.deployment_files(*leaves_out)?;
                 self.deploy_whole(&files, *kills, ms(*within_ms)).await
             }
-            DeployStep::AddNodes { kills, within_ms } => {
-                let files = Files { task: ProcessTask::Add, ..self.deployment_files(0)? };
+            DeployStep::AddNodes { loses, within_ms, .. } if !loses.is_empty() => {
+                self.add_and_lose(loses, ms(*within_ms)).await
+            }
+            DeployStep::AddNodes { kills, within_ms, .. } => {
+                let files = self.addition_files()?;
                 let seen = self.deploy_whole(&files, *kills, ms(*within_ms)).await?;
                 if seen.good { self.again(&files, ms(*within_ms), seen).await } else { Ok(seen) }
             }
@@ -393,52 +397,6 @@ impl Runner<'_> {
         }
     }
 
-    async fn deploy_and_lose(&mut self, bound: Duration) -> Result<Seen, RunError> {
-        let files = self.deployment_files(0)?;
-        let begun = Instant::now();
-        // Where it is in somebody's way, and more than one node is in the ledger.
-        let Some(lost) = self.cluster.nodes().last().map(|(member, _)| member.name.clone()) else {
-            return Ok(Seen::not("there is no node"));
-        };
-        let at = self.steps_of_a_deployment() / 2;
-        let step = self.draw(6..u64::from(at.max(7)));
-        let mut child = self.start_deployment(&files)?;
-        let before = files.begun().len();
-        while (files.begun().len() - before) as u64 <= step && has_ended(&mut child)?.is_none() {
-            sleep(POLL).await;
-        }
-        let broken_in = files.begun().last().cloned().unwrap_or_default();
-        self.before_a_fault();
-        self.lab.power_off(self.keeper, &BTreeSet::from([lost.clone()])).await?;
-        let End::Itself(status) = self.follow(&mut child, &files, None, begun + bound).await? else {
-            return Ok(late(&files, bound, &[]));
-        };
-        let said = files.tail();
-        self.lab.power_on(self.keeper, &BTreeSet::from([lost.clone()])).await?;
-        // What it failed with is its last line.
-        let names_it = said.lines().last().is_some_and(|line| line.contains(lost.as_str()));
-        if status.success() || !names_it {
-            return Ok(Seen::not(format!(
-                "without {lost}, lost in `{broken_in}`, it ended with {status}: {said}"
-            )));
-        }
-        if let Some(member) = self.cluster.members.iter().find(|member| member.name == lost)
-            && let Err(error) = member.client.wait_ready(bound.saturating_sub(begun.elapsed())).await
-        {
-            return Ok(Seen::not(crate::chain(&error)));
-        }
-        match self.run_deployment(&files, None, begun + bound).await? {
-            End::Itself(again) if again.success() => {
-                let took = begun.elapsed().as_millis();
-                Ok(Seen::held(format!(
-                    "{lost} was lost in `{broken_in}`; all was done after {took} ms. It had said: {said}"
-                )))
-            }
-            End::Itself(again) => Ok(failed(&files, again, &[])),
-            End::Killed { .. } | End::Late => Ok(late(&files, bound, &[])),
-        }
-    }
-
     /// Without so many nodes of each rack, the last ones.
     pub(super) fn deployment_files(&self, leaves_out: usize) -> Result<Files, RunError> {
         let dir = self.keeper.dir.clone();
@@ -455,6 +413,10 @@ impl Runner<'_> {
         Ok(Files { task, nodes: Vec::new(), spec, access, journal, output })
     }
 
+    pub(super) fn addition_files(&self) -> Result<Files, RunError> {
+        Ok(Files { task: ProcessTask::Add, ..self.deployment_files(0)? })
+    }
+
     pub(super) fn destruction_files(&self) -> Result<Files, RunError> {
         let (journal, output) = (self.folder.join("destruction.jsonl"), self.folder.join("destruction.log"));
         Ok(Files { task: ProcessTask::Destroy, journal, output, ..self.deployment_files(0)? })
@@ -467,7 +429,7 @@ impl Runner<'_> {
     }
 
     /// As many as there are in a run that finds volumes: the network, four that look at it (bandwidth is measured without), the ledger on all, their votes, drives, volumes (named, and then open), the last look.
-    fn steps_of_a_deployment(&self) -> u32 {
+    pub(super) fn steps_of_a_deployment(&self) -> u32 {
         let drives: usize = self
             .lab
             .nodes()
@@ -483,7 +445,7 @@ impl Runner<'_> {
         self.draws.u64(from)
     }
 
-    fn start_deployment(&self, files: &Files) -> Result<Child, RunError> {
+    pub(super) fn start_deployment(&self, files: &Files) -> Result<Child, RunError> {
         let started = File::create(&files.output).and_then(|output| {
             let errors = output.try_clone()?;
             let mut command = bound_to_us(self.program.as_os_str());
@@ -508,7 +470,7 @@ impl Runner<'_> {
         self.follow(&mut child, files, kill, deadline).await
     }
 
-    async fn follow(
+    pub(super) async fn follow(
         &mut self,
         child: &mut Child,
         files: &Files,
@@ -540,7 +502,7 @@ impl Runner<'_> {
     }
 }
 
-fn has_ended(child: &mut Child) -> Result<Option<ExitStatus>, RunError> {
+pub(super) fn has_ended(child: &mut Child) -> Result<Option<ExitStatus>, RunError> {
     Ok(child.try_wait().map_err(|source| LabError::Deployment { source })?)
 }
 

@@ -1,6 +1,6 @@
 //! What a suite does about deploying the whole cluster: `{ do = "deployment", what = … }`.
 
-use super::Place;
+use super::{NodeAt, Place};
 use serde::Deserialize;
 use std::fmt;
 
@@ -25,8 +25,11 @@ pub enum DeployStep {
         within_ms: u64,
     },
     /// The nodes of each rack that are not deployed yet, one in each, are added as `twinrack node add` does it, by a process that is killed and started again in the same way. Then all that `twinrack verify` looks at holds of
-    /// the larger cluster; once more changes nothing.
+    /// the larger cluster; once more changes nothing. Or, if nodes are named that are lost, each of them loses its power in a step of a run of its own, which ends and names it; with the node back it is gone on with.
     AddNodes {
+        /// Who is lost, in this order.
+        #[serde(default)]
+        loses: Vec<NodeAt>,
         /// How often it is killed.
         #[serde(default)]
         kills: u32,
@@ -102,9 +105,16 @@ impl fmt::Display for DeployStep {
                 let by = killed(*kills);
                 write!(f, "{what} within {within_ms} ms{by}")
             }
-            Self::AddNodes { kills, within_ms } => {
+            Self::AddNodes { loses, kills, within_ms } => {
                 let by = killed(*kills);
-                write!(f, "a node is added to each rack within {within_ms} ms{by}")
+                write!(f, "a node is added to each rack within {within_ms} ms{by}")?;
+                let lost = loses.iter().map(|NodeAt { room, position }| format!("node {position} of {room}"));
+                let lost = lost.collect::<Vec<_>>().join(", then ");
+                if lost.is_empty() {
+                    Ok(())
+                } else {
+                    write!(f, ", in which {lost} loses its power and comes back")
+                }
             }
             Self::ChangesNothing { within_ms } => {
                 write!(f, "it is deployed once more within {within_ms} ms, which changes nothing")

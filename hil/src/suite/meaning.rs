@@ -105,6 +105,9 @@ impl Step {
             Self::FlapCable { room, position, storage_network, .. } => {
                 no_network(spec, *storage_network).or_else(|| no_node(spec, *room, *position))
             }
+            Self::Deployment(DeployStep::AddNodes { loses, .. }) => {
+                loses.iter().find_map(|at| no_node(spec, at.room, at.position))
+            }
             Self::Deployment(DeployStep::Removes { position, .. }) => {
                 // Racks are of one size.
                 let last = Need::PeersInRoom.unmet(spec);

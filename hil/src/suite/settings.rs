@@ -192,6 +192,16 @@ pub enum Nics {
     Storage,
 }
 
+/// A node of a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeAt {
+    /// Where.
+    pub room: Room,
+    /// Its position there, from 1.
+    pub position: u8,
+}
+
 /// Who loses power, freezes or comes back: one node, a whole room, the witness, or all at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Whom {
