@@ -24,7 +24,7 @@ pub(crate) use growth::{LEDGER_BOUND, is_closed};
 pub use look::{Look, look};
 pub use plan::{Aim, Change, InTheWay, Plan, Wishes, plan};
 pub(crate) use plan::{usable_ledgers, what_it_says};
-pub(crate) use repair::make_copies;
+pub(crate) use repair::{have_room, make_copies};
 
 use crate::journal::JournalError;
 use crate::ledger::{self, LedgerError};

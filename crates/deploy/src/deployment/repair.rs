@@ -26,13 +26,12 @@ use tokio::time::sleep;
 pub(super) fn may_repair(cluster: &Cluster, ledger: Option<&State>, name: &NodeName, way: &mut InTheWay) {
     let help = "name a node of the cluster as the template and `twinrack ledger show` name it";
     let is_known = |ledger: &State| ledger.nodes.values().any(|node| node.name == *name);
-    if ledger.is_some_and(|ledger| is_known(ledger) && ledger.needs_none_of(name))
-        && !cluster.members.iter().any(|member| member.name == *name)
-    {
+    let is_member = cluster.members.iter().any(|member| member.name == *name);
+    if !is_member && ledger.is_some_and(|ledger| is_known(ledger) && ledger.needs_none_of(name)) {
         let what = format!("{name} has left the cluster, and is not out of the ledger yet");
         return way.others.push((what, "`twinrack node remove`, given again, goes on with that"));
     }
-    if !cluster.members.iter().any(|member| member.name == *name) {
+    if !is_member {
         way.others.push((format!("the template has no node {name}"), help));
     }
     match ledger {
@@ -140,16 +139,24 @@ pub(super) fn imagined(
         Ok(state) => state,
         Err(error) => return way.others.push((error.to_string(), help)),
     };
-    for drive in lost.keys() {
-        for id in volumes_on(&state, *drive) {
-            match next_of_move(&state, id, *drive, None) {
+    have_room(&mut state, lost.keys(), help, way);
+}
+
+/// Moves copies of these drives elsewhere, in the ledger as it will be. That one has no room is in the way; what is closed moves when it is open.
+pub(crate) fn have_room<'a>(
+    state: &mut State,
+    drives: impl Iterator<Item = &'a DriveId>,
+    help: &'static str,
+    way: &mut InTheWay,
+) {
+    for drive in drives {
+        for id in volumes_on(state, *drive) {
+            match next_of_move(state, id, *drive, None) {
                 Ok(Move::Ask { command, .. }) => drop(state.apply(&command)),
                 Ok(_) | Err(CantMove::NotOpen { .. }) => {}
                 Err(error) => {
-                    let name = state
-                        .volumes
-                        .get(&id)
-                        .map_or_else(|| id.to_string(), |volume| volume.name.to_string());
+                    let volume = state.volumes.get(&id);
+                    let name = volume.map_or_else(|| id.to_string(), |volume| volume.name.to_string());
                     way.others.push((format!("volume {name}: {}", chain(&error)), help));
                 }
             }

@@ -6,8 +6,8 @@
 
 use super::Look;
 use crate::Cluster;
-use crate::deployment::{Change, InTheWay, is_closed, usable_ledgers, what_it_says};
-use crate::pool::{CantMove, Move, chain, next_of_move, phase_in_words, volumes_on};
+use crate::deployment::{self, Change, InTheWay, is_closed, usable_ledgers, what_it_says};
+use crate::pool::{phase_in_words, volumes_on};
 use crate::recorder::Stage;
 use api::{Holds, NodeLedger};
 use control::state::{Drive, Leg, Phase, Volume};
@@ -233,20 +233,7 @@ fn have_room(ledger: &State, leave: &BTreeSet<NodeId>, way: &mut InTheWay) {
         return way.others.push((why.to_string(), help));
     }
     let help = "delete volumes, or add drives to the nodes that stay: `twinrack drive add`; `twinrack volume list` shows what is free";
-    for drive in its_drives(ledger, leave).into_keys() {
-        for id in volumes_on(&state, drive) {
-            match next_of_move(&state, id, drive, None) {
-                Ok(Move::Ask { command, .. }) => drop(state.apply(&command)),
-                // What is closed has been told.
-                Ok(_) | Err(CantMove::NotOpen { .. }) => {}
-                Err(error) => {
-                    let name =
-                        state.volumes.get(&id).map_or_else(String::new, |volume| volume.name.to_string());
-                    way.others.push((format!("volume {name}: {}", chain(&error)), help));
-                }
-            }
-        }
-    }
+    deployment::have_room(&mut state, its_drives(ledger, leave).keys(), help, way);
     if way.is_nothing() {
         let after = without(state, leave);
         let reserve = placement::check_reserve(&after.pool(), &after.placed());
