@@ -53,6 +53,8 @@ pub use up::{Gate, Held, LegLook, Look, Rebuild, Standing, Up};
 pub struct Timing {
     /// A gate without path is given up after this, whatever the peer's heartbeat says.
     pub gate_patience: Duration,
+    /// The same of a leg that an array is to be made of, and that nobody could connect to yet: its node may give it out a moment later, as its agent is started again.
+    pub assembly_patience: Duration,
     /// A rebuild that copies nothing for this long is given up.
     pub rebuild_patience: Duration,
     /// The first pause before a rebuild that failed is tried again.
@@ -68,6 +70,7 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             gate_patience: Duration::from_secs(3),
+            assembly_patience: Duration::from_secs(5),
             rebuild_patience: Duration::from_secs(30),
             rebuild_pause: Duration::from_secs(2),
             stop_max: Duration::from_secs(2),
@@ -83,7 +86,7 @@ pub enum Event {
     Look,
     /// The array of this epoch stands: legs equal if that was ordered, maps durable on every leg.
     Assembled(Epoch),
-    /// A leg's gate queues: no path is left.
+    /// A leg's gate queues: no path is left. Or, of an array that is being made: none could be made.
     GateLost(LegId),
     /// It has a path again, and goes on with what it queued.
     GateBack(LegId),
@@ -540,7 +543,8 @@ impl Owner {
             effects.push(Effect::Assemble(wanted));
             return;
         }
-        let (id, silent, timing, bugs) = (self.id, &self.silent, self.timing, self.bugs);
+        let (id, silent, bugs) = (self.id, &self.silent, self.bugs);
+        let timing = Timing { gate_patience: self.timing.assembly_patience, ..self.timing };
         let sight = Sight { now, ledger, id, volume, silent, timing, bugs };
         let hopeless = |(leg, gate): &(&LegId, &Gate)| {
             assembly.legs.get(leg).is_some_and(|(_, node)| sight.is_hopeless(**gate, *node))

@@ -233,6 +233,8 @@ impl One {
         // Legs are given out at the same time, and that takes a moment: of one's own it is told, of others it is not.
         let (begun, mut given_out) = (Instant::now(), self.shared.place.given_out.subscribe());
         let (mut pause, mut told) = (LOOK_HURRIED, String::new());
+        // The leg at which the last try came to its end. Whether those behind it can be reached is not known.
+        let mut unreached = None;
         while !turn.is_over() {
             given_out.mark_unchanged();
             let (order, ledger, id) = (assembly.clone(), self.shared.ledger.clone(), self.id);
@@ -247,12 +249,22 @@ impl One {
                 Ok(fail.chain(steps.map_err(|refused| at_odds(&refused))?).collect())
             };
             match self.carry(Some(turn.clone()), epoch, plan).await {
-                Ok(()) if turn.is_over() => return,
+                // What is told of this try is not of the next order.
+                _ if turn.is_over() => return,
                 Ok(()) => {
                     info!("{} is assembled in epoch {epoch}", self.id);
                     return self.tell(Event::Assembled(epoch));
                 }
                 Err(error) => {
+                    let now = leg_without_path(&error);
+                    if let Some(leg) = unreached.filter(|_| now != unreached) {
+                        self.tell(Event::GateBack(leg));
+                    }
+                    if let Some(leg) = now {
+                        // Until control has taken it: it does so only once.
+                        self.tell(Event::GateLost(leg));
+                    }
+                    unreached = now;
                     let why = crate::chain(&error);
                     if why != told {
                         warn!("can't assemble {} yet: {why}", self.id);
@@ -515,6 +527,14 @@ async fn next_look(look: &Notify, stirs: &Stirs, pause: Duration) -> u32 {
         () = sleep(pause) => 0,
         () = look.notified() => HURRIED_LOOKS,
         () = told => 0,
+    }
+}
+
+/// The leg that nobody could connect to, if that is what went wrong.
+fn leg_without_path(error: &VolumesError) -> Option<LegId> {
+    match error {
+        VolumesError::Step(StepError::NoPath { given, .. }) => Some(given.leg.1),
+        _ => None,
     }
 }
 

@@ -257,6 +257,7 @@ pub(super) struct End {
 }
 
 const NO_PATIENCE: Timing = Timing {
+    assembly_patience: Duration::ZERO,
     gate_patience: Duration::ZERO,
     rebuild_patience: Duration::from_secs(1),
     rebuild_pause: Duration::ZERO,

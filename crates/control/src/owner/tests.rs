@@ -10,7 +10,8 @@ fn reach(bytes: u64) -> Reach {
 }
 
 /// A two-way volume, open and up at node 1.
-fn up() -> (State, Owner) {
+/// An array of both legs is being made.
+fn assembling() -> (State, Owner) {
     let mut ledger = with_volume(2, 1, Mirror::TwoWay, &[Cache::Safe]);
     for id in [1, 2] {
         let (leg, run) = (leg_ref(&ledger, id), run(NodeId(id.into()), 1, 1));
@@ -21,6 +22,11 @@ fn up() -> (State, Owner) {
     must(&mut ledger, &activate);
     let mut owner = Owner::new(VOLUME, NodeId(1), boot(NodeId(1), 1), Timing::default(), None);
     owner.step(Moment(0), &ledger, Event::Leased);
+    (ledger, owner)
+}
+
+fn up() -> (State, Owner) {
+    let (mut ledger, mut owner) = assembling();
     owner.step(Moment(1), &ledger, Event::Assembled(volume(&ledger).epoch));
     opened(&mut ledger);
     assert_eq!(owner.step(Moment(2), &ledger, Event::Look), [Effect::Admit(reach(1 << 20))]);
@@ -71,6 +77,26 @@ fn an_assembly_does_not_go_on_in_a_volume_that_was_opened_without_it() {
     let takeover = VolumeCommand::Takeover { owner: NodeId(1), lease_over: false };
     let effects = owner.step(Moment(40), &ledger, Event::Look);
     assert_eq!(effects, [Effect::Propose(Command::Volume(VOLUME, epoch, takeover))]);
+}
+
+/// Its node died after the volume was given over to this one, say: it would be waited for for ever.
+#[test]
+fn a_leg_that_can_not_be_connected_to_is_given_up_when_its_node_is_silent_or_after_a_while() {
+    let stale = |ledger: &State| VolumeCommand::LegStale(leg_ref(ledger, 2));
+    let (ledger, mut owner) = assembling();
+    owner.step(Moment(10), &ledger, Event::GateLost(LegId(2)));
+    assert_eq!(proposed(owner.step(Moment(4_900), &ledger, Event::GateLost(LegId(2)))), []);
+    assert_eq!(proposed(owner.step(Moment(5_010), &ledger, Event::Look)), [stale(&ledger)]);
+    let (ledger, mut owner) = assembling();
+    owner.step(Moment(10), &ledger, Event::GateLost(LegId(2)));
+    assert_eq!(proposed(owner.step(Moment(20), &ledger, Event::Silent(NodeId(2)))), [stale(&ledger)]);
+    let (ledger, mut owner) = assembling();
+    owner.step(Moment(10), &ledger, Event::GateLost(LegId(2)));
+    owner.step(Moment(20), &ledger, Event::GateBack(LegId(2)));
+    assert_eq!(proposed(owner.step(Moment(9_000), &ledger, Event::Look)), [], "it is connected to");
+    let (ledger, mut owner) = assembling();
+    owner.step(Moment(10), &ledger, Event::Silent(NodeId(2)));
+    assert_eq!(proposed(owner.step(Moment(9_000), &ledger, Event::Look)), [], "it may be connected to");
 }
 
 /// The leg without path has every acknowledged write; the other may not.

@@ -437,7 +437,8 @@ impl Runner {
                 self.failed.remove(&id);
                 self.resume(sight, effects);
             }
-            (Part::Sends(..), _) if self.failed.contains(&id) => {
+            // Nor where nothing of storage gets through: there it would find no copy that is in sync, or none but its own.
+            (Part::Sends(_, to, _), _) if self.failed.contains(&id) || self.silent.contains(&to.node) => {
                 effects.push(sight.propose(VmCommand::Cancel));
             }
             (Part::Sends(_, to, true), Stage::Running) => {

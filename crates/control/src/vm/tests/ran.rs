@@ -396,6 +396,23 @@ fn a_cancelled_one_gets_its_volumes_back_and_goes_on_where_it_was() {
     assert_eq!(there.looks(&state, Hold::Nothing), [Effect::End(VM, G2)]);
 }
 
+/// Its copies there are stale by then, and those here out of reach: there it would wait as long as that lasts.
+#[test]
+fn one_is_not_sent_where_storage_does_not_get_through() {
+    let stages = [
+        (Stage::Running, Hold::Users),
+        (Stage::Sending(G2), Hold::Users),
+        (Stage::Paused(G2), Hold::Users),
+        (Stage::Paused(G2), Hold::Parted),
+    ];
+    for (stage, hold) in stages {
+        let state = migrating();
+        let mut here = Node { hold, ..Node::found(ONE, G1, stage) };
+        let _ = here.says(&state, &Said::Leased);
+        assert_eq!(here.says(&state, &Said::Silent(TWO)), [asks(&state, C::Cancel)]);
+    }
+}
+
 /// It is paused, and one of its volumes is another node's by now, which will not part with it.
 #[test]
 fn one_whose_volume_was_taken_over_while_it_parts_is_cancelled_and_gets_it_back() {
