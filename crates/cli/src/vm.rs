@@ -36,6 +36,7 @@ Examples:
   twinrack vm --access access.json console web --follow
   twinrack vm --access access.json set-placement web --zone room-2 --strict
   twinrack vm --access access.json migrate web --to host-2
+  twinrack vm --access access.json migrate web --cancel
   twinrack vm --access access.json save web --within 300
   twinrack vm --access access.json start web
   twinrack vm --access access.json stop web
@@ -79,13 +80,16 @@ enum Task {
         /// Its name or its id.
         vm: String,
     },
-    /// Have one go on on another node without being stopped, and wait until it runs there.
+    /// Have one go on on another node without being stopped, and wait until it runs there; or give that up.
     Migrate {
         /// Its name or its id.
         vm: String,
         /// The node's name.
-        #[arg(long, value_name = "NODE")]
-        to: NodeName,
+        #[arg(long, value_name = "NODE", required_unless_present = "cancel")]
+        to: Option<NodeName>,
+        /// Give up the migration that is under way: it runs on where it is. Refused once it has gone over. What a drain moves it tries again.
+        #[arg(long, conflicts_with = "to")]
+        cancel: bool,
     },
     /// Say where one may run. One that is where it may no longer be moves by itself.
     SetPlacement {
@@ -239,9 +243,12 @@ async fn carry_out(args: &VmArgs, members: &[Member]) -> Result<String, ClusterE
             let (_, state) = pool::confirmed(members, bound).await?;
             Ok(said(args, &Done::saved(&state, id)))
         }
-        Task::Migrate { vm, to } => {
+        Task::Migrate { vm, to, cancel: _ } => {
             let id = find(&state, vm)?;
-            vms::migrate(members, id, to, bound, waits).await?;
+            match to {
+                Some(to) => vms::migrate(members, id, to, bound, waits).await?,
+                None => vms::cancel_migration(members, id, bound).await?,
+            }
             show(args, members, id).await
         }
         Task::SetPlacement { vm, place, anywhere: _ } => {

@@ -19,7 +19,7 @@ mod told;
 
 pub use console::{Heard, hear};
 pub use image::{NotWritten, write};
-pub use migrate::{NotMoved, migrate};
+pub use migrate::{NotMoved, begin_migration, cancel_migration, migrate};
 pub use networks::{NotConnected, compute_vlans, nics};
 pub use saved::{NotSaved, create_with_memory, goes_on, has_gone_on};
 pub use told::{
@@ -179,9 +179,14 @@ impl VmsError {
             Self::NotMoved { why: NotMoved::OutsideZone(_) | NotMoved::WouldGoHome, .. } => {
                 "give it another home first: `twinrack vm set-placement`"
             }
-            Self::NotMoved { why: NotMoved::NotRunning(_) | NotMoved::GivenUp(_), .. } => {
-                "`twinrack vm show` says what it is doing"
-            }
+            Self::NotMoved {
+                why:
+                    NotMoved::NotRunning(_)
+                    | NotMoved::GivenUp(_)
+                    | NotMoved::NotMoving(_)
+                    | NotMoved::HasMoved(_),
+                ..
+            } => "`twinrack vm show` says what it is doing",
             Self::NotMoved { .. } => "`twinrack node list` shows the nodes, and which are in maintenance",
             Self::NotSaved { why, .. } | Self::NotSavable { why, .. } => why.help(),
             Self::NobodyLeft => "end the maintenance of others first: `twinrack node end-drain`",

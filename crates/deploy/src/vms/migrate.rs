@@ -1,10 +1,11 @@
 //! One virtual machine moved by hand, without stopping.
 
+use super::told::name_of;
 use super::{VmsError, is_live, phase_in_words, waits_for, watch};
 use crate::Member;
 use crate::pool::{self, confirmed, settle};
 use api::ClusterView;
-use control::vm::{Vm, VmCommand, VmPhase};
+use control::vm::{Seat, Vm, VmCommand, VmPhase};
 use control::{Command, Rejected, State};
 use model::{NodeId, NodeName, VmId};
 use std::time::Duration;
@@ -37,6 +38,12 @@ pub enum NotMoved {
     /// It was given up: by either node, or since one of them was lost. Or somebody else was faster.
     #[error("the migration to {0} was given up, or something else was done with it first")]
     GivenUp(NodeName),
+    /// There is no migration to be given up.
+    #[error("it does not move: it is {0}")]
+    NotMoving(String),
+    /// The side has changed, in one commit: where it was it never runs again.
+    #[error("it has gone over to {0} already, and goes on there")]
+    HasMoved(String),
 }
 
 /// Has one go on on another node, and waits until it runs there. `told` hears what is waited for, when that changes.
@@ -48,27 +55,75 @@ pub async fn migrate(
     told: impl FnMut(&str),
 ) -> Result<(), VmsError> {
     let deadline = Instant::now() + bound;
-    let (contact, state) = confirmed(members, bound).await?;
-    let vm = state.vms.all.get(&id).ok_or(VmsError::NoVm(id))?;
-    let not_moved = |why| VmsError::NotMoved { id, why };
-    let views = pool::views(members).await;
-    let Some(node) = may_move(&state, &views, (id, vm), to).map_err(not_moved)? else { return Ok(()) };
-    let before = vm.generation;
-    let what = format!("the migration of {id} to {to} to begin");
-    // Or something else has, which takes its generation.
-    let has_begun = |state: &State| state.vms.all.get(&id).is_none_or(|vm| vm.generation != before);
-    let command = migration(id, vm, node);
-    settle(contact, &what, bound, &command, has_begun).await?;
+    let Some(node) = begin_migration(members, id, to, bound).await? else { return Ok(()) };
     let what = format!("{id} to run on {to}");
     watch(members, (what, bound, deadline), told, |state, views| {
         let vm = state.vms.all.get(&id).ok_or(VmsError::NoVm(id))?;
         match arrived(vm, node) {
             Some(true) => Ok(None),
-            Some(false) => Err(not_moved(NotMoved::GivenUp(to.clone()))),
+            Some(false) => Err(VmsError::NotMoved { id, why: NotMoved::GivenUp(to.clone()) }),
             None => Ok(Some(waits_for(state, views, id, vm))),
         }
     })
     .await
+}
+
+/// The same, and waits for nothing but that the ledger has it. The node where it shall go; `None`: it runs there.
+pub async fn begin_migration(
+    members: &[Member],
+    id: VmId,
+    to: &NodeName,
+    bound: Duration,
+) -> Result<Option<NodeId>, VmsError> {
+    let (contact, state) = confirmed(members, bound).await?;
+    let vm = state.vms.all.get(&id).ok_or(VmsError::NoVm(id))?;
+    let not_moved = |why| VmsError::NotMoved { id, why };
+    let views = pool::views(members).await;
+    let Some(node) = may_move(&state, &views, (id, vm), to).map_err(not_moved)? else { return Ok(None) };
+    let before = vm.generation;
+    let what = format!("the migration of {id} to {to} to begin");
+    // Or something else has, which takes its generation.
+    let has_begun = |state: &State| state.vms.all.get(&id).is_none_or(|vm| vm.generation != before);
+    settle(contact, &what, bound, &migration(id, vm, node), has_begun).await?;
+    Ok(Some(node))
+}
+
+/// Gives up a migration that is under way: it runs on where it is. Whoever ordered it is told that it was given up; a drain tries again in its time.
+pub async fn cancel_migration(members: &[Member], id: VmId, bound: Duration) -> Result<(), VmsError> {
+    let (contact, state) = confirmed(members, bound).await?;
+    let vm = state.vms.all.get(&id).ok_or(VmsError::NoVm(id))?;
+    let not_moved = |why| VmsError::NotMoved { id, why };
+    let (from, to) = sides(&state, vm).map_err(not_moved)?;
+    // Or it has gone over meanwhile, or was lost.
+    let is_over = |state: &State| state.vms.all.get(&id).is_none_or(|vm| !is_moving(vm, to));
+    let command = Command::Vm(id, vm.generation, VmCommand::Cancel);
+    settle(contact, &format!("the migration of {id} to be given up"), bound, &command, is_over).await?;
+    let (_, state) = confirmed(members, bound).await?;
+    let vm = state.vms.all.get(&id).ok_or(VmsError::NoVm(id))?;
+    stays(&state, vm, from).map_err(not_moved)
+}
+
+/// Where one runs that migrates, and the seat that waits for it. Pure.
+fn sides(state: &State, vm: &Vm) -> Result<(Seat, Seat), NotMoved> {
+    match vm.phase {
+        VmPhase::Migrating { from, to, .. } => Ok((from, to)),
+        VmPhase::Landing { at, .. } => Err(NotMoved::HasMoved(name_of(state, at.node))),
+        phase => Err(NotMoved::NotMoving(phase_in_words(state, &phase))),
+    }
+}
+
+/// Whether it migrates to that very seat yet.
+fn is_moving(vm: &Vm, seat: Seat) -> bool {
+    matches!(vm.phase, VmPhase::Migrating { to, .. } if to == seat)
+}
+
+/// That it has stayed where it ran. Pure.
+fn stays(state: &State, vm: &Vm, from: Seat) -> Result<(), NotMoved> {
+    match vm.phase.seat() {
+        Some(seat) if seat == from => Ok(()),
+        Some(seat) => Err(NotMoved::HasMoved(name_of(state, seat.node))),
+        None => Err(NotMoved::NotMoving(phase_in_words(state, &vm.phase))),
+    }
 }
 
 fn migration(id: VmId, vm: &Vm, to: NodeId) -> Command {
@@ -178,5 +233,26 @@ mod tests {
         assert_eq!(arrived(&vm, NodeId(2)), None);
         vm.phase = VmPhase::Off;
         assert_eq!(arrived(&vm, NodeId(2)), Some(false));
+    }
+    #[test]
+    fn a_migration_is_given_up_until_the_side_has_changed() {
+        let mut state = at_home(VmPlacement::Anywhere);
+        let vm = |state: &State| state.vms.all[&VM].clone();
+        assert_eq!(sides(&state, &vm(&state)), Err(NotMoved::NotMoving("running".to_owned())));
+        state.apply(&migration(VM, &vm(&state), NodeId(2))).unwrap();
+        let moving = vm(&state);
+        let (from, to) = sides(&state, &moving).unwrap();
+        assert_eq!((from.node, to.node), (NodeId(1), NodeId(2)));
+        assert!(is_moving(&moving, to) && !is_moving(&moving, from));
+        let landing = Vm { phase: VmPhase::Landing { from, at: to }, ..moving.clone() };
+        let has_moved = NotMoved::HasMoved("b1".to_owned());
+        assert_eq!(sides(&state, &landing), Err(has_moved.clone()));
+        assert_eq!(stays(&state, &landing, from), Err(has_moved));
+        let off = Vm { phase: VmPhase::Off, ..moving.clone() };
+        assert_eq!(stays(&state, &off, from), Err(NotMoved::NotMoving("off".to_owned())));
+        state.apply(&Command::Vm(VM, moving.generation, VmCommand::Cancel)).unwrap();
+        let stayed = vm(&state);
+        assert!(!is_moving(&stayed, to));
+        assert_eq!(stays(&state, &stayed, from), Ok(()));
     }
 }
