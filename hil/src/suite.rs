@@ -24,13 +24,13 @@ pub use settings::{
     WhichDrive, Whom, Wrong,
 };
 pub use step::Step;
-pub use vm_step::{Tie, VmStep};
+pub use vm_step::{FailoverStage, MigrationStage, Tie, VmStep};
 
 use model::ClusterSpec;
 use serde::Deserialize;
 
 /// The suites that come with the harness, in the order in which they run.
-const BUILT_IN: [(&str, &str); 54] = [
+const BUILT_IN: [(&str, &str); 59] = [
     ("wiring", include_str!("../suites/wiring.toml")),
     ("tor-loss", include_str!("../suites/tor-loss.toml")),
     ("room-link-loss", include_str!("../suites/room-link-loss.toml")),
@@ -68,10 +68,14 @@ const BUILT_IN: [(&str, &str); 54] = [
     ("volume-thin", include_str!("../suites/volume-thin.toml")),
     ("vm-drain", include_str!("../suites/vm-drain.toml")),
     ("vm-rack-loss", include_str!("../suites/vm-rack-loss.toml")),
+    ("vm-migration-cut", include_str!("../suites/vm-migration-cut.toml")),
+    ("vm-leader-loss", include_str!("../suites/vm-leader-loss.toml")),
+    ("vm-flapping-rack", include_str!("../suites/vm-flapping-rack.toml")),
     ("vm-failover-table", include_str!("../suites/vm-failover-table.toml")),
     ("vm-save", include_str!("../suites/vm-save.toml")),
     ("vm-agent-hung", include_str!("../suites/vm-agent-hung.toml")),
     ("vm-ten-losses", include_str!("../suites/vm-ten-losses.toml")),
+    ("vm-twenty", include_str!("../suites/vm-twenty.toml")),
     ("ledger-damaged", include_str!("../suites/ledger-damaged.toml")),
     ("ledger-disk-full", include_str!("../suites/ledger-disk-full.toml")),
     ("ledger-forced-quorum", include_str!("../suites/ledger-forced-quorum.toml")),
@@ -85,6 +89,7 @@ const BUILT_IN: [(&str, &str); 54] = [
     ("node-remove", include_str!("../suites/node-remove.toml")),
     // These make everything blank, and leave the volumes of a whole cluster.
     ("deploy", include_str!("../suites/deploy.toml")),
+    ("deploy-plain", include_str!("../suites/deploy-plain.toml")),
     ("deploy-killed", include_str!("../suites/deploy-killed.toml")),
     ("scale-out-loss", include_str!("../suites/scale-out-loss.toml")),
     ("scale-out", include_str!("../suites/scale-out.toml")),

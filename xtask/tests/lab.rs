@@ -190,7 +190,7 @@ fn the_plain_run_is_good_and_leaves_nothing() {
 }
 
 #[test]
-fn an_arm_file_runs_with_the_overrides_that_its_messages_name() {
+fn an_arm_file_is_deployed_with_the_overrides_that_its_messages_name_and_reported() {
     let place = Place::new();
     let template = place.file("cluster.json", ARM);
     let template = template.to_str().unwrap();
@@ -202,15 +202,48 @@ fn an_arm_file_runs_with_the_overrides_that_its_messages_name() {
     let named: Vec<&str> =
         named.iter().map(|id| id.trim_matches(|c: char| !c.is_ascii_alphanumeric())).collect();
     assert!(named.len() >= 2, "{refusal}");
-    let mut args = vec!["--template", template, "--suite", "wiring", "--suite", "tor-loss"];
+    let mut args = vec!["--template", template, "--suite", "tor-loss", "--suite", "deploy", "--keep"];
     args.extend(named.iter().flat_map(|rule| ["--override", rule]));
-    let output = place.run(&args);
-    assert!(output.status.success(), "{}", text(&output));
+    // With files for what it says: a kept lab must not be waited for.
+    let status = place.start(&args).wait().unwrap();
+    let said = place.said();
+    assert!(status.success(), "{said}");
     let summary = place.summary();
     assert_eq!(summary["shape"], "1+1");
-    let tor_loss = &summary["suites"][1]["scenarios"][0];
+    let tor_loss = &summary["suites"][0]["scenarios"][0];
     assert_eq!(tor_loss["verdict"], "not-applicable", "a converged intent has no second path");
     assert!(summary["notes"].to_string().contains("overridden"), "{summary}");
+    let lab = kept(&said);
+    looks_well_to_an_operator(&place, Path::new(lab));
+    let ended = Command::new(env!("CARGO_BIN_EXE_xtask")).args(["hil", "end", lab]).status().unwrap();
+    assert!(ended.success());
+    assert_eq!(place.leftovers(), Vec::<String>::new());
+}
+
+/// What `twinrack` says of a cluster that was just deployed, and the page that it writes.
+fn looks_well_to_an_operator(place: &Place, lab: &Path) {
+    let (access, page) = (lab.join("access.json"), place.dir.path().join("cluster.html"));
+    // Cargo puts the programs of a workspace side by side.
+    let program = Path::new(env!("CARGO_BIN_EXE_xtask")).with_file_name("twinrack");
+    let twinrack = |words: &[&str]| {
+        let output =
+            Command::new(&program).args(words).arg("--access").arg(&access).stdin(Stdio::null()).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{words:?}: {}", text(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let verified: serde_json::Value = serde_json::from_str(&twinrack(&["verify", "--json"])).unwrap();
+    assert!(!verified["checks"].as_array().unwrap().is_empty(), "{verified}");
+    twinrack(&["report", "--out", page.to_str().unwrap()]);
+    let page = fs::read_to_string(page).unwrap();
+    for name in ["East", "churn1", "West", "churn2", "dairy-witness"] {
+        assert!(page.contains(name), "`{name}` is not on the page");
+    }
+}
+
+/// The directory of a kept lab, from what a run said.
+fn kept(said: &str) -> &str {
+    said.split("cargo xtask hil end ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap()
 }
 
 fn deployment(place: &Place) -> bool {
@@ -354,8 +387,7 @@ fn a_kept_lab_answers_until_it_is_ended() {
     assert!(status.success(), "{said}");
     let port = said.split("https://a1:").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
     assert!(std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port.parse().unwrap())).is_ok());
-    let lab =
-        said.split("cargo xtask hil end ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+    let lab = kept(&said);
     assert!(Path::new(lab).join("client.key").is_file(), "{said}");
     let ended = Command::new(env!("CARGO_BIN_EXE_xtask")).args(["hil", "end", lab]).status().unwrap();
     assert!(ended.success());
@@ -373,8 +405,7 @@ fn a_lab_is_kept_also_when_what_was_examined_is_wrong_and_says_how_to_get_in() {
     assert_eq!(run.wait().unwrap().code(), Some(1), "{}", place.said());
     signal(frozen, "-CONT");
     let said = place.said();
-    let lab =
-        said.split("cargo xtask hil end ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+    let lab = kept(&said);
     assert!(said.contains("replay: cargo xtask hil"), "{said}");
     let ended = Command::new(env!("CARGO_BIN_EXE_xtask")).args(["hil", "end", lab]).status().unwrap();
     assert!(ended.success());

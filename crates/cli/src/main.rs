@@ -70,7 +70,7 @@ Examples:
 
 Exit codes: 0 good; 1 a rule is violated; 2 the file or the command line can't be read.";
 
-/// Two racks, one cluster: check what a cluster is asked to be.
+/// Two racks, one cluster: check what it is asked to be, deploy it, look at it, run virtual machines on it.
 #[derive(Debug, Parser)]
 #[command(name = "twinrack", version, after_help = EXAMPLES)]
 struct Command {

@@ -85,7 +85,7 @@ impl Runner<'_> {
     }
 
     /// Who leads by the word of a quorum.
-    async fn leader(&self) -> Option<NodeName> {
+    pub(super) async fn leader(&self) -> Option<NodeName> {
         self.leader_and_lease().await.map(|(leader, _)| leader)
     }
 
@@ -96,7 +96,7 @@ impl Runner<'_> {
         views.iter().find(|(_, view)| view.confirmed).map(|(name, view)| (name.clone(), lease(view)))
     }
 
-    fn place_of(&self, name: &NodeName) -> Option<(Room, u8)> {
+    pub(super) fn place_of(&self, name: &NodeName) -> Option<(Room, u8)> {
         let zones = (1..).zip(&self.cluster.spec.zones);
         zones.into_iter().find_map(|(number, zone)| {
             let at = zone.nodes.iter().position(|node| node.name == *name)?;

@@ -8,6 +8,7 @@
 //!
 //! On failure: what the product does not do is a step that does not hold.
 
+mod cut;
 mod hung;
 
 use super::beats::Beats;
@@ -52,13 +53,15 @@ pub(super) struct Guest {
     text: String,
     /// Where the agent was stopped under it.
     frozen: Option<NodeName>,
+    /// Its run when it was last to migrate.
+    migrates: Option<u32>,
 }
 
 impl Guest {
     fn new(id: VmId, has_nic: bool) -> Self {
         let (read, said, text) = (BTreeMap::new(), Vec::new(), String::new());
         let (beats, unread) = (Beats::default(), BTreeSet::new());
-        Self { id, has_nic, beats, read, unread, said, text, frozen: None }
+        Self { id, has_nic, beats, read, unread, said, text, frozen: None, migrates: None }
     }
 
     /// Its acknowledgements, for the judge.
@@ -237,6 +240,14 @@ impl Runner<'_> {
             VmStep::GoHome { room, within_ms, gap_at_most_ms } => {
                 self.end_drain(*room, ms(*within_ms), ms(*gap_at_most_ms)).await?
             }
+            VmStep::BeginMigrating { room, reaches, within_ms } => {
+                self.begin_migrating(*room, *reaches, ms(*within_ms)).await?
+            }
+            VmStep::LeaderDies { room, reaches, within_ms } => {
+                self.leader_dies(*room, *reaches, ms(*within_ms)).await?
+            }
+            VmStep::CancelMigration { within_ms } => self.cancel_migration(ms(*within_ms)).await,
+            VmStep::Settles { alive, within_ms } => self.vm_settles(*alive, ms(*within_ms)).await,
             VmStep::Beats { gap_at_most_ms } => self.vm_beats(ms(*gap_at_most_ms))?,
             // It has the rest of the list.
             _ => self.save_step(step).await?,

@@ -28,7 +28,7 @@ impl Step {
                 | Self::DriveSlow { .. }
                 | Self::DriveStuck { .. }
                 | Self::PullDrive { .. }
-                | Self::Vm(VmStep::FreezeAgent {})
+                | Self::Vm(VmStep::FreezeAgent {} | VmStep::LeaderDies { .. })
         )
     }
 

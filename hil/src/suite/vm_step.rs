@@ -27,6 +27,50 @@ impl fmt::Display for Tie {
     }
 }
 
+/// How far a migration has come, as the ledger has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MigrationStage {
+    /// It is ordered; what is to receive it does not wait for it yet.
+    Ordered,
+    /// Its memory is sent, or is all there and its disks are being closed.
+    Sent,
+    /// The side has changed; it is not let run there yet.
+    Landing,
+}
+
+impl fmt::Display for MigrationStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ordered => "ordered",
+            Self::Sent => "being sent",
+            Self::Landing => "landing",
+        })
+    }
+}
+
+/// How far a failover has come, as the ledger has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailoverStage {
+    /// It is lost where it was.
+    Lost,
+    /// It has its place elsewhere, and its volumes are on their way there.
+    Placed,
+    /// It was let run there.
+    Begun,
+}
+
+impl fmt::Display for FailoverStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Lost => "lost",
+            Self::Placed => "placed",
+            Self::Begun => "begun",
+        })
+    }
+}
+
 /// A step about the virtual machine of a suite, whose disk is the suite's volume.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "what", rename_all = "kebab-case", deny_unknown_fields)]
@@ -103,6 +147,37 @@ pub enum VmStep {
         within_ms: u64,
         /// The longest time, milliseconds.
         gap_at_most_ms: u64,
+    },
+    /// It is to move to the first node of a room by hand, and is seen in that stage of it within a bound. Nothing else is waited for.
+    BeginMigrating {
+        /// The room.
+        room: Room,
+        /// The stage.
+        reaches: MigrationStage,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// As soon as the ledger is seen to have it so far on its way to a room, within a bound from the last fault, whoever leads the ledger loses its agent.
+    LeaderDies {
+        /// The room.
+        room: Room,
+        /// How far at least.
+        reaches: FailoverStage,
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// That is given up, as an operator would; or that is refused, as it has gone over already.
+    CancelMigration {
+        /// The bound, milliseconds.
+        within_ms: u64,
+    },
+    /// Within a bound from the last fault, or from now on if there is none, the ledger has it running, and it has a write acknowledged there after that.
+    Settles {
+        /// Whether without having booted anew since [`Self::BeginMigrating`].
+        #[serde(default)]
+        alive: bool,
+        /// The bound, milliseconds.
+        within_ms: u64,
     },
     /// The rack's drain is ended, and it goes home, with the same asked of it.
     GoHome {
@@ -204,6 +279,20 @@ impl fmt::Display for VmStep {
                 f,
                 "{room} takes virtual machines again: within {within_ms} ms this one writes there, with no two acknowledgements more than {gap_at_most_ms} ms apart"
             ),
+            Self::BeginMigrating { room, reaches, .. } => {
+                write!(f, "the virtual machine is to go to {room} by hand, and is {reaches}")
+            }
+            Self::LeaderDies { room, reaches, .. } => {
+                write!(
+                    f,
+                    "as soon as it is {reaches} on its way to {room}, the ledger's leader loses its agent"
+                )
+            }
+            Self::CancelMigration { .. } => f.write_str("that is given up, unless it has gone over"),
+            Self::Settles { alive, within_ms } => {
+                let how = if *alive { ", without having booted anew" } else { "" };
+                write!(f, "within {within_ms} ms it runs and writes, wherever that is{how}")
+            }
             Self::Beats { gap_at_most_ms } => {
                 write!(
                     f,
