@@ -45,8 +45,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How long a volume may take until it is open with every copy in sync; emulated nodes take seconds for each, and all are made at once.
+/// How long a volume may take until it is open with every copy in sync; emulated nodes take seconds for each, and some are made at once.
 const VOLUME_BOUND: Duration = Duration::from_mins(2);
+/// How many volumes are made at once. To open one costs its nodes a burst of work; nine at once took so much of emulated nodes on two processors that leases were lost.
+const VOLUMES_AT_ONCE: usize = 4;
 /// How long a node that comes back may take to join: what it owned is taken over before, and it catches up after.
 const REJOIN_BOUND: Duration = Duration::from_mins(1);
 /// How long it may take until a cluster that was just made is as it has to be: paths are heard and leases taken within seconds.
@@ -351,13 +353,16 @@ fn failures(cluster: &Cluster, transfers: &[Transfer], machines: Machines) -> (V
     (wrong, told)
 }
 
+/// A few at a time, which nodes make side by side.
 async fn volumes(
     cluster: &Cluster,
     asked: &[VolumeRequest],
     recorder: &mut Recorder<'_>,
 ) -> Result<(), DeploymentError> {
-    // All are named first: nodes make them side by side.
-    for request in asked {
+    for (at, request) in asked.iter().enumerate() {
+        if let Some(before) = at.checked_sub(VOLUMES_AT_ONCE) {
+            volume_ready(cluster, &asked[before], recorder).await?;
+        }
         let step = async {
             let is_new = pool::named(&cluster.members, request, VOLUME_BOUND).await?;
             let copies = request.mirror.legs();
@@ -366,14 +371,22 @@ async fn volumes(
         };
         recorder.step(format!("volume {} in the ledger", request.name), step).await?;
     }
-    for VolumeRequest { name, .. } in asked {
-        let step = async {
-            pool::ready(&cluster.members, name, VOLUME_BOUND).await?;
-            Ok::<_, PoolError>(((), None))
-        };
-        recorder.step(format!("volume {name} open, with every copy in sync"), step).await?;
+    for request in &asked[asked.len().saturating_sub(VOLUMES_AT_ONCE)..] {
+        volume_ready(cluster, request, recorder).await?;
     }
     Ok(())
+}
+
+async fn volume_ready(
+    cluster: &Cluster,
+    VolumeRequest { name, .. }: &VolumeRequest,
+    recorder: &mut Recorder<'_>,
+) -> Result<(), DeploymentError> {
+    let step = async {
+        pool::ready(&cluster.members, name, VOLUME_BOUND).await?;
+        Ok::<_, PoolError>(((), None))
+    };
+    Ok(recorder.step(format!("volume {name} open, with every copy in sync"), step).await?)
 }
 
 /// Waits until everything is as it has to be, within a bound: what was just made settles.
