@@ -84,9 +84,16 @@ impl Default for Timing {
 pub enum Event {
     /// Nothing but that time has passed or the ledger has changed. At least every 100 ms.
     Look,
-    /// The array of this epoch stands: legs equal if that was ordered, maps durable on every leg.
-    Assembled(Epoch),
-    /// A leg's gate queues: no path is left. Or, of an array that is being made: none could be made.
+    /// This array stands: legs equal if that was ordered, maps durable on every leg. Void if another has been ordered since.
+    Assembled(Assembly),
+    /// All legs of an array that is to be made were tried, and these have no path; the others have one, whatever was said before. Told before anything is made of them, at each try.
+    Unreached {
+        /// Of which epoch.
+        epoch: Epoch,
+        /// Which.
+        legs: BTreeSet<LegId>,
+    },
+    /// A leg's gate queues: no path is left.
     GateLost(LegId),
     /// It has a path again, and goes on with what it queued.
     GateBack(LegId),
@@ -358,8 +365,18 @@ impl Owner {
             {
                 gates.insert(leg.id, Gate::GIVEN_UP);
             }
-            (Event::GateBack(leg), Stage::Assembling(_, gates)) => drop(gates.remove(&leg)),
-            (Event::Assembled(epoch), Stage::Assembling(assembly, _)) if assembly.epoch == epoch => {
+            (Event::GateBack(leg), Stage::Assembling(_, gates)) => {
+                gates.retain(|lost, gate| *lost != leg || *gate == Gate::GIVEN_UP);
+            }
+            (Event::Unreached { epoch, legs }, Stage::Assembling(assembly, gates))
+                if assembly.epoch == epoch =>
+            {
+                gates.retain(|leg, gate| legs.contains(leg) || *gate == Gate::GIVEN_UP);
+                for leg in legs {
+                    gates.entry(leg).or_insert(Gate::NoPath { since: now });
+                }
+            }
+            (Event::Assembled(made), Stage::Assembling(assembly, _)) if *assembly == made => {
                 self.stage = Stage::Up(Up::new(assembly));
             }
             (Event::Close, Stage::Up(_)) => self.stop(now, false, Then::Close, effects),
@@ -538,7 +555,8 @@ impl Owner {
         }
         let wanted = assembly_of(ledger, volume, self.bugs);
         if *assembly != wanted {
-            gates.retain(|leg, _| wanted.legs.contains_key(leg));
+            // The others are tried anew.
+            gates.retain(|leg, gate| wanted.legs.contains_key(leg) && *gate == Gate::GIVEN_UP);
             *assembly = wanted.clone();
             effects.push(Effect::Assemble(wanted));
             return;
@@ -546,6 +564,12 @@ impl Owner {
         let (id, silent, bugs) = (self.id, &self.silent, self.bugs);
         let timing = Timing { gate_patience: self.timing.assembly_patience, ..self.timing };
         let sight = Sight { now, ledger, id, volume, silent, timing, bugs };
+        // A node that neither reaches any of them nor hears of those who have them is itself cut off: that must not cost a leg.
+        let is_away =
+            |(leg, (_, node)): (&LegId, &(_, NodeId))| gates.contains_key(leg) && silent.contains(node);
+        if assembly.legs.iter().all(is_away) {
+            return;
+        }
         let hopeless = |(leg, gate): &(&LegId, &Gate)| {
             assembly.legs.get(leg).is_some_and(|(_, node)| sight.is_hopeless(**gate, *node))
         };

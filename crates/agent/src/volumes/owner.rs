@@ -8,6 +8,7 @@
 //!
 //! On failure: an order is tried again until it is done or another has taken its place.
 
+mod assembly;
 mod extend;
 mod paths;
 mod stop;
@@ -23,7 +24,7 @@ use api::GivenLegRequest;
 use control::State;
 use control::command::LegRef;
 use control::member::Input;
-use control::owner::{Assembly, Effect, Event};
+use control::owner::{Effect, Event};
 use control::state::{Base, Reach};
 use control::target::Key;
 use model::{Epoch, LegId, NodeId, VolumeId};
@@ -36,7 +37,7 @@ use storage::kernel::{Engine, StepError};
 use storage::owner::{self, Layout, Refused, Site, Step};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Notify, mpsc};
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep, sleep_until};
 use tracing::{debug, info, warn};
 use waiting::Waiting;
 
@@ -46,8 +47,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often, and how many times, when something was just given up.
 pub(super) const LOOK_HURRIED: Duration = Duration::from_millis(20);
 const HURRIED_LOOKS: u32 = 10;
-/// How long an assembly is tried again in a hurry, while targets fence legs and give them out.
-const HURRIED: Duration = Duration::from_secs(1);
 /// How long a peer may take to flush a leg.
 const FLUSH_LIMIT: Duration = Duration::from_secs(10);
 /// The same for all legs before an array is stopped: control gives it two seconds in all.
@@ -182,6 +181,9 @@ pub(super) struct One {
     leaving: Arc<Mutex<()>>,
 }
 
+/// Carries out a step.
+type Carry<'a> = &'a dyn Fn(&Step) -> Result<(), StepError>;
+
 fn at_odds(refused: &Refused) -> VolumesError {
     VolumesError::AtOdds(refused.to_string())
 }
@@ -208,76 +210,36 @@ impl One {
         epoch: Epoch,
         plan: impl FnOnce(&Site, &Engine) -> Result<Vec<Step>, VolumesError> + Send + 'static,
     ) -> Result<(), VolumesError> {
-        let (id, place, ledger) = (self.id, Arc::clone(&self.shared.place), self.shared.ledger.clone());
-        let ask = digests::of_peers(ledger.clone(), Arc::clone(&self.shared.transport), Handle::current());
-        blocking(move || {
-            let (engine, site) = at(id, &place, &ledger)?;
-            let engine = engine.asking(ask);
-            for step in plan(&site, &engine)? {
+        self.at_engine(epoch, move |site, engine, carry| {
+            for step in plan(site, engine)? {
                 if turn.as_ref().is_some_and(Turn::is_over) {
                     return Ok(());
                 }
-                debug!("{step:?}");
-                // As it is by now: it may have begun to grow, and what is marked must cover all that users may get meanwhile.
-                engine.carry_owner(&site_of(id, &place, &ledger.now())?, epoch, &step)?;
+                carry(&step)?;
             }
             Ok(())
         })
         .await
     }
 
-    async fn assemble(self, turn: Turn, assembly: Assembly) {
-        let epoch = assembly.epoch;
-        // Whoever lets go of what was here before ends, or sees that this was ordered.
-        drop(self.leaving.lock().await);
-        // Legs are given out at the same time, and that takes a moment: of one's own it is told, of others it is not.
-        let (begun, mut given_out) = (Instant::now(), self.shared.place.given_out.subscribe());
-        let (mut pause, mut told) = (LOOK_HURRIED, String::new());
-        // The leg at which the last try came to its end. Whether those behind it can be reached is not known.
-        let mut unreached = None;
-        while !turn.is_over() {
-            given_out.mark_unchanged();
-            let (order, ledger, id) = (assembly.clone(), self.shared.ledger.clone(), self.id);
-            let plan = move |site: &Site, engine: &Engine| {
-                let known =
-                    ledger.now().volumes.get(&id).map(|volume| volume.map_sequence).unwrap_or_default();
-                let seen = engine.seen_owner(site)?;
-                // An earlier order may hang in a leg that is not one of these any more.
-                let left_out = seen.gates.iter().filter(|(leg, _)| !order.legs.contains_key(leg));
-                let fail = left_out.map(|(leg, gate)| Step::FailGate(*leg, gate.epoch));
-                let steps = owner::assemble(site, &seen, &order, known);
-                Ok(fail.chain(steps.map_err(|refused| at_odds(&refused))?).collect())
-            };
-            match self.carry(Some(turn.clone()), epoch, plan).await {
-                // What is told of this try is not of the next order.
-                _ if turn.is_over() => return,
-                Ok(()) => {
-                    info!("{} is assembled in epoch {epoch}", self.id);
-                    return self.tell(Event::Assembled(epoch));
-                }
-                Err(error) => {
-                    let now = leg_without_path(&error);
-                    if let Some(leg) = unreached.filter(|_| now != unreached) {
-                        self.tell(Event::GateBack(leg));
-                    }
-                    if let Some(leg) = now {
-                        // Until control has taken it: it does so only once.
-                        self.tell(Event::GateLost(leg));
-                    }
-                    unreached = now;
-                    let why = crate::chain(&error);
-                    if why != told {
-                        warn!("can't assemble {} yet: {why}", self.id);
-                        told = why;
-                    }
-                }
-            }
-            // The sender lives as long as this does.
-            let _ = timeout(pause, given_out.changed()).await;
-            if begun.elapsed() > HURRIED {
-                pause = TRY_AGAIN.min(pause * 2);
-            }
-        }
+    /// Works with the kernel, which may block; the work is given what carries out a step.
+    async fn at_engine(
+        &self,
+        epoch: Epoch,
+        work: impl FnOnce(&Site, &Engine, Carry<'_>) -> Result<(), VolumesError> + Send + 'static,
+    ) -> Result<(), VolumesError> {
+        let (id, place, ledger) = (self.id, Arc::clone(&self.shared.place), self.shared.ledger.clone());
+        let ask = digests::of_peers(ledger.clone(), Arc::clone(&self.shared.transport), Handle::current());
+        blocking(move || {
+            let (engine, site) = at(id, &place, &ledger)?;
+            let engine = engine.asking(ask);
+            work(&site, &engine, &|step| {
+                debug!("{step:?}");
+                // As it is by now: it may have begun to grow, and what is marked must cover all that users may get meanwhile.
+                engine.carry_owner(&site_of(id, &place, &ledger.now())?, epoch, step)
+            })
+        })
+        .await
     }
 
     async fn flush(&self, leg: LegId, key: Key, node: NodeId) -> Result<(), VolumesError> {
@@ -527,14 +489,6 @@ async fn next_look(look: &Notify, stirs: &Stirs, pause: Duration) -> u32 {
         () = sleep(pause) => 0,
         () = look.notified() => HURRIED_LOOKS,
         () = told => 0,
-    }
-}
-
-/// The leg that nobody could connect to, if that is what went wrong.
-fn leg_without_path(error: &VolumesError) -> Option<LegId> {
-    match error {
-        VolumesError::Step(StepError::NoPath { given, .. }) => Some(given.leg.1),
-        _ => None,
     }
 }
 

@@ -71,7 +71,7 @@ impl Cluster {
         match effect {
             owner::Effect::Assemble(assembly) => {
                 *legs = assembly.legs.keys().copied().collect();
-                vec![owner::Event::Assembled(assembly.epoch)]
+                vec![owner::Event::Assembled(assembly)]
             }
             owner::Effect::Look => {
                 let look = |leg: &LegId| (*leg, LegLook::Fine);

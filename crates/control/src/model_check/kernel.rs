@@ -362,7 +362,7 @@ impl World {
             copying: None,
         };
         self.machines.get_mut(&node).expect("machines stay").array = Some(array);
-        self.tell_owner(node, owner::Event::Assembled(epoch));
+        self.tell_owner(node, owner::Event::Assembled(assembly));
     }
 
     pub(super) fn copy(&mut self, node: NodeId) {

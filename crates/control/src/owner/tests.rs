@@ -27,7 +27,8 @@ fn assembling() -> (State, Owner) {
 
 fn up() -> (State, Owner) {
     let (mut ledger, mut owner) = assembling();
-    owner.step(Moment(1), &ledger, Event::Assembled(volume(&ledger).epoch));
+    let Stage::Assembling(ordered, _) = owner.stage().clone() else { unreachable!("it has just begun") };
+    owner.step(Moment(1), &ledger, Event::Assembled(ordered));
     opened(&mut ledger);
     assert_eq!(owner.step(Moment(2), &ledger, Event::Look), [Effect::Admit(reach(1 << 20))]);
     (ledger, owner)
@@ -79,24 +80,72 @@ fn an_assembly_does_not_go_on_in_a_volume_that_was_opened_without_it() {
     assert_eq!(effects, [Effect::Propose(Command::Volume(VOLUME, epoch, takeover))]);
 }
 
+fn unreached(ledger: &State, legs: &[u16]) -> Event {
+    Event::Unreached { epoch: volume(ledger).epoch, legs: legs.iter().copied().map(LegId).collect() }
+}
+
 /// Its node died after the volume was given over to this one, say: it would be waited for for ever.
 #[test]
 fn a_leg_that_can_not_be_connected_to_is_given_up_when_its_node_is_silent_or_after_a_while() {
     let stale = |ledger: &State| VolumeCommand::LegStale(leg_ref(ledger, 2));
     let (ledger, mut owner) = assembling();
-    owner.step(Moment(10), &ledger, Event::GateLost(LegId(2)));
-    assert_eq!(proposed(owner.step(Moment(4_900), &ledger, Event::GateLost(LegId(2)))), []);
+    owner.step(Moment(10), &ledger, unreached(&ledger, &[2]));
+    assert_eq!(proposed(owner.step(Moment(4_900), &ledger, unreached(&ledger, &[2]))), []);
     assert_eq!(proposed(owner.step(Moment(5_010), &ledger, Event::Look)), [stale(&ledger)]);
     let (ledger, mut owner) = assembling();
-    owner.step(Moment(10), &ledger, Event::GateLost(LegId(2)));
+    owner.step(Moment(10), &ledger, unreached(&ledger, &[2]));
     assert_eq!(proposed(owner.step(Moment(20), &ledger, Event::Silent(NodeId(2)))), [stale(&ledger)]);
+}
+
+#[test]
+fn a_leg_that_is_connected_to_is_kept_however_long_the_rest_takes_and_whoever_is_silent() {
     let (ledger, mut owner) = assembling();
-    owner.step(Moment(10), &ledger, Event::GateLost(LegId(2)));
-    owner.step(Moment(20), &ledger, Event::GateBack(LegId(2)));
-    assert_eq!(proposed(owner.step(Moment(9_000), &ledger, Event::Look)), [], "it is connected to");
+    owner.step(Moment(10), &ledger, unreached(&ledger, &[2]));
+    owner.step(Moment(300), &ledger, unreached(&ledger, &[]));
+    owner.step(Moment(400), &ledger, Event::Silent(NodeId(2)));
+    assert_eq!(proposed(owner.step(Moment(60_000), &ledger, Event::Look)), []);
+    // What is told of an epoch of before is not of this one.
     let (ledger, mut owner) = assembling();
-    owner.step(Moment(10), &ledger, Event::Silent(NodeId(2)));
-    assert_eq!(proposed(owner.step(Moment(9_000), &ledger, Event::Look)), [], "it may be connected to");
+    let Event::Unreached { epoch, legs } = unreached(&ledger, &[2]) else { unreachable!("it is one") };
+    let before = Event::Unreached { epoch: Epoch { number: epoch.number - 1, ..epoch }, legs };
+    owner.step(Moment(10), &ledger, before);
+    assert_eq!(proposed(owner.step(Moment(60_000), &ledger, Event::Look)), []);
+}
+
+/// None of the legs is its own.
+#[test]
+fn a_node_that_is_cut_off_from_all_legs_gives_none_up_and_else_the_silent_one_goes_first() {
+    let (mut ledger, _) = assembling();
+    let drive = volume(&ledger).legs[&LegId(1)].drive;
+    ledger.drives.get_mut(&drive).unwrap().node = NodeId(3);
+    let begin = || {
+        let mut owner = Owner::new(VOLUME, NodeId(1), boot(NodeId(1), 1), Timing::default(), None);
+        owner.step(Moment(0), &ledger, Event::Leased);
+        owner.step(Moment(10), &ledger, Event::Silent(NodeId(2)));
+        owner
+    };
+    let mut owner = begin();
+    owner.step(Moment(20), &ledger, Event::Silent(NodeId(3)));
+    owner.step(Moment(30), &ledger, unreached(&ledger, &[1, 2]));
+    assert_eq!(proposed(owner.step(Moment(60_000), &ledger, Event::Look)), []);
+    let mut owner = begin();
+    let gone = VolumeCommand::LegStale(leg_ref(&ledger, 2));
+    assert_eq!(proposed(owner.step(Moment(30), &ledger, unreached(&ledger, &[1, 2]))), [gone]);
+}
+
+/// Its commit, and what was made until then, cross each other.
+#[test]
+fn an_array_that_was_made_for_an_order_of_before_is_void() {
+    let (mut ledger, mut owner) = assembling();
+    let Stage::Assembling(ordered, _) = owner.stage().clone() else { unreachable!("it has just begun") };
+    let stale = now(&ledger, VolumeCommand::LegStale(leg_ref(&ledger, 2)));
+    must(&mut ledger, &stale);
+    let effects = owner.step(Moment(10), &ledger, Event::Look);
+    let [Effect::Assemble(wanted)] = &effects[..] else { unreachable!("it is ordered anew") };
+    assert_eq!(owner.step(Moment(20), &ledger, Event::Assembled(ordered)), []);
+    assert!(matches!(owner.stage(), Stage::Assembling(..)));
+    owner.step(Moment(30), &ledger, Event::Assembled(wanted.clone()));
+    assert!(matches!(owner.stage(), Stage::Up(_)));
 }
 
 /// The leg without path has every acknowledged write; the other may not.

@@ -60,7 +60,7 @@ impl World {
     pub(super) fn assemble(&mut self, machine: usize, volume: usize, id: u32) {
         let Some(agent) = self.machines[machine].agent.as_mut() else { return };
         let Some(mut work) = agent.work[volume].take_if(|work| work.id == id) else { return };
-        let legs = work.legs();
+        let (legs, epoch) = (work.legs(), work.assembly.epoch);
         let away: Vec<u16> = legs
             .iter()
             .filter(|(leg, key, _)| !self.reaches(machine, volume, *leg, *key))
@@ -75,13 +75,9 @@ impl World {
             let delay = if ready { self.random.u64(300..4_000) } else { AGAIN };
             self.post(delay, Event::Assemble(machine, volume, id));
         }
-        for (leg, _, _) in legs {
-            let at = bit(leg);
-            if lost & !was & at != 0 {
-                self.tell_owner(machine, volume, owner::Event::GateLost(LegId(leg)));
-            } else if was & !lost & at != 0 {
-                self.tell_owner(machine, volume, owner::Event::GateBack(LegId(leg)));
-            }
+        if lost != was {
+            let legs = away.into_iter().map(LegId).collect();
+            self.tell_owner(machine, volume, owner::Event::Unreached { epoch, legs });
         }
     }
 
@@ -174,7 +170,7 @@ impl World {
         let array = Array::new(self.uid, assembly.epoch, assembly.maps, members);
         self.machines[machine].arrays[volume] = Some(array);
         self.tell(|_| format!("volume-{} assembled on node-{} from {numbers:?}", volume + 1, machine + 1));
-        self.tell_owner(machine, volume, owner::Event::Assembled(assembly.epoch));
+        self.tell_owner(machine, volume, owner::Event::Assembled(assembly.clone()));
     }
 
     /// What a leg missed, by all that is known, durable on every leg that takes part; then the copy begins.

@@ -4,7 +4,7 @@
 //! controller `nvmeN`; all controllers of a subsystem share its head `nvmeXn1`.
 //!
 //! Invariants: `ctrl_loss_tmo=-1`: a controller is never given up by itself; `fast_io_fail_tmo=0`: what it can't send fails to the gate
-//! at once. On failure: [`StepError::NoPath`] when no path came about, with the last one's reason.
+//! at once. On failure: [`StepError::NoPath`] when no path came about, with the last one's reason; [`StepError::Late`] when that is not known yet.
 
 use super::dm::DeviceNumber;
 use super::sysfs::{self, failed};
@@ -18,6 +18,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 const FABRICS: &str = "/dev/nvme-fabrics";
@@ -113,7 +114,7 @@ pub(super) fn connect(engine: &Engine, given: GivenLeg, node: NodeId) -> Result<
     let addresses = engine.settings.peers.get(&node).cloned().unwrap_or_default();
     let there = connections(engine).remove(&given).unwrap_or_default();
     let missing = addresses.iter().filter(|(_, address)| there.iter().all(|one| one.address != **address));
-    let (done, paths) = std::sync::mpsc::channel();
+    let (done, paths) = mpsc::channel();
     for (network, address) in missing {
         let (options, done) = (options(engine, given, *network, *address), done.clone());
         let stall_max = engine.settings.stall_max;
@@ -127,8 +128,13 @@ pub(super) fn connect(engine: &Engine, given: GivenLeg, node: NodeId) -> Result<
         match paths.recv_timeout(bound) {
             Ok(Ok(())) => live = true,
             Ok(Err(error)) => why = reason(&error),
-            // None is left, or none came in time.
-            Err(_) => break,
+            // None is left.
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) if live || head(engine, given).is_some() => break,
+            // The kernel may be busy with another's: that says nothing of this leg.
+            Err(RecvTimeoutError::Timeout) => {
+                return Err(StepError::Late { what: format!("a path to {given:?}"), bound });
+            }
         }
     }
     if live || head(engine, given).is_some() { Ok(()) } else { Err(StepError::NoPath { given, why }) }
@@ -218,7 +224,7 @@ fn paths(controller: u32) -> Vec<PathBuf> {
 /// Lets go of a leg. Controllers are deleted on threads of their own, and hardly waited for: one whose peer is dead may take tens of
 /// seconds to go. Once asked for, deletion goes on without us, and the controller is [`is_going`].
 pub(super) fn disconnect(engine: &Engine, given: GivenLeg) {
-    let (asked, gone) = std::sync::mpsc::channel();
+    let (asked, gone) = mpsc::channel();
     for connection in connections(engine).remove(&given).unwrap_or_default() {
         let asked = asked.clone();
         std::thread::spawn(move || {
