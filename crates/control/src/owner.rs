@@ -32,7 +32,9 @@
 //! On failure: what can't be decided waits, and so do the writes. An array that can't be stopped costs the node
 //! ([`Effect::ResetNode`]).
 
+mod assembling;
 mod back;
+mod reached;
 #[cfg(test)]
 mod tests;
 mod up;
@@ -43,9 +45,11 @@ use crate::moment::Moment;
 use crate::state::{Base, LegState, Phase, Reach, State, Volume};
 use crate::target::Key;
 use model::{BootId, Epoch, Incarnation, LegId, MapSequence, NodeId, VolumeId};
+use reached::Tried;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+pub use reached::Reached;
 pub use up::{Gate, Held, LegLook, Look, Rebuild, Standing, Up};
 
 /// How long an owner waits for what.
@@ -86,12 +90,14 @@ pub enum Event {
     Look,
     /// This array stands: legs equal if that was ordered, maps durable on every leg. Void if another has been ordered since.
     Assembled(Assembly),
-    /// All legs of an array that is to be made were tried, and these have no path; the others have one, whatever was said before. Told before anything is made of them, at each try.
+    /// All legs of an array that is to be made were tried, before anything else was made of them. Told at each try that came so far.
     Unreached {
         /// Of which epoch.
         epoch: Epoch,
-        /// Which.
+        /// These have no path, or no device here.
         legs: BTreeSet<LegId>,
+        /// Of these it is not known yet.
+        late: BTreeSet<LegId>,
     },
     /// A leg's gate queues: no path is left.
     GateLost(LegId),
@@ -236,7 +242,7 @@ pub enum Stage {
     /// Nothing.
     Idle,
     /// An array is being made.
-    Assembling(Assembly, BTreeMap<LegId, Gate>),
+    Assembling(Assembly, Reached),
     /// An array.
     Up(Up),
     /// An array that is being stopped.
@@ -343,7 +349,12 @@ impl Owner {
         let open = self.is_open(ledger);
         match (event, &mut self.stage) {
             (Event::Silent(node), _) => drop(self.silent.insert(node)),
-            (Event::Heard(node), _) => drop(self.silent.remove(&node)),
+            (Event::Heard(node), stage) => {
+                self.silent.remove(&node);
+                if let Stage::Assembling(_, reached) = stage {
+                    reached.heard(now);
+                }
+            }
             (Event::Leased, _) => self.leased = true,
             (Event::LeaseLost, _) => {
                 self.leased = false;
@@ -357,24 +368,22 @@ impl Owner {
             {
                 self.in_use(ledger, effects);
             }
-            (Event::GateLost(leg), Stage::Assembling(_, gates)) => {
-                gates.entry(leg).or_insert(Gate::NoPath { since: now });
+            (Event::GateLost(leg), Stage::Assembling(_, reached)) => {
+                reached.gates.entry(leg).or_insert(Gate::NoPath { since: now });
             }
-            (Event::TakenBack(leg), Stage::Assembling(assembly, gates))
+            (Event::TakenBack(leg), Stage::Assembling(assembly, reached))
                 if assembly.legs.get(&leg.id).is_some_and(|(as_it_is, _)| *as_it_is == leg.incarnation) =>
             {
-                gates.insert(leg.id, Gate::GIVEN_UP);
+                reached.gates.insert(leg.id, Gate::GIVEN_UP);
             }
-            (Event::GateBack(leg), Stage::Assembling(_, gates)) => {
-                gates.retain(|lost, gate| *lost != leg || *gate == Gate::GIVEN_UP);
+            (Event::GateBack(leg), Stage::Assembling(_, reached)) => {
+                reached.gates.retain(|lost, gate| *lost != leg || *gate == Gate::GIVEN_UP);
             }
-            (Event::Unreached { epoch, legs }, Stage::Assembling(assembly, gates))
+            (Event::Unreached { epoch, legs, late }, Stage::Assembling(assembly, reached))
                 if assembly.epoch == epoch =>
             {
-                gates.retain(|leg, gate| legs.contains(leg) || *gate == Gate::GIVEN_UP);
-                for leg in legs {
-                    gates.entry(leg).or_insert(Gate::NoPath { since: now });
-                }
+                let (tried, patience) = (Tried { without_path: legs, late }, self.timing.assembly_patience);
+                reached.tried(now, assembly, &self.silent, &tried, patience);
             }
             (Event::Assembled(made), Stage::Assembling(assembly, _)) if *assembly == made => {
                 self.stage = Stage::Up(Up::new(assembly));
@@ -544,48 +553,6 @@ impl Owner {
         let command = VolumeCommand::Yielded { node: self.node, boot: *boot };
         Some(Effect::Propose(Command::Volume(self.id, volume.epoch, command)))
     }
-
-    fn assembling(&mut self, now: Moment, ledger: &State, effects: &mut Vec<Effect>) {
-        let Some(volume) = self.activated(ledger) else { return };
-        let Stage::Assembling(assembly, gates) = &mut self.stage else { return };
-        if matches!(volume.phase, Phase::Open { .. }) {
-            // An array of before was opened after all, by a proposal that came late; this one would be made by what no longer holds.
-            effects.push(take_anew(self.id, self.node, volume));
-            return;
-        }
-        let wanted = assembly_of(ledger, volume, self.bugs);
-        if *assembly != wanted {
-            // The others are tried anew.
-            gates.retain(|leg, gate| wanted.legs.contains_key(leg) && *gate == Gate::GIVEN_UP);
-            *assembly = wanted.clone();
-            effects.push(Effect::Assemble(wanted));
-            return;
-        }
-        let (id, silent, bugs) = (self.id, &self.silent, self.bugs);
-        let timing = Timing { gate_patience: self.timing.assembly_patience, ..self.timing };
-        let sight = Sight { now, ledger, id, volume, silent, timing, bugs };
-        // A node that neither reaches any of them nor hears of those who have them is itself cut off: that must not cost a leg.
-        let is_away =
-            |(leg, (_, node)): (&LegId, &(_, NodeId))| gates.contains_key(leg) && silent.contains(node);
-        if assembly.legs.iter().all(is_away) {
-            return;
-        }
-        let hopeless = |(leg, gate): &(&LegId, &Gate)| {
-            assembly.legs.get(leg).is_some_and(|(_, node)| sight.is_hopeless(**gate, *node))
-        };
-        effects.extend(gates.iter().filter(hopeless).filter_map(|(leg, _)| sight.stale(*leg)));
-    }
-
-    fn begin(&mut self, ledger: &State, volume: &Volume, effects: &mut Vec<Effect>) {
-        if matches!(volume.phase, Phase::Open { .. }) {
-            // It was open here, and no array is left: its legs may differ. That is a takeover, if from oneself.
-            effects.push(take_anew(self.id, self.node, volume));
-            return;
-        }
-        let assembly = assembly_of(ledger, volume, self.bugs);
-        effects.push(Effect::Assemble(assembly.clone()));
-        self.stage = Stage::Assembling(assembly, BTreeMap::new());
-    }
 }
 
 /// Whether a volume that is handed over to a node would be opened there: if not, it had better stay.
@@ -603,18 +570,4 @@ fn is_orderly(volume: Option<&Volume>, flushed: &BTreeSet<LegRef>) -> bool {
 /// run of the agent has taken the array up after all, its users may run.
 fn take_anew(id: VolumeId, owner: NodeId, volume: &Volume) -> Effect {
     Effect::Propose(Command::Volume(id, volume.epoch, VolumeCommand::Takeover { owner, lease_over: false }))
-}
-
-/// Starts from in-sync legs only, never with one that is being rebuilt.
-fn assembly_of(ledger: &State, volume: &Volume, bugs: Bugs) -> Assembly {
-    let place = |(id, leg): (LegId, &crate::state::Leg)| Some((id, (leg.incarnation, ledger.node_of(leg)?)));
-    let unequal = matches!(volume.phase, Phase::Opening { make_equal: true, .. });
-    let stale = volume.legs.iter().filter(|(_, leg)| leg.state != LegState::InSync).map(|(id, _)| *id);
-    Assembly {
-        epoch: volume.epoch,
-        legs: volume.in_sync().filter_map(place).collect(),
-        make_equal: unequal && !bugs.has(Bug::OpenUnequal),
-        stale: if bugs.has(Bug::ForgetMap) { BTreeSet::new() } else { stale.collect() },
-        maps: volume.map_sequence.next(),
-    }
 }

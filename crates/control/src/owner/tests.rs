@@ -81,20 +81,31 @@ fn an_assembly_does_not_go_on_in_a_volume_that_was_opened_without_it() {
 }
 
 fn unreached(ledger: &State, legs: &[u16]) -> Event {
-    Event::Unreached { epoch: volume(ledger).epoch, legs: legs.iter().copied().map(LegId).collect() }
+    let legs = legs.iter().copied().map(LegId).collect();
+    Event::Unreached { epoch: volume(ledger).epoch, legs, late: BTreeSet::new() }
 }
 
 /// Its node died after the volume was given over to this one, say: it would be waited for for ever.
 #[test]
-fn a_leg_that_can_not_be_connected_to_is_given_up_when_its_node_is_silent_or_after_a_while() {
+fn a_leg_that_can_not_be_connected_to_is_given_up_by_what_a_try_tells() {
     let stale = |ledger: &State| VolumeCommand::LegStale(leg_ref(ledger, 2));
     let (ledger, mut owner) = assembling();
     owner.step(Moment(10), &ledger, unreached(&ledger, &[2]));
-    assert_eq!(proposed(owner.step(Moment(4_900), &ledger, unreached(&ledger, &[2]))), []);
-    assert_eq!(proposed(owner.step(Moment(5_010), &ledger, Event::Look)), [stale(&ledger)]);
+    assert_eq!(
+        proposed(owner.step(Moment(9_000), &ledger, Event::Look)),
+        [],
+        "it may be connected to by now"
+    );
+    assert_eq!(proposed(owner.step(Moment(9_010), &ledger, unreached(&ledger, &[2]))), [stale(&ledger)]);
+    assert_eq!(
+        proposed(owner.step(Moment(9_020), &ledger, Event::Look)),
+        [stale(&ledger)],
+        "until it is committed"
+    );
     let (ledger, mut owner) = assembling();
-    owner.step(Moment(10), &ledger, unreached(&ledger, &[2]));
-    assert_eq!(proposed(owner.step(Moment(20), &ledger, Event::Silent(NodeId(2)))), [stale(&ledger)]);
+    owner.step(Moment(10), &ledger, Event::Silent(NodeId(2)));
+    assert_eq!(proposed(owner.step(Moment(9_000), &ledger, Event::Look)), [], "it may be connected to");
+    assert_eq!(proposed(owner.step(Moment(9_010), &ledger, unreached(&ledger, &[2]))), [stale(&ledger)]);
 }
 
 #[test]
@@ -106,31 +117,11 @@ fn a_leg_that_is_connected_to_is_kept_however_long_the_rest_takes_and_whoever_is
     assert_eq!(proposed(owner.step(Moment(60_000), &ledger, Event::Look)), []);
     // What is told of an epoch of before is not of this one.
     let (ledger, mut owner) = assembling();
-    let Event::Unreached { epoch, legs } = unreached(&ledger, &[2]) else { unreachable!("it is one") };
-    let before = Event::Unreached { epoch: Epoch { number: epoch.number - 1, ..epoch }, legs };
-    owner.step(Moment(10), &ledger, before);
-    assert_eq!(proposed(owner.step(Moment(60_000), &ledger, Event::Look)), []);
-}
-
-/// None of the legs is its own.
-#[test]
-fn a_node_that_is_cut_off_from_all_legs_gives_none_up_and_else_the_silent_one_goes_first() {
-    let (mut ledger, _) = assembling();
-    let drive = volume(&ledger).legs[&LegId(1)].drive;
-    ledger.drives.get_mut(&drive).unwrap().node = NodeId(3);
-    let begin = || {
-        let mut owner = Owner::new(VOLUME, NodeId(1), boot(NodeId(1), 1), Timing::default(), None);
-        owner.step(Moment(0), &ledger, Event::Leased);
-        owner.step(Moment(10), &ledger, Event::Silent(NodeId(2)));
-        owner
-    };
-    let mut owner = begin();
-    owner.step(Moment(20), &ledger, Event::Silent(NodeId(3)));
-    owner.step(Moment(30), &ledger, unreached(&ledger, &[1, 2]));
-    assert_eq!(proposed(owner.step(Moment(60_000), &ledger, Event::Look)), []);
-    let mut owner = begin();
-    let gone = VolumeCommand::LegStale(leg_ref(&ledger, 2));
-    assert_eq!(proposed(owner.step(Moment(30), &ledger, unreached(&ledger, &[1, 2]))), [gone]);
+    let Event::Unreached { epoch, legs, late } = unreached(&ledger, &[2]) else { unreachable!("it is one") };
+    let before = Epoch { number: epoch.number - 1, ..epoch };
+    owner.step(Moment(10), &ledger, Event::Silent(NodeId(2)));
+    let effects = owner.step(Moment(20), &ledger, Event::Unreached { epoch: before, legs, late });
+    assert_eq!(proposed(effects), []);
 }
 
 /// Its commit, and what was made until then, cross each other.

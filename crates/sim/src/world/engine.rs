@@ -75,9 +75,10 @@ impl World {
             let delay = if ready { self.random.u64(300..4_000) } else { AGAIN };
             self.post(delay, Event::Assemble(machine, volume, id));
         }
-        if lost != was {
+        if lost != was || lost != 0 {
             let legs = away.into_iter().map(LegId).collect();
-            self.tell_owner(machine, volume, owner::Event::Unreached { epoch, legs });
+            let late = BTreeSet::new();
+            self.tell_owner(machine, volume, owner::Event::Unreached { epoch, legs, late });
         }
     }
 

@@ -13,12 +13,13 @@ use crate::name::{self, GivenLeg};
 use crate::owner::Connection;
 use crate::target::TCP_PORT;
 use model::NodeId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 const FABRICS: &str = "/dev/nvme-fabrics";
@@ -108,21 +109,53 @@ pub(super) fn of_head(engine: &Engine, number: DeviceNumber) -> Option<GivenLeg>
     )
 }
 
+/// What threads ask the kernel for.
+static ASKED: Mutex<BTreeSet<(GivenLeg, IpAddr)>> = Mutex::new(BTreeSet::new());
+
+/// One that is asked for.
+struct Asked((GivenLeg, IpAddr));
+
+impl Asked {
+    /// `None`: it is asked for already.
+    fn new(given: GivenLeg, address: IpAddr) -> Option<Self> {
+        Self::all().insert((given, address)).then_some(Self((given, address)))
+    }
+
+    fn all() -> MutexGuard<'static, BTreeSet<(GivenLeg, IpAddr)>> {
+        ASKED.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        Self::all().remove(&self.0);
+    }
+}
+
 /// Connects through every storage network that has no connection yet, all at once. One path is enough to go on: the others get
-/// [`OTHERS_GRACE`], and come later by themselves, or with the next call.
+/// [`OTHERS_GRACE`], and come later by themselves, or with the next call. What an earlier call has asked for, and the kernel has not answered, is not asked for again.
 pub(super) fn connect(engine: &Engine, given: GivenLeg, node: NodeId) -> Result<(), StepError> {
     let addresses = engine.settings.peers.get(&node).cloned().unwrap_or_default();
     let there = connections(engine).remove(&given).unwrap_or_default();
     let missing = addresses.iter().filter(|(_, address)| there.iter().all(|one| one.address != **address));
     let (done, paths) = mpsc::channel();
+    let mut late = false;
     for (network, address) in missing {
+        let Some(asked) = Asked::new(given, *address) else {
+            late = true;
+            continue;
+        };
         let (options, done) = (options(engine, given, *network, *address), done.clone());
         let stall_max = engine.settings.stall_max;
-        std::thread::spawn(move || done.send(make_path(&options, stall_max).map(drop)));
+        std::thread::spawn(move || {
+            let made = make_path(&options, stall_max).map(drop);
+            drop(asked);
+            done.send(made)
+        });
     }
     drop(done);
     let mut live = there.iter().any(|one| one.live);
-    let mut why = format!("{node} has no address on a storage network");
+    let mut why = format!("{node} has no address on a storage network without a connection");
     loop {
         let bound = if live { OTHERS_GRACE } else { CONNECT_BOUND };
         match paths.recv_timeout(bound) {
@@ -130,14 +163,21 @@ pub(super) fn connect(engine: &Engine, given: GivenLeg, node: NodeId) -> Result<
             Ok(Err(error)) => why = reason(&error),
             // None is left.
             Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) if live || head(engine, given).is_some() => break,
-            // The kernel may be busy with another's: that says nothing of this leg.
+            // The kernel makes one connection of a machine at a time: it may be busy with another's.
             Err(RecvTimeoutError::Timeout) => {
-                return Err(StepError::Late { what: format!("a path to {given:?}"), bound });
+                late = true;
+                break;
             }
         }
     }
-    if live || head(engine, given).is_some() { Ok(()) } else { Err(StepError::NoPath { given, why }) }
+    if live || head(engine, given).is_some() {
+        return Ok(());
+    }
+    Err(if late {
+        StepError::Late { what: format!("a path to {given:?}"), bound: CONNECT_BOUND }
+    } else {
+        StepError::NoPath { given, why }
+    })
 }
 
 /// Connects through one storage network more, if one is missing, and waits until that has come about or failed: the kernel makes one connection of a machine at a time

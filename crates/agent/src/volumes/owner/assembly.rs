@@ -1,13 +1,14 @@
 //! An array is made.
 //!
-//! Invariants: every leg is connected to before anything is made of them, and control is told which could not be: it gives them up when that lasts. What it is told is of the latest order.
+//! Invariants: the ways to all legs are tried before anything is made of them, and control is told to which there is none: it gives those up when that lasts. What it is told is of the latest order.
 //!
 //! On failure: it is tried again, until another order has taken its place.
 
-use super::{LOOK_HURRIED, One, TRY_AGAIN, Turn, at_odds};
+use super::{Carry, LOOK_HURRIED, One, TRY_AGAIN, Turn, at_odds};
 use crate::volumes::VolumesError;
 use control::owner::{Assembly, Event};
-use std::collections::BTreeMap;
+use model::LegId;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use storage::kernel::StepError;
 use storage::owner::{self, Step};
@@ -60,27 +61,21 @@ impl One {
             let fail = left_out.map(|(leg, gate)| Step::FailGate(*leg, gate.epoch));
             let steps = owner::assemble(site, &seen, &order, known).map_err(|refused| at_odds(&refused))?;
             let steps: Vec<Step> = fail.chain(steps).collect();
-            let connected = steps.iter().rposition(|step| matches!(step, Step::Connect(..)));
-            let (reach, make) = steps.split_at(connected.map_or(0, |at| at + 1));
-            let mut unreached = BTreeMap::new();
+            let is_way = |step: &Step| matches!(step, Step::Connect(..) | Step::MakeGate(..));
+            let (reach, make) = steps.split_at(steps.iter().rposition(is_way).map_or(0, |at| at + 1));
+            let mut ways = Ways::default();
             for step in reach {
                 if turn.is_over() {
                     return Ok(());
                 }
-                match (step, carry(step)) {
-                    (_, Ok(())) => {}
-                    (Step::Connect(given, _), Err(why @ StepError::NoPath { .. })) => {
-                        unreached.insert(given.leg.1, why);
-                    }
-                    (_, Err(error)) => return Err(error.into()),
-                }
+                ways.go(step, carry)?;
             }
             if turn.is_over() {
                 return Ok(());
             }
-            let legs = unreached.keys().copied().collect();
-            one.tell(Event::Unreached { epoch: order.epoch, legs });
-            if let Some((_, why)) = unreached.pop_first() {
+            let why = ways.why.take();
+            one.tell(Event::Unreached { epoch: order.epoch, legs: ways.none, late: ways.late });
+            if let Some(why) = why {
                 return Err(why.into());
             }
             for step in make {
@@ -92,5 +87,96 @@ impl One {
             Ok(())
         })
         .await
+    }
+}
+
+/// The ways to the legs of an array, as far as a try has come.
+#[derive(Debug, Default)]
+struct Ways {
+    /// There is none.
+    none: BTreeSet<LegId>,
+    /// It is not known yet whether there is one.
+    late: BTreeSet<LegId>,
+    /// Why the first of those is not there.
+    why: Option<StepError>,
+}
+
+impl Ways {
+    /// What has to be done before, or for, the way to a leg. A leg without one keeps no other from being tried.
+    fn go(&mut self, step: &Step, carry: Carry<'_>) -> Result<(), StepError> {
+        let leg = match step {
+            Step::Connect(given, _) => given.leg.1,
+            Step::MakeGate(way, _) => way.leg(),
+            _ => return carry(step),
+        };
+        if self.none.contains(&leg) || self.late.contains(&leg) {
+            return Ok(());
+        }
+        let Err(why) = carry(step) else { return Ok(()) };
+        match (step, &why) {
+            (Step::Connect(..), StepError::Late { .. }) => self.late.insert(leg),
+            // Its target has given nothing out under that key, or its drive is away.
+            (Step::Connect(..), StepError::NoPath { .. }) | (_, StepError::Missing { .. }) => {
+                self.none.insert(leg)
+            }
+            _ => return Err(why),
+        };
+        self.why.get_or_insert(why);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control::target::Key;
+    use model::{Epoch, Incarnation, LedgerIncarnation, NodeId, VolumeId};
+    use std::cell::RefCell;
+    use storage::name::GivenLeg;
+    use storage::owner::Way;
+
+    fn given(leg: u16) -> GivenLeg {
+        let epoch = Epoch { ledger: LedgerIncarnation(1), number: 1 };
+        GivenLeg { leg: (VolumeId(7), LegId(leg)), key: Key { epoch, incarnation: Incarnation(1) } }
+    }
+
+    #[test]
+    fn a_leg_without_a_way_keeps_no_other_from_being_tried() {
+        let gate = |leg, local| {
+            Step::MakeGate(Way { given: given(leg), local, epoch: given(leg).key.epoch }, 1 << 20)
+        };
+        let connect = |leg| Step::Connect(given(leg), NodeId(leg.into()));
+        let steps = [
+            connect(2),
+            connect(3),
+            connect(4),
+            gate(1, true),
+            gate(2, false),
+            gate(3, false),
+            gate(4, false),
+        ];
+        let (tried, mut ways) = (RefCell::new(Vec::new()), Ways::default());
+        let missing = || StepError::Missing { what: "device".to_owned() };
+        let carry = |step: &Step| {
+            tried.borrow_mut().push(step.clone());
+            match step {
+                Step::Connect(given, _) if given.leg.1 == LegId(2) => {
+                    Err(StepError::NoPath { given: *given, why: "refused".to_owned() })
+                }
+                Step::Connect(given, _) if given.leg.1 == LegId(3) => {
+                    Err(StepError::Late { what: "a path".to_owned(), bound: Duration::from_secs(1) })
+                }
+                Step::MakeGate(way, _) if way.local => Err(missing()),
+                _ => Ok(()),
+            }
+        };
+        for step in &steps {
+            ways.go(step, &carry).unwrap();
+        }
+        assert_eq!(tried.into_inner(), [&steps[..4], &steps[6..]].concat());
+        assert_eq!((ways.none, ways.late), ([LegId(1), LegId(2)].into(), [LegId(3)].into()));
+        assert!(matches!(ways.why, Some(StepError::NoPath { .. })), "the first");
+        let other = |_: &Step| Err(missing());
+        assert!(Ways::default().go(&Step::Clear, &other).is_err(), "that is no way to a leg");
     }
 }
