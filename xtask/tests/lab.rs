@@ -202,7 +202,8 @@ fn an_arm_file_is_deployed_with_the_overrides_that_its_messages_name_and_reporte
     let named: Vec<&str> =
         named.iter().map(|id| id.trim_matches(|c: char| !c.is_ascii_alphanumeric())).collect();
     assert!(named.len() >= 2, "{refusal}");
-    let mut args = vec!["--template", template, "--suite", "tor-loss", "--suite", "deploy", "--keep"];
+    let mut args = vec!["--template", template, "--keep"];
+    args.extend(["wiring", "tor-loss", "deploy"].iter().flat_map(|suite| ["--suite", suite]));
     args.extend(named.iter().flat_map(|rule| ["--override", rule]));
     // With files for what it says: a kept lab must not be waited for.
     let status = place.start(&args).wait().unwrap();
@@ -210,7 +211,7 @@ fn an_arm_file_is_deployed_with_the_overrides_that_its_messages_name_and_reporte
     assert!(status.success(), "{said}");
     let summary = place.summary();
     assert_eq!(summary["shape"], "1+1");
-    let tor_loss = &summary["suites"][0]["scenarios"][0];
+    let tor_loss = &summary["suites"][1]["scenarios"][0];
     assert_eq!(tor_loss["verdict"], "not-applicable", "a converged intent has no second path");
     assert!(summary["notes"].to_string().contains("overridden"), "{summary}");
     let lab = kept(&said);

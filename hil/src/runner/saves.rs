@@ -101,7 +101,7 @@ impl Runner<'_> {
         Ok(self.phase_in(&state))
     }
 
-    fn phase_in(&self, state: &State) -> Option<VmPhase> {
+    pub(super) fn phase_in(&self, state: &State) -> Option<VmPhase> {
         let id = self.guest.as_ref()?.id;
         state.vms.all.get(&id).map(|vm| vm.phase)
     }

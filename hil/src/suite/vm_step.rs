@@ -28,7 +28,7 @@ impl fmt::Display for Tie {
 }
 
 /// How far a migration has come, as the ledger has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MigrationStage {
     /// It is ordered; what is to receive it does not wait for it yet.

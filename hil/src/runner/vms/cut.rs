@@ -51,7 +51,7 @@ impl Runner<'_> {
                 Some(found) if found == stage => {
                     return Seen::held(format!("after {} ms", milliseconds(begun.elapsed())));
                 }
-                Some(before) if is_before(before, stage) && begun.elapsed() < within => {
+                Some(before) if before < stage && begun.elapsed() < within => {
                     sleep(LOOK_EVERY).await;
                 }
                 _ => return Seen::not(format!("it is {phase:?}")),
@@ -61,10 +61,9 @@ impl Runner<'_> {
 
     /// What the ledger has it doing, and on which node.
     async fn phase(&self) -> Option<(VmPhase, Option<NodeName>)> {
-        let id = self.guest.as_ref()?.id;
         let views = views(&self.working().members).await;
         let state = &newest(&views)?.state;
-        let phase = state.vms.all.get(&id)?.phase;
+        let phase = self.phase_in(state)?;
         let node = phase.seat().and_then(|seat| state.nodes.get(&seat.node));
         Some((phase, node.map(|node| node.name.clone())))
     }
@@ -170,10 +169,6 @@ fn how_far(phase: &VmPhase, node: Option<&NodeName>, there: &[NodeName]) -> Opti
     }
 }
 
-fn is_before(stage: MigrationStage, other: MigrationStage) -> bool {
-    (stage as u8) < (other as u8)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,7 +182,7 @@ mod tests {
         let migrating = |ready| VmPhase::Migrating { from: seat(1), to: seat(2), ready };
         let landing = VmPhase::Landing { from: seat(1), at: seat(2) };
         let all = [migrating(false), migrating(true), landing].map(|phase| stage_of(&phase).unwrap());
-        assert!(all.is_sorted_by(|a, b| is_before(*a, *b)));
+        assert!(all.is_sorted_by(|a, b| a < b));
         assert_eq!(stage_of(&VmPhase::Running { at: seat(1) }), None);
         let (a, b): (NodeName, NodeName) = ("a1".parse().unwrap(), "b1".parse().unwrap());
         let there = [b.clone()];
