@@ -15,6 +15,7 @@
 
 mod adapters;
 mod announce;
+mod beat;
 mod clock;
 mod config;
 mod daemon;

@@ -6,6 +6,7 @@
 //! On failure: [`ProbeError`]; what was greeted before is greeted on. (It is started anew: what it had heard is heard again
 //! within an interval or two.)
 
+use crate::beat::Beat;
 use crate::store::{Store, StoreError};
 use api::{PathsRequest, PingAnswer, PingRequest};
 use network::conditions::PathQuality;
@@ -14,11 +15,12 @@ use network::kernel::{
     HelloConfig, HelloError, HelloPeer, Hellos, PingError, PingOptions, ThroughputError, ping,
 };
 use network::probe::ClusterTag;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 #[cfg(feature = "volumes")]
 use tokio::sync::watch;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use tokio::task::AbortHandle;
 use tracing::warn;
 
 const FILE: &str = "paths.json";
@@ -48,31 +50,40 @@ pub(crate) enum ProbeError {
 #[derive(Debug)]
 pub(crate) struct Probes {
     store: Store,
-    hellos: Mutex<Option<Hellos>>,
+    hellos: Arc<Mutex<Option<Hellos>>>,
     /// What was asked for last, as it is on disk. Held while that changes.
     greeted: AsyncMutex<Option<PathsRequest>>,
     /// The same, for whoever wants to know where peers are.
     #[cfg(feature = "volumes")]
     told: watch::Sender<Option<PathsRequest>>,
+    /// Greets as often as was asked for.
+    greeter: Mutex<Option<AbortHandle>>,
     runs: Semaphore,
+}
+
+impl Drop for Probes {
+    fn drop(&mut self) {
+        self.stop();
+    }
 }
 
 impl Probes {
     /// Goes on with what an earlier agent was told.
-    pub(crate) async fn start(store: Store) -> Result<Self, StoreError> {
+    pub(crate) fn start(store: Store) -> Result<Self, StoreError> {
         let saved: Option<PathsRequest> = store.load(FILE)?;
         let runs = Semaphore::new(MAX_RUNS);
         let greeted = AsyncMutex::new(saved.clone());
         let probes = Self {
             store,
-            hellos: Mutex::default(),
+            hellos: Arc::default(),
             greeted,
             #[cfg(feature = "volumes")]
             told: watch::Sender::new(saved.clone()),
+            greeter: Mutex::default(),
             runs,
         };
         if let Some(request) = saved {
-            probes.replace(&request).await.unwrap_or_else(|error| warn_of(&error));
+            probes.replace(&request).unwrap_or_else(|error| warn_of(&error));
         }
         Ok(probes)
     }
@@ -93,7 +104,7 @@ impl Probes {
         if greeted.as_ref() == Some(request) && (request.networks.is_empty() || self.hellos().is_some()) {
             return Ok(());
         }
-        let done = match self.replace(request).await {
+        let done = match self.replace(request) {
             Ok(()) => self.store.save(FILE, &Some(request)).map_err(ProbeError::from),
             Err(error) => Err(error.into()),
         };
@@ -103,8 +114,8 @@ impl Probes {
                 #[cfg(feature = "volumes")]
                 self.told.send_replace(Some(request.clone()));
             }
-            (Err(_), Some(former)) => self.replace(former).await.unwrap_or_else(|error| warn_of(&error)),
-            (Err(_), None) => self.stop().await,
+            (Err(_), Some(former)) => self.replace(former).unwrap_or_else(|error| warn_of(&error)),
+            (Err(_), None) => self.stop(),
         }
         done
     }
@@ -113,7 +124,7 @@ impl Probes {
     pub(crate) async fn forget(&self) -> Result<(), StoreError> {
         let mut greeted = self.greeted.lock().await;
         self.store.save(FILE, &None::<PathsRequest>)?;
-        self.stop().await;
+        self.stop();
         *greeted = None;
         #[cfg(feature = "volumes")]
         self.told.send_replace(None);
@@ -121,30 +132,33 @@ impl Probes {
     }
 
     /// The old sockets have the same addresses: they must be closed before there can be new ones.
-    async fn replace(&self, request: &PathsRequest) -> Result<(), HelloError> {
-        self.stop().await;
+    fn replace(&self, request: &PathsRequest) -> Result<(), HelloError> {
+        self.stop();
         if !request.networks.is_empty() {
             *self.hellos() = Some(Hellos::start(hello_config(request))?);
+            let every = Duration::from_millis(request.interval_ms.into());
+            let greeter = tokio::spawn(greet_every(every, Arc::clone(&self.hellos))).abort_handle();
+            *self.greeter.lock().unwrap_or_else(PoisonError::into_inner) = Some(greeter);
         }
         Ok(())
     }
 
-    async fn stop(&self) {
-        let old = self.hellos().take();
-        if let Some(old) = old {
-            old.stop().await;
+    fn stop(&self) {
+        if let Some(greeter) = self.greeter.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            greeter.abort();
         }
+        *self.hellos() = None;
     }
 
     /// What was heard, and for how long it has been listening, milliseconds.
     pub(crate) fn heard(&self) -> (Vec<PathView>, u32) {
-        let hellos = self.hellos();
-        hellos.as_ref().map_or_else(Default::default, |hellos| (hellos.paths(), hellos.listening_ms()))
+        let mut hellos = self.hellos();
+        hellos.as_mut().map_or_else(Default::default, |hellos| (hellos.paths(), hellos.listening_ms()))
     }
 
     /// How well the hellos come that are heard.
     pub(crate) fn qualities(&self) -> Vec<PathQuality> {
-        self.hellos().as_ref().map(Hellos::qualities).unwrap_or_default()
+        self.hellos().as_mut().map(Hellos::qualities).unwrap_or_default()
     }
 
     /// Measures round trips.
@@ -165,10 +179,25 @@ impl Probes {
         })
     }
 
-    /// Only ever replaced whole: after a panic elsewhere it is still good.
     fn hellos(&self) -> MutexGuard<'_, Option<Hellos>> {
-        self.hellos.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.hellos)
     }
+}
+
+/// Until it is aborted. The first goes out at once.
+async fn greet_every(every: Duration, hellos: Arc<Mutex<Option<Hellos>>>) {
+    let mut beat = Beat::every(every);
+    loop {
+        if let Some(hellos) = locked(&hellos).as_mut() {
+            hellos.greet();
+        }
+        beat.next().await;
+    }
+}
+
+/// What was heard is noted hello by hello: after a panic elsewhere it is still good.
+fn locked(hellos: &Mutex<Option<Hellos>>) -> MutexGuard<'_, Option<Hellos>> {
+    hellos.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn warn_of(error: &HelloError) {
@@ -266,14 +295,11 @@ mod tests {
             }],
         };
         let store = |name: &str| Store::in_directory(directory.path().join(name));
-        let first = Probes::start(store("one")).await.unwrap();
+        let first = Probes::start(store("one")).unwrap();
         assert_eq!(first.heard(), (Vec::new(), 0));
         first.greet(&request(1, one, 2, two)).await.unwrap();
-        let running = first.hellos().take();
-        running.unwrap().stop().await;
         drop(first);
-        let (first, second) =
-            (Probes::start(store("one")).await.unwrap(), Probes::start(store("two")).await.unwrap());
+        let (first, second) = (Probes::start(store("one")).unwrap(), Probes::start(store("two")).unwrap());
         second.greet(&request(2, two, 1, one)).await.unwrap();
         let heard = async {
             // A second request takes the first one's place.
@@ -313,7 +339,7 @@ mod tests {
             networks,
         };
         let (here, there) = (Ipv4Addr::new(127, 71, 9, 1), Ipv4Addr::new(127, 71, 9, 3));
-        let probes = Probes::start(Store::in_directory(directory.path())).await.unwrap();
+        let probes = Probes::start(Store::in_directory(directory.path())).unwrap();
         probes.greet(&request(vec![network(1, here)])).await.unwrap();
         // The first network takes the former address again before the last one fails.
         let twice = request(vec![network(1, here), network(2, there), network(3, there)]);

@@ -9,6 +9,7 @@
 //! been asleep itself.
 
 use crate::Owner;
+use crate::beat::Beat;
 use rustix::io::Errno;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -16,7 +17,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::time::Duration;
 use std::{env, io};
-use tokio::time::{MissedTickBehavior, interval};
+
 use tracing::warn;
 
 /// How often it says so. Whoever kills for silence must wait for several.
@@ -70,12 +71,11 @@ pub(crate) fn start(owner: Owner) -> Pulse {
     let pulse = Pulse(Arc::new(listener));
     let listener = Arc::clone(&pulse.0);
     tokio::spawn(async move {
-        let mut beats = interval(BEAT);
-        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beat = Beat::every(BEAT);
         loop {
-            beats.tick().await;
             // Nobody is there to tell of a failure; who misses the beat acts.
             let _ = listener.tell("WATCHDOG=1");
+            beat.next().await;
         }
     });
     pulse

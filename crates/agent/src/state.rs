@@ -93,7 +93,7 @@ impl State {
         let pending = Arc::<announce::Pending>::default();
         lldp::listen(adapters.by_index(), Arc::clone(&neighbours), Arc::clone(&pending))?;
         announce::start(pending)?;
-        let probes = Arc::new(Probes::start(store.clone()).await?);
+        let probes = Arc::new(Probes::start(store.clone())?);
         #[cfg(feature = "volumes")]
         let volumes = start_volumes(&config, store, &probes, (run, left)).await?;
         Ok(Arc::new(Self {

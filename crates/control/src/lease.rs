@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How often a round with the quorum begins, at most.
-const ROUND_EVERY: Duration = Duration::from_millis(150);
+const ROUND_EVERY: Duration = Duration::from_millis(200);
 
 /// What a holder needs to know of its node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -449,8 +449,8 @@ mod tests {
         assert_eq!(grantor.step(at(100), settings, GrantorEvent::Asked(NODE, 7)), []);
         let confirmed = grantor.step(at(110), settings, GrantorEvent::Confirmed(1));
         assert_eq!(confirmed, [], "round 1 began before the request, and the next is not due");
-        assert_eq!(grantor.step(at(149), settings, GrantorEvent::Look), []);
-        assert_eq!(grantor.step(at(150), settings, GrantorEvent::Look), [GrantorEffect::Confirm(2)]);
+        assert_eq!(grantor.step(at(199), settings, GrantorEvent::Look), []);
+        assert_eq!(grantor.step(at(200), settings, GrantorEvent::Look), [GrantorEffect::Confirm(2)]);
         let granted = grantor.step(at(400), settings, GrantorEvent::Confirmed(2));
         assert_eq!(granted, [GrantorEffect::Grant(NODE, 7)]);
         let may_hold = |ms| grantor.may_hold(at(ms), settings, NODE);
@@ -471,16 +471,16 @@ mod tests {
         step(20, GrantorEvent::Asked(NODE, 7));
         assert_eq!(step(200, GrantorEvent::Look), [GrantorEffect::Confirm(2)]);
         assert_eq!(step(300, GrantorEvent::Unconfirmed(2)), []);
-        assert_eq!(step(350, GrantorEvent::Look), [GrantorEffect::Confirm(3)]);
-        assert_eq!(step(400, GrantorEvent::Confirmed(3)), [GrantorEffect::Grant(NODE, 7)]);
+        assert_eq!(step(400, GrantorEvent::Look), [GrantorEffect::Confirm(3)]);
+        assert_eq!(step(450, GrantorEvent::Confirmed(3)), [GrantorEffect::Grant(NODE, 7)]);
         // A later one of the same node counts, and the lease from when it came.
-        step(500, GrantorEvent::Asked(NODE, 8));
-        step(600, GrantorEvent::Asked(NODE, 9));
+        step(600, GrantorEvent::Asked(NODE, 8));
+        step(650, GrantorEvent::Asked(NODE, 9));
         let again = [step(700, GrantorEvent::Unconfirmed(4)), step(900, GrantorEvent::Look)].concat();
         assert_eq!(again, [GrantorEffect::Confirm(5)]);
         assert_eq!(step(950, GrantorEvent::Confirmed(5)), [GrantorEffect::Grant(NODE, 9)]);
         let longest = u64::from(settings.lease_ms + settings.drift_ms);
-        assert!(grantor.may_hold(Moment(599 + longest), settings, NODE));
-        assert!(!grantor.may_hold(Moment(600 + longest), settings, NODE));
+        assert!(grantor.may_hold(Moment(649 + longest), settings, NODE));
+        assert!(!grantor.may_hold(Moment(650 + longest), settings, NODE));
     }
 }

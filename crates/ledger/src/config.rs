@@ -39,11 +39,11 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// A dead leader's successor is elected 0.5 to 1.0 s after its death: silence and jitter, less up to one heartbeat, and two
+    /// A dead leader's successor is elected 0.45 to 1.0 s after its death: silence and jitter, less up to one heartbeat, and two
     /// round trips.
     fn default() -> Self {
         Self {
-            heartbeat_ms: 150,
+            heartbeat_ms: 200,
             request_limit_ms: 300,
             vote_limit_ms: 400,
             silence_ms: 600,

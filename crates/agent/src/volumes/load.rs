@@ -2,6 +2,7 @@
 //!
 //! On failure: a drive that can't be asked gives no reading.
 
+use crate::beat::Beat;
 use control::State;
 use control::slow::Reading;
 use model::{DriveId, DriveSerial, NodeId};
@@ -11,7 +12,6 @@ use std::time::Duration;
 use storage::kernel::{Count, Counters};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn_blocking};
-use tokio::time::sleep;
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -49,8 +49,9 @@ async fn measure(
     readings: Arc<Mutex<BTreeMap<DriveId, Reading>>>,
 ) {
     let (mut before, mut counters) = (BTreeMap::new(), Counters::default());
+    let mut beat = Beat::every(EVERY);
     loop {
-        sleep(EVERY).await;
+        beat.next().await;
         let own = own(&state.borrow(), node);
         let Some((kept, now)) = with_counters(counters, own, counts).await else { return };
         counters = kept;

@@ -24,6 +24,7 @@ use super::renewal;
 use super::stalls;
 use super::target::{Bounced, Legs};
 use super::vms::{self, Vms};
+use crate::beat::Beat;
 use crate::clock;
 use api::{LeaseRequest, RebuildProgress};
 use control::lease::GrantorEvent;
@@ -41,11 +42,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 /// How often control is told that time passes.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The same while nothing happens. Hellos go out as often, and drives are looked at: an agent at rest wakes for all of them together. A peer that falls silent
+/// is noticed no later: it is asked for an echo 400 to 600 ms after its last hello, and from there on the looks are quick again.
+const LOOK_AT_REST_EVERY: Duration = Duration::from_millis(200);
+/// For how long nothing must have been ordered that is not routine.
+const REST_AFTER: Duration = Duration::from_secs(2);
 /// How long a node that asks for a lease waits for the answer.
 const LEASE_LIMIT: Duration = Duration::from_secs(2);
 /// How long a node that comes back waits for the ledger before it says that it still does.
@@ -187,6 +193,8 @@ struct Shell {
     peers: Peers,
     /// When time was last said to pass.
     ticked: Moment,
+    /// When anything was last ordered that is not routine.
+    stirred: Moment,
     /// In which term this node leads, as control was told.
     leads: Option<u64>,
     /// A change of voters, while it is under way.
@@ -292,6 +300,7 @@ impl Shell {
             load: Load::start(node, ledger.state()),
             peers: Peers::default(),
             ticked: Moment(0),
+            stirred: now_ms,
             leads: None,
             voters: None,
             waiting: BTreeMap::new(),
@@ -303,11 +312,10 @@ impl Shell {
         mut told: mpsc::UnboundedReceiver<Input>,
         mut asked: mpsc::UnboundedReceiver<Asked>,
     ) {
-        let mut tick = interval(LOOK_EVERY);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut beat = Beat::every(LOOK_EVERY);
         loop {
             tokio::select! {
-                _ = tick.tick() => self.tick(),
+                () = beat.next() => self.tick(),
                 Ok(()) = self.state.changed() => self.step(Input::Look),
                 Some(input) = told.recv() => self.step(input),
                 asked = asked.recv() => match asked {
@@ -315,7 +323,15 @@ impl Shell {
                     None => return,
                 },
             }
+            beat.change(self.pace());
         }
+    }
+
+    /// How often it is looked.
+    fn pace(&self) -> Duration {
+        let rests = Moment(clock::uptime_ms()) >= self.stirred.after(REST_AFTER);
+        let is_well = self.member.is_leased() && self.peers.are_all_heard();
+        if rests && is_well { LOOK_AT_REST_EVERY } else { LOOK_EVERY }
     }
 
     fn step(&mut self, input: Input) {
@@ -456,6 +472,9 @@ impl Shell {
     }
 
     fn carry_out(&mut self, output: Output) {
+        if !matches!(output, Output::Ask(_) | Output::Confirm(_) | Output::Grant(..) | Output::Feed) {
+            self.stirred = Moment(clock::uptime_ms());
+        }
         match output {
             Output::Target(Effect::TakenBack(leg, key, to)) => self.say_taken_back(leg, key, to),
             Output::Target(effect) => self.legs.order(effect),

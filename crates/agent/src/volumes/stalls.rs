@@ -5,6 +5,7 @@
 use super::load::{own, with_counters};
 use super::place::STALL_MAX;
 use super::shell::Told;
+use crate::beat::Beat;
 use crate::clock;
 use control::member::Input;
 use control::stall::Stall;
@@ -16,15 +17,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use storage::kernel::Counters;
 use tokio::sync::watch;
-use tokio::time::sleep;
 
-const EVERY: Duration = Duration::from_millis(250);
+const EVERY: Duration = Duration::from_millis(200);
 
 /// Looks as long as the agent lives, and tells control of every leg on a drive that stalls, at every look.
 pub(super) async fn watch(node: NodeId, state: watch::Receiver<Arc<State>>, told: Told) {
     let (mut counters, mut stalls) = (Counters::default(), BTreeMap::new());
+    let mut beat = Beat::every(EVERY);
     loop {
-        sleep(EVERY).await;
+        beat.next().await;
         let own = own(&state.borrow(), node);
         let looked = with_counters(counters, own, move |counters, own| {
             let stalling = look(counters, &mut stalls, own);

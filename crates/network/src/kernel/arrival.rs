@@ -16,6 +16,11 @@ const SIOCGSTAMPNS: libc::c_ulong = 0x8907;
 /// Nothing waits so long in a socket that is read all the time.
 const LATE_MAX: Duration = Duration::from_secs(1);
 
+/// Has the kernel stamp what comes to this socket from now on.
+pub(super) fn begin(socket: &impl AsRawFd) {
+    late_by(socket);
+}
+
 /// How long ago the datagram came that was received last.
 pub(super) fn late_by(socket: &impl AsRawFd) -> Duration {
     let mut stamp = libc::timespec { tv_sec: 0, tv_nsec: 0 };

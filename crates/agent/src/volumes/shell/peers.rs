@@ -131,6 +131,11 @@ impl Peers {
         last_ms > ASK_AFTER_MS && !std::mem::replace(&mut echoes.is_awaited, true)
     }
 
+    /// Whether nobody is missed on any path, nor asked for an echo.
+    pub(super) fn are_all_heard(&self) -> bool {
+        self.silent.is_empty() && self.quiet.is_empty() && self.asked.is_empty()
+    }
+
     /// Whether nothing comes of its agent on any network.
     pub(super) fn is_unheard(&self, node: NodeId) -> bool {
         self.unheard.contains(&node)
@@ -312,9 +317,9 @@ mod tests {
         peers.echoed(Moment(250), path, true);
         assert_eq!(peers.see(Moment(600), [(path, Some(1_000))]), []);
         assert_eq!(peers.see(Moment(700), [(path, Some(1_100))]), [Seen::Ask(path)]);
-        assert!(peers.is_unheard(PEER), "its agent says nothing");
+        assert!(peers.is_unheard(PEER) && !peers.are_all_heard(), "its agent says nothing");
         assert_eq!(peers.see(Moment(800), [(path, Some(0))]), []);
-        assert!(!peers.is_unheard(PEER));
+        assert!(!peers.is_unheard(PEER) && peers.are_all_heard());
         peers.echoed(Moment(900), path, false);
         assert_eq!(peers.see(Moment(1_300), [(path, Some(500))]), [Seen::Ask(path)]);
     }
