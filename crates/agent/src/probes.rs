@@ -136,7 +136,7 @@ impl Probes {
         self.stop();
         if !request.networks.is_empty() {
             *self.hellos() = Some(Hellos::start(hello_config(request))?);
-            let every = Duration::from_millis(request.interval_ms.into());
+            let every = Duration::from_millis(request.interval_ms.max(1).into());
             let greeter = tokio::spawn(greet_every(every, Arc::clone(&self.hellos))).abort_handle();
             *self.greeter.lock().unwrap_or_else(PoisonError::into_inner) = Some(greeter);
         }

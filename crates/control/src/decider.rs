@@ -39,7 +39,7 @@ pub struct Timing {
 }
 
 impl Default for Timing {
-    /// Heartbeats come every 200 ms. A barrier waits for what a drive has in flight: a second is long for flash.
+    /// Requests for leases, which show that a node lives, come every 400 ms. A barrier waits for what a drive has in flight: a second is long for flash.
     fn default() -> Self {
         let (silent_after, fence_max) = (Duration::from_secs(1), Duration::from_secs(1));
         let head_start = HolderTiming::default().stop_before;
@@ -50,7 +50,7 @@ impl Default for Timing {
 /// What a decider is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// Nothing but that time has passed or the ledger has changed. At least every 100 ms.
+    /// Nothing but that time has passed or the ledger has changed. At least every 200 ms; every 100 while anything happens.
     Look,
     /// A node's heartbeat came.
     Heard(NodeId),

@@ -27,7 +27,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How often a round with the quorum begins, at most.
-const ROUND_EVERY: Duration = Duration::from_millis(200);
+///
+/// A little less than two looks: one that comes a moment early is the one that is meant.
+const ROUND_EVERY: Duration = Duration::from_millis(180);
 
 /// What a holder needs to know of its node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,9 +46,9 @@ pub struct HolderTiming {
 }
 
 impl Default for HolderTiming {
-    /// Five tries within a lease of 3 s, and a second to stop what runs.
+    /// Five tries within the two seconds of a lease of 3 s that leave one to stop what runs. Looks come every 100 or 200 ms, now and then a moment early: asked is every 400.
     fn default() -> Self {
-        let ask_every = Duration::from_millis(400);
+        let ask_every = Duration::from_millis(350);
         let (stop_before, stop_left_before) = (Duration::from_secs(1), Duration::from_millis(500));
         Self { ask_every, stop_before, stop_left_before, watchdog: Duration::from_secs(1) }
     }
@@ -449,8 +451,8 @@ mod tests {
         assert_eq!(grantor.step(at(100), settings, GrantorEvent::Asked(NODE, 7)), []);
         let confirmed = grantor.step(at(110), settings, GrantorEvent::Confirmed(1));
         assert_eq!(confirmed, [], "round 1 began before the request, and the next is not due");
-        assert_eq!(grantor.step(at(199), settings, GrantorEvent::Look), []);
-        assert_eq!(grantor.step(at(200), settings, GrantorEvent::Look), [GrantorEffect::Confirm(2)]);
+        assert_eq!(grantor.step(at(179), settings, GrantorEvent::Look), []);
+        assert_eq!(grantor.step(at(180), settings, GrantorEvent::Look), [GrantorEffect::Confirm(2)]);
         let granted = grantor.step(at(400), settings, GrantorEvent::Confirmed(2));
         assert_eq!(granted, [GrantorEffect::Grant(NODE, 7)]);
         let may_hold = |ms| grantor.may_hold(at(ms), settings, NODE);

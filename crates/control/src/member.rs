@@ -37,7 +37,7 @@ pub struct Timing {
 /// What a node is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// Time has passed or the ledger has changed. At least every 100 ms.
+    /// Time has passed or the ledger has changed. At least every 200 ms; every 100 while anything happens.
     Look,
     /// For the target.
     Target(target::Event),

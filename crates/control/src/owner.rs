@@ -86,7 +86,7 @@ impl Default for Timing {
 /// What an owner is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Nothing but that time has passed or the ledger has changed. At least every 100 ms.
+    /// Nothing but that time has passed or the ledger has changed. At least every 200 ms; every 100 while anything happens.
     Look,
     /// This array stands: legs equal if that was ordered, maps durable on every leg. Void if another has been ordered since.
     Assembled(Assembly),

@@ -37,11 +37,17 @@ struct Memory {
     promised: Option<(NodeId, Instant)>,
     /// When this node, as leader, last asked the voters whether it leads.
     round: Option<Instant>,
+    /// When it last asked and a quorum said yes.
+    confirmed: Option<Instant>,
 }
+
+/// How many heartbeats are spared in a row because rounds were heard: learners hear only heartbeats.
+const SPARED: u32 = 5;
 
 impl Heard {
     pub(crate) fn now() -> Self {
-        Self(Arc::new(Mutex::new(Memory { at: Instant::now(), promised: None, round: None })))
+        let memory = Memory { at: Instant::now(), promised: None, round: None, confirmed: None };
+        Self(Arc::new(Mutex::new(memory)))
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -52,14 +58,24 @@ impl Heard {
         self.memory().at = Instant::now();
     }
 
-    /// As leader: all voters are asked now whether it leads.
-    pub(crate) fn round(&self) {
-        self.memory().round = Some(Instant::now());
+    /// As leader: all voters are asked now whether it leads. Says when that is.
+    pub(crate) fn round(&self) -> Instant {
+        *self.memory().round.insert(Instant::now())
     }
 
-    /// Whether that was so lately that they have just heard a leader.
-    fn has_asked_within(&self, span: Duration) -> bool {
-        self.memory().round.is_some_and(|round| round.elapsed() < span)
+    /// A quorum has said yes in the round that began then.
+    pub(crate) fn confirmed(&self, round: Instant) {
+        self.memory().confirmed = Some(round);
+    }
+
+    /// How long no quorum has said so.
+    fn unconfirmed_for(&self) -> Duration {
+        self.memory().confirmed.map_or(Duration::MAX, |confirmed| confirmed.elapsed())
+    }
+
+    /// When the voters were last asked, if that was so lately that they have just heard a leader.
+    fn asked_within(&self, span: Duration) -> Option<Instant> {
+        self.memory().round.filter(|round| round.elapsed() < span)
     }
 
     fn at(&self) -> Instant {
@@ -106,14 +122,17 @@ fn is_quorum(membership: &Membership, granted: &BTreeSet<u64>) -> bool {
     !sets.is_empty() && sets.iter().all(|set| 2 * set.intersection(granted).count() > set.len())
 }
 
+/// How long no quorum has answered this node, as the leader that it is. openraft counts heartbeats alone.
+pub(crate) fn unanswered_for(raft: &Raft, heard: &Heard) -> Duration {
+    let unanswered_ms = raft.data_metrics().borrow().millis_since_quorum_ack;
+    unanswered_ms.map_or(Duration::ZERO, Duration::from_millis).min(heard.unconfirmed_for())
+}
+
 /// How this node stands.
 fn standing(raft: &Raft, heard: &Heard) -> Standing {
     let leads = raft.server_metrics().borrow().state == ServerState::Leader;
-    let data = raft.data_metrics();
-    let data = data.borrow();
-    let unanswered = data.millis_since_quorum_ack.map_or(Duration::ZERO, Duration::from_millis);
-    let silent_for = if leads { unanswered } else { heard.at().elapsed() };
-    Standing { silent_for, last: data.last_log }
+    let silent_for = if leads { unanswered_for(raft, heard) } else { heard.at().elapsed() };
+    Standing { silent_for, last: raft.data_metrics().borrow().last_log }
 }
 
 pub(crate) struct Elector {
@@ -141,17 +160,16 @@ impl Elector {
             let votes = membership.voter_ids().any(|voter| voter == self.id);
             let next = if now.state == ServerState::Leader {
                 let heartbeat = self.config.heartbeat();
-                // A round with the voters is one to them. Every other goes out all the same: learners hear only heartbeats,
-                // and openraft counts only them when it says how long no quorum has answered.
-                let heard_by_round = self.heard.has_asked_within(heartbeat)
-                    && beat_at.is_some_and(|beat| beat.elapsed() < heartbeat * 2);
-                if !heard_by_round {
+                // A round with the voters is one to them.
+                let may_be_spared = beat_at.is_some_and(|beat| beat.elapsed() < heartbeat * SPARED);
+                let round = self.heard.asked_within(heartbeat).filter(|_| may_be_spared);
+                if round.is_none() {
                     if self.raft.trigger().heartbeat().await.is_err() {
                         return;
                     }
                     beat_at = Some(Instant::now());
                 }
-                Instant::now() + heartbeat
+                round.unwrap_or_else(Instant::now) + heartbeat
             } else if !votes {
                 Instant::now() + silence
             } else if is_quorum(membership, &BTreeSet::from([self.id])) {

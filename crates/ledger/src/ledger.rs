@@ -239,6 +239,10 @@ impl Ledger {
         &self.0.raft
     }
 
+    pub(crate) fn heard(&self) -> &Heard {
+        &self.0.heard
+    }
+
     pub(crate) fn post(&self) -> &Post {
         &self.0.post
     }
@@ -306,13 +310,14 @@ impl Ledger {
         if self.0.post.has_abdicated(before.term) {
             return Err(NotLeading::Unconfirmed);
         }
-        self.0.heard.round();
+        let round = self.0.heard.round();
         // openraft waits a request's time for the quorum, and then for what it has committed to be applied.
         let asked = timeout(self.config().propose_limit(), self.0.raft.ensure_linearizable()).await;
         let confirmed = asked.map_err(|_| NotLeading::Unconfirmed)?;
         let after = self.status();
         match confirmed {
             Ok(read) if after.term == before.term => {
+                self.0.heard.confirmed(round);
                 Ok(Leadership { term: after.term, index: read.index().unwrap_or(0) })
             }
             Err(openraft::error::RaftError::APIError(

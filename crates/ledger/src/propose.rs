@@ -1,6 +1,7 @@
 //! Proposals: applied, refused, surely not taken, or unknown.
 
 use crate::config::REQUEST_BYTES_MAX;
+use crate::elector::unanswered_for;
 use crate::ledger::Ledger;
 use crate::machine::{Refused, Request};
 use crate::network::out_of_turn;
@@ -119,10 +120,8 @@ impl Ledger {
     /// Whether this node leads, as far as it knows, and no quorum has answered for two silences: another leads by now, or nobody. What
     /// it took it could only keep in its log, which would grow as long as it is cut off.
     fn is_unanswered(&self) -> bool {
-        let metrics = self.raft().metrics();
-        let metrics = metrics.borrow();
-        let unanswered_ms = metrics.millis_since_quorum_ack.unwrap_or(0);
-        metrics.state == ServerState::Leader && unanswered_ms > 2 * u64::from(self.config().silence_ms)
+        let leads = self.raft().metrics().borrow().state == ServerState::Leader;
+        leads && unanswered_for(self.raft(), self.heard()) > 2 * self.config().silence()
     }
 
     /// The vote of openraft's core itself, not of its metrics, which come later. `None`: it has stopped.

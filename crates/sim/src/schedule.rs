@@ -157,6 +157,11 @@ impl Schedule {
         drawn.is_multiple_of(3).then_some(2 + u64::from(!(drawn / 3).is_multiple_of(4)))
     }
 
+    /// Whether agents look half as often, as they do at rest. By the seed alone, too.
+    pub(crate) fn looks_seldom(&self) -> bool {
+        self.seed % 2 == 1
+    }
+
     /// The schedule of a seed.
     pub fn of(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed ^ 0x5eed_0f5c_4ed0_1e50);

@@ -47,7 +47,7 @@ pub(crate) const CHUNK: usize = 2;
 pub(crate) const CHUNKS: usize = BLOCKS / CHUNK;
 /// A millisecond in the clock of the simulation.
 pub(crate) const MS: u64 = 1000;
-/// How often an agent looks at everything.
+/// How often an agent looks at everything: this, or half as often.
 const TICK: u64 = 100 * MS;
 /// More events than this is a storm, not a schedule.
 const EVENTS_MAX: u64 = 3_000_000;

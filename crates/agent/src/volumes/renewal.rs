@@ -64,7 +64,7 @@ pub(super) struct Noted {
 }
 
 impl Noted {
-    /// Keeps it true. This is asked ten times a second.
+    /// Keeps it true. This is asked at every look.
     pub(super) fn see(&mut self, ledger: &Ledger, boot: BootId) {
         let from = Some((ledger.members_from(), lease_ms(ledger)));
         if std::mem::replace(&mut self.from, from) == from {

@@ -50,6 +50,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The same while nothing happens. Hellos go out as often, and drives are looked at: an agent at rest wakes for all of them together. A peer that falls silent
 /// is noticed no later: it is asked for an echo 400 to 600 ms after its last hello, and from there on the looks are quick again.
 const LOOK_AT_REST_EVERY: Duration = Duration::from_millis(200);
+/// A lease that was not asked for so lately is about to be missed.
+const RENEWED_WITHIN: Duration = Duration::from_millis(900);
 /// For how long nothing must have been ordered that is not routine.
 const REST_AFTER: Duration = Duration::from_secs(2);
 /// How long a node that asks for a lease waits for the answer.
@@ -191,8 +193,6 @@ struct Shell {
     heard: Heard,
     load: Load,
     peers: Peers,
-    /// When time was last said to pass.
-    ticked: Moment,
     /// When anything was last ordered that is not routine.
     stirred: Moment,
     /// In which term this node leads, as control was told.
@@ -299,7 +299,6 @@ impl Shell {
             heard: Arc::clone(heard),
             load: Load::start(node, ledger.state()),
             peers: Peers::default(),
-            ticked: Moment(0),
             stirred: now_ms,
             leads: None,
             voters: None,
@@ -314,8 +313,12 @@ impl Shell {
     ) {
         let mut beat = Beat::every(LOOK_EVERY);
         loop {
+            let mut has_looked = false;
             tokio::select! {
-                () = beat.next() => self.tick(),
+                () = beat.next() => {
+                    self.tick();
+                    has_looked = true;
+                }
                 Ok(()) = self.state.changed() => self.step(Input::Look),
                 Some(input) = told.recv() => self.step(input),
                 asked = asked.recv() => match asked {
@@ -323,15 +326,22 @@ impl Shell {
                     None => return,
                 },
             }
-            beat.change(self.pace());
+            let pace = self.pace();
+            // A look that is due is not put off.
+            if has_looked || pace == LOOK_EVERY {
+                beat.change(pace);
+            }
         }
     }
 
-    /// How often it is looked.
+    /// How often it is looked. Who leads is who misses nodes, and a witness would not notice by hellos: it does not rest.
     fn pace(&self) -> Duration {
-        let rests = Moment(clock::uptime_ms()) >= self.stirred.after(REST_AFTER);
-        let is_well = self.member.is_leased() && self.peers.are_all_heard();
-        if rests && is_well { LOOK_AT_REST_EVERY } else { LOOK_EVERY }
+        let now = Moment(clock::uptime_ms());
+        let lease_ms = self.state.borrow().settings.lease_ms;
+        let is_renewed =
+            now.after(Duration::from_millis(lease_ms.into())) < self.lease.end().after(RENEWED_WITHIN);
+        let rests = now >= self.stirred.after(REST_AFTER) && self.leads.is_none();
+        if rests && is_renewed && self.peers.are_all_heard() { LOOK_AT_REST_EVERY } else { LOOK_EVERY }
     }
 
     fn step(&mut self, input: Input) {
@@ -361,12 +371,8 @@ impl Shell {
     fn tick(&mut self) {
         self.see_leadership();
         self.abdicate_to_leave();
-        let (now, before) = (Moment(clock::uptime_ms()), self.ticked);
-        self.ticked = now;
-        // After a pause of this agent's own the hellos of the others are still to be read: their silence says nothing.
-        if now < before.after(LOOK_EVERY * 4) {
-            self.see_peers();
-        }
+        // After a pause of this agent's own, too: it reads the hellos that came meanwhile, and knows when.
+        self.see_peers();
         self.step(Input::Look);
         self.adapt_voters();
         self.grantors.see(&self.ledger, self.identity.boot);

@@ -101,7 +101,7 @@ impl Stage {
 /// What a node is told of its virtual machines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Nothing but that time has passed, or the ledger or a volume has changed. At least every 100 ms.
+    /// Nothing but that time has passed, or the ledger or a volume has changed. At least every 200 ms; every 100 while anything happens.
     Look,
     /// This node has a lease.
     Leased,

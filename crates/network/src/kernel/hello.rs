@@ -23,7 +23,9 @@ use crate::conditions::PathQuality;
 use crate::diagnose::PathView;
 use crate::probe::{ClusterTag, Echo, HELLO_PORT, Hello, LARGE_HELLO_EVERY, large_bytes};
 use model::{Mtu, NodeName, NodeOrdinal, Priority, StorageNetworkIndex};
-use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
+use rustix::net::sockopt::{
+    Ipv4PathMtuDiscovery, set_ip_mtu_discover, set_socket_recv_buffer_size, set_socket_recv_buffer_size_force,
+};
 use rustix::net::{SendFlags, sendto};
 use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -40,9 +42,11 @@ const TRIPS_KEPT: usize = 64;
 const WINDOW: Duration = Duration::from_secs(4);
 /// A hello that comes more intervals than these halves after the one before is late: two were lost.
 const LATE_AFTER_HALVES: u32 = 5;
-/// So many datagrams are read of a network at a time at most, whoever sends them: more than all peers of the largest cluster send in a minute of a
-/// fifth of a second each.
-const READ_MAX: usize = 4096;
+/// So many datagrams are read of a network at a time at most, whoever sends them: what all peers of the largest cluster send in ten seconds.
+const READ_MAX: usize = 512;
+/// How much may wait to be read, bytes, as far as the kernel lets a process ask for: hellos that come while this process stands still must not be lost, and
+/// it is the newest that a full buffer drops.
+const BUFFER_BYTES: usize = 1 << 20;
 
 /// A node that hellos go to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,7 +156,15 @@ impl Hellos {
             let hello = Hello { cluster, sender, network, sequence: 0, sent_us: 0, echo: None };
             let socket = socket(address, priority).map_err(failed)?;
             let late_after = every * LATE_AFTER_HALVES / 2;
-            Ok(Greeter { socket, hello, peers, packet, late_after, heard: Heard::new() })
+            Ok(Greeter {
+                socket,
+                hello,
+                peers,
+                packet,
+                late_after,
+                emptied: Instant::now(),
+                heard: Heard::new(),
+            })
         };
         let networks = config.networks.into_iter().map(greeter).collect::<Result<_, _>>()?;
         Ok(Self { since: Instant::now(), networks, buffer: vec![0; DATAGRAM_BYTES_MAX] })
@@ -201,6 +213,8 @@ fn socket(address: Ipv4Addr, priority: Priority) -> io::Result<UdpSocket> {
     socket.set_ttl_v4(1)?;
     socket.set_priority(u32::from(priority.get()))?;
     set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::PROBE)?;
+    set_socket_recv_buffer_size_force(&socket, BUFFER_BYTES)
+        .or_else(|_| set_socket_recv_buffer_size(&socket, BUFFER_BYTES))?;
     arrival::begin(&socket);
     socket.bind(&SockAddr::from(SocketAddrV4::new(address, HELLO_PORT)))?;
     Ok(socket.into())
@@ -214,6 +228,8 @@ struct Greeter {
     peers: Vec<HelloPeer>,
     packet: Option<Mtu>,
     late_after: Duration,
+    /// When there was last nothing left to read: what is read later came later.
+    emptied: Instant,
     heard: Heard,
 }
 
@@ -238,10 +254,14 @@ impl Greeter {
 
     /// Takes what has come.
     fn listen(&mut self, buffer: &mut [u8]) {
+        let begun = Instant::now();
         for _ in 0..READ_MAX {
             match self.socket.recv_from(buffer) {
                 Ok((length, from)) => self.note(&buffer[..length], from),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.emptied = begun;
+                    return;
+                }
                 Err(error) => {
                     tracing::debug!(network = %self.hello.network, %error, "can't receive hellos");
                     return;
@@ -278,7 +298,7 @@ impl Greeter {
     }
 
     fn note(&mut self, datagram: &[u8], from: SocketAddr) {
-        let late_by = arrival::late_by(&self.socket);
+        let late_by = arrival::late_by(&self.socket, self.emptied.elapsed());
         match Hello::decode(datagram) {
             Ok(hello) => {
                 let known = self.peers.iter().any(|peer| {
@@ -313,7 +333,7 @@ impl Greeter {
         if at.saturating_duration_since(path.at) > self.late_after {
             path.late = at;
         }
-        path.at = at;
+        path.at = path.at.max(at);
         path.confirms = true;
         if is_large {
             // It takes longer, and the small one just before it has echoed.
@@ -435,6 +455,7 @@ mod tests {
             peers: vec![HelloPeer { node: "other".parse().unwrap(), ordinal: sender, address: b }],
             packet: None,
             late_after: Duration::from_secs(1),
+            emptied: Instant::now(),
             heard: Heard::default(),
         };
         let mut counts = |hello: Hello, from: Ipv4Addr, port: u16| {

@@ -98,7 +98,8 @@ impl World {
         if !self.machines[machine].power || self.machines[machine].run != run {
             return;
         }
-        let next = TICK - 10 * MS + self.random.u64(..20 * MS);
+        let every = if self.schedule.looks_seldom() { 2 * TICK } else { TICK };
+        let next = every - 10 * MS + self.random.u64(..20 * MS);
         self.post(next, Event::Tick(machine, run));
         self.kernel_tick(machine);
         let now = self.clock(machine);

@@ -57,6 +57,8 @@ pub(super) struct Peers {
     quiet: BTreeSet<Path>,
     /// Where no hello came for a while.
     asked: BTreeMap<Path, Echoes>,
+    /// Whether one of those that were last looked at is missed on a path.
+    misses: bool,
 }
 
 /// What was asked for on a path since the last hello.
@@ -77,7 +79,7 @@ impl Peers {
         now: Moment,
         heard: impl IntoIterator<Item = (Path, Option<u32>)>,
     ) -> Vec<Seen> {
-        let mut seen = Vec::new();
+        let (mut seen, mut listed) = (Vec::new(), BTreeSet::new());
         // Of each peer: the last hello, the last of anything, and whether all was asked for that can be.
         let mut ages: BTreeMap<NodeId, (u32, u32, bool)> = BTreeMap::new();
         for (path, hello_ms) in heard {
@@ -91,6 +93,7 @@ impl Peers {
             } else if last_ms > SILENT_AFTER_MS && failed && self.quiet.insert(path) && last_ms != NEVER_MS {
                 seen.push(Seen::Dead(path));
             }
+            listed.insert(path);
             let age = ages.entry(path.0).or_insert((NEVER_MS, NEVER_MS, true));
             *age = (hello_ms.min(age.0), last_ms.min(age.1), age.2 && failed);
         }
@@ -106,6 +109,11 @@ impl Peers {
                 seen.push(Seen::Heard(id));
             }
         }
+        // Of a node that has left, or a network that there is no more, nothing is waited for.
+        self.asked.retain(|path, _| listed.contains(path));
+        self.quiet.retain(|path| listed.contains(path));
+        let misses_all = listed.iter().any(|(id, _)| self.silent.contains(id));
+        self.misses = misses_all || !self.asked.is_empty() || !self.quiet.is_empty();
         seen
     }
 
@@ -131,9 +139,9 @@ impl Peers {
         last_ms > ASK_AFTER_MS && !std::mem::replace(&mut echoes.is_awaited, true)
     }
 
-    /// Whether nobody is missed on any path, nor asked for an echo.
+    /// Whether nobody was missed on any path in the last look, nor asked for an echo.
     pub(super) fn are_all_heard(&self) -> bool {
-        self.silent.is_empty() && self.quiet.is_empty() && self.asked.is_empty()
+        !self.misses
     }
 
     /// Whether nothing comes of its agent on any network.
