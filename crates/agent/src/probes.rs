@@ -133,9 +133,12 @@ impl Probes {
 
     /// The old sockets have the same addresses: they must be closed before there can be new ones.
     fn replace(&self, request: &PathsRequest) -> Result<(), HelloError> {
-        self.stop();
+        self.stop_greeter();
+        // Held throughout: whoever looks meanwhile would find nobody to look at.
+        let mut hellos = self.hellos();
+        *hellos = None;
         if !request.networks.is_empty() {
-            *self.hellos() = Some(Hellos::start(hello_config(request))?);
+            *hellos = Some(Hellos::start(hello_config(request))?);
             let every = Duration::from_millis(request.interval_ms.max(1).into());
             let greeter = tokio::spawn(greet_every(every, Arc::clone(&self.hellos))).abort_handle();
             *self.greeter.lock().unwrap_or_else(PoisonError::into_inner) = Some(greeter);
@@ -144,10 +147,14 @@ impl Probes {
     }
 
     fn stop(&self) {
+        self.stop_greeter();
+        *self.hellos() = None;
+    }
+
+    fn stop_greeter(&self) {
         if let Some(greeter) = self.greeter.lock().unwrap_or_else(PoisonError::into_inner).take() {
             greeter.abort();
         }
-        *self.hellos() = None;
     }
 
     /// What was heard, and for how long it has been listening, milliseconds.

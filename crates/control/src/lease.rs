@@ -108,6 +108,11 @@ impl Holder {
         Some(sent.after(Duration::from_millis(settings.lease_ms.into())))
     }
 
+    /// There is another leader, who knows of nothing that was asked: it is asked in the next step.
+    pub fn led_by_another(&mut self) {
+        self.ask_at = Moment(0);
+    }
+
     /// Time has passed; or a grant has come for this request.
     pub fn step(&mut self, now: Moment, settings: Settings, granted: Option<u64>) -> Vec<HolderEffect> {
         let mut effects = Vec::new();
@@ -415,6 +420,20 @@ mod tests {
         // Asked for at 0, granted at 500: it ends as any other does.
         assert_eq!(stops(Some(500)), [2000]);
         assert_eq!(stops(Some(2400)), [2500], "too late to be one");
+    }
+
+    #[test]
+    fn another_leader_is_asked_at_once() {
+        let (settings, timing) = (Settings::default(), HolderTiming::default());
+        let mut holder = Holder::new(timing, 1);
+        let asks = |holder: &mut Holder, ms| {
+            let effects = holder.step(Moment(ms), settings, None);
+            effects.iter().any(|effect| matches!(effect, HolderEffect::Ask(_)))
+        };
+        assert!(asks(&mut holder, 1000) && !asks(&mut holder, 1100));
+        holder.led_by_another();
+        assert!(asks(&mut holder, 1100) && !asks(&mut holder, 1200));
+        assert!(asks(&mut holder, 1500));
     }
 
     #[test]

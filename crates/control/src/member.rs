@@ -145,6 +145,11 @@ impl Member {
         self.owners.get(&volume).map(Owner::stage)
     }
 
+    /// The ledger has another leader.
+    pub fn led_by_another(&mut self) {
+        self.holder.led_by_another();
+    }
+
     /// Whether users may run here.
     pub fn is_leased(&self) -> bool {
         self.holder.is_leased()

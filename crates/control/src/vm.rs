@@ -155,6 +155,9 @@ pub struct Vm {
     pub yielding: BTreeMap<NodeId, BootId>,
     /// How often in a row it did not get where it was to go.
     pub setbacks: u32,
+    /// Where it was on its way to when its last migration was given up: the next goes there only if no other node of the zone has room. Until it has begun anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub avoids: Option<NodeId>,
     /// Which run of it was saved, as long as its memory may be restored: no other one's is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saved: Option<Generation>,

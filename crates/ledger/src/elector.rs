@@ -41,8 +41,10 @@ struct Memory {
     confirmed: Option<Instant>,
 }
 
-/// How many heartbeats are spared in a row because rounds were heard: learners hear only heartbeats.
+/// For how many heartbeats none goes out while rounds do: learners hear only heartbeats.
 const SPARED: u32 = 5;
+/// The same while no quorum confirms a round.
+const SPARED_UNCONFIRMED: u32 = 3;
 
 impl Heard {
     pub(crate) fn now() -> Self {
@@ -65,7 +67,9 @@ impl Heard {
 
     /// A quorum has said yes in the round that began then.
     pub(crate) fn confirmed(&self, round: Instant) {
-        self.memory().confirmed = Some(round);
+        let mut memory = self.memory();
+        // Rounds may end in another order than they began.
+        memory.confirmed = memory.confirmed.max(Some(round));
     }
 
     /// How long no quorum has said so.
@@ -73,9 +77,11 @@ impl Heard {
         self.memory().confirmed.map_or(Duration::MAX, |confirmed| confirmed.elapsed())
     }
 
-    /// When the voters were last asked, if that was so lately that they have just heard a leader.
-    fn asked_within(&self, span: Duration) -> Option<Instant> {
-        self.memory().round.filter(|round| round.elapsed() < span)
+    /// As leader: the round because of which there need not be a heartbeat now, which went out last at `beat`.
+    fn spares(&self, beat: Option<Instant>, heartbeat: Duration) -> Option<Instant> {
+        let may_be_spared =
+            beat?.elapsed() < heartbeat * SPARED && self.unconfirmed_for() < heartbeat * SPARED_UNCONFIRMED;
+        self.memory().round.filter(|round| may_be_spared && round.elapsed() < heartbeat)
     }
 
     fn at(&self) -> Instant {
@@ -161,8 +167,7 @@ impl Elector {
             let next = if now.state == ServerState::Leader {
                 let heartbeat = self.config.heartbeat();
                 // A round with the voters is one to them.
-                let may_be_spared = beat_at.is_some_and(|beat| beat.elapsed() < heartbeat * SPARED);
-                let round = self.heard.asked_within(heartbeat).filter(|_| may_be_spared);
+                let round = self.heard.spares(beat_at, heartbeat);
                 if round.is_none() {
                     if self.raft.trigger().heartbeat().await.is_err() {
                         return;
@@ -244,6 +249,42 @@ mod tests {
     use openraft::CommittedLeaderId;
 
     const SILENCE: Duration = Duration::from_millis(600);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_spares_a_heartbeat_while_rounds_are_confirmed_and_not_for_ever() {
+        let (heartbeat, heard) = (Duration::from_millis(200), Heard::now());
+        let pass = |ms| tokio::time::advance(Duration::from_millis(ms));
+        assert_eq!(heard.spares(None, heartbeat), None, "none went out yet");
+        let beat = Some(Instant::now());
+        heard.round();
+        assert_eq!(heard.spares(beat, heartbeat), None, "nobody has ever said yes");
+        heard.confirmed(Instant::now());
+        pass(150).await;
+        let round = heard.round();
+        assert_eq!(heard.spares(beat, heartbeat), Some(round));
+        pass(200).await;
+        assert_eq!(heard.spares(beat, heartbeat), None, "no round for a heartbeat's time");
+        pass(250).await;
+        heard.round();
+        assert_eq!(heard.spares(beat, heartbeat), None, "asked, and not confirmed for three");
+        heard.confirmed(Instant::now());
+        pass(390).await;
+        let round = heard.round();
+        assert_eq!(heard.spares(beat, heartbeat), Some(round));
+        pass(10).await;
+        assert_eq!(heard.spares(beat, heartbeat), None, "learners have heard nothing for five");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_rounds_that_end_out_of_order_the_later_one_counts() {
+        let heard = Heard::now();
+        let first = heard.round();
+        tokio::time::advance(Duration::from_millis(300)).await;
+        let second = heard.round();
+        heard.confirmed(second);
+        heard.confirmed(first);
+        assert_eq!(heard.unconfirmed_for(), Duration::ZERO);
+    }
 
     fn at(term: u64, index: u64) -> LogId {
         LogId::new(CommittedLeaderId::new(term, 1), index)

@@ -83,6 +83,8 @@ pub struct Vm {
     pub spec: VmSpec,
     /// Where it is.
     pub now: Now,
+    /// Where it was on its way to when its last migration was given up: it goes there only if no other node of the zone has room.
+    pub avoids: Option<NodeId>,
 }
 
 /// Where a virtual machine is.

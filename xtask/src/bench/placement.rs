@@ -81,7 +81,7 @@ fn vm(id: u32, zones: &[ZoneName; 2]) -> Option<(VmId, Vm)> {
         saves_to: None,
         nics: Vec::new(),
     };
-    Some((VmId(id), Vm { spec, now: Now::Off(None) }))
+    Some((VmId(id), Vm { spec, now: Now::Off(None), avoids: None }))
 }
 
 fn measure(nodes: u32, runs: u32, zones: &[ZoneName; 2]) -> Measured {

@@ -197,6 +197,8 @@ struct Shell {
     stirred: Moment,
     /// In which term this node leads, as control was told.
     leads: Option<u64>,
+    /// Who leads in which term, as control was told: the last that was known.
+    led_by: Option<(u64, NodeId)>,
     /// A change of voters, while it is under way.
     voters: Option<JoinHandle<()>>,
     waiting: BTreeMap<(NodeId, u64), oneshot::Sender<bool>>,
@@ -301,6 +303,7 @@ impl Shell {
             peers: Peers::default(),
             stirred: now_ms,
             leads: None,
+            led_by: None,
             voters: None,
             waiting: BTreeMap::new(),
         })
@@ -393,6 +396,11 @@ impl Shell {
 
     fn see_leadership(&mut self) {
         let status = self.ledger.status();
+        let led_by = status.leader.map(|leader| (status.term, leader));
+        if led_by.is_some() && led_by != self.led_by {
+            self.led_by = led_by;
+            self.member.led_by_another();
+        }
         let leads = (status.role == Role::Leader).then_some(status.term);
         if leads == self.leads {
             return;

@@ -440,6 +440,7 @@ pub(crate) mod tests {
             last: None,
             yielding,
             setbacks: 0,
+            avoids: None,
             saved: None,
             saves: model::SaveTry(0),
             saved_bytes: 0,

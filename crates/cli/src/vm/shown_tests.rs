@@ -42,6 +42,7 @@ fn state() -> State {
             last: None,
             yielding,
             setbacks: 0,
+            avoids: None,
             saves: model::SaveTry(0),
             saved_bytes: 0,
             not_saved: None,

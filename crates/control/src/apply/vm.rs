@@ -118,6 +118,7 @@ fn create(state: &mut State, spec: &VmSpec) -> Result<Vec<Event>, Rejected> {
         last: None,
         yielding: BTreeMap::new(),
         setbacks: 0,
+        avoids: None,
         saved: None,
         saves: SaveTry(0),
         saved_bytes: 0,
@@ -207,10 +208,11 @@ impl Edit<'_> {
             }
             C::Switch { volumes } => self.switch(vm, volumes),
             C::Cancel => {
-                let VmPhase::Migrating { from: at, .. } = vm.phase else {
+                let VmPhase::Migrating { from: at, to, .. } = vm.phase else {
                     return Err(cannot(vm, VmCause::Cancelled));
                 };
                 vm.setbacks = vm.setbacks.saturating_add(1);
+                vm.avoids = Some(to.node);
                 self.go(vm, VmCause::Cancelled, VmPhase::Running { at })
             }
             C::GiveUpSaving(which, why) => self.give_up_saving(vm, *which, *why),
@@ -316,7 +318,7 @@ impl Edit<'_> {
         }
         self.go(vm, VmCause::Began, VmPhase::Running { at })?;
         vm.yielding.clear();
-        vm.setbacks = 0;
+        (vm.setbacks, vm.avoids) = (0, None);
         Ok(())
     }
 

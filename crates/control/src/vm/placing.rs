@@ -53,7 +53,7 @@ pub fn vms(ledger: &State) -> Vms {
         if let Some(seat) = vm.phase.other_seat() {
             let spec = VmSpec { placement: VmPlacement::Anywhere, anti_affinity: None, ..vm.spec.clone() };
             let now = Now::Runs(seat.node);
-            vms.insert(VmId(STAND_INS + id.0), placement::vm::Vm { spec, now });
+            vms.insert(VmId(STAND_INS + id.0), placement::vm::Vm { spec, now, avoids: None });
         }
     }
     vms
@@ -64,7 +64,7 @@ fn asked(vm: &Vm) -> placement::vm::Vm {
         VmPhase::Off | VmPhase::Saved => Now::Off(vm.last),
         _ => vm.phase.seat().map_or(Now::Off(vm.last), |seat| Now::Runs(seat.node)),
     };
-    placement::vm::Vm { spec: vm.spec.clone(), now }
+    placement::vm::Vm { spec: vm.spec.clone(), now, avoids: vm.avoids }
 }
 
 /// Whether one more may be made: with either rack lost all run that there are, wanted or not, but those that are strict in that rack.

@@ -235,6 +235,7 @@ fn what_is_committed_first_of_a_switch_and_what_keeps_it_there_makes_the_other_v
     );
     does(&mut state, C::Cancel);
     assert_eq!(the_vm(&state).phase, VmPhase::Running { at: seat(ONE, 1) });
+    assert_eq!(the_vm(&state).avoids, Some(TWO));
     assert!(state.apply(&late).is_err());
     does(&mut state, C::Migrate { to: THREE });
     assert_eq!(the_vm(&state).generation, Generation(3), "no generation is given out twice");

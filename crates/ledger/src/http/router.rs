@@ -4,7 +4,8 @@ use super::LETTER_BYTES_MAX;
 use crate::ledger::Ledger;
 use crate::transport::{Letter, Refusal, Reply};
 use api::{PeerCertificate, Problem, path};
-use axum::extract::rejection::JsonRejection;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -21,10 +22,13 @@ pub fn router(ledger: Ledger) -> Router {
 async fn take(
     State(ledger): State<Ledger>,
     peer: Option<Extension<PeerCertificate>>,
-    letter: Result<Json<Letter>, JsonRejection>,
+    letter: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Reply>, Response> {
     let help = "letters are for ledgers of the same version; docs/ledger.md";
-    let Json(letter) = letter.map_err(|bad| problem(bad.status(), "bad-letter", bad.body_text(), help))?;
+    let letter = letter.map_err(|bad| problem(bad.status(), "bad-letter", bad.body_text(), help))?;
+    // Not axum's `Json`, which notes at each field of each letter where it is, for the case that it is bad.
+    let letter: Letter = serde_json::from_slice(&letter)
+        .map_err(|bad| problem(StatusCode::BAD_REQUEST, "bad-letter", bad.to_string(), help))?;
     let certified = |name: &_| peer.as_ref().is_some_and(|Extension(shown)| shown.is_for(name));
     let taken = ledger.receive(letter, certified).await;
     taken.map(Json).map_err(|refusal| {

@@ -76,7 +76,7 @@ pub fn admit(cluster: &Cluster, vms: &Vms, id: VmId, spec: &VmSpec) -> Result<()
     }
     is_its_own(vms, id, spec)?;
     let mut all = vms.clone();
-    all.insert(id, Vm { spec: spec.clone(), now: Now::Off(None) });
+    all.insert(id, Vm { spec: spec.clone(), now: Now::Off(None), avoids: None });
     let lacks = all_lacking(cluster, &zones, all, should_run);
     if lacks.is_empty() { Ok(()) } else { Err(NotAdmitted::Capacity(lacks)) }
 }

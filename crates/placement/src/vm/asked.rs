@@ -29,6 +29,8 @@ pub(super) struct Asked {
     pub(super) first: Option<Zone>,
     /// How many of its volumes have a leg on a node: those that have any.
     pub(super) local: Vec<(usize, u32)>,
+    /// A node that is taken last of its zone's.
+    pub(super) avoids: Option<usize>,
     pub(super) from: Option<NodeId>,
     pub(super) because: Because,
 }
@@ -117,6 +119,7 @@ impl<'a> Names<'a> {
             only: home.filter(|_| is_strict || goes_home).map(|zone| self.zone(zone)),
             first,
             local: self.local(cluster, vm),
+            avoids: vm.avoids.and_then(|node| self.at(node)),
             from: node.filter(|_| runs),
             because,
         };

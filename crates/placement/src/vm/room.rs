@@ -117,7 +117,9 @@ impl Rooms {
             in_rack[zone] += 1;
         }
         let key = |(at, room): (usize, &Room)| {
-            let elsewhere = asked.first.is_some_and(|first| first != room.zone);
+            // What is packed is packed tight: that one finds a place at all goes before where.
+            let is_avoided = fit != Fit::Tight && asked.avoids == Some(at);
+            let elsewhere = (asked.first.is_some_and(|first| first != room.zone), is_avoided);
             if fit == Fit::Tight {
                 return (elsewhere, 0, 0, Reverse(0), room.bytes.free(), at);
             }

@@ -64,7 +64,7 @@ fn vm(id: u32, gib: u64, placement: VmPlacement, now: Now) -> (VmId, Vm) {
         saves_to: Some(VolumeId(id)),
         nics: Vec::new(),
     };
-    (VmId(id), Vm { spec, now })
+    (VmId(id), Vm { spec, now, avoids: None })
 }
 
 fn in_group((id, mut vm): (VmId, Vm), group: &str) -> (VmId, Vm) {

@@ -118,7 +118,9 @@ struct Asked((GivenLeg, IpAddr));
 impl Asked {
     /// `None`: it is asked for already.
     fn new(given: GivenLeg, address: IpAddr) -> Option<Self> {
-        Self::all().insert((given, address)).then_some(Self((given, address)))
+        // The lock is let go here, and nothing is made that would take it again when it goes.
+        let is_new = Self::all().insert((given, address));
+        is_new.then(|| Self((given, address)))
     }
 
     fn all() -> MutexGuard<'static, BTreeSet<(GivenLeg, IpAddr)>> {
@@ -280,4 +282,27 @@ pub(super) fn disconnect(engine: &Engine, given: GivenLeg) {
 /// Whether a controller in this state is being deleted (drivers/nvme/host/core.c, `nvme_sysfs_show_state`).
 fn is_going(state: &str) -> bool {
     state.starts_with("deleting") || state == "dead"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control::target::Key;
+    use model::{Epoch, Incarnation, LedgerIncarnation, LegId, VolumeId};
+
+    #[test]
+    fn what_is_asked_for_is_asked_for_again_only_when_that_has_ended() {
+        let epoch = Epoch { ledger: LedgerIncarnation(1), number: 1 };
+        let given = |leg| GivenLeg {
+            leg: (VolumeId(1), LegId(leg)),
+            key: Key { epoch, incarnation: Incarnation(1) },
+        };
+        let address = |last| IpAddr::from([10, 0, 0, last]);
+        let first = Asked::new(given(1), address(1)).unwrap();
+        assert!(Asked::new(given(1), address(1)).is_none());
+        let others = [Asked::new(given(1), address(2)), Asked::new(given(2), address(1))];
+        assert!(others.iter().all(Option::is_some), "through another network, and of another leg");
+        drop(first);
+        assert!(Asked::new(given(1), address(1)).is_some());
+    }
 }

@@ -14,6 +14,8 @@ use tokio::sync::oneshot;
 impl Shell {
     /// Another node asks. Whoever does not lead grants nothing, and says so at once: the answer is dropped.
     pub(super) fn answer_lease(&mut self, asked: LeaseRequest, answer: oneshot::Sender<bool>) {
+        // A new leader is asked before it has looked, and whoever gets no answer asks 400 ms later.
+        self.see_leadership();
         let LeaseRequest { node, request, left_users_ms, drives } = asked;
         let Some(counts_ms) = left_users_ms else {
             if self.leads.is_some() {

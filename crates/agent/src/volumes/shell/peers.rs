@@ -65,11 +65,15 @@ pub(super) struct Peers {
 #[derive(Debug, Clone, Copy)]
 struct Echoes {
     since: Moment,
+    /// When one was last asked for.
+    asked: Moment,
     is_awaited: bool,
     /// When the last one came.
     came: Option<Moment>,
-    /// Whether one did not, since.
+    /// Whether the last one did not.
     failed: bool,
+    /// Whether that was known only long after its time.
+    was_late: bool,
 }
 
 impl Peers {
@@ -130,13 +134,18 @@ impl Peers {
     }
 
     fn is_to_be_asked(&mut self, now: Moment, path: Path, last_ms: u32) -> bool {
-        let new = Echoes { since: now, is_awaited: false, came: None, failed: false };
+        let new =
+            Echoes { since: now, asked: now, is_awaited: false, came: None, failed: false, was_late: false };
         let echoes = match self.asked.get_mut(&path) {
             Some(echoes) => echoes,
             None if last_ms > ASK_AFTER_MS => self.asked.entry(path).or_insert(new),
             None => return false,
         };
-        last_ms > ASK_AFTER_MS && !std::mem::replace(&mut echoes.is_awaited, true)
+        let is_due = last_ms > ASK_AFTER_MS && !std::mem::replace(&mut echoes.is_awaited, true);
+        if is_due {
+            echoes.asked = now;
+        }
+        is_due
     }
 
     /// Whether nobody was missed on any path in the last look, nor asked for an echo.
@@ -153,7 +162,11 @@ impl Peers {
     pub(super) fn echoed(&mut self, now: Moment, path: Path, came: bool) {
         // A hello that came meanwhile says more.
         let Some(echoes) = self.asked.get_mut(&path) else { return };
-        (echoes.is_awaited, echoes.failed) = (false, !came);
+        echoes.is_awaited = false;
+        // One that ends long after its time says that this machine stood still, and may not have read the answer; the next says more.
+        let is_late = !came && now >= echoes.asked.after(ECHO_LIMIT * 2);
+        echoes.failed = !came && (!is_late || echoes.was_late);
+        echoes.was_late = is_late;
         if came {
             echoes.came = Some(now);
         }
@@ -313,6 +326,24 @@ mod tests {
         assert_eq!(seen_until(5_000, |now_ms| now_ms >= 1_500, |_, _| true), []);
         let dead = seen_until(5_000, |now_ms| now_ms >= 1_500, |_, _| false);
         assert!(dead.len() == 3 && dead.iter().all(|(at, _)| *at == 1_800), "{dead:?}");
+    }
+
+    #[test]
+    fn an_echo_that_was_under_way_while_this_machine_stood_still_is_asked_for_again() {
+        let (mut peers, path) = (Peers::default(), PATHS[0]);
+        assert_eq!(peers.see(Moment(500), [(path, Some(500))]), [Seen::Ask(path)]);
+        peers.echoed(Moment(1_900), path, false);
+        assert_eq!(peers.see(Moment(1_900), [(path, Some(1_900))]), [Seen::Ask(path)]);
+        peers.echoed(Moment(2_200), path, false);
+        let seen = peers.see(Moment(2_200), [(path, Some(2_200))]);
+        assert_eq!(seen, [Seen::Ask(path), Seen::Dead(path), Seen::Silent(PEER)]);
+        // Where every echo is late, the second tells.
+        let mut slow = Peers::default();
+        for at_ms in [500, 1_200] {
+            assert_eq!(slow.see(Moment(at_ms.into()), [(path, Some(at_ms))]), [Seen::Ask(path)]);
+            slow.echoed(Moment(u64::from(at_ms) + 700), path, false);
+        }
+        assert!(slow.see(Moment(1_900), [(path, Some(1_900))]).contains(&Seen::Silent(PEER)));
     }
 
     #[test]

@@ -182,6 +182,18 @@ fn a_group_is_spread_over_racks_then_nodes_and_never_keeps_one_from_running() {
 }
 
 #[test]
+fn a_node_that_was_tried_in_vain_is_taken_last_of_its_zone_s() {
+    let cluster = cluster(3, 16, 16).with(&[1], NodeState::Draining);
+    let moves = |avoids: Option<u32>, beside_gib: u64| {
+        let mut vms: Vms = [vm(1, 8, prefers(1), on(1)), vm(2, beside_gib, prefers(1), on(3))].into();
+        vms.get_mut(&VmId(1)).unwrap().avoids = avoids.map(NodeId);
+        seats(&checked(&cluster, &vms), &vms)[0]
+    };
+    assert_eq!((moves(None, 4), moves(Some(2), 4)), (Some(2), Some(3)));
+    assert_eq!(moves(Some(2), 12), Some(2), "no other one of the zone has room");
+}
+
+#[test]
 fn a_node_with_the_legs_is_preferred_to_one_with_more_memory() {
     let mut cluster = cluster(4, 64, 16);
     cluster.legs.insert(VolumeId(1), [NodeId(2), NodeId(3), NodeId(5)].into());
